@@ -1,0 +1,205 @@
+"""Every error a user can see, with its exit code and a hint. Raising them is left to the rooms above.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 integrity, 4 access, 5 conflict or unknown state.
+Misuse by our own code is an AssertionError or RuntimeError and stands outside this tree.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AccessError",
+    "AlreadyEncryptedError",
+    "ColumnNotFoundError",
+    "ConfigError",
+    "ConflictError",
+    "FormatError",
+    "IntegrityError",
+    "InterruptedRunError",
+    "KeyNotFoundError",
+    "KeyReferenceError",
+    "KeyServiceError",
+    "KeystoreError",
+    "LimitError",
+    "MissingExtraError",
+    "NotEncryptedError",
+    "PassphraseError",
+    "PipecryptError",
+    "PolicyError",
+    "SinkNotEmptyError",
+    "SourceNotFoundError",
+    "StorageError",
+    "UnsupportedError",
+    "UsageError",
+    "WorkerError",
+]
+
+
+class PipecryptError(Exception):
+    """Base of every error that pipecrypt shows to a user.
+
+    Args:
+        message: lower case, no full stop; names the object (file, column, row group) and key reference.
+        hint: what to do next; defaults to the class's own hint.
+    """
+
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "run the command again with --log-level debug for details"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Keep the message and the hint apart, so that each is rendered on its own line."""
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the hint: workers send errors to the driver."""
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[PipecryptError], message: str, hint: str) -> PipecryptError:
+    return kind(message, hint=hint)
+
+
+class FormatError(PipecryptError):
+    """The input is no Parquet file, or is truncated or malformed."""
+
+    default_hint = "check that the file was copied whole and that its writer finished"
+
+
+class LimitError(PipecryptError):
+    """The input exceeds a limit of the Parquet encryption format."""
+
+    default_hint = "rewrite the file with fewer row groups or larger pages, then encrypt it"
+
+
+class UnsupportedError(PipecryptError):
+    """The input is valid Parquet, but uses something that cannot be encrypted or decrypted."""
+
+    default_hint = "rewrite the file with a current Parquet writer"
+
+
+class AlreadyEncryptedError(PipecryptError):
+    """The input of an encryption is an encrypted file."""
+
+    default_hint = "decrypt it first, or exclude it from the source"
+
+
+class NotEncryptedError(PipecryptError):
+    """The input of a decryption is not encrypted."""
+
+    default_hint = "the file can be read as it is; remove it from the source"
+
+
+class StorageError(PipecryptError):
+    """The storage refused or failed: permissions, space, network."""
+
+    default_hint = "check the path, its permissions and the free space; nothing was published"
+
+
+class SourceNotFoundError(PipecryptError):
+    """A source file does not exist, or a glob matches nothing."""
+
+    exit_code = 2
+    default_hint = "check the path or the glob; quote globs so that the shell leaves them alone"
+
+
+class WorkerError(PipecryptError):
+    """A worker process died."""
+
+    default_hint = "lower run.workers if memory ran out, then run again with --overwrite"
+
+
+class InterruptedRunError(PipecryptError):
+    """The user or the scheduler stopped the run."""
+
+    default_hint = "files already published are whole; run again with --overwrite"
+
+
+class UsageError(PipecryptError):
+    """The command line or the call is wrong."""
+
+    exit_code = 2
+    default_hint = "see pipecrypt --help"
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+    default_hint = "install the extra that the message names"
+
+
+class ConfigError(UsageError):
+    """The configuration file is wrong; the message names file, line and column."""
+
+    default_hint = "pipecrypt config schema prints what is allowed"
+
+
+class PolicyError(UsageError):
+    """The policy contradicts itself or the file."""
+
+    default_hint = "see the section on policies in the documentation"
+
+
+class ColumnNotFoundError(PolicyError):
+    """A column or a glob of the policy matches no column of the file."""
+
+    default_hint = "pipecrypt inspect lists the columns of a file"
+
+
+class KeyReferenceError(UsageError):
+    """A key reference cannot be parsed, or names an unknown scheme."""
+
+    default_hint = "a key reference looks like keystore:///path/keys.json#name"
+
+
+class IntegrityError(PipecryptError):
+    """Data or metadata was changed after it was written."""
+
+    exit_code = 3
+    default_hint = "do not use this file; fetch it again from its origin"
+
+
+class AccessError(PipecryptError):
+    """A key is missing or its use was denied."""
+
+    exit_code = 4
+    default_hint = "pass the key reference that the message names"
+
+
+class KeyNotFoundError(AccessError):
+    """None of the configured keys opens this file, or the key service has no such key."""
+
+    default_hint = "pipecrypt inspect shows which keys a file needs"
+
+
+class PassphraseError(AccessError):
+    """The passphrase or key file of a keystore is missing or wrong."""
+
+    default_hint = "set PIPECRYPT_PASSPHRASE, PIPECRYPT_PASSPHRASE_FILE or PIPECRYPT_KEY_FILE"
+
+
+class KeyServiceError(AccessError):
+    """A key service failed or refused."""
+
+    default_hint = "check the key service and the permissions of this identity"
+
+
+class KeystoreError(AccessError):
+    """A keystore file is missing, malformed or unsafe."""
+
+    default_hint = "pipecrypt keys new makes a keystore; restore a damaged one from its backup"
+
+
+class ConflictError(PipecryptError):
+    """Something else is, or may be, where this run wants to write."""
+
+    exit_code = 5
+    default_hint = "look at the sink before running again"
+
+
+class SinkNotEmptyError(ConflictError):
+    """The sink holds something already."""
+
+    default_hint = "pass --overwrite to replace it, or choose another sink"

@@ -1,0 +1,58 @@
+"""What the engine asks of the world: bytes by range, a place to append, and data keys. Providing them is left to storage/ and keys/."""
+
+from __future__ import annotations
+
+from typing_extensions import Buffer
+from typing import Protocol
+
+from pipecrypt.context import Context
+from pipecrypt.secret import DataKey
+
+__all__ = ["AppendSink", "DataKeys", "RangeSource"]
+
+
+class RangeSource(Protocol):
+    """A file of known size, read by byte range."""
+
+    @property
+    def name(self) -> str:
+        """What errors call this file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`; the view is valid until the next call.
+
+        Raises:
+            FormatError: the file is shorter than that.
+            StorageError: the storage failed.
+        """
+
+
+class AppendSink(Protocol):
+    """A new file, written front to back. Whether it appears is the publisher's business."""
+
+    def write(self, data: Buffer) -> None:
+        """Append all of `data`; the buffer may be reused after the call.
+
+        Raises:
+            StorageError: the storage failed.
+        """
+
+
+class DataKeys(Protocol):
+    """Makes data keys while writing and finds them while reading."""
+
+    def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit data key and the `key_metadata` that lets a reader find it again."""
+
+    def open_data_key(self, key_metadata: bytes, context: Context) -> DataKey:
+        """Return the data key that `key_metadata` stands for; b"" where the file stores none.
+
+        Raises:
+            KeyNotFoundError: none of the configured keys fits.
+            KeyServiceError: the service knew the key and refused or failed.
+            IntegrityError: the key does not match its commitment.
+        """
