@@ -1,8 +1,10 @@
-"""What the engine asks of the world: bytes by range, a place to append, and data keys. Providing them is left to storage/ and keys/."""
+"""What the engine asks of the world: byte ranges, a place to append, data keys.
+
+Providing them is left to storage/ and keys/.
+"""
 
 from __future__ import annotations
 
-from typing_extensions import Buffer
 from typing import Protocol
 
 from pipecrypt.context import Context
@@ -34,7 +36,7 @@ class RangeSource(Protocol):
 class AppendSink(Protocol):
     """A new file, written front to back. Whether it appears is the publisher's business."""
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`; the buffer may be reused after the call.
 
         Raises:
