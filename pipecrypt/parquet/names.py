@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipecrypt.parquet.thrift import BINARY, BOOL, INTEGER, ListOf, Shape
+from pipecrypt.parquet.thrift import BINARY, BOOL, INTEGER, LENIENT_INTEGER, ListOf, Shape
 
 __all__ = [
     "BLOOM_FILTER_HEADER",
@@ -173,8 +173,8 @@ COLUMN_META_DATA: Final[dict[int, Shape]] = {
     ColumnMetaData.DATA_PAGE_OFFSET: INTEGER,
     ColumnMetaData.INDEX_PAGE_OFFSET: INTEGER,
     ColumnMetaData.DICTIONARY_PAGE_OFFSET: INTEGER,
-    ColumnMetaData.BLOOM_FILTER_OFFSET: INTEGER,
-    ColumnMetaData.BLOOM_FILTER_LENGTH: INTEGER,
+    ColumnMetaData.BLOOM_FILTER_OFFSET: LENIENT_INTEGER,
+    ColumnMetaData.BLOOM_FILTER_LENGTH: LENIENT_INTEGER,
 }
 
 _COLUMN_CRYPTO: Final[dict[int, Shape]] = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from pipecrypt.errors import FormatError, LimitError
 
@@ -24,6 +24,7 @@ __all__ = [
     "BINARY",
     "BOOL",
     "INTEGER",
+    "LENIENT_INTEGER",
     "MAX_STRUCTS",
     "ListOf",
     "Raw",
@@ -77,6 +78,8 @@ class _Scalar:
 
 
 INTEGER: Final = _Scalar("integer", frozenset({WireType.BYTE, WireType.I16, WireType.I32, WireType.I64}))
+# Stays raw where the wire type is another: for ids that old drafts of the format used for something else.
+LENIENT_INTEGER: Final = _Scalar("integer or raw", INTEGER.wire_types)
 BINARY: Final = _Scalar("binary", frozenset({WireType.BINARY}))
 BOOL: Final = _Scalar("bool", frozenset({WireType.TRUE, WireType.FALSE}))
 
@@ -96,7 +99,8 @@ Entry: TypeAlias = "tuple[int, int, Value]"
 class Struct:
     """A struct's fields in the order they were read: (id, wire type, value).
 
-    An opened list keeps its element type in `list_types`, so that it is written back the same.
+    An opened list keeps its element type in `list_types`, so that it is written back the same. The typed getters
+    (`integer`, `struct`, ...) do not check: the shape that the struct was read with decides a field's type.
     """
 
     __slots__ = ("entries", "list_types")
@@ -120,32 +124,23 @@ class Struct:
     def integer(self, field: int) -> int | None:
         """Return an opened integer field, or None."""
         value = self.get(field)
-        assert value is None or isinstance(value, int)
-        return value
+        return value if isinstance(value, int) else None
 
     def binary(self, field: int) -> bytes | None:
         """Return an opened binary field, or None."""
-        value = self.get(field)
-        assert value is None or isinstance(value, bytes)
-        return value
+        return cast("bytes | None", self.get(field))
 
     def struct(self, field: int) -> Struct | None:
         """Return an opened struct field, or None."""
-        value = self.get(field)
-        assert value is None or isinstance(value, Struct)
-        return value
+        return cast("Struct | None", self.get(field))
 
     def structs(self, field: int) -> list[Struct]:
         """Return an opened list of structs; empty where the field is absent."""
-        value = self.get(field)
-        if value is None:
-            return []
-        assert isinstance(value, list)
-        return value  # type: ignore[return-value]  # the shape says what the elements are
+        return cast("list[Struct]", self.get(field) or [])
 
     def binaries(self, field: int) -> list[bytes]:
         """Return an opened list of binaries; empty where the field is absent."""
-        return self.structs(field)  # type: ignore[return-value]  # the shape says what the elements are
+        return cast("list[bytes]", self.get(field) or [])
 
     def set(self, field: int, wire_type: int, value: Value) -> None:
         """Replace the field in its place, or insert it by id."""
@@ -228,7 +223,7 @@ class _Reader:
             else:
                 field, position = _read_zigzag(data, position)
             opened = shape.get(field)
-            if opened is None:
+            if opened is None or (opened is LENIENT_INTEGER and wire_type not in LENIENT_INTEGER.wire_types):
                 start = position
                 position = skip_value(data, position, wire_type, 0)
                 entries.append((field, wire_type, Raw(data[start:position])))

@@ -1,0 +1,146 @@
+"""Leaf columns of a schema, and which of them a policy's rules choose. What is done to them is left to the walks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pipecrypt.errors import ColumnNotFoundError, FormatError, PolicyError
+from pipecrypt.parquet.names import SchemaElement
+from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
+from pipecrypt.parquet.thrift import Struct
+
+__all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns"]
+
+_MAX_SCHEMA_DEPTH = 256
+_GLOB_CHARACTERS = frozenset("*?[")
+_SUGGESTIONS = 3
+_TYPE_NAMES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+
+
+@dataclass(frozen=True, slots=True)
+class LeafColumn:
+    """A column that has pages.
+
+    Args:
+        path: names from below the schema's root down to the leaf.
+        physical_type: Parquet's name of the type.
+    """
+
+    path: tuple[str, ...]
+    physical_type: str
+
+    @property
+    def dotted(self) -> str:
+        """The path as users write it."""
+        return ".".join(self.path)
+
+
+def leaf_columns(schema: Sequence[Struct], what: str) -> tuple[LeafColumn, ...]:
+    """Return the leaves of a schema that is listed depth first, in the order of the column chunks.
+
+    Raises:
+        FormatError: the list is no tree.
+    """
+    if not schema:
+        raise FormatError(f"{what} has no schema")
+    leaves: list[LeafColumn] = []
+    paths: list[tuple[int, tuple[str, ...]]] = [(_child_count(schema[0], what), ())]  # children to come, path
+    for element in schema[1:]:
+        while paths and paths[-1][0] == 0:
+            paths.pop()
+        if not paths or len(paths) > _MAX_SCHEMA_DEPTH:
+            raise FormatError(f"{what} has a malformed schema")
+        remaining, parent = paths[-1]
+        paths[-1] = (remaining - 1, parent)
+        path = (*parent, _name(element, what))
+        if element.integer(SchemaElement.TYPE) is None:
+            paths.append((_child_count(element, what), path))
+        else:
+            leaves.append(LeafColumn(path, _type_name(element, what)))
+    if any(remaining for remaining, _ in paths):
+        raise FormatError(f"{what} has a malformed schema")
+    return tuple(leaves)
+
+
+def _child_count(element: Struct, what: str) -> int:
+    count = element.integer(SchemaElement.NUM_CHILDREN) or 0
+    if count < 0:
+        raise FormatError(f"{what} has a malformed schema")
+    return count
+
+
+def _name(element: Struct, what: str) -> str:
+    try:
+        return (element.binary(SchemaElement.NAME) or b"").decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{what} has a column name that is not UTF-8") from None
+
+
+def _type_name(element: Struct, what: str) -> str:
+    code = element.integer(SchemaElement.TYPE)
+    if code is None or not 0 <= code < len(_TYPE_NAMES):
+        raise FormatError(f"{what} has a column of unknown physical type {code}")
+    return _TYPE_NAMES[code]
+
+
+def match_columns(pattern: str, leaves: Sequence[LeafColumn], what: str) -> list[int]:
+    """Return the indexes of the leaves that a pattern names.
+
+    An exact path or a root wins over reading the pattern as a glob, so that a column named `price[usd]` can be named.
+
+    Raises:
+        ColumnNotFoundError: none; suggests the nearest names.
+    """
+    exact = [i for i, leaf in enumerate(leaves) if leaf.dotted == pattern or leaf.dotted.startswith(pattern + ".")]
+    if exact:
+        return exact
+    if not _GLOB_CHARACTERS.isdisjoint(pattern):
+        found = [i for i, leaf in enumerate(leaves) if any(fnmatchcase(name, pattern) for name in _prefixes(leaf.path))]
+        if found:
+            return found
+        raise ColumnNotFoundError(f"{what}: the glob {pattern!r} matches no column")
+    raise ColumnNotFoundError(f"{what} has no column {pattern!r}", hint=_did_you_mean(pattern, leaves))
+
+
+def _prefixes(path: tuple[str, ...]) -> Iterable[str]:
+    return (".".join(path[:length]) for length in range(1, len(path) + 1))
+
+
+def _did_you_mean(pattern: str, leaves: Sequence[LeafColumn]) -> str:
+    names = list(dict.fromkeys(name for leaf in leaves for name in (*_prefixes(leaf.path), leaf.path[-1])))
+    near = difflib.get_close_matches(pattern, names, n=_SUGGESTIONS)
+    if not near:
+        lower = {name.lower(): name for name in names}
+        near = [lower[name] for name in difflib.get_close_matches(pattern.lower(), lower, n=_SUGGESTIONS)]
+    if not near:
+        return ColumnNotFoundError.default_hint
+    full = [next((leaf.dotted for leaf in leaves if leaf.path[-1] == name), name) for name in near]
+    return "did you mean " + " or ".join(dict.fromkeys(repr(name) for name in full)) + "?"
+
+
+def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: str) -> tuple[str | None, ...]:
+    """Return each leaf's master key reference, or None where it stays in plaintext.
+
+    Raises:
+        ColumnNotFoundError: a rule matches nothing.
+        PolicyError: two rules give one column different keys.
+    """
+    chosen: list[ColumnRule | None] = [None] * len(leaves)
+    for rule in policy.rules:
+        for index in match_columns(rule.pattern, leaves, what):
+            other = chosen[index]
+            if other is not None and other.key_reference != rule.key_reference:
+                raise _two_keys(leaves[index], other, rule, what)
+            chosen[index] = rule
+    return tuple(policy.default if rule is None else rule.key_reference for rule in chosen)
+
+
+def _two_keys(leaf: LeafColumn, first: ColumnRule, second: ColumnRule, what: str) -> PolicyError:
+    return PolicyError(
+        f"{what}: column {leaf.dotted!r} would be encrypted under two keys: {first.key_reference} by {first.pattern!r}, "
+        f"{second.key_reference} by {second.pattern!r}",
+        hint="narrow one of the two patterns",
+    )

@@ -1,0 +1,278 @@
+"""Read and write a file's ends: magic, footer, crypto metadata, signature. What the footer's offsets say is left to layout.
+
+Layout of the four kinds of Parquet file, from the end of the last segment::
+
+    plain                      FileMetaData                                        || length (4) || "PAR1"
+    encrypted, clear footer    FileMetaData || nonce (12) || tag (16)              || length (4) || "PAR1"
+    encrypted footer           FileCryptoMetaData || module of FileMetaData        || length (4) || "PARE"
+
+`length` counts everything between the last segment and itself. The file begins with the same magic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.errors import AlreadyEncryptedError, FormatError, NotEncryptedError, UnsupportedError
+from pipecrypt.parquet.modules import (
+    FOOTER_SIGNATURE_BYTES,
+    FileAAD,
+    check_footer_signature,
+    open_module,
+    seal_module,
+    sign_footer,
+)
+from pipecrypt.parquet.names import (
+    FILE_CRYPTO_META_DATA,
+    FILE_META_DATA,
+    EncryptionAlgorithm,
+    FileCryptoMetaData,
+    FileMetaData,
+)
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.thrift import Struct, WireType, encode_struct, read_struct
+
+__all__ = [
+    "MAGIC_BYTES",
+    "Algorithm",
+    "SealedFooter",
+    "StoredFooter",
+    "encode_plain_footer",
+    "encode_sealed_footer",
+    "magic",
+    "open_footer",
+    "read_plain_footer",
+    "read_sealed_footer",
+    "read_stored_footer",
+]
+
+MAGIC_BYTES: Final = 4
+_PLAIN_MAGIC: Final = b"PAR1"
+_SEALED_MAGIC: Final = b"PARE"
+_LENGTH_BYTES: Final = 4
+_END_BYTES: Final = _LENGTH_BYTES + MAGIC_BYTES
+_SMALLEST_FILE_BYTES: Final = MAGIC_BYTES + _END_BYTES
+_FIRST_READ_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """The union EncryptionAlgorithm.
+
+    Args:
+        ctr_pages: AES_GCM_CTR_V1 rather than AES_GCM_V1.
+        aad_prefix: the stored prefix, or None.
+        file_unique: the file's random id.
+        prefix_is_supplied: the prefix is not stored; the reader must bring it.
+    """
+
+    ctr_pages: bool
+    aad_prefix: bytes | None
+    file_unique: bytes
+    prefix_is_supplied: bool = False
+
+    @property
+    def name(self) -> str:
+        """The specification's name."""
+        return "AES_GCM_CTR_V1" if self.ctr_pages else "AES_GCM_V1"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFooter:
+    """What stands in clear about an encrypted file; nothing of it is authenticated yet.
+
+    Args:
+        mode: whether the footer itself is encrypted.
+        algorithm: how modules are encrypted.
+        key_metadata: of the footer key; b"" where the file stores none.
+        metadata: the clear footer, with the metadata of encrypted columns redacted; None where it is encrypted.
+        stored: what `open_footer` opens or checks.
+        signature: nonce || tag of a clear footer; None where the footer is encrypted.
+    """
+
+    mode: FooterMode
+    algorithm: Algorithm
+    key_metadata: bytes
+    metadata: Struct | None
+    stored: bytes
+    signature: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFooter:
+    """A file's end, as read.
+
+    Args:
+        body_end: where the footer begins and the last segment must have ended.
+        metadata: the clear footer, or None where it is encrypted.
+        sealed: set where the file is encrypted.
+    """
+
+    body_end: int
+    metadata: Struct | None
+    sealed: SealedFooter | None
+
+
+def magic(mode: FooterMode) -> bytes:
+    """Return what an encrypted file with this footer mode begins and ends with."""
+    return _SEALED_MAGIC if mode is FooterMode.ENCRYPTED else _PLAIN_MAGIC
+
+
+def read_stored_footer(source: RangeSource) -> StoredFooter:
+    """Return a file's footer, plain or encrypted, unauthenticated.
+
+    Raises:
+        FormatError: no Parquet file, truncated, or malformed.
+    """
+    stored, ending = _read_end(source)
+    body_end = source.size_bytes - _END_BYTES - len(stored)
+    what = f"footer of {source.name}"
+    if ending == _SEALED_MAGIC:
+        return StoredFooter(body_end, None, _parse_sealed(stored, what))
+    metadata, end = read_struct(stored, 0, FILE_META_DATA, what)
+    algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
+    if algorithm is None:
+        if end != len(stored):
+            raise FormatError(f"{what} is followed by {len(stored) - end} bytes that nothing names")
+        return StoredFooter(body_end, metadata, None)
+    if end + FOOTER_SIGNATURE_BYTES != len(stored):
+        raise FormatError(f"{what} has no signature")
+    key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA) or b""
+    sealed = SealedFooter(
+        FooterMode.PLAINTEXT, _parse_algorithm(algorithm, what), key_metadata, metadata, stored[:end], stored[end:]
+    )
+    return StoredFooter(body_end, metadata, sealed)
+
+
+def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
+    """Return the footer of a plaintext file, and where it begins.
+
+    Raises:
+        AlreadyEncryptedError: the file is encrypted.
+        FormatError: no Parquet file, truncated, or malformed.
+    """
+    footer = read_stored_footer(source)
+    if footer.sealed is not None or footer.metadata is None:
+        raise AlreadyEncryptedError(f"{source.name} is already encrypted")
+    return footer.metadata, footer.body_end
+
+
+def read_sealed_footer(source: RangeSource) -> tuple[SealedFooter, int]:
+    """Return what stands in clear about an encrypted file, and where its footer begins.
+
+    Raises:
+        NotEncryptedError: the file is plaintext.
+        FormatError: no Parquet file, truncated, or malformed.
+    """
+    footer = read_stored_footer(source)
+    if footer.sealed is None:
+        raise NotEncryptedError(f"{source.name} is not encrypted")
+    return footer.sealed, footer.body_end
+
+
+def _read_end(source: RangeSource) -> tuple[bytes, bytes]:
+    size = source.size_bytes
+    if size < _SMALLEST_FILE_BYTES:
+        raise FormatError(f"{source.name} is not a Parquet file: it has {size} bytes")
+    start = bytes(source.read_range(0, MAGIC_BYTES))
+    tail = bytes(source.read_range(max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES)))
+    ending = tail[-MAGIC_BYTES:]
+    if ending not in (_PLAIN_MAGIC, _SEALED_MAGIC):
+        began = start in (_PLAIN_MAGIC, _SEALED_MAGIC)
+        raise FormatError(f"{source.name} is {'truncated' if began else 'not a Parquet file'}")
+    if start != ending:
+        raise FormatError(f"{source.name} begins and ends with different magic bytes")
+    length = int.from_bytes(tail[-_END_BYTES:-MAGIC_BYTES], "little")
+    if length > size - _SMALLEST_FILE_BYTES or length == 0:
+        raise FormatError(f"{source.name} is truncated or malformed: its footer would have {length} bytes")
+    if length + _END_BYTES > len(tail):
+        return bytes(source.read_range(size - _END_BYTES - length, length)), ending
+    return tail[-_END_BYTES - length : -_END_BYTES], ending
+
+
+def _parse_sealed(stored: bytes, what: str) -> SealedFooter:
+    crypto, end = read_struct(stored, 0, FILE_CRYPTO_META_DATA, what)
+    algorithm = crypto.struct(FileCryptoMetaData.ENCRYPTION_ALGORITHM)
+    if algorithm is None:
+        raise FormatError(f"{what} names no encryption algorithm")
+    return SealedFooter(
+        FooterMode.ENCRYPTED,
+        _parse_algorithm(algorithm, what),
+        crypto.binary(FileCryptoMetaData.KEY_METADATA) or b"",
+        None,
+        stored[end:],
+        None,
+    )
+
+
+def _parse_algorithm(union: Struct, what: str) -> Algorithm:
+    ctr = union.struct(EncryptionAlgorithm.AES_GCM_CTR_V1)
+    parameters = union.struct(EncryptionAlgorithm.AES_GCM_V1) or ctr
+    if parameters is None or len(union.entries) != 1:
+        raise UnsupportedError(f"{what} names an encryption algorithm that is neither AES_GCM_V1 nor AES_GCM_CTR_V1")
+    return Algorithm(
+        ctr_pages=parameters is ctr,
+        aad_prefix=parameters.binary(EncryptionAlgorithm.AAD_PREFIX),
+        file_unique=parameters.binary(EncryptionAlgorithm.AAD_FILE_UNIQUE) or b"",
+        prefix_is_supplied=bool(parameters.get(EncryptionAlgorithm.SUPPLY_AAD_PREFIX)),
+    )
+
+
+def _algorithm_struct(algorithm: Algorithm) -> Struct:
+    parameters, union = Struct(), Struct()
+    if algorithm.aad_prefix is not None:
+        parameters.set(EncryptionAlgorithm.AAD_PREFIX, WireType.BINARY, algorithm.aad_prefix)
+    parameters.set(EncryptionAlgorithm.AAD_FILE_UNIQUE, WireType.BINARY, algorithm.file_unique)
+    union.set(EncryptionAlgorithm.AES_GCM_V1, WireType.STRUCT, parameters)
+    return union
+
+
+def encode_sealed_footer(
+    metadata: Struct, mode: FooterMode, algorithm: Algorithm, key_metadata: bytes, cipher: MessageCipher
+) -> bytes:
+    """Return everything behind the last segment of an encrypted file.
+
+    `metadata` gets the algorithm and the footer key's `key_metadata` where the footer stays readable.
+    """
+    aad = FileAAD(algorithm.aad_prefix or b"", algorithm.file_unique).footer()
+    if mode is FooterMode.PLAINTEXT:
+        metadata.set(FileMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
+        metadata.set(FileMetaData.FOOTER_SIGNING_KEY_METADATA, WireType.BINARY, key_metadata)
+        footer = encode_struct(metadata)
+        return _with_end(footer + sign_footer(cipher, footer, aad), _PLAIN_MAGIC)
+    crypto = Struct()
+    crypto.set(FileCryptoMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
+    crypto.set(FileCryptoMetaData.KEY_METADATA, WireType.BINARY, key_metadata)
+    return _with_end(encode_struct(crypto) + seal_module(cipher, encode_struct(metadata), aad), _SEALED_MAGIC)
+
+
+def encode_plain_footer(metadata: Struct) -> bytes:
+    """Return everything behind the last segment of a plaintext file."""
+    metadata.remove(FileMetaData.ENCRYPTION_ALGORITHM)
+    metadata.remove(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
+    return _with_end(encode_struct(metadata), _PLAIN_MAGIC)
+
+
+def _with_end(footer: bytes, ending: bytes) -> bytes:
+    return footer + len(footer).to_bytes(_LENGTH_BYTES, "little") + ending
+
+
+def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, name: str) -> Struct:
+    """Return the authenticated footer of an encrypted file.
+
+    Raises:
+        IntegrityError: footer, AAD prefix or key differ from those it was written with.
+    """
+    aad = file_aad.footer()
+    if sealed.metadata is not None and sealed.signature is not None:
+        check_footer_signature(cipher, memoryview(sealed.stored), memoryview(sealed.signature), aad, name)
+        return sealed.metadata
+    what = f"footer of {name}"
+    plaintext = open_module(cipher, memoryview(sealed.stored), aad, what)
+    metadata, end = read_struct(plaintext, 0, FILE_META_DATA, what)
+    if end != len(plaintext):
+        raise FormatError(f"{what} is followed by {len(plaintext) - end} bytes that nothing names")
+    return metadata

@@ -1,0 +1,154 @@
+"""Parquet's encrypted modules: their AADs, sealing and opening. Where modules stand in a file is left to the walks.
+
+Layout of a module (Encryption.md 5.2.1 and 5.2.2; lengths in bytes)::
+
+    AES_GCM_V1             length (4, little endian) || nonce (12) || ciphertext || tag (16)
+    AES_GCM_CTR_V1, pages  length (4, little endian) || nonce (12) || ciphertext
+
+`length` counts what follows it. AAD of a module (Encryption.md 4.4)::
+
+    AAD prefix || file unique id || module type (1) || row group (2) || column (2) || page (2)
+
+with ordinals little endian, each left out where the module has none: the footer has none, only data pages and their
+headers have a page.
+"""
+
+from __future__ import annotations
+
+import hmac
+from enum import IntEnum
+from typing import Final
+
+from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, MessageCipher, random_bytes
+from pipecrypt.errors import FormatError, IntegrityError
+
+__all__ = [
+    "CTR_OVERHEAD_BYTES",
+    "FOOTER_SIGNATURE_BYTES",
+    "LENGTH_BYTES",
+    "MODULE_OVERHEAD_BYTES",
+    "FileAAD",
+    "ModuleType",
+    "check_footer_signature",
+    "module_bytes",
+    "open_into",
+    "open_module",
+    "seal_module",
+    "sign_footer",
+]
+
+LENGTH_BYTES: Final = 4
+CTR_OVERHEAD_BYTES: Final = LENGTH_BYTES + NONCE_BYTES
+MODULE_OVERHEAD_BYTES: Final = CTR_OVERHEAD_BYTES + TAG_BYTES
+FOOTER_SIGNATURE_BYTES: Final = NONCE_BYTES + TAG_BYTES
+
+
+class ModuleType(IntEnum):
+    """Module types (Encryption.md 4.4.2)."""
+
+    FOOTER = 0
+    COLUMN_META_DATA = 1
+    DATA_PAGE = 2
+    DICTIONARY_PAGE = 3
+    DATA_PAGE_HEADER = 4
+    DICTIONARY_PAGE_HEADER = 5
+    COLUMN_INDEX = 6
+    OFFSET_INDEX = 7
+    BLOOM_FILTER_HEADER = 8
+    BLOOM_FILTER_BITSET = 9
+
+
+class FileAAD:
+    """Makes the AADs of one file.
+
+    Args:
+        prefix: the AAD prefix, stored or supplied; b"" where the file has none.
+        file_unique: the file's random id.
+    """
+
+    __slots__ = ("_start",)
+
+    def __init__(self, prefix: bytes, file_unique: bytes) -> None:
+        """Keep the part that all modules share."""
+        self._start = prefix + file_unique
+
+    def footer(self) -> bytes:
+        """Return the footer's AAD."""
+        return self._start + bytes((ModuleType.FOOTER,))
+
+    def module(self, module_type: ModuleType, row_group: int, column: int) -> bytes:
+        """Return the AAD of a module without page ordinal, or what comes before the page ordinal of one with it."""
+        ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
+        return self._start + bytes((module_type,)) + ordinals
+
+
+def seal_module(cipher: MessageCipher, plaintext: bytes | memoryview, aad: bytes) -> bytes:
+    """Return the GCM module of a small piece: a header, an index, metadata."""
+    module = bytearray(len(plaintext) + MODULE_OVERHEAD_BYTES)
+    view = memoryview(module)
+    view[:LENGTH_BYTES] = (len(module) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
+    view[LENGTH_BYTES:CTR_OVERHEAD_BYTES] = random_bytes(NONCE_BYTES)
+    cipher.encrypt_into(view[LENGTH_BYTES:CTR_OVERHEAD_BYTES], plaintext, aad, view[CTR_OVERHEAD_BYTES:])
+    return bytes(module)
+
+
+def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str) -> bytes:
+    """Return the plaintext of a GCM module that fills `module`.
+
+    Raises:
+        FormatError: the length does not fit.
+        IntegrityError: not written with this key at this place.
+    """
+    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
+        raise FormatError(f"{what} has a wrong module length")
+    plaintext = bytearray(len(module) - MODULE_OVERHEAD_BYTES)
+    open_into(cipher, module, aad, memoryview(plaintext), what)
+    return bytes(plaintext)
+
+
+def open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
+    """Open a GCM module of checked length into `out`, which is as long as the plaintext."""
+    try:
+        cipher.decrypt_into(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad, out)
+    except IntegrityError:
+        raise IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written") from None
+
+
+def module_bytes(data: memoryview, position: int, what: str) -> int:
+    """Return how many bytes the module at `position` takes, its length field included.
+
+    Raises:
+        FormatError: the module ends behind the end of `data`.
+    """
+    length = int.from_bytes(data[position : position + LENGTH_BYTES], "little") + LENGTH_BYTES
+    if position + length > len(data) or position + CTR_OVERHEAD_BYTES > len(data):
+        raise FormatError(f"{what} is truncated or malformed")
+    return length
+
+
+def sign_footer(cipher: MessageCipher, footer: bytes, aad: bytes) -> bytes:
+    """Return nonce || tag of a plaintext footer (Encryption.md 5.4.2); only holders of the footer key can check it."""
+    nonce = random_bytes(NONCE_BYTES)
+    return nonce + _footer_tag(cipher, footer, aad, nonce)
+
+
+def check_footer_signature(
+    cipher: MessageCipher, footer: memoryview, signature: memoryview, aad: bytes, name: str
+) -> None:
+    """Check nonce || tag over a plaintext footer.
+
+    Raises:
+        IntegrityError: footer, AAD or key differ from those that signed.
+    """
+    tag = _footer_tag(cipher, footer, aad, bytes(signature[:NONCE_BYTES]))
+    if not hmac.compare_digest(tag, bytes(signature[NONCE_BYTES:])):
+        raise IntegrityError(
+            f"footer of {name} does not match its signature: wrong key, or changed after it was written"
+        )
+
+
+def _footer_tag(cipher: MessageCipher, footer: bytes | memoryview, aad: bytes, nonce: bytes) -> bytes:
+    # The ciphertext is thrown away: the footer itself is stored, so its tag comes from encrypting it again.
+    sealed = bytearray(len(footer) + TAG_BYTES)
+    cipher.encrypt_into(nonce, footer, aad, sealed)
+    return bytes(sealed[-TAG_BYTES:])

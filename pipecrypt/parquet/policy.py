@@ -1,0 +1,85 @@
+"""Which columns the engine encrypts under which key. Reading that from users is left to pipeline and config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipecrypt.errors import PolicyError
+
+__all__ = ["ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope"]
+
+
+class FooterMode(StrEnum):
+    """Whether readers without keys can open the footer."""
+
+    PLAINTEXT = "plaintext"
+    ENCRYPTED = "encrypted"
+
+
+class KeyScope(StrEnum):
+    """How far one data key of a column reaches."""
+
+    BATCH = "batch"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRule:
+    """One line of a policy.
+
+    Args:
+        pattern: a leaf path (`customer.email`), a root (`customer`), or a glob.
+        key_reference: the master key for the columns that it matches.
+    """
+
+    pattern: str
+    key_reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionPolicy:
+    """What the engine encrypts, and how.
+
+    Args:
+        rules: columns and their master keys; a column may match several rules only if they agree on the key.
+        default: master key of all columns that no rule matches, or None to leave those in plaintext.
+        footer: whether the footer is encrypted.
+        data_keys: one data key per column and row group, or per column and file.
+        footer_key: master key of the footer; default: `default`, else the first rule's.
+        uniform: all columns under the footer's data key; needs no rules.
+        bind_path: store dataset id and path as AAD prefix; DuckDB reads only files without one.
+
+    Raises:
+        PolicyError: no key at all, or `uniform` with rules.
+    """
+
+    rules: tuple[ColumnRule, ...] = ()
+    default: str | None = None
+    footer: FooterMode = FooterMode.PLAINTEXT
+    data_keys: KeyScope = KeyScope.BATCH
+    footer_key: str | None = None
+    uniform: bool = False
+    bind_path: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if not self.rules and self.default is None:
+            raise PolicyError("the policy names no column and no default key", hint="name columns, or a default key")
+        if self.uniform and self.rules:
+            raise PolicyError(
+                "uniform encryption puts all columns under the footer key, so it takes no columns",
+                hint="give a default key only, or leave out uniform",
+            )
+
+    def footer_key_reference(self) -> str:
+        """Return the master key of the footer."""
+        reference = self.footer_key or self.default or self.rules[0].key_reference
+        return reference
+
+    def key_references(self) -> tuple[str, ...]:
+        """Return all master keys that encrypting needs, each once."""
+        named = [self.footer_key_reference()]
+        if not self.uniform:
+            named += [rule.key_reference for rule in self.rules] + ([self.default] if self.default else [])
+        return tuple(dict.fromkeys(named))

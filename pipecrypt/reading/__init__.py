@@ -1,0 +1,1 @@
+"""Read encrypted files back, through pyarrow. Encrypting is left to pipeline."""
