@@ -140,7 +140,7 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
 
 def _two_keys(leaf: LeafColumn, first: ColumnRule, second: ColumnRule, what: str) -> PolicyError:
     return PolicyError(
-        f"{what}: column {leaf.dotted!r} would be encrypted under two keys: {first.key_reference} by {first.pattern!r}, "
-        f"{second.key_reference} by {second.pattern!r}",
+        f"{what}: column {leaf.dotted!r} would be encrypted under two keys: "
+        f"{first.key_reference} by {first.pattern!r}, {second.key_reference} by {second.pattern!r}",
         hint="narrow one of the two patterns",
     )

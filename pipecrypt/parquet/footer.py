@@ -1,6 +1,6 @@
-"""Read and write a file's ends: magic, footer, crypto metadata, signature. What the footer's offsets say is left to layout.
+"""Read and write a file's ends: magic, footer, crypto metadata, signature. What the footer says is left to layout.
 
-Layout of the four kinds of Parquet file, from the end of the last segment::
+Layout of the three kinds of Parquet file, from the end of the last segment::
 
     plain                      FileMetaData                                        || length (4) || "PAR1"
     encrypted, clear footer    FileMetaData || nonce (12) || tag (16)              || length (4) || "PAR1"
@@ -37,6 +37,7 @@ from pipecrypt.parquet.thrift import Struct, WireType, encode_struct, read_struc
 
 __all__ = [
     "MAGIC_BYTES",
+    "PLAIN_MAGIC",
     "Algorithm",
     "SealedFooter",
     "StoredFooter",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 MAGIC_BYTES: Final = 4
-_PLAIN_MAGIC: Final = b"PAR1"
+PLAIN_MAGIC: Final = b"PAR1"
 _SEALED_MAGIC: Final = b"PARE"
 _LENGTH_BYTES: Final = 4
 _END_BYTES: Final = _LENGTH_BYTES + MAGIC_BYTES
@@ -118,7 +119,7 @@ class StoredFooter:
 
 def magic(mode: FooterMode) -> bytes:
     """Return what an encrypted file with this footer mode begins and ends with."""
-    return _SEALED_MAGIC if mode is FooterMode.ENCRYPTED else _PLAIN_MAGIC
+    return _SEALED_MAGIC if mode is FooterMode.ENCRYPTED else PLAIN_MAGIC
 
 
 def read_stored_footer(source: RangeSource) -> StoredFooter:
@@ -180,8 +181,8 @@ def _read_end(source: RangeSource) -> tuple[bytes, bytes]:
     start = bytes(source.read_range(0, MAGIC_BYTES))
     tail = bytes(source.read_range(max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES)))
     ending = tail[-MAGIC_BYTES:]
-    if ending not in (_PLAIN_MAGIC, _SEALED_MAGIC):
-        began = start in (_PLAIN_MAGIC, _SEALED_MAGIC)
+    if ending not in (PLAIN_MAGIC, _SEALED_MAGIC):
+        began = start in (PLAIN_MAGIC, _SEALED_MAGIC)
         raise FormatError(f"{source.name} is {'truncated' if began else 'not a Parquet file'}")
     if start != ending:
         raise FormatError(f"{source.name} begins and ends with different magic bytes")
@@ -242,7 +243,7 @@ def encode_sealed_footer(
         metadata.set(FileMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
         metadata.set(FileMetaData.FOOTER_SIGNING_KEY_METADATA, WireType.BINARY, key_metadata)
         footer = encode_struct(metadata)
-        return _with_end(footer + sign_footer(cipher, footer, aad), _PLAIN_MAGIC)
+        return _with_end(footer + sign_footer(cipher, footer, aad), PLAIN_MAGIC)
     crypto = Struct()
     crypto.set(FileCryptoMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
     crypto.set(FileCryptoMetaData.KEY_METADATA, WireType.BINARY, key_metadata)
@@ -253,7 +254,7 @@ def encode_plain_footer(metadata: Struct) -> bytes:
     """Return everything behind the last segment of a plaintext file."""
     metadata.remove(FileMetaData.ENCRYPTION_ALGORITHM)
     metadata.remove(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
-    return _with_end(encode_struct(metadata), _PLAIN_MAGIC)
+    return _with_end(encode_struct(metadata), PLAIN_MAGIC)
 
 
 def _with_end(footer: bytes, ending: bytes) -> bytes:

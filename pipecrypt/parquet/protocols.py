@@ -5,12 +5,12 @@ Providing them is left to storage/ and keys/.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipecrypt.context import Context
 from pipecrypt.secret import DataKey
 
-__all__ = ["AppendSink", "DataKeys", "RangeSource"]
+__all__ = ["AppendSink", "CheapSeeks", "DataKeys", "RangeSource"]
 
 
 class RangeSource(Protocol):
@@ -31,6 +31,15 @@ class RangeSource(Protocol):
             FormatError: the file is shorter than that.
             StorageError: the storage failed.
         """
+
+
+@runtime_checkable
+class CheapSeeks(Protocol):
+    """A second power of a RangeSource: small reads cost little, as on a local disk."""
+
+    @property
+    def seeks_cheaply(self) -> bool:
+        """Whether thousands of small reads are fine."""
 
 
 class AppendSink(Protocol):

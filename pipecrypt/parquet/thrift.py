@@ -34,6 +34,7 @@ __all__ = [
     "encode_struct",
     "encode_varint",
     "encode_zigzag",
+    "read_list_count",
     "read_struct",
     "skip_value",
 ]
@@ -315,6 +316,20 @@ def _read_list_header(data: ByteSource, position: int) -> tuple[int, int, int]:
     if count == 15:  # the count did not fit into four bits and follows
         count, position = _read_varint(data, position)
     return count, header & 15, position
+
+
+def read_list_count(data: ByteSource, what: str) -> int:
+    """Return how many elements the list has that is the first field, with id 1, of the struct at the start of `data`.
+
+    Raises:
+        FormatError: the struct does not begin with such a list.
+    """
+    try:
+        if data[0] != (1 << 4 | WireType.LIST):
+            raise IndexError
+        return _read_list_header(data, 1)[0]
+    except IndexError:
+        raise FormatError(f"{what} is truncated or malformed") from None
 
 
 def skip_value(data: ByteSource, position: int, wire_type: int, depth: int) -> int:

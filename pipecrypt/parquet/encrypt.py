@@ -1,0 +1,301 @@
+"""Encrypt one Parquet file, column chunk by column chunk, without decoding it. The way back is left to decrypt.
+
+The life of a chunk: its pages are read in one range, walked, sealed into one reused buffer, written; its metadata
+then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest chunk.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import MessageCipher, random_bytes
+from pipecrypt.errors import PipecryptError, UnsupportedError
+from pipecrypt.parquet.body import Body, ignore_bytes
+from pipecrypt.parquet.chunks import Chunk, list_chunks, locate_pages, row_count
+from pipecrypt.parquet.columns import choose_keys, leaf_columns
+from pipecrypt.parquet.footer import Algorithm, encode_sealed_footer, magic, read_plain_footer
+from pipecrypt.parquet.indexes import (
+    BLOOM_FILTER_HEADER_BYTES,
+    bloom_filter_bytes,
+    move_offset_index,
+    seal_bloom_filter,
+)
+from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index
+from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_counts
+from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
+from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.originals import Originals, push_originals
+from pipecrypt.parquet.pages import PageAADs, PageBounds, scan_pages, seal_pages, sealed_bound
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.secret import DataKey
+
+__all__ = ["encrypt_file"]
+
+_FILE_UNIQUE_BYTES: Final = 8
+# How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
+_UNDECLARED_BYTES: Final = 64 * 1024
+
+_Key = tuple[DataKey, bytes]
+
+
+def encrypt_file(
+    source: RangeSource,
+    sink: AppendSink,
+    policy: EncryptionPolicy,
+    *,
+    keys: DataKeys,
+    context: Context,
+    on_bytes: Callable[[int], None] = ignore_bytes,
+) -> FileReport:
+    """Write the encrypted form (AES_GCM_V1, 256-bit keys) of the plaintext Parquet file `source` to `sink`.
+
+    The caller publishes what the sink holds only after this returns.
+
+    Args:
+        source: the input.
+        sink: the output, empty.
+        policy: which columns under which key.
+        keys: makes data keys.
+        context: dataset id and path; bound into AADs and commitments.
+        on_bytes: told how many bytes of the input were done.
+
+    Raises:
+        FormatError: the input is no Parquet file, truncated or malformed.
+        AlreadyEncryptedError: the input is encrypted.
+        ColumnNotFoundError: the policy names a column that is not there.
+        PolicyError: the policy gives a column two keys.
+        LimitError: the format cannot number the input's parts.
+        UnsupportedError: the input uses what cannot be encrypted.
+    """
+    footer, body_end = read_plain_footer(source)
+    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), source.name)
+    chosen = choose_keys(policy, leaves, source.name)
+    row_groups = list_chunks(footer, leaves, source.name)
+    check_counts(len(row_groups), len(leaves), source.name)
+    segments = order_segments(row_groups, body_end, source.name)
+    check_page_counts(source, [part for part in segments if chosen[part.chunk.column] is not None])
+    _check_clear_fields(policy, chosen, row_groups)
+    rows = row_count(footer, source.name)
+    with _Encryption(Body(source, sink, on_bytes), policy, chosen, keys=keys, context=context) as encryption:
+        encryption.check_invocations(row_groups, source.name)
+        data_keys = encryption.run(footer, row_groups, segments)
+        encrypted_columns = sum(reference is not None for reference in chosen)
+        size = encryption.body.position
+    return FileReport(rows, len(row_groups), data_keys, source.size_bytes, size, encrypted_columns)
+
+
+def _check_clear_fields(
+    policy: EncryptionPolicy, chosen: Sequence[str | None], row_groups: Sequence[Sequence[Chunk]]
+) -> None:
+    """Refuse fields of a column chunk that may tell values and would stay readable in a plaintext footer."""
+    if policy.footer is FooterMode.ENCRYPTED:
+        return
+    for chunk in (chunk for chunks in row_groups for chunk in chunks if chosen[chunk.column] is not None):
+        unknown = sorted({entry[0] for entry in chunk.entry.entries} - ColumnChunk.KNOWN)
+        if unknown:
+            raise UnsupportedError(
+                f"{chunk.what} has fields {unknown} that this release does not know, and the footer stays readable",
+                hint="encrypt the footer too: --footer encrypted",
+            )
+
+
+class _Encryption:
+    """One file's encryption: its keys, and where its parts went."""
+
+    def __init__(
+        self,
+        body: Body,
+        policy: EncryptionPolicy,
+        chosen: Sequence[str | None],
+        *,
+        keys: DataKeys,
+        context: Context,
+    ) -> None:
+        self.body = body
+        self._policy = policy
+        self._chosen = chosen
+        self._keys = keys
+        # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
+        self._context = context if policy.bind_path else Context("", "")
+        prefix = context.aad_prefix() if policy.bind_path else None
+        self._algorithm = Algorithm(ctr_pages=False, aad_prefix=prefix, file_unique=random_bytes(_FILE_UNIQUE_BYTES))
+        self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
+        self._column_keys: dict[tuple[int, int | None], _Key] = {}
+        self._moves: dict[tuple[int, int], ChunkMove] = {}
+        self._originals = Originals(policy.data_keys)
+        self._footer_key: _Key | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for key, _ in self._column_keys.values():
+            key.wipe()
+        if self._footer_key is not None:
+            self._footer_key[0].wipe()
+
+    def check_invocations(self, row_groups: list[list[Chunk]], name: str) -> None:
+        chunks_by_key: dict[object, list[Chunk]] = {}
+        for chunk in (chunk for chunks in row_groups for chunk in chunks):
+            if self._is_sealed(chunk):
+                chunks_by_key.setdefault(self._key_place(chunk), []).append(chunk)
+        check_invocations(chunks_by_key, name)
+
+    def run(self, footer: Struct, row_groups: list[list[Chunk]], segments: list[Segment]) -> int:
+        """Write the whole file; return the number of data keys."""
+        # The footer key is made first: a key service that refuses is met before the first byte.
+        self._footer_key = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
+        self.body.write(magic(self._policy.footer))
+        for segment in segments:
+            self._write_segment(segment)
+        for index, chunks in enumerate(row_groups):
+            self._finish_row_group(index, footer.structs(FileMetaData.ROW_GROUPS)[index], chunks)
+        push_originals(footer, self._originals)
+        key, key_metadata = self._footer_key
+        cipher = MessageCipher(key)
+        self.body.write(encode_sealed_footer(footer, self._policy.footer, self._algorithm, key_metadata, cipher))
+        return len(self._column_keys) + 1
+
+    def _is_sealed(self, chunk: Chunk) -> bool:
+        return self._chosen[chunk.column] is not None
+
+    def _key_place(self, chunk: Chunk) -> tuple[int, int | None] | None:
+        """Return what tells one data key from another: None is the footer's."""
+        if self._policy.uniform:
+            return None
+        return chunk.column, (chunk.row_group if self._policy.data_keys is KeyScope.BATCH else None)
+
+    def _key_of(self, chunk: Chunk) -> _Key:
+        place, reference = self._key_place(chunk), self._chosen[chunk.column]
+        if place is None or reference is None:
+            if self._footer_key is None:
+                raise AssertionError("the footer key is made first")
+            return self._footer_key
+        if place not in self._column_keys:
+            context = self._context.for_column(chunk.leaf.path, place[1])
+            self._column_keys[place] = self._keys.new_data_key(reference, context)
+        return self._column_keys[place]
+
+    def _cipher(self, chunk: Chunk) -> MessageCipher:
+        return MessageCipher(self._key_of(chunk)[0])
+
+    def _write_segment(self, segment: Segment) -> None:
+        if segment.kind is SegmentKind.PAGES:
+            move = self._seal_pages(segment) if self._is_sealed(segment.chunk) else self._copy_pages(segment)
+            self._moves[segment.chunk.row_group, segment.chunk.column] = move
+            relocate_chunk(segment.chunk, move, self._originals)
+        elif segment.kind is SegmentKind.BLOOM_FILTER:
+            self._write_bloom_filter(segment)
+        else:
+            self._write_index(segment)
+
+    def _seal_pages(self, segment: Segment) -> ChunkMove:
+        chunk, place = segment.chunk, locate_pages(segment.chunk)
+        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
+        pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
+        out = self.body.scratch(sealed_bound(pages))
+        aads = PageAADs(self._aad, chunk.row_group, chunk.column)
+        bounds = seal_pages(data, pages, out, self._cipher(chunk), aads)
+        move = ChunkMove(segment.start, self.body.position, bounds)
+        self.body.write(out[: bounds.new[-1]])
+        self.body.done(bounds.old[-1])
+        return move
+
+    def _copy_pages(self, segment: Segment) -> ChunkMove:
+        length = self._true_length(segment)
+        bounds = array("q", (0, length))
+        move = ChunkMove(segment.start, self.body.position, PageBounds(bounds, bounds, has_dictionary=False), True)
+        self.body.copy(segment.start, length)
+        return move
+
+    def _true_length(self, segment: Segment) -> int:
+        place = locate_pages(segment.chunk)
+        if segment.room_bytes == place.declared_bytes:
+            return place.declared_bytes
+        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
+        try:
+            return scan_pages(data, place.declared_bytes, place.num_values, segment.chunk.what)[-1].end
+        except PipecryptError:
+            return place.declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+
+    def _write_bloom_filter(self, segment: Segment) -> None:
+        chunk, length = segment.chunk, segment.declared_bytes
+        if length is None:
+            start = self.body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
+            _, length = bloom_filter_bytes(start, segment.room_bytes, chunk)
+        metadata, position = chunk.metadata, self.body.position
+        if self._is_sealed(chunk):
+            data = self.body.read(segment.start, length)
+            self.body.write(seal_bloom_filter(data, self._cipher(chunk), self._aad, chunk))
+            self.body.done(length)
+        else:
+            self.body.copy(segment.start, length)
+        metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
+        if segment.declared_bytes is not None:
+            metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
+
+    def _write_index(self, segment: Segment) -> None:
+        chunk, is_offsets = segment.chunk, segment.kind is SegmentKind.OFFSET_INDEX
+        data = bytes(self.body.read(segment.start, segment.declared_bytes or 0))
+        move = self._moves.get((chunk.row_group, chunk.column))
+        if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
+            data = move_offset_index(data, move, chunk)
+        if self._is_sealed(chunk):
+            module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
+            aad = self._aad.module(module_type, chunk.row_group, chunk.column)
+            data = seal_module(self._cipher(chunk), data, aad)
+        place_index(chunk.entry, segment.kind, self.body.position, len(data))
+        self.body.write(data)
+        self.body.done(segment.declared_bytes or 0)
+
+    def _finish_row_group(self, index: int, row_group: Struct, chunks: list[Chunk]) -> None:
+        moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
+        relocate_row_group(index, row_group, moves, self._originals)
+        for chunk in chunks:
+            if self._is_sealed(chunk):
+                self._seal_metadata(chunk)
+
+    def _seal_metadata(self, chunk: Chunk) -> None:
+        entry, crypto = chunk.entry, Struct()
+        is_footer_encrypted = self._policy.footer is FooterMode.ENCRYPTED
+        if self._policy.uniform:
+            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
+        else:
+            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
+        entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
+        if self._policy.uniform and is_footer_encrypted:
+            return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
+        aad = self._aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
+        sealed = seal_module(self._cipher(chunk), encode_struct(chunk.metadata), aad)
+        entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
+        if is_footer_encrypted:
+            entry.remove(ColumnChunk.META_DATA)
+        else:
+            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
+
+    def _column_key_struct(self, chunk: Chunk) -> Struct:
+        struct = Struct()
+        path: list[bytes] = chunk.metadata.binaries(ColumnMetaData.PATH_IN_SCHEMA)
+        struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*path])
+        struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._key_of(chunk)[1])
+        return struct
+
+
+def _redacted(metadata: Struct) -> Struct:
+    # A field that an old draft used for something else was not opened, so nobody knows what it tells.
+    clear = metadata.kept(ColumnMetaData.CLEAR)
+    optional = (ColumnMetaData.BLOOM_FILTER_OFFSET, ColumnMetaData.BLOOM_FILTER_LENGTH)
+    for field in optional:
+        if isinstance(clear.get(field), Raw):
+            clear.remove(field)
+    return clear

@@ -1,0 +1,116 @@
+"""The limits of the encryption format, checked before the first byte is written. Counting pages is left to pages.
+
+Ordinals are signed 16 bits: at most 32,767 row groups, columns, and data pages of a chunk (Encryption.md 4.4.2).
+A key serves at most 2^32 invocations with random nonces (SP 800-38D 8.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipecrypt.crypto.aead import MAX_INVOCATIONS
+from pipecrypt.errors import FormatError, LimitError
+from pipecrypt.parquet.chunks import Chunk, locate_pages
+from pipecrypt.parquet.layout import Segment, SegmentKind
+from pipecrypt.parquet.names import ColumnChunk, PageType
+from pipecrypt.parquet.pages import MAX_PAGES, read_page_header
+from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
+from pipecrypt.parquet.thrift import read_list_count
+
+__all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_counts"]
+
+MAX_ORDINALS: Final = 32_767
+_SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
+_MODULES_PER_PAGE: Final = 2
+_OTHER_MODULES: Final = 8  # metadata, indexes, Bloom filter, dictionary page, with room to spare
+_HEADER_WINDOWS: Final = (512, 1 << 20)  # statistics in a page header can be long
+_LIST_START_BYTES: Final = 16
+
+
+def check_counts(row_groups: int, columns: int, name: str) -> None:
+    """Check what ordinals can number.
+
+    Raises:
+        LimitError: too many row groups or columns.
+    """
+    for count, what in ((row_groups, "row groups"), (columns, "columns")):
+        if count > MAX_ORDINALS:
+            raise LimitError(f"{name} has {count} {what}; an encrypted file can number {MAX_ORDINALS}")
+
+
+def check_invocations(chunks_by_key: Mapping[object, Sequence[Chunk]], name: str) -> None:
+    """Check that no data key can be used more often than GCM allows, by an upper bound.
+
+    Raises:
+        LimitError: a key would serve too many modules.
+    """
+    for chunks in chunks_by_key.values():
+        modules = sum(_most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES for chunk in chunks)
+        if modules > MAX_INVOCATIONS:
+            raise LimitError(
+                f"{name} would need {modules} encryptions under one data key; the limit is {MAX_INVOCATIONS}",
+                hint="use data_keys: batch, and no uniform encryption",
+            )
+
+
+def _most_pages(chunk: Chunk) -> int:
+    return min(MAX_PAGES, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
+
+
+def check_page_counts(source: RangeSource, segments: Sequence[Segment]) -> None:
+    """Check that page ordinals can number the pages of the chunks that will be encrypted.
+
+    Most chunks are too small, or have too few values, to exceed the limit. The others are counted by their offset
+    index, or by walking their page headers where seeking is cheap. A remote chunk without an offset index is counted
+    when it is encrypted, before anything is published.
+
+    Raises:
+        LimitError: too many pages in a chunk.
+    """
+    for segment in segments:
+        if segment.kind is not SegmentKind.PAGES or not _may_exceed(segment.chunk):
+            continue
+        if _count_pages(source, segment) > MAX_PAGES:
+            raise LimitError(
+                f"{segment.chunk.what} has more than {MAX_PAGES} pages; an encrypted file cannot number them"
+            )
+
+
+def _may_exceed(chunk: Chunk) -> bool:
+    place = locate_pages(chunk)
+    return place.num_values > MAX_PAGES and place.declared_bytes // _SMALLEST_PAGE_BYTES > MAX_PAGES
+
+
+def _count_pages(source: RangeSource, segment: Segment) -> int:
+    entry = segment.chunk.entry
+    offset = entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET)
+    length = entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
+    if offset is not None and length:
+        start = bytes(source.read_range(offset, min(length, _LIST_START_BYTES)))
+        return read_list_count(start, f"offset index of {segment.chunk.what}")
+    if isinstance(source, CheapSeeks) and source.seeks_cheaply:
+        return _walk_headers(source, segment)
+    return 0
+
+
+def _walk_headers(source: RangeSource, segment: Segment) -> int:
+    count, position, end = 0, segment.start, segment.start + (segment.declared_bytes or 0)
+    while position < end and count <= MAX_PAGES:
+        kind, page_bytes = _read_header_at(source, position, segment)
+        count += kind != PageType.DICTIONARY
+        position += page_bytes
+    return count
+
+
+def _read_header_at(source: RangeSource, position: int, segment: Segment) -> tuple[int, int]:
+    room = segment.start + segment.room_bytes - position
+    for window in _HEADER_WINDOWS:
+        try:
+            page = read_page_header(source.read_range(position, min(window, room)), 0, segment.chunk.what)
+        except FormatError:
+            if window == _HEADER_WINDOWS[-1] or window >= room:
+                raise
+        else:
+            return page.kind, page.end
+    raise AssertionError("the last window returns or raises")
