@@ -1,15 +1,21 @@
-"""Carry bytes from a source to a sink in one pass, with one reused buffer. What the bytes mean is left to the walks."""
+"""Carry bytes from a source to a sink in one pass, writing behind. What the bytes mean is left to the walks.
+
+Two reused buffers: one is filled while a thread writes the other. Fresh buffers would cost page faults, which take
+longer than encrypting. Every write passes through that one thread, so bytes stay in order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, Self
 
 from pipecrypt.parquet.protocols import AppendSink, RangeSource
 
 __all__ = ["Body", "ignore_bytes"]
 
-_COPY_BYTES: Final = 8 << 20
+_FLUSH_BYTES: Final = 4 << 20
 
 
 def ignore_bytes(count: int) -> None:
@@ -17,7 +23,7 @@ def ignore_bytes(count: int) -> None:
 
 
 class Body:
-    """The bytes between a file's magic and its footer.
+    """The output as it grows; a context manager, inside which the sink must not be touched by others.
 
     Args:
         source: the input.
@@ -25,39 +31,79 @@ class Body:
         on_bytes: told how many bytes of the input were done.
     """
 
-    __slots__ = ("_buffer", "_on_bytes", "_sink", "_source", "position")
+    __slots__ = ("_buffers", "_filled", "_on_bytes", "_pending", "_sink", "_source", "_writer", "position")
 
     def __init__(self, source: RangeSource, sink: AppendSink, on_bytes: Callable[[int], None]) -> None:
         """Begin at the start of the output."""
         self._source = source
         self._sink = sink
         self._on_bytes = on_bytes
-        self._buffer = bytearray()
+        self._buffers = [bytearray(), bytearray()]
+        self._filled = 0
+        self._pending: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-write")
         self.position = 0
+
+    def __enter__(self) -> Self:
+        """Return the body."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is left or, after an error, wait for the write under way, so that the sink can be discarded."""
+        try:
+            if error is None:
+                self._flush()
+                self._wait()
+        finally:
+            self._writer.shutdown(wait=True)
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
         return self._source.read_range(start, length)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def done(self, count: int) -> None:
+        """Report how many bytes of the input were done."""
+        self._on_bytes(count)
+
+    def reserve(self, length: int) -> memoryview:
+        """Return room for `length` bytes at the end of the output; `commit` says how many were used."""
+        if self._filled + length > len(self._buffers[0]):
+            self._flush()
+            if length > len(self._buffers[0]):
+                self._buffers[0] = bytearray(max(length + length // 8, _FLUSH_BYTES * 2))
+        return memoryview(self._buffers[0])[self._filled : self._filled + length]
+
+    def commit(self, length: int) -> None:
+        """Append the first `length` bytes of the room that `reserve` returned."""
+        self._filled += length
+        self.position += length
+        if self._filled >= _FLUSH_BYTES:
+            self._flush()
+
+    def write(self, data: bytes) -> None:
         """Append to the output."""
-        self._sink.write(data)
-        self.position += len(data)
+        self.reserve(len(data))[:] = data
+        self.commit(len(data))
 
     def copy(self, start: int, length: int) -> None:
         """Append a range of the input as it is."""
-        for offset in range(start, start + length, _COPY_BYTES):
-            piece = min(_COPY_BYTES, start + length - offset)
-            self.write(self.read(offset, piece))
+        for offset in range(start, start + length, _FLUSH_BYTES):
+            piece = min(_FLUSH_BYTES, start + length - offset)
+            self.reserve(piece)[:] = self.read(offset, piece)
+            self.commit(piece)
             self._on_bytes(piece)
 
-    def done(self, count: int) -> None:
-        """Report progress of bytes that `copy` did not report."""
-        self._on_bytes(count)
+    def _flush(self) -> None:
+        self._wait()
+        if self._filled:
+            filled = memoryview(self._buffers[0])[: self._filled]
+            self._pending = self._writer.submit(self._sink.write, filled)
+            self._buffers.reverse()
+            self._filled = 0
 
-    def scratch(self, length: int) -> memoryview:
-        """Return the reused buffer, at least `length` bytes long; it holds what was written to it before."""
-        # Fresh buffers cost page faults, more than encrypting does, so the buffer only ever grows.
-        if len(self._buffer) < length:
-            self._buffer = bytearray(length + length // 8)
-        return memoryview(self._buffer)
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()

@@ -72,10 +72,10 @@ def decrypt_file(
     sealed, body_end = read_sealed_footer(source)
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
         segments = order_segments(opened.row_groups, body_end, source.name)
-        body = Body(source, sink, on_bytes)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
-        _Decryption(body, opened).run(segments)
+        with Body(source, sink, on_bytes) as body:
+            _Decryption(body, opened).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
 
 
@@ -235,7 +235,7 @@ class _Decryption:
     def _open_pages(self, segment: Segment) -> ChunkMove:
         chunk, place, opened = segment.chunk, locate_pages(segment.chunk), self._opened
         data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
-        out = self._body.scratch(len(data))
+        out = self._body.reserve(len(data))
         bounds = open_pages(
             data,
             place.declared_bytes,
@@ -247,7 +247,7 @@ class _Decryption:
             what=chunk.what,
         )
         move = ChunkMove(segment.start, self._body.position, bounds)
-        self._body.write(out[: bounds.new[-1]])
+        self._body.commit(bounds.new[-1])
         self._body.done(bounds.old[-1])
         return move
 

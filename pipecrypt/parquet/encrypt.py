@@ -84,11 +84,14 @@ def encrypt_file(
     check_page_counts(source, [part for part in segments if chosen[part.chunk.column] is not None])
     _check_clear_fields(policy, chosen, row_groups)
     rows = row_count(footer, source.name)
-    with _Encryption(Body(source, sink, on_bytes), policy, chosen, keys=keys, context=context) as encryption:
+    encrypted_columns = sum(reference is not None for reference in chosen)
+    with (
+        Body(source, sink, on_bytes) as body,
+        _Encryption(body, policy, chosen, keys=keys, context=context) as encryption,
+    ):
         encryption.check_invocations(row_groups, source.name)
         data_keys = encryption.run(footer, row_groups, segments)
-        encrypted_columns = sum(reference is not None for reference in chosen)
-        size = encryption.body.position
+        size = body.position
     return FileReport(rows, len(row_groups), data_keys, source.size_bytes, size, encrypted_columns)
 
 
@@ -203,11 +206,11 @@ class _Encryption:
         chunk, place = segment.chunk, locate_pages(segment.chunk)
         data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
         pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
-        out = self.body.scratch(sealed_bound(pages))
+        out = self.body.reserve(sealed_bound(pages))
         aads = PageAADs(self._aad, chunk.row_group, chunk.column)
         bounds = seal_pages(data, pages, out, self._cipher(chunk), aads)
         move = ChunkMove(segment.start, self.body.position, bounds)
-        self.body.write(out[: bounds.new[-1]])
+        self.body.commit(bounds.new[-1])
         self.body.done(bounds.old[-1])
         return move
 
@@ -285,8 +288,9 @@ class _Encryption:
 
     def _column_key_struct(self, chunk: Chunk) -> Struct:
         struct = Struct()
-        path: list[bytes] = chunk.metadata.binaries(ColumnMetaData.PATH_IN_SCHEMA)
-        struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*path])
+        path = chunk.metadata.get(ColumnMetaData.PATH_IN_SCHEMA)
+        if path is not None:
+            struct.set(ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path)
         struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._key_of(chunk)[1])
         return struct
 

@@ -30,7 +30,15 @@ from pipecrypt.parquet.names import (
     OffsetIndex,
     PageLocation,
 )
-from pipecrypt.parquet.thrift import WireType, encode_struct, read_struct
+from pipecrypt.parquet.thrift import (
+    WireType,
+    encode_struct,
+    encode_zigzag,
+    read_list_start,
+    read_struct,
+    read_zigzag,
+    skip_value,
+)
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",
@@ -51,16 +59,50 @@ def move_offset_index(index: bytes, move: ChunkMove, chunk: Chunk) -> bytes:
     Raises:
         FormatError: malformed, or it points to what is no page.
     """
-    what = f"offset index of {chunk.what}"
+    try:
+        return _move_plain_locations(index, move)
+    except (IndexError, FormatError):
+        return _move_any_locations(index, move, f"offset index of {chunk.what}")
+
+
+def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
+    # What every writer writes: three fields a page, in order. A file has as many of these as it has pages, so they
+    # are not made into structs. IndexError where the index is anything else.
+    count, position = read_list_start(index)
+    pieces, copied = [], 0
+    for _ in range(count):
+        if index[position] != _OFFSET_FIELD:
+            raise IndexError
+        offset, size_field = read_zigzag(index, position + 1)
+        if index[size_field] != _SIZE_FIELD:
+            raise IndexError
+        size, rest = read_zigzag(index, size_field + 1)
+        moved, growth = move.moved_page(offset)
+        pieces += (index[copied : position + 1], encode_zigzag(moved), _SIZE_FIELD_BYTE, encode_zigzag(size + growth))
+        copied = rest
+        position = skip_value(index, rest, WireType.STRUCT, 0)
+    pieces.append(index[copied:])
+    return b"".join(pieces)
+
+
+_OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64
+_SIZE_FIELD: Final = (PageLocation.COMPRESSED_PAGE_SIZE - PageLocation.OFFSET) << 4 | WireType.I32
+_SIZE_FIELD_BYTE: Final = bytes((_SIZE_FIELD,))
+
+
+def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:
     struct, end = read_struct(index, 0, OFFSET_INDEX, what)
     for location in struct.structs(OffsetIndex.PAGE_LOCATIONS):
         offset = location.integer(PageLocation.OFFSET)
         size = location.integer(PageLocation.COMPRESSED_PAGE_SIZE)
-        moved = None if offset is None else move.moved(offset)
-        if offset is None or size is None or moved is None:
-            raise FormatError(f"{what} points to what is no page")
+        try:
+            if offset is None or size is None:
+                raise IndexError
+            moved, growth = move.moved_page(offset)
+        except IndexError:
+            raise FormatError(f"{what} points to what is no page") from None
         location.set(PageLocation.OFFSET, WireType.I64, moved)
-        location.set(PageLocation.COMPRESSED_PAGE_SIZE, WireType.I32, size + move.growth(offset))
+        location.set(PageLocation.COMPRESSED_PAGE_SIZE, WireType.I32, size + growth)
     return encode_struct(struct) + index[end:]
 
 

@@ -79,13 +79,21 @@ class ChunkMove:
         index = bisect_left(old, relative)
         return self.new_start + new[index] if index < len(old) and old[index] == relative else None
 
-    def growth(self, offset: int) -> int:
-        """Return by how many bytes the page at an offset into the input grew."""
+    def moved_page(self, offset: int) -> tuple[int, int]:
+        """Return where the page at an offset into the input is now, and by how many bytes it grew.
+
+        Raises:
+            IndexError: no page begins there.
+        """
         old, new = self.bounds.old, self.bounds.new
-        index = bisect_left(old, offset - self.old_start)
-        if self.is_copy or index + 1 >= len(old):
-            return 0
-        return (new[index + 1] - new[index]) - (old[index + 1] - old[index])
+        relative = offset - self.old_start
+        if self.is_copy and 0 <= relative < old[-1]:
+            return relative + self.new_start, 0
+        index = bisect_left(old, relative)
+        if old[index] != relative:
+            raise IndexError
+        # IndexError also where the offset is the end of the last page.
+        return self.new_start + new[index], (new[index + 1] - new[index]) - (old[index + 1] - relative)
 
     @property
     def total_growth(self) -> int:

@@ -16,7 +16,7 @@ from pipecrypt.parquet.layout import Segment, SegmentKind
 from pipecrypt.parquet.names import ColumnChunk, PageType
 from pipecrypt.parquet.pages import MAX_PAGES, read_page_header
 from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
-from pipecrypt.parquet.thrift import read_list_count
+from pipecrypt.parquet.thrift import read_list_start
 
 __all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_counts"]
 
@@ -88,7 +88,10 @@ def _count_pages(source: RangeSource, segment: Segment) -> int:
     length = entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
     if offset is not None and length:
         start = bytes(source.read_range(offset, min(length, _LIST_START_BYTES)))
-        return read_list_count(start, f"offset index of {segment.chunk.what}")
+        try:
+            return read_list_start(start)[0]
+        except IndexError:
+            raise FormatError(f"offset index of {segment.chunk.what} is malformed") from None
     if isinstance(source, CheapSeeks) and source.seeks_cheaply:
         return _walk_headers(source, segment)
     return 0

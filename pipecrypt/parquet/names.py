@@ -85,7 +85,6 @@ class ColumnChunk:
 class ColumnMetaData:
     """Fields of a column chunk's metadata."""
 
-    TYPE: Final = 1
     PATH_IN_SCHEMA: Final = 3
     NUM_VALUES: Final = 5
     TOTAL_COMPRESSED_SIZE: Final = 7
@@ -166,8 +165,6 @@ class BloomFilterHeader:
 
 
 COLUMN_META_DATA: Final[dict[int, Shape]] = {
-    ColumnMetaData.TYPE: INTEGER,
-    ColumnMetaData.PATH_IN_SCHEMA: ListOf(BINARY),
     ColumnMetaData.NUM_VALUES: INTEGER,
     ColumnMetaData.TOTAL_COMPRESSED_SIZE: INTEGER,
     ColumnMetaData.DATA_PAGE_OFFSET: INTEGER,
@@ -180,7 +177,6 @@ COLUMN_META_DATA: Final[dict[int, Shape]] = {
 _COLUMN_CRYPTO: Final[dict[int, Shape]] = {
     ColumnCrypto.WITH_FOOTER_KEY: {},
     ColumnCrypto.WITH_COLUMN_KEY: {
-        ColumnCrypto.PATH_IN_SCHEMA: ListOf(BINARY),
         ColumnCrypto.KEY_METADATA: BINARY,
     },
 }

@@ -34,8 +34,9 @@ __all__ = [
     "encode_struct",
     "encode_varint",
     "encode_zigzag",
-    "read_list_count",
+    "read_list_start",
     "read_struct",
+    "read_zigzag",
     "skip_value",
 ]
 
@@ -214,7 +215,7 @@ class _Reader:
         self._budget -= 1
         if self._budget < 0:
             raise LimitError(f"{self._what} has more than {MAX_STRUCTS} parts")
-        data, struct, field = self._data, Struct(), 0
+        data, struct, field, last, is_ascending = self._data, Struct(), 0, 0, True
         entries = struct.entries
         while header := data[position]:
             position += 1
@@ -222,24 +223,27 @@ class _Reader:
             if header > 15:
                 field += header >> 4
             else:
-                field, position = _read_zigzag(data, position)
+                field, position = read_zigzag(data, position)
+            is_ascending = is_ascending and field > last
+            last = field
             opened = shape.get(field)
-            if opened is None or (opened is LENIENT_INTEGER and wire_type not in LENIENT_INTEGER.wire_types):
+            is_integer = WireType.I16 <= wire_type <= WireType.I64
+            value: Value
+            if opened is None or (opened is LENIENT_INTEGER and not is_integer):
                 start = position
                 position = skip_value(data, position, wire_type, 0)
-                entries.append((field, wire_type, Raw(data[start:position])))
+                value = Raw(data[start:position])
+            elif is_integer and (opened is INTEGER or opened is LENIENT_INTEGER):
+                value, position = read_zigzag(data, position)
             else:
                 value = self._value(position, wire_type, opened, struct, field)
                 position = self.position
-                entries.append((field, wire_type, value))
+            entries.append((field, wire_type, value))
         self.position = position + 1
-        self._refuse_duplicates(struct)
-        return struct
-
-    def _refuse_duplicates(self, struct: Struct) -> None:
         # Two readers may choose differently between two fields of one id, so such a file means two things.
-        if len({entry[0] for entry in struct.entries}) != len(struct.entries):
+        if not is_ascending and len({entry[0] for entry in entries}) != len(entries):
             raise FormatError(f"{self._what} repeats a field")
+        return struct
 
     def _value(self, position: int, wire_type: int, shape: Shape, struct: Struct, field: int) -> Value:
         if isinstance(shape, ListOf):
@@ -267,7 +271,7 @@ class _Reader:
         if wire_type == WireType.BYTE:
             self.position = position + 1
             return self._data[position]
-        value, self.position = _read_zigzag(self._data, position)
+        value, self.position = read_zigzag(self._data, position)
         return value
 
     def _list(self, position: int, element: Shape, struct: Struct, field: int) -> Value:
@@ -304,7 +308,8 @@ def _read_varint(data: ByteSource, position: int) -> tuple[int, int]:
     return value, position + 1
 
 
-def _read_zigzag(data: ByteSource, position: int) -> tuple[int, int]:
+def read_zigzag(data: ByteSource, position: int) -> tuple[int, int]:
+    """Return the signed integer at `position`, and the position behind it; IndexError where it does not end."""
     value, position = _read_varint(data, position)
     return (value >> 1) ^ -(value & 1), position
 
@@ -318,18 +323,16 @@ def _read_list_header(data: ByteSource, position: int) -> tuple[int, int, int]:
     return count, header & 15, position
 
 
-def read_list_count(data: ByteSource, what: str) -> int:
-    """Return how many elements the list has that is the first field, with id 1, of the struct at the start of `data`.
+def read_list_start(data: ByteSource) -> tuple[int, int]:
+    """Return length and start of the list that is the first field, with id 1, of the struct at the start of `data`.
 
     Raises:
-        FormatError: the struct does not begin with such a list.
+        IndexError: the struct does not begin with a list of structs.
     """
-    try:
-        if data[0] != (1 << 4 | WireType.LIST):
-            raise IndexError
-        return _read_list_header(data, 1)[0]
-    except IndexError:
-        raise FormatError(f"{what} is truncated or malformed") from None
+    count, wire_type, position = _read_list_header(data, 1)
+    if data[0] != (1 << 4 | WireType.LIST) or wire_type != WireType.STRUCT:
+        raise IndexError
+    return count, position
 
 
 def skip_value(data: ByteSource, position: int, wire_type: int, depth: int) -> int:
@@ -406,8 +409,13 @@ def _skip_map(data: ByteSource, position: int, depth: int) -> int:
     return position
 
 
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(128))
+
+
 def encode_varint(value: int) -> bytes:
     """Return an unsigned varint."""
+    if value < 128:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
