@@ -87,7 +87,7 @@ def encrypt_file(
     encrypted_columns = sum(reference is not None for reference in chosen)
     with (
         Body(source, sink, on_bytes) as body,
-        _Encryption(body, policy, chosen, keys=keys, context=context) as encryption,
+        _Encryption(body, policy, chosen, keys=keys, context=context, source_bytes=source.size_bytes) as encryption,
     ):
         encryption.check_invocations(row_groups, source.name)
         data_keys = encryption.run(footer, row_groups, segments)
@@ -121,6 +121,7 @@ class _Encryption:
         *,
         keys: DataKeys,
         context: Context,
+        source_bytes: int,
     ) -> None:
         self.body = body
         self._policy = policy
@@ -133,7 +134,7 @@ class _Encryption:
         self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
         self._column_keys: dict[tuple[int, int | None], _Key] = {}
         self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._originals = Originals(policy.data_keys)
+        self._originals = Originals(policy.data_keys, source_bytes)
         self._footer_key: _Key | None = None
 
     def __enter__(self) -> Self:

@@ -69,7 +69,8 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
     # What every writer writes: three fields a page, in order. A file has as many of these as it has pages, so they
     # are not made into structs. IndexError where the index is anything else.
     count, position = read_list_start(index)
-    pieces, copied = [], 0
+    pieces: list[bytes] = []
+    copied = 0
     for _ in range(count):
         if index[position] != _OFFSET_FIELD:
             raise IndexError

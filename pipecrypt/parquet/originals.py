@@ -5,7 +5,7 @@ kept in the footer, which is encrypted or signed, so that decrypting gives back 
 
 Layout of the value of the key-value entry `pipecrypt.layout` (JSON)::
 
-    {"v": 1, "data_keys": "batch" | "file",
+    {"v": 1, "data_keys": "batch" | "file", "source_bytes": size of the plaintext file,
      "kv": "absent",                                 where the file had no key-value metadata
      "originals": [[row group, column, field, value], ...]}     column -1: the row group itself; null: absent
 """
@@ -34,11 +34,13 @@ class Originals:
 
     Args:
         data_keys: how far one data key reaches; bound into each key's commitment.
+        source_bytes: size of the plaintext file.
         has_key_values: the file had key-value metadata.
         values: by (row group, column or ROW_GROUP, field id); None where the field was absent.
     """
 
     data_keys: KeyScope
+    source_bytes: int
     has_key_values: bool = True
     values: dict[tuple[int, int, int], int | None] = field(default_factory=dict)
 
@@ -61,6 +63,7 @@ def push_originals(footer: Struct, originals: Originals) -> None:
 
 def _encode(originals: Originals) -> bytes:
     document: dict[str, object] = {"v": _VERSION, "data_keys": originals.data_keys.value}
+    document["source_bytes"] = originals.source_bytes
     if not originals.has_key_values:
         document["kv"] = "absent"
     if originals.values:
@@ -107,7 +110,10 @@ def _decode(value: bytes) -> Originals:
             f"the key-value entry {LAYOUT_KEY.decode()!r} has version {document['v']!r}; this release reads {_VERSION}",
             hint="upgrade pipecrypt",
         )
-    originals = Originals(KeyScope(document["data_keys"]), has_key_values=document.get("kv") != "absent")
+    source_bytes = document["source_bytes"]
+    if type(source_bytes) is not int:
+        raise ValueError
+    originals = Originals(KeyScope(document["data_keys"]), source_bytes, has_key_values=document.get("kv") != "absent")
     for row_group, column, field_id, original in document.get("originals", ()):
         place = (row_group, column, field_id)
         numbers = place if original is None else (*place, original)

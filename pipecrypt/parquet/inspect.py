@@ -1,0 +1,253 @@
+"""Tell what stands in clear about a Parquet file, without any key, unauthenticated. Opening it is left to decrypt.
+
+Key metadata is read as PKMT1 JSON only as far as it names keys. Whether those names are true, only unwrapping shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.context import Context
+from pipecrypt.errors import PipecryptError
+from pipecrypt.parquet.chunks import Chunk, list_chunks
+from pipecrypt.parquet.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer import SealedFooter, read_stored_footer
+from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.originals import Originals, read_originals
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.readers import FileTraits, ReaderSummary, judge_readers
+from pipecrypt.parquet.thrift import Struct
+
+__all__ = ["ColumnSummary", "FileSummary", "KeySummary", "inspect_file"]
+
+_LONGEST_TEXT: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class KeySummary:
+    """Whose data keys encrypt a column or the footer.
+
+    Args:
+        master_key_id: from PKMT1 key material; None where the file stores something else.
+        key_metadata: what it stores instead, as text or `hex:...`.
+        kek_ids: how many key encryption keys lie between.
+        data_keys: how many different data keys.
+        has_commitment: every data key has a commitment.
+    """
+
+    master_key_id: str | None
+    key_metadata: str | None
+    kek_ids: int
+    data_keys: int
+    has_commitment: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSummary:
+    """One leaf column.
+
+    Args:
+        path: dotted.
+        type: physical type.
+        encrypted: in at least one row group.
+        with_footer_key: encrypted under the footer's data key.
+        keys: one entry per master key.
+        stored_bytes: of all its pages.
+    """
+
+    path: str
+    type: str
+    encrypted: bool
+    with_footer_key: bool
+    keys: tuple[KeySummary, ...]
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileSummary:
+    """What a file shows without any key. `rows`, `batches` and `columns` are hidden by an encrypted footer.
+
+    Args:
+        name: the file.
+        size_bytes: its size.
+        encrypted: whether it is.
+        footer_mode: `plaintext` or `encrypted`; None for a plaintext file.
+        algorithm: the specification's name.
+        rows: rows of the file.
+        batches: row groups.
+        created_by: the writer of the plaintext file.
+        aad_prefix: as text or `hex:...`.
+        dataset_id: from a prefix of ours.
+        path: the path that the prefix binds.
+        data_keys: `batch` or `file`, as our files say.
+        overhead_bytes: what encryption added to the plaintext file, as our files say.
+        footer_key: whose key protects the footer.
+        columns: leaf columns.
+        readers: which readers can open the file.
+    """
+
+    name: str
+    size_bytes: int
+    encrypted: bool
+    footer_mode: str | None
+    algorithm: str | None
+    rows: int | None
+    batches: int | None
+    created_by: str | None
+    aad_prefix: str | None
+    dataset_id: str | None
+    path: str | None
+    data_keys: str | None
+    overhead_bytes: int | None
+    footer_key: KeySummary | None
+    columns: tuple[ColumnSummary, ...]
+    readers: tuple[ReaderSummary, ...]
+
+
+def inspect_file(source: RangeSource) -> FileSummary:
+    """Return what the file shows without any key, unauthenticated.
+
+    Raises:
+        FormatError: no Parquet file, truncated or malformed.
+    """
+    stored = read_stored_footer(source)
+    sealed, metadata = stored.sealed, stored.metadata
+    columns: tuple[ColumnSummary, ...] = ()
+    row_groups: list[list[Chunk]] = []
+    if metadata is not None:
+        leaves = leaf_columns(metadata.structs(FileMetaData.SCHEMA), source.name)
+        row_groups = list_chunks(metadata, leaves, source.name)
+        columns = tuple(
+            _column(leaf, [chunks[leaf_at] for chunks in row_groups]) for leaf_at, leaf in enumerate(leaves)
+        )
+    prefix = sealed.algorithm.aad_prefix if sealed is not None else None
+    context, originals = Context.from_aad_prefix(prefix or b""), _originals(metadata)
+    return FileSummary(
+        name=source.name,
+        size_bytes=source.size_bytes,
+        encrypted=sealed is not None,
+        footer_mode=sealed.mode.value if sealed is not None else None,
+        algorithm=sealed.algorithm.name if sealed is not None else None,
+        rows=metadata.integer(FileMetaData.NUM_ROWS) if metadata is not None else None,
+        batches=len(row_groups) if metadata is not None else None,
+        created_by=_text(metadata.binary(FileMetaData.CREATED_BY)) if metadata is not None else None,
+        aad_prefix=_text(prefix),
+        dataset_id=context.dataset_id if context else None,
+        path=context.path if context else None,
+        data_keys=_scope(originals, columns) if sealed is not None else None,
+        overhead_bytes=source.size_bytes - originals.source_bytes if originals is not None else None,
+        footer_key=_keys([sealed.key_metadata])[0] if sealed is not None else None,
+        columns=columns,
+        readers=_readers(sealed, columns),
+    )
+
+
+def _column(leaf: LeafColumn, chunks: Sequence[Chunk]) -> ColumnSummary:
+    cryptos = [crypto for chunk in chunks if (crypto := chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)) is not None]
+    own = [key for crypto in cryptos if (key := crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)) is not None]
+    stored = sum(chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0 for chunk in chunks)
+    return ColumnSummary(
+        path=leaf.dotted,
+        type=leaf.physical_type,
+        encrypted=bool(cryptos),
+        with_footer_key=len(own) < len(cryptos),
+        keys=_keys([key.binary(ColumnCrypto.KEY_METADATA) or b"" for key in own]),
+        stored_bytes=stored,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    master_key_id: str | None
+    key_metadata: str | None
+    kek_id: str | None
+    has_commitment: bool
+
+
+def _keys(all_metadata: Sequence[bytes]) -> tuple[KeySummary, ...]:
+    by_owner: dict[tuple[str | None, str | None], list[tuple[bytes, _Material]]] = {}
+    for key_metadata in all_metadata:
+        material = _material(key_metadata)
+        by_owner.setdefault((material.master_key_id, material.key_metadata), []).append((key_metadata, material))
+    return tuple(
+        KeySummary(
+            master_key_id=owner[0],
+            key_metadata=owner[1],
+            kek_ids=len({material.kek_id for _, material in found} - {None}),
+            data_keys=len({key_metadata for key_metadata, _ in found}),
+            has_commitment=all(material.has_commitment for _, material in found),
+        )
+        for owner, found in by_owner.items()
+    )
+
+
+def _material(key_metadata: bytes) -> _Material:
+    try:
+        document = json.loads(key_metadata)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or document.get("keyMaterialType") != "PKMT1":
+        return _Material(None, _text(key_metadata), None, has_commitment=False)
+    master_key_id, kek_id = document.get("masterKeyID"), document.get("keyEncryptionKeyID")
+    if not isinstance(master_key_id, str):  # the material lies in another file, named by a reference
+        return _Material(None, _text(key_metadata), None, has_commitment=False)
+    own = document.get("pipecrypt")
+    return _Material(
+        master_key_id=_shortened(master_key_id),
+        key_metadata=None,
+        kek_id=kek_id if isinstance(kek_id, str) else None,
+        has_commitment=isinstance(own, dict) and "commitment" in own,
+    )
+
+
+def _text(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return _shortened("hex:" + data.hex())
+    return _shortened(text) if text.isprintable() else _shortened("hex:" + data.hex())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
+
+
+def _originals(metadata: Struct | None) -> Originals | None:
+    try:
+        return read_originals(metadata) if metadata is not None else None
+    except PipecryptError:
+        return None  # a malformed entry is an error to decrypt; here it only tells nothing
+
+
+def _scope(originals: Originals | None, columns: Sequence[ColumnSummary]) -> str | None:
+    if originals is not None:
+        return originals.data_keys.value
+    if not columns:
+        return None
+    return "batch" if any(key.data_keys > 1 for column in columns for key in column.keys) else "file"
+
+
+def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> tuple[ReaderSummary, ...]:
+    encrypted = [column for column in columns if column.encrypted]
+    keys = [key for column in encrypted for key in column.keys]
+    return judge_readers(
+        FileTraits(
+            is_encrypted=sealed is not None,
+            footer_is_encrypted=sealed is not None and sealed.mode is FooterMode.ENCRYPTED,
+            ctr_pages=sealed is not None and sealed.algorithm.ctr_pages,
+            has_prefix=sealed is not None
+            and (sealed.algorithm.aad_prefix is not None or sealed.algorithm.prefix_is_supplied),
+            stores_prefix=sealed is not None and sealed.algorithm.aad_prefix is not None,
+            is_uniform=bool(encrypted) and all(column.with_footer_key for column in columns),
+            is_nested=any("." in column.path for column in columns),
+            has_many_data_keys=any(key.data_keys > 1 for key in keys),
+            has_material=bool(sealed) and all(key.master_key_id is not None for key in keys),
+            has_plaintext_columns=len(encrypted) < len(columns),
+        )
+    )
