@@ -273,7 +273,5 @@ def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, 
         return sealed.metadata
     what = f"footer of {name}"
     plaintext = open_module(cipher, memoryview(sealed.stored), aad, what)
-    metadata, end = read_struct(plaintext, 0, FILE_META_DATA, what)
-    if end != len(plaintext):
-        raise FormatError(f"{what} is followed by {len(plaintext) - end} bytes that nothing names")
-    return metadata
+    # Some writers seal their whole buffer, so bytes may follow; they are authenticated and mean nothing.
+    return read_struct(plaintext, 0, FILE_META_DATA, what)[0]
