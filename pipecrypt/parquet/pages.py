@@ -309,7 +309,7 @@ def open_pages(
         page = read_page_header(header, 0, name)
         _check_kind(page, is_first=position == 0, what=name)
         sealed_bytes = module_bytes(chunk, start, name)
-        if sealed_bytes != page.end - page.body or sealed_bytes < overhead or page.body != len(header):
+        if sealed_bytes != page.end - page.body or sealed_bytes < overhead:
             raise FormatError(f"{name} has a module length that its header contradicts")
         plain_bytes = sealed_bytes - overhead
         sealed = chunk[start : start + sealed_bytes]

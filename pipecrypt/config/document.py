@@ -1,0 +1,172 @@
+"""YAML text to plain values, each with its line and column. What the values mean is left to load.
+
+A file may come from anywhere, so its size, depth and number of values (aliases counted each time) are bounded, and
+only plain YAML is taken: mappings with text keys, lists, text, numbers, booleans and null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from pipecrypt.config.problem import Position, Problem, config_error
+
+__all__ = ["MAX_CONFIG_BYTES", "Document", "Value", "ValuePath", "parse_document"]
+
+MAX_CONFIG_BYTES = 256 * 1024
+_MAX_DEPTH = 32
+_MAX_VALUES = 20_000
+_TAG = "tag:yaml.org,2002:"
+_START = Position(1, 1)
+
+Value: TypeAlias = "dict[str, Value] | list[Value] | str | int | float | bool | None"
+ValuePath: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed configuration.
+
+    Args:
+        name: what errors call the file.
+        root: the outermost mapping.
+        values: position of each value, by its path from the root.
+        names: position of each mapping key, by the path of its value.
+    """
+
+    name: str
+    root: dict[str, Value]
+    values: dict[ValuePath, Position]
+    names: dict[ValuePath, Position]
+
+    def value_position(self, path: ValuePath) -> Position:
+        """Return where the value at `path` begins, or else the nearest thing around it."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values.get(path, _START)
+
+    def name_position(self, path: ValuePath) -> Position:
+        """Return where the key of the value at `path` stands."""
+        return self.names.get(path) or self.value_position(path)
+
+
+def parse_document(data: bytes, name: str) -> Document:
+    """Return the values of a YAML file.
+
+    Raises:
+        ConfigError: not UTF-8, not YAML, not a mapping, or more than a configuration can be.
+    """
+    reading = _Reading(name)
+    if len(data) > MAX_CONFIG_BYTES:
+        reading.fail(_START, f"the file has {len(data)} bytes", f"a configuration has at most {MAX_CONFIG_BYTES}")
+    root = _compose(_decode(data, reading), reading)
+    if root is None:
+        reading.fail(_START, "the file is empty", "pipecrypt init writes one to begin with")
+    if not isinstance(root, MappingNode):
+        reading.fail(_position(root), "a configuration is a mapping, such as `source: ...`")
+    return Document(name, reading.mapping(root, ()), reading.values, reading.names)
+
+
+def _decode(data: bytes, reading: _Reading) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        position = Position(data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start))
+        reading.fail(position, "the file is not UTF-8", "save it as UTF-8")
+
+
+def _compose(text: str, reading: _Reading) -> Node | None:
+    try:
+        node: Node | None = YAML(typ="rt", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        raise config_error(reading.name, [_syntax_problem(error, text)]) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        position = Position(line, error.position - text.rfind("\n", 0, error.position))
+        reading.fail(position, "a control character cannot stand in YAML", "remove it")
+    except (YAMLError, RecursionError, ValueError):
+        reading.fail(_START, "the file is not YAML, or nested too deeply")
+    return node
+
+
+def _syntax_problem(error: MarkedYAMLError, text: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    position = _START if mark is None else Position(mark.line + 1, mark.column + 1)
+    lines = text.splitlines()
+    line = lines[position.line - 1] if position.line <= len(lines) else ""
+    if line[: position.column].lstrip(" ").startswith("\t"):
+        return Problem(position, "a tab cannot indent YAML", "indent with spaces")
+    said = str(error.problem or error.context or "malformed YAML")
+    return Problem(position, f"not YAML: {said}", "check the indentation and the quotes")
+
+
+def _position(node: Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One walk over the nodes of a file."""
+
+    name: str
+    values: dict[ValuePath, Position] = field(default_factory=dict)
+    names: dict[ValuePath, Position] = field(default_factory=dict)
+
+    def fail(self, position: Position, text: str, hint: str | None = None) -> NoReturn:
+        raise config_error(self.name, [Problem(position, text, hint)]) from None
+
+    def value(self, node: Node, path: ValuePath) -> Value:
+        self.values[path] = _position(node)
+        if len(path) > _MAX_DEPTH:
+            self.fail(_position(node), f"nested more than {_MAX_DEPTH} deep")
+        if len(self.values) > _MAX_VALUES:
+            self.fail(_position(node), f"more than {_MAX_VALUES} values, aliases counted")
+        if isinstance(node, MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, SequenceNode):
+            return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
+        return self.scalar(node)
+
+    def mapping(self, node: MappingNode, path: ValuePath) -> dict[str, Value]:
+        self.values[path] = _position(node)
+        result: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            key = self.mapping_key(key_node)
+            if key in result:
+                first = self.names[(*path, key)].line
+                self.fail(_position(key_node), f"{key!r} stands here twice, first on line {first}", "remove one")
+            self.names[(*path, key)] = _position(key_node)
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def mapping_key(self, node: Node) -> str:
+        if not isinstance(node, ScalarNode) or not isinstance(key := self.scalar(node), str):
+            self.fail(_position(node), "a key must be text", "put it in quotes")
+        return key
+
+    def scalar(self, node: Node) -> str | int | float | bool | None:
+        """Return the scalar's value by YAML 1.2's core schema; dates stay text."""
+        text, tag = str(node.value), str(node.tag)
+        if tag in {_TAG + "str", _TAG + "timestamp", _TAG + "merge", "!"}:
+            return text
+        if tag == _TAG + "null":
+            return None
+        if tag == _TAG + "bool":
+            return text.lower() == "true"
+        try:
+            if tag == _TAG + "int":
+                return int(text.replace("_", ""), 0)
+            if tag == _TAG + "float":
+                return _float(text)
+        except ValueError:
+            pass
+        self.fail(_position(node), f"{tag.removeprefix(_TAG)} is no kind of value that a configuration has")
+
+
+def _float(text: str) -> float:
+    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))

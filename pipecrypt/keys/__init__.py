@@ -1,0 +1,1 @@
+"""Key references, key services, sessions and key material. Cryptography is left to crypto/, data files to storage/."""

@@ -1,0 +1,189 @@
+"""Find passphrases and key files in the environment, in files or by asking. What they open is left to key services.
+
+Where they come from, first found counts:
+
+1. passphrase: PIPECRYPT_PASSPHRASE, the file named by PIPECRYPT_PASSPHRASE_FILE, the prompt. Never argv.
+2. key file: PIPECRYPT_KEY_FILE, 32 random bytes, raw or in base64.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import unicodedata
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from pipecrypt.errors import PassphraseError
+from pipecrypt.keys.documents import decode_base64
+from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+
+__all__ = ["KEY_FILE_VARIABLE", "PASSPHRASE_FILE_VARIABLE", "PASSPHRASE_VARIABLE", "Credentials"]
+
+PASSPHRASE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE"  # noqa: S105 - a name, no secret
+PASSPHRASE_FILE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE_FILE"  # noqa: S105 - a name, no secret
+KEY_FILE_VARIABLE: Final = "PIPECRYPT_KEY_FILE"
+_MAX_SECRET_BYTES: Final = 4096
+_logger = logging.getLogger(__name__)
+
+
+class Credentials:
+    """What opens key services. Pickled for worker processes without the prompt, but with what the prompt answered.
+
+    Args:
+        environ: the environment; copied.
+        prompt: asks a person for a passphrase, given what it is for; None where nobody can answer.
+    """
+
+    __slots__ = ("_answers", "_derived", "_environ", "_from_file", "_prompt")
+
+    def __init__(self, environ: Mapping[str, str], prompt: Callable[[str], str] | None = None) -> None:
+        """Copy the environment; nothing is read or asked yet."""
+        self._environ = dict(environ)
+        self._prompt = prompt
+        self._answers: dict[str, str] = {}
+        self._from_file: str | None = None
+        self._derived: dict[Hashable, DataKey] = {}
+
+    @classmethod
+    def from_environment(cls, prompt: Callable[[str], str] | None = None) -> Self:
+        """Return the credentials of this process; for the edge of the program."""
+        return cls(os.environ, prompt)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment, for key services that have variables of their own."""
+        return self._environ
+
+    def passphrase(self, label: str) -> str:
+        """Return the passphrase for what `label` names; a person is asked once for each label.
+
+        Raises:
+            PassphraseError: none is given, or it is empty.
+        """
+        given = self._given_passphrase()
+        if given is None:
+            given = self._answers.get(label)
+        if given is None:
+            given = self._ask(label)
+            self._answers[label] = given
+        return given
+
+    def new_passphrase(self, label: str) -> str:
+        """Return the passphrase for something that is about to be made; a person types it twice.
+
+        Raises:
+            PassphraseError: none is given, it is empty, or the two differ.
+        """
+        if self._given_passphrase() is None and label not in self._answers:
+            answer = self._ask(f"new {label}")
+            if self._ask(f"{label} again") != answer:
+                raise PassphraseError("the two passphrases differ", hint="run the command again")
+            self._answers[label] = answer
+        return self.passphrase(label)
+
+    def has_key_file(self) -> bool:
+        """Say whether a key file is named, so that new keystores are wrapped under it."""
+        return bool(self._environ.get(KEY_FILE_VARIABLE))
+
+    def key_file(self) -> DataKey:
+        """Return the 256-bit key in the key file; the caller wipes it.
+
+        Raises:
+            PassphraseError: none is named, or it cannot be read or is no key.
+        """
+        path = self._environ.get(KEY_FILE_VARIABLE)
+        if not path:
+            raise PassphraseError("no key file is given", hint=f"set {KEY_FILE_VARIABLE} to the path of the key file")
+        data = _read_secret(path, "key file")
+        try:
+            return DataKey(data if len(data) == DATA_KEY_BYTES else _decode_key(data))
+        except ValueError as error:
+            raise PassphraseError(
+                f"key file {path} holds no 256-bit key", hint="make one with: head -c 32 /dev/urandom > FILE"
+            ) from error
+
+    def derive_once(self, name: Hashable, derive: Callable[[], DataKey]) -> DataKey:
+        """Return a copy of what `derive` made for `name`, deriving on the first call only.
+
+        Key services use it for slow derivations, so that ten keys of one keystore cost one. `forget` ends it.
+        """
+        if name not in self._derived:
+            self._derived[name] = derive()
+        return DataKey(self._derived[name].expose_key_bytes())
+
+    def forget(self) -> None:
+        """Wipe what was derived; passphrases stay."""
+        while self._derived:
+            self._derived.popitem()[1].wipe()
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return "<Credentials>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the environment and what was answered or read, not the prompt and not what was derived."""
+        return _rebuild, (self._environ, self._answers, self._from_file)
+
+    def _given_passphrase(self) -> str | None:
+        if PASSPHRASE_VARIABLE in self._environ:
+            return _checked(self._environ[PASSPHRASE_VARIABLE], PASSPHRASE_VARIABLE)
+        path = self._environ.get(PASSPHRASE_FILE_VARIABLE)
+        if path is None:
+            return None
+        # Read once: it may be a pipe, as in `PIPECRYPT_PASSPHRASE_FILE=<(pass show pipecrypt)`.
+        if self._from_file is None:
+            self._from_file = _read_passphrase(path)
+        return self._from_file
+
+    def _ask(self, label: str) -> str:
+        if self._prompt is None:
+            raise PassphraseError(f"no {label} is given")
+        return _checked(self._prompt(label), label)
+
+
+def _rebuild(environ: dict[str, str], answers: dict[str, str], from_file: str | None) -> Credentials:
+    credentials = Credentials(environ)
+    credentials._from_file = from_file
+    credentials._answers.update(answers)
+    return credentials
+
+
+def _read_passphrase(path: str) -> str:
+    data = _read_secret(path, "passphrase file")
+    try:
+        # One line end is what editors and `echo` add; any other white space belongs to the passphrase.
+        return _checked(data.decode().removesuffix("\n").removesuffix("\r"), f"passphrase file {path}")
+    except UnicodeDecodeError as error:
+        raise PassphraseError(f"passphrase file {path} is not in UTF-8") from error
+
+
+def _checked(passphrase: str, origin: str) -> str:
+    if not passphrase:
+        raise PassphraseError(f"{origin} is empty")
+    # Two keyboards may compose one letter differently (RFC 8265 4.2.2).
+    return unicodedata.normalize("NFC", passphrase)
+
+
+def _decode_key(data: bytes) -> bytes:
+    key_bytes = decode_base64(data.decode("ascii").strip())
+    if len(key_bytes) != DATA_KEY_BYTES:
+        raise ValueError("wrong size")
+    return key_bytes
+
+
+def _read_secret(path: str, what: str) -> bytes:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_SECRET_BYTES + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such path"
+        raise PassphraseError(f"{what} {path} cannot be read: {str(reason).lower()}") from error
+    if len(data) > _MAX_SECRET_BYTES:
+        raise PassphraseError(f"{what} {path} is longer than {_MAX_SECRET_BYTES} bytes")
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _logger.warning("%s %s is open to other users; chmod 600 it", what, path)
+    return data

@@ -1,0 +1,182 @@
+"""Read small JSON documents that an attacker may have written. What their members mean is left to the callers.
+
+Size is bounded before parsing, and with it the depth; duplicate members, lone surrogates, NaN and values of another
+type than asked for are refused. Callers map `DocumentError` to an error of the user's world.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from typing import Final, NoReturn, TypeAlias
+
+__all__ = ["Document", "DocumentError", "decode_base64", "encode_base64", "parse_document"]
+
+_SHOWN_CHARACTERS: Final = 60
+JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
+
+
+class DocumentError(Exception):
+    """A document is malformed; its text names the member, never a value."""
+
+
+class Document:
+    """A JSON object whose members are read by name and type.
+
+    Args:
+        members: name and value pairs in the order of the text, duplicates included.
+    """
+
+    __slots__ = ("_duplicate", "_members")
+
+    def __init__(self, members: list[tuple[str, JSONValue]]) -> None:
+        """Keep the members, and remember a duplicate until one is read."""
+        self._members = dict(members)
+        self._duplicate = len(self._members) != len(members)
+
+    def __contains__(self, name: str) -> bool:
+        """Say whether there is such a member."""
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        self._check_duplicates()
+        return iter(self._members)
+
+    def text(self, name: str, *, max_characters: int) -> str:
+        """Return a string member.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not Unicode.
+        """
+        value = self._get(name)
+        if not isinstance(value, str):
+            raise DocumentError(f"{_shown(name)} is missing or no string")
+        if len(value) > max_characters:
+            raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise DocumentError(f"{_shown(name)} is no valid Unicode")
+        return value
+
+    def base64(self, name: str, *, max_bytes: int) -> bytes:
+        """Return a string member in base64, decoded.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not base64.
+        """
+        try:
+            return decode_base64(self.text(name, max_characters=(max_bytes + 2) // 3 * 4))
+        except ValueError as error:
+            raise DocumentError(f"{_shown(name)} is not base64") from error
+
+    def integer(self, name: str) -> int:
+        """Return an integer member; the caller bounds it.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise DocumentError(f"{_shown(name)} is missing or no integer")
+        return value
+
+    def boolean(self, name: str, *, default: bool | None = None) -> bool:
+        """Return a boolean member, which parquet-java writes as the string "true" or "false".
+
+        Raises:
+            DocumentError: missing without a default, or of another type.
+        """
+        value = self._get(name)
+        if value is None and default is not None:
+            return default
+        if value in ("true", "false"):
+            return value == "true"
+        if not isinstance(value, bool):
+            raise DocumentError(f"{_shown(name)} is missing or no boolean")
+        return value
+
+    def document(self, name: str) -> Document:
+        """Return a member that is an object.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        if not isinstance(value, Document):
+            raise DocumentError(f"{_shown(name)} is missing or no object")
+        return value
+
+    def documents(self, name: str, *, max_count: int) -> tuple[Document, ...]:
+        """Return a member that is a list of objects.
+
+        Raises:
+            DocumentError: missing, of another type, or too long.
+        """
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{_shown(name)} is missing or no list of at most {max_count} objects")
+        found = tuple(entry for entry in value if isinstance(entry, Document))
+        if len(found) != len(value):
+            raise DocumentError(f"{_shown(name)} holds something that is no object")
+        return found
+
+    def only(self, *names: str) -> None:
+        """Pass if there are no members but these.
+
+        Raises:
+            DocumentError: there is another.
+        """
+        unknown = sorted(set(self).difference(names))
+        if unknown:
+            raise DocumentError(f"{_shown(unknown[0])} is not known")
+
+    def _get(self, name: str) -> JSONValue:
+        self._check_duplicates()
+        return self._members.get(name)
+
+    def _check_duplicates(self) -> None:
+        # Readers disagree on which of two members counts, so an object with duplicates means nothing.
+        if self._duplicate:
+            raise DocumentError("a member occurs twice")
+
+
+def parse_document(data: bytes, *, max_bytes: int) -> Document:
+    """Parse a JSON object in UTF-8.
+
+    Raises:
+        DocumentError: too long, too deep, not JSON, or no object.
+    """
+    if len(data) > max_bytes:
+        raise DocumentError(f"longer than {max_bytes} bytes")
+    try:
+        # Bytes are decoded here: json.loads would guess UTF-16 and UTF-32 too.
+        value = json.loads(data.decode(), object_pairs_hook=Document, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("not JSON") from error
+    if not isinstance(value, Document):
+        raise DocumentError("no JSON object")
+    return value
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode standard base64 with padding; nothing else is skipped or accepted.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+
+
+def encode_base64(data: bytes) -> str:
+    """Return standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")

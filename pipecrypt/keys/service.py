@@ -1,0 +1,174 @@
+"""What a key service is, and how one is found by its scheme. Opening data files with it is left to session.
+
+A key service is one file with one `SERVICE` object, named in the entry point group `pipecrypt.key_services` under its
+scheme. Its master keys never leave it. More power than a protocol asks for is a second, optional protocol.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
+
+from pipecrypt.context import Context
+from pipecrypt.errors import KeyReferenceError, MissingExtraError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.reference import KeyReference, parse_key_reference
+from pipecrypt.secret import DataKey
+
+__all__ = [
+    "EarlierVersions",
+    "ExplicitKeys",
+    "KeyService",
+    "KeyServices",
+    "MasterKey",
+    "Wipeable",
+    "check_key_reference",
+    "known_schemes",
+    "open_key_reference",
+]
+
+_GROUP: Final = "pipecrypt.key_services"
+# A source checkout has no entry points, and no plug-in may take over a scheme of ours.
+_BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "keystore": "pipecrypt.keys.keystore",
+        "static": "pipecrypt.keys.static",
+    }
+)
+
+
+@runtime_checkable
+class MasterKey(Protocol):
+    """A key that wraps key encryption keys and never leaves its service."""
+
+    @property
+    def id(self) -> str:
+        """What data files store: stable and unique, never a path of this machine."""
+
+    def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key and its wrapped form, bound to `context`; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+        """
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+
+
+@runtime_checkable
+class EarlierVersions(Protocol):
+    """A second power of a MasterKey: versions before it still unwrap."""
+
+    def earlier_versions(self) -> tuple[MasterKey, ...]:
+        """Return the earlier versions, each with an id of its own."""
+
+
+@runtime_checkable
+class Wipeable(Protocol):
+    """A second power of a MasterKey or ExplicitKeys: it holds key bytes in this process."""
+
+    def wipe(self) -> None:
+        """Wipe them; the session calls it when it closes."""
+
+
+@runtime_checkable
+class ExplicitKeys(Protocol):
+    """Keys that the user lists for files of other writers. It only opens files."""
+
+    def find_key(self, key_metadata: bytes, context: Context) -> DataKey | None:
+        """Return the data key listed for `key_metadata` (b"" where the file stores none), or None."""
+
+    def unwrap_named(self, wrapped: str, master_key_id: str) -> DataKey | None:
+        """Return the key wrapped under the listed master key, or None if that is not listed.
+
+        Raises:
+            IntegrityError: `wrapped` was not made by that master key.
+        """
+
+
+class KeyService(Protocol):
+    """What a scheme stands for."""
+
+    def open_key(self, reference: KeyReference, credentials: Credentials) -> MasterKey | ExplicitKeys:
+        """Return the key that `reference` names; a missing key or wrong passphrase shows here.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            AccessError: the key is missing, or the credentials do not open it.
+        """
+
+
+KeyServices: TypeAlias = Mapping[str, KeyService]
+
+
+def open_key_reference(
+    text: str, credentials: Credentials, *, services: KeyServices | None = None
+) -> MasterKey | ExplicitKeys:
+    """Open the key that a reference names.
+
+    Args:
+        text: the key reference.
+        credentials: what opens the key service.
+        services: key services by scheme that are asked before the built-in ones; for tests and embedders.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+        AccessError: the key is missing, or the credentials do not open it.
+    """
+    reference = parse_key_reference(text)
+    service = (services or {}).get(reference.scheme) or _load_service(reference)
+    return service.open_key(reference, credentials)
+
+
+def check_key_reference(text: str) -> KeyReference:
+    """Parse a key reference and check that its scheme exists; nothing is opened.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+    """
+    reference = parse_key_reference(text)
+    if reference.scheme not in _BUILT_IN and reference.scheme not in _plugged_in():
+        raise _unknown_scheme(reference)
+    return reference
+
+
+def known_schemes() -> tuple[str, ...]:
+    """Return the schemes of all key services installed here."""
+    return tuple(sorted({*_BUILT_IN, *_plugged_in()}))
+
+
+def _load_service(reference: KeyReference) -> KeyService:
+    module = _BUILT_IN.get(reference.scheme)
+    if module is not None:
+        return cast(KeyService, importlib.import_module(module).SERVICE)
+    entry_point = _plugged_in().get(reference.scheme)
+    if entry_point is None:
+        raise _unknown_scheme(reference)
+    try:
+        return cast(KeyService, entry_point.load())
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"the key service for {reference.text} cannot be loaded: {entry_point.value}",
+            hint="reinstall the package that brings it, with its extra",
+        ) from error
+
+
+def _plugged_in() -> dict[str, EntryPoint]:
+    return {entry_point.name: entry_point for entry_point in entry_points(group=_GROUP)}
+
+
+def _unknown_scheme(reference: KeyReference) -> KeyReferenceError:
+    schemes = known_schemes()
+    close = difflib.get_close_matches(reference.scheme, schemes, n=1)
+    hint = f"did you mean {close[0]}://?" if close else f"known schemes: {', '.join(schemes)}"
+    return KeyReferenceError(f"key reference {reference.text} has an unknown scheme {reference.scheme!r}", hint=hint)

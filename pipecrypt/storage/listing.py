@@ -1,0 +1,196 @@
+"""List the files of a source and pin each by size and version. Reading them is left to source.
+
+An exact name comes before a glob, so that a file called `a*b.parquet` can be named. A directory gives all `*.parquet`
+below it. Links are followed, but not in circles.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
+from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, open_filesystem, size_of
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.storage.problems import map_errors
+
+__all__ = ["SourceFile", "list_sources", "local_fingerprint", "split_glob"]
+
+_NO_FILES_HINT: Final = "names that begin with _ or . are skipped; to reach into directories, end a glob with /**"
+
+_Identity = tuple[int, int]  # device and inode
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file, as it was when the run was planned.
+
+    Args:
+        location: the file.
+        relative_path: its path below the source, with `/`; its name where the source is this one file.
+        size_bytes: its size.
+        fingerprint: changes when the file does.
+    """
+
+    location: Location
+    relative_path: str
+    size_bytes: int
+    fingerprint: str
+
+
+def list_sources(location: Location) -> tuple[SourceFile, ...]:
+    """Return the files that `location` names, in the order of their relative paths.
+
+    Args:
+        location: a file, a directory (all `*.parquet` below it) or a glob.
+
+    Raises:
+        SourceNotFoundError: nothing is there, or nothing matches.
+        StorageError: the storage refused or failed.
+        UsageError: a name cannot be mirrored under a sink.
+    """
+    found = list(_list_local(location) if location.is_local else _list_remote(location))
+    if not found:
+        raise SourceNotFoundError(f"no Parquet file in {location.display}", hint=_NO_FILES_HINT)
+    for file in found:
+        _check_relative_path(file)
+    return tuple(sorted(found, key=lambda file: file.relative_path))
+
+
+def local_fingerprint(status: os.stat_result) -> str:
+    """Return a text that changes when a local file is written to or replaced."""
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def split_glob(location: Location) -> tuple[Location, Pattern]:
+    """Split a glob into the directory that it starts from and the pattern below.
+
+    Local directories that exist under a name with glob characters belong to the directory.
+    """
+    head, slash, rest = location.url.partition("://")
+    parts = (rest if slash else head).split("/")
+    prefix = head + slash if slash else ""
+    fixed = 0
+    while fixed < len(parts) - 1 and _is_fixed(location, prefix + "/".join(parts[: fixed + 1]), parts[fixed]):
+        fixed += 1
+    base = prefix + "/".join(parts[:fixed])
+    if fixed and not parts[fixed - 1]:
+        base += "/"  # the root of the file system
+    directory = Location(base or ".", location.options)
+    return directory, Pattern(tuple(part for part in parts[fixed:] if part))
+
+
+def _is_fixed(location: Location, url: str, part: str) -> bool:
+    if not has_glob(part):
+        return True
+    return location.is_local and os.path.isdir(Location(url).local_path)
+
+
+def _check_relative_path(file: SourceFile) -> None:
+    parts = file.relative_path.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise UsageError(f"{file.location.display} has a name that cannot be mirrored under a sink", hint="rename it")
+    try:
+        file.relative_path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{file.location.url!a} has a name that is not valid Unicode", hint="rename it") from error
+
+
+# ---- local ----
+
+
+def _list_local(location: Location) -> Iterator[SourceFile]:
+    path = location.local_path
+    with map_errors(f"cannot read {location.display}"):
+        if os.path.isdir(path):
+            yield from _walk_local(location, ALL_PARQUET)
+        elif os.path.lexists(path):
+            yield _local_file(location, location.name)
+        elif has_glob(path):
+            directory, pattern = split_glob(location)
+            yield from _walk_local(directory, pattern)
+        else:
+            raise SourceNotFoundError(f"{location.display} does not exist")
+
+
+def _local_file(location: Location, relative_path: str) -> SourceFile:
+    try:
+        status = os.stat(location.local_path)
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{location.display} does not exist, or is a broken link") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{location.display} is no regular file", hint="copy it to a file first")
+    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status))
+
+
+def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
+    # Below a directory that does not exist, a glob matches nothing.
+    if not os.path.isdir(directory.local_path):
+        return
+    status = os.stat(directory.local_path)
+    # Each directory with its names below the first one and the identities of its ancestors, to see circles.
+    pending: list[tuple[tuple[str, ...], tuple[_Identity, ...]]] = [((), ((status.st_dev, status.st_ino),))]
+    while pending:
+        names, ancestors = pending.pop()
+        path = os.path.join(directory.local_path, *names)
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                below = (*names, entry.name)
+                if entry.is_dir():
+                    identity = _identity(entry)
+                    if identity not in ancestors and pattern.admits_directory(below):
+                        pending.append((below, (*ancestors, identity)))
+                elif pattern.matches(below):
+                    yield _local_file(directory.child("/".join(below)), "/".join(below))
+
+
+def _identity(entry: os.DirEntry[str]) -> _Identity:
+    status = os.stat(entry.path)
+    return status.st_dev, status.st_ino
+
+
+# ---- any other storage ----
+
+
+def _list_remote(location: Location) -> Iterator[SourceFile]:
+    remote = open_filesystem(location)
+    with map_errors(f"cannot read {location.display}"):
+        try:
+            info = remote.fs.info(remote.path)
+        except FileNotFoundError as error:
+            if not has_glob(location.url):
+                raise SourceNotFoundError(f"{location.display} does not exist") from error
+            directory, pattern = split_glob(location)
+            yield from _find_remote(directory, pattern)
+            return
+        if info.get("type") == "directory":
+            yield from _find_remote(location, ALL_PARQUET)
+        else:
+            yield _remote_file(location, location.name, info)
+
+
+def _find_remote(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
+    remote = open_filesystem(directory)
+    try:
+        found = remote.fs.find(remote.path, detail=True)
+    except FileNotFoundError:
+        return
+    for path, info in found.items():
+        relative_path = _below(remote, path)
+        is_marker = relative_path.endswith("/")  # an empty object that stands for a directory
+        if info.get("type", "file") == "file" and not is_marker and pattern.matches(relative_path.split("/")):
+            yield _remote_file(directory.child(relative_path), relative_path, info)
+
+
+def _below(remote: RemoteFilesystem, path: str) -> str:
+    base = remote.path.rstrip("/") + "/"
+    return path[len(base) :] if path.startswith(base) else path.lstrip("/")
+
+
+def _remote_file(location: Location, relative_path: str, info: dict[str, object]) -> SourceFile:
+    size_bytes = size_of(info, location.display)
+    return SourceFile(location, relative_path, size_bytes, fingerprint_of(info))

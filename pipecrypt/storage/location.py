@@ -1,0 +1,102 @@
+"""Name a place on some storage. Opening it is left to the other files of this room.
+
+A location is a plain path, a `file://` URL, or any URL of fsspec. Percent signs are not decoded, as fsspec does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
+
+from pipecrypt.errors import UsageError
+
+__all__ = ["Location"]
+
+_SCHEME: Final = re.compile(r"\A(?:[A-Za-z0-9]+::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_CHAINED: Final = re.compile(r"\A[A-Za-z0-9]+::")
+_LOCAL_PREFIXES: Final = ("file://", "local://")
+_USER_INFO: Final = re.compile(r"://[^/@]+@")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Location:
+    """A file, a directory or a glob, with what its storage needs to be reached.
+
+    Args:
+        url: a local path (`~` is expanded) or a URL; for a sink, a last `/` says that it is a directory.
+        options: storage options for fsspec; may hold secrets, so they are never shown.
+
+    Raises:
+        UsageError: the URL is empty or holds a NUL character.
+    """
+
+    url: str
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no storage can name, and keep a copy of the options that nobody else changes."""
+        if not self.url or "\0" in self.url:
+            raise UsageError(f"{self.url!r} is no path or URL", hint="give a path or a URL such as s3://bucket/folder/")
+        object.__setattr__(self, "options", dict(self.options))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this names a file of the operating system."""
+        return self.url.startswith(_LOCAL_PREFIXES) or _SCHEME.match(self.url) is None
+
+    @property
+    def is_in_this_process(self) -> bool:
+        """Whether other processes see something else there: memory:// is a dictionary."""
+        return "memory://" in self.url or "memory::" in self.url
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether this is a chain of storages, such as simplecache::s3://bucket/file."""
+        return _CHAINED.match(self.url) is not None and not self.is_local
+
+    @property
+    def names_directory(self) -> bool:
+        """Whether the spelling says directory."""
+        return self.url.endswith("/")
+
+    @property
+    def local_path(self) -> str:
+        """The path for the operating system."""
+        if not self.is_local:
+            raise AssertionError("only a local location has a path")
+        path = self.url
+        for prefix in _LOCAL_PREFIXES:
+            path = path.removeprefix(prefix)
+        return os.path.expanduser(path) or "/"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        if self.is_local:
+            return os.path.basename(os.path.abspath(self.local_path))
+        return self.url.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def display(self) -> str:
+        """The URL as errors show it, without a user's name or password or a signed query."""
+        if self.is_local:
+            return self.url
+        shown = _USER_INFO.sub("://***@", self.url)
+        return shown.split("?", 1)[0] if shown.startswith(("http://", "https://")) else shown
+
+    def child(self, relative_path: str) -> Self:
+        """Return the location of `relative_path` (with `/`) below this one."""
+        base = self.url if self.url.endswith("/") else self.url + "/"
+        return replace(self, url=base + relative_path)
+
+    def sibling(self, name: str) -> Self:
+        """Return the location of `name` in the same directory."""
+        parent, slash, _ = self.url.rstrip("/").rpartition("/")
+        return replace(self, url=parent + slash + name)
+
+    def __repr__(self) -> str:
+        """Show the names of the options only."""
+        return f"Location({self.display!r}, options={sorted(self.options)})"

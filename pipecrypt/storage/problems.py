@@ -1,0 +1,72 @@
+"""Turn what storages raise into our errors. Deciding what to do about them is left to the callers."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pipecrypt.errors import MissingExtraError, PipecryptError, StorageError
+
+__all__ = ["describe", "map_errors"]
+
+_HINTS: Final = {
+    errno.ENOSPC: "free some space, then run again; nothing was published",
+    errno.EDQUOT: "free some of the quota, then run again; nothing was published",
+    errno.EACCES: "check the permissions of the path; nothing was published",
+    errno.EPERM: "check the permissions of the path; nothing was published",
+    errno.EROFS: "the file system is mounted read-only; choose another sink",
+    errno.EIO: "the device failed; check the system's log",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}
+_SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
+_USER_INFO: Final = re.compile(r"://[^/@\s]+@")
+_SHOWN_CHARACTERS: Final = 300
+
+
+@contextmanager
+def map_errors(what: str) -> Iterator[None]:
+    """Raise whatever the storage raises inside as one of our errors.
+
+    Args:
+        what: what was being done, with the path: "cannot write out/a.parquet".
+
+    Raises:
+        StorageError: the storage refused or failed.
+        MissingExtraError: the package for this storage is not installed.
+    """
+    try:
+        yield
+    except PipecryptError:
+        raise
+    except ImportError as error:
+        raise _missing_extra(what, error) from error
+    except Exception as error:
+        raise StorageError(f"{what}: {describe(error)}", hint=_hint(error)) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return one line about a foreign error, without signed queries or passwords."""
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror[:1].lower() + error.strerror[1:]
+    else:
+        lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = _USER_INFO.sub("://***@", _SECRET_QUERY.sub(r"\1***", text))
+    return text[:_SHOWN_CHARACTERS].rstrip(".")
+
+
+def _hint(error: Exception) -> str | None:
+    return _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def _missing_extra(what: str, error: ImportError) -> MissingExtraError:
+    text = str(error).lower()
+    for module, extra in _EXTRAS.items():
+        if module in text:
+            return MissingExtraError(f"{what}: {module} is not installed", hint=f"pip install 'pipecrypt[{extra}]'")
+    hint = "install the fsspec package for this kind of URL"
+    return MissingExtraError(f"{what}: {describe(error)}", hint=hint)

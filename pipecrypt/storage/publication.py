@@ -1,0 +1,150 @@
+"""What all ways to publish a file share: written front to back, then published whole or discarded.
+
+How that is done is left to local_sink and remote_sink.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.storage.location import Location
+
+__all__ = [
+    "Publication",
+    "is_temporary",
+    "new_token",
+    "occupied",
+    "temporary_name",
+    "temporary_prefix",
+    "unknown_outcome",
+    "write_fully",
+]
+
+_MARK: Final = ".pipecrypt-"
+_SUFFIX: Final = ".tmp"
+_NAME_BYTES: Final = 255
+_TOKEN_BYTES: Final = 4
+
+
+class Publication(ABC):
+    """A new file that is not there yet; a context manager that discards what was not published.
+
+    Fits `parquet.protocols.AppendSink`. Writing may happen in one other thread; publishing and discarding wait for it.
+
+    Args:
+        location: where the file will be.
+    """
+
+    def __init__(self, location: Location) -> None:
+        """Touch nothing: the first write does."""
+        self.location = location
+        self._lock = threading.Lock()
+        self._is_open = True
+
+    @property
+    def name(self) -> str:
+        """What errors call this file."""
+        return self.location.display
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of `data`.
+
+        Raises:
+            StorageError: the storage refused or failed.
+        """
+        with self._lock:
+            self._check_open()
+            self._append(memoryview(data))
+
+    def publish(self) -> None:
+        """Make the file appear under its name, whole and durable.
+
+        Raises:
+            SinkNotEmptyError: something else appeared there first.
+            StorageError: the storage refused or failed; nothing was published.
+            ConflictError: it is unknown whether the file was published.
+        """
+        with self._lock:
+            self._check_open()
+            self._publish()
+            self._is_open = False
+
+    def discard(self) -> None:
+        """Remove all that was written and not published. Safe to call twice, and after publishing."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._discard()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("this publication is over")
+
+    @abstractmethod
+    def _append(self, data: memoryview) -> None: ...
+
+    @abstractmethod
+    def _publish(self) -> None: ...
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Raise nothing: another error is on its way."""
+
+    def __enter__(self) -> Self:
+        """Return the publication."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Discard what was not published."""
+        self.discard()
+
+
+def write_fully(descriptor: int, data: memoryview) -> None:
+    """Write all of `data`: one call takes at most 2 GiB, and less on a disk that fills up."""
+    octets, written = data.cast("B"), 0
+    while written < len(octets):
+        written += os.write(descriptor, octets[written:])
+
+
+def new_token() -> str:
+    """Return a random token for temporary names."""
+    return secrets.token_hex(_TOKEN_BYTES)
+
+
+def temporary_prefix(name: str, token: str) -> str:
+    """Return how all temporary names of the file `name` and the run `token` begin; hidden from dataset readers."""
+    # 2 x 8 digits, a dash, the mark, the suffix and the first dot come on top of the name.
+    room = _NAME_BYTES - len(_MARK) - len(_SUFFIX) - len(token) - 2 * _TOKEN_BYTES - 2
+    shortened = name.encode(errors="surrogateescape")[:room].decode(errors="ignore")
+    return f".{shortened}{_MARK}{token}-"
+
+
+def temporary_name(name: str, token: str) -> str:
+    """Return a fresh temporary name for the file `name` in the same directory."""
+    return temporary_prefix(name, token) + new_token() + _SUFFIX
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether `name` is what a run that was killed leaves behind."""
+    return name.startswith(".") and _MARK in name and name.endswith(_SUFFIX)
+
+
+def occupied(location: Location) -> SinkNotEmptyError:
+    """Return the error for a file that is there already."""
+    return SinkNotEmptyError(f"{location.display} exists already")
+
+
+def unknown_outcome(location: Location, reason: str) -> ConflictError:
+    """Return the error for a file that may or may not have been published."""
+    return ConflictError(
+        f"{location.display} may or may not have been published: {reason}",
+        hint="look whether it is there before running again; nothing was deleted",
+    )

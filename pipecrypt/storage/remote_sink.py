@@ -1,0 +1,173 @@
+"""Publish an object on any storage of fsspec: spool it here, upload it when it is whole.
+
+A file object of fsspec that is left after an exception publishes a short file, on every storage, so none is used.
+Stores whose uploads are atomic get the upload under the final name. On all others a temporary name comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from typing import Any, Final
+
+from fsspec.spec import AbstractFileSystem
+
+from pipecrypt.errors import StorageError
+from pipecrypt.storage.filesystem import open_filesystem, size_of
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.publication import Publication, occupied, temporary_name, unknown_outcome, write_fully
+
+__all__ = ["RemotePublication"]
+
+_log = logging.getLogger(__name__)
+# An object appears when its upload is complete, and `mode="create"` fails if another one is there.
+_ATOMIC_UPLOADS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_DESCRIPTORS: Final = "/proc/self/fd"
+_COMPARE_BYTES: Final = 8 << 20
+
+
+class RemotePublication(Publication):
+    """A new object.
+
+    Args:
+        location: where the object will be.
+        overwrite: whether it may replace another one.
+        token: stands in the temporary name.
+
+    Raises:
+        SinkNotEmptyError: the object exists, and may not be replaced.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(self, location: Location, *, overwrite: bool, token: str) -> None:
+        """Look at what is there; make nothing yet."""
+        super().__init__(location)
+        self._remote = open_filesystem(location)
+        self._overwrite = overwrite
+        parent, slash, _ = self._remote.path.rpartition("/")
+        self._temporary = parent + slash + temporary_name(location.name, token)
+        with map_errors(f"cannot write {self.name}"):
+            self._check_replaceable()
+            self._spool = _open_spool()
+
+    def _check_replaceable(self) -> None:
+        try:
+            info = self._fs.info(self._remote.path)
+        except FileNotFoundError:
+            return
+        # On an object store a name may be an object and the beginning of others.
+        if info.get("type") == "directory" and self._remote.protocol not in _ATOMIC_UPLOADS:
+            raise StorageError(f"{self.name} is a directory", hint="choose another sink")
+        if info.get("type") != "directory" and not self._overwrite:
+            raise occupied(self.location)
+
+    @property
+    def _fs(self) -> Any:
+        return self._remote.fs
+
+    def _append(self, data: memoryview) -> None:
+        with map_errors(f"cannot spool {self.name} in {tempfile.gettempdir()}"):
+            write_fully(self._spool.fileno(), data)
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot publish {self.name}"):
+            if self._remote.protocol in _ATOMIC_UPLOADS:
+                self._upload()
+            else:
+                self._upload_and_rename()
+        self._close()
+
+    def _discard(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spool.close()
+
+    @property
+    def _spool_path(self) -> str:
+        descriptor = os.path.join(_DESCRIPTORS, str(self._spool.fileno()))
+        return descriptor if os.path.exists(descriptor) else str(self._spool.name)
+
+    def _upload(self) -> None:
+        try:
+            mode = "overwrite" if self._overwrite else "create"
+            self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
+        except Exception as error:
+            self._settle(error)
+
+    def _settle(self, error: Exception) -> None:
+        """Find out what a failed upload did: its answer may have been lost although the object is there.
+
+        What is there is ours if it has our bytes. While that is unknown nothing is deleted.
+        """
+        try:
+            is_there, is_ours = self._compare()
+        except Exception as unreadable:
+            raise unknown_outcome(self.location, describe(unreadable)) from error
+        if is_ours:
+            _log.info("%s was published although its upload failed: %s", self.name, describe(error))
+            return
+        if is_there and not self._overwrite:
+            raise occupied(self.location) from error
+        raise error
+
+    def _compare(self) -> tuple[bool, bool]:
+        """Return whether an object is there, and whether it has the bytes of the spool."""
+        size = os.fstat(self._spool.fileno()).st_size
+        try:
+            if size_of(self._fs.info(self._remote.path), self.name) != size:
+                return True, False
+        except FileNotFoundError:
+            return False, False
+        for start in range(0, size, _COMPARE_BYTES):
+            end = min(start + _COMPARE_BYTES, size)
+            ours = os.pread(self._spool.fileno(), end - start, start)
+            if bytes(self._fs.cat_file(self._remote.path, start=start, end=end)) != ours:
+                return True, False
+        return True, True
+
+    def _upload_and_rename(self) -> None:
+        with contextlib.suppress(NotImplementedError, FileExistsError):
+            self._fs.makedirs(self._fs._parent(self._remote.path), exist_ok=True)
+        try:
+            self._fs.put_file(self._spool_path, self._temporary)
+            self._check_size()
+            if not self._overwrite and self._fs.exists(self._remote.path):
+                raise occupied(self.location)
+            _rename(self._fs, self._temporary, self._remote.path)
+        except BaseException:
+            self._remove_temporary()
+            raise
+
+    def _check_size(self) -> None:
+        expected = os.fstat(self._spool.fileno()).st_size
+        stored = size_of(self._fs.info(self._temporary), self.name)
+        if stored != expected:
+            raise StorageError(f"the storage kept {stored} of {expected} bytes of {self.name}")
+
+    def _remove_temporary(self) -> None:
+        try:
+            if self._fs.exists(self._temporary):
+                self._fs.rm_file(self._temporary)
+        except Exception as error:
+            _log.warning("cannot remove the temporary file of %s: %s", self.name, describe(error))
+
+
+def _rename(fs: Any, old: str, new: str) -> None:
+    # The inherited `mv` copies and deletes, and takes names with glob characters for globs.
+    if type(fs).mv is not AbstractFileSystem.mv:
+        fs.mv(old, new)
+        return
+    fs.cp_file(old, new)
+    fs.rm_file(old)
+
+
+def _open_spool() -> Any:
+    """Return a file that only this user can read; on Linux it has no name, so that a crash leaves nothing."""
+    if os.path.isdir(_DESCRIPTORS):
+        return tempfile.TemporaryFile(prefix="pipecrypt-", buffering=0)
+    return tempfile.NamedTemporaryFile(prefix="pipecrypt-", buffering=0)

@@ -1,0 +1,89 @@
+"""Open a new file for publishing, and look at what a sink holds. What is written is left to the callers."""
+
+from __future__ import annotations
+
+import os
+
+from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.publication import Publication, is_temporary, new_token
+from pipecrypt.storage.remote_sink import RemotePublication
+
+__all__ = ["Publication", "is_directory", "new_token", "open_sink", "remove_leftovers", "sink_is_empty"]
+
+
+def open_sink(location: Location, *, overwrite: bool, token: str | None = None) -> Publication:
+    """Open a new file at `location`; nothing is made before the first write, nothing appears before `publish`.
+
+    Args:
+        location: the file.
+        overwrite: whether it may replace a file.
+        token: the run's, for `remove_leftovers`.
+
+    Raises:
+        SinkNotEmptyError: the file exists, and may not be replaced.
+        StorageError: the storage refused or failed.
+    """
+    kind = LocalPublication if location.is_local else RemotePublication
+    return kind(location, overwrite=overwrite, token=token or new_token())
+
+
+def remove_leftovers(location: Location, token: str) -> None:
+    """Remove the temporary files that a dead worker of the run `token` left beside `location`.
+
+    Object stores and other remote storages show no part of an upload under a name that this could find safely.
+    """
+    if location.is_local:
+        remove_local_leftovers(location, token)
+
+
+def is_directory(location: Location) -> bool:
+    """Say whether `location` is a directory that exists.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if location.is_local:
+        return os.path.isdir(location.local_path)
+    remote = open_filesystem(location)
+    with map_errors(f"cannot read {location.display}"):
+        return bool(remote.fs.isdir(remote.path))
+
+
+def sink_is_empty(location: Location) -> bool:
+    """Say whether nothing is at `location`, or a directory without files.
+
+    What runs that were killed left behind does not count.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot read {location.display}"):
+        return _local_is_empty(location.local_path) if location.is_local else _remote_is_empty(location)
+
+
+def _local_is_empty(path: str) -> bool:
+    if not os.path.isdir(path):
+        return not os.path.lexists(path)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not _local_is_empty(entry.path):
+                    return False
+            elif not is_temporary(entry.name):
+                return False
+    return True
+
+
+def _remote_is_empty(location: Location) -> bool:
+    remote = open_filesystem(location)
+    try:
+        found = remote.fs.find(remote.path, detail=True)
+    except FileNotFoundError:
+        return True
+    return not any(
+        info.get("type", "file") == "file" and not path.endswith("/") and not is_temporary(path.rsplit("/", 1)[-1])
+        for path, info in found.items()
+    )

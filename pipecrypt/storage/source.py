@@ -1,0 +1,185 @@
+"""Read a source file by byte range, and notice when it changes meanwhile. What the bytes mean is left to others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
+from pipecrypt.storage.filesystem import fingerprint_of, open_filesystem, size_of
+from pipecrypt.storage.listing import SourceFile, local_fingerprint
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import map_errors
+
+__all__ = ["OpenSource", "open_range_source", "read_small_file"]
+
+
+class OpenSource(Protocol):
+    """A pinned file that is open for reading; fits `parquet.protocols.RangeSource`."""
+
+    @property
+    def name(self) -> str:
+        """What errors call this file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`; the view is valid until the next call.
+
+        Raises:
+            FormatError: the file is shorter than that.
+            StorageError: the storage failed.
+        """
+
+
+@contextmanager
+def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
+    """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
+
+    The caller publishes what it made from the file only after leaving the block.
+
+    Raises:
+        ConflictError: the file is not, or no longer, the one that was pinned. This also replaces an error about the
+            content, which a file that changes under the reader is bound to give.
+        StorageError: the storage refused or failed.
+    """
+    opened = _LocalRanges(source) if source.location.is_local else _RemoteRanges(source)
+    try:
+        opened.check_unchanged()
+        yield opened
+        opened.check_unchanged()
+    except (FormatError, IntegrityError):
+        opened.check_unchanged()
+        raise
+    finally:
+        opened.close()
+
+
+def read_small_file(location: Location, max_bytes: int) -> bytes | None:
+    """Return a whole small file, or None if there is none.
+
+    Raises:
+        FormatError: the file is larger than `max_bytes`.
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot read {location.display}"):
+        try:
+            data = _read_start(location, max_bytes + 1)
+        except FileNotFoundError:
+            return None
+    if len(data) > max_bytes:
+        raise FormatError(f"{location.display} is larger than {max_bytes} bytes", hint="this is not what it should be")
+    return data
+
+
+def _read_start(location: Location, length: int) -> bytes:
+    if location.is_local:
+        with open(location.local_path, "rb") as file:
+            return file.read(length)
+    remote = open_filesystem(location)
+    # Some stores refuse a range that reaches past the end.
+    size = size_of(remote.fs.info(remote.path), location.display)
+    return bytes(remote.fs.cat_file(remote.path, start=0, end=min(size, length))) if size else b""
+
+
+def _check_range(source: SourceFile, start: int, length: int) -> None:
+    if start < 0 or length < 0 or start + length > source.size_bytes:
+        end = start + length
+        raise FormatError(
+            f"{source.location.display} has {source.size_bytes} bytes, but bytes {start} to {end} are due"
+        )
+
+
+def _changed(source: SourceFile) -> ConflictError:
+    return ConflictError(
+        f"{source.location.display} changed while it was read", hint="wait until its writer is done, then run again"
+    )
+
+
+class _LocalRanges:
+    """Ranges of a local file, in one buffer that grows and is used again.
+
+    The file is not mapped into memory: another process that truncates it would then kill this one.
+    """
+
+    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes")
+
+    seeks_cheaply = True
+
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self._buffer = bytearray()
+        self.name = source.location.display
+        self.size_bytes = source.size_bytes
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                self._file = os.open(source.location.local_path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise _changed(source) from error
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        _check_range(self._source, start, length)
+        if length > len(self._buffer):
+            self._buffer = bytearray(length + length // 8)
+        view, filled = memoryview(self._buffer)[:length], 0
+        with map_errors(f"cannot read {self.name}"):
+            while filled < length:  # one call reads at most 2 GiB
+                count = os.preadv(self._file, [view[filled:]], start + filled)
+                if not count:
+                    raise _changed(self._source)
+                filled += count
+        return view
+
+    def check_unchanged(self) -> None:
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                status = os.stat(self._source.location.local_path)
+            except FileNotFoundError as error:
+                raise _changed(self._source) from error
+        if local_fingerprint(status) != self._source.fingerprint:
+            raise _changed(self._source)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _RemoteRanges:
+    """Ranges of an object, one request each."""
+
+    __slots__ = ("_remote", "_source", "name", "size_bytes")
+
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self._remote = open_filesystem(source.location)
+        self.name = source.location.display
+        self.size_bytes = source.size_bytes
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        _check_range(self._source, start, length)
+        if not length:
+            return memoryview(b"")
+        with map_errors(f"cannot read {self.name}"):
+            data = self._remote.fs.cat_file(self._remote.path, start=start, end=start + length)
+        if len(data) != length:
+            self.check_unchanged()
+            raise StorageError(
+                f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
+                hint="run again; if this stays, the storage does not serve ranges: copy the file first",
+            )
+        return memoryview(data)
+
+    def check_unchanged(self) -> None:
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                info = self._remote.fs.info(self._remote.path)
+            except FileNotFoundError as error:
+                raise _changed(self._source) from error
+        if fingerprint_of(info) != self._source.fingerprint:
+            raise _changed(self._source)
+
+    def close(self) -> None:
+        """Leave the file system to fsspec, which shares it."""
