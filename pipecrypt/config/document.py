@@ -101,6 +101,8 @@ def _syntax_problem(error: MarkedYAMLError, text: str) -> Problem:
     line = lines[position.line - 1] if position.line <= len(lines) else ""
     if line[: position.column].lstrip(" ").startswith("\t"):
         return Problem(position, "a tab cannot indent YAML", "indent with spaces")
+    if "${" in line:
+        return Problem(position, "not YAML", "put values that hold ${...} in quotes between { and }")
     said = str(error.problem or error.context or "malformed YAML")
     return Problem(position, f"not YAML: {said}", "check the indentation and the quotes")
 
@@ -142,6 +144,8 @@ class _Reading:
                 self.fail(_position(key_node), f"{key!r} stands here twice, first on line {first}", "remove one")
             self.names[(*path, key)] = _position(key_node)
             result[key] = self.value(value_node, (*path, key))
+            if value_node.start_mark.index == value_node.end_mark.index:
+                self.values[(*path, key)] = _position(key_node)  # `key:` with nothing behind it
         return result
 
     def mapping_key(self, node: Node) -> str:

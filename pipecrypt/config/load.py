@@ -20,7 +20,7 @@ from pipecrypt.config.interpolate import interpolate_document
 from pipecrypt.config.model import ColumnsModel, ConfigModel, EncryptModel, RunModel, SinkModel, SourceModel
 from pipecrypt.config.problem import Problem, config_error, nearest_name
 from pipecrypt.errors import ConfigError, KeyReferenceError
-from pipecrypt.keys.reference import parse_key_reference
+from pipecrypt.keys.service import check_key_reference
 
 __all__ = ["LoadedConfig", "load_config"]
 
@@ -80,8 +80,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
     try:
         model = ConfigModel.model_validate(document.root)
     except ValidationError as error:
-        problems = [_problem(each, document) for each in error.errors(include_url=False)]
-        raise config_error(name, problems) from None
+        raise config_error(name, _problems(error.errors(include_url=False), document)) from None
     loaded = LoadedConfig(model, document)
     if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded)]:
         raise config_error(name, problems)
@@ -100,10 +99,19 @@ def _read(name: str) -> bytes:
         raise ConfigError(f"cannot read {name}: {reason}", hint="check the path and its permissions") from None
 
 
+def _problems(errors: list[ErrorDetails], document: Document) -> list[Problem]:
+    # pydantic calls a list too short when its items are wrong; only the items are worth telling.
+    parents = {error["loc"][:length] for error in errors for length in range(len(error["loc"]))}
+    return [
+        _problem(error, document) for error in errors if error["type"] != "too_short" or error["loc"] not in parents
+    ]
+
+
 def _problem(error: ErrorDetails, document: Document) -> Problem:
     path, kind = error["loc"], error["type"]
     if kind == "extra_forbidden":
-        hint = nearest_name(str(path[-1]), _names_at(path[:-1]))
+        taken = {name[-1] for name in document.names if name[:-1] == path[:-1]}
+        hint = nearest_name(str(path[-1]), _names_at(path[:-1]), taken)
         return Problem(document.name_position(path), f"unknown key {str(path[-1])!r}{_inside(path[:-1])}", hint)
     if kind == "missing":
         text = f"{_dotted(path[:-1]) or 'the configuration'} has no {str(path[-1])!r}"
@@ -161,7 +169,7 @@ def _unknown_key_names(loaded: LoadedConfig) -> Iterator[Problem]:
 def _bad_key_references(loaded: LoadedConfig) -> Iterator[Problem]:
     for name, reference in loaded.model.keys.items():
         try:
-            parse_key_reference(reference)
+            check_key_reference(reference)
         except KeyReferenceError as error:
             yield Problem(loaded.document.value_position(("keys", name)), error.message, error.hint)
 
@@ -169,7 +177,7 @@ def _bad_key_references(loaded: LoadedConfig) -> Iterator[Problem]:
 def _dotted(path: ValuePath) -> str:
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        text += f"[{part}]" if isinstance(part, int) else f".{part or repr(part)}"
     return text.removeprefix(".")
 
 

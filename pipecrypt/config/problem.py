@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pipecrypt.errors import ConfigError
@@ -50,10 +50,10 @@ def config_error(name: str, problems: Iterable[Problem]) -> ConfigError:
     return ConfigError("\n".join(lines))
 
 
-def nearest_name(name: str, valid: Iterable[str]) -> str:
-    """Return a hint: the valid name that is nearest to `name`, or all of them."""
+def nearest_name(name: str, valid: Iterable[str], taken: Collection[str | int] = ()) -> str:
+    """Return a hint: the valid name that is nearest to `name` and not taken yet, or else all valid names."""
     names = list(valid)
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+    near = difflib.get_close_matches(name.lower(), [each for each in names if each not in taken], n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"valid here: {', '.join(names)}" if names else "nothing can stand here"

@@ -23,7 +23,7 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": _DIALECT, **schema}
 
 
-def _with_variables(node: Any) -> Any:  # noqa: ANN401 - a JSON value
+def _with_variables(node: Any) -> Any:
     if isinstance(node, list):
         return [_with_variables(child) for child in node]
     if not isinstance(node, dict):

@@ -41,12 +41,13 @@ class Keyring:
         AccessError: a key is missing, or the credentials do not open it.
     """
 
-    __slots__ = ("_explicit", "_master_keys", "_opened", "service_calls")
+    __slots__ = ("_by_reference", "_explicit", "_master_keys", "_opened", "service_calls")
 
     def __init__(self, references: Sequence[str], credentials: Credentials, services: KeyServices | None) -> None:
         """Open all references; what derives slowly is derived once for all of them."""
         self.service_calls = 0
         self._opened: dict[str, MasterKey | ExplicitKeys] = {}
+        self._by_reference: dict[str, MasterKey] = {}
         self._master_keys: dict[str, MasterKey] = {}
         self._explicit: list[ExplicitKeys] = []
         try:
@@ -64,15 +65,15 @@ class Keyring:
         Raises:
             UsageError: it names keys that only open files.
         """
-        opened = self._opened.get(key_reference)
-        if opened is None:
-            raise RuntimeError("this key reference is none of the session's, or the session is closed")
-        if not isinstance(opened, MasterKey):
+        master_key = self._by_reference.get(key_reference)
+        if master_key is None:
+            if key_reference not in self._opened:
+                raise RuntimeError("this key reference is none of the session's, or the session is closed")
             raise UsageError(
                 f"{key_reference} only opens files of other writers",
                 hint="encrypt under a master key, such as keystore:///path/keys.json#name",
             )
-        return opened
+        return master_key
 
     def check_makes_keys(self) -> None:
         """Pass if all references name master keys, so that each can wrap new keys.
@@ -135,6 +136,7 @@ class Keyring:
             if isinstance(opened, Wipeable):
                 opened.wipe()
         self._opened.clear()
+        self._by_reference.clear()
         self._master_keys.clear()
         self._explicit.clear()
 
@@ -142,7 +144,8 @@ class Keyring:
         self._opened[key_reference] = opened
         if isinstance(opened, ExplicitKeys):
             self._explicit.append(opened)
-        else:
+        if isinstance(opened, MasterKey):
+            self._by_reference[key_reference] = opened
             earlier = opened.earlier_versions() if isinstance(opened, EarlierVersions) else ()
             for master_key in (*earlier, opened):
                 self._master_keys[master_key.id] = master_key

@@ -74,8 +74,8 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
     Raises:
         KeystoreError: the file system failed or refused, also inside of the `with` block.
     """
+    path = _resolve(path)
     try:
-        path = path.resolve()  # a link is kept, and what it points to is replaced
         path.parent.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -83,7 +83,7 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
             yield LockedDirectory(path, descriptor)
         finally:
             os.close(descriptor)  # drops the lock
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise _failed("written", path, error) from error
 
 
@@ -109,6 +109,14 @@ def read_private_file(path: Path, what: str = "keystore") -> bytes | None:
     if mode & _OTHERS:
         _logger.warning("%s %s is open to other users; chmod 600 it", what, path)
     return data
+
+
+def _resolve(path: Path) -> Path:
+    # A symbolic link is kept, and the file that it points to is replaced.
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _failed("written", path, error) from error
 
 
 def _failed(verb: str, path: Path, error: Exception, what: str = "keystore") -> KeystoreError:

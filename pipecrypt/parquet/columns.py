@@ -12,7 +12,7 @@ from pipecrypt.parquet.names import SchemaElement
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.thrift import Struct
 
-__all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns"]
+__all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns", "physical_type_code"]
 
 _MAX_SCHEMA_DEPTH = 256
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -84,6 +84,11 @@ def _type_name(element: Struct, what: str) -> str:
     if code is None or not 0 <= code < len(_TYPE_NAMES):
         raise FormatError(f"{what} has a column of unknown physical type {code}")
     return _TYPE_NAMES[code]
+
+
+def physical_type_code(leaf: LeafColumn) -> int:
+    """Return parquet.thrift's number of the leaf's physical type."""
+    return _TYPE_NAMES.index(leaf.physical_type)
 
 
 def match_columns(pattern: str, leaves: Sequence[LeafColumn], what: str) -> list[int]:

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
-from pipecrypt.context import Context
-from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.errors import AccessError, FormatError, IntegrityError, UsageError
 from pipecrypt.parquet.body import Body, ignore_bytes
-from pipecrypt.parquet.chunks import Chunk, list_chunks, locate_pages, row_count
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import PLAIN_MAGIC, SealedFooter, encode_plain_footer, open_footer, read_sealed_footer
+from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
+from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
     bloom_filter_bytes,
@@ -26,18 +20,16 @@ from pipecrypt.parquet.indexes import (
     sealed_bloom_filter_bytes,
 )
 from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index
-from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
-from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
-from pipecrypt.parquet.originals import Originals, pop_originals
+from pipecrypt.parquet.modules import ModuleType, open_module
+from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, open_pages
-from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Struct, WireType, read_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.thrift import Struct, WireType
 
-__all__ = ["OpenedFile", "decrypt_file", "resolve_prefix"]
+__all__ = ["decrypt_file"]
 
 _UNDECLARED_BYTES = 64 * 1024  # as in encrypt
 
@@ -77,132 +69,6 @@ def decrypt_file(
         with Body(source, sink, on_bytes) as body:
             _Decryption(body, opened).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
-
-
-def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) -> bytes:
-    """Return the AAD prefix to use: the stored one, or the given one where none is stored.
-
-    Raises:
-        IntegrityError: the stored prefix is not the given one.
-        UsageError: the file needs a prefix and none was given.
-    """
-    stored = sealed.algorithm.aad_prefix
-    if stored is not None:
-        if aad_prefix is not None and aad_prefix != stored:
-            raise IntegrityError(f"{name} stores another AAD prefix than the one given")
-        return stored
-    if aad_prefix is None and sealed.algorithm.prefix_is_supplied:
-        raise UsageError(
-            f"{name} was written with an AAD prefix that it does not store",
-            hint="pass it as aad_prefix, or --aad-prefix",
-        )
-    return aad_prefix or b""
-
-
-class OpenedFile:
-    """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
-
-    What holds when it is constructed: (1) the AAD prefix is the stored or the given one; (2) the footer's tag fits
-    the footer key, AAD prefix and file id; (3) each encrypted column's metadata authenticates under its own key at
-    its own row group and column. The caller still owes: pages, indexes and Bloom filters are authenticated as read.
-    """
-
-    def __init__(self, sealed: SealedFooter, name: str, *, keys: DataKeys, aad_prefix: bytes | None) -> None:
-        """Open the footer and all column metadata."""
-        self._keys = keys
-        self._column_keys: dict[tuple[int, int | None, bytes], DataKey] = {}
-        prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
-        self.context = Context.from_aad_prefix(prefix) or Context("", "")
-        self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
-        self.ctr_pages = sealed.algorithm.ctr_pages
-        self._footer_key = _open_key(keys, sealed.key_metadata, self.context.for_footer(), f"footer of {name}")
-        try:
-            self.footer = open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)  # (2)
-            self.originals: Originals | None = pop_originals(self.footer)
-            leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = list_chunks(self.footer, leaves, name)
-            for chunk in (chunk for chunks in self.row_groups for chunk in chunks):
-                self._open_metadata(chunk)  # (3)
-        except BaseException:
-            self._wipe()
-            raise
-
-    def __enter__(self) -> Self:
-        """Return the opened file."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wipe all keys."""
-        self._wipe()
-
-    def _wipe(self) -> None:
-        self._footer_key.wipe()
-        for key in self._column_keys.values():
-            key.wipe()
-
-    @property
-    def data_key_count(self) -> int:
-        """How many data keys were opened, the footer's included."""
-        return len(self._column_keys) + 1
-
-    @property
-    def encrypted_columns(self) -> int:
-        """How many leaf columns are encrypted in at least one row group."""
-        return len({chunk.column for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)})
-
-    def key_of(self, chunk: Chunk) -> DataKey:
-        """Return the data key of an encrypted chunk.
-
-        Raises:
-            AccessError: missing or refused.
-            IntegrityError: it does not match its commitment.
-        """
-        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
-        if crypto is None or len(crypto.entries) != 1:
-            raise FormatError(f"{chunk.what} has malformed crypto metadata")
-        own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
-        if own is None:
-            return self._footer_key
-        key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
-        is_batch = self.originals is not None and self.originals.data_keys is KeyScope.BATCH
-        batch = chunk.row_group if is_batch else None
-        place = (chunk.column, batch, key_metadata)
-        if place not in self._column_keys:
-            context = self.context.for_column(chunk.leaf.path, batch)
-            self._column_keys[place] = _open_key(self._keys, key_metadata, context, chunk.what)
-        return self._column_keys[place]
-
-    def cipher(self, chunk: Chunk) -> MessageCipher:
-        """Return the cipher of an encrypted chunk."""
-        return MessageCipher(self.key_of(chunk))
-
-    def _open_metadata(self, chunk: Chunk) -> None:
-        if not is_sealed(chunk):
-            return
-        sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
-        if sealed is None:
-            if not chunk.entry.has(ColumnChunk.META_DATA):
-                raise FormatError(f"{chunk.what} has no metadata")
-            self.key_of(chunk)
-            return
-        aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
-        what = f"metadata of {chunk.what}"
-        plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
-        chunk.metadata, _ = read_struct(plaintext, 0, COLUMN_META_DATA, what)
-
-
-def is_sealed(chunk: Chunk) -> bool:
-    """Say whether a chunk of an encrypted file is encrypted."""
-    return chunk.entry.has(ColumnChunk.CRYPTO_METADATA)
-
-
-def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:
-    try:
-        return keys.open_data_key(key_metadata, context)
-    except (AccessError, IntegrityError) as error:
-        raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
 
 
 class _Decryption:

@@ -26,6 +26,7 @@ __all__ = [
     "INTEGER",
     "LENIENT_INTEGER",
     "MAX_STRUCTS",
+    "Entry",
     "ListOf",
     "Raw",
     "Shape",

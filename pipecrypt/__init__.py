@@ -1,0 +1,60 @@
+"""pipecrypt: the encryption stage of a data pipeline. This file is the public face; every room below does its own work.
+
+Names are loaded when they are first used, so that importing pipecrypt imports no pyarrow and no cryptography.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipecrypt import errors as errors
+    from pipecrypt.config.run import run_config as run
+    from pipecrypt.pipeline.calls import decrypt as decrypt
+    from pipecrypt.pipeline.calls import encrypt as encrypt
+    from pipecrypt.pipeline.policy import Policy as Policy
+    from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
+    from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
+    from pipecrypt.reading.pyarrow_keys import expose_data_keys as expose_data_keys
+
+__all__ = [
+    "Policy",
+    "__version__",
+    "crypto_factory",
+    "decrypt",
+    "decryption_properties",
+    "encrypt",
+    "errors",
+    "expose_data_keys",
+    "run",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Policy": ("pipecrypt.pipeline.policy", "Policy"),
+    "crypto_factory": ("pipecrypt.reading.pyarrow_keys", "crypto_factory"),
+    "decrypt": ("pipecrypt.pipeline.calls", "decrypt"),
+    "decryption_properties": ("pipecrypt.reading.pyarrow_keys", "decryption_properties"),
+    "encrypt": ("pipecrypt.pipeline.calls", "encrypt"),
+    "errors": ("pipecrypt.errors", None),
+    "expose_data_keys": ("pipecrypt.reading.pyarrow_keys", "expose_data_keys"),
+    "run": ("pipecrypt.config.run", "run_config"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module_name, attribute = _HOMES[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_HOMES})

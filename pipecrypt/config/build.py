@@ -1,0 +1,84 @@
+"""From a checked configuration to a request for the pipeline. Running it is left to run.
+
+This is the one place where the names of keys are looked up: everything below sees key references only.
+"""
+
+from __future__ import annotations
+
+from pipecrypt.config.document import ValuePath
+from pipecrypt.config.load import LoadedConfig
+from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.errors import ConfigError, PolicyError, UsageError
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.storage.location import Location
+
+__all__ = ["build_request"]
+
+
+def build_request(loaded: LoadedConfig, *, overwrite: bool = False, workers: int | None = None) -> EncryptRequest:
+    """Return what the configuration asks for; nothing is opened.
+
+    Args:
+        loaded: the configuration.
+        overwrite: replace what the sink holds.
+        workers: instead of `run.workers`.
+
+    Raises:
+        ConfigError: the policy contradicts itself, or a URL cannot be one.
+    """
+    return EncryptRequest(
+        source=_location(loaded, "source"),
+        sink=_location(loaded, "sink"),
+        policy=_policy(loaded),
+        overwrite=overwrite,
+        workers=loaded.model.run.workers if workers is None else workers,
+    )
+
+
+def _location(loaded: LoadedConfig, name: str) -> Location:
+    model = loaded.model.source if name == "source" else loaded.model.sink
+    try:
+        return Location(model.url, model.options)
+    except UsageError as error:
+        raise _at(loaded, (name, "url"), error) from None
+
+
+def _policy(loaded: LoadedConfig) -> Policy:
+    encrypt = loaded.model.encrypt
+    try:
+        policy = Policy(
+            columns=_columns(loaded),
+            default=_reference(loaded, encrypt.default),
+            footer=encrypt.footer,
+            data_keys=encrypt.data_keys,
+            footer_key=_reference(loaded, encrypt.footer_key),
+            uniform=encrypt.uniform,
+            bind_path=encrypt.bind_path,
+        )
+        policy.engine_policy()
+    except PolicyError as error:
+        raise _at(loaded, ("encrypt",), error) from None
+    return policy
+
+
+def _columns(loaded: LoadedConfig) -> dict[str, str]:
+    """Return the key reference of each pattern, refusing one pattern under two keys."""
+    columns: dict[str, str] = {}
+    for index, entry in enumerate(loaded.model.encrypt.columns):
+        reference = loaded.key_reference(entry.key)
+        for item, pattern in enumerate(entry.match):
+            if columns.setdefault(pattern, reference) != reference:
+                path: ValuePath = ("encrypt", "columns", index, "match", item)
+                problem = PolicyError(f"{pattern!r} stands under two keys", hint="remove one of the two")
+                raise _at(loaded, path, problem)
+    return columns
+
+
+def _reference(loaded: LoadedConfig, name: str | None) -> str | None:
+    return None if name is None else loaded.key_reference(name)
+
+
+def _at(loaded: LoadedConfig, path: ValuePath, error: UsageError) -> ConfigError:
+    position = loaded.document.value_position(path)
+    return config_error(loaded.document.name, [Problem(position, error.message, error.hint)])

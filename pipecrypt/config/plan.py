@@ -1,0 +1,125 @@
+"""What a configuration would do, for `pipecrypt config check`. Doing it is left to run.
+
+No key is opened and nothing is written. Only the first source's columns are read: a run checks every file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipecrypt.config.build import build_request
+from pipecrypt.config.load import LoadedConfig
+from pipecrypt.parquet.columns import choose_keys, leaf_columns
+from pipecrypt.parquet.footer import read_plain_footer
+from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.storage.listing import SourceFile, list_sources
+from pipecrypt.storage.overlap import check_disjoint
+from pipecrypt.storage.source import open_range_source
+
+__all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """A file that a run would encrypt.
+
+    Args:
+        path: relative to the source.
+        size_bytes: its size.
+    """
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedColumn:
+    """A column of the first source.
+
+    Args:
+        path: dotted.
+        key: the name under `keys`, or None where the column stays in plaintext.
+        key_reference: what the name stands for.
+    """
+
+    path: str
+    key: str | None
+    key_reference: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigPlan:
+    """What a configuration would do.
+
+    Args:
+        config: the file.
+        source: its URL, without user names and passwords.
+        sink: likewise.
+        footer: `plaintext` or `encrypted`.
+        footer_key_reference: the master key of the footer.
+        data_keys: `batch` or `file`.
+        uniform: whether all columns are under the footer's data key.
+        workers: files encrypted at once.
+        sources: the files found; None where the source was not looked at.
+        columns: the columns of the first of them; None likewise.
+    """
+
+    config: str
+    source: str
+    sink: str
+    footer: str
+    footer_key_reference: str
+    data_keys: str
+    uniform: bool
+    workers: int
+    sources: tuple[PlannedSource, ...] | None
+    columns: tuple[PlannedColumn, ...] | None
+
+
+def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
+    """Return what a run of the configuration would do.
+
+    Args:
+        loaded: the configuration.
+        offline: look at the configuration only, at no source and no sink.
+
+    Raises:
+        ConfigError: the configuration contradicts itself.
+        SourceNotFoundError: there is no source.
+        ColumnNotFoundError: the first source has no such column.
+    """
+    request = build_request(loaded)
+    policy = request.policy.engine_policy()
+    sources, columns = None, None
+    if not offline:
+        check_disjoint(request.source, request.sink)
+        files = list_sources(request.source)
+        sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in files)
+        columns = _columns(loaded, policy, files[0])
+    return ConfigPlan(
+        config=loaded.document.name,
+        source=request.source.display,
+        sink=request.sink.display,
+        footer=policy.footer.value,
+        footer_key_reference=policy.footer_key_reference(),
+        data_keys=policy.data_keys.value,
+        uniform=policy.uniform,
+        workers=request.workers,
+        sources=None
+        if sources is None
+        else tuple(PlannedSource(each.relative_path, each.size_bytes) for each in sources),
+        columns=None if sources is None else _columns(loaded, policy, sources[0]),
+    )
+
+
+def _columns(loaded: LoadedConfig, policy: EncryptionPolicy, source: SourceFile) -> tuple[PlannedColumn, ...]:
+    with open_range_source(source) as file:
+        footer, _ = read_plain_footer(file)
+        leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), file.name)
+        chosen = choose_keys(policy, leaves, file.name)
+    names = {reference: name for name, reference in loaded.model.keys.items()}
+    return tuple(
+        PlannedColumn(leaf.dotted, None if reference is None else names[reference], reference)
+        for leaf, reference in zip(leaves, chosen, strict=True)
+    )

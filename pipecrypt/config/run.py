@@ -1,0 +1,53 @@
+"""Run a configuration file: `pipecrypt run` and `pipecrypt.run`. The work itself is left to pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from pipecrypt.config.build import build_request
+from pipecrypt.config.load import load_config
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.pipeline.events import Event
+from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.summary import Summary
+
+__all__ = ["run_config"]
+
+
+def run_config(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    credentials: Credentials | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Summary:
+    """Encrypt what the configuration at `path` names, and return the counts.
+
+    Relative paths in the configuration are relative to the current directory, not to the configuration.
+
+    Args:
+        path: the YAML file.
+        overwrite: replace what the sink holds; otherwise a sink that is not empty is refused.
+        workers: instead of `run.workers`.
+        credentials: what opens the keys; default: the environment of this process.
+        environ: values for `${VAR}`; default: the environment of this process.
+        on_event: told about progress.
+
+    Raises:
+        ConfigError: the configuration is wrong; names file, line and column.
+        PipecryptError: the run failed; see `pipecrypt.errors`.
+    """
+    loaded = load_config(path, os.environ if environ is None else environ)
+    request = build_request(loaded, overwrite=overwrite, workers=workers)
+    return run(
+        request,
+        credentials=Credentials.from_environment() if credentials is None else credentials,
+        on_event=_ignore if on_event is None else on_event,
+    )
+
+
+def _ignore(event: Event) -> None:
+    del event

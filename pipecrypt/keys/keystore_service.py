@@ -1,0 +1,110 @@
+"""The master keys of a keystore, opened in this process: the key service itself. Making and listing keys: keystore.
+
+Data files store the master key id `keystore/<name>/<uuid>`, never the path. Each version of a key has its own UUID: new
+KEKs are wrapped under the newest, and the earlier ones still unwrap.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
+from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keystore_document import KeyType
+from pipecrypt.keys.keystore_lookup import find_versions, locate_key, master_key_id, read_keystore
+from pipecrypt.keys.keystore_seal import open_stored_key, unlock_keystore
+from pipecrypt.keys.reference import KeyReference
+from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+
+__all__ = ["KeystoreMasterKey", "KeystoreService"]
+
+_KEK_LABEL: Final = b"pipecrypt keystore kek v1"
+
+
+class KeystoreMasterKey:
+    """A 256-bit master key of a keystore, opened in this process.
+
+    The wrapped form of a KEK is one sealed message under the master key, with the AAD::
+
+        part(label) || part(master key id) || context.key_binding()      part(x) = length (8 hex digits) || x
+
+    Args:
+        key_id: what data files store.
+        key: the master key; owned, and wiped by `wipe`.
+        earlier: the versions before it.
+    """
+
+    __slots__ = ("_earlier", "_id", "_key")
+
+    def __init__(self, key_id: str, key: DataKey, earlier: tuple[KeystoreMasterKey, ...] = ()) -> None:
+        """Keep them."""
+        self._id = key_id
+        self._key = key
+        self._earlier = earlier
+
+    @property
+    def id(self) -> str:
+        """What data files store."""
+        return self._id
+
+    def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key and its wrapped form."""
+        key = DataKey(random_bytes(DATA_KEY_BYTES))
+        return key, seal(self._key, key.expose_key_bytes(), self._aad(context))
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds.
+
+        Raises:
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+        try:
+            return DataKey(open_sealed(self._key, wrapped, self._aad(context)))
+        except (IntegrityError, ValueError) as error:
+            raise IntegrityError(
+                f"the key encryption key was not wrapped by master key {self._id} for this dataset"
+            ) from error
+
+    def earlier_versions(self) -> tuple[KeystoreMasterKey, ...]:
+        """Return the versions before it."""
+        return self._earlier
+
+    def wipe(self) -> None:
+        """Wipe this version's key."""
+        self._key.wipe()
+
+    def _aad(self, context: Context) -> bytes:
+        parts = (_KEK_LABEL, self._id.encode())
+        return b"".join(b"%08x" % len(part) + part for part in parts) + context.key_binding()
+
+
+class KeystoreService:
+    """The key service of the scheme `keystore`."""
+
+    def open_key(self, reference: KeyReference, credentials: Credentials) -> KeystoreMasterKey:
+        """Unlock all versions of a master key.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is a signing key.
+            PassphraseError: passphrase or key file is missing or wrong.
+            IntegrityError: the key was changed after it was written.
+        """
+        place = locate_key(reference)
+        document = read_keystore(place.path)
+        versions = find_versions(document, place)
+        if versions[0].type is not KeyType.AES256:
+            raise UsageError(
+                f"{reference.text} is a signing key ({versions[0].type}), which encrypts nothing",
+                hint="make a master key: pipecrypt keys new KEYREF --type aes256",
+            )
+        with unlock_keystore(document, str(place.path), credentials) as wrapping:
+            opened: tuple[KeystoreMasterKey, ...] = ()
+            for entry in versions:
+                key = open_stored_key(document, entry, wrapping, str(place.path))
+                opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened))
+        return opened[-1]

@@ -1,0 +1,190 @@
+"""Authenticate an encrypted file's footer, open its metadata and keys. Opening pages is left to decrypt and view.
+
+Only this module turns a SealedFooter, of which nothing is authenticated, into an OpenedFile, of which all is.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UsageError
+from pipecrypt.parquet.chunks import Chunk, list_chunks
+from pipecrypt.parquet.columns import leaf_columns
+from pipecrypt.parquet.footer import SealedFooter, open_footer
+from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
+from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.originals import Originals, pop_originals
+from pipecrypt.parquet.policy import KeyScope
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.thrift import Struct, read_struct
+from pipecrypt.secret import DataKey
+
+__all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]
+
+
+def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) -> bytes:
+    """Return the AAD prefix to use: the stored one, or the given one where none is stored.
+
+    Raises:
+        IntegrityError: the stored prefix is not the given one.
+        UsageError: the file needs a prefix and none was given.
+    """
+    stored = sealed.algorithm.aad_prefix
+    if stored is not None:
+        if aad_prefix is not None and aad_prefix != stored:
+            raise IntegrityError(f"{name} stores another AAD prefix than the one given")
+        return stored
+    if aad_prefix is None and sealed.algorithm.prefix_is_supplied:
+        raise UsageError(
+            f"{name} was written with an AAD prefix that it does not store",
+            hint="pass it as aad_prefix, or --aad-prefix",
+        )
+    return aad_prefix or b""
+
+
+class OpenedFile:
+    """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
+
+    What holds when it is constructed: (1) the AAD prefix is the stored or the given one; (2) the footer's tag fits
+    the footer key, AAD prefix and file id; (3) each encrypted column's metadata authenticates under its own key at
+    its own row group and column. The caller still owes: pages, indexes and Bloom filters are authenticated as read.
+
+    Args:
+        sealed: what stands in clear.
+        name: what errors call the file.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        allow_missing_keys: columns whose key is none of `keys` are listed in `locked` instead of refused. Where the
+            footer is readable and its key is missing, (2) does not hold and `is_authenticated` is False.
+    """
+
+    def __init__(
+        self,
+        sealed: SealedFooter,
+        name: str,
+        *,
+        keys: DataKeys,
+        aad_prefix: bytes | None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Open the footer and all column metadata."""
+        self._allow_missing_keys = allow_missing_keys
+        self.is_authenticated = True
+        self.locked: dict[tuple[int, int], AccessError] = {}
+        self._keys = keys
+        self._column_keys: dict[tuple[int, int | None, bytes], DataKey] = {}
+        prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
+        self.context = Context.from_aad_prefix(prefix) or Context("", "")
+        self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
+        self.ctr_pages = sealed.algorithm.ctr_pages
+        self._footer_key: DataKey | None = None
+        try:
+            self.footer = self._open_footer(sealed, name)  # (2)
+            self.originals: Originals | None = pop_originals(self.footer)
+            leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
+            self.row_groups = list_chunks(self.footer, leaves, name)
+            for chunk in (chunk for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)):
+                self._open_or_lock(chunk)  # (3)
+        except BaseException:
+            self._wipe()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the opened file."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe all keys."""
+        self._wipe()
+
+    def _wipe(self) -> None:
+        if self._footer_key is not None:
+            self._footer_key.wipe()
+        for key in self._column_keys.values():
+            key.wipe()
+
+    def _open_footer(self, sealed: SealedFooter, name: str) -> Struct:
+        context = self.context.for_footer()
+        try:
+            self._footer_key = _open_key(self._keys, sealed.key_metadata, context, f"footer of {name}")
+        except KeyNotFoundError:
+            if not self._allow_missing_keys or sealed.metadata is None:
+                raise
+            self.is_authenticated = False
+            return sealed.metadata
+        return open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)
+
+    @property
+    def data_key_count(self) -> int:
+        """How many data keys were opened, the footer's included."""
+        return len(self._column_keys) + 1
+
+    @property
+    def encrypted_columns(self) -> int:
+        """How many leaf columns are encrypted in at least one row group."""
+        return len({chunk.column for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)})
+
+    def key_of(self, chunk: Chunk) -> DataKey:
+        """Return the data key of an encrypted chunk.
+
+        Raises:
+            AccessError: missing or refused.
+            IntegrityError: it does not match its commitment.
+        """
+        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
+        if crypto is None or len(crypto.entries) != 1:
+            raise FormatError(f"{chunk.what} has malformed crypto metadata")
+        own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+        if own is None:
+            if self._footer_key is None:
+                raise KeyNotFoundError(f"{chunk.what} is encrypted under the footer key, which is missing")
+            return self._footer_key
+        key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
+        is_batch = self.originals is not None and self.originals.data_keys is KeyScope.BATCH
+        batch = chunk.row_group if is_batch else None
+        place = (chunk.column, batch, key_metadata)
+        if place not in self._column_keys:
+            context = self.context.for_column(chunk.leaf.path, batch)
+            self._column_keys[place] = _open_key(self._keys, key_metadata, context, chunk.what)
+        return self._column_keys[place]
+
+    def cipher(self, chunk: Chunk) -> MessageCipher:
+        """Return the cipher of an encrypted chunk."""
+        return MessageCipher(self.key_of(chunk))
+
+    def _open_or_lock(self, chunk: Chunk) -> None:
+        try:
+            self._open_metadata(chunk)
+        except KeyNotFoundError as error:
+            if not self._allow_missing_keys:
+                raise
+            self.locked[chunk.row_group, chunk.column] = error
+
+    def _open_metadata(self, chunk: Chunk) -> None:
+        sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
+        if sealed is None:
+            if not chunk.entry.has(ColumnChunk.META_DATA):
+                raise FormatError(f"{chunk.what} has no metadata")
+            self.key_of(chunk)
+            return
+        aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
+        what = f"metadata of {chunk.what}"
+        plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
+        chunk.metadata, _ = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+
+
+def is_sealed(chunk: Chunk) -> bool:
+    """Say whether a chunk of an encrypted file is encrypted."""
+    return chunk.entry.has(ColumnChunk.CRYPTO_METADATA)
+
+
+def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:
+    try:
+        return keys.open_data_key(key_metadata, context)
+    except (AccessError, IntegrityError) as error:
+        raise type(error)(f"{what}: {error.message}", hint=error.hint) from error

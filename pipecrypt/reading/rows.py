@@ -1,0 +1,181 @@
+"""Read rows of one file, encrypted or not, for people to look at. Rendering them is left to cli."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipecrypt.errors import ColumnNotFoundError, FormatError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.columns import LeafColumn, match_columns
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import open_range_source, read_small_file
+
+__all__ = ["Rows", "read_rows"]
+
+_BATCH_ROWS: Final = 1024
+_KEY_MATERIAL_BYTES: Final = 16 << 20
+
+
+class Rows:
+    """Rows of one file as Python values; a context manager.
+
+    Attributes:
+        column_names: of the top-level columns that are read.
+        locked_columns: dotted paths of columns whose key is missing and that were not asked for.
+    """
+
+    def __init__(self, file: pq.ParquetFile, paths: list[str], locked: tuple[str, ...], limit: int | None) -> None:
+        """Keep the open file."""
+        self._file = file
+        self._paths = paths
+        self._limit = limit
+        self._stack = ExitStack()
+        self.locked_columns = locked
+        wanted = {path.split(".", maxsplit=1)[0] for path in paths}
+        self.column_names = tuple(name for name in file.schema_arrow.names if name in wanted)
+
+    def keep(self, stack: ExitStack) -> None:
+        """Own what must be closed after reading."""
+        self._stack = stack
+
+    def __enter__(self) -> Self:
+        """Return the rows."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file and wipe its keys."""
+        self._stack.close()
+
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield lists of rows, each a dict by column name.
+
+        Raises:
+            PipecryptError: the file is damaged or was tampered with.
+        """
+        left = self._limit
+        for batch in self._arrow_batches():
+            rows = batch.to_pylist() if left is None else batch.slice(0, left).to_pylist()
+            if rows:
+                yield rows
+            if left is not None:
+                left -= len(rows)
+                if left <= 0:
+                    return
+
+    def _arrow_batches(self) -> Iterator[pa.RecordBatch]:
+        if self._limit == 0:
+            return
+        try:
+            yield from self._file.iter_batches(batch_size=_BATCH_ROWS, columns=self._paths)
+        except pa.ArrowException as error:
+            raise FormatError(f"pyarrow cannot decode the file: {str(error)[:200]}") from error
+
+
+def read_rows(
+    location: Location,
+    *,
+    keys: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+    aad_prefix: bytes | None = None,
+    credentials: Credentials | None = None,
+) -> Rows:
+    """Open one file for reading rows; the caller closes it with a `with` block.
+
+    Args:
+        location: the file.
+        keys: key references.
+        columns: exact names, nested paths, roots or globs; None: all that the keys open.
+        limit: at most so many rows.
+        aad_prefix: of a file that does not store it.
+        credentials: default: from the environment.
+
+    Raises:
+        KeyNotFoundError: the key of a column that was asked for, or of an encrypted footer, is missing.
+        ColumnNotFoundError: there is no such column.
+        FormatError: no Parquet file, truncated or malformed.
+        IntegrityError: the file was tampered with.
+    """
+    with ExitStack() as stack:
+        (found,) = list_sources(location)[:1]
+        source = stack.enter_context(open_range_source(found))
+        session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
+        material = location.sibling(f"_KEY_MATERIAL_FOR_{location.name}.json")
+        file_keys = session.for_file(read_small_file(material, _KEY_MATERIAL_BYTES))
+        view = stack.enter_context(PlaintextView(source, keys=file_keys, aad_prefix=aad_prefix))
+        file = stack.enter_context(_open_file(view))
+        paths, locked = _choose(file, view, columns)
+        rows = Rows(file, paths, locked, limit)
+        rows.keep(stack.pop_all())
+        return rows
+
+
+def _open_file(view: PlaintextView) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.PythonFile(_ViewFile(view), mode="r"))
+    except pa.ArrowException as error:
+        raise FormatError(f"pyarrow cannot open {view.name}: {str(error)[:200]}") from error
+
+
+def _choose(
+    file: pq.ParquetFile, view: PlaintextView, columns: Sequence[str] | None
+) -> tuple[list[str], tuple[str, ...]]:
+    schema = file.schema
+    leaves = [
+        LeafColumn(tuple(schema.column(index).path.split(".")), schema.column(index).physical_type)
+        for index in range(len(schema))
+    ]
+    locked = {leaf.dotted for leaf in view.locked_columns}
+    if columns is None:
+        hidden = tuple(leaf.dotted for leaf in leaves if leaf.dotted in locked)
+        return [leaf.dotted for leaf in leaves if leaf.dotted not in locked], hidden
+    if not columns:
+        raise ColumnNotFoundError("no column was named")
+    wanted = sorted({index for pattern in columns for index in match_columns(pattern, leaves, view.name)})
+    for column in view.locked_columns:
+        if any(leaves[index].dotted == column.dotted for index in wanted):
+            view.check_column(column)
+    return [leaves[index].dotted for index in wanted], ()
+
+
+class _ViewFile(io.RawIOBase):
+    """A RangeSource as the file object that pyarrow reads."""
+
+    def __init__(self, source: RangeSource) -> None:
+        super().__init__()
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._source.size_bytes - self._position)
+        length = left if size is None or size < 0 else min(size, left)
+        data = bytes(self._source.read_range(self._position, length)) if length else b""
+        self._position += length
+        return data
