@@ -106,10 +106,8 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
         data_keys=policy.data_keys.value,
         uniform=policy.uniform,
         workers=request.workers,
-        sources=None
-        if sources is None
-        else tuple(PlannedSource(each.relative_path, each.size_bytes) for each in sources),
-        columns=None if sources is None else _columns(loaded, policy, sources[0]),
+        sources=sources,
+        columns=columns,
     )
 
 

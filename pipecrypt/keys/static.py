@@ -53,10 +53,7 @@ class StaticKeys:
 
     def find_key(self, key_metadata: bytes, context: Context) -> DataKey | None:
         """Return a copy of the key listed for `key_metadata`, or without any for the column or footer; else None."""
-        if key_metadata:
-            name = key_metadata
-        else:
-            name = (_FOOTER if context.column is None else ".".join(context.column)).encode()
+        name = key_metadata or (_FOOTER if context.column is None else ".".join(context.column)).encode()
         key = self._keys.get(name)
         return None if key is None else DataKey(key.expose_key_bytes())
 
@@ -129,9 +126,11 @@ def _read_keys(document: Document) -> dict[bytes, DataKey]:
         key_bytes = document.base64(name, max_bytes=_MAX_KEY_BYTES)
         try:
             key_id = bytes.fromhex(name.removeprefix(_HEX)) if name.startswith(_HEX) else name.encode()
-            keys[key_id] = DataKey(key_bytes)
+            key = DataKey(key_bytes)
         except ValueError as error:
             raise DocumentError(f"{name[:60]!a} is no key id, or its key has not 16, 24 or 32 bytes") from error
+        if keys.setdefault(key_id, key) is not key:
+            raise DocumentError(f"{name[:60]!a} stands for a key id that is listed already")
     return keys
 
 

@@ -75,6 +75,7 @@ class OpenedFile:
         self.is_authenticated = True
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
+        self._name = name
         self._column_keys: dict[tuple[int, int | None, bytes], DataKey] = {}
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
         self.context = Context.from_aad_prefix(prefix) or Context("", "")
@@ -129,6 +130,16 @@ class OpenedFile:
         """How many leaf columns are encrypted in at least one row group."""
         return len({chunk.column for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)})
 
+    def footer_key(self) -> DataKey:
+        """Return the footer's data key.
+
+        Raises:
+            KeyNotFoundError: it is missing, which only `allow_missing_keys` lets happen.
+        """
+        if self._footer_key is None:
+            raise KeyNotFoundError(f"the footer key of {self._name} is missing")
+        return self._footer_key
+
     def key_of(self, chunk: Chunk) -> DataKey:
         """Return the data key of an encrypted chunk.
 
@@ -141,9 +152,7 @@ class OpenedFile:
             raise FormatError(f"{chunk.what} has malformed crypto metadata")
         own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
         if own is None:
-            if self._footer_key is None:
-                raise KeyNotFoundError(f"{chunk.what} is encrypted under the footer key, which is missing")
-            return self._footer_key
+            return self.footer_key()
         key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
         is_batch = self.originals is not None and self.originals.data_keys is KeyScope.BATCH
         batch = chunk.row_group if is_batch else None

@@ -5,6 +5,7 @@ pyarrow's KMS mode checks no commitment and no path; it checks what Parquet's ow
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from datetime import timedelta
@@ -56,10 +57,9 @@ def crypto_factory(keys: Sequence[str], *, credentials: Credentials | None = Non
     """
     session = KeySession(keys, credentials=credentials or Credentials.from_environment())
     factory = pe.CryptoFactory(lambda _configuration: _SessionClient(session))
-    try:
+    # A pyarrow whose factory takes no weak references leaves the session to the end of the process.
+    with contextlib.suppress(TypeError):
         weakref.finalize(factory, session.close)
-    except TypeError:
-        pass  # a pyarrow whose factory takes no weak references: the session dies with the process
     return factory
 
 

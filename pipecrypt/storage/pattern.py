@@ -74,4 +74,7 @@ def has_glob(text: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     # Spark's rule: `_date=2026-01-01` is a partition, `_SUCCESS` and `_pipecrypt` are not data.
+    # The keys `.` and `..` of an object store are not hidden: whoever lists must see and refuse them.
+    if name in {".", ".."}:
+        return False
     return name.startswith(".") or (name.startswith("_") and "=" not in name)

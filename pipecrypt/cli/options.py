@@ -1,0 +1,100 @@
+"""Options that several commands share, and what stands behind them. The commands themselves are left to their files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipecrypt.cli.render import OUTPUT
+from pipecrypt.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipecrypt.keys.credentials import Credentials
+
+__all__ = [
+    "JSONFlag",
+    "KeyReferences",
+    "LogLevel",
+    "LogLevelOption",
+    "Overwrite",
+    "Prefix",
+    "Workers",
+    "credentials",
+    "parse_aad_prefix",
+    "split_names",
+]
+
+_HEX = "hex:"
+_LOGGER = "pipecrypt"
+
+
+class LogLevel(StrEnum):
+    """What is logged to standard error."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _take_json(value: bool) -> bool:
+    OUTPUT.as_json = OUTPUT.as_json or value
+    return value
+
+
+def _take_log_level(value: LogLevel) -> LogLevel:
+    # Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
+    logging.getLogger(_LOGGER).setLevel(value.upper())
+    return value
+
+
+# The callbacks of these two act, so commands declare them and leave their values alone.
+JSONFlag = Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option("--log-level", callback=_take_log_level, help="Log to standard error from this level on.")
+]
+KeyReferences = Annotated[
+    list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what DST holds.")]
+Prefix = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="AAD prefix of a file that does not store it; text, or hex:0a1b..."),
+]
+Workers = Annotated[int, typer.Option(min=1, max=256, help="Files done at once, each in a process of its own.")]
+
+
+def credentials() -> Credentials:
+    """Return what opens keys in this process: the environment, and a person if there is a terminal."""
+    from pipecrypt.keys.credentials import Credentials
+
+    return Credentials.from_environment(_ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
+
+
+def parse_aad_prefix(text: str | None) -> bytes | None:
+    """Return the bytes of `--aad-prefix`.
+
+    Raises:
+        UsageError: `hex:` without hex digits behind it.
+    """
+    if text is None or not text.startswith(_HEX):
+        return None if text is None else text.encode(errors="surrogateescape")
+    try:
+        return bytes.fromhex(text.removeprefix(_HEX))
+    except ValueError:
+        raise UsageError(f"--aad-prefix {text!r} is not hexadecimal", hint="write hex: and pairs of hex digits") from None
+
+
+def split_names(values: list[str]) -> tuple[str, ...]:
+    """Return the names in options that may be repeated and may each hold several, separated by commas."""
+    return tuple(dict.fromkeys(name for value in values for each in value.split(",") if (name := each.strip())))
+
+
+def _ask(label: str) -> str:
+    from getpass import getpass
+
+    return getpass(f"{label}: ")

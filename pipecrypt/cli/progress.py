@@ -1,0 +1,179 @@
+"""Show a run's progress on standard error: a bar on a terminal, plain lines elsewhere, JSON lines under `--json`.
+
+The summary, on standard output, is left to summaries.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from pipecrypt.cli.render import OUTPUT, escape, json_text, write_progress
+from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunStarted
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["show_progress"]
+
+Clock: TypeAlias = Callable[[], float]
+_LINE_SECONDS = 5.0
+_JSON_SECONDS = 1.0
+_MB = 1_000_000
+
+
+class _Display(Protocol):
+    def on_event(self, event: Event) -> None:
+        """Take in what happened."""
+
+
+@contextmanager
+def show_progress(clock: Clock = time.monotonic) -> Iterator[Callable[[Event], None]]:
+    """Yield what the pipeline tells its events; show them until the block ends."""
+    if OUTPUT.as_json:
+        yield _JSONLines(clock).on_event
+    elif sys.stderr.isatty():
+        with _bar() as display:
+            yield display.on_event
+    else:
+        yield _PlainLines(clock).on_event
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How far a run is."""
+
+    began: float
+    files: int = 0
+    bytes: int = 0
+    files_done: int = 0
+    bytes_done: int = 0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.files, self.bytes = event.files, event.bytes
+        elif isinstance(event, BytesDone):
+            self.bytes_done += event.bytes
+        elif isinstance(event, FileDone):
+            self.files_done += 1
+
+    def bytes_per_second(self, now: float) -> float:
+        return self.bytes_done / max(now - self.began, 1e-9)
+
+    def seconds_left(self, now: float) -> float | None:
+        rate = self.bytes_per_second(now)
+        return max(self.bytes - self.bytes_done, 0) / rate if rate > 0 else None
+
+
+class _PlainLines:
+    """One line every few seconds, for logs."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tally = _Tally(clock())
+        self._last = clock()
+
+    def on_event(self, event: Event) -> None:
+        self._tally.take(event)
+        now = self._clock()
+        if now - self._last >= _LINE_SECONDS:
+            self._last = now
+            write_progress(self._line(now))
+
+    def _line(self, now: float) -> str:
+        tally = self._tally
+        percent = 100 * tally.bytes_done // tally.bytes if tally.bytes else 100
+        left = tally.seconds_left(now)
+        return (
+            f"{percent} %, {tally.files_done} of {tally.files} files, "
+            f"{tally.bytes_done / _MB:,.0f} of {tally.bytes / _MB:,.0f} MB, "
+            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s"
+            + ("" if left is None else f", {left:,.0f} s left")
+        )
+
+
+class _JSONLines:
+    """One object a line: files as they start and end, and the bytes once a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tally = _Tally(clock())
+        self._last = clock()
+
+    def on_event(self, event: Event) -> None:
+        self._tally.take(event)
+        if isinstance(event, RunStarted):
+            self._write("run_started", files=event.files, bytes=event.bytes)
+        elif isinstance(event, FileStarted):
+            self._write("file_started", path=event.path)
+        elif isinstance(event, FileDone):
+            self._write("file_done", path=event.part.path, rows=event.part.rows, sink_bytes=event.part.sink_bytes)
+        elif isinstance(event, BytesDone):
+            self._progress()
+
+    def _progress(self) -> None:
+        now, tally = self._clock(), self._tally
+        if now - self._last < _JSON_SECONDS:
+            return
+        self._last = now
+        left = tally.seconds_left(now)
+        self._write(
+            "progress",
+            files=tally.files,
+            files_done=tally.files_done,
+            bytes=tally.bytes,
+            bytes_done=tally.bytes_done,
+            megabytes_per_second=round(tally.bytes_per_second(now) / _MB, 1),
+            seconds_left=None if left is None else round(left, 1),
+        )
+
+    def _write(self, event_name: str, **members: object) -> None:
+        write_progress(json_text({"event": event_name, **members}))
+
+
+class _Bar:
+    """A bar with rate and time left."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._tally = _Tally(0.0)
+
+    def on_event(self, event: Event) -> None:
+        self._tally.take(event)
+        changes: dict[str, Any] = {"completed": self._tally.bytes_done}
+        if isinstance(event, RunStarted):
+            changes["total"] = event.bytes
+        elif isinstance(event, FileStarted):
+            changes["description"] = escape(event.path)
+        elif isinstance(event, BytesDone):
+            changes = {"completed": self._tally.bytes_done}
+        self._progress.update(self._task, files=f"{self._tally.files_done}/{self._tally.files}", **changes)
+
+
+@contextmanager
+def _bar() -> Iterator[_Display]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.fields[files]} files"),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    # `transient`: the bar makes room for the summary; an error stands where the bar was.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Bar(progress, progress.add_task("", total=None, files="0/0"))

@@ -1,0 +1,173 @@
+"""Write results, notes and errors to the terminal, or their JSON twins. What is written is left to the commands.
+
+This is the one place that prints. Text from files, which may hold a terminal's control sequences, is escaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from pipecrypt.cli.cells import json_value
+from pipecrypt.errors import PipecryptError
+
+__all__ = [
+    "OUTPUT",
+    "Output",
+    "aligned",
+    "escape",
+    "flush",
+    "json_text",
+    "note",
+    "prepare_streams",
+    "show",
+    "show_error",
+    "silence",
+    "write",
+    "write_progress",
+]
+
+_GAP = "  "
+
+
+@dataclass(slots=True)
+class Output:
+    """How this process answers; set by `--json`."""
+
+    as_json: bool = False
+
+
+OUTPUT = Output()
+
+
+def prepare_streams() -> None:
+    """Make the standard streams take every character: what the locale cannot show is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show(document: object, lines: Callable[[], Iterable[str]]) -> None:
+    """Write a command's result: `document` as JSON, or the text lines."""
+    if OUTPUT.as_json:
+        write(json_text(document) + "\n")
+    else:
+        write("".join(line + "\n" for line in lines()))
+
+
+def write(text: str) -> None:
+    """Write to standard output."""
+    sys.stdout.write(text)
+
+
+def note(text: str) -> None:
+    """Write a remark to standard error, where no pipe picks it up."""
+    sys.stderr.write(f"note: {escape(text)}\n")
+
+
+def write_progress(line: str) -> None:
+    """Write a line of progress to standard error; a run does not fail because nobody listens."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def show_error(error: PipecryptError) -> None:
+    """Write an error and its hint to standard error, and its JSON twin to standard output."""
+    # Flushed first, so that on a terminal the error stands below the result's beginning.
+    flush()
+    for line in (f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])):
+        sys.stderr.write("".join(escape(part) + "\n" for part in line.split("\n")))
+    if OUTPUT.as_json:
+        write(json_text({"error": _error_document(error)}) + "\n")
+        flush()
+
+
+def flush() -> None:
+    """Flush standard output; raises BrokenPipeError if its reader is gone."""
+    sys.stdout.flush()
+
+
+def silence(stream: TextIO) -> None:
+    """Point a stream whose reader is gone at nothing, so that the interpreter's own last flush succeeds."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        return  # the stream is no file, as under a test
+
+
+def json_text(document: object) -> str:
+    """Return a document on one line; dataclasses are objects, bytes are hex."""
+    # An escape is only needed where the stream cannot carry the character: "\xe9" as Python writes it is no JSON.
+    is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(json_value(_plain(document)), ensure_ascii=not is_unicode, allow_nan=False)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> Iterable[str]:
+    """Return rows as lines with aligned columns.
+
+    Args:
+        rows: cells; all rows have the same number.
+        right: indexes of the columns that are aligned to the right.
+        indent: what each line begins with.
+    """
+    cells = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [_pad(cell, width, index in right) for index, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        yield (indent + _GAP.join(padded)).rstrip()
+
+
+def escape(text: str) -> str:
+    """Return text with control characters, line ends and bidirectional overrides as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _pad(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(cell))
+    return space + cell if right else cell + space
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_character_width(each) for each in text)
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _plain(document: object) -> Any:
+    if dataclasses.is_dataclass(document) and not isinstance(document, type):
+        return dataclasses.asdict(document)
+    if isinstance(document, dict):
+        return {name: _plain(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_plain(value) for value in document]
+    return document
+
+
+def _error_document(error: PipecryptError) -> dict[str, object]:
+    return {
+        "type": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }

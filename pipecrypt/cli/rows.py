@@ -1,0 +1,102 @@
+"""Lay rows out as a table, as JSON or as CSV, while they stream in. Reading them is left to reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from pipecrypt.cli.cells import json_value, text_value
+from pipecrypt.cli.render import aligned, json_text
+
+__all__ = ["RowFormat", "format_rows"]
+
+Row: TypeAlias = Mapping[str, Any]
+_MAX_CELL = 60
+_CUT = "..."
+_CSV_SPECIAL = frozenset('",\r\n')
+
+
+class RowFormat(StrEnum):
+    """How `cat` writes rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: RowFormat) -> Iterator[str]:
+    """Return pieces of text, one for each batch or more.
+
+    Args:
+        names: the columns, in order.
+        batches: rows as dictionaries.
+        kind: table: cells are cut at 60 characters and each batch aligned for itself. json: one array, one row a
+            line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
+    """
+    return _FORMATS[kind](names, batches)
+
+
+def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    head = [[_cut(name) for name in names]]
+    right: tuple[int, ...] = ()
+    for batch in batches:
+        right = _numeric(names, batch) if head else right
+        cells = [[_cell(row[name]) for name in names] for row in batch]
+        yield "".join(line + "\n" for line in aligned(head + cells, right=right))
+        head = []
+    yield "".join(line + "\n" for line in aligned(head))
+
+
+def _numeric(names: Sequence[str], batch: Sequence[Row]) -> tuple[int, ...]:
+    """Return which columns hold numbers, as far as the first batch shows."""
+    columns = ([row[name] for row in batch if row[name] is not None] for name in names)
+    return tuple(index for index, values in enumerate(columns) if values and all(map(_is_number, values)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    text = text_value(value)
+    return "null" if text is None else _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - len(_CUT)] + _CUT
+
+
+def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    separator = "[\n"
+    for batch in batches:
+        for row in batch:
+            yield separator + json_text({name: json_value(row[name]) for name in names})
+            separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def _csv(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    yield _csv_line(names)
+    for batch in batches:
+        yield "".join(_csv_line([text_value(row[name]) for name in names]) for row in batch)
+
+
+def _csv_line(fields: Sequence[str | None]) -> str:
+    return ",".join(map(_csv_field, fields)) + "\n"
+
+
+def _csv_field(text: str | None) -> str:
+    if text is None:
+        return ""
+    if text and _CSV_SPECIAL.isdisjoint(text) and text == text.strip():
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+_FORMATS: Mapping[RowFormat, Callable[[Sequence[str], Iterable[Sequence[Row]]], Iterator[str]]] = {
+    RowFormat.TABLE: _table,
+    RowFormat.JSON: _json,
+    RowFormat.CSV: _csv,
+}
