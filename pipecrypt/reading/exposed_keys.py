@@ -1,4 +1,4 @@
-"""Hand out the data keys of one file in clear, for readers that take explicit keys only. Everything else avoids this."""
+"""Hand out the data keys of one file in clear, for readers that take explicit keys only. Others use pyarrow_keys."""
 
 from __future__ import annotations
 

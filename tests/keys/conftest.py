@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,9 @@ def keystore(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def vectors() -> Iterator[Path]:
+def vectors() -> Path:
     default = Path(__file__).parents[3] / "shared" / "vectors"
     folder = Path(os.environ.get("PIPECRYPT_VECTORS", default)) / "parquet-testing" / "data"
     if not folder.is_dir():
         pytest.skip("the vectors of parquet-testing are not here")
-    yield folder
+    return folder

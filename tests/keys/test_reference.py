@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from pipecrypt.keys.reference import parse_key_reference
         ("static://map.json", "static", "map.json", None, ()),
         ("aws-kms://alias/pii?region=eu-west-1", "aws-kms", "alias/pii", None, (("region", "eu-west-1"),)),
         ("aws-kms://arn:aws:kms:eu-west-1:1:key/a", "aws-kms", "arn:aws:kms:eu-west-1:1:key/a", None, ()),
-        ("pkcs11:token=a%3Bb;object=c?module-path=/x", "pkcs11", "token=a%3Bb;object=c", None, (("module-path", "/x"),)),
+        ("pkcs11:token=a%3Bb;object=c?x=/y", "pkcs11", "token=a%3Bb;object=c", None, (("x", "/y"),)),
         ("x://a?b=c%26d&e=", "x", "a", None, (("b", "c&d"), ("e", ""))),
     ],
 )  # fmt: skip
@@ -65,7 +66,5 @@ def test_options() -> None:
 
 @given(st.text(max_size=60) | st.from_regex(r"[a-z]+:(//)?[%a-z0-9#?=&;/~.]*", fullmatch=True))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(KeyReferenceError):
         assert parse_key_reference(text).text == text
-    except KeyReferenceError:
-        pass

@@ -1,7 +1,8 @@
-"""What an encrypted file must be: equal when read, silent about values, different in every key, refused when changed."""
+"""What an encrypted file must be: equal when read, silent about values, new in every key, refused when changed."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pyarrow as pa
@@ -139,11 +140,9 @@ def test_hostile_files_end_in_our_errors(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
         place = data.draw(st.integers(0, len(original) - 1))
         original[place] ^= data.draw(st.integers(1, 255))
-    try:
-        keys = RandomKeys()
+    keys = RandomKeys()
+    with contextlib.suppress(PipecryptError):
         decrypt(encrypt(bytes(original), all_columns(), keys), keys)
-    except PipecryptError:
-        pass
 
 
 _HOSTILE_BASE = parquet_bytes(sample_table(30), row_group_size=10, write_page_index=True)
@@ -190,9 +189,13 @@ def test_any_table_comes_back(data: st.DataObject) -> None:
     keys = RandomKeys()
     encrypted = encrypt(original, policy, keys)
     assert decrypt(encrypted, keys) == original
+    try:
+        table = pq.read_table(io.BytesIO(original))
+    except pa.ArrowException:
+        return  # pyarrow 26 writes list pages of a few bytes that it does not read back
     with PlaintextView(MemorySource(encrypted), keys=keys) as view:
         shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
-        assert pq.read_table(shown).equals(pq.read_table(io.BytesIO(original)))
+        assert pq.read_table(shown).equals(table)
 
 
 def test_not_parquet() -> None:
