@@ -98,7 +98,7 @@ def _polars(source: Path, scratch: Path) -> Callable[[], object]:
     key = os.urandom(32)
     names = pl.scan_parquet(source).collect_schema().names()
     properties = pl.ParquetEncryptionProperties(footer_key=key, column_keys=dict.fromkeys(names, key))
-    return lambda: pl.scan_parquet(source).sink_parquet(scratch / "out.parquet", encryption_properties=properties)
+    return lambda: pl.scan_parquet(source).sink_parquet(scratch / "out.parquet", encryption=properties)
 
 
 def _encrypt(columns: tuple[str, ...]) -> Callable[[Path, Path], Callable[[], object]]:

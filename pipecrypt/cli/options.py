@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from enum import StrEnum
+from getpass import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,7 @@ __all__ = [
     "Workers",
     "credentials",
     "parse_aad_prefix",
+    "set_log_level",
     "split_names",
 ]
 
@@ -46,16 +48,19 @@ def _take_json(value: bool) -> bool:
     return value
 
 
-def _take_log_level(value: LogLevel) -> LogLevel:
-    # Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
-    logging.getLogger(_LOGGER).setLevel(value.upper())
+def _take_log_level(value: LogLevel | None) -> LogLevel | None:
+    if value is not None:
+        set_log_level(value)
     return value
 
 
 # The callbacks of these two act, so commands declare them and leave their values alone.
 JSONFlag = Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")]
 LogLevelOption = Annotated[
-    LogLevel, typer.Option("--log-level", callback=_take_log_level, help="Log to standard error from this level on.")
+    LogLevel | None,
+    typer.Option(
+        "--log-level", callback=_take_log_level, help="Log to standard error from this level on; default: warning."
+    ),
 ]
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
@@ -66,6 +71,14 @@ Prefix = Annotated[
     typer.Option(metavar="TEXT", help="AAD prefix of a file that does not store it; text, or hex:0a1b..."),
 ]
 Workers = Annotated[int, typer.Option(min=1, max=256, help="Files done at once, each in a process of its own.")]
+
+
+def set_log_level(level: LogLevel) -> None:
+    """Log what pipecrypt does from this level on.
+
+    Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
+    """
+    logging.getLogger(_LOGGER).setLevel(level.upper())
 
 
 def credentials() -> Credentials:
@@ -86,7 +99,8 @@ def parse_aad_prefix(text: str | None) -> bytes | None:
     try:
         return bytes.fromhex(text.removeprefix(_HEX))
     except ValueError:
-        raise UsageError(f"--aad-prefix {text!r} is not hexadecimal", hint="write hex: and pairs of hex digits") from None
+        hint = "write hex: and pairs of hex digits"
+        raise UsageError(f"--aad-prefix {text!r} is not hexadecimal", hint=hint) from None
 
 
 def split_names(values: list[str]) -> tuple[str, ...]:
@@ -95,6 +109,4 @@ def split_names(values: list[str]) -> tuple[str, ...]:
 
 
 def _ask(label: str) -> str:
-    from getpass import getpass
-
     return getpass(f"{label}: ")

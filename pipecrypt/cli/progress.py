@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pipecrypt.cli.render import OUTPUT, escape, json_text, write_progress
+from pipecrypt.cli.render import OUTPUT, json_text, write_progress
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunStarted
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class _PlainLines:
         return (
             f"{percent} %, {tally.files_done} of {tally.files} files, "
             f"{tally.bytes_done / _MB:,.0f} of {tally.bytes / _MB:,.0f} MB, "
-            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s"
-            + ("" if left is None else f", {left:,.0f} s left")
+            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s" + ("" if left is None else f", {left:,.0f} s left")
         )
 
 
@@ -144,15 +143,14 @@ class _Bar:
         self._tally = _Tally(0.0)
 
     def on_event(self, event: Event) -> None:
-        self._tally.take(event)
-        changes: dict[str, Any] = {"completed": self._tally.bytes_done}
-        if isinstance(event, RunStarted):
-            changes["total"] = event.bytes
-        elif isinstance(event, FileStarted):
-            changes["description"] = escape(event.path)
-        elif isinstance(event, BytesDone):
-            changes = {"completed": self._tally.bytes_done}
-        self._progress.update(self._task, files=f"{self._tally.files_done}/{self._tally.files}", **changes)
+        tally = self._tally
+        tally.take(event)
+        self._progress.update(
+            self._task,
+            completed=tally.bytes_done,
+            total=tally.bytes or None,
+            files=f"{tally.files_done}/{tally.files}",
+        )
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent:
     cells = [[escape(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        padded = [_pad(cell, width, index in right) for index, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        sized = enumerate(zip(row, widths, strict=True))
+        padded = [_pad(cell, width, to_right=index in right) for index, (cell, width) in sized]
         yield (indent + _GAP.join(padded)).rstrip()
 
 
@@ -136,9 +137,9 @@ def escape(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _pad(cell: str, width: int, right: bool) -> str:
+def _pad(cell: str, width: int, *, to_right: bool) -> str:
     space = " " * (width - _width(cell))
-    return space + cell if right else cell + space
+    return space + cell if to_right else cell + space
 
 
 def _width(text: str) -> int:

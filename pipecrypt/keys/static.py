@@ -65,12 +65,13 @@ class StaticKeys:
             FormatError: `wrapped` is no wrapped key.
             UnsupportedError: it was made by a versioned master key.
         """
-        master_key = self._keys.get(master_key_id.encode())
+        key_id = master_key_id.encode(errors="surrogatepass")  # any text may come from a file
+        master_key = self._keys.get(key_id)
         if master_key is None:
             return None
         sealed = _read_wrapped(wrapped)
         try:
-            return DataKey(open_sealed(master_key, sealed, master_key_id.encode()))
+            return DataKey(open_sealed(master_key, sealed, key_id))
         except IntegrityError as error:
             raise IntegrityError(
                 f"a key of the file was not wrapped by the listed master key {master_key_id[:200]!a}",
@@ -138,7 +139,7 @@ def _read_wrapped(wrapped: str) -> bytes:
     try:
         if not wrapped.startswith("{"):
             return decode_base64(wrapped)
-        local = parse_document(wrapped.encode(), max_bytes=_MAX_WRAPPED_BYTES)
+        local = parse_document(wrapped.encode(errors="replace"), max_bytes=_MAX_WRAPPED_BYTES)
         if local.text(_LOCAL_VERSION, max_characters=64) != _NO_VERSION:
             raise UnsupportedError(
                 "a versioned master key wrapped this key", hint="rewrite the file with unversioned master keys"

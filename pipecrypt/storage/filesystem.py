@@ -17,7 +17,15 @@ from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 
-__all__ = ["RemoteFilesystem", "fingerprint_of", "open_filesystem", "protocol_of", "size_of", "strip_protocol"]
+__all__ = [
+    "RemoteFilesystem",
+    "fingerprint_of",
+    "look_up",
+    "open_filesystem",
+    "protocol_of",
+    "size_of",
+    "strip_protocol",
+]
 
 # What tells two versions of an object apart, best first; stores name it differently.
 _VERSION_FIELDS: Final = (
@@ -55,6 +63,17 @@ def open_filesystem(location: Location) -> RemoteFilesystem:
     with _map_open_errors(location):
         fs, path = fsspec.core.url_to_fs(location.url, **options)
     return RemoteFilesystem(fs, str(path), protocol_of(location))
+
+
+def look_up(remote: RemoteFilesystem) -> dict[str, Any] | None:
+    """Return what the storage says about a path, or None if nothing is there.
+
+    `exists` and `isdir` of fsspec say no to whatever goes wrong, which would let an unreachable file be replaced.
+    """
+    try:
+        return dict(remote.fs.info(remote.path))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

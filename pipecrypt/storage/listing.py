@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
-from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, open_filesystem, size_of
+from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.problems import map_errors
@@ -159,15 +159,13 @@ def _identity(entry: os.DirEntry[str]) -> _Identity:
 def _list_remote(location: Location) -> Iterator[SourceFile]:
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
-        try:
-            info = remote.fs.info(remote.path)
-        except FileNotFoundError as error:
+        info = look_up(remote)
+        if info is None:
             if not has_glob(location.url):
-                raise SourceNotFoundError(f"{location.display} does not exist") from error
+                raise SourceNotFoundError(f"{location.display} does not exist")
             directory, pattern = split_glob(location)
             yield from _find_remote(directory, pattern)
-            return
-        if info.get("type") == "directory":
+        elif info.get("type") == "directory":
             yield from _find_remote(location, ALL_PARQUET)
         else:
             yield _remote_file(location, location.name, info)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.filesystem import open_filesystem, size_of
+from pipecrypt.storage.filesystem import look_up, open_filesystem, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, temporary_name, unknown_outcome, write_fully
@@ -54,9 +54,8 @@ class RemotePublication(Publication):
             self._spool = _open_spool()
 
     def _check_replaceable(self) -> None:
-        try:
-            info = self._fs.info(self._remote.path)
-        except FileNotFoundError:
+        info = look_up(self._remote)
+        if info is None:
             return
         # On an object store a name may be an object and the beginning of others.
         if info.get("type") == "directory" and self._remote.protocol not in _ATOMIC_UPLOADS:
@@ -118,11 +117,9 @@ class RemotePublication(Publication):
     def _compare(self) -> tuple[bool, bool]:
         """Return whether an object is there, and whether it has the bytes of the spool."""
         size = os.fstat(self._spool.fileno()).st_size
-        try:
-            if size_of(self._fs.info(self._remote.path), self.name) != size:
-                return True, False
-        except FileNotFoundError:
-            return False, False
+        info = look_up(self._remote)
+        if info is None or size_of(info, self.name) != size:
+            return info is not None, False
         for start in range(0, size, _COMPARE_BYTES):
             end = min(start + _COMPARE_BYTES, size)
             ours = os.pread(self._spool.fileno(), end - start, start)
@@ -136,8 +133,7 @@ class RemotePublication(Publication):
         try:
             self._fs.put_file(self._spool_path, self._temporary)
             self._check_size()
-            if not self._overwrite and self._fs.exists(self._remote.path):
-                raise occupied(self.location)
+            self._check_replaceable()  # once more: an upload takes a while
             _rename(self._fs, self._temporary, self._remote.path)
         except BaseException:
             self._remove_temporary()
@@ -151,8 +147,9 @@ class RemotePublication(Publication):
 
     def _remove_temporary(self) -> None:
         try:
-            if self._fs.exists(self._temporary):
-                self._fs.rm_file(self._temporary)
+            self._fs.rm_file(self._temporary)
+        except FileNotFoundError:
+            return
         except Exception as error:
             _log.warning("cannot remove the temporary file of %s: %s", self.name, describe(error))
 

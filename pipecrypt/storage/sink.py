@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.filesystem import look_up, open_filesystem
 from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -49,7 +49,7 @@ def is_directory(location: Location) -> bool:
         return os.path.isdir(location.local_path)
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
-        return bool(remote.fs.isdir(remote.path))
+        return (look_up(remote) or {}).get("type") == "directory"
 
 
 def sink_is_empty(location: Location) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
-from pipecrypt.storage.filesystem import fingerprint_of, open_filesystem, size_of
+from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -174,11 +174,8 @@ class _RemoteRanges:
 
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):
-            try:
-                info = self._remote.fs.info(self._remote.path)
-            except FileNotFoundError as error:
-                raise _changed(self._source) from error
-        if fingerprint_of(info) != self._source.fingerprint:
+            info = look_up(self._remote)
+        if info is None or fingerprint_of(info) != self._source.fingerprint:
             raise _changed(self._source)
 
     def close(self) -> None:

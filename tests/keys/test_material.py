@@ -82,7 +82,8 @@ def test_other_schemes_are_none_of_ours(key_metadata: bytes) -> None:
 @pytest.mark.parametrize(
     "key_metadata",
     [
-        _changed(masterKeyID=None), _changed(masterKeyID=1), _changed(masterKeyID="\ud800"), _changed(masterKeyID="x" * 5000),
+        _changed(masterKeyID=None), _changed(masterKeyID=1), _changed(masterKeyID="\ud800"),
+        _changed(masterKeyID="x" * 5000),
         _changed(wrappedDEK=None), _changed(wrappedDEK=[]), _changed(keyEncryptionKeyID="?"), _changed(wrappedKEK=None),
         _changed(keyEncryptionKeyID="AAAA" * 200), _changed(doubleWrapping=None), _changed(doubleWrapping="yes"),
         _changed(internalStorage=None), _changed(internalStorage=False), _changed(internalStorage=1),

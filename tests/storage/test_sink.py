@@ -1,3 +1,4 @@
+# ruff: noqa: PT012 - what fails is the block as a whole
 from __future__ import annotations
 
 import errno
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 
 from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError, StorageError
 from pipecrypt.storage import local_sink, publication
@@ -137,6 +139,7 @@ def test_too_long_name(tmp_path: Path) -> None:
 
 
 def _count_calls(tmp_path: Path, *, overwrite: bool) -> dict[str, int]:
+    (tmp_path / "count").mkdir()
     with patched_os(Faults(), local_sink, publication) as faults:
         _publish(tmp_path / "count" / "x" / "a", overwrite=overwrite)
     return dict(faults.calls)
@@ -306,9 +309,7 @@ def test_a_store_that_loses_bytes_is_noticed(faulty: type[FaultyStore]) -> None:
 @pytest.fixture
 def s3(faulty: type[FaultyStore], monkeypatch: pytest.MonkeyPatch) -> type[FaultyStore]:
     """The faulty store under the name of one that has atomic uploads."""
-    monkeypatch.setitem(
-        fsspec.registry.target if hasattr(fsspec.registry, "target") else fsspec.registry._registry, "s3", faulty
-    )
+    monkeypatch.setitem(_registry, "s3", faulty)
     monkeypatch.setattr(faulty, "atomic_uploads", True)
     faulty.clear_instance_cache()
     return faulty

@@ -1,0 +1,110 @@
+"""The commands `pipecrypt keys ...`. Making and storing keys is left to keys."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.render import show
+from pipecrypt.cli.summaries import entry_lines
+from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
+
+__all__ = ["KeyTypeChoice", "keys_app"]
+
+_MAX_IMPORT_BYTES = 64 * 1024
+
+keys_app = typer.Typer(help="Make, list, export and import keys.", rich_markup_mode=None, add_completion=False)
+
+_Reference = Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME")]
+_NewVersion = Annotated[
+    bool, typer.Option("--new-version", help="Replace the key for new data; its earlier versions still open old data.")
+]
+
+
+class KeyTypeChoice(StrEnum):
+    """Types of keys that a keystore makes."""
+
+    AES256 = "aes256"
+    ED25519 = "ed25519"
+    MLDSA65 = "mldsa65"
+
+
+@keys_app.command("new")
+def new_key(
+    reference: _Reference,
+    key_type: Annotated[
+        KeyTypeChoice, typer.Option("--type", help="aes256 encrypts; the others sign.")
+    ] = KeyTypeChoice.AES256,
+    new_version: _NewVersion = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Make a key, and the keystore if there is none."""
+    from pipecrypt.keys.keystore import create_key
+
+    entry = create_key(reference, key_type.value, credentials(), new_version=new_version)
+    show(entry, lambda: [f"made {entry.type} key {entry.name}, version {entry.version}: {entry.master_key_id}"])
+
+
+@keys_app.command("list")
+def list_all(
+    keystore: Annotated[str, typer.Argument(help="Path of a keystore, or keystore://PATH[#NAME].")],
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """List the keys of a keystore; needs no passphrase."""
+    from pipecrypt.keys.keystore import list_keys
+
+    entries = list_keys(keystore)
+    show({"keys": entries}, lambda: entry_lines(entries))
+
+
+@keys_app.command("export")
+def export_key(
+    reference: _Reference,
+    public: Annotated[bool, typer.Option("--public", help="The public key of a signing key, as PEM.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Unlock the keystore and prove that the public key was not exchanged.")
+    ] = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Print a public key."""
+    from pipecrypt.keys.keystore import export_public_key
+
+    if not public:
+        raise UsageError("only public keys can be exported", hint="add --public; secret keys stay in the keystore")
+    pem = export_public_key(reference, credentials() if verify else None)
+    show({"public_key": pem}, pem.splitlines)
+
+
+@keys_app.command("import")
+def import_from_file(
+    reference: _Reference,
+    file: Annotated[Path, typer.Argument(help="32 bytes, raw or in base64, or a private key as PEM; - is stdin.")],
+    new_version: _NewVersion = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Put an existing key into a keystore."""
+    from pipecrypt.keys.keystore import import_key
+
+    entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version)
+    show(entry, lambda: [f"imported {entry.type} key {entry.name}, version {entry.version}: {entry.master_key_id}"])
+
+
+def _read_key_bytes(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read(_MAX_IMPORT_BYTES)
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MAX_IMPORT_BYTES)
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"no key file {file}", hint="check the path") from None
+    except OSError as error:
+        raise StorageError(f"cannot read key file {file}: {str(error.strerror).lower()}") from None

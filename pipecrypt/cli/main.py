@@ -1,0 +1,128 @@
+"""The command line's entry: find the command, run it, turn every failure into a message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 integrity, 4 access, 5 conflict or unknown state.
+The commands are left to their files, which import what they call only when they are called: `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from pipecrypt import __version__
+from pipecrypt.cli.config_commands import config_app
+from pipecrypt.cli.init import init
+from pipecrypt.cli.key_commands import keys_app
+from pipecrypt.cli.look import cat, inspect
+from pipecrypt.cli.options import JSONFlag, LogLevel, LogLevelOption, set_log_level
+from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
+from pipecrypt.cli.transfer import decrypt, encrypt, run
+from pipecrypt.errors import InterruptedRunError, PipecryptError, UsageError
+
+__all__ = ["app", "main"]
+
+_PROGRAM = "pipecrypt"
+_FAILED = 1
+_INTERRUPTED = 130
+_LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+# Plain help: the same in every locale, width and log, and no rich to import.
+app = typer.Typer(
+    help="Encrypt Parquet files column by column, without decoding them.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+for _command in (init, run, encrypt, decrypt, cat, inspect):
+    app.command()(_command)
+app.add_typer(keys_app, name="keys")
+app.add_typer(config_app, name="config")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        show({"version": __version__}, lambda: [f"{_PROGRAM} {__version__}"])
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Args:
+        arguments: without the program's name; default: those of this process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    logging.basicConfig(format=_LOG_FORMAT)
+    set_log_level(LogLevel.WARNING)
+    # Looked for before parsing, so that an error in the arguments has its JSON twin too.
+    OUTPUT.as_json = "--json" in given
+    try:
+        _end_cleanly_on_sigterm()
+        code = _run_command(given or ["--help"])
+        flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return _FAILED
+    except typer.TyperException as error:
+        return _fail(_usage_error(error))
+    except PipecryptError as error:
+        _trace_if_debugging()
+        return _fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(InterruptedRunError("interrupted"))
+    except Exception as error:  # the last resort: one line, so that no traceback hides it
+        _trace_if_debugging()
+        return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
+    return code
+
+
+def _end_cleanly_on_sigterm() -> None:
+    """Let a scheduler's SIGTERM unwind the stack as Ctrl-C does, so that temporary files go."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _run_command(arguments: list[str]) -> int:
+    result: Any = typer.main.get_command(app).main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+    if result == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: PipecryptError) -> int:
+    try:
+        show_error(error)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        silence(sys.stderr)
+    return error.exit_code
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    text = error.format_message().strip().rstrip(".")
+    command = getattr(getattr(error, "ctx", None), "command_path", _PROGRAM)
+    return UsageError(text[:1].lower() + text[1:], hint=f"see {command} --help")
+
+
+def _trace_if_debugging() -> None:
+    if logging.getLogger(_PROGRAM).isEnabledFor(logging.DEBUG):
+        traceback.print_exc(file=sys.stderr)

@@ -1,0 +1,131 @@
+"""Results as lines of text: summaries of runs, files, keys, plans. Their JSON twins are the objects themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pipecrypt.cli.render import aligned, escape
+
+if TYPE_CHECKING:
+    from pipecrypt.config.plan import ConfigPlan
+    from pipecrypt.keys.keystore import KeystoreEntry
+    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
+    from pipecrypt.pipeline.summary import Summary
+
+__all__ = ["entry_lines", "file_lines", "plan_lines", "run_lines"]
+
+_DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
+_UNKNOWN = "unknown"
+_MAX_SOURCES = 20
+
+
+def run_lines(summary: Summary) -> Iterator[str]:
+    """Yield what a run did."""
+    done = _DONE.get(summary.operation, summary.operation)
+    yield (
+        f"{done} {_count(summary.files, 'file')} in {summary.seconds:.2f} s, "
+        f"{summary.megabytes_per_second:,.1f} MB/s of input"
+    )
+    counts = {
+        "source bytes": summary.source_bytes,
+        "sink bytes": summary.sink_bytes,
+        "rows": summary.rows,
+        "batches": summary.batches,
+        "data keys": summary.data_keys,
+        "key service calls": summary.service_calls,
+    }
+    yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
+
+
+def file_lines(summary: FileSummary) -> Iterator[str]:
+    """Yield what a file shows without any key."""
+    yield escape(summary.name)
+    facts = _file_facts(summary)
+    yield from aligned([(name, value) for name, value in facts.items() if value is not None], indent="  ")
+    if summary.columns:
+        yield ""
+        head = ("column", "type", "bytes", "encrypted under")
+        rows = [(each.path, each.type, f"{each.stored_bytes:,}", _column_keys(each)) for each in summary.columns]
+        yield from aligned([head, *rows], right=(2,), indent="  ")
+    yield ""
+    readers = [(each.reader, each.verdict, each.reason) for each in summary.readers]
+    yield from aligned([("reader", "opens", "why"), *readers], indent="  ")
+
+
+def _file_facts(summary: FileSummary) -> dict[str, str | None]:
+    return {
+        "size": f"{summary.size_bytes:,} bytes",
+        "encryption": summary.algorithm or "none",
+        "footer": summary.footer_mode,
+        "footer key": _key(summary.footer_key) if summary.footer_key else None,
+        "rows": _number(summary.rows),
+        "batches": _number(summary.batches),
+        "data keys": f"one per column and {summary.data_keys}" if summary.data_keys else None,
+        "overhead": _overhead(summary),
+        "dataset id": summary.dataset_id,
+        "bound path": summary.path,
+        "AAD prefix": summary.aad_prefix if summary.dataset_id is None else None,
+        "written by": summary.created_by,
+    }
+
+
+def _overhead(summary: FileSummary) -> str | None:
+    if summary.overhead_bytes is None:
+        return None
+    plaintext_bytes = summary.size_bytes - summary.overhead_bytes
+    share = f" ({100 * summary.overhead_bytes / plaintext_bytes:.2f} %)" if plaintext_bytes > 0 else ""
+    return f"{summary.overhead_bytes:,} bytes{share}"
+
+
+def _column_keys(column: ColumnSummary) -> str:
+    if not column.encrypted:
+        return "-"
+    named = [_key(each) for each in column.keys] + (["the footer key"] if column.with_footer_key else [])
+    return ", ".join(named)
+
+
+def _key(key: KeySummary) -> str:
+    if key.master_key_id is not None:
+        return key.master_key_id
+    return f"key metadata {key.key_metadata}" if key.key_metadata else "a key without key metadata"
+
+
+def entry_lines(entries: Sequence[KeystoreEntry]) -> Iterator[str]:
+    """Yield the keys of a keystore."""
+    head = ("name", "type", "version", "created", "id")
+    rows = [(each.name, each.type, str(each.version), each.created, each.master_key_id) for each in entries]
+    yield from aligned([head, *rows], right=(2,))
+
+
+def plan_lines(plan: ConfigPlan) -> Iterator[str]:
+    """Yield what a configuration would do."""
+    yield f"{escape(plan.config)} is valid"
+    facts = {
+        "source": plan.source,
+        "sink": plan.sink,
+        "footer": f"{plan.footer}, under {plan.footer_key_reference}",
+        "data keys": "one for all columns" if plan.uniform else f"one per column and {plan.data_keys}",
+        "workers": str(plan.workers),
+    }
+    yield from aligned(list(facts.items()), indent="  ")
+    if plan.sources is not None:
+        yield ""
+        yield f"{_count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
+        shown = [(each.path, f"{each.size_bytes:,}") for each in plan.sources[:_MAX_SOURCES]]
+        yield from aligned(shown, right=(1,), indent="  ")
+        if len(plan.sources) > _MAX_SOURCES:
+            yield f"  and {len(plan.sources) - _MAX_SOURCES:,} more"
+    if plan.columns is not None:
+        yield ""
+        yield "columns of the first source"
+        rows = [(each.path, each.key or "-", each.key_reference or "plaintext") for each in plan.columns]
+        yield from aligned([("column", "key", "key reference"), *rows], indent="  ")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _number(value: int | None) -> str:
+    return _UNKNOWN if value is None else f"{value:,}"

@@ -1,0 +1,129 @@
+"""The commands that write data: run, encrypt, decrypt. What they do is left to config and pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipecrypt.cli.options import (
+    JSONFlag,
+    KeyReferences,
+    LogLevelOption,
+    Overwrite,
+    Prefix,
+    Workers,
+    credentials,
+    parse_aad_prefix,
+    split_names,
+)
+from pipecrypt.cli.render import show
+from pipecrypt.cli.summaries import run_lines
+from pipecrypt.parquet.policy import FooterMode, KeyScope
+
+if TYPE_CHECKING:
+    from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+
+__all__ = ["decrypt", "encrypt", "run"]
+
+_Source = Annotated[str, typer.Argument(metavar="SRC", help="File, directory or glob; a path or an fsspec URL.")]
+_Sink = Annotated[str, typer.Argument(metavar="DST", help="Directory, or a file name where SRC is one file.")]
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="The YAML configuration.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the sink holds.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Encrypt what a configuration names."""
+    from pipecrypt.cli.progress import show_progress
+    from pipecrypt.config.run import run_config
+
+    with show_progress() as on_event:
+        summary = run_config(config, overwrite=overwrite, workers=workers, credentials=credentials(), on_event=on_event)
+    show(summary, lambda: run_lines(summary))
+
+
+def encrypt(
+    source: _Source,
+    sink: _Sink,
+    key: Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs; default: all columns."),
+    ] = None,
+    footer: Annotated[
+        FooterMode, typer.Option(help="Whether readers without keys can open it.")
+    ] = FooterMode.PLAINTEXT,
+    data_keys: Annotated[
+        KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
+    ] = KeyScope.BATCH,
+    footer_key: Annotated[
+        str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")] = False,
+    no_bind_path: Annotated[
+        bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")
+    ] = False,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Encrypt Parquet files, all columns or some."""
+    from pipecrypt.pipeline.policy import Policy
+    from pipecrypt.pipeline.request import EncryptRequest
+    from pipecrypt.storage.location import Location
+
+    names = split_names(columns or [])
+    policy = Policy(
+        dict.fromkeys(names, key),
+        None if columns else key,
+        footer.value,
+        data_keys.value,
+        footer_key=footer_key,
+        uniform=uniform,
+        bind_path=not no_bind_path,
+    )
+    request = EncryptRequest(
+        source=Location(source), sink=Location(sink), policy=policy, overwrite=overwrite, workers=workers
+    )
+    _carry_out(request)
+
+
+def decrypt(
+    source: _Source,
+    sink: _Sink,
+    keys: KeyReferences,
+    aad_prefix: Prefix = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Decrypt Parquet files, back to the bytes that were encrypted."""
+    from pipecrypt.pipeline.request import DecryptRequest
+    from pipecrypt.storage.location import Location
+
+    _carry_out(
+        DecryptRequest(
+            source=Location(source),
+            sink=Location(sink),
+            keys=tuple(keys),
+            aad_prefix=parse_aad_prefix(aad_prefix),
+            overwrite=overwrite,
+            workers=workers,
+        )
+    )
+
+
+def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
+    from pipecrypt.cli.progress import show_progress
+    from pipecrypt.pipeline.run import run as run_request
+
+    with show_progress() as on_event:
+        summary = run_request(request, credentials=credentials(), on_event=on_event)
+    show(summary, lambda: run_lines(summary))
