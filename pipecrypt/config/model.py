@@ -29,7 +29,7 @@ _Patterns = Annotated[
     Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=_Text | Annotated[list[_Text], Field(min_length=1)]),
 ]
-_Workers = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=MAX_WORKERS)]
+_Workers = Annotated[int, Field(ge=1, le=MAX_WORKERS), BeforeValidator(_no_boolean)]
 
 
 class _Model(BaseModel):

@@ -84,6 +84,12 @@ class Body:
 
     def write(self, data: bytes) -> None:
         """Append to the output."""
+        if len(data) >= _FLUSH_BYTES:  # long enough to be written from where it is
+            self._flush()
+            self._wait()
+            self._sink.write(data)
+            self.position += len(data)
+            return
         self.reserve(len(data))[:] = data
         self.commit(len(data))
 

@@ -27,7 +27,7 @@ from pipecrypt.parquet.pages import PageAADs, PageBounds, open_pages
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place
 
 __all__ = ["decrypt_file"]
 
@@ -82,11 +82,16 @@ class _Decryption:
     def run(self, segments: list[Segment]) -> None:
         footer = self._opened.footer
         self._body.write(PLAIN_MAGIC)
-        for segment in segments:
-            self._write_segment(segment)
-        for index, chunks in enumerate(self._opened.row_groups):
-            self._finish_row_group(index, footer.structs(FileMetaData.ROW_GROUPS)[index], chunks)
-        self._body.write(encode_plain_footer(footer))
+        segments.reverse()
+        while segments:
+            self._write_segment(segments.pop())
+        encoded, row_groups = footer.structs(FileMetaData.ROW_GROUPS), self._opened.row_groups
+        while row_groups:
+            index = len(row_groups) - 1
+            self._finish_row_group(index, encoded[index], row_groups.pop())
+            encoded[index] = encode_in_place(encoded[index])
+        for piece in encode_plain_footer(footer):
+            self._body.write(piece)
 
     def _write_segment(self, segment: Segment) -> None:
         if segment.kind is SegmentKind.PAGES:

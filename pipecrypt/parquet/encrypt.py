@@ -34,7 +34,7 @@ from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_in_place, encode_struct
 from pipecrypt.secret import DataKey
 
 __all__ = ["encrypt_file"]
@@ -90,9 +90,10 @@ def encrypt_file(
         _Encryption(body, policy, chosen, keys=keys, context=context, source_bytes=source.size_bytes) as encryption,
     ):
         encryption.check_invocations(row_groups, source.name)
+        batches = len(row_groups)
         data_keys = encryption.run(footer, row_groups, segments)
         size = body.position
-    return FileReport(rows, len(row_groups), data_keys, source.size_bytes, size, encrypted_columns)
+    return FileReport(rows, batches, data_keys, source.size_bytes, size, encrypted_columns)
 
 
 def _check_clear_fields(
@@ -160,14 +161,19 @@ class _Encryption:
         # The footer key is made first: a key service that refuses is met before the first byte.
         self._footer_key = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
         self.body.write(magic(self._policy.footer))
-        for segment in segments:
-            self._write_segment(segment)
-        for index, chunks in enumerate(row_groups):
-            self._finish_row_group(index, footer.structs(FileMetaData.ROW_GROUPS)[index], chunks)
+        segments.reverse()
+        while segments:  # dropped as they are done: a large file has many
+            self._write_segment(segments.pop())
+        encoded = footer.structs(FileMetaData.ROW_GROUPS)
+        while row_groups:
+            index = len(row_groups) - 1
+            self._finish_row_group(index, encoded[index], row_groups.pop())
+            encoded[index] = encode_in_place(encoded[index])
         push_originals(footer, self._originals)
         key, key_metadata = self._footer_key
         cipher = MessageCipher(key)
-        self.body.write(encode_sealed_footer(footer, self._policy.footer, self._algorithm, key_metadata, cipher))
+        for piece in encode_sealed_footer(footer, self._policy.footer, self._algorithm, key_metadata, cipher):
+            self.body.write(piece)
         return len(self._column_keys) + 1
 
     def _is_sealed(self, chunk: Chunk) -> bool:

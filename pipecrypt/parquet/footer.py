@@ -233,8 +233,8 @@ def _algorithm_struct(algorithm: Algorithm) -> Struct:
 
 def encode_sealed_footer(
     metadata: Struct, mode: FooterMode, algorithm: Algorithm, key_metadata: bytes, cipher: MessageCipher
-) -> bytes:
-    """Return everything behind the last segment of an encrypted file.
+) -> list[bytes]:
+    """Return the pieces of everything behind the last segment of an encrypted file.
 
     `metadata` gets the algorithm and the footer key's `key_metadata` where the footer stays readable.
     """
@@ -243,22 +243,23 @@ def encode_sealed_footer(
         metadata.set(FileMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
         metadata.set(FileMetaData.FOOTER_SIGNING_KEY_METADATA, WireType.BINARY, key_metadata)
         footer = encode_struct(metadata)
-        return _with_end(footer + sign_footer(cipher, footer, aad), PLAIN_MAGIC)
+        return _with_end([footer, sign_footer(cipher, footer, aad)], PLAIN_MAGIC)
     crypto = Struct()
     crypto.set(FileCryptoMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
     crypto.set(FileCryptoMetaData.KEY_METADATA, WireType.BINARY, key_metadata)
-    return _with_end(encode_struct(crypto) + seal_module(cipher, encode_struct(metadata), aad), _SEALED_MAGIC)
+    return _with_end([encode_struct(crypto), seal_module(cipher, encode_struct(metadata), aad)], _SEALED_MAGIC)
 
 
-def encode_plain_footer(metadata: Struct) -> bytes:
-    """Return everything behind the last segment of a plaintext file."""
+def encode_plain_footer(metadata: Struct) -> list[bytes]:
+    """Return the pieces of everything behind the last segment of a plaintext file."""
     metadata.remove(FileMetaData.ENCRYPTION_ALGORITHM)
     metadata.remove(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
-    return _with_end(encode_struct(metadata), PLAIN_MAGIC)
+    return _with_end([encode_struct(metadata)], PLAIN_MAGIC)
 
 
-def _with_end(footer: bytes, ending: bytes) -> bytes:
-    return footer + len(footer).to_bytes(_LENGTH_BYTES, "little") + ending
+def _with_end(pieces: list[bytes], ending: bytes) -> list[bytes]:
+    # Pieces, because the footer of a file with many row groups takes megabytes, and joining them would copy it.
+    return [*pieces, sum(map(len, pieces)).to_bytes(_LENGTH_BYTES, "little") + ending]
 
 
 def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, name: str) -> Struct:

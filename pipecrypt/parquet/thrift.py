@@ -32,6 +32,7 @@ __all__ = [
     "Shape",
     "Struct",
     "WireType",
+    "encode_in_place",
     "encode_struct",
     "encode_varint",
     "encode_zigzag",
@@ -99,6 +100,9 @@ Value: TypeAlias = "int | bool | bytes | Raw | Struct | list[Value]"
 Entry: TypeAlias = "tuple[int, int, Value]"
 
 
+_NO_LISTS: Final[dict[int, int]] = {}
+
+
 class Struct:
     """A struct's fields in the order they were read: (id, wire type, value).
 
@@ -111,7 +115,7 @@ class Struct:
     def __init__(self) -> None:
         """Make an empty struct."""
         self.entries: list[Entry] = []
-        self.list_types: dict[int, int] = {}
+        self.list_types: dict[int, int] = _NO_LISTS  # replaced, never changed, when a list is opened
 
     def has(self, field: int) -> bool:
         """Say whether the field is there."""
@@ -165,7 +169,7 @@ class Struct:
 
     def set_list(self, field: int, element_type: int, items: list[Value]) -> None:
         """Set a list field."""
-        self.list_types[field] = element_type
+        self.list_types = {**self.list_types, field: element_type}
         self.set(field, WireType.LIST, items)
 
     def remove(self, field: int) -> None:
@@ -277,7 +281,7 @@ class _Reader:
 
     def _list(self, position: int, element: Shape, struct: Struct, field: int) -> Value:
         count, wire_type, position = _read_list_header(self._data, position)
-        struct.list_types[field] = wire_type
+        struct.list_types = {**struct.list_types, field: wire_type}
         if count > len(self._data) - position:  # every element takes at least one byte
             raise self._mismatch(field)
         items: list[Value] = []
@@ -437,7 +441,20 @@ def encode_struct(struct: Struct) -> bytes:
     return bytes(out)
 
 
+def encode_in_place(struct: Struct) -> Struct:
+    """Return a struct that holds its bytes only, for lists of structs that take much memory opened."""
+    encoded = Struct()
+    encoded.entries = [(_ENCODED, 0, Raw(encode_struct(struct)))]
+    return encoded
+
+
+_ENCODED: Final = -1
+
+
 def _write_struct(struct: Struct, out: bytearray) -> None:
+    if struct.entries and struct.entries[0][0] == _ENCODED:
+        out += cast("bytes", struct.entries[0][2])
+        return
     last = 0
     for field, wire_type, value in struct.entries:
         delta = field - last

@@ -187,7 +187,7 @@ class PlaintextView:
                 self._starts.append(segment.start)
                 self._chunks.append((segment.chunk, segment.declared_bytes or 0))
         hidden = [_hide(chunk) for chunks in opened.row_groups for chunk in chunks]
-        footer = encode_plain_footer(opened.footer)
+        footer = b"".join(encode_plain_footer(opened.footer))
         for chunk, entries in hidden:
             chunk.entry.entries = entries
         return footer

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.crypto.kdf import Argon2Parameters, ScryptParameters
+from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters, derive_key
 from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of
 from pipecrypt.errors import (
     ConflictError,
@@ -26,10 +26,15 @@ from pipecrypt.errors import (
     PassphraseError,
     UsageError,
 )
+from pipecrypt.keys import keystore as keystore_module
 from pipecrypt.keys import keystore_seal
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import create_key, export_public_key, import_key, list_keys
+from pipecrypt.keys.keystore import SERVICE, create_key, export_public_key, import_key, list_keys
+from pipecrypt.keys.keystore_service import KeystoreMasterKey
+from pipecrypt.keys.reference import parse_key_reference
+from pipecrypt.keys.service import EarlierVersions, MasterKey
 from pipecrypt.keys.session import KeySession
+from pipecrypt.secret import DataKey
 
 Reference = Callable[[str], str]
 PLACE = Context(new_dataset_id(), "a.parquet", ("a",), 0)
@@ -70,6 +75,29 @@ def test_made_used_and_read_again(keystore: Reference, credentials: Credentials)
     assert str(_path(keystore("pii"))).encode() not in key_metadata
     with KeySession([keystore("pii")], credentials=credentials) as reader:
         assert reader.open_data_key(key_metadata, PLACE).same_as(key)
+
+
+def test_a_kek_is_bound_to_its_dataset(keystore: Reference, credentials: Credentials) -> None:
+    _create(keystore("pii"), credentials)
+    master_key = SERVICE.open_key(parse_key_reference(keystore("pii")), credentials)
+    assert isinstance(master_key, MasterKey)
+    assert isinstance(master_key, EarlierVersions)
+    here, there = Context(PLACE.dataset_id, ""), Context(new_dataset_id(), "")
+    key, wrapped = master_key.generate_key(here)
+    assert master_key.unwrap_key(wrapped, here).same_as(key)
+    for other, context in ((wrapped, there), (wrapped[:-1], here), (b"", here)):
+        with pytest.raises(IntegrityError):
+            master_key.unwrap_key(other, context)
+
+
+def test_closing_a_session_wipes_all_versions(keystore: Reference, credentials: Credentials) -> None:
+    _create(keystore("pii"), credentials)
+    _create(keystore("pii"), credentials, new_version=True)
+    session = KeySession([keystore("pii")], credentials=credentials)
+    versions = [key for key in session._keyring._master_keys.values() if isinstance(key, KeystoreMasterKey)]
+    assert [key._key.bits for key in versions] == [256, 256]
+    session.close()
+    assert [key._key.bits for key in versions] == [0, 0]
 
 
 def test_moved_keystore_still_opens(keystore: Reference, credentials: Credentials, tmp_path: Path) -> None:
@@ -194,8 +222,12 @@ def test_one_derivation_for_all_keys_of_a_keystore(
     for name in names:
         _create(name, credentials)
     calls = []
-    derive = keystore_seal.derive_key
-    monkeypatch.setattr(keystore_seal, "derive_key", lambda *args: calls.append(1) or derive(*args))
+
+    def derive(passphrase: bytes, parameters: KDFParameters) -> DataKey:
+        calls.append(1)
+        return derive_key(passphrase, parameters)
+
+    monkeypatch.setattr(keystore_seal, "derive_key", derive)
     KeySession(names, credentials=credentials).close()
     assert len(calls) == 1
     assert credentials._derived == {}
@@ -279,6 +311,7 @@ def test_equal_master_keys_share_no_wraps_between_names(keystore: Reference, cre
     "change",
     [
         lambda keys: keys[0].update(name="ops", version=2),
+        lambda keys: keys[0].update(name="renamed"),
         lambda keys: keys[0].update(version=9),
         lambda keys: keys[0].update(created="2020-01-01T00:00:00Z"),
         lambda keys: keys[0].update(id=str(uuid.uuid4())),
@@ -376,9 +409,10 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "no space left on device")
 
     for name in ("rename", "fsync"):
-        with monkeypatch.context() as patch, pytest.raises(KeystoreError) as caught:
+        with monkeypatch.context() as patch:
             patch.setattr(os, name, fail)
-            _create(keystore("ops"), credentials)
+            with pytest.raises(KeystoreError) as caught:
+                _create(keystore("ops"), credentials)
         assert "no space left" in str(caught.value)
     assert _path(keystore("pii")).read_bytes() == before
     assert [entry.name for entry in _path(keystore("pii")).parent.iterdir()] == ["keys.json"]
@@ -401,16 +435,26 @@ def test_concurrent_writers_lose_nothing(keystore: Reference, credentials: Crede
     KeySession([keystore(name) for name in names], credentials=credentials).close()
 
 
-def test_concurrent_makers_with_two_passphrases_make_one_keystore(
-    keystore: Reference, credentials: Credentials, wrong_credentials: Credentials
+@pytest.mark.parametrize("same_passphrase", [True, False])
+def test_a_maker_that_is_overtaken_adds_to_what_is_there(
+    keystore: Reference,
+    credentials: Credentials,
+    wrong_credentials: Credentials,
+    monkeypatch: pytest.MonkeyPatch,
+    same_passphrase: bool,
 ) -> None:
-    """The slower maker meets the other's keystore under the lock, and may not add to it."""
-    made = []
+    new_keystore = keystore_seal.new_keystore
 
-    def overtaken() -> datetime:
-        made.append(_create(keystore("first"), wrong_credentials))
-        return datetime.now(UTC)
+    def overtaken(*args: Any) -> object:
+        monkeypatch.setattr(keystore_module, "new_keystore", new_keystore)
+        _create(keystore("first"), credentials if same_passphrase else wrong_credentials)
+        return new_keystore(*args)
 
-    with pytest.raises(PassphraseError):
-        _create(keystore("second"), credentials, clock=overtaken)
-    assert [entry.master_key_id for entry in list_keys(keystore("first"))] == made
+    monkeypatch.setattr(keystore_module, "new_keystore", overtaken)
+    if same_passphrase:
+        _create(keystore("second"), credentials)
+        KeySession([keystore("first"), keystore("second")], credentials=credentials).close()
+    else:
+        with pytest.raises(PassphraseError):
+            _create(keystore("second"), credentials)
+        KeySession([keystore("first")], credentials=wrong_credentials).close()

@@ -2,6 +2,7 @@ import contextlib
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.documents import decode_base64, encode_base64
 from pipecrypt.keys.session import KeySession
 from pipecrypt.secret import DataKey
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
 
 DATASET = new_dataset_id()
 FILE = Context(DATASET, "a/b.parquet")
@@ -344,6 +345,24 @@ def test_one_kek_cannot_take_the_place_of_another(memory: MemoryKeyService) -> N
         with pytest.raises(IntegrityError):
             reader.open_data_key(_changed(hostile, keyEncryptionKeyID=kek_id), EMAIL)
         assert reader.open_data_key(honest, EMAIL).same_as(key)
+
+
+class SlowKeyService(MemoryKeyService):
+    """Gives other threads time to overtake."""
+
+    def use(self, call: MemoryCall, name: str) -> DataKey:
+        time.sleep(0.05)
+        return super().use(call, name)
+
+
+def test_threads_that_meet_a_new_kek_make_one_call() -> None:
+    memory = SlowKeyService()
+    with _open(memory, PII) as writer, _open(memory, PII) as reader, ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: writer.new_data_key(PII, EMAIL), range(4)))
+        assert writer.service_calls == 1
+        opened = list(pool.map(lambda pair: reader.open_data_key(pair[1], EMAIL), made))
+        assert reader.service_calls == 1
+    assert all(key.same_as(pair[0]) for key, pair in zip(opened, made, strict=True))
 
 
 def test_several_threads_share_a_session(memory: MemoryKeyService) -> None:
