@@ -7,9 +7,7 @@ The commands are left to their files, which import what they call only when they
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -76,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Looked for before parsing, so that an error in the arguments has its JSON twin too.
     OUTPUT.as_json = "--json" in given
     try:
-        _end_cleanly_on_sigterm()
         code = _run_command(given or ["--help"])
         flush()
     except BrokenPipeError:
@@ -93,12 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _trace_if_debugging()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
     return code
-
-
-def _end_cleanly_on_sigterm() -> None:
-    """Let a scheduler's SIGTERM unwind the stack as Ctrl-C does, so that temporary files go."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run_command(arguments: list[str]) -> int:

@@ -27,7 +27,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys import keystore as keystore_module
-from pipecrypt.keys import keystore_seal
+from pipecrypt.keys import keystore_document, keystore_seal
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystore import SERVICE, create_key, export_public_key, import_key, list_keys
 from pipecrypt.keys.keystore_service import KeystoreMasterKey
@@ -458,3 +458,14 @@ def test_a_maker_that_is_overtaken_adds_to_what_is_there(
         with pytest.raises(PassphraseError):
             _create(keystore("second"), credentials)
         KeySession([keystore("first")], credentials=wrong_credentials).close()
+
+
+def test_nothing_is_written_that_could_not_be_read(
+    keystore: Reference, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _create(keystore("pii"), credentials)
+    before = _path(keystore("pii")).read_bytes()
+    monkeypatch.setattr(keystore_document, "_MAX_KEYS", 1)
+    with pytest.raises(KeystoreError):
+        _create(keystore("ops"), credentials)
+    assert _path(keystore("pii")).read_bytes() == before

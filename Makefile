@@ -1,0 +1,74 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint fix bench docs clean
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# A shell's own PYTHONPATH would shadow what the virtual environment holds.
+unexport PYTHONPATH
+
+DEMO := $(or $(PIPECRYPT_DEMO_DIR),./demo)
+SCALE ?= 0.1
+
+help: ## Print these targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: export PIPECRYPT_DEMO_DIR := $(DEMO)
+demo: export PIPECRYPT_PASSPHRASE_FILE := $(DEMO)/passphrase
+demo: $(VENV)/.demo ## Set up, encrypt TPC-H lineitem, inspect it, read it back with a filter
+	@mkdir -p $(DEMO)/data
+	@test -s $(DEMO)/passphrase || (umask 077; head -c 24 /dev/urandom | base64 > $(DEMO)/passphrase)
+	@test -s $(DEMO)/data/lineitem.parquet || { \
+		tpchgen-cli parquet -s $(SCALE) -T lineitem -o $(DEMO)/new --overwrite && \
+		mv $(DEMO)/new/lineitem.parquet $(DEMO)/data/ && rmdir $(DEMO)/new; }
+	@for key in prices pii; do \
+		pipecrypt keys list "keystore://$(DEMO)/keys.json#$$key" > /dev/null 2>&1 || \
+		pipecrypt keys new "keystore://$(DEMO)/keys.json#$$key"; done
+	pipecrypt run configs/quickstart.yaml --overwrite
+	pipecrypt inspect $(DEMO)/encrypted/lineitem.parquet
+	python docs/examples/read_back.py $(DEMO)/encrypted/lineitem.parquet \
+		"keystore://$(DEMO)/keys.json#prices" "keystore://$(DEMO)/keys.json#pii"
+
+test: lint ## Lint, check types and layers, run the tests with coverage
+	pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
+
+test-long: $(VENV)/.dev ## Run the fault and fuzz suites
+	pytest -n 2 -m long
+
+lint: $(VENV)/.dev ## Run ruff, mypy and import-linter
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+fix: $(VENV)/.dev ## Let ruff repair and format
+	ruff check --fix .
+	ruff format .
+
+bench: $(VENV)/.dev ## Compare pipecrypt with cp, pyarrow and Polars on lineitem SF1
+	python -m benchmarks.columns
+
+docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UPDATE=1 rewrites the outputs
+	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py
+
+clean: ## Remove the virtual environment, the demo and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(VENV)/bin/python install pip; }
+	python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	python -m pip install --quiet -e . "tpchgen-cli>=2"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	python -m pip install --quiet -e . --group dev
+	@touch $@

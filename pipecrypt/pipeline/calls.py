@@ -1,0 +1,112 @@
+"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`. The work is left to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from pipecrypt.errors import UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.pipeline.events import Event, ignore
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.summary import Summary
+from pipecrypt.storage.location import Location
+
+__all__ = ["decrypt", "encrypt"]
+
+_Place: TypeAlias = str | os.PathLike[str] | Location
+
+
+def encrypt(
+    source: _Place,
+    sink: _Place,
+    policy: Policy,
+    *,
+    source_options: Mapping[str, object] | None = None,
+    sink_options: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+    workers: int = 1,
+    credentials: Credentials | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> Summary:
+    """Encrypt Parquet files without decoding them, and return the counts.
+
+    Args:
+        source: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
+        sink: a directory; or a file name, if the source is one file and no directory has that name.
+        policy: what is encrypted under which key.
+        source_options: storage options of the source, for fsspec.
+        sink_options: storage options of the sink.
+        overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
+        workers: files encrypted at once, each in a process of its own; more than 1 needs a script that guards its
+            start with `if __name__ == "__main__":`.
+        credentials: what opens the keys; default: the environment of this process.
+        on_event: told about progress.
+
+    Raises:
+        PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
+    """
+    request = EncryptRequest(
+        source=_location(source, source_options),
+        sink=_location(sink, sink_options),
+        policy=policy,
+        overwrite=overwrite,
+        workers=workers,
+    )
+    return run(request, credentials=_credentials(credentials), on_event=on_event)
+
+
+def decrypt(
+    source: _Place,
+    sink: _Place,
+    keys: Sequence[str],
+    *,
+    aad_prefix: bytes | None = None,
+    source_options: Mapping[str, object] | None = None,
+    sink_options: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+    workers: int = 1,
+    credentials: Credentials | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> Summary:
+    """Decrypt Parquet files, and return the counts.
+
+    Args:
+        source: as for `encrypt`.
+        sink: as for `encrypt`.
+        keys: key references; only these are ever used, whatever the files say.
+        aad_prefix: the AAD prefix of files that do not store it.
+        source_options: storage options of the source, for fsspec.
+        sink_options: storage options of the sink.
+        overwrite: as for `encrypt`.
+        workers: as for `encrypt`.
+        credentials: what opens the keys; default: the environment of this process.
+        on_event: told about progress.
+
+    Raises:
+        PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
+    """
+    if isinstance(keys, str):
+        raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")
+    request = DecryptRequest(
+        source=_location(source, source_options),
+        sink=_location(sink, sink_options),
+        keys=tuple(keys),
+        aad_prefix=aad_prefix,
+        overwrite=overwrite,
+        workers=workers,
+    )
+    return run(request, credentials=_credentials(credentials), on_event=on_event)
+
+
+def _location(place: _Place, options: Mapping[str, object] | None) -> Location:
+    if isinstance(place, Location):
+        return place if options is None else Location(place.url, options)
+    return Location(os.fspath(place), options or {})
+
+
+def _credentials(given: Credentials | None) -> Credentials:
+    return Credentials.from_environment() if given is None else given

@@ -1,0 +1,78 @@
+"""What a run tells while it works. Showing it is left to cli.
+
+Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. A run
+that fails ends with its exception instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipecrypt.pipeline.summary import Part, Summary
+
+__all__ = ["BytesDone", "Event", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The plan is made.
+
+    Args:
+        files: how many there are.
+        bytes: size of all inputs.
+    """
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileStarted:
+    """A file is being worked on.
+
+    Args:
+        path: as in its part.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class BytesDone:
+    """More of the input is done, of whichever file.
+
+    Args:
+        bytes: how much more.
+    """
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileDone:
+    """A file is published.
+
+    Args:
+        part: its record.
+    """
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """All files are published.
+
+    Args:
+        summary: the record of the run.
+    """
+
+    summary: Summary
+
+
+Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | RunFinished
+
+
+def ignore(event: Event) -> None:
+    """Take an event and do nothing with it."""

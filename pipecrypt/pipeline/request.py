@@ -1,0 +1,76 @@
+"""What a caller asks for, checked and in one piece. Carrying it out is left to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipecrypt.errors import UsageError
+from pipecrypt.keys.service import check_key_reference
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.storage.location import Location
+
+__all__ = ["DecryptRequest", "EncryptRequest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptRequest:
+    """Encrypt all files of a source into a sink.
+
+    Args:
+        source: a file, a directory (all `*.parquet` below it) or a glob.
+        sink: a directory; or a file name, if the source is one file and no directory has that name.
+        policy: what is encrypted under which key.
+        overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
+        workers: files encrypted at once, each in a process of its own; 1 works in this process.
+
+    Raises:
+        UsageError: `workers` is no number of processes.
+    """
+
+    source: Location
+    sink: Location
+    policy: Policy
+    overwrite: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        _check_workers(self.workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecryptRequest:
+    """Decrypt all files of a source into a sink.
+
+    Args:
+        source: as for encrypting.
+        sink: as for encrypting.
+        keys: key references; only these are ever used, whatever the files say.
+        aad_prefix: the AAD prefix of files that do not store it.
+        overwrite: as for encrypting.
+        workers: as for encrypting.
+
+    Raises:
+        UsageError: there is no key reference, or `workers` is no number of processes.
+        KeyReferenceError: a key reference is none, or has an unknown scheme.
+    """
+
+    source: Location
+    sink: Location
+    keys: tuple[str, ...]
+    aad_prefix: bytes | None = None
+    overwrite: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what can decrypt nothing."""
+        _check_workers(self.workers)
+        if not self.keys:
+            raise UsageError("decrypting needs a key reference", hint="pipecrypt inspect shows which keys a file needs")
+        for reference in self.keys:
+            check_key_reference(reference)
+
+
+def _check_workers(workers: object) -> None:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise UsageError(f"{workers!r} is no number of workers", hint="give a whole number from 1")

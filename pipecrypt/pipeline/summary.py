@@ -1,0 +1,85 @@
+"""What was done: one record for each file, and one for the run. Showing them is left to cli."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+__all__ = ["Part", "Summary"]
+
+_MEGABYTE: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The record of one output file.
+
+    Args:
+        path: the file's path below the sink, with `/`; its name where the sink is one file.
+        source_bytes: size of the input.
+        sink_bytes: size of the output.
+        rows: rows of the table.
+        batches: row groups.
+        data_keys: data keys made or opened.
+        service_calls: calls to key services that this file caused; later files of the same worker share their result.
+        seconds: time from opening the input to having published the output.
+    """
+
+    path: str
+    source_bytes: int
+    sink_bytes: int
+    rows: int
+    batches: int
+    data_keys: int
+    service_calls: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The record of a run: the sums of its parts.
+
+    Args:
+        operation: `encrypt` or `decrypt`.
+        files: files published.
+        source_bytes: size of all inputs.
+        sink_bytes: size of all outputs.
+        rows: rows of all tables.
+        batches: row groups of all files.
+        data_keys: data keys made or opened.
+        service_calls: calls to key services.
+        seconds: wall-clock time of the run.
+        megabytes_per_second: input over that time, in 1,000,000 bytes.
+        parts: one for each file, in the order of their paths.
+    """
+
+    operation: str
+    files: int
+    source_bytes: int
+    sink_bytes: int
+    rows: int
+    batches: int
+    data_keys: int
+    service_calls: int
+    seconds: float
+    megabytes_per_second: float
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, operation: str, parts: Sequence[Part], seconds: float) -> Self:
+        """Add up the parts of a run that took `seconds`."""
+        source_bytes = sum(part.source_bytes for part in parts)
+        return cls(
+            operation=operation,
+            files=len(parts),
+            source_bytes=source_bytes,
+            sink_bytes=sum(part.sink_bytes for part in parts),
+            rows=sum(part.rows for part in parts),
+            batches=sum(part.batches for part in parts),
+            data_keys=sum(part.data_keys for part in parts),
+            service_calls=sum(part.service_calls for part in parts),
+            seconds=seconds,
+            megabytes_per_second=source_bytes / _MEGABYTE / seconds if seconds > 0 else 0.0,
+            parts=tuple(parts),
+        )

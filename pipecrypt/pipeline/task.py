@@ -1,0 +1,127 @@
+"""The life of one file: opened, encrypted or decrypted, checked, published whole or not at all.
+
+A task is a plain description that any process can carry out, perhaps twice. Its data keys are made in here, inside the
+attempt, and nothing secret goes back. Choosing tasks is left to plan, running many of them to run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pipecrypt.context import Context
+from pipecrypt.errors import FormatError
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.summary import Part
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import open_sink
+from pipecrypt.storage.source import open_range_source, read_small_file
+
+__all__ = ["Decryption", "Encryption", "OnBytes", "Task", "run_task"]
+
+OnBytes: TypeAlias = Callable[[int], None]
+
+# parquet-java keeps key material outside of the file under this name.
+_KEY_MATERIAL_PREFIX: Final = "_KEY_MATERIAL_FOR_"
+_KEY_MATERIAL_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What encrypting needs beside the file.
+
+    Args:
+        policy: which columns under which key.
+        dataset_id: the run's, bound into keys and pages.
+    """
+
+    policy: EncryptionPolicy
+    dataset_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decryption:
+    """What decrypting needs beside the file.
+
+    Args:
+        aad_prefix: the AAD prefix of a file that does not store it.
+    """
+
+    aad_prefix: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One output file.
+
+    Args:
+        source: the input, pinned.
+        sink: the output.
+        path: the output's path below the sink, bound into what is encrypted.
+        operation: what is done.
+        overwrite: whether the output may replace a file.
+        token: the run's; marks its temporary files.
+    """
+
+    source: SourceFile
+    sink: Location
+    path: str
+    operation: Encryption | Decryption
+    overwrite: bool
+    token: str
+
+
+def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
+    """Carry out a task and return its record.
+
+    Args:
+        task: what to do.
+        session: this process's keys.
+        on_bytes: told how many bytes of the input were done, and 0 just before publishing. It may raise, to stop:
+            then nothing is published.
+
+    Raises:
+        PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
+    """
+    started, calls_before = time.perf_counter(), session.service_calls
+    with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
+        with open_range_source(task.source) as source:
+            report = _transform(task, source, sink, session, on_bytes)
+        # The source was still the pinned one when its block ended, so what was made from it may appear.
+        on_bytes(0)
+        sink.publish()
+    return Part(
+        path=task.path,
+        source_bytes=report.source_bytes,
+        sink_bytes=report.sink_bytes,
+        rows=report.rows,
+        batches=report.batches,
+        data_keys=report.data_keys,
+        service_calls=session.service_calls - calls_before,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySession, on_bytes: OnBytes) -> FileReport:
+    operation = task.operation
+    if isinstance(operation, Encryption):
+        context = Context(operation.dataset_id, task.path)
+        return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
+    keys = _keys_of_file(task.source.location, session)
+    return decrypt_file(source, sink, keys=keys, aad_prefix=operation.aad_prefix, on_bytes=on_bytes)
+
+
+def _keys_of_file(location: Location, session: KeySession) -> DataKeys:
+    material = location.sibling(f"{_KEY_MATERIAL_PREFIX}{location.name}.json")
+    try:
+        return session.for_file(read_small_file(material, _KEY_MATERIAL_BYTES))
+    except FormatError as error:
+        raise FormatError(f"{material.display}: {error.message}", hint=error.hint) from error

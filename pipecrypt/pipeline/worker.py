@@ -1,0 +1,153 @@
+"""A worker process: its own key session, one task at a time, events back over its own pipe. The driver is in workers.
+
+A worker outlives neither a stop nor its driver: SIGTERM and a broken pipe unwind the task at hand, which removes its
+temporary file. Signals from the terminal go to the driver, which decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Final, TypeAlias
+
+from pipecrypt.errors import PipecryptError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted
+from pipecrypt.pipeline.task import Task, run_task
+
+__all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
+
+STOPPED_EXIT_CODE: Final = 128 + signal.SIGTERM
+# The driver starts workers with these blocked, so that a Ctrl-C while Python starts up prints no traceback.
+BLOCKED_WHILE_STARTING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_REPORT_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker needs before its first task.
+
+    Args:
+        directory: the driver's current directory, which relative paths start from.
+        key_references: all that the worker may use.
+        credentials: what opens them.
+        dataset_id: of the dataset that is written, or None.
+    """
+
+    directory: str
+    key_references: tuple[str, ...]
+    credentials: Credentials
+    dataset_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has its keys and waits for a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker's task, or its start, failed.
+
+    Args:
+        error: as it was raised.
+    """
+
+    error: Exception
+
+
+Message: TypeAlias = Event | Ready | Failed
+
+
+class _StopError(BaseException):
+    """The driver wants this worker to end, or is gone."""
+
+
+def work(connection: Connection, setup: WorkerSetup) -> None:
+    """Do tasks from `connection` until it closes; the target of the process."""
+    try:
+        _take_over_signals()
+        os.chdir(setup.directory)
+        _serve(connection, setup)
+    except _StopError:
+        sys.exit(STOPPED_EXIT_CODE)
+
+
+def _take_over_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_WHILE_STARTING)
+
+
+def _on_stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
+    raise _StopError
+
+
+def _serve(connection: Connection, setup: WorkerSetup) -> None:
+    try:
+        with KeySession(setup.key_references, credentials=setup.credentials, dataset_id=setup.dataset_id) as session:
+            _send(connection, Ready())
+            while (task := _receive(connection)) is not None:
+                _carry_out(connection, task, session)
+    except Exception as error:
+        _send(connection, Failed(_portable(error)))
+
+
+def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
+    progress = _Progress(connection)
+    _send(connection, FileStarted(task.path))
+    part = run_task(task, session, progress.on_bytes)
+    _send(connection, FileDone(part))
+
+
+class _Progress:
+    """Tells the driver about progress, now and then; the 0 before publishing always goes out.
+
+    Sending is also how a worker finds out that its driver is gone, in time to publish nothing.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._unsent = 0
+
+    def on_bytes(self, count: int) -> None:
+        self._unsent += count
+        if not count or self._unsent >= _REPORT_BYTES:
+            _send(self._connection, BytesDone(self._unsent))
+            self._unsent = 0
+
+
+def _send(connection: Connection, message: Message) -> None:
+    try:
+        connection.send(message)
+    except OSError as error:
+        raise _StopError from error
+
+
+def _receive(connection: Connection) -> Task | None:
+    try:
+        task: Task | None = connection.recv()
+    except (EOFError, OSError):
+        return None
+    return task
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error in a form that survives the way to the driver."""
+    if isinstance(error, PipecryptError):
+        return error
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    with contextlib.suppress(Exception):
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+        return error
+    return RuntimeError(f"{type(error).__name__} in a worker process: {error}")
