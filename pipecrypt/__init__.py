@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
+    from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
-    from pipecrypt.reading.pyarrow_keys import expose_data_keys as expose_data_keys
 
 __all__ = [
     "Policy",
@@ -39,7 +39,7 @@ _HOMES = {
     "decryption_properties": ("pipecrypt.reading.pyarrow_keys", "decryption_properties"),
     "encrypt": ("pipecrypt.pipeline.calls", "encrypt"),
     "errors": ("pipecrypt.errors", None),
-    "expose_data_keys": ("pipecrypt.reading.pyarrow_keys", "expose_data_keys"),
+    "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
     "run": ("pipecrypt.config.run", "run_config"),
 }
 

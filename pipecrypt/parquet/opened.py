@@ -10,7 +10,7 @@ from typing import Self
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UsageError
+from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UnsupportedError, UsageError
 from pipecrypt.parquet.chunks import Chunk, list_chunks
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
@@ -195,5 +195,5 @@ def is_sealed(chunk: Chunk) -> bool:
 def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:
     try:
         return keys.open_data_key(key_metadata, context)
-    except (AccessError, IntegrityError) as error:
+    except (AccessError, FormatError, IntegrityError, UnsupportedError) as error:
         raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
