@@ -1,4 +1,6 @@
-"""How long does encrypting columns take, next to `cp` and to what else encrypts Parquet? Run: python -m benchmarks.columns
+"""How long does encrypting columns take, next to `cp` and to what else encrypts Parquet?
+
+Run: python -m benchmarks.columns
 
 Every contender runs in a process of its own, in turn, several rounds; the medians are compared. The times are the
 contender's own work, start-up and imports excluded; one line reports the command with its start-up too.

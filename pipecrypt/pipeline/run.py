@@ -66,8 +66,7 @@ def _run_here(
 ) -> list[Part]:
     def on_bytes(count: int) -> None:
         interruption.check()
-        if count:
-            on_event(BytesDone(count))
+        on_event(BytesDone(count))
 
     parts = []
     for task in plan.tasks:

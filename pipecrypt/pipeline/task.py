@@ -85,18 +85,19 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
     Args:
         task: what to do.
         session: this process's keys.
-        on_bytes: told how many bytes of the input were done, and 0 just before publishing. It may raise, to stop:
-            then nothing is published.
+        on_bytes: told how many bytes of the input were done; the last call comes just before publishing and brings
+            the sum to the input's size. It may raise, to stop: then nothing is published.
 
     Raises:
         PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
     """
     started, calls_before = time.perf_counter(), session.service_calls
+    progress = _Progress(on_bytes)
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
         with open_range_source(task.source) as source:
-            report = _transform(task, source, sink, session, on_bytes)
+            report = _transform(task, source, sink, session, progress)
         # The source was still the pinned one when its block ended, so what was made from it may appear.
-        on_bytes(0)
+        on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
     return Part(
         path=task.path,
@@ -108,6 +109,18 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
         service_calls=session.service_calls - calls_before,
         seconds=time.perf_counter() - started,
     )
+
+
+class _Progress:
+    """Counts what it passes on."""
+
+    def __init__(self, on_bytes: OnBytes) -> None:
+        self._on_bytes = on_bytes
+        self.bytes_done = 0
+
+    def __call__(self, count: int) -> None:
+        self.bytes_done += count
+        self._on_bytes(count)
 
 
 def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySession, on_bytes: OnBytes) -> FileReport:

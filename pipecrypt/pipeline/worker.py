@@ -7,13 +7,15 @@ temporary file. Signals from the terminal go to the driver, which decides.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Final, TypeAlias
 
@@ -75,6 +77,7 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
     """Do tasks from `connection` until it closes; the target of the process."""
     try:
         _take_over_signals()
+        threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
         os.chdir(setup.directory)
         _serve(connection, setup)
     except _StopError:
@@ -86,6 +89,14 @@ def _take_over_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_WHILE_STARTING)
+
+
+def _watch_driver() -> None:
+    """Stop this process when the driver dies, also in the middle of a long wait."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait([driver.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _on_stop(number: int, frame: FrameType | None) -> None:
@@ -104,25 +115,27 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    progress = _Progress(connection)
+    progress = _Progress(connection, task.source.size_bytes)
     _send(connection, FileStarted(task.path))
     part = run_task(task, session, progress.on_bytes)
     _send(connection, FileDone(part))
 
 
 class _Progress:
-    """Tells the driver about progress, now and then; the 0 before publishing always goes out.
+    """Tells the driver about progress, now and then, and about the end, just before publishing.
 
     Sending is also how a worker finds out that its driver is gone, in time to publish nothing.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, source_bytes: int) -> None:
         self._connection = connection
+        self._left = source_bytes
         self._unsent = 0
 
     def on_bytes(self, count: int) -> None:
         self._unsent += count
-        if not count or self._unsent >= _REPORT_BYTES:
+        self._left -= count
+        if self._left <= 0 or self._unsent >= _REPORT_BYTES:
             _send(self._connection, BytesDone(self._unsent))
             self._unsent = 0
 

@@ -19,7 +19,7 @@ from typing import Final, Self, cast
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone
+from pipecrypt.pipeline.events import Event, FileDone
 from pipecrypt.pipeline.plan import Plan
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.pipeline.task import Task
@@ -61,7 +61,7 @@ def run_in_workers(plan: Plan, credentials: Credentials, on_event: Callable[[Eve
                     worker.task = None
                 if isinstance(message, Ready | FileDone) and tasks:
                     worker.begin(tasks.popleft())
-                if not isinstance(message, Ready) and message != BytesDone(0):
+                if not isinstance(message, Ready):
                     on_event(message)
     return [parts[task.path] for task in plan.tasks]
 

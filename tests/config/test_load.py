@@ -84,7 +84,9 @@ def test_every_problem_has_its_place_and_a_hint(
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
-    text = _GOOD.replace("sink:", "snk:").replace("encrypt:", "encrypt:\n  data_keys: fil").replace("match:", "matches:")
+    text = (
+        _GOOD.replace("sink:", "snk:").replace("encrypt:", "encrypt:\n  data_keys: fil").replace("match:", "matches:")
+    )
 
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, text)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipecrypt.errors import InterruptedRunError, WorkerError
+from pipecrypt.pipeline.calls import decrypt
+from tests.pipeline.conftest import NAMES, World
+
+SCRIPT = Path(__file__).parent / "slow_script.py"
+LONG = 60.0
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(world: World) -> Iterator[Start]:
+    """Start the slow script in a process group of its own."""
+    started: list[subprocess.Popen[str]] = []
+    (world.root / "marks").mkdir()
+
+    def call(workers: int, seconds: float, script: Path = SCRIPT) -> subprocess.Popen[str]:
+        arguments = [world.raw, world.out, world.key, workers, world.root / "marks", seconds]
+        process = subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            env=os.environ | world.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+def _marked(world: World, count: int) -> list[int]:
+    """Wait until `count` processes have written a file and not published it; return their ids."""
+    marks = world.root / "marks"
+    _wait_for(lambda: len(list(marks.iterdir())) >= count)
+    return [int(mark.name) for mark in marks.iterdir()]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_undisturbed(world: World, start: Start, workers: int) -> None:
+    """The faults of this file switched off: everything is published."""
+    process = start(workers, 0.0)
+    output, _ = process.communicate(timeout=60)
+    assert output == "done 3\n"
+    assert sorted(world.tree()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("to_all", [True, False], ids=["group", "driver"])
+def test_stopped(world: World, start: Start, workers: int, number: signal.Signals, to_all: bool) -> None:
+    process = start(workers, LONG)
+    pids = _marked(world, workers)
+    assert len(world.leftovers()) == workers
+    began = time.monotonic()
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=30)
+    # A scheduler that signals the whole group may be noticed by the death of a worker first.
+    expected = {InterruptedRunError.__name__, WorkerError.__name__ if to_all else InterruptedRunError.__name__}
+    assert output.split(":")[0] in expected
+    assert len(output.splitlines()) == 1, output
+    assert process.returncode == 1
+    assert world.tree() == {}
+    assert not world.out.exists()
+    assert time.monotonic() - began < 8
+    assert not any(_is_alive(pid) for pid in pids)
+
+
+def test_impatient_user(world: World, start: Start) -> None:
+    process = start(2, LONG)
+    _marked(world, 2)
+    for _ in range(20):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.005)
+    output, _ = process.communicate(timeout=30)
+    assert output.startswith("InterruptedRunError")
+    assert len(output.splitlines()) == 1, output
+    assert world.tree() == {}
+
+
+def test_interrupt_while_workers_start(world: World, start: Start) -> None:
+    for delay in (0.3, 0.5, 0.7, 0.9):
+        process = start(2, LONG)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert "InterruptedRunError" in output or "import" in output, output
+        assert world.tree() == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_driver_leaves_temporary_names_at_most(world: World, start: Start, workers: int) -> None:
+    process = start(workers, LONG)
+    pids = _marked(world, workers)
+    process.kill()
+    process.wait()
+    _wait_for(lambda: not any(_is_alive(pid) for pid in pids), 10)
+    if workers == 1:
+        assert world.tree().keys() == set(world.leftovers())
+        assert len(world.leftovers()) == 1
+    else:
+        assert world.tree() == {}  # the workers outlived the driver just long enough to tidy up
+
+
+def test_a_frozen_worker_publishes_nothing_after_its_driver_died(world: World, start: Start) -> None:
+    process = start(2, 0.3)
+    pids = _marked(world, 2)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    held = set(world.tree()) - set(world.leftovers())
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    _wait_for(lambda: not any(_is_alive(pid) for pid in pids), 10)
+    assert set(world.tree()) == held
+
+
+def test_killed_worker(world: World, start: Start) -> None:
+    process = start(2, LONG)
+    victim, other = _marked(world, 2)
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert output.startswith("WorkerError")
+    assert "SIGKILL" in output
+    assert any(name in output for name in NAMES)
+    assert world.tree() == {}
+    assert not _is_alive(other)
+
+
+def test_a_script_without_a_guard(world: World, start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    text = SCRIPT.read_text()
+    script.write_text(text.replace('if __name__ == "__main__":', "if True:"))
+    output, _ = start(2, 0.0, script).communicate(timeout=60)
+    assert "WorkerError" in output
+    assert world.tree() == {} if world.out.exists() else True
+
+
+def test_what_is_published_stays_and_reads_back(world: World, start: Start) -> None:
+    process = start(1, 0.7)
+    _wait_for(lambda: "a.parquet" in world.tree())
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert world.leftovers() == []
+    decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
+    assert world.tree(world.root / "back").items() <= world.tree(world.raw).items()
+
+
+@pytest.mark.long
+def test_killed_at_any_moment(world: World, start: Start) -> None:
+    for step in range(60):
+        process = start(1 + step % 2, 0.02)
+        time.sleep(0.2 + step * 0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        whole = set(world.tree()) - set(world.leftovers()) if world.out.exists() else set()
+        if whole:
+            for name in world.leftovers():
+                (world.out / name).unlink()
+            back = world.root / f"back{step}"
+            decrypt(world.out, back, [world.key], credentials=world.credentials)
+            assert world.tree(back).items() <= world.tree(world.raw).items()
+        subprocess.run(["rm", "-rf", str(world.out)], check=True)
