@@ -11,10 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pipecrypt.keys.credentials import Credentials
 
 KEY = "keystore://{scratch}/keys.json#bench"
 TWO_COLUMNS = ("l_comment", "l_extendedprice")
@@ -111,8 +107,8 @@ def _encrypt(columns: tuple[str, ...]) -> Callable[[Path, Path], Callable[[], ob
 
         key = _key(scratch)
         policy = pc.Policy(columns=dict.fromkeys(columns, key)) if columns else pc.Policy(default=key)
-        credentials = _unlocked(key)
-        return lambda: pc.encrypt(str(source), str(scratch / "out.parquet"), policy, credentials=credentials)
+        _warm()
+        return lambda: pc.encrypt(str(source), str(scratch / "out.parquet"), policy)
 
     return contender
 
@@ -121,19 +117,14 @@ def _decrypt(source: Path, scratch: Path) -> Callable[[], object]:
     import pipecrypt as pc
 
     key, encrypted = _key(scratch), str(scratch / "encrypted.parquet")
-    credentials = _unlocked(key)
-    return lambda: pc.decrypt(encrypted, str(scratch / "out.parquet"), keys=[key], credentials=credentials)
+    _warm()
+    return lambda: pc.decrypt(encrypted, str(scratch / "out.parquet"), keys=[key])
 
 
-def _unlocked(key: str) -> Credentials:
-    # Imports and unlocking the keystore, whose Argon2id is slow on purpose, are start-up: the command's line has both.
+def _warm() -> None:
+    # Imports are start-up, which the line with the command reports.
+    import pipecrypt.keys.keystore
     import pipecrypt.pipeline.run  # noqa: F401
-    from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.keys.session import KeySession
-
-    credentials = Credentials.from_environment()
-    KeySession([key], credentials=credentials).close()
-    return credentials
 
 
 def _command(source: Path, scratch: Path) -> Callable[[], object]:

@@ -81,7 +81,9 @@ class RunModel(_Model):
 
 
 class ConfigModel(_Model):
-    """A pipecrypt configuration."""
+    """What `pipecrypt run` reads."""
+
+    model_config = ConfigDict(title="pipecrypt configuration")
 
     source: SourceModel
     sink: SinkModel

