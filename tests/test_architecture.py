@@ -1,0 +1,173 @@
+"""What no single file can keep: doors, lengths, errors, configurations, laziness. Layers are import-linter's."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipecrypt import errors
+from pipecrypt.config.build import build_request
+from pipecrypt.config.load import load_config
+from pipecrypt.config.plan import plan_config
+from pipecrypt.errors import PipecryptError
+
+_ROOT = Path(__file__).parents[1]
+_PACKAGE = _ROOT / "pipecrypt"
+_FILES = sorted(_PACKAGE.rglob("*.py"))
+_CONFIGS = sorted((_ROOT / "configs").glob("*.yaml"))
+_MAX_FILE_LINES = 400
+_MAX_FUNCTION_LINES = 40
+_HELP_SECONDS = 0.25
+_HEAVY = ("cryptography", "fsspec", "numpy", "pandas", "pyarrow", "pydantic", "rich", "ruamel")
+
+# Third party -> the rooms or files that may import it. testing/ stands outside: it fakes what is behind the doors.
+_DOORS = {
+    "cryptography": ["crypto/"],
+    "fsspec": ["storage/", "reading/filesystem.py"],
+    "pyarrow": ["sources/", "reading/"],
+    "pydantic": ["config/"],
+    "pydantic_core": ["config/"],
+    "rich": ["cli/"],
+    "ruamel": ["config/"],
+    "typer": ["cli/"],
+}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(_PACKAGE).as_posix()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def _error_classes() -> list[type[PipecryptError]]:
+    return [kind for name in errors.__all__ if issubclass(kind := getattr(errors, name), PipecryptError)]
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_each_third_party_has_one_door(path: Path) -> None:
+    ours = {"__future__", "pipecrypt", *sys.stdlib_module_names}
+    foreign = {name.partition(".")[0] for name in _imported(_tree(path))} - ours
+
+    for third_party in foreign:
+        assert third_party in _DOORS, f"{third_party} has no door"
+        doors = ["testing/", *_DOORS[third_party]]
+        assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= _MAX_FILE_LINES
+
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # Signature and docstring do not count: they are what a reader wants to be long.
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= _MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_files_say_what_they_do_and_what_they_leave_to_others(path: Path) -> None:
+    docstring = ast.get_docstring(_tree(path))
+
+    assert docstring is not None
+    if path.name != "__init__.py" or path.parent == _PACKAGE:
+        assert len(re.findall(r"[.:](?:\s|$)", docstring)) >= 2, "what it does, and what it leaves to others"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_only_the_renderer_prints(path: Path) -> None:
+    calls = [node.func for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
+
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    if _name(path) != "cli/render.py":
+        assert "sys.stdout.write" not in path.read_text(encoding="utf-8")
+
+
+def test_every_error_has_a_hint_and_an_exit_code() -> None:
+    defined = {node.name for node in _tree(_PACKAGE / "errors.py").body if isinstance(node, ast.ClassDef)}
+
+    assert defined == set(errors.__all__)
+    for kind in _error_classes():
+        assert kind.__name__.endswith("Error")
+        assert kind.exit_code in {1, 2, 3, 4, 5}
+        assert kind.default_hint
+        assert kind.default_hint[0].islower()
+        assert not kind.default_hint.endswith(".")
+        assert kind("x").hint == kind.default_hint
+
+
+def test_no_error_of_the_tree_is_defined_elsewhere() -> None:
+    for path in _FILES:
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.ClassDef) and _name(path) != "errors.py":
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                assert not bases & set(errors.__all__), f"{node.name} in {_name(path)}"
+
+
+@pytest.mark.parametrize("path", _CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_loads_and_plans(path: Path) -> None:
+    loaded = load_config(path, {})
+
+    plan = plan_config(loaded, offline=True)
+    assert plan.sink == loaded.model.sink.url
+    assert build_request(loaded).policy.engine_policy().key_references()
+
+
+def test_the_help_in_the_readme_is_real() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipecrypt", "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() in (_ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import pipecrypt; pipecrypt.errors.PipecryptError; pipecrypt.__version__", set()),
+        ("from pipecrypt.cli.main import main; main(['--help'])", set()),
+        # typer looks for pydantic types when it builds a command's options.
+        ("from pipecrypt.cli.main import main; main(['encrypt', '--help'])", {"pydantic"}),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, allowed: set[str]) -> None:
+    unwanted = [name for name in _HEAVY if name not in allowed]
+    check = f"import sys; print([name for name in {unwanted!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_is_fast() -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pipecrypt", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+
+    # The fastest: what the others took longer is the machine's other work.
+    assert min(seconds) < _HELP_SECONDS

@@ -1,0 +1,56 @@
+"""The names that `import pipecrypt` gives."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+import pipecrypt
+
+
+@pytest.mark.parametrize("name", pipecrypt.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(pipecrypt, name) is getattr(pipecrypt, name)
+    assert name in dir(pipecrypt)
+
+
+def test_what_type_checkers_see_is_what_is_there() -> None:
+    tree = ast.parse(Path(pipecrypt.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        (alias,) = node.names
+        whole = (f"{node.module}.{alias.name}", None) if alias.name == "errors" else (node.module, alias.name)
+        seen[alias.asname] = whole
+
+    assert seen == pipecrypt._HOMES
+    assert set(pipecrypt.__all__) == {*seen, "__version__"}
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="'pipecrypt' has no attribute 'nonsense'"):
+        pipecrypt.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_version_is_the_package_s() -> None:
+    try:
+        installed = importlib.metadata.version("pipecrypt")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("a source checkout that is not installed")
+    assert pipecrypt.__version__ == installed
+
+
+def test_type_checkers_are_told_that_it_is_typed() -> None:
+    assert Path(pipecrypt.__file__).with_name("py.typed").exists()
+
+
+@pytest.mark.parametrize("name", ["encrypt", "decrypt", "run", "Policy", "decryption_properties", "crypto_factory"])
+def test_what_users_call_is_documented(name: str) -> None:
+    documentation = getattr(pipecrypt, name).__doc__
+
+    assert documentation
+    assert "Args:" in documentation
