@@ -33,7 +33,8 @@ from pipecrypt.parquet.names import (
 )
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct, read_struct
+from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = [
     "MAGIC_BYTES",

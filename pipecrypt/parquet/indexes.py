@@ -30,15 +30,8 @@ from pipecrypt.parquet.names import (
     OffsetIndex,
     PageLocation,
 )
-from pipecrypt.parquet.thrift import (
-    WireType,
-    encode_struct,
-    encode_zigzag,
-    read_list_start,
-    read_struct,
-    read_zigzag,
-    skip_value,
-)
+from pipecrypt.parquet.thrift import WireType, encode_struct, encode_zigzag
+from pipecrypt.parquet.thrift_read import read_list_start, read_struct, read_zigzag, skip_value
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",

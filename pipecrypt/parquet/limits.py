@@ -16,7 +16,7 @@ from pipecrypt.parquet.layout import Segment, SegmentKind
 from pipecrypt.parquet.names import ColumnChunk, PageType
 from pipecrypt.parquet.pages import MAX_PAGES, read_page_header
 from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
-from pipecrypt.parquet.thrift import read_list_start
+from pipecrypt.parquet.thrift_read import read_list_start
 
 __all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_counts"]
 

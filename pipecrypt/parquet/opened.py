@@ -19,7 +19,8 @@ from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto,
 from pipecrypt.parquet.originals import Originals, pop_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.thrift import Struct, read_struct
+from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
 __all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]

@@ -27,7 +27,8 @@ from pipecrypt.parquet.modules import (
     open_into,
 )
 from pipecrypt.parquet.names import PageHeader, PageType
-from pipecrypt.parquet.thrift import WireType, encode_varint, encode_zigzag, skip_value
+from pipecrypt.parquet.thrift import WireType, encode_varint, encode_zigzag
+from pipecrypt.parquet.thrift_read import skip_value
 
 __all__ = [
     "MAX_PAGES",
