@@ -52,7 +52,7 @@ def main() -> None:
     arguments = _arguments()
     scratch = Path(tempfile.mkdtemp(prefix="pipecrypt-bench-", dir=arguments.scratch))
     try:
-        source = _make_input(scratch, arguments.scale)
+        source = make_input(scratch, arguments.scale)
         samples = _measure(source, scratch, arguments.rounds)
     finally:
         shutil.rmtree(scratch)
@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _make_input(scratch: Path, scale: float) -> Path:
+def make_input(scratch: Path, scale: float) -> Path:
     command = ["tpchgen-cli", "parquet", "-s", f"{scale:g}", "--tables", "lineitem", "--output-dir", str(scratch)]
     program = Path(sys.executable).with_name("tpchgen-cli")
     subprocess.run([str(program) if program.exists() else command[0], *command[1:]], check=True, capture_output=True)
@@ -90,16 +90,16 @@ def _measure(source: Path, scratch: Path, rounds: int) -> dict[str, list[tuple[f
     key_file.touch(mode=0o600)
     key_file.write_bytes(os.urandom(32))
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file)}
-    _worker("prepare", source, scratch, environment)
+    run_contender("prepare", source, scratch, environment)
     samples: dict[str, list[tuple[float, float]]] = {"size": [(source.stat().st_size, 0.0)]}
     for _ in range(rounds):
         for contender in CONTENDERS:
             _remove(scratch / "out.parquet")
-            samples.setdefault(contender, []).append(_worker(contender, source, scratch, environment))
+            samples.setdefault(contender, []).append(run_contender(contender, source, scratch, environment))
     return samples
 
 
-def _worker(contender: str, source: Path, scratch: Path, environment: dict[str, str]) -> tuple[float, float]:
+def run_contender(contender: str, source: Path, scratch: Path, environment: dict[str, str]) -> tuple[float, float]:
     command = [sys.executable, "-m", "benchmarks.contender", contender, str(source), str(scratch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])

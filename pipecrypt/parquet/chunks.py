@@ -24,6 +24,7 @@ class Chunk:
         entry: the ColumnChunk struct.
         metadata: its ColumnMetaData; of an encrypted chunk, as opened.
         what: what errors call it.
+        is_finished: its metadata is final, and kept encoded only, which takes a fraction of the memory.
     """
 
     row_group: int
@@ -32,6 +33,7 @@ class Chunk:
     entry: Struct
     metadata: Struct
     what: str
+    is_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pipecrypt.parquet.indexes import (
     open_bloom_filter,
     sealed_bloom_filter_bytes,
 )
-from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index
+from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index, with_bloom_filter
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
@@ -78,10 +78,12 @@ class _Decryption:
         self._body = body
         self._opened = opened
         self._moves: dict[tuple[int, int], ChunkMove] = {}
+        self._with_bloom_filter: frozenset[tuple[int, int]] = frozenset()
 
     def run(self, segments: list[Segment]) -> None:
         footer = self._opened.footer
         self._body.write(PLAIN_MAGIC)
+        self._with_bloom_filter = with_bloom_filter(segments)
         segments.reverse()
         while segments:
             self._write_segment(segments.pop())
@@ -98,6 +100,8 @@ class _Decryption:
             move = self._open_pages(segment) if is_sealed(segment.chunk) else self._copy_pages(segment)
             self._moves[segment.chunk.row_group, segment.chunk.column] = move
             restore_chunk(segment.chunk, move, self._opened.originals)
+            if (segment.chunk.row_group, segment.chunk.column) not in self._with_bloom_filter:
+                self._finish_chunk(segment.chunk)
         elif segment.kind is SegmentKind.BLOOM_FILTER:
             self._write_bloom_filter(segment)
         else:
@@ -169,7 +173,12 @@ class _Decryption:
         moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
         restore_row_group(index, row_group, moves, self._opened.originals)
         for chunk in chunks:
-            if is_sealed(chunk):
-                chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
-                chunk.entry.remove(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
-                chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, chunk.metadata)
+            self._finish_chunk(chunk)
+            chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
+
+    def _finish_chunk(self, chunk: Chunk) -> None:
+        # The crypto metadata stays to the end, because indexes are opened with the key that it names.
+        if not chunk.is_finished:
+            chunk.entry.remove(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
+            chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, encode_in_place(chunk.metadata))
+            chunk.metadata, chunk.is_finished = Struct(), True

@@ -24,7 +24,7 @@ from pipecrypt.parquet.indexes import (
     move_offset_index,
     seal_bloom_filter,
 )
-from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index
+from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index, with_bloom_filter
 from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_counts
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
@@ -137,6 +137,7 @@ class _Encryption:
         self._moves: dict[tuple[int, int], ChunkMove] = {}
         self._originals = Originals(policy.data_keys, source_bytes)
         self._footer_key: _Key | None = None
+        self._with_bloom_filter: frozenset[tuple[int, int]] = frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +162,7 @@ class _Encryption:
         # The footer key is made first: a key service that refuses is met before the first byte.
         self._footer_key = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
         self.body.write(magic(self._policy.footer))
+        self._with_bloom_filter = with_bloom_filter(segments)
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
             self._write_segment(segments.pop())
@@ -204,10 +206,22 @@ class _Encryption:
             move = self._seal_pages(segment) if self._is_sealed(segment.chunk) else self._copy_pages(segment)
             self._moves[segment.chunk.row_group, segment.chunk.column] = move
             relocate_chunk(segment.chunk, move, self._originals)
+            if (segment.chunk.row_group, segment.chunk.column) not in self._with_bloom_filter:
+                self._finish_chunk(segment.chunk)
         elif segment.kind is SegmentKind.BLOOM_FILTER:
             self._write_bloom_filter(segment)
         else:
             self._write_index(segment)
+
+    def _finish_chunk(self, chunk: Chunk) -> None:
+        if chunk.is_finished:
+            return
+        if self._is_sealed(chunk):
+            self._seal_metadata(chunk)
+        shown = chunk.entry.struct(ColumnChunk.META_DATA)
+        if shown is not None:
+            chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, encode_in_place(shown))
+        chunk.metadata, chunk.is_finished = Struct(), True
 
     def _seal_pages(self, segment: Segment) -> ChunkMove:
         chunk, place = segment.chunk, locate_pages(segment.chunk)
@@ -272,8 +286,7 @@ class _Encryption:
         moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
         relocate_row_group(index, row_group, moves, self._originals)
         for chunk in chunks:
-            if self._is_sealed(chunk):
-                self._seal_metadata(chunk)
+            self._finish_chunk(chunk)
 
     def _seal_metadata(self, chunk: Chunk) -> None:
         entry, crypto = chunk.entry, Struct()

@@ -18,7 +18,7 @@ from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.pages import PageBounds
 from pipecrypt.parquet.thrift import Struct, WireType
 
-__all__ = ["ChunkMove", "Segment", "SegmentKind", "order_segments", "place_index"]
+__all__ = ["ChunkMove", "Segment", "SegmentKind", "order_segments", "place_index", "with_bloom_filter"]
 
 
 class SegmentKind(IntEnum):
@@ -103,6 +103,12 @@ class ChunkMove:
     def first_data_page(self) -> int:
         """Return the new offset of a sealed or opened chunk's first data page, or the chunk's end if it has none."""
         return self.new_start + self.bounds.new[1 if self.bounds.has_dictionary else 0]
+
+
+def with_bloom_filter(segments: Iterable[Segment]) -> frozenset[tuple[int, int]]:
+    """Return row group and column of the chunks whose metadata changes once more after their pages were written."""
+    blooms = (part.chunk for part in segments if part.kind is SegmentKind.BLOOM_FILTER)
+    return frozenset((chunk.row_group, chunk.column) for chunk in blooms)
 
 
 def order_segments(row_groups: Iterable[Iterable[Chunk]], body_end: int, name: str) -> list[Segment]:
