@@ -53,14 +53,14 @@ def new_key(
 
 @keys_app.command("list")
 def list_all(
-    keystore: Annotated[str, typer.Argument(help="Path of a keystore, or keystore://PATH[#NAME].")],
+    keystore: Annotated[str, typer.Argument(metavar="KEYSTORE", help="Path of a keystore, or keystore://PATH[#NAME].")],
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase."""
     from pipecrypt.keys.keystore import list_keys
 
-    entries = list_keys(keystore)
+    entries = sorted(list_keys(keystore), key=lambda entry: (entry.name, entry.version))
     show({"keys": entries}, lambda: entry_lines(entries))
 
 
@@ -86,7 +86,9 @@ def export_key(
 @keys_app.command("import")
 def import_from_file(
     reference: _Reference,
-    file: Annotated[Path, typer.Argument(help="32 bytes, raw or in base64, or a private key as PEM; - is stdin.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="32 bytes, raw or in base64, or a private key as PEM; - is stdin.")
+    ],
     new_version: _NewVersion = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,

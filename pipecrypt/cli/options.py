@@ -68,7 +68,10 @@ KeyReferences = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what DST holds.")]
 Prefix = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="AAD prefix of a file that does not store it; text, or hex:0a1b..."),
+    typer.Option(
+        metavar="TEXT",
+        help="AAD prefix: needed where a file does not store it, compared where it does. Text, or hex:0a1b...",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, max=256, help="Files done at once, each in a process of its own.")]
 

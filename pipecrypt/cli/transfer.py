@@ -32,7 +32,7 @@ _Sink = Annotated[str, typer.Argument(metavar="DST", help="Directory, or a file 
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="The YAML configuration.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML configuration.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the sink holds.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
     json: JSONFlag = False,
