@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
+from pipecrypt.pipeline import worker
 from pipecrypt.pipeline.calls import decrypt
+from pipecrypt.pipeline.events import BytesDone
 from tests.pipeline.conftest import NAMES, World
 
 SCRIPT = Path(__file__).parent / "slow_script.py"
@@ -195,3 +198,14 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
             decrypt(world.out, back, [world.key], credentials=world.credentials)
             assert world.tree(back).items() <= world.tree(world.raw).items()
         subprocess.run(["rm", "-rf", str(world.out)], check=True)
+
+
+def test_a_worker_without_its_driver_stops_before_publishing() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    progress = worker._Progress(theirs, source_bytes=10)
+    progress.on_bytes(4)  # nothing is sent yet
+    progress.on_bytes(6)
+    assert ours.recv() == BytesDone(10)
+    ours.close()
+    with pytest.raises(worker._StopError):
+        progress.on_bytes(0)
