@@ -66,6 +66,11 @@ class ColumnSummary:
     keys: tuple[KeySummary, ...]
     stored_bytes: int
 
+    @property
+    def data_keys(self) -> int:
+        """How many different data keys of its own the column has."""
+        return sum(key.data_keys for key in self.keys)
+
 
 @dataclass(frozen=True, slots=True)
 class FileSummary:
@@ -230,7 +235,7 @@ def _scope(originals: Originals | None, columns: Sequence[ColumnSummary]) -> str
         return originals.data_keys.value
     if not columns:
         return None
-    return "batch" if any(key.data_keys > 1 for column in columns for key in column.keys) else "file"
+    return "batch" if any(column.data_keys > 1 for column in columns) else "file"
 
 
 def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> tuple[ReaderSummary, ...]:
@@ -246,7 +251,7 @@ def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> t
             stores_prefix=sealed is not None and sealed.algorithm.aad_prefix is not None,
             is_uniform=bool(encrypted) and all(column.with_footer_key for column in columns),
             is_nested=any("." in column.path for column in columns),
-            has_many_data_keys=any(key.data_keys > 1 for key in keys),
+            has_many_data_keys=any(column.data_keys > 1 for column in encrypted),
             has_material=bool(sealed) and all(key.master_key_id is not None for key in keys),
             has_plaintext_columns=len(encrypted) < len(columns),
         )

@@ -51,8 +51,9 @@ def test_bloom_filters_survive(duckdb_file: bytes, footer: FooterMode, pattern: 
         path = tmp_path / "a.parquet"
         path.write_bytes(encrypted)
         # The plaintext column's Bloom filter has moved and must still answer rightly.
-        assert duckdb.sql(f"select count(*) from '{path}' where number = 7").fetchone() == (200,)  # noqa: S608
-        assert duckdb.sql(f"select count(*) from '{path}' where number = 51").fetchone() == (0,)  # noqa: S608
+        for number, count in ((7, 200), (51, 0)):
+            query = f"select count(*) from '{path}' where number = {number}"  # noqa: S608  # a path of our own
+            assert duckdb.sql(query).fetchall() == [(count,)]
 
 
 def test_plaintext_page_indexes_point_to_where_pages_are_now() -> None:
