@@ -3,8 +3,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint fix bench docs clean
 
-PYTHON ?= python3
 VENV := .venv
+# The machine's own Python, looked up before the virtual environment comes first in PATH.
+PYTHON := $(shell command -v python3)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A shell's own PYTHONPATH would shadow what the virtual environment holds.
 unexport PYTHONPATH
@@ -58,17 +59,18 @@ clean: ## Remove the virtual environment, the demo and all caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment.
-$(VENV)/bin/python:
+$(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
 		$(PYTHON) -m pip --python $(VENV)/bin/python install pip; }
 	python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml | $(VENV)/.pip
 	python -m pip install --quiet -e . "tpchgen-cli>=2"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	python -m pip install --quiet -e . --group dev
 	@touch $@

@@ -89,12 +89,10 @@ def decrypt(
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
-    if isinstance(keys, str):
-        raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")
     request = DecryptRequest(
         source=_location(source, source_options),
         sink=_location(sink, sink_options),
-        keys=tuple(keys),
+        keys=_listed(keys),
         aad_prefix=aad_prefix,
         overwrite=overwrite,
         workers=workers,
@@ -106,6 +104,12 @@ def _location(place: _Place, options: Mapping[str, object] | None) -> Location:
     if isinstance(place, Location):
         return place if options is None else Location(place.url, options)
     return Location(os.fspath(place), options or {})
+
+
+def _listed(keys: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")
+    return tuple(keys)
 
 
 def _credentials(given: Credentials | None) -> Credentials:
