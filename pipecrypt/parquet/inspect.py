@@ -240,7 +240,8 @@ def _scope(originals: Originals | None, columns: Sequence[ColumnSummary]) -> str
 
 def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> tuple[ReaderSummary, ...]:
     encrypted = [column for column in columns if column.encrypted]
-    keys = [key for column in encrypted for key in column.keys]
+    footer_keys = _keys([sealed.key_metadata]) if sealed is not None else ()
+    keys = [*footer_keys, *(key for column in encrypted for key in column.keys)]
     return judge_readers(
         FileTraits(
             is_encrypted=sealed is not None,
