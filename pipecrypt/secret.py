@@ -30,7 +30,7 @@ class DataKey:
         self._buffer = bytearray(key_bytes)
 
     def expose_key_bytes(self) -> bytearray:
-        """Return the key's own buffer. Called by crypto/, keys/ (to wrap) and reading/ (to hand it to other readers)."""
+        """Return the key's own buffer. For crypto/, keys/ (to wrap) and reading/ (to hand it to other readers)."""
         if not self._buffer:
             raise RuntimeError("this key was wiped")
         return self._buffer
