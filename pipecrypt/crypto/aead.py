@@ -20,7 +20,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pipecrypt.errors import IntegrityError
 from pipecrypt.secret import DataKey
 
-__all__ = ["MAX_INVOCATIONS", "NONCE_BYTES", "TAG_BYTES", "MessageCipher", "open_sealed", "random_bytes", "seal"]
+__all__ = [
+    "MAX_INVOCATIONS",
+    "NONCE_BYTES",
+    "TAG_BYTES",
+    "MessageCipher",
+    "MessageEncryptor",
+    "open_sealed",
+    "random_bytes",
+    "seal",
+]
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
@@ -37,13 +46,13 @@ class MessageCipher:
     Lives as long as one column chunk or file; OpenSSL's key schedule goes with it.
     """
 
-    __slots__ = ("_ctr_key", "_gcm", "encrypt_into")
+    __slots__ = ("_gcm", "_key_bytes", "encrypt_into")
 
     def __init__(self, key: DataKey) -> None:
         """Expand the key; the caller still owns and wipes it."""
         key_bytes = bytes(key.expose_key_bytes())
         self._gcm = AESGCM(key_bytes)
-        self._ctr_key = key_bytes
+        self._key_bytes = key_bytes
         # Bound once: an attribute look-up less for each of the millions of pages.
         self.encrypt_into: Callable[[ByteBuffer, ByteBuffer, ByteBuffer | None, ByteBuffer], int] = (
             self._gcm.encrypt_into
@@ -65,8 +74,29 @@ class MessageCipher:
 
         Nothing authenticates it.
         """
-        decryptor = Cipher(algorithms.AES(self._ctr_key), modes.CTR(nonce + _CTR_COUNTER_START)).decryptor()
+        decryptor = Cipher(algorithms.AES(self._key_bytes), modes.CTR(nonce + _CTR_COUNTER_START)).decryptor()
         return decryptor.update(ciphertext) + decryptor.finalize()
+
+    def encrypt_pieces(self, nonce: bytes, associated_data: bytes) -> MessageEncryptor:
+        """Return the encryptor of one message that comes in pieces."""
+        return MessageEncryptor(self._key_bytes, nonce, associated_data)
+
+
+class MessageEncryptor:
+    """One AES-GCM message, encrypted piece by piece: `update` for each, then `tag`."""
+
+    __slots__ = ("_context", "update")
+
+    def __init__(self, key_bytes: bytes, nonce: bytes, associated_data: bytes) -> None:
+        """Begin the message."""
+        self._context = Cipher(algorithms.AES(key_bytes), modes.GCM(nonce)).encryptor()
+        self._context.authenticate_additional_data(associated_data)
+        self.update: Callable[[ByteBuffer], bytes] = self._context.update
+
+    def tag(self) -> bytes:
+        """End the message; return its tag."""
+        self._context.finalize()
+        return self._context.tag
 
 
 def seal(key: DataKey, plaintext: bytes | bytearray | memoryview, associated_data: bytes) -> bytes:

@@ -1,16 +1,24 @@
-"""A file's column chunks as the footer describes them, checked. Where their parts lie in the file is left to layout."""
+"""A file's column chunks as the footer describes them, checked. Where their parts lie in the file is left to layout.
+
+Row groups are opened when they are needed and closed when they are done: opened, a footer takes many times its bytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from pipecrypt.errors import FormatError, UnsupportedError
+from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.names import ROW_GROUP, ROW_GROUP_INDEXES, ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.thrift import Struct, encode_in_place
+from pipecrypt.parquet.thrift_read import MAX_STRUCTS, open_encoded
 
-__all__ = ["Chunk", "list_chunks", "locate_pages", "row_count"]
+__all__ = ["Chunk", "RowGroups", "locate_pages", "row_count"]
+
+# A footer with no more chunks than this stays open once it was read; of a larger one, only what is at work.
+_OPEN_CHUNKS: Final = 2_048
 
 
 @dataclass(slots=True)
@@ -24,7 +32,6 @@ class Chunk:
         entry: the ColumnChunk struct.
         metadata: its ColumnMetaData; of an encrypted chunk, as opened.
         what: what errors call it.
-        is_finished: its metadata is final, and kept encoded only, which takes a fraction of the memory.
     """
 
     row_group: int
@@ -33,7 +40,6 @@ class Chunk:
     entry: Struct
     metadata: Struct
     what: str
-    is_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +57,99 @@ class PagePlace:
     num_values: int
 
 
-def list_chunks(footer: Struct, leaves: Sequence[LeafColumn], name: str) -> list[list[Chunk]]:
-    """Return the column chunks, by row group and column. `metadata` is an empty struct where the footer has none.
+class RowGroups:
+    """The row groups of a footer, opened one at a time and written back into it.
 
-    Raises:
-        FormatError: row groups and schema disagree.
-        UnsupportedError: a chunk lies in another file.
+    Args:
+        footer: the footer, whose list of row groups is changed in place.
+        leaves: the columns of its schema.
+        name: what errors call the file.
     """
-    return [
-        _row_group_chunks(index, row_group.structs(RowGroup.COLUMNS), leaves, name)
-        for index, row_group in enumerate(footer.structs(FileMetaData.ROW_GROUPS))
-    ]
+
+    def __init__(self, footer: Struct, leaves: Sequence[LeafColumn], name: str) -> None:
+        """Open nothing yet."""
+        self._structs = footer.structs(FileMetaData.ROW_GROUPS)
+        self._leaves = leaves
+        self._name = name
+        self._open: dict[int, tuple[Struct, list[Chunk]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._structs)
+
+    def is_open(self, index: int) -> bool:
+        """Say whether the row group is open."""
+        return index in self._open
+
+    def chunks(self, index: int) -> list[Chunk]:
+        """Return the row group's chunks by column, opening it if need be.
+
+        `metadata` is an empty struct where the footer has none.
+
+        Raises:
+            FormatError: malformed, or row group and schema disagree.
+            UnsupportedError: a chunk lies in another file.
+        """
+        if index not in self._open:
+            stored = self._structs[index]
+            opened = open_encoded(stored, ROW_GROUP, f"footer of {self._name}")
+            chunks = _row_group_chunks(index, opened.structs(RowGroup.COLUMNS), self._leaves, self._name)
+            self._structs[index] = opened
+            self._open[index] = (stored, chunks)
+        return self._open[index][1]
+
+    def check_size(self) -> None:
+        """Check that all row groups may be open at once.
+
+        Raises:
+            LimitError: more than memory should hold.
+        """
+        if len(self._structs) * len(self._leaves) > MAX_STRUCTS:
+            raise LimitError(f"footer of {self._name} has more than {MAX_STRUCTS} parts")
+
+    def all_chunks(self) -> list[list[Chunk]]:
+        """Return all chunks by row group and column; all row groups stay open.
+
+        Raises:
+            LimitError: more than memory should hold.
+        """
+        self.check_size()
+        return [self.chunks(index) for index in range(len(self._structs))]
+
+    def struct(self, index: int) -> Struct:
+        """Return the row group itself, open."""
+        self.chunks(index)
+        return self._structs[index]
+
+    def release(self, index: int) -> None:
+        """Forget that an unchanged row group was opened, unless the footer is small."""
+        if len(self._structs) * len(self._leaves) > _OPEN_CHUNKS:
+            self._structs[index], _ = self._open.pop(index)
+
+    def close(self, index: int) -> None:
+        """Write the changed row group back, encoded."""
+        self._structs[index] = encode_in_place(self.struct(index))
+        del self._open[index]
+
+    def edit_indexes(self, index: int) -> list[Struct]:
+        """Return the entries of a closed row group with nothing opened but the places of indexes.
+
+        `close_indexes` writes them back.
+        """
+        opened = open_encoded(self._structs[index], ROW_GROUP_INDEXES, f"footer of {self._name}")
+        self._structs[index] = opened
+        return opened.structs(RowGroup.COLUMNS)
+
+    def close_indexes(self, index: int) -> None:
+        """Write the places of indexes back."""
+        self._structs[index] = encode_in_place(self._structs[index])
+
+    def what(self, row_group: int, column: int) -> str:
+        """Return what errors call a chunk."""
+        return _chunk_name(self._name, row_group, self._leaves[column])
+
+
+def _chunk_name(name: str, row_group: int, leaf: LeafColumn) -> str:
+    return f"{name} row group {row_group} column {leaf.dotted!r}"
 
 
 def _row_group_chunks(index: int, entries: list[Struct], leaves: Sequence[LeafColumn], name: str) -> list[Chunk]:
@@ -69,7 +157,7 @@ def _row_group_chunks(index: int, entries: list[Struct], leaves: Sequence[LeafCo
         raise FormatError(f"{name} row group {index} has {len(entries)} columns, its schema has {len(leaves)}")
     chunks = []
     for column, (entry, leaf) in enumerate(zip(entries, leaves, strict=True)):
-        what = f"{name} row group {index} column {leaf.dotted!r}"
+        what = _chunk_name(name, index, leaf)
         if entry.has(ColumnChunk.FILE_PATH):
             raise UnsupportedError(f"{what} lies in another file")
         metadata = entry.struct(ColumnChunk.META_DATA) or Struct()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
+from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.body import Body, ignore_bytes
-from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
+from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
 from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
@@ -19,15 +20,24 @@ from pipecrypt.parquet.indexes import (
     open_bloom_filter,
     sealed_bloom_filter_bytes,
 )
-from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index, with_bloom_filter
+from pipecrypt.parquet.layout import (
+    ChunkMove,
+    IndexPlaces,
+    Part,
+    Segment,
+    SegmentKind,
+    chunk_parts,
+    last_changes,
+    order_segments,
+)
 from pipecrypt.parquet.modules import ModuleType, open_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, open_pages
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place
+from pipecrypt.parquet.thrift import WireType
 
 __all__ = ["decrypt_file"]
 
@@ -63,12 +73,23 @@ def decrypt_file(
     """
     sealed, body_end = read_sealed_footer(source)
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
-        segments = order_segments(opened.row_groups, body_end, source.name)
+        del sealed  # it holds the whole footer as stored
+        segments = _survey(opened, body_end)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
         with Body(source, sink, on_bytes) as body:
             _Decryption(body, opened).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
+
+
+def _survey(opened: OpenedFile, body_end: int) -> list[Segment]:
+    """Return the segments in order; every row group's metadata was authenticated then."""
+    parts: list[Part] = []
+    for index in range(len(opened.row_groups)):
+        for chunk in opened.open_row_group(index):
+            parts += chunk_parts(chunk)
+        opened.row_groups.release(index)
+    return order_segments(parts, body_end, opened.row_groups)
 
 
 class _Decryption:
@@ -78,37 +99,40 @@ class _Decryption:
         self._body = body
         self._opened = opened
         self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._with_bloom_filter: frozenset[tuple[int, int]] = frozenset()
+        self._index_places = IndexPlaces()
 
     def run(self, segments: list[Segment]) -> None:
-        footer = self._opened.footer
+        opened, row_groups = self._opened, self._opened.row_groups
         self._body.write(PLAIN_MAGIC)
-        self._with_bloom_filter = with_bloom_filter(segments)
+        due = last_changes(segments)
+        for index in range(len(row_groups)):
+            if not due[index]:
+                self._finish_row_group(index, row_groups)
         segments.reverse()
-        while segments:
-            self._write_segment(segments.pop())
-        encoded, row_groups = footer.structs(FileMetaData.ROW_GROUPS), self._opened.row_groups
-        while row_groups:
-            index = len(row_groups) - 1
-            self._finish_row_group(index, encoded[index], row_groups.pop())
-            encoded[index] = encode_in_place(encoded[index])
-        for piece in encode_plain_footer(footer):
+        while segments:  # dropped as they are done: a large file has many
+            segment = segments.pop()
+            if segment.kind in (SegmentKind.COLUMN_INDEX, SegmentKind.OFFSET_INDEX):
+                self._write_index(segment)
+                continue
+            self._write_segment(segment, opened.open_row_group(segment.row_group)[segment.column])
+            due[segment.row_group] -= 1
+            if not due[segment.row_group]:
+                self._finish_row_group(segment.row_group, row_groups)
+        self._index_places.write(row_groups)
+        for piece in encode_plain_footer(opened.footer):
             self._body.write(piece)
 
-    def _write_segment(self, segment: Segment) -> None:
-        if segment.kind is SegmentKind.PAGES:
-            move = self._open_pages(segment) if is_sealed(segment.chunk) else self._copy_pages(segment)
-            self._moves[segment.chunk.row_group, segment.chunk.column] = move
-            restore_chunk(segment.chunk, move, self._opened.originals)
-            if (segment.chunk.row_group, segment.chunk.column) not in self._with_bloom_filter:
-                self._finish_chunk(segment.chunk)
-        elif segment.kind is SegmentKind.BLOOM_FILTER:
-            self._write_bloom_filter(segment)
-        else:
-            self._write_index(segment)
+    def _write_segment(self, segment: Segment, chunk: Chunk) -> None:
+        if segment.kind is SegmentKind.BLOOM_FILTER:
+            self._write_bloom_filter(segment, chunk)
+            return
+        open_or_copy = self._open_pages if is_sealed(chunk) else self._copy_pages
+        move = open_or_copy(segment, chunk)
+        self._moves[chunk.row_group, chunk.column] = move
+        restore_chunk(chunk, move, self._opened.originals)
 
-    def _open_pages(self, segment: Segment) -> ChunkMove:
-        chunk, place, opened = segment.chunk, locate_pages(segment.chunk), self._opened
+    def _open_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        place, opened = locate_pages(chunk), self._opened
         data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
         out = self._body.reserve(len(data))
         bounds = open_pages(
@@ -126,7 +150,7 @@ class _Decryption:
         self._body.done(bounds.old[-1])
         return move
 
-    def _copy_pages(self, segment: Segment) -> ChunkMove:
+    def _copy_pages(self, segment: Segment, _: Chunk) -> ChunkMove:
         # Encrypting left no gap behind a copied chunk, so all of its room is its own, whatever size it declares.
         length = segment.room_bytes if self._opened.originals is not None else (segment.declared_bytes or 0)
         bounds = array("q", (0, length))
@@ -135,8 +159,8 @@ class _Decryption:
         self._body.copy(segment.start, length)
         return move
 
-    def _write_bloom_filter(self, segment: Segment) -> None:
-        chunk, opened, position = segment.chunk, self._opened, self._body.position
+    def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
+        opened, position = self._opened, self._body.position
         length = segment.declared_bytes
         if is_sealed(chunk):
             if length is None:
@@ -155,30 +179,32 @@ class _Decryption:
             metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self._body.position - position)
 
     def _write_index(self, segment: Segment) -> None:
-        chunk, is_offsets = segment.chunk, segment.kind is SegmentKind.OFFSET_INDEX
+        place, is_offsets, opened = (
+            (segment.row_group, segment.column),
+            segment.kind is SegmentKind.OFFSET_INDEX,
+            self._opened,
+        )
         data = bytes(self._body.read(segment.start, segment.declared_bytes or 0))
-        if is_sealed(chunk):
+        key = opened.key_at(*place)
+        if key is not None:
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
-            aad = self._opened.aad.module(module_type, chunk.row_group, chunk.column)
-            what = f"{'offset' if is_offsets else 'column'} index of {chunk.what}"
-            data = open_module(self._opened.cipher(chunk), memoryview(data), aad, what)
-        move = self._moves.get((chunk.row_group, chunk.column))
+            what = f"{'offset' if is_offsets else 'column'} index of {opened.row_groups.what(*place)}"
+            data = open_module(MessageCipher(key), memoryview(data), opened.aad.module(module_type, *place), what)
+        move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
-            data = move_offset_index(data, move, chunk)
-        place_index(chunk.entry, segment.kind, self._body.position, len(data))
+            data = move_offset_index(data, move, opened.row_groups.what(*place))
+        if is_offsets and not opened.row_groups.is_open(segment.row_group):
+            self._moves.pop(place, None)  # nothing asks again
+        self._index_places.add(segment, self._body.position, len(data))
         self._body.write(data)
         self._body.done(segment.declared_bytes or 0)
 
-    def _finish_row_group(self, index: int, row_group: Struct, chunks: list[Chunk]) -> None:
+    def _finish_row_group(self, index: int, row_groups: RowGroups) -> None:
+        chunks = self._opened.open_row_group(index)
         moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
-        restore_row_group(index, row_group, moves, self._opened.originals)
+        restore_row_group(index, row_groups.struct(index), moves, self._opened.originals)
         for chunk in chunks:
-            self._finish_chunk(chunk)
-            chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
-
-    def _finish_chunk(self, chunk: Chunk) -> None:
-        # The crypto metadata stays to the end, because indexes are opened with the key that it names.
-        if not chunk.is_finished:
             chunk.entry.remove(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
-            chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, encode_in_place(chunk.metadata))
-            chunk.metadata, chunk.is_finished = Struct(), True
+            chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
+            chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, chunk.metadata)
+        row_groups.close(index)

@@ -7,6 +7,7 @@ then names the new places and is sealed itself. Plaintext chunks are copied. Mem
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -15,7 +16,7 @@ from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.errors import PipecryptError, UnsupportedError
 from pipecrypt.parquet.body import Body, ignore_bytes
-from pipecrypt.parquet.chunks import Chunk, list_chunks, locate_pages, row_count
+from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
 from pipecrypt.parquet.columns import choose_keys, leaf_columns
 from pipecrypt.parquet.footer import Algorithm, encode_sealed_footer, magic, read_plain_footer
 from pipecrypt.parquet.indexes import (
@@ -24,8 +25,17 @@ from pipecrypt.parquet.indexes import (
     move_offset_index,
     seal_bloom_filter,
 )
-from pipecrypt.parquet.layout import ChunkMove, Segment, SegmentKind, order_segments, place_index, with_bloom_filter
-from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_counts
+from pipecrypt.parquet.layout import (
+    ChunkMove,
+    IndexPlaces,
+    Part,
+    Segment,
+    SegmentKind,
+    chunk_parts,
+    last_changes,
+    order_segments,
+)
+from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.originals import Originals, push_originals
@@ -34,7 +44,7 @@ from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_in_place, encode_struct
+from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
 from pipecrypt.secret import DataKey
 
 __all__ = ["encrypt_file"]
@@ -78,37 +88,29 @@ def encrypt_file(
     footer, body_end = read_plain_footer(source)
     leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), source.name)
     chosen = choose_keys(policy, leaves, source.name)
-    row_groups = list_chunks(footer, leaves, source.name)
-    check_counts(len(row_groups), len(leaves), source.name)
-    segments = order_segments(row_groups, body_end, source.name)
-    check_page_counts(source, [part for part in segments if chosen[part.chunk.column] is not None])
-    _check_clear_fields(policy, chosen, row_groups)
+    row_groups = RowGroups(footer, leaves, source.name)
+    batches = len(row_groups)
+    check_counts(batches, len(leaves), source.name)
     rows = row_count(footer, source.name)
     encrypted_columns = sum(reference is not None for reference in chosen)
     with (
         Body(source, sink, on_bytes) as body,
         _Encryption(body, policy, chosen, keys=keys, context=context, source_bytes=source.size_bytes) as encryption,
     ):
-        encryption.check_invocations(row_groups, source.name)
-        batches = len(row_groups)
+        segments = encryption.survey(source, row_groups, body_end)
         data_keys = encryption.run(footer, row_groups, segments)
         size = body.position
     return FileReport(rows, batches, data_keys, source.size_bytes, size, encrypted_columns)
 
 
-def _check_clear_fields(
-    policy: EncryptionPolicy, chosen: Sequence[str | None], row_groups: Sequence[Sequence[Chunk]]
-) -> None:
+def _check_clear_fields(chunk: Chunk) -> None:
     """Refuse fields of a column chunk that may tell values and would stay readable in a plaintext footer."""
-    if policy.footer is FooterMode.ENCRYPTED:
-        return
-    for chunk in (chunk for chunks in row_groups for chunk in chunks if chosen[chunk.column] is not None):
-        unknown = sorted({entry[0] for entry in chunk.entry.entries} - ColumnChunk.KNOWN)
-        if unknown:
-            raise UnsupportedError(
-                f"{chunk.what} has fields {unknown} that this release does not know, and the footer stays readable",
-                hint="encrypt the footer too: --footer encrypted",
-            )
+    unknown = sorted({entry[0] for entry in chunk.entry.entries} - ColumnChunk.KNOWN)
+    if unknown:
+        raise UnsupportedError(
+            f"{chunk.what} has fields {unknown} that this release does not know, and the footer stays readable",
+            hint="encrypt the footer too: --footer encrypted",
+        )
 
 
 class _Encryption:
@@ -137,7 +139,7 @@ class _Encryption:
         self._moves: dict[tuple[int, int], ChunkMove] = {}
         self._originals = Originals(policy.data_keys, source_bytes)
         self._footer_key: _Key | None = None
-        self._with_bloom_filter: frozenset[tuple[int, int]] = frozenset()
+        self._index_places = IndexPlaces()
 
     def __enter__(self) -> Self:
         return self
@@ -150,27 +152,42 @@ class _Encryption:
         if self._footer_key is not None:
             self._footer_key[0].wipe()
 
-    def check_invocations(self, row_groups: list[list[Chunk]], name: str) -> None:
-        chunks_by_key: dict[object, list[Chunk]] = {}
-        for chunk in (chunk for chunks in row_groups for chunk in chunks):
-            if self._is_sealed(chunk):
-                chunks_by_key.setdefault(self._key_place(chunk), []).append(chunk)
-        check_invocations(chunks_by_key, name)
+    def survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> list[Segment]:
+        """Return the segments in order, once all that must hold before the first byte is written does."""
+        parts: list[Part] = []
+        modules_by_key: Counter[object] = Counter()
+        for index in range(len(row_groups)):
+            for chunk in row_groups.chunks(index):
+                parts += chunk_parts(chunk)
+                if self._is_sealed(chunk.column):
+                    check_page_count(source, chunk, body_end)
+                    modules_by_key[self._key_place(index, chunk.column)] += most_modules(chunk)
+                    if self._policy.footer is FooterMode.PLAINTEXT:
+                        _check_clear_fields(chunk)
+            row_groups.release(index)
+        check_invocations(modules_by_key, source.name)
+        return order_segments(parts, body_end, row_groups)
 
-    def run(self, footer: Struct, row_groups: list[list[Chunk]], segments: list[Segment]) -> int:
+    def run(self, footer: Struct, row_groups: RowGroups, segments: list[Segment]) -> int:
         """Write the whole file; return the number of data keys."""
         # The footer key is made first: a key service that refuses is met before the first byte.
         self._footer_key = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
         self.body.write(magic(self._policy.footer))
-        self._with_bloom_filter = with_bloom_filter(segments)
+        due = last_changes(segments)
+        for index in range(len(row_groups)):
+            if not due[index]:
+                self._finish_row_group(index, row_groups)
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
-            self._write_segment(segments.pop())
-        encoded = footer.structs(FileMetaData.ROW_GROUPS)
-        while row_groups:
-            index = len(row_groups) - 1
-            self._finish_row_group(index, encoded[index], row_groups.pop())
-            encoded[index] = encode_in_place(encoded[index])
+            segment = segments.pop()
+            if segment.kind in (SegmentKind.COLUMN_INDEX, SegmentKind.OFFSET_INDEX):
+                self._write_index(segment, row_groups)
+                continue
+            self._write_segment(segment, row_groups.chunks(segment.row_group)[segment.column])
+            due[segment.row_group] -= 1
+            if not due[segment.row_group]:
+                self._finish_row_group(segment.row_group, row_groups)
+        self._index_places.write(row_groups)
         push_originals(footer, self._originals)
         key, key_metadata = self._footer_key
         cipher = MessageCipher(key)
@@ -178,17 +195,17 @@ class _Encryption:
             self.body.write(piece)
         return len(self._column_keys) + 1
 
-    def _is_sealed(self, chunk: Chunk) -> bool:
-        return self._chosen[chunk.column] is not None
+    def _is_sealed(self, column: int) -> bool:
+        return self._chosen[column] is not None
 
-    def _key_place(self, chunk: Chunk) -> tuple[int, int | None] | None:
+    def _key_place(self, row_group: int, column: int) -> tuple[int, int | None] | None:
         """Return what tells one data key from another: None is the footer's."""
         if self._policy.uniform:
             return None
-        return chunk.column, (chunk.row_group if self._policy.data_keys is KeyScope.BATCH else None)
+        return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
 
     def _key_of(self, chunk: Chunk) -> _Key:
-        place, reference = self._key_place(chunk), self._chosen[chunk.column]
+        place, reference = self._key_place(chunk.row_group, chunk.column), self._chosen[chunk.column]
         if place is None or reference is None:
             if self._footer_key is None:
                 raise AssertionError("the footer key is made first")
@@ -201,30 +218,17 @@ class _Encryption:
     def _cipher(self, chunk: Chunk) -> MessageCipher:
         return MessageCipher(self._key_of(chunk)[0])
 
-    def _write_segment(self, segment: Segment) -> None:
-        if segment.kind is SegmentKind.PAGES:
-            move = self._seal_pages(segment) if self._is_sealed(segment.chunk) else self._copy_pages(segment)
-            self._moves[segment.chunk.row_group, segment.chunk.column] = move
-            relocate_chunk(segment.chunk, move, self._originals)
-            if (segment.chunk.row_group, segment.chunk.column) not in self._with_bloom_filter:
-                self._finish_chunk(segment.chunk)
-        elif segment.kind is SegmentKind.BLOOM_FILTER:
-            self._write_bloom_filter(segment)
-        else:
-            self._write_index(segment)
-
-    def _finish_chunk(self, chunk: Chunk) -> None:
-        if chunk.is_finished:
+    def _write_segment(self, segment: Segment, chunk: Chunk) -> None:
+        if segment.kind is SegmentKind.BLOOM_FILTER:
+            self._write_bloom_filter(segment, chunk)
             return
-        if self._is_sealed(chunk):
-            self._seal_metadata(chunk)
-        shown = chunk.entry.struct(ColumnChunk.META_DATA)
-        if shown is not None:
-            chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, encode_in_place(shown))
-        chunk.metadata, chunk.is_finished = Struct(), True
+        seal_or_copy = self._seal_pages if self._is_sealed(chunk.column) else self._copy_pages
+        move = seal_or_copy(segment, chunk)
+        self._moves[chunk.row_group, chunk.column] = move
+        relocate_chunk(chunk, move, self._originals)
 
-    def _seal_pages(self, segment: Segment) -> ChunkMove:
-        chunk, place = segment.chunk, locate_pages(segment.chunk)
+    def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        place = locate_pages(chunk)
         data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
         pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
         out = self.body.reserve(sealed_bound(pages))
@@ -235,30 +239,30 @@ class _Encryption:
         self.body.done(bounds.old[-1])
         return move
 
-    def _copy_pages(self, segment: Segment) -> ChunkMove:
-        length = self._true_length(segment)
+    def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        length = self._true_length(segment, chunk)
         bounds = array("q", (0, length))
         move = ChunkMove(segment.start, self.body.position, PageBounds(bounds, bounds, has_dictionary=False), True)
         self.body.copy(segment.start, length)
         return move
 
-    def _true_length(self, segment: Segment) -> int:
-        place = locate_pages(segment.chunk)
+    def _true_length(self, segment: Segment, chunk: Chunk) -> int:
+        place = locate_pages(chunk)
         if segment.room_bytes == place.declared_bytes:
             return place.declared_bytes
         data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
         try:
-            return scan_pages(data, place.declared_bytes, place.num_values, segment.chunk.what)[-1].end
+            return scan_pages(data, place.declared_bytes, place.num_values, chunk.what)[-1].end
         except PipecryptError:
             return place.declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
 
-    def _write_bloom_filter(self, segment: Segment) -> None:
-        chunk, length = segment.chunk, segment.declared_bytes
+    def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
+        length = segment.declared_bytes
         if length is None:
             start = self.body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
             _, length = bloom_filter_bytes(start, segment.room_bytes, chunk)
         metadata, position = chunk.metadata, self.body.position
-        if self._is_sealed(chunk):
+        if self._is_sealed(chunk.column):
             data = self.body.read(segment.start, length)
             self.body.write(seal_bloom_filter(data, self._cipher(chunk), self._aad, chunk))
             self.body.done(length)
@@ -268,25 +272,42 @@ class _Encryption:
         if segment.declared_bytes is not None:
             metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
 
-    def _write_index(self, segment: Segment) -> None:
-        chunk, is_offsets = segment.chunk, segment.kind is SegmentKind.OFFSET_INDEX
+    def _write_index(self, segment: Segment, row_groups: RowGroups) -> None:
+        place, is_offsets = (segment.row_group, segment.column), segment.kind is SegmentKind.OFFSET_INDEX
         data = bytes(self.body.read(segment.start, segment.declared_bytes or 0))
-        move = self._moves.get((chunk.row_group, chunk.column))
+        move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
-            data = move_offset_index(data, move, chunk)
-        if self._is_sealed(chunk):
+            data = move_offset_index(data, move, row_groups.what(*place))
+        if self._is_sealed(segment.column):
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
-            aad = self._aad.module(module_type, chunk.row_group, chunk.column)
-            data = seal_module(self._cipher(chunk), data, aad)
-        place_index(chunk.entry, segment.kind, self.body.position, len(data))
+            data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))
+        if is_offsets and not row_groups.is_open(segment.row_group):
+            self._moves.pop(place, None)  # nothing asks again
+        self._index_places.add(segment, self.body.position, len(data))
         self.body.write(data)
         self.body.done(segment.declared_bytes or 0)
 
-    def _finish_row_group(self, index: int, row_group: Struct, chunks: list[Chunk]) -> None:
+    def _index_cipher(self, segment: Segment, row_groups: RowGroups) -> MessageCipher:
+        # The row group is closed by now, unless the index lies before its pages.
+        place = self._key_place(segment.row_group, segment.column)
+        made = self._footer_key if place is None else self._column_keys.get(place)
+        return MessageCipher(made[0]) if made else self._cipher(row_groups.chunks(segment.row_group)[segment.column])
+
+    def _finish_row_group(self, index: int, row_groups: RowGroups) -> None:
+        chunks = row_groups.chunks(index)
         moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
-        relocate_row_group(index, row_group, moves, self._originals)
+        relocate_row_group(index, row_groups.struct(index), moves, self._originals)
         for chunk in chunks:
-            self._finish_chunk(chunk)
+            if self._is_sealed(chunk.column):
+                self._seal_metadata(chunk)
+                self._forget_key_metadata(chunk)
+        row_groups.close(index)
+
+    def _forget_key_metadata(self, chunk: Chunk) -> None:
+        # Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
+        place = self._key_place(chunk.row_group, chunk.column)
+        if place is not None and self._policy.data_keys is KeyScope.BATCH:
+            self._column_keys[place] = (self._column_keys[place][0], b"")
 
     def _seal_metadata(self, chunk: Chunk) -> None:
         entry, crypto = chunk.entry, Struct()

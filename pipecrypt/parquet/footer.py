@@ -11,7 +11,9 @@ Layout of the three kinds of Parquet file, from the end of the last segment::
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
@@ -21,8 +23,8 @@ from pipecrypt.parquet.modules import (
     FileAAD,
     check_footer_signature,
     open_module,
-    seal_module,
-    sign_footer,
+    seal_pieces,
+    sign_pieces,
 )
 from pipecrypt.parquet.names import (
     FILE_CRYPTO_META_DATA,
@@ -33,7 +35,7 @@ from pipecrypt.parquet.names import (
 )
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.thrift import Struct, WireType, encode_pieces, encode_struct
 from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = [
@@ -58,6 +60,7 @@ _LENGTH_BYTES: Final = 4
 _END_BYTES: Final = _LENGTH_BYTES + MAGIC_BYTES
 _SMALLEST_FILE_BYTES: Final = MAGIC_BYTES + _END_BYTES
 _FIRST_READ_BYTES: Final = 64 * 1024
+_PIECE_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,8 @@ class SealedFooter:
     algorithm: Algorithm
     key_metadata: bytes
     metadata: Struct | None
-    stored: bytes
-    signature: bytes | None
+    stored: memoryview
+    signature: memoryview | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,12 @@ def read_stored_footer(source: RangeSource) -> StoredFooter:
         raise FormatError(f"{what} has no signature")
     key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA) or b""
     sealed = SealedFooter(
-        FooterMode.PLAINTEXT, _parse_algorithm(algorithm, what), key_metadata, metadata, stored[:end], stored[end:]
+        FooterMode.PLAINTEXT,
+        _parse_algorithm(algorithm, what),
+        key_metadata,
+        metadata,
+        memoryview(stored)[:end],
+        memoryview(stored)[end:],
     )
     return StoredFooter(body_end, metadata, sealed)
 
@@ -191,8 +199,17 @@ def _read_end(source: RangeSource) -> tuple[bytes, bytes]:
     if length > size - _SMALLEST_FILE_BYTES or length == 0:
         raise FormatError(f"{source.name} is truncated or malformed: its footer would have {length} bytes")
     if length + _END_BYTES > len(tail):
-        return bytes(source.read_range(size - _END_BYTES - length, length)), ending
+        return _read_footer(source, size - _END_BYTES - length, length), ending
     return tail[-_END_BYTES - length : -_END_BYTES], ending
+
+
+def _read_footer(source: RangeSource, start: int, length: int) -> bytes:
+    # In pieces, because a local source keeps a buffer as large as the largest range that it was asked for.
+    footer = bytearray(length)
+    for at in range(0, length, _PIECE_BYTES):
+        piece = min(_PIECE_BYTES, length - at)
+        footer[at : at + piece] = source.read_range(start + at, piece)
+    return bytes(footer)
 
 
 def _parse_sealed(stored: bytes, what: str) -> SealedFooter:
@@ -205,7 +222,7 @@ def _parse_sealed(stored: bytes, what: str) -> SealedFooter:
         _parse_algorithm(algorithm, what),
         crypto.binary(FileCryptoMetaData.KEY_METADATA) or b"",
         None,
-        stored[end:],
+        memoryview(stored)[end:],
         None,
     )
 
@@ -234,8 +251,8 @@ def _algorithm_struct(algorithm: Algorithm) -> Struct:
 
 def encode_sealed_footer(
     metadata: Struct, mode: FooterMode, algorithm: Algorithm, key_metadata: bytes, cipher: MessageCipher
-) -> list[bytes]:
-    """Return the pieces of everything behind the last segment of an encrypted file.
+) -> Iterator[bytes]:
+    """Yield the pieces of everything behind the last segment of an encrypted file.
 
     `metadata` gets the algorithm and the footer key's `key_metadata` where the footer stays readable.
     """
@@ -243,24 +260,28 @@ def encode_sealed_footer(
     if mode is FooterMode.PLAINTEXT:
         metadata.set(FileMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
         metadata.set(FileMetaData.FOOTER_SIGNING_KEY_METADATA, WireType.BINARY, key_metadata)
-        footer = encode_struct(metadata)
-        return _with_end([footer, sign_footer(cipher, footer, aad)], PLAIN_MAGIC)
+        return _with_end(sign_pieces(cipher, encode_pieces(metadata), aad), PLAIN_MAGIC)
     crypto = Struct()
     crypto.set(FileCryptoMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, _algorithm_struct(algorithm))
     crypto.set(FileCryptoMetaData.KEY_METADATA, WireType.BINARY, key_metadata)
-    return _with_end([encode_struct(crypto), seal_module(cipher, encode_struct(metadata), aad)], _SEALED_MAGIC)
+    module = seal_pieces(cipher, lambda: encode_pieces(metadata), aad)
+    return _with_end(chain((encode_struct(crypto),), module), _SEALED_MAGIC)
 
 
-def encode_plain_footer(metadata: Struct) -> list[bytes]:
-    """Return the pieces of everything behind the last segment of a plaintext file."""
+def encode_plain_footer(metadata: Struct) -> Iterator[bytes]:
+    """Yield the pieces of everything behind the last segment of a plaintext file."""
     metadata.remove(FileMetaData.ENCRYPTION_ALGORITHM)
     metadata.remove(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
-    return _with_end([encode_struct(metadata)], PLAIN_MAGIC)
+    return _with_end(encode_pieces(metadata), PLAIN_MAGIC)
 
 
-def _with_end(pieces: list[bytes], ending: bytes) -> list[bytes]:
+def _with_end(pieces: Iterable[bytes], ending: bytes) -> Iterator[bytes]:
     # Pieces, because the footer of a file with many row groups takes megabytes, and joining them would copy it.
-    return [*pieces, sum(map(len, pieces)).to_bytes(_LENGTH_BYTES, "little") + ending]
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        yield piece
+    yield length.to_bytes(_LENGTH_BYTES, "little") + ending
 
 
 def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, name: str) -> Struct:
@@ -271,9 +292,9 @@ def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, 
     """
     aad = file_aad.footer()
     if sealed.metadata is not None and sealed.signature is not None:
-        check_footer_signature(cipher, memoryview(sealed.stored), memoryview(sealed.signature), aad, name)
+        check_footer_signature(cipher, sealed.stored, sealed.signature, aad, name)
         return sealed.metadata
     what = f"footer of {name}"
-    plaintext = open_module(cipher, memoryview(sealed.stored), aad, what)
+    plaintext = open_module(cipher, sealed.stored, aad, what)
     # Some writers seal their whole buffer, so bytes may follow; they are authenticated and mean nothing.
     return read_struct(plaintext, 0, FILE_META_DATA, what)[0]

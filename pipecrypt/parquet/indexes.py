@@ -46,7 +46,7 @@ __all__ = [
 BLOOM_FILTER_HEADER_BYTES: Final = 256
 
 
-def move_offset_index(index: bytes, move: ChunkMove, chunk: Chunk) -> bytes:
+def move_offset_index(index: bytes, move: ChunkMove, what: str) -> bytes:
     """Return the offset index with the places and sizes that the pages have now.
 
     Raises:
@@ -55,7 +55,7 @@ def move_offset_index(index: bytes, move: ChunkMove, chunk: Chunk) -> bytes:
     try:
         return _move_plain_locations(index, move)
     except (IndexError, FormatError):
-        return _move_any_locations(index, move, f"offset index of {chunk.what}")
+        return _move_any_locations(index, move, f"offset index of {what}")
 
 
 def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:

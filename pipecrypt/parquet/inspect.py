@@ -12,7 +12,7 @@ from typing import Final
 
 from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
-from pipecrypt.parquet.chunks import Chunk, list_chunks
+from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, read_stored_footer
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
@@ -125,7 +125,7 @@ def inspect_file(source: RangeSource) -> FileSummary:
     row_groups: list[list[Chunk]] = []
     if metadata is not None:
         leaves = leaf_columns(metadata.structs(FileMetaData.SCHEMA), source.name)
-        row_groups = list_chunks(metadata, leaves, source.name)
+        row_groups = RowGroups(metadata, leaves, source.name).all_chunks()
         columns = tuple(
             _column(leaf, [chunks[leaf_at] for chunks in row_groups]) for leaf_at, leaf in enumerate(leaves)
         )

@@ -6,19 +6,31 @@ the order of their offsets, without gaps, so that decrypting restores the order 
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.parquet.chunks import Chunk, locate_pages
+from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.pages import PageBounds
 from pipecrypt.parquet.thrift import Struct, WireType
 
-__all__ = ["ChunkMove", "Segment", "SegmentKind", "order_segments", "place_index", "with_bloom_filter"]
+__all__ = [
+    "ChunkMove",
+    "IndexPlaces",
+    "Part",
+    "Segment",
+    "SegmentKind",
+    "chunk_parts",
+    "last_changes",
+    "order_segments",
+]
 
 
 class SegmentKind(IntEnum):
@@ -30,20 +42,34 @@ class SegmentKind(IntEnum):
     OFFSET_INDEX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One part of the body.
+class Part(NamedTuple):
+    """A segment before its neighbours are known, in the order in which parts are sorted.
+
+    `declared_bytes` is its length as the footer says, 0 for a Bloom filter of unknown length.
+    """
+
+    start: int
+    declared_bytes: int
+    row_group: int
+    column: int
+    kind: SegmentKind
+
+
+class Segment(NamedTuple):
+    """One part of the body. A tuple, and without its chunk: a large file has many.
 
     Args:
         kind: what it holds.
-        chunk: whose.
+        row_group: ordinal of the row group.
+        column: ordinal of the leaf column.
         start: offset in the input.
         declared_bytes: its length as the footer says; None for a Bloom filter of unknown length.
         room_bytes: up to the next segment or the footer; at least `declared_bytes`.
     """
 
     kind: SegmentKind
-    chunk: Chunk
+    row_group: int
+    column: int
     start: int
     declared_bytes: int | None
     room_bytes: int
@@ -105,66 +131,93 @@ class ChunkMove:
         return self.new_start + self.bounds.new[1 if self.bounds.has_dictionary else 0]
 
 
-def with_bloom_filter(segments: Iterable[Segment]) -> frozenset[tuple[int, int]]:
-    """Return row group and column of the chunks whose metadata changes once more after their pages were written."""
-    blooms = (part.chunk for part in segments if part.kind is SegmentKind.BLOOM_FILTER)
-    return frozenset((chunk.row_group, chunk.column) for chunk in blooms)
+def last_changes(segments: Iterable[Segment]) -> Counter[int]:
+    """Return for each row group how many segments change the metadata of its chunks; indexes change only entries."""
+    changing = (SegmentKind.PAGES, SegmentKind.BLOOM_FILTER)
+    return Counter(part.row_group for part in segments if part.kind in changing)
 
 
-def order_segments(row_groups: Iterable[Iterable[Chunk]], body_end: int, name: str) -> list[Segment]:
-    """Return all segments by offset.
+def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> list[Segment]:
+    """Return all segments by offset; `parts` is sorted.
 
     Raises:
         FormatError: a segment lies outside the body or overlaps another.
         UnsupportedError: an offset index lies before the pages that it points to.
     """
-    found = [segment for chunks in row_groups for chunk in chunks for segment in _chunk_segments(chunk)]
-    found.sort(key=lambda part: (part.start, part.declared_bytes or 0, part.chunk.row_group, part.chunk.column))
-    segments, seen = [], set()
-    for index, part in enumerate(found):
-        end = found[index + 1].start if index + 1 < len(found) else body_end
-        room = end - part.start
-        if part.start < MAGIC_BYTES or room < (part.declared_bytes or 0):
-            raise FormatError(f"{part.chunk.what} has parts outside the file or over each other")
-        place = (part.chunk.row_group, part.chunk.column)
-        if part.kind is SegmentKind.PAGES:
-            seen.add(place)
-        elif part.kind is SegmentKind.OFFSET_INDEX and place not in seen and locate_pages(part.chunk).declared_bytes:
-            raise UnsupportedError(f"{part.chunk.what} has its offset index before its pages")
-        segments.append(Segment(part.kind, part.chunk, part.start, part.declared_bytes, room))
+    parts.sort()
+    pages = {(part.row_group, part.column) for part in parts if part.kind is SegmentKind.PAGES}
+    segments = []
+    for index, (start, declared_bytes, row_group, column, kind) in enumerate(parts):
+        room = (parts[index + 1].start if index + 1 < len(parts) else body_end) - start
+        if start < MAGIC_BYTES or room < declared_bytes:
+            raise _misplaced(row_groups.what(row_group, column))
+        if kind is SegmentKind.PAGES:
+            pages.discard((row_group, column))
+        elif kind is SegmentKind.OFFSET_INDEX and (row_group, column) in pages:
+            raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
+        segments.append(Segment(kind, row_group, column, start, declared_bytes or None, room))
     return segments
 
 
-def _chunk_segments(chunk: Chunk) -> Iterable[Segment]:
+def chunk_parts(chunk: Chunk) -> Iterable[Part]:
+    """Yield the parts of a chunk.
+
+    Raises:
+        FormatError: a part has an impossible place.
+    """
     place = locate_pages(chunk)
     # A chunk of no bytes has no place; its offsets point anywhere and stay as they are.
     if place.declared_bytes > 0:
-        yield Segment(SegmentKind.PAGES, chunk, place.start, place.declared_bytes, 0)
+        yield Part(place.start, place.declared_bytes, chunk.row_group, chunk.column, SegmentKind.PAGES)
     elif place.num_values > 0:
         raise FormatError(f"{chunk.what} has values but no bytes")
     metadata, entry = chunk.metadata, chunk.entry
     bloom = metadata.integer(ColumnMetaData.BLOOM_FILTER_OFFSET)
     if bloom is not None:
         length = metadata.integer(ColumnMetaData.BLOOM_FILTER_LENGTH)
-        yield _segment(SegmentKind.BLOOM_FILTER, chunk, bloom, length)
+        yield _part(SegmentKind.BLOOM_FILTER, chunk, bloom, length)
     for kind, offset_field, length_field in (
         (SegmentKind.COLUMN_INDEX, ColumnChunk.COLUMN_INDEX_OFFSET, ColumnChunk.COLUMN_INDEX_LENGTH),
         (SegmentKind.OFFSET_INDEX, ColumnChunk.OFFSET_INDEX_OFFSET, ColumnChunk.OFFSET_INDEX_LENGTH),
     ):
         offset, length = entry.integer(offset_field), entry.integer(length_field)
         if offset is not None and length:
-            yield _segment(kind, chunk, offset, length)
+            yield _part(kind, chunk, offset, length)
 
 
-def _segment(kind: SegmentKind, chunk: Chunk, start: int, length: int | None) -> Segment:
+def _part(kind: SegmentKind, chunk: Chunk, start: int, length: int | None) -> Part:
     if start < MAGIC_BYTES or (length is not None and length <= 0):
-        raise FormatError(f"{chunk.what} has parts outside the file or over each other")
-    return Segment(kind, chunk, start, length, 0)
+        raise _misplaced(chunk.what)
+    return Part(start, length or 0, chunk.row_group, chunk.column, kind)
 
 
-def place_index(entry: Struct, kind: SegmentKind, offset: int, length: int) -> None:
-    """Write an index's place into its chunk's entry."""
-    if kind is SegmentKind.OFFSET_INDEX:
+def _misplaced(what: str) -> FormatError:
+    return FormatError(f"{what} has parts outside the file or over each other")
+
+
+class IndexPlaces:
+    """Where indexes were written, until the footer is: they come last, when their row groups are closed already."""
+
+    def __init__(self) -> None:
+        """Know no index."""
+        self._places: dict[int, array[int]] = {}
+
+    def add(self, segment: Segment, offset: int, length: int) -> None:
+        """Remember an index's place."""
+        self._places.setdefault(segment.row_group, array("q")).extend((segment.column, segment.kind, offset, length))
+
+    def write(self, row_groups: RowGroups) -> None:
+        """Write all places into the closed row groups."""
+        for index, numbers in self._places.items():
+            entries = row_groups.edit_indexes(index)
+            for at in range(0, len(numbers), 4):
+                _place_index(entries[numbers[at]], numbers[at + 1 : at + 4])
+            row_groups.close_indexes(index)
+
+
+def _place_index(entry: Struct, place: Sequence[int]) -> None:
+    kind, offset, length = place
+    if kind == SegmentKind.OFFSET_INDEX:
         entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, offset)
         entry.set(ColumnChunk.OFFSET_INDEX_LENGTH, WireType.I32, length)
     else:

@@ -6,19 +6,18 @@ A key serves at most 2^32 invocations with random nonces (SP 800-38D 8.3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.layout import Segment, SegmentKind
 from pipecrypt.parquet.names import ColumnChunk, PageType
 from pipecrypt.parquet.pages import MAX_PAGES, read_page_header
 from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
 from pipecrypt.parquet.thrift_read import read_list_start
 
-__all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_counts"]
+__all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_count", "most_modules"]
 
 MAX_ORDINALS: Final = 32_767
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
@@ -39,14 +38,18 @@ def check_counts(row_groups: int, columns: int, name: str) -> None:
             raise LimitError(f"{name} has {count} {what}; an encrypted file can number {MAX_ORDINALS}")
 
 
-def check_invocations(chunks_by_key: Mapping[object, Sequence[Chunk]], name: str) -> None:
-    """Check that no data key can be used more often than GCM allows, by an upper bound.
+def most_modules(chunk: Chunk) -> int:
+    """Return an upper bound of the modules that encrypting the chunk makes."""
+    return _most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES
+
+
+def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
+    """Check that no data key can be used more often than GCM allows; `modules_by_key` holds upper bounds.
 
     Raises:
         LimitError: a key would serve too many modules.
     """
-    for chunks in chunks_by_key.values():
-        modules = sum(_most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES for chunk in chunks)
+    for modules in modules_by_key.values():
         if modules > MAX_INVOCATIONS:
             raise LimitError(
                 f"{name} would need {modules} encryptions under one data key; the limit is {MAX_INVOCATIONS}",
@@ -58,8 +61,8 @@ def _most_pages(chunk: Chunk) -> int:
     return min(MAX_PAGES, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
 
 
-def check_page_counts(source: RangeSource, segments: Sequence[Segment]) -> None:
-    """Check that page ordinals can number the pages of the chunks that will be encrypted.
+def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:
+    """Check that page ordinals can number the pages of a chunk that will be encrypted.
 
     Most chunks are too small, or have too few values, to exceed the limit. The others are counted by their offset
     index, or by walking their page headers where seeking is cheap. A remote chunk without an offset index is counted
@@ -68,22 +71,15 @@ def check_page_counts(source: RangeSource, segments: Sequence[Segment]) -> None:
     Raises:
         LimitError: too many pages in a chunk.
     """
-    for segment in segments:
-        if segment.kind is not SegmentKind.PAGES or not _may_exceed(segment.chunk):
-            continue
-        if _count_pages(source, segment) > MAX_PAGES:
-            raise LimitError(
-                f"{segment.chunk.what} has more than {MAX_PAGES} pages; an encrypted file cannot number them"
-            )
-
-
-def _may_exceed(chunk: Chunk) -> bool:
     place = locate_pages(chunk)
-    return place.num_values > MAX_PAGES and place.declared_bytes // _SMALLEST_PAGE_BYTES > MAX_PAGES
+    if place.num_values <= MAX_PAGES or place.declared_bytes // _SMALLEST_PAGE_BYTES <= MAX_PAGES:
+        return
+    if _count_pages(source, chunk, body_end) > MAX_PAGES:
+        raise LimitError(f"{chunk.what} has more than {MAX_PAGES} pages; an encrypted file cannot number them")
 
 
-def _count_pages(source: RangeSource, segment: Segment) -> int:
-    entry = segment.chunk.entry
+def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:
+    entry = chunk.entry
     offset = entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET)
     length = entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
     if offset is not None and length:
@@ -91,26 +87,26 @@ def _count_pages(source: RangeSource, segment: Segment) -> int:
         try:
             return read_list_start(start)[0]
         except IndexError:
-            raise FormatError(f"offset index of {segment.chunk.what} is malformed") from None
+            raise FormatError(f"offset index of {chunk.what} is malformed") from None
     if isinstance(source, CheapSeeks) and source.seeks_cheaply:
-        return _walk_headers(source, segment)
+        return _walk_headers(source, chunk, body_end)
     return 0
 
 
-def _walk_headers(source: RangeSource, segment: Segment) -> int:
-    count, position, end = 0, segment.start, segment.start + (segment.declared_bytes or 0)
+def _walk_headers(source: RangeSource, chunk: Chunk, body_end: int) -> int:
+    place = locate_pages(chunk)
+    count, position, end = 0, place.start, place.start + place.declared_bytes
     while position < end and count <= MAX_PAGES:
-        kind, page_bytes = _read_header_at(source, position, segment)
+        kind, page_bytes = _read_header_at(source, position, body_end - position, chunk.what)
         count += kind != PageType.DICTIONARY
         position += page_bytes
     return count
 
 
-def _read_header_at(source: RangeSource, position: int, segment: Segment) -> tuple[int, int]:
-    room = segment.start + segment.room_bytes - position
+def _read_header_at(source: RangeSource, position: int, room: int, what: str) -> tuple[int, int]:
     for window in _HEADER_WINDOWS:
         try:
-            page = read_page_header(source.read_range(position, min(window, room)), 0, segment.chunk.what)
+            page = read_page_header(source.read_range(position, min(window, room)), 0, what)
         except FormatError:
             if window == _HEADER_WINDOWS[-1] or window >= room:
                 raise

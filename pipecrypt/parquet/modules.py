@@ -16,6 +16,7 @@ headers have a page.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -34,13 +35,15 @@ __all__ = [
     "open_into",
     "open_module",
     "seal_module",
-    "sign_footer",
+    "seal_pieces",
+    "sign_pieces",
 ]
 
 LENGTH_BYTES: Final = 4
 CTR_OVERHEAD_BYTES: Final = LENGTH_BYTES + NONCE_BYTES
 MODULE_OVERHEAD_BYTES: Final = CTR_OVERHEAD_BYTES + TAG_BYTES
 FOOTER_SIGNATURE_BYTES: Final = NONCE_BYTES + TAG_BYTES
+_PIECE_BYTES: Final = 64 * 1024
 
 
 class ModuleType(IntEnum):
@@ -126,10 +129,26 @@ def module_bytes(data: memoryview, position: int, what: str) -> int:
     return length
 
 
-def sign_footer(cipher: MessageCipher, footer: bytes, aad: bytes) -> bytes:
-    """Return nonce || tag of a plaintext footer (Encryption.md 5.4.2); only holders of the footer key can check it."""
+def seal_pieces(cipher: MessageCipher, pieces: Callable[[], Iterator[bytes]], aad: bytes) -> Iterator[bytes]:
+    """Yield the GCM module of a large piece. `pieces` is called twice, because the length comes first."""
     nonce = random_bytes(NONCE_BYTES)
-    return nonce + _footer_tag(cipher, footer, aad, nonce)
+    encryptor, length = cipher.encrypt_pieces(nonce, aad), sum(map(len, pieces()))
+    yield (length + MODULE_OVERHEAD_BYTES - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little") + nonce
+    yield from map(encryptor.update, pieces())
+    yield encryptor.tag()
+
+
+def sign_pieces(cipher: MessageCipher, pieces: Iterable[bytes], aad: bytes) -> Iterator[bytes]:
+    """Yield the pieces of a plaintext footer, then its signature nonce || tag (Encryption.md 5.4.2).
+
+    Only holders of the footer key can check it.
+    """
+    nonce = random_bytes(NONCE_BYTES)
+    encryptor = cipher.encrypt_pieces(nonce, aad)
+    for piece in pieces:
+        encryptor.update(piece)  # the ciphertext is thrown away: the footer itself is stored
+        yield piece
+    yield nonce + encryptor.tag()
 
 
 def check_footer_signature(
@@ -140,15 +159,10 @@ def check_footer_signature(
     Raises:
         IntegrityError: footer, AAD or key differ from those that signed.
     """
-    tag = _footer_tag(cipher, footer, aad, bytes(signature[:NONCE_BYTES]))
-    if not hmac.compare_digest(tag, bytes(signature[NONCE_BYTES:])):
+    encryptor = cipher.encrypt_pieces(bytes(signature[:NONCE_BYTES]), aad)
+    for start in range(0, len(footer), _PIECE_BYTES):
+        encryptor.update(footer[start : start + _PIECE_BYTES])
+    if not hmac.compare_digest(encryptor.tag(), bytes(signature[NONCE_BYTES:])):
         raise IntegrityError(
             f"footer of {name} does not match its signature: wrong key, or changed after it was written"
         )
-
-
-def _footer_tag(cipher: MessageCipher, footer: bytes | memoryview, aad: bytes, nonce: bytes) -> bytes:
-    # The ciphertext is thrown away: the footer itself is stored, so its tag comes from encrypting it again.
-    sealed = bytearray(len(footer) + TAG_BYTES)
-    cipher.encrypt_into(nonce, footer, aad, sealed)
-    return bytes(sealed[-TAG_BYTES:])

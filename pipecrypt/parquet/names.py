@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipecrypt.parquet.thrift import BINARY, BOOL, INTEGER, LENIENT_INTEGER, ListOf, Shape
+from pipecrypt.parquet.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
 
 __all__ = [
     "BLOOM_FILTER_HEADER",
@@ -13,6 +13,8 @@ __all__ = [
     "FILE_CRYPTO_META_DATA",
     "FILE_META_DATA",
     "OFFSET_INDEX",
+    "ROW_GROUP",
+    "ROW_GROUP_INDEXES",
     "BloomFilterHeader",
     "ColumnChunk",
     "ColumnCrypto",
@@ -203,20 +205,32 @@ _ALGORITHM: Final[dict[int, Shape]] = {
     EncryptionAlgorithm.AES_GCM_CTR_V1: _ALGORITHM_PARAMETERS,
 }
 
+ROW_GROUP: Final[dict[int, Shape]] = {
+    RowGroup.COLUMNS: ListOf(COLUMN_CHUNK),
+    RowGroup.NUM_ROWS: INTEGER,
+    RowGroup.FILE_OFFSET: INTEGER,
+    RowGroup.TOTAL_COMPRESSED_SIZE: INTEGER,
+    RowGroup.ORDINAL: INTEGER,
+}
+
+# Only the places of indexes, which are known last.
+ROW_GROUP_INDEXES: Final[dict[int, Shape]] = {
+    RowGroup.COLUMNS: ListOf(
+        {
+            ColumnChunk.OFFSET_INDEX_OFFSET: INTEGER,
+            ColumnChunk.OFFSET_INDEX_LENGTH: INTEGER,
+            ColumnChunk.COLUMN_INDEX_OFFSET: INTEGER,
+            ColumnChunk.COLUMN_INDEX_LENGTH: INTEGER,
+        }
+    ),
+}
+
 FILE_META_DATA: Final[dict[int, Shape]] = {
     FileMetaData.SCHEMA: ListOf(
         {SchemaElement.TYPE: INTEGER, SchemaElement.NAME: BINARY, SchemaElement.NUM_CHILDREN: INTEGER}
     ),
     FileMetaData.NUM_ROWS: INTEGER,
-    FileMetaData.ROW_GROUPS: ListOf(
-        {
-            RowGroup.COLUMNS: ListOf(COLUMN_CHUNK),
-            RowGroup.NUM_ROWS: INTEGER,
-            RowGroup.FILE_OFFSET: INTEGER,
-            RowGroup.TOTAL_COMPRESSED_SIZE: INTEGER,
-            RowGroup.ORDINAL: INTEGER,
-        }
-    ),
+    FileMetaData.ROW_GROUPS: ListOf(ENCODED),
     FileMetaData.KEY_VALUE_METADATA: ListOf({KeyValue.KEY: BINARY, KeyValue.VALUE: BINARY}),
     FileMetaData.CREATED_BY: BINARY,
     FileMetaData.ENCRYPTION_ALGORITHM: _ALGORITHM,

@@ -11,7 +11,7 @@ from typing import Self
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UnsupportedError, UsageError
-from pipecrypt.parquet.chunks import Chunk, list_chunks
+from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
 from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
@@ -50,8 +50,9 @@ class OpenedFile:
     """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
 
     What holds when it is constructed: (1) the AAD prefix is the stored or the given one; (2) the footer's tag fits
-    the footer key, AAD prefix and file id; (3) each encrypted column's metadata authenticates under its own key at
-    its own row group and column. The caller still owes: pages, indexes and Bloom filters are authenticated as read.
+    the footer key, AAD prefix and file id. What holds of a row group once it is opened: (3) each encrypted column's
+    metadata authenticates under its own key at its own row group and column. The caller still owes: pages, indexes
+    and Bloom filters are authenticated as read.
 
     Args:
         sealed: what stands in clear.
@@ -71,13 +72,16 @@ class OpenedFile:
         aad_prefix: bytes | None,
         allow_missing_keys: bool = False,
     ) -> None:
-        """Open the footer and all column metadata."""
+        """Open the footer."""
         self._allow_missing_keys = allow_missing_keys
         self.is_authenticated = True
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
         self._name = name
-        self._column_keys: dict[tuple[int, int | None, bytes], DataKey] = {}
+        self._data_keys: list[DataKey] = []
+        self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
+        self._chunk_keys: dict[tuple[int, int], DataKey] = {}
+        self._sealed_columns: set[int] = set()
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
         self.context = Context.from_aad_prefix(prefix) or Context("", "")
         self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
@@ -87,9 +91,7 @@ class OpenedFile:
             self.footer = self._open_footer(sealed, name)  # (2)
             self.originals: Originals | None = pop_originals(self.footer)
             leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = list_chunks(self.footer, leaves, name)
-            for chunk in (chunk for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)):
-                self._open_or_lock(chunk)  # (3)
+            self.row_groups = RowGroups(self.footer, leaves, name)
         except BaseException:
             self._wipe()
             raise
@@ -107,7 +109,7 @@ class OpenedFile:
     def _wipe(self) -> None:
         if self._footer_key is not None:
             self._footer_key.wipe()
-        for key in self._column_keys.values():
+        for key in self._data_keys:
             key.wipe()
 
     def _open_footer(self, sealed: SealedFooter, name: str) -> Struct:
@@ -124,12 +126,38 @@ class OpenedFile:
     @property
     def data_key_count(self) -> int:
         """How many data keys were opened, the footer's included."""
-        return len(self._column_keys) + 1
+        return len(self._data_keys) + 1
 
     @property
     def encrypted_columns(self) -> int:
-        """How many leaf columns are encrypted in at least one row group."""
-        return len({chunk.column for chunks in self.row_groups for chunk in chunks if is_sealed(chunk)})
+        """How many leaf columns are encrypted in at least one of the row groups opened so far."""
+        return len(self._sealed_columns)
+
+    def open_row_group(self, index: int) -> list[Chunk]:
+        """Return the chunks of a row group, with their metadata opened and authenticated (3).
+
+        Raises:
+            FormatError: malformed.
+            AccessError: a key is missing or was refused.
+            IntegrityError: metadata was not written with its key at this place.
+        """
+        if self.row_groups.is_open(index):
+            return self.row_groups.chunks(index)
+        chunks = self.row_groups.chunks(index)
+        for chunk in chunks:
+            if is_sealed(chunk):
+                self._sealed_columns.add(chunk.column)
+                self._open_or_lock(chunk)
+        return chunks
+
+    def open_all(self) -> list[list[Chunk]]:
+        """Return the chunks of all row groups, opened as by `open_row_group`, for callers that need them at once.
+
+        Raises:
+            LimitError: more than memory should hold.
+        """
+        self.row_groups.check_size()
+        return [self.open_row_group(index) for index in range(len(self.row_groups))]
 
     def footer_key(self) -> DataKey:
         """Return the footer's data key.
@@ -148,6 +176,16 @@ class OpenedFile:
             AccessError: missing or refused.
             IntegrityError: it does not match its commitment.
         """
+        place = (chunk.row_group, chunk.column)
+        if place not in self._chunk_keys:
+            self._chunk_keys[place] = self._find_key(chunk)
+        return self._chunk_keys[place]
+
+    def key_at(self, row_group: int, column: int) -> DataKey | None:
+        """Return the data key of a chunk whose row group was opened before; None where it is plaintext."""
+        return self._chunk_keys.get((row_group, column))
+
+    def _find_key(self, chunk: Chunk) -> DataKey:
         crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
         if crypto is None or len(crypto.entries) != 1:
             raise FormatError(f"{chunk.what} has malformed crypto metadata")
@@ -155,13 +193,17 @@ class OpenedFile:
         if own is None:
             return self.footer_key()
         key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
-        is_batch = self.originals is not None and self.originals.data_keys is KeyScope.BATCH
-        batch = chunk.row_group if is_batch else None
-        place = (chunk.column, batch, key_metadata)
-        if place not in self._column_keys:
-            context = self.context.for_column(chunk.leaf.path, batch)
-            self._column_keys[place] = _open_key(self._keys, key_metadata, context, chunk.what)
-        return self._column_keys[place]
+        if self.originals is not None and self.originals.data_keys is KeyScope.BATCH:
+            return self._open_column_key(chunk, key_metadata, chunk.row_group)
+        shared = (chunk.column, key_metadata)
+        if shared not in self._shared_keys:
+            self._shared_keys[shared] = self._open_column_key(chunk, key_metadata, None)
+        return self._shared_keys[shared]
+
+    def _open_column_key(self, chunk: Chunk, key_metadata: bytes, batch: int | None) -> DataKey:
+        context = self.context.for_column(chunk.leaf.path, batch)
+        self._data_keys.append(_open_key(self._keys, key_metadata, context, chunk.what))
+        return self._data_keys[-1]
 
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of an encrypted chunk."""

@@ -13,13 +13,14 @@ A struct ends with a zero byte. Writing uses the short form wherever it fits, as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
 __all__ = [
     "BINARY",
     "BOOL",
+    "ENCODED",
     "INTEGER",
     "LENIENT_INTEGER",
     "Entry",
@@ -31,9 +32,12 @@ __all__ = [
     "Value",
     "WireType",
     "encode_in_place",
+    "encode_pieces",
     "encode_struct",
     "encode_varint",
     "encode_zigzag",
+    "encoded_bytes",
+    "keep_encoded",
 ]
 
 
@@ -74,6 +78,8 @@ INTEGER: Final = Scalar("integer", frozenset({WireType.BYTE, WireType.I16, WireT
 LENIENT_INTEGER: Final = Scalar("integer or raw", INTEGER.wire_types)
 BINARY: Final = Scalar("binary", frozenset({WireType.BINARY}))
 BOOL: Final = Scalar("bool", frozenset({WireType.TRUE, WireType.FALSE}))
+# Keeps a struct as its bytes, to be opened later by itself: opened, a footer's row groups take many times their bytes.
+ENCODED: Final = Scalar("encoded struct", frozenset({WireType.STRUCT}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,34 +205,78 @@ def encode_struct(struct: Struct) -> bytes:
     return bytes(out)
 
 
+def encode_pieces(struct: Struct) -> Iterator[bytes]:
+    """Yield the struct's bytes in pieces, so that a footer of many megabytes is never held twice."""
+    out, last = bytearray(), 0
+    for field, wire_type, value in struct.entries:
+        _write_field_start(last, field, wire_type, out)
+        last = field
+        if type(value) is list:
+            _write_list_start(len(value), struct.list_types.get(field, 0), out)
+            for item in value:
+                _write_value(item, struct.list_types.get(field, 0), 0, out)
+                if len(out) >= _PIECE_BYTES:
+                    yield bytes(out)
+                    out.clear()
+        else:
+            _write_field_value(value, wire_type, 0, out)
+    out.append(0)
+    yield bytes(out)
+
+
 def encode_in_place(struct: Struct) -> Struct:
-    """Return a struct that holds its bytes only, for lists of structs that take much memory opened."""
+    """Return a struct that holds its bytes only, for structs that take much memory opened."""
+    return keep_encoded(Raw(encode_struct(struct)))
+
+
+def keep_encoded(data: bytes | memoryview) -> Struct:
+    """Return a struct that holds its bytes only, without a copy."""
     encoded = Struct()
-    encoded.entries = [(_ENCODED, 0, Raw(encode_struct(struct)))]
+    encoded.entries = [(_ENCODED, 0, cast("Raw", data))]
     return encoded
 
 
+def encoded_bytes(struct: Struct) -> bytes | memoryview | None:
+    """Return the bytes of a struct that holds its bytes only, else None."""
+    if struct.entries and struct.entries[0][0] == _ENCODED:
+        return cast("bytes", struct.entries[0][2])
+    return None
+
+
 _ENCODED: Final = -1
+_PIECE_BYTES: Final = 64 * 1024
 
 
 def _write_struct(struct: Struct, out: bytearray) -> None:
-    if struct.entries and struct.entries[0][0] == _ENCODED:
-        out += cast("bytes", struct.entries[0][2])
+    encoded = encoded_bytes(struct)
+    if encoded is not None:
+        out += encoded
         return
     last = 0
     for field, wire_type, value in struct.entries:
-        delta = field - last
-        if 0 < delta <= 15:
-            out.append(delta << 4 | wire_type)
-        else:
-            out.append(wire_type)
-            out += encode_zigzag(field)
+        _write_field_start(last, field, wire_type, out)
         last = field
         if type(value) is Raw:
             out += value
-        elif not isinstance(value, bool):
-            _write_value(value, wire_type, struct.list_types.get(field, 0), out)
+        else:
+            _write_field_value(value, wire_type, struct.list_types.get(field, 0), out)
     out.append(0)
+
+
+def _write_field_start(last: int, field: int, wire_type: int, out: bytearray) -> None:
+    delta = field - last
+    if 0 < delta <= 15:
+        out.append(delta << 4 | wire_type)
+    else:
+        out.append(wire_type)
+        out += encode_zigzag(field)
+
+
+def _write_field_value(value: Value, wire_type: int, element_type: int, out: bytearray) -> None:
+    if type(value) is Raw:
+        out += value
+    elif not isinstance(value, bool):  # the field's type is its value
+        _write_value(value, wire_type, element_type, out)
 
 
 def _write_value(value: Value, wire_type: int, element_type: int, out: bytearray) -> None:
@@ -244,10 +294,14 @@ def _write_value(value: Value, wire_type: int, element_type: int, out: bytearray
 
 
 def _write_list(items: list[Value], element_type: int, out: bytearray) -> None:
-    if len(items) < 15:
-        out.append(len(items) << 4 | element_type)
-    else:
-        out.append(0xF0 | element_type)
-        out += encode_varint(len(items))
+    _write_list_start(len(items), element_type, out)
     for item in items:
         _write_value(item, element_type, 0, out)
+
+
+def _write_list_start(count: int, element_type: int, out: bytearray) -> None:
+    if count < 15:
+        out.append(count << 4 | element_type)
+    else:
+        out.append(0xF0 | element_type)
+        out += encode_varint(count)

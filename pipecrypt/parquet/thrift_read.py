@@ -12,6 +12,7 @@ from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.thrift import (
     BINARY,
     BOOL,
+    ENCODED,
     INTEGER,
     LENIENT_INTEGER,
     ListOf,
@@ -21,9 +22,11 @@ from pipecrypt.parquet.thrift import (
     Struct,
     Value,
     WireType,
+    encoded_bytes,
+    keep_encoded,
 )
 
-__all__ = ["MAX_STRUCTS", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
+__all__ = ["MAX_STRUCTS", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
 
 MAX_STRUCTS: Final = 4_000_000
 _MAX_DEPTH: Final = 64
@@ -51,6 +54,16 @@ def read_struct(data: ByteSource, position: int, shape: Mapping[int, Shape], wha
     except IndexError:
         raise FormatError(f"{what} is truncated or malformed") from None
     return struct, reader.position
+
+
+def open_encoded(struct: Struct, shape: Mapping[int, Shape], what: str) -> Struct:
+    """Return the struct opened by `shape`; `struct` itself where it is open already.
+
+    Raises:
+        FormatError: malformed.
+    """
+    data = encoded_bytes(struct)
+    return struct if data is None else read_struct(data, 0, shape, what)[0]
 
 
 class _Reader:
@@ -112,6 +125,12 @@ class _Reader:
     def _scalar(self, position: int, wire_type: int, shape: Scalar, field: int) -> Value:
         if wire_type not in shape.wire_types:
             raise self._mismatch(field)
+        if shape is ENCODED:
+            self._budget -= 1
+            if self._budget < 0:
+                raise LimitError(f"{self._what} has more than {MAX_STRUCTS} parts")
+            self.position = skip_value(self._data, position, WireType.STRUCT, 0)
+            return keep_encoded(memoryview(self._data)[position : self.position])
         if shape is BOOL:
             self.position = position
             return wire_type == WireType.TRUE

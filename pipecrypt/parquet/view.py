@@ -18,7 +18,7 @@ from typing import Final, Self
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.layout import SegmentKind, order_segments
+from pipecrypt.parquet.layout import SegmentKind, chunk_parts, order_segments
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, open_pages
@@ -56,6 +56,7 @@ class PlaintextView:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
         self._opened: OpenedFile | None = None
+        self._row_groups: list[list[Chunk]] = []
         self._starts: list[int] = []
         self._chunks: list[tuple[Chunk, int]] = []
         self._kept: OrderedDict[int, bytearray] = OrderedDict()
@@ -68,7 +69,12 @@ class PlaintextView:
             self._opened = OpenedFile(
                 stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True
             )
-            self._footer = self._plain_footer(self._opened)
+            try:
+                self._row_groups = self._opened.open_all()
+                self._footer = self._plain_footer(self._opened)
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         """Return the view."""
@@ -102,7 +108,7 @@ class PlaintextView:
         if self._opened is None:
             return ()
         columns = sorted({column for _, column in self._opened.locked})
-        return tuple(self._opened.row_groups[0][column].leaf for column in columns)
+        return tuple(self._row_groups[0][column].leaf for column in columns)
 
     def check_column(self, column: LeafColumn) -> None:
         """Raise what reading the column would raise.
@@ -112,7 +118,7 @@ class PlaintextView:
         """
         opened = self._opened
         for (row_group, index), error in opened.locked.items() if opened is not None else ():
-            if opened is not None and opened.row_groups[row_group][index].leaf == column:
+            if self._row_groups[row_group][index].leaf == column:
                 raise error
 
     def read_range(self, start: int, length: int) -> memoryview:
@@ -177,16 +183,17 @@ class PlaintextView:
         return plain
 
     def _plain_footer(self, opened: OpenedFile) -> bytes:
-        for chunks in opened.row_groups:
-            for chunk in chunks:
-                if not chunk.metadata.entries:
-                    chunk.metadata = _placeholder(chunk)
-        segments = order_segments(opened.row_groups, self._body_end, self.name)
-        for segment in segments:
-            if segment.kind is SegmentKind.PAGES and is_sealed(segment.chunk):
+        every = [chunk for chunks in self._row_groups for chunk in chunks]
+        for chunk in every:
+            if not chunk.metadata.entries:
+                chunk.metadata = _placeholder(chunk)
+        parts = [part for chunk in every for part in chunk_parts(chunk)]
+        for segment in order_segments(parts, self._body_end, opened.row_groups):
+            chunk = self._row_groups[segment.row_group][segment.column]
+            if segment.kind is SegmentKind.PAGES and is_sealed(chunk):
                 self._starts.append(segment.start)
-                self._chunks.append((segment.chunk, segment.declared_bytes or 0))
-        hidden = [_hide(chunk) for chunks in opened.row_groups for chunk in chunks]
+                self._chunks.append((chunk, segment.declared_bytes or 0))
+        hidden = [_hide(chunk) for chunk in every]
         footer = b"".join(encode_plain_footer(opened.footer))
         for chunk, entries in hidden:
             chunk.entry.entries = entries

@@ -47,7 +47,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
 
 def _column_keys(opened: OpenedFile) -> dict[str, bytes]:
     columns: dict[str, bytes] = {}
-    for chunk in (chunk for chunks in opened.row_groups for chunk in chunks if is_sealed(chunk)):
+    for chunk in (chunk for chunks in opened.open_all() for chunk in chunks if is_sealed(chunk)):
         key = opened.key_of(chunk)
         if key is opened.footer_key():
             continue

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
+from pipecrypt.parquet.chunks import RowGroups
+from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.limits import check_counts
@@ -142,7 +144,8 @@ def test_verdicts_on_readers(policy: EncryptionPolicy, reader: str, verdict: str
 def test_fields_unknown_to_us_need_an_encrypted_footer() -> None:
     original = parquet_bytes(sample_table(10))
     footer, body_end = read_plain_footer(MemorySource(original))
-    chunk = footer.structs(FileMetaData.ROW_GROUPS)[0].structs(RowGroup.COLUMNS)[1]
+    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "footer")
+    chunk = RowGroups(footer, leaves, "footer").struct(0).structs(RowGroup.COLUMNS)[1]
     chunk.set(20, WireType.BINARY, Raw(b"\x03abc"))
     newer = original[:body_end] + b"".join(encode_plain_footer(footer))
     with pytest.raises(UnsupportedError):
