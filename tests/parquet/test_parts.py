@@ -153,3 +153,25 @@ def test_fields_unknown_to_us_need_an_encrypted_footer() -> None:
     keys = RandomKeys()
     assert decrypt(encrypt(newer, all_columns(FooterMode.ENCRYPTED), keys), keys) == newer
     assert decrypt(encrypt(newer, only("id"), keys), keys) == newer
+
+
+@pytest.mark.parametrize("footer", list(FooterMode))
+@pytest.mark.parametrize("scope", list(KeyScope))
+def test_row_groups_that_are_closed_and_opened_again(
+    monkeypatch: pytest.MonkeyPatch, footer: FooterMode, scope: KeyScope
+) -> None:
+    options: dict[str, object] = {
+        "row_group_size": 50,
+        "write_page_index": True,
+        "data_page_size": 256,
+        "write_page_checksum": True,
+    }
+    original = parquet_bytes(sample_table(1000), **options)
+    for policy in (all_columns(footer, scope), only("email", footer=footer)):
+        keys = RandomKeys()
+        kept_open = encrypt(original, policy, keys)
+        monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", 0)
+        reopened = encrypt(original, policy, keys)
+        assert decrypt(reopened, keys) == original
+        monkeypatch.undo()
+        assert decrypt(reopened, keys) == decrypt(kept_open, keys) == original
