@@ -11,8 +11,16 @@ from typing import Final
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
-from pipecrypt.parquet.names import ROW_GROUP, ROW_GROUP_INDEXES, ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
-from pipecrypt.parquet.thrift import Struct, encode_in_place
+from pipecrypt.parquet.names import (
+    COLUMN_META_DATA,
+    ROW_GROUP,
+    ROW_GROUP_INDEXES,
+    ColumnChunk,
+    ColumnMetaData,
+    FileMetaData,
+    RowGroup,
+)
+from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place
 from pipecrypt.parquet.thrift_read import MAX_STRUCTS, open_encoded
 
 __all__ = ["Chunk", "RowGroups", "locate_pages", "row_count"]
@@ -30,7 +38,6 @@ class Chunk:
         column: ordinal of the leaf column.
         leaf: the column.
         entry: the ColumnChunk struct.
-        metadata: its ColumnMetaData; of an encrypted chunk, as opened.
         what: what errors call it.
     """
 
@@ -38,8 +45,28 @@ class Chunk:
     column: int
     leaf: LeafColumn
     entry: Struct
-    metadata: Struct
     what: str
+    _metadata: Struct | None = None
+
+    @property
+    def metadata(self) -> Struct:
+        """Its ColumnMetaData: what was set or, before that, what the entry shows; empty where it shows none.
+
+        Raises:
+            FormatError: malformed.
+        """
+        if self._metadata is None:
+            shown = self.entry.struct(ColumnChunk.META_DATA)
+            if shown is None:
+                self._metadata = Struct()
+            else:
+                self._metadata = open_encoded(shown, COLUMN_META_DATA, f"metadata of {self.what}")
+                self.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, self._metadata)
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Struct) -> None:
+        self._metadata = metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +109,6 @@ class RowGroups:
 
     def chunks(self, index: int) -> list[Chunk]:
         """Return the row group's chunks by column, opening it if need be.
-
-        `metadata` is an empty struct where the footer has none.
 
         Raises:
             FormatError: malformed, or row group and schema disagree.
@@ -160,8 +185,7 @@ def _row_group_chunks(index: int, entries: list[Struct], leaves: Sequence[LeafCo
         what = _chunk_name(name, index, leaf)
         if entry.has(ColumnChunk.FILE_PATH):
             raise UnsupportedError(f"{what} lies in another file")
-        metadata = entry.struct(ColumnChunk.META_DATA) or Struct()
-        chunks.append(Chunk(index, column, leaf, entry, metadata, what))
+        chunks.append(Chunk(index, column, leaf, entry, what))
     return chunks
 
 

@@ -186,7 +186,7 @@ _COLUMN_CRYPTO: Final[dict[int, Shape]] = {
 COLUMN_CHUNK: Final[dict[int, Shape]] = {
     ColumnChunk.FILE_PATH: BINARY,
     ColumnChunk.FILE_OFFSET: INTEGER,
-    ColumnChunk.META_DATA: COLUMN_META_DATA,
+    ColumnChunk.META_DATA: ENCODED,  # opened when it is asked for: that of an encrypted column rarely is
     ColumnChunk.OFFSET_INDEX_OFFSET: INTEGER,
     ColumnChunk.OFFSET_INDEX_LENGTH: INTEGER,
     ColumnChunk.COLUMN_INDEX_OFFSET: INTEGER,

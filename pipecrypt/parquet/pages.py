@@ -47,6 +47,7 @@ _MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
 _NO_VALUE: Final = -1
+_USUAL_HEADER_BYTES: Final = 1024
 
 
 class Page(NamedTuple):
@@ -303,10 +304,16 @@ def open_pages(
     old, new, has_dictionary = array("q", (0,)), array("q", (0,)), False
     position = written = values = ordinal = 0
     open_body = _open_ctr if ctr else open_into
+    room = memoryview(bytearray(_USUAL_HEADER_BYTES))
     overhead = CTR_OVERHEAD_BYTES if ctr else MODULE_OVERHEAD_BYTES
     while position < declared_bytes or (values < num_values and position < len(chunk)):
         name = f"{what} page {ordinal}"
-        header, start, page_aad = _open_header(chunk, position, ordinal, cipher, aads, name, is_first=position == 0)
+        sealed_header = module_bytes(chunk, position, name)
+        if sealed_header - MODULE_OVERHEAD_BYTES > len(room):
+            room = memoryview(bytearray(sealed_header))
+        start = position + sealed_header
+        header = room[: max(0, sealed_header - MODULE_OVERHEAD_BYTES)]
+        page_aad = _open_header(chunk[position:start], ordinal, cipher, aads, header, name, is_first=position == 0)
         page = read_page_header(header, 0, name)
         _check_kind(page, is_first=position == 0, what=name)
         sealed_bytes = module_bytes(chunk, start, name)
@@ -333,19 +340,25 @@ def open_pages(
 
 
 def _open_header(  # noqa: PLR0917  # the loop's own state
-    chunk: memoryview, position: int, ordinal: int, cipher: MessageCipher, aads: PageAADs, what: str, *, is_first: bool
-) -> tuple[memoryview, int, bytes]:
+    module: memoryview,
+    ordinal: int,
+    cipher: MessageCipher,
+    aads: PageAADs,
+    out: memoryview,
+    what: str,
+    *,
+    is_first: bool,
+) -> bytes:
+    """Open a page's header into `out`; return the AAD of the page itself."""
     if ordinal > MAX_PAGES:
         raise FormatError(f"{what} has more than {MAX_PAGES} pages")
-    length = module_bytes(chunk, position, what)
-    if length < MODULE_OVERHEAD_BYTES:
+    if len(module) < MODULE_OVERHEAD_BYTES:
         raise FormatError(f"{what} has a wrong module length")
-    module, header = chunk[position : position + length], memoryview(bytearray(length - MODULE_OVERHEAD_BYTES))
     suffix = ordinal.to_bytes(2, "little")
-    if is_first and _opens_as_dictionary(cipher, module, aads, header, what):
-        return header, position + length, aads.dictionary
-    open_into(cipher, module, aads.data_header_start + suffix, header, what)
-    return header, position + length, aads.data_start + suffix
+    if is_first and _opens_as_dictionary(cipher, module, aads, out, what):
+        return aads.dictionary
+    open_into(cipher, module, aads.data_header_start + suffix, out, what)
+    return aads.data_start + suffix
 
 
 def _opens_as_dictionary(
