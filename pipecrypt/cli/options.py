@@ -112,4 +112,5 @@ def split_names(values: list[str]) -> tuple[str, ...]:
 
 
 def _ask(label: str) -> str:
-    return getpass(f"{label}: ")
+    with OUTPUT.set_aside():
+        return getpass(f"{label}: ")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -174,4 +174,17 @@ def _bar() -> Iterator[_Display]:
     )
     # `transient`: the bar makes room for the summary; an error stands where the bar was.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, progress.add_task("", total=None, files="0/0"))
+        OUTPUT.set_aside = lambda: _stopped(progress)
+        try:
+            yield _Bar(progress, progress.add_task("", total=None, files="0/0"))
+        finally:
+            OUTPUT.set_aside = nullcontext
+
+
+@contextmanager
+def _stopped(progress: Progress) -> Iterator[None]:
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()

@@ -12,6 +12,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -39,9 +40,15 @@ _GAP = "  "
 
 @dataclass(slots=True)
 class Output:
-    """How this process answers; set by `--json`."""
+    """How this process answers.
+
+    Args:
+        as_json: set by `--json`.
+        set_aside: makes room on the terminal for a question, and puts back what was there; set while a bar is shown.
+    """
 
     as_json: bool = False
+    set_aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 OUTPUT = Output()

@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import select
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.cli.progress import show_progress
@@ -100,3 +108,38 @@ def test_progress_that_nobody_reads_stops_no_run(monkeypatch: pytest.MonkeyPatch
     with show_progress(_Clock()) as on_event:
         for event in _ten_seconds():
             on_event(event)
+
+
+def test_a_question_has_the_terminal_to_itself(tmp_path: Path) -> None:
+    environment = {**os.environ, "PIPECRYPT_PASSPHRASE": "a word", "TERM": "xterm"}
+    pipecrypt, key = [sys.executable, "-m", "pipecrypt"], f"keystore://{tmp_path}/keys.json#pii"
+    subprocess.run([*pipecrypt, "keys", "new", key], env=environment, check=True, capture_output=True)
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "a.parquet")
+    del environment["PIPECRYPT_PASSPHRASE"]
+    command = [*pipecrypt, "encrypt", str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), "--key", key]
+
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        command, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as process:
+        os.close(slave)
+        asked = _read_until_quiet(master, b": ", seconds=30)
+        assert b"passphrase" in asked
+        assert not select.select([master], [], [], 0.5)[0], "something was drawn while the question stood"
+        os.write(master, b"a word\n")
+        assert b"encrypted 1 file" in _read_until_quiet(master, b"service calls", seconds=30)
+        assert process.wait(30) == 0
+    os.close(master)
+
+
+def _read_until_quiet(terminal: int, marker: bytes, seconds: float) -> bytes:
+    """Return what is written up to `marker` and right behind it."""
+    text, end = b"", time.monotonic() + seconds
+    while (marker not in text or select.select([terminal], [], [], 0.3)[0]) and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                piece = os.read(terminal, 4096)
+            except OSError:  # the other side is closed
+                break
+            text += piece
+    return text
