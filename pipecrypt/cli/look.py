@@ -52,6 +52,8 @@ def cat(
         aad_prefix=parse_aad_prefix(aad_prefix),
         credentials=credentials(),
     ) as rows:
+        if rows.unchecked is not None:
+            note(rows.unchecked)
         _tell_locked(rows, path)
         for text in format_rows(rows.column_names, rows.batches(), RowFormat.JSON if OUTPUT.as_json else row_format):
             write(text)

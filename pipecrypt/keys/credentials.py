@@ -100,10 +100,10 @@ class Credentials:
         data = _read_secret(path, "key file")
         try:
             return DataKey(data if len(data) == DATA_KEY_BYTES else _decode_key(data))
-        except ValueError as error:
+        except ValueError:  # which may hold the key
             raise PassphraseError(
                 f"key file {path} holds no 256-bit key", hint="make one with: head -c 32 /dev/urandom > FILE"
-            ) from error
+            ) from None
 
     def derive_once(self, name: Hashable, derive: Callable[[], DataKey]) -> DataKey:
         """Return a copy of what `derive` made for `name`, deriving on the first call only.
@@ -156,8 +156,8 @@ def _read_passphrase(path: str) -> str:
     try:
         # One line end is what editors and `echo` add; any other white space belongs to the passphrase.
         return _checked(data.decode().removesuffix("\n").removesuffix("\r"), f"passphrase file {path}")
-    except UnicodeDecodeError as error:
-        raise PassphraseError(f"passphrase file {path} is not in UTF-8") from error
+    except UnicodeDecodeError:  # which holds the passphrase
+        raise PassphraseError(f"passphrase file {path} is not in UTF-8") from None
 
 
 def _checked(passphrase: str, origin: str) -> str:

@@ -21,6 +21,7 @@ from pipecrypt.parquet.indexes import (
     sealed_bloom_filter_bytes,
 )
 from pipecrypt.parquet.layout import (
+    UNDECLARED_BYTES,
     ChunkMove,
     IndexPlaces,
     Part,
@@ -40,8 +41,6 @@ from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.thrift import WireType
 
 __all__ = ["decrypt_file"]
-
-_UNDECLARED_BYTES = 64 * 1024  # as in encrypt
 
 
 def decrypt_file(
@@ -133,7 +132,7 @@ class _Decryption:
 
     def _open_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
         place, opened = locate_pages(chunk), self._opened
-        data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
+        data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
         out = self._body.reserve(len(data))
         bounds = open_pages(
             data,

@@ -14,9 +14,10 @@ from typing import Final, Self
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.errors import PipecryptError, UnsupportedError
+from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
+from pipecrypt.parquet.clear import check_clear_fields, check_clear_footer
 from pipecrypt.parquet.columns import choose_keys, leaf_columns
 from pipecrypt.parquet.footer import Algorithm, encode_sealed_footer, magic, read_plain_footer
 from pipecrypt.parquet.indexes import (
@@ -26,6 +27,7 @@ from pipecrypt.parquet.indexes import (
     seal_bloom_filter,
 )
 from pipecrypt.parquet.layout import (
+    UNDECLARED_BYTES,
     ChunkMove,
     IndexPlaces,
     Part,
@@ -37,21 +39,19 @@ from pipecrypt.parquet.layout import (
 )
 from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.pages import PageAADs, PageBounds, scan_pages, seal_pages, sealed_bound
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.thrift import Raw, Struct, Value, WireType, encode_struct
 from pipecrypt.secret import DataKey
 
 __all__ = ["encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
-# How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
-_UNDECLARED_BYTES: Final = 64 * 1024
 
 _Key = tuple[DataKey, bytes]
 
@@ -91,6 +91,8 @@ def encrypt_file(
     row_groups = RowGroups(footer, leaves, source.name)
     batches = len(row_groups)
     check_counts(batches, len(leaves), source.name)
+    if policy.footer is FooterMode.PLAINTEXT:
+        check_clear_footer(footer, [leaf for leaf, key in zip(leaves, chosen, strict=True) if key], source.name)
     rows = row_count(footer, source.name)
     encrypted_columns = sum(reference is not None for reference in chosen)
     with (
@@ -101,16 +103,6 @@ def encrypt_file(
         data_keys = encryption.run(footer, row_groups, segments)
         size = body.position
     return FileReport(rows, batches, data_keys, source.size_bytes, size, encrypted_columns)
-
-
-def _check_clear_fields(chunk: Chunk) -> None:
-    """Refuse fields of a column chunk that may tell values and would stay readable in a plaintext footer."""
-    unknown = sorted({entry[0] for entry in chunk.entry.entries} - ColumnChunk.KNOWN)
-    if unknown:
-        raise UnsupportedError(
-            f"{chunk.what} has fields {unknown} that this release does not know, and the footer stays readable",
-            hint="encrypt the footer too: --footer encrypted",
-        )
 
 
 class _Encryption:
@@ -163,7 +155,9 @@ class _Encryption:
                     check_page_count(source, chunk, body_end)
                     modules_by_key[self._key_place(index, chunk.column)] += most_modules(chunk)
                     if self._policy.footer is FooterMode.PLAINTEXT:
-                        _check_clear_fields(chunk)
+                        check_clear_fields(chunk.entry, ColumnChunk.KNOWN, chunk.what)
+            if self._policy.footer is FooterMode.PLAINTEXT:
+                check_clear_fields(row_groups.struct(index), RowGroup.KNOWN, f"{source.name} row group {index}")
             row_groups.release(index)
         check_invocations(modules_by_key, source.name)
         return order_segments(parts, body_end, row_groups)
@@ -229,7 +223,7 @@ class _Encryption:
 
     def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
         place = locate_pages(chunk)
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
+        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
         pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
         out = self.body.reserve(sealed_bound(pages))
         aads = PageAADs(self._aad, chunk.row_group, chunk.column)
@@ -250,7 +244,7 @@ class _Encryption:
         place = locate_pages(chunk)
         if segment.room_bytes == place.declared_bytes:
             return place.declared_bytes
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + _UNDECLARED_BYTES))
+        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
         try:
             return scan_pages(data, place.declared_bytes, place.num_values, chunk.what)[-1].end
         except PipecryptError:
@@ -329,9 +323,9 @@ class _Encryption:
 
     def _column_key_struct(self, chunk: Chunk) -> Struct:
         struct = Struct()
-        path = chunk.metadata.get(ColumnMetaData.PATH_IN_SCHEMA)
-        if path is not None:
-            struct.set(ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path)
+        # From the schema, not from the chunk's metadata, which may say anything.
+        path: list[Value] = [name.encode() for name in chunk.leaf.path]
+        struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, path)
         struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._key_of(chunk)[1])
         return struct
 

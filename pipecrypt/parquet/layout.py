@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
@@ -22,6 +22,7 @@ from pipecrypt.parquet.pages import PageBounds
 from pipecrypt.parquet.thrift import Struct, WireType
 
 __all__ = [
+    "UNDECLARED_BYTES",
     "ChunkMove",
     "IndexPlaces",
     "Part",
@@ -31,6 +32,10 @@ __all__ = [
     "last_changes",
     "order_segments",
 ]
+
+
+# How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
+UNDECLARED_BYTES: Final = 64 * 1024
 
 
 class SegmentKind(IntEnum):

@@ -42,6 +42,7 @@ class FileMetaData:
     CREATED_BY: Final = 6
     ENCRYPTION_ALGORITHM: Final = 8
     FOOTER_SIGNING_KEY_METADATA: Final = 9
+    KNOWN: Final = frozenset(range(1, 10))
 
 
 class SchemaElement:
@@ -50,6 +51,7 @@ class SchemaElement:
     TYPE: Final = 1
     NAME: Final = 4
     NUM_CHILDREN: Final = 5
+    KNOWN: Final = frozenset(range(1, 11))
 
 
 class KeyValue:
@@ -67,6 +69,7 @@ class RowGroup:
     FILE_OFFSET: Final = 5
     TOTAL_COMPRESSED_SIZE: Final = 6
     ORDINAL: Final = 7
+    KNOWN: Final = frozenset(range(1, 8))
 
 
 class ColumnChunk:

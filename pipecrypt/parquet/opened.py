@@ -1,10 +1,11 @@
 """Authenticate an encrypted file's footer, open its metadata and keys. Opening pages is left to decrypt and view.
 
-Only this module turns a SealedFooter, of which nothing is authenticated, into an OpenedFile, of which all is.
+Only this module turns a SealedFooter, of which nothing is authenticated, into an OpenedFile, which says what is.
 """
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,8 @@ from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
 __all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]
+
+_logger = logging.getLogger(__name__)
 
 
 def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) -> bytes:
@@ -50,9 +53,9 @@ class OpenedFile:
     """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
 
     What holds when it is constructed: (1) the AAD prefix is the stored or the given one; (2) the footer's tag fits
-    the footer key, AAD prefix and file id. What holds of a row group once it is opened: (3) each encrypted column's
-    metadata authenticates under its own key at its own row group and column. The caller still owes: pages, indexes
-    and Bloom filters are authenticated as read.
+    the footer key, AAD prefix and file id; (3) a file of ours names AES_GCM_V1. What holds of a row group once it is
+    opened: (4) each encrypted column's metadata authenticates under its own key at its own row group and column. The
+    caller still owes: pages, indexes and Bloom filters are authenticated as read.
 
     Args:
         sealed: what stands in clear.
@@ -90,6 +93,7 @@ class OpenedFile:
         try:
             self.footer = self._open_footer(sealed, name)  # (2)
             self.originals: Originals | None = pop_originals(self.footer)
+            self._check_algorithm(name)  # (3)
             leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
             self.row_groups = RowGroups(self.footer, leaves, name)
         except BaseException:
@@ -123,6 +127,15 @@ class OpenedFile:
             return sealed.metadata
         return open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)
 
+    def _check_algorithm(self, name: str) -> None:
+        # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1
+        # pages are not authenticated, so naming it in a file that was written with AES_GCM_V1 would be a forgery.
+        if not self.ctr_pages:
+            return
+        if self.originals is not None or self.context.dataset_id:
+            raise IntegrityError(f"{name} names AES_GCM_CTR_V1, but pipecrypt, which wrote it, uses AES_GCM_V1 only")
+        _logger.warning("%s names AES_GCM_CTR_V1: nothing authenticates its pages", name)
+
     @property
     def data_key_count(self) -> int:
         """How many data keys were opened, the footer's included."""
@@ -134,7 +147,7 @@ class OpenedFile:
         return len(self._sealed_columns)
 
     def open_row_group(self, index: int) -> list[Chunk]:
-        """Return the chunks of a row group, with their metadata opened and authenticated (3).
+        """Return the chunks of a row group, with their metadata opened and authenticated (4).
 
         Raises:
             FormatError: malformed.

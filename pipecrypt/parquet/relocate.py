@@ -46,6 +46,12 @@ def _page_offset(field: int, old: int | None, move: ChunkMove) -> int | None:
         return move.first_data_page()
     if not move.is_copy and field == ColumnMetaData.DICTIONARY_PAGE_OFFSET:
         return move.new_start if move.bounds.has_dictionary else None
+    if old is not None and old > 0 and move.moved(old) is None:
+        # An offset that points out of its chunk would, kept as it is, point before or behind other offsets than it
+        # did, and so decide where readers begin.
+        return {ColumnMetaData.DATA_PAGE_OFFSET: move.new_start, ColumnMetaData.DICTIONARY_PAGE_OFFSET: None}.get(
+            field, old
+        )
     return _kept_or_moved(move, old)
 
 

@@ -30,6 +30,7 @@ __all__ = ["MAX_STRUCTS", "open_encoded", "read_list_start", "read_struct", "rea
 
 MAX_STRUCTS: Final = 4_000_000
 _MAX_DEPTH: Final = 64
+_MAX_FIELD: Final = 32_767
 _MAX_VARINT_BITS: Final = 64
 
 ByteSource: TypeAlias = bytes | bytearray | memoryview
@@ -90,6 +91,8 @@ class _Reader:
                 field += header >> 4
             else:
                 field, position = read_zigzag(data, position)
+                if not 0 < field <= _MAX_FIELD:
+                    raise IndexError
             is_ascending = is_ascending and field > last
             last = field
             opened = shape.get(field)

@@ -18,7 +18,7 @@ from typing import Final, Self
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.layout import SegmentKind, chunk_parts, order_segments
+from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, open_pages
@@ -101,6 +101,16 @@ class PlaintextView:
     def size_bytes(self) -> int:
         """Size of the view."""
         return self._body_end + len(self._footer)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the file is encrypted at all."""
+        return self._opened is not None
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether the footer's tag was checked, which takes the footer's key."""
+        return self._opened is not None and self._opened.is_authenticated
 
     @property
     def locked_columns(self) -> tuple[LeafColumn, ...]:
@@ -192,7 +202,7 @@ class PlaintextView:
             chunk = self._row_groups[segment.row_group][segment.column]
             if segment.kind is SegmentKind.PAGES and is_sealed(chunk):
                 self._starts.append(segment.start)
-                self._chunks.append((chunk, segment.declared_bytes or 0))
+                self._chunks.append((chunk, min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)))
         hidden = [_hide(chunk) for chunk in every]
         footer = b"".join(encode_plain_footer(opened.footer))
         for chunk, entries in hidden:

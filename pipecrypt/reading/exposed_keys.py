@@ -10,7 +10,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
 
@@ -37,7 +37,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
         UsageError: a column has one data key per batch, which no reader with explicit keys can take.
         KeyNotFoundError: a key is missing.
     """
-    (found,) = list_sources(Location(path))[:1]
+    found = find_file(Location(path))
     session_credentials = credentials or Credentials.from_environment()
     with open_range_source(found) as source, KeySession(keys, credentials=session_credentials) as session:
         sealed, _ = read_sealed_footer(source)

@@ -17,7 +17,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import LeafColumn, match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source, read_small_file
 
@@ -33,15 +33,25 @@ class Rows:
     Attributes:
         column_names: of the top-level columns that are read.
         locked_columns: dotted paths of columns whose key is missing and that were not asked for.
+        unchecked: what was not authenticated although keys were given, as a sentence; None where all was.
     """
 
-    def __init__(self, file: pq.ParquetFile, paths: list[str], locked: tuple[str, ...], limit: int | None) -> None:
+    def __init__(
+        self,
+        file: pq.ParquetFile,
+        paths: list[str],
+        locked: tuple[str, ...],
+        limit: int | None,
+        *,
+        unchecked: str | None,
+    ) -> None:
         """Keep the open file."""
         self._file = file
         self._paths = paths
         self._limit = limit
         self._stack = ExitStack()
         self.locked_columns = locked
+        self.unchecked = unchecked
         wanted = {path.split(".", maxsplit=1)[0] for path in paths}
         self.column_names = tuple(name for name in file.schema_arrow.names if name in wanted)
 
@@ -110,17 +120,28 @@ def read_rows(
         IntegrityError: the file was tampered with.
     """
     with ExitStack() as stack:
-        (found,) = list_sources(location)[:1]
+        found = find_file(location)
         source = stack.enter_context(open_range_source(found))
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        material = location.sibling(f"_KEY_MATERIAL_FOR_{location.name}.json")
+        material = found.location.sibling(f"_KEY_MATERIAL_FOR_{found.location.name}.json")
         file_keys = session.for_file(read_small_file(material, _KEY_MATERIAL_BYTES))
         view = stack.enter_context(PlaintextView(source, keys=file_keys, aad_prefix=aad_prefix))
         file = stack.enter_context(_open_file(view))
         paths, locked = _choose(file, view, columns)
-        rows = Rows(file, paths, locked, limit)
+        rows = Rows(file, paths, locked, limit, unchecked=_unchecked(view) if keys else None)
         rows.keep(stack.pop_all())
         return rows
+
+
+def _unchecked(view: PlaintextView) -> str | None:
+    if not view.is_encrypted:
+        return f"{view.name} is not encrypted: nothing shows whether it was changed or exchanged"
+    if not view.is_authenticated:
+        return (
+            f"the footer of {view.name} was not checked, for want of its key: "
+            "columns in plaintext may have been changed or put in the place of encrypted ones"
+        )
+    return None
 
 
 def _open_file(view: PlaintextView) -> pq.ParquetFile:

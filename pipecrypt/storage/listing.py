@@ -61,6 +61,19 @@ def list_sources(location: Location) -> tuple[SourceFile, ...]:
     return tuple(sorted(found, key=lambda file: file.relative_path))
 
 
+def find_file(location: Location) -> SourceFile:
+    """Return the one file that a location names.
+
+    Raises:
+        UsageError: it names a directory or a glob with several.
+        SourceNotFoundError: there is none.
+    """
+    found = list_sources(location)
+    if len(found) != 1:
+        raise UsageError(f"{location.display} names {len(found)} files", hint="name one of them")
+    return found[0]
+
+
 def local_fingerprint(status: os.stat_result) -> str:
     """Return a text that changes when a local file is written to or replaced."""
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"

@@ -18,7 +18,9 @@ __all__ = ["Location"]
 _SCHEME: Final = re.compile(r"\A(?:[A-Za-z0-9]+::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAINED: Final = re.compile(r"\A[A-Za-z0-9]+::")
 _LOCAL_PREFIXES: Final = ("file://", "local://")
-_USER_INFO: Final = re.compile(r"://[^/@]+@")
+# Behind a user's name and a colon comes a password, which may hold any character, "@" and "/" too.
+_USER_INFO: Final = re.compile(r"://(?:[^/@:]*:(?!\d+(?:/|$)).*@|[^/@]*@)")
+_HTTP: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -77,15 +79,16 @@ class Location:
         """The last part of the path."""
         if self.is_local:
             return os.path.basename(os.path.abspath(self.local_path))
-        return self.url.rstrip("/").rsplit("/", 1)[-1]
+        # A signed query is no part of the name: names are written into files and shown.
+        url = _without_query(self.url.rsplit("::", 1)[-1])
+        return url.rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def display(self) -> str:
         """The URL as errors show it, without a user's name or password or a signed query."""
         if self.is_local:
             return self.url
-        shown = _USER_INFO.sub("://***@", self.url)
-        return shown.split("?", 1)[0] if shown.startswith(("http://", "https://")) else shown
+        return "::".join(_redacted(member) for member in self.url.split("::"))
 
     def child(self, relative_path: str) -> Self:
         """Return the location of `relative_path` (with `/`) below this one."""
@@ -100,3 +103,12 @@ class Location:
     def __repr__(self) -> str:
         """Show the names of the options only."""
         return f"Location({self.display!r}, options={sorted(self.options)})"
+
+
+def _without_query(url: str) -> str:
+    # Elsewhere "?" is a wildcard or part of a name.
+    return url.split("?", 1)[0] if url.startswith(_HTTP) else url
+
+
+def _redacted(member: str) -> str:
+    return _USER_INFO.sub("://***@", _without_query(member))

@@ -23,7 +23,7 @@ _HINTS: Final = {
 }
 _EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}
 _SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
-_USER_INFO: Final = re.compile(r"://[^/@\s]+@")
+_USER_INFO: Final = re.compile(r"://(?:[^/@:\s]*:(?!\d+(?:/|\s|$))[^\s'\"]*@|[^/@\s]*@)")
 _SHOWN_CHARACTERS: Final = 300
 
 

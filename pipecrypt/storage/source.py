@@ -120,6 +120,9 @@ class _LocalRanges:
                 self._file = os.open(source.location.local_path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
                 raise _changed(source) from error
+            if local_fingerprint(os.fstat(self._file)) != source.fingerprint:  # another file by that name
+                os.close(self._file)
+                raise _changed(source)
 
     def read_range(self, start: int, length: int) -> memoryview:
         _check_range(self._source, start, length)

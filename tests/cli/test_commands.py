@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import pipecrypt as pc
 from cli.conftest import Run
 from pipecrypt.cli.main import main
 
@@ -315,3 +316,23 @@ def test_a_wrong_configuration_names_the_place(run: Run, people: Path, keyref: s
 def test_the_schema_is_json(run: Run) -> None:
     assert run("config", "schema").document["title"] == "pipecrypt configuration"
     assert run("config", "schema", "--json").document["title"] == "pipecrypt configuration"
+
+
+def test_cat_says_what_was_not_checked(run: Run, people: Path, keyref: str) -> None:
+    answer = run("cat", people, "--key", keyref)
+    assert answer.code == 0
+    assert "is not encrypted" in answer.err
+    assert "not encrypted" not in run("cat", people).err
+
+    assert run("keys", "new", "keystore://./keys.json#other").code == 0
+    policy = pc.Policy(columns={"email": keyref, "id": "keystore://./keys.json#other"})
+    pc.encrypt(str(people), "sealed.parquet", policy)
+    notes = {each: run("cat", "sealed.parquet", "--key", each).err for each in (keyref, "keystore://./keys.json#other")}
+    assert sorted("was not checked" in text for text in notes.values()) == [False, True]
+
+
+def test_cat_takes_one_file(run: Run, people: Path) -> None:
+    (people.parent / "b.parquet").write_bytes(people.read_bytes())
+    answer = run("cat", people.parent)
+    assert answer.code == 2
+    assert "2 files" in answer.err

@@ -7,6 +7,7 @@ import pytest
 
 from pipecrypt.errors import UsageError
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,21 @@ def test_memory_is_in_this_process_only() -> None:
     assert Location("memory://a").is_in_this_process
     assert Location("simplecache::memory://a").is_in_this_process
     assert not Location("s3://memory/a").is_in_this_process
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host/d/a.parquet?X-Amz-Signature=SECRET", "https://host/d/a.parquet"),
+        ("simplecache::https://host/d/a.parquet?X-Amz-Signature=SECRET", "simplecache::https://host/d/a.parquet"),
+        ("sftp://bob:SECRET@host/a.parquet", "sftp://***@host/a.parquet"),
+        ("sftp://bob:p@SECRET/w@host/a.parquet", "sftp://***@host/a.parquet"),
+        ("ftp://bob:pa/SECRET@host/a.parquet", "ftp://***@host/a.parquet"),
+        ("s3://bucket/what?/us@er.parquet", "s3://bucket/what?/us@er.parquet"),
+        ("http://host:8080/us@er.parquet", "http://host:8080/us@er.parquet"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert Location(url).display == shown
+    assert "SECRET" not in Location(url).name
+    assert "SECRET" not in describe(RuntimeError(f"cannot open {url} now"))
