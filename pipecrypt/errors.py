@@ -24,6 +24,7 @@ __all__ = [
     "LimitError",
     "MissingExtraError",
     "NotEncryptedError",
+    "OutputError",
     "PassphraseError",
     "PipecryptError",
     "PolicyError",
@@ -96,6 +97,12 @@ class StorageError(PipecryptError):
     """The storage refused or failed: permissions, space, network."""
 
     default_hint = "check the path, its permissions and the free space; nothing was published"
+
+
+class OutputError(PipecryptError):
+    """A command's answer could not be written."""
+
+    default_hint = "what the command did is done; write its output elsewhere"
 
 
 class SourceNotFoundError(PipecryptError):

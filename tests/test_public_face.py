@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipecrypt
+from pipecrypt.errors import UsageError
 
 
 @pytest.mark.parametrize("name", pipecrypt.__all__)
@@ -54,3 +55,15 @@ def test_what_users_call_is_documented(name: str) -> None:
 
     assert documentation
     assert "Args:" in documentation
+
+
+def test_misuse_is_a_usage_error() -> None:
+    for call in (
+        lambda: pipecrypt.encrypt(b"x", "y", pipecrypt.Policy(default="static://k#a")),
+        lambda: pipecrypt.encrypt("x", "y", "keystore://k#a"),
+        lambda: pipecrypt.decrypt("x", "y", keys="keystore://k#a"),
+        lambda: pipecrypt.decrypt("x", "y", keys=None),
+        lambda: pipecrypt.decryption_properties(keys="keystore://k#a"),
+    ):
+        with pytest.raises(UsageError):
+            call()

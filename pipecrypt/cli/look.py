@@ -55,7 +55,9 @@ def cat(
         if rows.unchecked is not None:
             note(rows.unchecked)
         _tell_locked(rows, path)
-        for text in format_rows(rows.column_names, rows.batches(), RowFormat.JSON if OUTPUT.as_json else row_format):
+        for text in format_rows(
+            rows.column_names, rows.value_batches(), RowFormat.JSON if OUTPUT.as_json else row_format
+        ):
             write(text)
 
 

@@ -22,7 +22,7 @@ from pipecrypt.cli.look import cat, inspect
 from pipecrypt.cli.options import JSONFlag, LogLevel, LogLevelOption, set_log_level
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
 from pipecrypt.cli.transfer import decrypt, encrypt, run
-from pipecrypt.errors import InterruptedRunError, PipecryptError, UsageError
+from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -102,7 +102,7 @@ def _run_command(arguments: list[str]) -> int:
 def _fail(error: PipecryptError) -> int:
     try:
         show_error(error)
-    except BrokenPipeError:
+    except (OSError, OutputError):
         silence(sys.stdout)
         silence(sys.stderr)
     return error.exit_code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.render import OUTPUT
-from pipecrypt.errors import UsageError
+from pipecrypt.errors import PassphraseError, UsageError
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
@@ -88,7 +88,8 @@ def credentials() -> Credentials:
     """Return what opens keys in this process: the environment, and a person if there is a terminal."""
     from pipecrypt.keys.credentials import Credentials
 
-    return Credentials.from_environment(_ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
+    can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    return Credentials.from_environment(_ask if can_ask else None)
 
 
 def parse_aad_prefix(text: str | None) -> bytes | None:
@@ -112,5 +113,10 @@ def split_names(values: list[str]) -> tuple[str, ...]:
 
 
 def _ask(label: str) -> str:
-    with OUTPUT.set_aside():
-        return getpass(f"{label}: ")
+    try:
+        with OUTPUT.set_aside():
+            return getpass(f"{label}: ")
+    except UnicodeDecodeError:  # whose text shows a byte of it
+        raise PassphraseError(f"the {label} is not in the terminal's encoding") from None
+    except EOFError:
+        raise PassphraseError(f"no {label} is given") from None

@@ -11,13 +11,13 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from pipecrypt.cli.cells import json_value
-from pipecrypt.errors import PipecryptError
+from pipecrypt.errors import OutputError, PipecryptError
 
 __all__ = [
     "OUTPUT",
@@ -56,6 +56,9 @@ OUTPUT = Output()
 
 def prepare_streams() -> None:
     """Make the standard streams take every character: what the locale cannot show is written as an escape."""
+    # A closed stream is None. What nobody can read is written nowhere, and the work is done all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -70,8 +73,14 @@ def show(document: object, lines: Callable[[], Iterable[str]]) -> None:
 
 
 def write(text: str) -> None:
-    """Write to standard output."""
-    sys.stdout.write(text)
+    """Write to standard output.
+
+    Raises:
+        BrokenPipeError: its reader is gone.
+        OutputError: it cannot be written.
+    """
+    with _output_errors():
+        sys.stdout.write(text)
 
 
 def note(text: str) -> None:
@@ -100,8 +109,20 @@ def show_error(error: PipecryptError) -> None:
 
 
 def flush() -> None:
-    """Flush standard output; raises BrokenPipeError if its reader is gone."""
-    sys.stdout.flush()
+    """Flush standard output; raises what `write` raises."""
+    with _output_errors():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise OutputError(f"standard output cannot be written: {(error.strerror or 'failed').lower()}") from error
 
 
 def silence(stream: TextIO) -> None:

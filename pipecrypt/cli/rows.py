@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 from pipecrypt.cli.cells import json_value, text_value
 from pipecrypt.cli.render import aligned, json_text
+from pipecrypt.errors import UsageError
 
 __all__ = ["RowFormat", "format_rows"]
 
-Row: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = Sequence[Any]
 _MAX_CELL = 60
 _CUT = "..."
 _CSV_SPECIAL = frozenset('",\r\n')
@@ -31,7 +32,7 @@ def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: Ro
 
     Args:
         names: the columns, in order.
-        batches: rows as dictionaries.
+        batches: rows, each with a value for every name.
         kind: table: cells are cut at 60 characters and each batch aligned for itself. json: one array, one row a
             line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
     """
@@ -43,7 +44,7 @@ def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[s
     right: tuple[int, ...] = ()
     for batch in batches:
         right = _numeric(names, batch) if head else right
-        cells = [[_cell(row[name]) for name in names] for row in batch]
+        cells = [[_cell(value) for value in row] for row in batch]
         yield "".join(line + "\n" for line in aligned(head + cells, right=right))
         head = []
     yield "".join(line + "\n" for line in aligned(head))
@@ -51,7 +52,7 @@ def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[s
 
 def _numeric(names: Sequence[str], batch: Sequence[Row]) -> tuple[int, ...]:
     """Return which columns hold numbers, as far as the first batch shows."""
-    columns = ([row[name] for row in batch if row[name] is not None] for name in names)
+    columns = ([row[at] for row in batch if row[at] is not None] for at in range(len(names)))
     return tuple(index for index, values in enumerate(columns) if values and all(map(_is_number, values)))
 
 
@@ -69,10 +70,15 @@ def _cut(text: str) -> str:
 
 
 def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"column name {twice[0]!r} stands twice, which JSON objects cannot show", hint="use --format table or csv"
+        )
     separator = "[\n"
     for batch in batches:
         for row in batch:
-            yield separator + json_text({name: json_value(row[name]) for name in names})
+            yield separator + json_text(dict(zip(names, map(json_value, row), strict=True)))
             separator = ",\n"
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
@@ -80,7 +86,7 @@ def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[st
 def _csv(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
     yield _csv_line(names)
     for batch in batches:
-        yield "".join(_csv_line([text_value(row[name]) for name in names]) for row in batch)
+        yield "".join(_csv_line(list(map(text_value, row))) for row in batch)
 
 
 def _csv_line(fields: Sequence[str | None]) -> str:

@@ -6,6 +6,7 @@ at most about 1 GiB of memory and some tens of seconds.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -86,6 +87,11 @@ class ScryptParameters:
 KDFParameters: TypeAlias = Argon2Parameters | ScryptParameters
 
 
+# OpenSSL runs the lanes of Argon2id in threads of its own, and two derivations at once wait for each other for ever
+# (cryptography 50.0.2 with OpenSSL 4.0.3).
+_ONE_AT_A_TIME: Final = threading.Lock()
+
+
 def new_parameters() -> KDFParameters:
     """Return default parameters with a fresh salt: Argon2id, or scrypt where OpenSSL is older than 3.2."""
     parameters = Argon2Parameters(salt=random_bytes(SALT_BYTES))
@@ -104,7 +110,8 @@ def derive_key(passphrase: bytes, parameters: KDFParameters) -> DataKey:
     """
     try:
         kdf = _argon2(parameters) if isinstance(parameters, Argon2Parameters) else _scrypt(parameters)
-        return DataKey(kdf.derive(passphrase))
+        with _ONE_AT_A_TIME:
+            return DataKey(kdf.derive(passphrase))
     except UnsupportedAlgorithm as error:
         raise UnsupportedError("this build of OpenSSL has no Argon2id", hint="use OpenSSL 3.2 or newer") from error
     except MemoryError as error:

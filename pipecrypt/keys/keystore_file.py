@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.errors import KeystoreError
+from pipecrypt.errors import KeystoreError, StorageError
 from pipecrypt.keys.keystore_document import MAX_KEYSTORE_BYTES
 
 __all__ = ["LockedDirectory", "locked_directory", "read_private_file"]
@@ -72,7 +72,8 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
     """Hold the lock of the directory of the keystore `path`; waits for other writers. The directory is made if absent.
 
     Raises:
-        KeystoreError: the file system failed or refused, also inside of the `with` block.
+        KeystoreError: the file system refused, also inside of the `with` block.
+        StorageError: it is full.
     """
     path = _resolve(path)
     try:
@@ -119,8 +120,10 @@ def _resolve(path: Path) -> Path:
         raise _failed("written", path, error) from error
 
 
-def _failed(verb: str, path: Path, error: Exception, what: str = "keystore") -> KeystoreError:
+def _failed(verb: str, path: Path, error: Exception, what: str = "keystore") -> KeystoreError | StorageError:
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number).lower() if number else "no valid path"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{what} {path} cannot be {verb}: {reason}", hint="free some space; nothing was changed")
     hint = "check the permissions of the directory" if number in (errno.EACCES, errno.EPERM, errno.EROFS) else None
     return KeystoreError(f"{what} {path} cannot be {verb}: {reason}", hint=hint)

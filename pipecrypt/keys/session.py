@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MAX_INVOCATIONS, open_sealed, random_bytes, seal
@@ -29,13 +29,14 @@ from pipecrypt.keys.material import (
     MaterialWriter,
     dataset_of_kek_text,
     kek_text,
-    parse_external_material,
     parse_key_metadata,
 )
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["MAX_CACHED_KEKS", "FileKeys", "KeySession"]
+
+ExternalEntries: TypeAlias = Callable[[], Mapping[str, KeyMaterial] | None]
 
 MAX_CACHED_KEKS: Final = 1024
 
@@ -113,14 +114,18 @@ class KeySession:
         return key, kek.writer.encode(wrapped, commitment, is_footer_key=context.column is None)
 
     def open_data_key(
-        self, key_metadata: bytes, context: Context, *, external: Mapping[str, KeyMaterial] | None = None
+        self,
+        key_metadata: bytes,
+        context: Context,
+        *,
+        external: ExternalEntries | None = None,
     ) -> DataKey:
         """Return the data key that `key_metadata` stands for; the caller wipes it.
 
         Args:
             key_metadata: as the file has it; b"" where it has none.
             context: what the reader opened.
-            external: the file's external key material; see `for_file`.
+            external: returns the entries of the file's external key material; see `for_file`.
 
         Raises:
             KeyNotFoundError: none of the configured keys fits.
@@ -130,19 +135,20 @@ class KeySession:
         """
         material = parse_key_metadata(key_metadata)
         if isinstance(material, ExternalMaterial):
-            material = _external_entry(material, external)
+            material = _external_entry(material, external() if external is not None else None)
         with self._lock:
             if material is None:
                 return self._keyring.find(key_metadata, context)
             return self._open_material(material, context)
 
-    def for_file(self, external_material: bytes | None) -> FileKeys:
-        """Return the keys of one file, given its `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none.
+    def for_file(self, read_external: ExternalEntries) -> FileKeys:
+        """Return the keys of one file.
 
-        Raises:
-            FormatError: the external key material is malformed.
+        Args:
+            read_external: returns the entries of `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none. Called
+                once, and only if a key of the file is kept there: looking may be denied to who may read the file.
         """
-        return FileKeys(self, None if external_material is None else parse_external_material(external_material))
+        return FileKeys(self, read_external)
 
     def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str) -> DataKey:
         """Return the key in a text of "wrappedKEK", or of a singly wrapped "wrappedDEK"; the caller wipes it.
@@ -235,15 +241,17 @@ class FileKeys:
 
     Args:
         session: makes and opens the keys; it stays its owner's.
-        external: the entries of the file's external key material, or None where there is none.
+        read_external: as for `KeySession.for_file`.
     """
 
-    __slots__ = ("_external", "_session")
+    __slots__ = ("_entries", "_read_external", "_session", "_was_read")
 
-    def __init__(self, session: KeySession, external: Mapping[str, KeyMaterial] | None) -> None:
-        """Keep both."""
+    def __init__(self, session: KeySession, read_external: ExternalEntries) -> None:
+        """Read nothing yet."""
         self._session = session
-        self._external = external
+        self._read_external = read_external
+        self._was_read = False
+        self._entries: Mapping[str, KeyMaterial] | None = None
 
     def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh data key, as `KeySession.new_data_key` does; its material is stored internally."""
@@ -251,7 +259,13 @@ class FileKeys:
 
     def open_data_key(self, key_metadata: bytes, context: Context) -> DataKey:
         """Return the data key that `key_metadata` stands for, as `KeySession.open_data_key` does."""
-        return self._session.open_data_key(key_metadata, context, external=self._external)
+        return self._session.open_data_key(key_metadata, context, external=self._external_entries)
+
+    def _external_entries(self) -> Mapping[str, KeyMaterial] | None:
+        if not self._was_read:
+            self._entries = self._read_external()
+            self._was_read = True
+        return self._entries
 
 
 def _external_entry(name: ExternalMaterial, entries: Mapping[str, KeyMaterial] | None) -> KeyMaterial:

@@ -94,20 +94,25 @@ def physical_type_code(leaf: LeafColumn) -> int:
 def match_columns(pattern: str, leaves: Sequence[LeafColumn], what: str) -> list[int]:
     """Return the indexes of the leaves that a pattern names.
 
-    An exact path or a root wins over reading the pattern as a glob, so that a column named `price[usd]` can be named.
+    With glob characters in it, a pattern names what it matches as a path, as a root and as a glob, all together: a
+    column that is itself named `card_*` must not keep the others from being encrypted.
 
     Raises:
         ColumnNotFoundError: none; suggests the nearest names.
     """
-    exact = [i for i, leaf in enumerate(leaves) if leaf.dotted == pattern or leaf.dotted.startswith(pattern + ".")]
-    if exact:
-        return exact
-    if not _GLOB_CHARACTERS.isdisjoint(pattern):
-        found = [i for i, leaf in enumerate(leaves) if any(fnmatchcase(name, pattern) for name in _prefixes(leaf.path))]
-        if found:
-            return found
+    is_glob = not _GLOB_CHARACTERS.isdisjoint(pattern)
+    found = [index for index, leaf in enumerate(leaves) if _is_named(leaf, pattern, is_glob=is_glob)]
+    if found:
+        return found
+    if is_glob:
         raise ColumnNotFoundError(f"{what}: the glob {pattern!r} matches no column")
     raise ColumnNotFoundError(f"{what} has no column {pattern!r}", hint=_did_you_mean(pattern, leaves))
+
+
+def _is_named(leaf: LeafColumn, pattern: str, *, is_glob: bool) -> bool:
+    if leaf.dotted == pattern or leaf.dotted.startswith(pattern + "."):
+        return True
+    return is_glob and any(fnmatchcase(name, pattern) for name in _prefixes(leaf.path))
 
 
 def _prefixes(path: tuple[str, ...]) -> Iterable[str]:

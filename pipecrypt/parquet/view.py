@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.columns import LeafColumn, physical_type_code
+from pipecrypt.parquet.columns import LeafColumn, leaf_columns, physical_type_code
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
+from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
@@ -63,6 +63,7 @@ class PlaintextView:
         stored = read_stored_footer(source)
         self._body_end = stored.body_end
         self._footer = b""
+        self._plain_schema = stored.metadata
         if stored.sealed is None:
             self._body_end = source.size_bytes
         else:
@@ -113,22 +114,27 @@ class PlaintextView:
         return self._opened is not None and self._opened.is_authenticated
 
     @property
-    def locked_columns(self) -> tuple[LeafColumn, ...]:
-        """The columns whose key is missing in at least one row group."""
-        if self._opened is None:
-            return ()
-        columns = sorted({column for _, column in self._opened.locked})
-        return tuple(self._row_groups[0][column].leaf for column in columns)
+    def leaves(self) -> tuple[LeafColumn, ...]:
+        """The leaf columns of the file, in order; names may stand twice."""
+        footer = self._plain_schema if self._opened is None else self._opened.footer
+        if footer is None:
+            raise AssertionError("a plaintext file has a readable footer")
+        return leaf_columns(footer.structs(FileMetaData.SCHEMA), self.name)
 
-    def check_column(self, column: LeafColumn) -> None:
-        """Raise what reading the column would raise.
+    @property
+    def locked_columns(self) -> frozenset[int]:
+        """The indexes of the leaf columns whose key is missing in at least one row group."""
+        return frozenset() if self._opened is None else frozenset(column for _, column in self._opened.locked)
+
+    def check_column(self, column: int) -> None:
+        """Raise what reading the leaf column would raise.
 
         Raises:
             AccessError: its key is missing; names file, row group and column.
         """
         opened = self._opened
-        for (row_group, index), error in opened.locked.items() if opened is not None else ():
-            if self._row_groups[row_group][index].leaf == column:
+        for (_, index), error in opened.locked.items() if opened is not None else ():
+            if index == column:
                 raise error
 
     def read_range(self, start: int, length: int) -> memoryview:

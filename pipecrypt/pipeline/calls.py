@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from pipecrypt.errors import UsageError
@@ -15,7 +15,7 @@ from pipecrypt.pipeline.run import run
 from pipecrypt.pipeline.summary import Summary
 from pipecrypt.storage.location import Location
 
-__all__ = ["decrypt", "encrypt"]
+__all__ = ["decrypt", "encrypt", "listed_keys"]
 
 _Place: TypeAlias = str | os.PathLike[str] | Location
 
@@ -49,6 +49,10 @@ def encrypt(
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
+    if not isinstance(policy, Policy):
+        raise UsageError(
+            "the policy is no pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
+        )
     request = EncryptRequest(
         source=_location(source, source_options),
         sink=_location(sink, sink_options),
@@ -92,7 +96,7 @@ def decrypt(
     request = DecryptRequest(
         source=_location(source, source_options),
         sink=_location(sink, sink_options),
-        keys=_listed(keys),
+        keys=listed_keys(keys),
         aad_prefix=aad_prefix,
         overwrite=overwrite,
         workers=workers,
@@ -103,11 +107,18 @@ def decrypt(
 def _location(place: _Place, options: Mapping[str, object] | None) -> Location:
     if isinstance(place, Location):
         return place if options is None else Location(place.url, options)
+    if not isinstance(place, str | os.PathLike):
+        raise UsageError(f"a place is a path or a URL, not {type(place).__name__}")
     return Location(os.fspath(place), options or {})
 
 
-def _listed(keys: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(keys, str):
+def listed_keys(keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the key references that a script gave.
+
+    Raises:
+        UsageError: they are no list of texts.
+    """
+    if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
         raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")
     return tuple(keys)
 

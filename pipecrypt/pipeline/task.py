@@ -9,29 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.errors import FormatError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import open_range_source, read_small_file
+from pipecrypt.storage.source import open_range_source
 
 __all__ = ["Decryption", "Encryption", "OnBytes", "Task", "run_task"]
 
 OnBytes: TypeAlias = Callable[[int], None]
-
-# parquet-java keeps key material outside of the file under this name.
-_KEY_MATERIAL_PREFIX: Final = "_KEY_MATERIAL_FOR_"
-_KEY_MATERIAL_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +124,5 @@ def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySe
     if isinstance(operation, Encryption):
         context = Context(operation.dataset_id, task.path)
         return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
-    keys = _keys_of_file(task.source.location, session)
+    keys = keys_of_file(task.source.location, session)
     return decrypt_file(source, sink, keys=keys, aad_prefix=operation.aad_prefix, on_bytes=on_bytes)
-
-
-def _keys_of_file(location: Location, session: KeySession) -> DataKeys:
-    material = location.sibling(f"{_KEY_MATERIAL_PREFIX}{location.name}.json")
-    try:
-        return session.for_file(read_small_file(material, _KEY_MATERIAL_BYTES))
-    except FormatError as error:
-        raise FormatError(f"{material.display}: {error.message}", hint=error.hint) from error

@@ -10,6 +10,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
@@ -41,7 +42,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
     session_credentials = credentials or Credentials.from_environment()
     with open_range_source(found) as source, KeySession(keys, credentials=session_credentials) as session:
         sealed, _ = read_sealed_footer(source)
-        with OpenedFile(sealed, source.name, keys=session, aad_prefix=None) as opened:
+        with OpenedFile(sealed, source.name, keys=keys_of_file(found.location, session), aad_prefix=None) as opened:
             return ExposedKeys(bytes(opened.footer_key().expose_key_bytes()), _column_keys(opened))
 
 

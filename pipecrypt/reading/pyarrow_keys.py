@@ -15,6 +15,7 @@ import pyarrow.parquet.encryption as pe
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
+from pipecrypt.pipeline.calls import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]
 
@@ -55,7 +56,7 @@ def crypto_factory(keys: Sequence[str], *, credentials: Credentials | None = Non
         KeyReferenceError: a reference cannot be parsed.
         AccessError: a key is missing, or the credentials do not open it.
     """
-    session = KeySession(keys, credentials=credentials or Credentials.from_environment())
+    session = KeySession(listed_keys(keys), credentials=credentials or Credentials.from_environment())
     factory = pe.CryptoFactory(lambda _configuration: _SessionClient(session))
     # A pyarrow whose factory takes no weak references leaves the session to the end of the process.
     with contextlib.suppress(TypeError):

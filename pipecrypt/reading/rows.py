@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 from pipecrypt.errors import ColumnNotFoundError, FormatError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.columns import LeafColumn, match_columns
+from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source, read_small_file
+from pipecrypt.storage.source import open_range_source
 
 __all__ = ["Rows", "read_rows"]
 
 _BATCH_ROWS: Final = 1024
-_KEY_MATERIAL_BYTES: Final = 16 << 20
 
 
 class Rows:
@@ -39,7 +39,7 @@ class Rows:
     def __init__(
         self,
         file: pq.ParquetFile,
-        paths: list[str],
+        columns: list[int],
         locked: tuple[str, ...],
         limit: int | None,
         *,
@@ -47,13 +47,14 @@ class Rows:
     ) -> None:
         """Keep the open file."""
         self._file = file
-        self._paths = paths
+        self._columns = columns
         self._limit = limit
         self._stack = ExitStack()
         self.locked_columns = locked
         self.unchecked = unchecked
-        wanted = {path.split(".", maxsplit=1)[0] for path in paths}
-        self.column_names = tuple(name for name in file.schema_arrow.names if name in wanted)
+        with _pyarrow_errors("the schema"):
+            # Columns are told apart by number: a name may stand twice, or have a dot in it.
+            self.column_names = tuple(file.reader.read_row_groups([], column_indices=columns).column_names)
 
     def keep(self, stack: ExitStack) -> None:
         """Own what must be closed after reading."""
@@ -70,14 +71,24 @@ class Rows:
         self._stack.close()
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield lists of rows, each a dict by column name.
+        """Yield lists of rows, each a dict by column name; of columns with one name, the last.
+
+        Raises:
+            PipecryptError: the file is damaged or was tampered with.
+        """
+        for values in self.value_batches():
+            yield [dict(zip(self.column_names, row, strict=True)) for row in values]
+
+    def value_batches(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield lists of rows, each a tuple in the order of `column_names`.
 
         Raises:
             PipecryptError: the file is damaged or was tampered with.
         """
         left = self._limit
         for batch in self._arrow_batches():
-            rows = batch.to_pylist() if left is None else batch.slice(0, left).to_pylist()
+            piece = batch if left is None else batch.slice(0, left)
+            rows = list(zip(*(column.to_pylist() for column in piece.columns), strict=True))
             if rows:
                 yield rows
             if left is not None:
@@ -88,10 +99,12 @@ class Rows:
     def _arrow_batches(self) -> Iterator[pa.RecordBatch]:
         if self._limit == 0:
             return
-        try:
-            yield from self._file.iter_batches(batch_size=_BATCH_ROWS, columns=self._paths)
-        except pa.ArrowException as error:
-            raise FormatError(f"pyarrow cannot decode the file: {str(error)[:200]}") from error
+        batch_rows = _BATCH_ROWS if self._limit is None else min(_BATCH_ROWS, self._limit)
+        row_groups = list(range(self._file.num_row_groups))
+        with _pyarrow_errors("the file"):
+            yield from self._file.reader.iter_batches(
+                batch_rows, row_groups=row_groups, column_indices=self._columns, use_threads=True
+            )
 
 
 def read_rows(
@@ -123,12 +136,11 @@ def read_rows(
         found = find_file(location)
         source = stack.enter_context(open_range_source(found))
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        material = found.location.sibling(f"_KEY_MATERIAL_FOR_{found.location.name}.json")
-        file_keys = session.for_file(read_small_file(material, _KEY_MATERIAL_BYTES))
+        file_keys = keys_of_file(found.location, session)
         view = stack.enter_context(PlaintextView(source, keys=file_keys, aad_prefix=aad_prefix))
         file = stack.enter_context(_open_file(view))
-        paths, locked = _choose(file, view, columns)
-        rows = Rows(file, paths, locked, limit, unchecked=_unchecked(view) if keys else None)
+        chosen, locked = _choose(view, columns)
+        rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view) if keys else None)
         rows.keep(stack.pop_all())
         return rows
 
@@ -145,31 +157,29 @@ def _unchecked(view: PlaintextView) -> str | None:
 
 
 def _open_file(view: PlaintextView) -> pq.ParquetFile:
-    try:
+    with _pyarrow_errors(view.name):
         return pq.ParquetFile(pa.PythonFile(_ViewFile(view), mode="r"))
-    except pa.ArrowException as error:
-        raise FormatError(f"pyarrow cannot open {view.name}: {str(error)[:200]}") from error
 
 
-def _choose(
-    file: pq.ParquetFile, view: PlaintextView, columns: Sequence[str] | None
-) -> tuple[list[str], tuple[str, ...]]:
-    schema = file.schema
-    leaves = [
-        LeafColumn(tuple(schema.column(index).path.split(".")), schema.column(index).physical_type)
-        for index in range(len(schema))
-    ]
-    locked = {leaf.dotted for leaf in view.locked_columns}
+@contextmanager
+def _pyarrow_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:  # pyarrow raises a bare OSError for damaged pages
+        raise FormatError(f"pyarrow cannot decode {what}: {str(error)[:200]}") from error
+
+
+def _choose(view: PlaintextView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
+    leaves, locked = view.leaves, view.locked_columns
     if columns is None:
-        hidden = tuple(leaf.dotted for leaf in leaves if leaf.dotted in locked)
-        return [leaf.dotted for leaf in leaves if leaf.dotted not in locked], hidden
+        hidden = tuple(leaves[index].dotted for index in sorted(locked))
+        return [index for index in range(len(leaves)) if index not in locked], hidden
     if not columns:
         raise ColumnNotFoundError("no column was named")
     wanted = sorted({index for pattern in columns for index in match_columns(pattern, leaves, view.name)})
-    for column in view.locked_columns:
-        if any(leaves[index].dotted == column.dotted for index in wanted):
-            view.check_column(column)
-    return [leaves[index].dotted for index in wanted], ()
+    for index in wanted:
+        view.check_column(index)
+    return wanted, ()
 
 
 class _ViewFile(io.RawIOBase):

@@ -5,8 +5,11 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -336,3 +339,52 @@ def test_cat_takes_one_file(run: Run, people: Path) -> None:
     answer = run("cat", people.parent)
     assert answer.code == 2
     assert "2 files" in answer.err
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_cat_tells_columns_apart_by_number(run: Run, world: Path, keyref: str, is_sealed: bool) -> None:
+    table = pa.Table.from_arrays(
+        [pa.array([each]) for each in ("1", "x", "3", "dotted", {"b": "nested"}, "flat")],
+        ["d", "d", "d", "x.y", "a", "a.b"],
+    )
+    path, keys = "odd.parquet", ()
+    pq.write_table(table, path)
+    if is_sealed:
+        pc.encrypt(path, "sealed.parquet", pc.Policy(default=keyref))
+        path, keys = "sealed.parquet", ("--key", keyref)
+    assert run("cat", path, *keys, "--format", "csv").out.splitlines()[1].split(",")[:4] == ["1", "x", "3", "dotted"]
+    assert run("cat", path, *keys, "--columns", "x.y", "--format", "csv").out == "x.y\ndotted\n"
+    assert "nested" in run("cat", path, *keys, "--columns", "a.b").out
+    assert run("cat", path, *keys, "--format", "json").code == 2
+
+
+def test_cat_of_damaged_pages(run: Run, people: Path) -> None:
+    data = bytearray(people.read_bytes())
+    data[30:90] = bytes(each ^ 255 for each in data[30:90])
+    people.write_bytes(data)
+    answer = run("cat", people)
+    assert answer.code == 1
+    assert "cannot decode" in answer.err
+    assert "unexpected" not in answer.err
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full"])
+def test_streams_that_are_closed_or_full(people: Path, keyref: str, streams: str) -> None:
+    command = f"exec {sys.executable} -m pipecrypt encrypt people.parquet sealed.parquet --key {keyref} {streams}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == ("full" in streams)
+    assert Path("sealed.parquet").exists()
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+def test_no_standard_input_to_ask_on(people: Path, keyref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "word")
+    monkeypatch.delenv("PIPECRYPT_KEY_FILE")
+    key = "keystore://./other.json#pii"
+    subprocess.run([sys.executable, "-m", "pipecrypt", "keys", "new", key], check=True, capture_output=True)
+    monkeypatch.delenv("PIPECRYPT_PASSPHRASE")
+    command = f"exec {sys.executable} -m pipecrypt encrypt people.parquet sealed.parquet --key {key} <&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, start_new_session=True)
+    assert done.returncode == 4
+    assert "unexpected" not in done.stderr

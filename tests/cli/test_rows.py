@@ -11,7 +11,8 @@ from pipecrypt.cli.rows import RowFormat, format_rows
 
 
 def _text(names: Sequence[str], batches: Sequence[Sequence[dict[str, Any]]], kind: RowFormat) -> str:
-    return "".join(format_rows(names, batches, kind))
+    values = [[tuple(row[name] for name in names) for row in batch] for batch in batches]
+    return "".join(format_rows(names, values, kind))
 
 
 _ROWS = [[{"n": 1, "t": "a"}, {"n": 200, "t": None}], [{"n": 3, "t": 'b,"c"\nd'}]]
@@ -70,7 +71,7 @@ def test_no_rows() -> None:
 def test_rows_stream() -> None:
     def endless() -> Any:
         while True:
-            yield [{"a": 1}]
+            yield [(1,)]
 
     for kind in RowFormat:
         pieces = iter(format_rows(["a"], endless(), kind))

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -90,3 +92,16 @@ def test_missing_memory_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kdf, "_scrypt", refuse)
     with pytest.raises(UnsupportedError):
         derive_key(b"x", CHEAP_SCRYPT)
+
+
+def test_two_threads_derive_at_once() -> None:
+    # Run apart: where they wait for each other, nothing but the end of the process ends them.
+    script = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pipecrypt.crypto.kdf import derive_key, new_parameters\n"
+        "parameters = new_parameters()\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    keys = list(pool.map(lambda _: bytes(derive_key(b'word', parameters).expose_key_bytes()), range(8)))\n"
+        "assert len(set(keys)) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -24,6 +24,7 @@ from pipecrypt.errors import (
     KeyReferenceError,
     KeystoreError,
     PassphraseError,
+    StorageError,
     UsageError,
 )
 from pipecrypt.keys import keystore as keystore_module
@@ -411,9 +412,10 @@ def test_a_failed_write_leaves_the_old_file(
     for name in ("rename", "fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fail)
-            with pytest.raises(KeystoreError) as caught:
+            with pytest.raises(StorageError) as caught:
                 _create(keystore("ops"), credentials)
         assert "no space left" in str(caught.value)
+        assert caught.value.exit_code == 1
     assert _path(keystore("pii")).read_bytes() == before
     assert [entry.name for entry in _path(keystore("pii")).parent.iterdir()] == ["keys.json"]
 

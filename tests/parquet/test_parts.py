@@ -175,3 +175,13 @@ def test_row_groups_that_are_closed_and_opened_again(
         assert decrypt(reopened, keys) == original
         monkeypatch.undo()
         assert decrypt(reopened, keys) == decrypt(kept_open, keys) == original
+
+
+def test_a_glob_is_a_glob_even_if_a_column_has_its_name() -> None:
+    table = pa.table({"id": [1], "card_number": ["4111-SECRET"], "card_*": ["x"]})
+    encrypted = encrypt(parquet_bytes(table), only("card_*"), RandomKeys())
+    assert b"4111-SECRET" not in encrypted
+    assert [column.path for column in inspect_file(MemorySource(encrypted)).columns if column.encrypted] == [
+        "card_number",
+        "card_*",
+    ]

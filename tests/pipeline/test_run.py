@@ -29,9 +29,11 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.pipeline.calls import decrypt, encrypt
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted
+from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.storage import local_sink, publication
 from pipecrypt.storage.listing import list_sources
@@ -290,16 +292,22 @@ def test_runs_in_a_thread(world: World) -> None:
     assert done == [3]
 
 
-def test_key_material_beside_the_file(world: World) -> None:
+def test_key_material_beside_the_file_is_read_when_a_key_is_there(world: World) -> None:
     world.out.mkdir()
     encrypt(world.raw / "a.parquet", world.out / "a.parquet", Policy(default=world.key), credentials=world.credentials)
     material = world.out / "_KEY_MATERIAL_FOR_a.parquet.json"
     material.write_text("{")
-    with pytest.raises(FormatError) as caught:
-        decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
-    assert material.name in caught.value.message
-    material.write_text("{}")
-    decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
+    decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)  # all of its keys are inside
+
+    outside = b'{"keyMaterialType":"PKMT1","internalStorage":false,"keyReference":"footerKey"}'
+    with KeySession([world.key], credentials=world.credentials) as session:
+        keys = keys_of_file(Location(str(world.out / "a.parquet")), session)
+        with pytest.raises(FormatError) as caught:
+            keys.open_data_key(outside, Context("", ""))
+        assert material.name in caught.value.message
+        material.write_text("{}")
+        with pytest.raises(KeyNotFoundError):
+            keys.open_data_key(outside, Context("", ""))
 
 
 def test_nothing_heavy_for_the_face() -> None:
