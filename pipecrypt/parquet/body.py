@@ -6,12 +6,13 @@ longer than encrypting. Every write passes through that one thread, so bytes sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.parquet.protocols import AppendSink, RangeSource
+from pipecrypt.parquet.readahead import ReadAhead
 
 __all__ = ["Body", "ignore_bytes"]
 
@@ -31,11 +32,11 @@ class Body:
         on_bytes: told how many bytes of the input were done.
     """
 
-    __slots__ = ("_buffers", "_filled", "_on_bytes", "_pending", "_sink", "_source", "_writer", "position")
+    __slots__ = ("_ahead", "_buffers", "_filled", "_on_bytes", "_pending", "_sink", "_writer", "position")
 
     def __init__(self, source: RangeSource, sink: AppendSink, on_bytes: Callable[[int], None]) -> None:
         """Begin at the start of the output."""
-        self._source = source
+        self._ahead = ReadAhead(source)
         self._sink = sink
         self._on_bytes = on_bytes
         self._buffers = [bytearray(), bytearray()]
@@ -57,11 +58,16 @@ class Body:
                 self._flush()
                 self._wait()
         finally:
+            self._ahead.close()
             self._writer.shutdown(wait=True)
+
+    def read_ahead(self, windows: Iterable[tuple[int, int]]) -> None:
+        """Begin to read windows (start, end), in ascending order, before they are asked for."""
+        self._ahead.plan(windows)
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
-        return self._source.read_range(start, length)
+        return self._ahead.read(start, length)
 
     def done(self, count: int) -> None:
         """Report how many bytes of the input were done."""

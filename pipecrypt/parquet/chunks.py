@@ -15,6 +15,7 @@ from pipecrypt.parquet.names import (
     COLUMN_META_DATA,
     ROW_GROUP,
     ROW_GROUP_INDEXES,
+    SEALED_ROW_GROUP,
     ColumnChunk,
     ColumnMetaData,
     FileMetaData,
@@ -91,10 +92,12 @@ class RowGroups:
         footer: the footer, whose list of row groups is changed in place.
         leaves: the columns of its schema.
         name: what errors call the file.
+        is_sealed: the file is encrypted.
     """
 
-    def __init__(self, footer: Struct, leaves: Sequence[LeafColumn], name: str) -> None:
+    def __init__(self, footer: Struct, leaves: Sequence[LeafColumn], name: str, *, is_sealed: bool = False) -> None:
         """Open nothing yet."""
+        self._shape = SEALED_ROW_GROUP if is_sealed else ROW_GROUP
         self._structs = footer.structs(FileMetaData.ROW_GROUPS)
         self._leaves = leaves
         self._name = name
@@ -116,7 +119,7 @@ class RowGroups:
         """
         if index not in self._open:
             stored = self._structs[index]
-            opened = open_encoded(stored, ROW_GROUP, f"footer of {self._name}")
+            opened = open_encoded(stored, self._shape, f"footer of {self._name}")
             chunks = _row_group_chunks(index, opened.structs(RowGroup.COLUMNS), self._leaves, self._name)
             self._structs[index] = opened
             self._open[index] = (stored, chunks)
@@ -147,12 +150,13 @@ class RowGroups:
 
     def release(self, index: int) -> None:
         """Forget that an unchanged row group was opened, unless the footer is small."""
-        if len(self._structs) * len(self._leaves) > _OPEN_CHUNKS:
+        if self._is_large:
             self._structs[index], _ = self._open.pop(index)
 
     def close(self, index: int) -> None:
-        """Write the changed row group back, encoded."""
-        self._structs[index] = encode_in_place(self.struct(index))
+        """End changing a row group; of a large footer, keep its bytes only."""
+        if self._is_large:
+            self._structs[index] = encode_in_place(self.struct(index))
         del self._open[index]
 
     def edit_indexes(self, index: int) -> list[Struct]:
@@ -166,7 +170,12 @@ class RowGroups:
 
     def close_indexes(self, index: int) -> None:
         """Write the places of indexes back."""
-        self._structs[index] = encode_in_place(self._structs[index])
+        if self._is_large:
+            self._structs[index] = encode_in_place(self._structs[index])
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._structs) * len(self._leaves) > _OPEN_CHUNKS
 
     def what(self, row_group: int, column: int) -> str:
         """Return what errors call a chunk."""

@@ -30,6 +30,7 @@ from pipecrypt.parquet.layout import (
     chunk_parts,
     last_changes,
     order_segments,
+    read_windows,
 )
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
@@ -107,6 +108,7 @@ class _Decryption:
         for index in range(len(row_groups)):
             if not due[index]:
                 self._finish_row_group(index, row_groups)
+        self._body.read_ahead(read_windows(segments))
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
             segment = segments.pop()

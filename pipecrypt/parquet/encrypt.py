@@ -36,6 +36,7 @@ from pipecrypt.parquet.layout import (
     chunk_parts,
     last_changes,
     order_segments,
+    read_windows,
 )
 from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
@@ -171,6 +172,7 @@ class _Encryption:
         for index in range(len(row_groups)):
             if not due[index]:
                 self._finish_row_group(index, row_groups)
+        self.body.read_ahead(read_windows(segments))
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
             segment = segments.pop()

@@ -31,11 +31,13 @@ __all__ = [
     "chunk_parts",
     "last_changes",
     "order_segments",
+    "read_windows",
 ]
 
 
 # How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
 UNDECLARED_BYTES: Final = 64 * 1024
+_WINDOW_BYTES: Final = 4 << 20
 
 
 class SegmentKind(IntEnum):
@@ -162,6 +164,21 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> l
             raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
         segments.append(Segment(kind, row_group, column, start, declared_bytes or None, room))
     return segments
+
+
+def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
+    """Yield the ranges (start, end) to read at once, so that each segment lies in one of them."""
+    start = end = 0
+    for segment in segments:
+        # A Bloom filter of unknown length is read as it is found.
+        needed = min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)
+        if start == end or segment.start > end or segment.start + needed - start > _WINDOW_BYTES:
+            if end > start:
+                yield start, end
+            start = segment.start
+        end = segment.start + needed
+    if end > start:
+        yield start, end
 
 
 def chunk_parts(chunk: Chunk) -> Iterable[Part]:

@@ -15,6 +15,7 @@ __all__ = [
     "OFFSET_INDEX",
     "ROW_GROUP",
     "ROW_GROUP_INDEXES",
+    "SEALED_ROW_GROUP",
     "BloomFilterHeader",
     "ColumnChunk",
     "ColumnCrypto",
@@ -189,7 +190,7 @@ _COLUMN_CRYPTO: Final[dict[int, Shape]] = {
 COLUMN_CHUNK: Final[dict[int, Shape]] = {
     ColumnChunk.FILE_PATH: BINARY,
     ColumnChunk.FILE_OFFSET: INTEGER,
-    ColumnChunk.META_DATA: ENCODED,  # opened when it is asked for: that of an encrypted column rarely is
+    ColumnChunk.META_DATA: COLUMN_META_DATA,
     ColumnChunk.OFFSET_INDEX_OFFSET: INTEGER,
     ColumnChunk.OFFSET_INDEX_LENGTH: INTEGER,
     ColumnChunk.COLUMN_INDEX_OFFSET: INTEGER,
@@ -214,6 +215,12 @@ ROW_GROUP: Final[dict[int, Shape]] = {
     RowGroup.FILE_OFFSET: INTEGER,
     RowGroup.TOTAL_COMPRESSED_SIZE: INTEGER,
     RowGroup.ORDINAL: INTEGER,
+}
+
+# Of an encrypted column, what the clear metadata shows is rarely asked for: it is opened then.
+SEALED_ROW_GROUP: Final[dict[int, Shape]] = {
+    **ROW_GROUP,
+    RowGroup.COLUMNS: ListOf({**COLUMN_CHUNK, ColumnChunk.META_DATA: ENCODED}),
 }
 
 # Only the places of indexes, which are known last.

@@ -95,7 +95,7 @@ class OpenedFile:
             self.originals: Originals | None = pop_originals(self.footer)
             self._check_algorithm(name)  # (3)
             leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = RowGroups(self.footer, leaves, name)
+            self.row_groups = RowGroups(self.footer, leaves, name, is_sealed=True)
         except BaseException:
             self._wipe()
             raise

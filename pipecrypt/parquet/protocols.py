@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from pipecrypt.context import Context
 from pipecrypt.secret import DataKey
 
-__all__ = ["AppendSink", "CheapSeeks", "DataKeys", "RangeSource"]
+__all__ = ["AppendSink", "CheapSeeks", "DataKeys", "RangeSource", "ReadsInto"]
 
 
 class RangeSource(Protocol):
@@ -40,6 +40,14 @@ class CheapSeeks(Protocol):
     @property
     def seeks_cheaply(self) -> bool:
         """Whether thousands of small reads are fine."""
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A third power of a RangeSource: it fills a caller's buffer, and may do so on another thread."""
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
 
 
 class AppendSink(Protocol):

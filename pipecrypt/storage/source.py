@@ -128,14 +128,18 @@ class _LocalRanges:
         _check_range(self._source, start, length)
         if length > len(self._buffer):
             self._buffer = bytearray(length + length // 8)
-        view, filled = memoryview(self._buffer)[:length], 0
+        view = memoryview(self._buffer)[:length]
+        self.read_into(start, view)
+        return view
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        filled = 0
         with map_errors(f"cannot read {self.name}"):
-            while filled < length:  # one call reads at most 2 GiB
-                count = os.preadv(self._file, [view[filled:]], start + filled)
+            while filled < len(out):  # one call reads at most 2 GiB
+                count = os.preadv(self._file, [out[filled:]], start + filled)
                 if not count:
                     raise _changed(self._source)
                 filled += count
-        return view
 
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):
