@@ -10,6 +10,7 @@ A header is patched, not parsed into a tree: the bytes of two varints change, th
 
 from __future__ import annotations
 
+import re
 import zlib
 from array import array
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ _MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
 _NO_VALUE: Final = -1
+# A data page's header as most writers write it, without checksum and statistics: type, two sizes, then values and three
+# encodings. Matched at once, because a file has as many of these as it has pages; all others are walked.
+_USUAL_HEADER: Final = re.compile(
+    rb"\x15\x00\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])"
+    rb"\x2c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f]\x15[\x00-\x7f]\x00\x00"
+)
 _USUAL_HEADER_BYTES: Final = 1024
 
 
@@ -110,12 +117,20 @@ def read_page_header(data: memoryview, start: int, what: str) -> Page:
         FormatError: truncated or malformed; a page may still end behind the end of `data`.
     """
     try:
-        page = _read_header(data, start)
+        match = _USUAL_HEADER.match(data, start)
+        page = _read_header(data, start) if match is None else _usual_page(data, start, match)
     except IndexError:
         raise FormatError(f"{what} has a truncated or malformed page header") from None
     if page.kind < 0 or page.size_start < 0 or page.end < page.body:
         raise FormatError(f"{what} has a malformed page header")
     return page
+
+
+def _usual_page(data: memoryview, start: int, match: re.Match[bytes]) -> Page:
+    body, (size_start, size_end) = match.end(), match.span(1)
+    size, _ = _read_i32(data, size_start)
+    values, _ = _read_i32(data, match.start(2))
+    return Page(start, body, body + size, PageType.DATA, size_start, size_end, None, _NO_VALUE, _NO_VALUE, values)
 
 
 def _read_header(data: memoryview, start: int) -> Page:  # the hot loop: one pass, no objects
