@@ -45,7 +45,7 @@ class Context:
 
     def for_column(self, column: tuple[str, ...], batch: int | None) -> Self:
         """Return the context of one column, in one batch or (None) in the whole file."""
-        return replace(self, column=column, batch=batch)
+        return type(self)(self.dataset_id, self.path, column, batch, self.format_version)
 
     def for_footer(self) -> Self:
         """Return the context of the file's footer."""

@@ -43,7 +43,7 @@ random_bytes: Callable[[int], bytes] = os.urandom
 class MessageCipher:
     """AES under one data key, writing into buffers that the caller owns.
 
-    Lives as long as one column chunk or file; OpenSSL's key schedule goes with it.
+    Lives as long as one column chunk, file or key session; OpenSSL's key schedule goes with it.
     """
 
     __slots__ = ("_gcm", "_key_bytes", "encrypt_into")
@@ -57,6 +57,11 @@ class MessageCipher:
         self.encrypt_into: Callable[[ByteBuffer, ByteBuffer, ByteBuffer | None, ByteBuffer], int] = (
             self._gcm.encrypt_into
         )
+
+    def seal(self, plaintext: ByteBuffer, associated_data: bytes) -> bytes:
+        """Return nonce || ciphertext || tag under a fresh random nonce."""
+        nonce = random_bytes(NONCE_BYTES)
+        return nonce + self._gcm.encrypt(nonce, plaintext, associated_data)
 
     def decrypt_into(self, nonce: ByteBuffer, sealed: ByteBuffer, associated_data: ByteBuffer, out: ByteBuffer) -> int:
         """Open ciphertext || tag into `out`; return the plaintext's length.
@@ -101,8 +106,7 @@ class MessageEncryptor:
 
 def seal(key: DataKey, plaintext: bytes | bytearray | memoryview, associated_data: bytes) -> bytes:
     """Return nonce || ciphertext || tag under a fresh random nonce."""
-    nonce = random_bytes(NONCE_BYTES)
-    return nonce + AESGCM(bytes(key.expose_key_bytes())).encrypt(nonce, plaintext, associated_data)
+    return MessageCipher(key).seal(plaintext, associated_data)
 
 
 def open_sealed(key: DataKey, sealed: bytes | memoryview, associated_data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import MAX_INVOCATIONS, open_sealed, random_bytes, seal
+from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, open_sealed, random_bytes
 from pipecrypt.crypto.commitment import check_commitment, commit
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
@@ -44,6 +44,7 @@ MAX_CACHED_KEKS: Final = 1024
 @dataclass(slots=True)
 class _WritingKEK:
     key: DataKey
+    cipher: MessageCipher
     id: bytes
     writer: MaterialWriter
     wraps: int = 0
@@ -107,7 +108,7 @@ class KeySession:
             kek = self._writing_kek(key_reference, context)
             key = DataKey(random_bytes(DATA_KEY_BYTES))
             # The AAD is the KEK's id, because parquet-java and parquet-cpp unwrap data keys so.
-            wrapped = seal(kek.key, key.expose_key_bytes(), kek.id)
+            wrapped = kek.cipher.seal(key.expose_key_bytes(), kek.id)
             kek.wraps += 1
             self.data_keys_made += 1
         commitment = commit(key, context.key_binding())
@@ -197,7 +198,9 @@ class KeySession:
                 kek.key.wipe()
             key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
             kek_id = random_bytes(KEK_ID_BYTES)
-            kek = _WritingKEK(key, kek_id, MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped)))
+            kek = _WritingKEK(
+                key, MessageCipher(key), kek_id, MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
+            )
             self._writing[master_key_id, dataset_id] = kek
         return kek
 
