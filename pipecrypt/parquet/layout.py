@@ -19,6 +19,7 @@ from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.pages import PageBounds
+from pipecrypt.parquet.readahead import WINDOW_BYTES
 from pipecrypt.parquet.thrift import Struct, WireType
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
 
 # How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
 UNDECLARED_BYTES: Final = 64 * 1024
-_WINDOW_BYTES: Final = 4 << 20
 
 
 class SegmentKind(IntEnum):
@@ -172,7 +172,7 @@ def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
     for segment in segments:
         # A Bloom filter of unknown length is read as it is found.
         needed = min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)
-        if start == end or segment.start > end or segment.start + needed - start > _WINDOW_BYTES:
+        if start == end or segment.start > end or segment.start + needed - start > WINDOW_BYTES:
             if end > start:
                 yield start, end
             start = segment.start

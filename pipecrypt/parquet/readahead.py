@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 from pipecrypt.parquet.protocols import RangeSource, ReadsInto
 
-__all__ = ["ReadAhead"]
+__all__ = ["WINDOW_BYTES", "ReadAhead"]
+
+WINDOW_BYTES: Final = 4 << 20
 
 
 class ReadAhead:
@@ -66,7 +69,7 @@ class ReadAhead:
         start, end = self._windows.popleft()
         self._buffers.reverse()
         if end - start > len(self._buffers[0]):
-            self._buffers[0] = bytearray(end - start)
+            self._buffers[0] = bytearray(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
         self._pending_start = start
         self._pending = self._thread.submit(_fill, self._into, start, memoryview(self._buffers[0])[: end - start])
 
