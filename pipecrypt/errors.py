@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "AccessError",
     "AlreadyEncryptedError",
+    "BadRowError",
     "ColumnNotFoundError",
     "ConfigError",
     "ConflictError",
@@ -67,6 +68,12 @@ class FormatError(PipecryptError):
     """The input is no Parquet file, or is truncated or malformed."""
 
     default_hint = "check that the file was copied whole and that its writer finished"
+
+
+class BadRowError(FormatError):
+    """A row of a text file does not fit; the message names file, line and column."""
+
+    default_hint = "mend the row, give the type of the column, or leave bad rows out with on_bad_rows: skip"
 
 
 class LimitError(PipecryptError):

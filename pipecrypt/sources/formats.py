@@ -1,0 +1,95 @@
+"""Guess format, compression and dialect from a file name; name the output. Reading the formats is left to batches."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from pipecrypt.sources.options import CSVOptions
+
+__all__ = ["Compression", "SourceFormat", "guess_csv_options", "guess_format", "output_name"]
+
+
+class SourceFormat(StrEnum):
+    """What a source's bytes are: `json` is JSON lines, `bytes` anything at all."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSON = "json"
+    ARROW = "arrow"
+    ORC = "orc"
+    BYTES = "bytes"
+
+
+class Compression(StrEnum):
+    """What a whole source file is compressed with; codecs inside of a format do not count."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    BZ2 = "bz2"
+
+
+_FORMATS: Final = {
+    "parquet": SourceFormat.PARQUET,
+    "pq": SourceFormat.PARQUET,
+    "csv": SourceFormat.CSV,
+    "tsv": SourceFormat.CSV,
+    "tbl": SourceFormat.CSV,
+    "json": SourceFormat.JSON,
+    "jsonl": SourceFormat.JSON,
+    "ndjson": SourceFormat.JSON,
+    "arrow": SourceFormat.ARROW,
+    "arrows": SourceFormat.ARROW,
+    "ipc": SourceFormat.ARROW,
+    "feather": SourceFormat.ARROW,
+    "orc": SourceFormat.ORC,
+}
+_COMPRESSIONS: Final = {
+    "gz": Compression.GZIP,
+    "gzip": Compression.GZIP,
+    "zst": Compression.ZSTD,
+    "zstd": Compression.ZSTD,
+    "bz2": Compression.BZ2,
+}
+# TPC-H's tables have no header, no quotes, and a delimiter after the last field too.
+_DIALECTS: Final = {
+    "tsv": CSVOptions(delimiter="\t"),
+    "tbl": CSVOptions(delimiter="|", header=False, quote=None, trailing_delimiter=True),
+}
+
+
+def guess_format(name: str) -> tuple[SourceFormat | None, Compression]:
+    """Return format and compression by the extensions of a file name; None for an extension nobody knows."""
+    _, extension, compression = _split(name)
+    return _FORMATS.get(extension.lower()), compression
+
+
+def guess_csv_options(name: str) -> CSVOptions:
+    """Return the dialect by extension: comma, tab for .tsv, TPC-H's for .tbl."""
+    _, extension, _ = _split(name)
+    return _DIALECTS.get(extension.lower(), CSVOptions())
+
+
+def output_name(name: str) -> str:
+    """Return the Parquet file's name for a source's: `a/x.csv.gz` gives `a/x.parquet`.
+
+    An extension that names no format stays: `a/x.log` gives `a/x.log.parquet`.
+    """
+    stem, extension, _ = _split(name)
+    return f"{stem}.parquet" if extension.lower() in _FORMATS else f"{name}.parquet"
+
+
+def _split(name: str) -> tuple[str, str, Compression]:
+    """Return stem, extension and compression; the stem keeps its directory, and a leading dot is no extension."""
+    stem, extension = _last_extension(name)
+    compression = _COMPRESSIONS.get(extension.lower(), Compression.NONE)
+    if compression is not Compression.NONE:
+        stem, extension = _last_extension(stem)
+    return stem, extension, compression
+
+
+def _last_extension(name: str) -> tuple[str, str]:
+    start = name.rfind("/") + 1
+    dot = name.rfind(".")
+    return (name[:dot], name[dot + 1 :]) if dot > start else (name, "")

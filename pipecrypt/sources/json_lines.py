@@ -1,0 +1,136 @@
+"""Read JSON lines. Cutting the file into blocks is left to lines, what happens to bad rows to text_rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.json as pj
+
+from pipecrypt.errors import FormatError, UnsupportedError
+from pipecrypt.sources.bad_rows import sift
+from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
+from pipecrypt.sources.options import ReadOptions
+from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
+from pipecrypt.sources.type_names import parse_types
+
+__all__ = ["open_json"]
+
+_WHOLE: Final = pj.ReadOptions(use_threads=True, block_size=(1 << 31) - 1)
+_TYPE_HINT: Final = "give the type of the field; or leave such rows out with on_bad_rows: skip"
+_SYNTAX_HINT: Final = "each line must be one JSON object; or leave such rows out with on_bad_rows: skip"
+_LINES: Final = RowEnds(b"", None)
+
+
+def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> TextStream:
+    """Return the stream of a file of JSON lines, its types inferred from the first block where they are not given.
+
+    A field that the first block does not have makes a later row bad: leaving out only the field would lose data
+    unseen.
+
+    Args:
+        read: gives the file's bytes, b"" at the end.
+        name: what errors call the file.
+        options: types and limits.
+
+    Raises:
+        FormatError: the file is empty and no types are given, or it holds one JSON array.
+        UnsupportedError: JSON is not read as a given type.
+    """
+    types = parse_types(options.json.types)
+    blocks = cut_blocks(read, _LINES, name=name, block_bytes=options.block_bytes, max_row_bytes=options.max_row_bytes)
+    first = next(blocks, None)
+    _check_first(first, types, name)
+    parser = _JSONParser(types, name)
+    parser.infer(first.data if first else b"", name)
+    return TextStream(with_first(first, blocks), parser, name, options.on_bad_rows)
+
+
+class _JSONParser:
+    """A RowParser."""
+
+    def __init__(self, types: Mapping[str, pa.DataType], name: str) -> None:
+        self._given = types
+        self.schema = pa.schema(list(types.items()))
+        self._options = pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="infer")
+        for field in self.schema:
+            _check_type(field, name)
+
+    def infer(self, data: bytes, name: str) -> None:
+        """Fix the schema from the first block's good rows."""
+        found = self.parse(memoryview(data)) if data.strip() else self.schema.empty_table()
+        if found is None:
+            found = self._longest_run(data)
+        if found is None:
+            reason, hint = self.explain(data[slice(*next(_LINES.rows(data)))])
+            raise FormatError(f"{name}: no row of the first block can be read: {reason}", hint=hint)
+        self.schema = pa.schema([self._settled(field) for field in found.schema])
+        self._options = pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="error")
+
+    def parse(self, data: memoryview) -> pa.Table | None:
+        """Return the rows, or None where one of them does not fit."""
+        return _parsed(data, self._options)
+
+    def split(self, data: bytes) -> list[tuple[int, int]]:
+        """Return the offsets of every line that is not blank."""
+        return [(start, end) for start, end in _LINES.rows(data) if data[start:end].strip()]
+
+    def explain(self, row: bytes) -> tuple[str, str]:
+        """Say which field does not fit."""
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError):
+            return "the line is no JSON", _SYNTAX_HINT
+        if not isinstance(value, dict):
+            return "the line is no JSON object", _SYNTAX_HINT
+        for field in self.schema:
+            only = pj.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="ignore")
+            single = json.dumps({field.name: value.get(field.name)}).encode() + b"\n"
+            if _parsed(memoryview(single), only) is None:
+                return f"field {field.name} does not fit {field.type}", _TYPE_HINT
+        unknown = sorted(value.keys() - set(self.schema.names))
+        if unknown:
+            return f"field {unknown[0]} is not in the first rows", _TYPE_HINT
+        return "a field does not fit, or is not in the first rows, or stands there twice", _TYPE_HINT
+
+    def _longest_run(self, data: bytes) -> pa.Table | None:
+        view = memoryview(data)
+        runs = sift(self.split(data), lambda start, end: self.parse(view[start:end]))
+        return max((table for table, _ in runs if table is not None), key=len, default=None)
+
+    def _settled(self, field: pa.Field) -> pa.Field:
+        return field.with_type(self._given.get(field.name, without_null_types(field.type)))
+
+
+def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
+    try:
+        # Arrow does not check the text of values, and a file of half-encoded names would only fail its readers.
+        str(data, "utf-8")
+        table = pj.read_json(pa.py_buffer(data), _WHOLE, options)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return None
+    return table.select(options.explicit_schema.names) if _is_fixed(options) else table
+
+
+def _is_fixed(options: pj.ParseOptions) -> bool:
+    return bool(options.unexpected_field_behavior != "infer")
+
+
+def _check_type(field: pa.Field, name: str) -> None:
+    options = pj.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="error")
+    try:
+        pj.read_json(pa.py_buffer(json.dumps({field.name: None}).encode()), _WHOLE, options)
+    except pa.ArrowNotImplementedError:
+        message = f"{name}: field {field.name}: json is not read as {field.type}"
+        raise UnsupportedError(message, hint="choose another type") from None
+
+
+def _check_first(first: Block | None, types: Mapping[str, pa.DataType], name: str) -> None:
+    start = first.data[:4096].lstrip()[:1] if first else b""
+    if start == b"[":
+        hint = "write one object a line, as `jq -c '.[]'` does"
+        raise FormatError(f"{name} holds a JSON array, not JSON lines", hint=hint)
+    if not types and (first is None or not first.data.strip()):
+        raise FormatError(f"{name} is empty: there are no fields", hint="give the types of the fields")

@@ -1,0 +1,117 @@
+"""Make a stream of record batches of tables, iterables, frames of other libraries. Files are left to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
+from typing import Final
+
+import pyarrow as pa
+
+from pipecrypt.errors import UsageError
+
+__all__ = ["ObjectStream", "batches_of"]
+
+_HINT: Final = "pass a RecordBatchReader, a Table, batches, or a frame of pandas, Polars or DuckDB"
+
+
+def batches_of(value: object, schema: pa.Schema | None = None) -> ObjectStream:
+    """Return the record batches of an object, without copying its data where its library does not.
+
+    Args:
+        value: a RecordBatchReader, Table or RecordBatch; an iterable of those, a generator perhaps; or anything with
+            `__arrow_c_stream__` or `__arrow_c_array__`.
+        schema: of every batch; by default the first one's. An object with `__arrow_c_stream__` is asked for it.
+
+    Raises:
+        UsageError: the object is none of these, or an iterable without items and without schema.
+    """
+    if _is_tabular(value):
+        reader = _reader(value, schema, "the object")
+        return ObjectStream(schema or reader.schema, _checked(iter(reader), schema or reader.schema), reader)
+    if isinstance(value, str | bytes | bytearray | dict) or not isinstance(value, Iterable):
+        raise UsageError(f"{type(value).__name__} is no table", hint=_HINT)
+    batches = _flat(iter(value))
+    if schema is None:
+        first = next(batches, None)
+        if first is None:
+            hint = "pass the schema too, which no batch tells"
+            raise UsageError("there are no batches, and no schema is given", hint=hint)
+        return ObjectStream(first.schema, _checked(chain([first], batches), first.schema), batches)
+    return ObjectStream(schema, _checked(batches, schema), batches)
+
+
+class ObjectStream:
+    """A BatchStream over a caller's object. It is iterated on the thread that uses it, as generators may expect."""
+
+    may_change_thread = False
+    bad_rows = 0
+
+    def __init__(self, schema: pa.Schema, batches: Generator[pa.RecordBatch], source: object) -> None:
+        """Keep what was opened, and what is to be closed."""
+        self.schema = schema
+        self._batches = batches
+        self._source = source
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yield the batches; raises UsageError at one of another schema, by its number from 1."""
+        return self._batches
+
+    def close(self) -> None:
+        """Close the generator or the reader."""
+        self._batches.close()
+        if isinstance(self._source, Generator | pa.RecordBatchReader):
+            self._source.close()
+
+
+def _is_tabular(value: object) -> bool:
+    kinds = pa.RecordBatchReader | pa.Table | pa.RecordBatch
+    return isinstance(value, kinds) or hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
+
+
+def _reader(value: object, schema: pa.Schema | None, what: str) -> pa.RecordBatchReader:
+    if isinstance(value, pa.RecordBatchReader):
+        return value
+    if isinstance(value, pa.Table):
+        return value.to_reader()
+    try:
+        if not isinstance(value, pa.RecordBatch) and hasattr(value, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(value, schema)
+        batch = value if isinstance(value, pa.RecordBatch) else pa.record_batch(value)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UsageError(f"{what}, a {type(value).__name__}, is no table: {error}", hint=_HINT) from error
+    return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+
+def _flat(items: Iterator[object]) -> Generator[pa.RecordBatch]:
+    try:
+        for number, item in enumerate(items, start=1):
+            if not _is_tabular(item):
+                raise UsageError(f"item {number}, a {type(item).__name__}, is no record batch", hint=_HINT)
+            yield from _reader(item, None, f"item {number}")
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def _checked(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Generator[pa.RecordBatch]:
+    for number, batch in enumerate(batches, start=1):
+        if not batch.schema.equals(schema):
+            raise UsageError(f"batch {number} has another schema: {_difference(batch.schema, schema)}", hint=_SCHEMA)
+        yield batch
+
+
+_SCHEMA: Final = "give every batch the same names, order and types of columns; batch.cast(schema) may help"
+
+
+def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+    if found.names != expected.names:
+        return f"its columns are {', '.join(found.names)}, not {', '.join(expected.names)}"
+    for one, other in zip(found, expected, strict=True):
+        if not one.equals(other):
+            return f"column {one.name} is {_told(one)}, not {_told(other)}"
+    return "it differs"
+
+
+def _told(field: pa.Field) -> str:
+    return f"{field.type}" if field.nullable else f"{field.type} not null"

@@ -1,0 +1,140 @@
+"""How a source is read and how row groups are written: plain, frozen values. Guessing them is left to formats.
+
+Types are texts here, as in YAML and on the command line; type_names makes Arrow types of them.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from pipecrypt.errors import UsageError
+
+__all__ = ["BadRows", "CSVOptions", "Codec", "EncodeOptions", "JSONOptions", "ReadOptions"]
+
+# Parquet's own bound of pyarrow's writer for one row group.
+_MAX_BATCH_ROWS: Final = 64 << 20
+
+
+class BadRows(StrEnum):
+    """What happens to a row that does not fit: the file fails, or the row is left out and counted."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Codec(StrEnum):
+    """What pages are compressed with."""
+
+    ZSTD = "zstd"
+    SNAPPY = "snappy"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class CSVOptions:
+    """The dialect of a CSV file.
+
+    Args:
+        delimiter: one ASCII character between fields.
+        header: whether the first row holds names.
+        names: names of the columns, in order; they replace those of a header.
+        quote: one ASCII character around fields, doubled inside of them; None where quotes mean nothing.
+        null_values: texts that mean null, in columns of every type, unless quoted; None for pyarrow's usual
+            ones ("", "NA", "null", ...), which leave text columns alone.
+        types: type of a column by its name; the others are inferred from the first block.
+        encoding: of the file; anything but UTF-8 is recoded.
+        decimal_point: one ASCII character.
+        trailing_delimiter: whether a delimiter follows the last field too.
+    """
+
+    delimiter: str = ","
+    header: bool = True
+    names: tuple[str, ...] | None = None
+    quote: str | None = '"'
+    null_values: tuple[str, ...] | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+    decimal_point: str = "."
+    trailing_delimiter: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the file.
+
+        Raises:
+            UsageError: a character is not one ASCII character, or two of them are the same.
+        """
+        for what, text in (("delimiter", self.delimiter), ("quote", self.quote), ("decimal_point", self.decimal_point)):
+            if text is not None and (len(text) != 1 or not text.isascii() or text in "\r\n\0"):
+                raise UsageError(f"csv: {what} must be one ASCII character", hint='for a tab, write "\\t"')
+        if self.quote == self.delimiter:
+            raise UsageError("csv: delimiter and quote are the same character", hint="choose another delimiter")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            hint = "use a name that Python knows, as utf-8, latin-1 or utf-16"
+            raise UsageError(f"csv: unknown encoding {self.encoding}", hint=hint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class JSONOptions:
+    """How JSON lines are read.
+
+    Args:
+        types: type of a field by its name; the others are inferred from the first block.
+    """
+
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How rows become batches.
+
+    Args:
+        csv: the dialect; used for CSV only.
+        json: used for JSON lines only.
+        on_bad_rows: for CSV and JSON lines.
+        block_bytes: text that is parsed at once, and what types are inferred from.
+        max_row_bytes: longest row; bounds the memory that a quote which is never closed can take.
+    """
+
+    csv: CSVOptions = CSVOptions()
+    json: JSONOptions = JSONOptions()
+    on_bad_rows: BadRows = BadRows.FAIL
+    block_bytes: int = 8 << 20
+    max_row_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            UsageError: a size is not positive.
+        """
+        if self.block_bytes < 1 or self.max_row_bytes < 1:
+            raise UsageError("block_bytes and max_row_bytes must be positive", hint="leave them out for the defaults")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """The shape of row groups.
+
+    Args:
+        batch_rows: rows of each row group but the last.
+        compression: codec of the pages.
+    """
+
+    batch_rows: int = 131072
+    compression: Codec = Codec.ZSTD
+
+    def __post_init__(self) -> None:
+        """Check the number of rows.
+
+        Raises:
+            UsageError: it is not between 1 and 67108864.
+        """
+        if not 1 <= self.batch_rows <= _MAX_BATCH_ROWS:
+            raise UsageError(f"batch_rows must be between 1 and {_MAX_BATCH_ROWS}", hint="131072 suits most tables")

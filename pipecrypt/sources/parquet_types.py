@@ -1,0 +1,105 @@
+"""Make columns fit for Parquet, or say which one cannot be. Writing them is left to row_groups.
+
+pyarrow's writer is the judge: a type that it writes stays what it is. Views and run-end encoded columns have an equal,
+which older writers need. Unions and intervals of months, days and nanoseconds have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import compute
+
+from pipecrypt.errors import UnsupportedError
+
+__all__ = ["ParquetFit"]
+
+
+class ParquetFit:
+    """Turns batches of one schema into batches that Parquet can hold.
+
+    Args:
+        schema: of the batches.
+
+    Raises:
+        UnsupportedError: a column has a type that Parquet cannot hold, nor an equal of it; names the column.
+    """
+
+    __slots__ = ("_changed", "schema")
+
+    def __init__(self, schema: pa.Schema) -> None:
+        """Check every column before any is written."""
+        fields = [_fitting(field) for field in schema]
+        self._changed = [index for index, field in enumerate(fields) if field is not schema.field(index)]
+        self.schema = pa.schema(fields, schema.metadata)
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the batch with its columns converted where their types ask for it; shares the others."""
+        if not self._changed:
+            return batch
+        columns = list(batch.columns)
+        for index in self._changed:
+            columns[index] = _converted(columns[index], self.schema.field(index).type)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _fitting(field: pa.Field) -> pa.Field:
+    if _can_be_written(field):
+        return field
+    equal = _equal(field.type)
+    if equal != field.type and _can_be_written(field.with_type(equal)) and _can_be_converted(field.type, equal):
+        return field.with_type(equal)
+    hint = "convert or leave out the column before it comes here"
+    raise UnsupportedError(f"column {field.name}: parquet cannot hold {field.type}", hint=hint)
+
+
+def _can_be_written(field: pa.Field) -> bool:
+    try:
+        pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _can_be_converted(found: pa.DataType, equal: pa.DataType) -> bool:
+    try:
+        _converted(pa.nulls(1, found), equal)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _converted(column: pa.Array, equal: pa.DataType) -> pa.Array:
+    if pa.types.is_run_end_encoded(column.type):
+        column = compute.run_end_decode(column)
+    return column if column.type == equal else column.cast(equal)
+
+
+def _equal(found: pa.DataType) -> pa.DataType:
+    """Return the type of the same values without views and runs. Large ones: a view's data has no bound of 2 GiB."""
+    for is_kind, equal in _EQUALS:
+        if is_kind(found):
+            return equal(found)
+    return found
+
+
+def _equal_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_equal(field.type))
+
+
+_EQUALS: Final[list[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType], pa.DataType]]]] = [
+    (pa.types.is_string_view, lambda _: pa.large_string()),
+    (pa.types.is_binary_view, lambda _: pa.large_binary()),
+    (pa.types.is_run_end_encoded, lambda found: _equal(found.value_type)),
+    (pa.types.is_dictionary, lambda found: pa.dictionary(found.index_type, _equal(found.value_type), found.ordered)),
+    (pa.types.is_list_view, lambda found: pa.large_list(_equal_field(found.value_field))),
+    (pa.types.is_large_list_view, lambda found: pa.large_list(_equal_field(found.value_field))),
+    (pa.types.is_large_list, lambda found: pa.large_list(_equal_field(found.value_field))),
+    (pa.types.is_fixed_size_list, lambda found: pa.list_(_equal_field(found.value_field), found.list_size)),
+    (pa.types.is_list, lambda found: pa.list_(_equal_field(found.value_field))),
+    (pa.types.is_struct, lambda found: pa.struct([_equal_field(field) for field in found])),
+    (pa.types.is_map, lambda found: pa.map_(_equal_field(found.key_field), _equal_field(found.item_field))),
+]

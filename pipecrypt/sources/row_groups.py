@@ -1,0 +1,103 @@
+"""Encode batches as plaintext Parquet, one small file in memory for each row group. Encrypting them is left to others.
+
+Reading, encoding and the consumer overlap: reading runs on a thread of its own, encoding on another, and at most a few
+batches and row groups are in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipecrypt.errors import UnsupportedError
+from pipecrypt.sources.options import EncodeOptions
+from pipecrypt.sources.overlap import map_ahead, read_ahead
+from pipecrypt.sources.parquet_types import ParquetFit
+from pipecrypt.sources.stream import BatchStream
+
+__all__ = ["EncodedRowGroup", "encode_row_groups"]
+
+_DEFAULTS: Final = EncodeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRowGroup:
+    """A whole Parquet file with one row group, or with none where there are no rows at all."""
+
+    data: memoryview
+    rows: int
+
+
+def encode_row_groups(stream: BatchStream, options: EncodeOptions = _DEFAULTS) -> Generator[EncodedRowGroup]:
+    """Yield the stream's row groups in order, each of exactly `batch_rows` rows but the last one.
+
+    A stream without rows gives one file without row group, which keeps the schema. Closing the generator, or an
+    exception in it, ends all threads and closes the stream.
+
+    Args:
+        stream: the batches; read on another thread where it allows that.
+        options: rows and codec.
+
+    Raises:
+        UnsupportedError: Parquet cannot hold a column's type; raised before the first row group.
+        PipecryptError: whatever reading the stream raises, after the row groups before it.
+    """
+    try:
+        fit = ParquetFit(stream.schema)
+        batches = read_ahead(stream) if stream.may_change_thread else iter(stream)
+        tables = _tables(batches, fit, options.batch_rows)
+        yield from map_ahead(partial(_encode, options=options), tables, name="encode")
+    finally:
+        stream.close()
+
+
+def _tables(batches: Iterator[pa.RecordBatch], fit: ParquetFit, batch_rows: int) -> Generator[pa.Table]:
+    try:
+        is_empty = True
+        for rows in _rechunked(batches, batch_rows):
+            is_empty = False
+            yield pa.Table.from_batches([fit.apply(batch) for batch in rows], fit.schema)
+        if is_empty:
+            yield fit.schema.empty_table()
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def _rechunked(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Yield slices that sum up to `batch_rows`: views of the batches, not copies."""
+    pending: list[pa.RecordBatch] = []
+    missing = batch_rows
+    for batch in batches:
+        start = 0
+        while len(batch) - start >= missing:
+            yield [*pending, batch.slice(start, missing)]
+            start += missing
+            pending, missing = [], batch_rows
+        if start < len(batch):
+            pending.append(batch.slice(start))
+            missing -= len(batch) - start
+    if pending:
+        yield pending
+
+
+def _encode(table: pa.Table, *, options: EncodeOptions) -> EncodedRowGroup:
+    sink = pa.BufferOutputStream()
+    try:
+        # No page index: a row group this small has one or a few pages in each column, and each index is a module more.
+        with pq.ParquetWriter(
+            sink, table.schema, compression=options.compression.value, write_statistics=True, write_page_index=False
+        ) as writer:
+            if len(table):
+                writer.write_table(table, row_group_size=options.batch_rows)
+    except pa.ArrowException as error:
+        raise UnsupportedError(f"rows cannot be written as parquet: {type(error).__name__}", hint=_HINT) from error
+    return EncodedRowGroup(memoryview(sink.getvalue()), len(table))
+
+
+_HINT: Final = "look at the columns with dates and dictionaries; --log-level debug shows what pyarrow says"

@@ -1,0 +1,130 @@
+"""Read blocks of text rows as batches, and deal with bad rows. Parsing is left to the formats.
+
+The types of the first block hold for the whole file. A column without a value in it becomes text, which takes
+whatever a CSV file brings later. Blocks are read, and decompressed, on a thread of their own while others are parsed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from itertools import chain
+from typing import Final, Protocol
+
+import pyarrow as pa
+
+from pipecrypt.errors import BadRowError
+from pipecrypt.sources.bad_rows import sift
+from pipecrypt.sources.lines import Block
+from pipecrypt.sources.options import BadRows
+from pipecrypt.sources.overlap import read_ahead
+
+__all__ = ["RowParser", "TextStream", "with_first", "without_null_types"]
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class RowParser(Protocol):
+    """What a text format knows."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of every batch."""
+
+    def parse(self, data: memoryview) -> pa.Table | None:
+        """Return the rows, or None where one of them does not fit."""
+
+    def split(self, data: bytes) -> list[tuple[int, int]]:
+        """Return the offsets of every row."""
+
+    def explain(self, row: bytes) -> tuple[str, str]:
+        """Return what is wrong with a row that `parse` rejects, and a hint; never its values."""
+
+
+class TextStream:
+    """A BatchStream of parsed blocks.
+
+    Args:
+        blocks: the file's rows.
+        parser: of the format, its schema known already.
+        name: what errors call the file.
+        on_bad_rows: fail or skip.
+    """
+
+    may_change_thread = True
+
+    def __init__(self, blocks: Iterator[Block], parser: RowParser, name: str, on_bad_rows: BadRows) -> None:
+        """Read nothing yet."""
+        self._blocks = blocks
+        self._parser = parser
+        self._name = name
+        self._on_bad_rows = on_bad_rows
+        self._batches = self._read()
+        self.bad_rows = 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of every batch."""
+        return self._parser.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yield the batches of each block."""
+        return self._batches
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._batches.close()
+        if isinstance(self._blocks, Generator):
+            self._blocks.close()
+
+    def _read(self) -> Generator[pa.RecordBatch]:
+        for block in (blocks := read_ahead(self._blocks, depth=1, name="blocks")):
+            try:
+                table = self._parser.parse(memoryview(block.data))
+                if table is None:
+                    table = self._good_rows(block)
+                yield from table.to_batches()
+            except BaseException:
+                blocks.close()
+                raise
+
+    def _good_rows(self, block: Block) -> pa.Table:
+        rows = self._parser.split(block.data)
+        view = memoryview(block.data)
+        good = [self.schema.empty_table()]
+        for parsed, bad in sift(rows, lambda start, end: self._parser.parse(view[start:end])):
+            if parsed is not None:
+                good.append(parsed)
+            elif bad is not None:
+                self._leave_out(block, rows[bad])
+        # One batch of the block, not one of every run of good rows.
+        return pa.concat_tables(good).combine_chunks()
+
+    def _leave_out(self, block: Block, row: tuple[int, int]) -> None:
+        start, end = row
+        line = block.line + block.data.count(b"\n", 0, start)
+        if self._on_bad_rows is BadRows.FAIL:
+            reason, hint = self._parser.explain(block.data[start:end])
+            raise BadRowError(f"{self._name}:{line}: {reason}", hint=hint)
+        _LOG.info("%s:%d: row left out", self._name, line)
+        self.bad_rows += 1
+
+
+def with_first(first: Block | None, blocks: Iterator[Block]) -> Generator[Block]:
+    """Yield a block that was looked at already, then the others; closing closes them."""
+    try:
+        yield from chain([first] if first else [], blocks)
+    finally:
+        if isinstance(blocks, Generator):
+            blocks.close()
+
+
+def without_null_types(found: pa.DataType) -> pa.DataType:
+    """Return a type with text wherever nothing but null was seen, also inside of lists and structs."""
+    if pa.types.is_null(found):
+        return pa.string()
+    if pa.types.is_list(found):
+        return pa.list_(found.value_field.with_type(without_null_types(found.value_type)))
+    if pa.types.is_struct(found):
+        return pa.struct([field.with_type(without_null_types(field.type)) for field in found])
+    return found
