@@ -77,7 +77,8 @@ def decrypt_file(
         segments = _survey(opened, body_end)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
-        with Body(source, sink, on_bytes) as body:
+        with Body(sink, on_bytes) as body:
+            body.open_input(source)
             _Decryption(body, opened).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
 
@@ -85,7 +86,7 @@ def decrypt_file(
 def _survey(opened: OpenedFile, body_end: int) -> list[Segment]:
     """Return the segments in order; every row group's metadata was authenticated then."""
     parts: list[Part] = []
-    for index in range(len(opened.row_groups)):
+    for index in opened.row_groups.ordinals:
         for chunk in opened.open_row_group(index):
             parts += chunk_parts(chunk)
         opened.row_groups.release(index)
@@ -105,7 +106,7 @@ class _Decryption:
         opened, row_groups = self._opened, self._opened.row_groups
         self._body.write(PLAIN_MAGIC)
         due = last_changes(segments)
-        for index in range(len(row_groups)):
+        for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
         self._body.read_ahead(read_windows(segments))
