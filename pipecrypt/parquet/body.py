@@ -85,6 +85,10 @@ class Body:
         """Return a range of the input, valid until the next read."""
         return self._input.read(start, length)
 
+    def read_some(self, start: int, least: int, most: int) -> memoryview:
+        """Return `least` bytes from `start`, and up to `most` if they are at hand; valid until the next read."""
+        return self._input.read_some(start, least, most)
+
     def done(self, count: int) -> None:
         """Report how many bytes of the input were done."""
         self._on_bytes(count)
@@ -104,7 +108,7 @@ class Body:
         if self._filled >= _FLUSH_BYTES:
             self._flush()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append to the output."""
         if len(data) >= _FLUSH_BYTES:  # long enough to be written from where it is
             self._flush()
@@ -117,11 +121,12 @@ class Body:
 
     def copy(self, start: int, length: int) -> None:
         """Append a range of the input as it is."""
-        for offset in range(start, start + length, _FLUSH_BYTES):
-            piece = min(_FLUSH_BYTES, start + length - offset)
-            self.reserve(piece)[:] = self.read(offset, piece)
-            self.commit(piece)
-            self._on_bytes(piece)
+        end = start + length
+        while start < end:
+            data = self.read_some(start, 1, min(_FLUSH_BYTES, end - start))
+            self.write(data)
+            self._on_bytes(len(data))
+            start += len(data)
 
     def _flush(self) -> None:
         self._wait()

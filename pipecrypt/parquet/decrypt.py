@@ -35,7 +35,7 @@ from pipecrypt.parquet.layout import (
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.pages import PageAADs, PageBounds, open_pages
+from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
@@ -134,23 +134,23 @@ class _Decryption:
         restore_chunk(chunk, move, self._opened.originals)
 
     def _open_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        place, opened = locate_pages(chunk), self._opened
-        data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        out = self._body.reserve(len(data))
-        bounds = open_pages(
-            data,
+        place, opened, body = locate_pages(chunk), self._opened, self._body
+        opener = PageOpener(
             place.declared_bytes,
             place.num_values,
-            out=out,
+            room_bytes=min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES),
             cipher=opened.cipher(chunk),
             aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
             ctr=opened.ctr_pages,
             what=chunk.what,
         )
-        move = ChunkMove(segment.start, self._body.position, bounds)
-        self._body.commit(bounds.new[-1])
-        self._body.done(bounds.old[-1])
-        return move
+        new_start = body.position
+        while not opener.is_done:
+            begun = opener.position
+            window = body.read_some(segment.start + begun, opener.needed_bytes, opener.room_bytes)
+            body.commit(opener.open(window, body.reserve(len(window))))
+            body.done(opener.position - begun)
+        return ChunkMove(segment.start, new_start, opener.bounds)
 
     def _copy_pages(self, segment: Segment, _: Chunk) -> ChunkMove:
         # Encrypting left no gap behind a copied chunk, so all of its room is its own, whatever size it declares.

@@ -1,7 +1,7 @@
 """Encrypt Parquet files, column chunk by column chunk, without decoding them. The way back is left to decrypt.
 
-The life of a chunk: its pages are read in one range, walked, sealed into one reused buffer, written; its metadata
-then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest chunk.
+The life of a chunk: its pages are read window by window, walked, sealed into a reused buffer, written; its metadata
+then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from pipecrypt.parquet.limits import check_counts, check_invocations, check_page
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import Originals, push_originals
-from pipecrypt.parquet.pages import PageAADs, PageBounds, scan_pages, seal_pages, sealed_bound
+from pipecrypt.parquet.page_headers import PageScan
+from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
@@ -247,33 +248,43 @@ class FileEncryption:
         relocate_chunk(chunk, move, self._originals)
 
     def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        place = locate_pages(chunk)
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
-        out = self.body.reserve(sealed_bound(pages))
-        aads = PageAADs(self._aad, chunk.row_group, chunk.column)
-        bounds = seal_pages(data, pages, out, self._keys.cipher(chunk), aads)
-        move = ChunkMove(segment.start, self.body.position, bounds)
-        self.body.commit(bounds.new[-1])
-        self.body.done(bounds.old[-1])
-        return move
+        scan, new_start = _scan(segment, chunk), self.body.position
+        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, chunk.row_group, chunk.column))
+        while not scan.is_done:
+            window = self.body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
+            pages = scan.scan(window)
+            if pages:
+                self.body.commit(sealer.seal(window, pages, self.body.reserve(sealed_bound(pages))))
+                self.body.done(pages[-1].end)
+        return ChunkMove(segment.start, new_start, sealer.bounds)
 
     def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        length = self._true_length(segment, chunk)
+        length, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        if segment.room_bytes == length:
+            self.body.copy(segment.start, length)
+        else:
+            length = self._copy_before_gap(segment, chunk, length)
         bounds = array("q", (0, length))
-        move = ChunkMove(segment.start, self.body.position, PageBounds(bounds, bounds, has_dictionary=False), True)
-        self.body.copy(segment.start, length)
-        return move
+        return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
 
-    def _true_length(self, segment: Segment, chunk: Chunk) -> int:
-        place = locate_pages(chunk)
-        if segment.room_bytes == place.declared_bytes:
-            return place.declared_bytes
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        try:
-            return scan_pages(data, place.declared_bytes, place.num_values, chunk.what)[-1].end
-        except PipecryptError:
-            return place.declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+    def _copy_before_gap(self, segment: Segment, chunk: Chunk, declared_bytes: int) -> int:
+        """Copy a chunk whose last page may reach into the gap behind its declared end; return its true length."""
+        scan, copied = _scan(segment, chunk), 0
+        while not scan.is_done:
+            window = self.body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
+            try:
+                scan.scan(window)
+            except PipecryptError:
+                end = declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+                break
+            walked = min(scan.position, declared_bytes)
+            self.body.write(window[: walked - copied])
+            self.body.done(walked - copied)
+            copied = walked
+        else:
+            end = scan.position
+        self.body.copy(segment.start + copied, end - copied)
+        return end
 
     def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
         length = segment.declared_bytes
@@ -346,6 +357,12 @@ class FileEncryption:
         struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, path)
         struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1])
         return struct
+
+
+def _scan(segment: Segment, chunk: Chunk) -> PageScan:
+    place = locate_pages(chunk)
+    room = min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES)
+    return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
 
 
 def _redacted(metadata: Struct) -> Struct:
