@@ -1,4 +1,4 @@
-"""Carry bytes from a source to a sink in one pass, writing behind. What the bytes mean is left to the walks.
+"""Carry bytes from sources to a sink in one pass, writing behind. What the bytes mean is left to the walks.
 
 Two reused buffers: one is filled while a thread writes the other. Fresh buffers would cost page faults, which take
 longer than encrypting. Every write passes through that one thread, so bytes stay in order.
@@ -27,16 +27,15 @@ class Body:
     """The output as it grows; a context manager, inside which the sink must not be touched by others.
 
     Args:
-        source: the input.
         sink: the output.
         on_bytes: told how many bytes of the input were done.
     """
 
     __slots__ = ("_ahead", "_buffers", "_filled", "_on_bytes", "_pending", "_sink", "_writer", "position")
 
-    def __init__(self, source: RangeSource, sink: AppendSink, on_bytes: Callable[[int], None]) -> None:
-        """Begin at the start of the output."""
-        self._ahead = ReadAhead(source)
+    def __init__(self, sink: AppendSink, on_bytes: Callable[[int], None]) -> None:
+        """Begin at the start of the output, with no input."""
+        self._ahead: ReadAhead | None = None
         self._sink = sink
         self._on_bytes = on_bytes
         self._buffers = [bytearray(), bytearray()]
@@ -58,16 +57,37 @@ class Body:
                 self._flush()
                 self._wait()
         finally:
-            self._ahead.close()
+            self.close_input()
             self._writer.shutdown(wait=True)
+
+    def open_input(self, source: RangeSource) -> None:
+        """Read from `source` from now on."""
+        self.close_input()
+        self._ahead = ReadAhead(source)
+
+    def close_input(self) -> None:
+        """Wait for the read under way, so that the input can be closed."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    @property
+    def _input(self) -> ReadAhead:
+        if self._ahead is None:
+            raise AssertionError("no input is open")
+        return self._ahead
 
     def read_ahead(self, windows: Iterable[tuple[int, int]]) -> None:
         """Begin to read windows (start, end), in ascending order, before they are asked for."""
-        self._ahead.plan(windows)
+        self._input.plan(windows)
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
-        return self._ahead.read(start, length)
+        return self._input.read(start, length)
+
+    def read_some(self, start: int, least: int, most: int) -> memoryview:
+        """Return `least` bytes from `start`, and up to `most` if they are at hand; valid until the next read."""
+        return self._input.read_some(start, least, most)
 
     def done(self, count: int) -> None:
         """Report how many bytes of the input were done."""
@@ -88,7 +108,7 @@ class Body:
         if self._filled >= _FLUSH_BYTES:
             self._flush()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append to the output."""
         if len(data) >= _FLUSH_BYTES:  # long enough to be written from where it is
             self._flush()
@@ -101,11 +121,12 @@ class Body:
 
     def copy(self, start: int, length: int) -> None:
         """Append a range of the input as it is."""
-        for offset in range(start, start + length, _FLUSH_BYTES):
-            piece = min(_FLUSH_BYTES, start + length - offset)
-            self.reserve(piece)[:] = self.read(offset, piece)
-            self.commit(piece)
-            self._on_bytes(piece)
+        end = start + length
+        while start < end:
+            data = self.read_some(start, 1, min(_FLUSH_BYTES, end - start))
+            self.write(data)
+            self._on_bytes(len(data))
+            start += len(data)
 
     def _flush(self) -> None:
         self._wait()

@@ -93,18 +93,27 @@ class RowGroups:
         leaves: the columns of its schema.
         name: what errors call the file.
         is_sealed: the file is encrypted.
+        first: ordinal of the first one, where the file is one of several that become one.
     """
 
-    def __init__(self, footer: Struct, leaves: Sequence[LeafColumn], name: str, *, is_sealed: bool = False) -> None:
+    def __init__(
+        self, footer: Struct, leaves: Sequence[LeafColumn], name: str, *, is_sealed: bool = False, first: int = 0
+    ) -> None:
         """Open nothing yet."""
         self._shape = SEALED_ROW_GROUP if is_sealed else ROW_GROUP
         self._structs = footer.structs(FileMetaData.ROW_GROUPS)
         self._leaves = leaves
         self._name = name
+        self._first = first
         self._open: dict[int, tuple[Struct, list[Chunk]]] = {}
 
     def __len__(self) -> int:
         return len(self._structs)
+
+    @property
+    def ordinals(self) -> range:
+        """The ordinals of the row groups, by which all methods name them."""
+        return range(self._first, self._first + len(self._structs))
 
     def is_open(self, index: int) -> bool:
         """Say whether the row group is open."""
@@ -118,10 +127,10 @@ class RowGroups:
             UnsupportedError: a chunk lies in another file.
         """
         if index not in self._open:
-            stored = self._structs[index]
+            stored = self._structs[index - self._first]
             opened = open_encoded(stored, self._shape, f"footer of {self._name}")
             chunks = _row_group_chunks(index, opened.structs(RowGroup.COLUMNS), self._leaves, self._name)
-            self._structs[index] = opened
+            self._structs[index - self._first] = opened
             self._open[index] = (stored, chunks)
         return self._open[index][1]
 
@@ -141,22 +150,22 @@ class RowGroups:
             LimitError: more than memory should hold.
         """
         self.check_size()
-        return [self.chunks(index) for index in range(len(self._structs))]
+        return [self.chunks(index) for index in self.ordinals]
 
     def struct(self, index: int) -> Struct:
         """Return the row group itself, open."""
         self.chunks(index)
-        return self._structs[index]
+        return self._structs[index - self._first]
 
     def release(self, index: int) -> None:
         """Forget that an unchanged row group was opened, unless the footer is small."""
         if self._is_large:
-            self._structs[index], _ = self._open.pop(index)
+            self._structs[index - self._first], _ = self._open.pop(index)
 
     def close(self, index: int) -> None:
         """End changing a row group; of a large footer, keep its bytes only."""
         if self._is_large:
-            self._structs[index] = encode_in_place(self.struct(index))
+            self._structs[index - self._first] = encode_in_place(self.struct(index))
         del self._open[index]
 
     def edit_indexes(self, index: int) -> list[Struct]:
@@ -164,14 +173,15 @@ class RowGroups:
 
         `close_indexes` writes them back.
         """
-        opened = open_encoded(self._structs[index], ROW_GROUP_INDEXES, f"footer of {self._name}")
-        self._structs[index] = opened
+        at = index - self._first
+        opened = open_encoded(self._structs[at], ROW_GROUP_INDEXES, f"footer of {self._name}")
+        self._structs[at] = opened
         return opened.structs(RowGroup.COLUMNS)
 
     def close_indexes(self, index: int) -> None:
         """Write the places of indexes back."""
         if self._is_large:
-            self._structs[index] = encode_in_place(self._structs[index])
+            self._structs[index - self._first] = encode_in_place(self._structs[index - self._first])
 
     @property
     def _is_large(self) -> bool:

@@ -35,7 +35,7 @@ from pipecrypt.parquet.layout import (
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.pages import PageAADs, PageBounds, open_pages
+from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
@@ -77,7 +77,8 @@ def decrypt_file(
         segments = _survey(opened, body_end)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
-        with Body(source, sink, on_bytes) as body:
+        with Body(sink, on_bytes) as body:
+            body.open_input(source)
             _Decryption(body, opened).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
 
@@ -85,7 +86,7 @@ def decrypt_file(
 def _survey(opened: OpenedFile, body_end: int) -> list[Segment]:
     """Return the segments in order; every row group's metadata was authenticated then."""
     parts: list[Part] = []
-    for index in range(len(opened.row_groups)):
+    for index in opened.row_groups.ordinals:
         for chunk in opened.open_row_group(index):
             parts += chunk_parts(chunk)
         opened.row_groups.release(index)
@@ -105,7 +106,7 @@ class _Decryption:
         opened, row_groups = self._opened, self._opened.row_groups
         self._body.write(PLAIN_MAGIC)
         due = last_changes(segments)
-        for index in range(len(row_groups)):
+        for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
         self._body.read_ahead(read_windows(segments))
@@ -133,23 +134,23 @@ class _Decryption:
         restore_chunk(chunk, move, self._opened.originals)
 
     def _open_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        place, opened = locate_pages(chunk), self._opened
-        data = self._body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        out = self._body.reserve(len(data))
-        bounds = open_pages(
-            data,
+        place, opened, body = locate_pages(chunk), self._opened, self._body
+        opener = PageOpener(
             place.declared_bytes,
             place.num_values,
-            out=out,
+            room_bytes=min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES),
             cipher=opened.cipher(chunk),
             aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
             ctr=opened.ctr_pages,
             what=chunk.what,
         )
-        move = ChunkMove(segment.start, self._body.position, bounds)
-        self._body.commit(bounds.new[-1])
-        self._body.done(bounds.old[-1])
-        return move
+        new_start = body.position
+        while not opener.is_done:
+            begun = opener.position
+            window = body.read_some(segment.start + begun, opener.needed_bytes, opener.room_bytes)
+            body.commit(opener.open(window, body.reserve(len(window))))
+            body.done(opener.position - begun)
+        return ChunkMove(segment.start, new_start, opener.bounds)
 
     def _copy_pages(self, segment: Segment, _: Chunk) -> ChunkMove:
         # Encrypting left no gap behind a copied chunk, so all of its room is its own, whatever size it declares.

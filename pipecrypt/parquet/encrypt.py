@@ -1,15 +1,15 @@
-"""Encrypt one Parquet file, column chunk by column chunk, without decoding it. The way back is left to decrypt.
+"""Encrypt Parquet files, column chunk by column chunk, without decoding them. The way back is left to decrypt.
 
-The life of a chunk: its pages are read in one range, walked, sealed into one reused buffer, written; its metadata
-then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest chunk.
+The life of a chunk: its pages are read window by window, walked, sealed into a reused buffer, written; its metadata
+then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest page.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
@@ -20,6 +20,7 @@ from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
 from pipecrypt.parquet.clear import check_clear_fields, check_clear_footer
 from pipecrypt.parquet.columns import choose_keys, leaf_columns
 from pipecrypt.parquet.footer import Algorithm, encode_sealed_footer, magic, read_plain_footer
+from pipecrypt.parquet.growing import GrowingFooter
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
     bloom_filter_bytes,
@@ -42,19 +43,20 @@ from pipecrypt.parquet.limits import check_counts, check_invocations, check_page
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import Originals, push_originals
-from pipecrypt.parquet.pages import PageAADs, PageBounds, scan_pages, seal_pages, sealed_bound
-from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.parquet.page_headers import PageScan
+from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.thrift import Raw, Struct, Value, WireType, encode_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.writing_keys import WritingKeys
 
-__all__ = ["encrypt_file"]
+__all__ = ["FileEncryption", "encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
 
-_Key = tuple[DataKey, bytes]
+_NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 def encrypt_file(
@@ -86,90 +88,141 @@ def encrypt_file(
         LimitError: the format cannot number the input's parts.
         UnsupportedError: the input uses what cannot be encrypted.
     """
-    footer, body_end = read_plain_footer(source)
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), source.name)
-    chosen = choose_keys(policy, leaves, source.name)
-    row_groups = RowGroups(footer, leaves, source.name)
-    batches = len(row_groups)
-    check_counts(batches, len(leaves), source.name)
-    if policy.footer is FooterMode.PLAINTEXT:
-        check_clear_footer(footer, [leaf for leaf, key in zip(leaves, chosen, strict=True) if key], source.name)
-    rows = row_count(footer, source.name)
-    encrypted_columns = sum(reference is not None for reference in chosen)
-    with (
-        Body(source, sink, on_bytes) as body,
-        _Encryption(body, policy, chosen, keys=keys, context=context, source_bytes=source.size_bytes) as encryption,
-    ):
-        segments = encryption.survey(source, row_groups, body_end)
-        data_keys = encryption.run(footer, row_groups, segments)
-        size = body.position
-    return FileReport(rows, batches, data_keys, source.size_bytes, size, encrypted_columns)
+    with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=on_bytes) as encryption:
+        encryption.append(source)
+        return encryption.finish()
 
 
-class _Encryption:
-    """One file's encryption: its keys, and where its parts went."""
+class FileEncryption:
+    """One encrypted file as it grows, from one or several plaintext files of one schema; a context manager.
+
+    Each file appended becomes row groups behind those that are there. Leaving the block writes out what is buffered and
+    wipes the keys; the caller publishes what the sink holds only after that, and only if `finish` returned.
+
+    Args:
+        sink: the output, empty; inside the block nobody else touches it.
+        policy: which columns under which key.
+        keys: makes data keys.
+        context: dataset id and path; bound into AADs and commitments.
+        on_bytes: told how many bytes of the inputs were done.
+    """
 
     def __init__(
         self,
-        body: Body,
+        sink: AppendSink,
         policy: EncryptionPolicy,
-        chosen: Sequence[str | None],
         *,
         keys: DataKeys,
         context: Context,
-        source_bytes: int,
+        on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> None:
-        self.body = body
+        """Write nothing yet."""
+        self.body = Body(sink, on_bytes)
         self._policy = policy
-        self._chosen = chosen
-        self._keys = keys
         # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
-        self._context = context if policy.bind_path else Context("", "")
+        self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""))
         prefix = context.aad_prefix() if policy.bind_path else None
         self._algorithm = Algorithm(ctr_pages=False, aad_prefix=prefix, file_unique=random_bytes(_FILE_UNIQUE_BYTES))
         self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
-        self._column_keys: dict[tuple[int, int | None], _Key] = {}
+        self._modules_by_key: Counter[object] = Counter()
         self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._originals = Originals(policy.data_keys, source_bytes)
-        self._footer_key: _Key | None = None
-        self._index_places = IndexPlaces()
+        self._originals = Originals(policy.data_keys, 0)
+        self._output = GrowingFooter()
+        self._source_bytes = 0
 
     def __enter__(self) -> Self:
+        """Return the encryption."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for key, _ in self._column_keys.values():
-            key.wipe()
-        if self._footer_key is not None:
-            self._footer_key[0].wipe()
+        """Write out what is buffered, unless an error is on its way, and wipe the keys."""
+        try:
+            self.body.__exit__(kind, error, trace)
+        finally:
+            self._keys.wipe()
 
-    def survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> list[Segment]:
+    @property
+    def batches(self) -> int:
+        """How many row groups the file has so far."""
+        return self._output.batches
+
+    def append(self, source: RangeSource) -> None:
+        """Append the row groups of a plaintext Parquet file.
+
+        Raises:
+            FormatError: malformed, or its schema is not that of the files before.
+            PipecryptError: see `encrypt_file`.
+        """
+        footer, body_end = read_plain_footer(source)
+        leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), source.name)
+        row_groups = RowGroups(footer, leaves, source.name, first=self.batches)
+        check_counts(self.batches + len(row_groups), len(leaves), source.name)
+        is_first = not self._output.appended
+        if is_first:
+            self._keys.choose(choose_keys(self._policy, leaves, source.name))
+            sealed = [leaf for column, leaf in enumerate(leaves) if self._keys.is_sealed(column)]
+            if self._policy.footer is FooterMode.PLAINTEXT:
+                check_clear_footer(footer, sealed, source.name)
+        else:
+            self._output.check_schema(footer, source.name)
+            # Nobody has the files that become one, so there is nothing in them to give back.
+            self._originals = Originals(self._policy.data_keys, 0)
+        self.body.open_input(source)
+        segments = self._survey(source, row_groups, body_end)
+        if is_first:
+            self._keys.make_footer_key()
+            self.body.write(magic(self._policy.footer))
+        self._write_row_groups(row_groups, segments)
+        self.body.close_input()
+        self._keys.end_batches()
+        self._source_bytes += source.size_bytes
+        self._output.append(footer, row_count(footer, source.name), row_groups, originals=self._originals)
+
+    def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
+        """Write the footer and return the counts; at least one file was appended.
+
+        Args:
+            key_values: added to the key-value metadata.
+        """
+        footer, originals = self._output.finish(key_values)
+        originals.source_bytes = self._source_bytes
+        push_originals(footer, originals)
+        key, key_metadata = self._keys.footer()
+        for piece in encode_sealed_footer(
+            footer, self._policy.footer, self._algorithm, key_metadata, MessageCipher(key)
+        ):
+            self.body.write(piece)
+        return FileReport(
+            rows=self._output.rows,
+            batches=self.batches,
+            data_keys=self._keys.made,
+            source_bytes=self._source_bytes,
+            sink_bytes=self.body.position,
+            encrypted_columns=self._keys.sealed_columns,
+        )
+
+    def _survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> list[Segment]:
         """Return the segments in order, once all that must hold before the first byte is written does."""
         parts: list[Part] = []
-        modules_by_key: Counter[object] = Counter()
-        for index in range(len(row_groups)):
+        for index in row_groups.ordinals:
             for chunk in row_groups.chunks(index):
                 parts += chunk_parts(chunk)
-                if self._is_sealed(chunk.column):
+                if self._keys.is_sealed(chunk.column):
                     check_page_count(source, chunk, body_end)
-                    modules_by_key[self._key_place(index, chunk.column)] += most_modules(chunk)
+                    self._modules_by_key[self._keys.place(index, chunk.column)] += most_modules(chunk)
                     if self._policy.footer is FooterMode.PLAINTEXT:
                         check_clear_fields(chunk.entry, ColumnChunk.KNOWN, chunk.what)
             if self._policy.footer is FooterMode.PLAINTEXT:
                 check_clear_fields(row_groups.struct(index), RowGroup.KNOWN, f"{source.name} row group {index}")
             row_groups.release(index)
-        check_invocations(modules_by_key, source.name)
+        check_invocations(self._modules_by_key, source.name)
         return order_segments(parts, body_end, row_groups)
 
-    def run(self, footer: Struct, row_groups: RowGroups, segments: list[Segment]) -> int:
-        """Write the whole file; return the number of data keys."""
-        # The footer key is made first: a key service that refuses is met before the first byte.
-        self._footer_key = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
-        self.body.write(magic(self._policy.footer))
-        due = last_changes(segments)
-        for index in range(len(row_groups)):
+    def _write_row_groups(self, row_groups: RowGroups, segments: list[Segment]) -> None:
+        due, index_places = last_changes(segments), IndexPlaces()
+        for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
         self.body.read_ahead(read_windows(segments))
@@ -177,80 +230,61 @@ class _Encryption:
         while segments:  # dropped as they are done: a large file has many
             segment = segments.pop()
             if segment.kind in (SegmentKind.COLUMN_INDEX, SegmentKind.OFFSET_INDEX):
-                self._write_index(segment, row_groups)
+                self._write_index(segment, row_groups, index_places)
                 continue
             self._write_segment(segment, row_groups.chunks(segment.row_group)[segment.column])
             due[segment.row_group] -= 1
             if not due[segment.row_group]:
                 self._finish_row_group(segment.row_group, row_groups)
-        self._index_places.write(row_groups)
-        push_originals(footer, self._originals)
-        key, key_metadata = self._footer_key
-        cipher = MessageCipher(key)
-        for piece in encode_sealed_footer(footer, self._policy.footer, self._algorithm, key_metadata, cipher):
-            self.body.write(piece)
-        return len(self._column_keys) + 1
-
-    def _is_sealed(self, column: int) -> bool:
-        return self._chosen[column] is not None
-
-    def _key_place(self, row_group: int, column: int) -> tuple[int, int | None] | None:
-        """Return what tells one data key from another: None is the footer's."""
-        if self._policy.uniform:
-            return None
-        return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
-
-    def _key_of(self, chunk: Chunk) -> _Key:
-        place, reference = self._key_place(chunk.row_group, chunk.column), self._chosen[chunk.column]
-        if place is None or reference is None:
-            if self._footer_key is None:
-                raise AssertionError("the footer key is made first")
-            return self._footer_key
-        if place not in self._column_keys:
-            context = self._context.for_column(chunk.leaf.path, place[1])
-            self._column_keys[place] = self._keys.new_data_key(reference, context)
-        return self._column_keys[place]
-
-    def _cipher(self, chunk: Chunk) -> MessageCipher:
-        return MessageCipher(self._key_of(chunk)[0])
+        index_places.write(row_groups)
 
     def _write_segment(self, segment: Segment, chunk: Chunk) -> None:
         if segment.kind is SegmentKind.BLOOM_FILTER:
             self._write_bloom_filter(segment, chunk)
             return
-        seal_or_copy = self._seal_pages if self._is_sealed(chunk.column) else self._copy_pages
+        seal_or_copy = self._seal_pages if self._keys.is_sealed(chunk.column) else self._copy_pages
         move = seal_or_copy(segment, chunk)
         self._moves[chunk.row_group, chunk.column] = move
         relocate_chunk(chunk, move, self._originals)
 
     def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        place = locate_pages(chunk)
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        pages = scan_pages(data, place.declared_bytes, place.num_values, chunk.what)
-        out = self.body.reserve(sealed_bound(pages))
-        aads = PageAADs(self._aad, chunk.row_group, chunk.column)
-        bounds = seal_pages(data, pages, out, self._cipher(chunk), aads)
-        move = ChunkMove(segment.start, self.body.position, bounds)
-        self.body.commit(bounds.new[-1])
-        self.body.done(bounds.old[-1])
-        return move
+        scan, new_start = _scan(segment, chunk), self.body.position
+        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, chunk.row_group, chunk.column))
+        while not scan.is_done:
+            window = self.body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
+            pages = scan.scan(window)
+            if pages:
+                self.body.commit(sealer.seal(window, pages, self.body.reserve(sealed_bound(pages))))
+                self.body.done(pages[-1].end)
+        return ChunkMove(segment.start, new_start, sealer.bounds)
 
     def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        length = self._true_length(segment, chunk)
+        length, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        if segment.room_bytes == length:
+            self.body.copy(segment.start, length)
+        else:
+            length = self._copy_before_gap(segment, chunk, length)
         bounds = array("q", (0, length))
-        move = ChunkMove(segment.start, self.body.position, PageBounds(bounds, bounds, has_dictionary=False), True)
-        self.body.copy(segment.start, length)
-        return move
+        return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
 
-    def _true_length(self, segment: Segment, chunk: Chunk) -> int:
-        place = locate_pages(chunk)
-        if segment.room_bytes == place.declared_bytes:
-            return place.declared_bytes
-        data = self.body.read(segment.start, min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES))
-        try:
-            return scan_pages(data, place.declared_bytes, place.num_values, chunk.what)[-1].end
-        except PipecryptError:
-            return place.declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+    def _copy_before_gap(self, segment: Segment, chunk: Chunk, declared_bytes: int) -> int:
+        """Copy a chunk whose last page may reach into the gap behind its declared end; return its true length."""
+        scan, copied = _scan(segment, chunk), 0
+        while not scan.is_done:
+            window = self.body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
+            try:
+                scan.scan(window)
+            except PipecryptError:
+                end = declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+                break
+            walked = min(scan.position, declared_bytes)
+            self.body.write(window[: walked - copied])
+            self.body.done(walked - copied)
+            copied = walked
+        else:
+            end = scan.position
+        self.body.copy(segment.start + copied, end - copied)
+        return end
 
     def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
         length = segment.declared_bytes
@@ -258,9 +292,9 @@ class _Encryption:
             start = self.body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
             _, length = bloom_filter_bytes(start, segment.room_bytes, chunk)
         metadata, position = chunk.metadata, self.body.position
-        if self._is_sealed(chunk.column):
+        if self._keys.is_sealed(chunk.column):
             data = self.body.read(segment.start, length)
-            self.body.write(seal_bloom_filter(data, self._cipher(chunk), self._aad, chunk))
+            self.body.write(seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk))
             self.body.done(length)
         else:
             self.body.copy(segment.start, length)
@@ -268,42 +302,35 @@ class _Encryption:
         if segment.declared_bytes is not None:
             metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
 
-    def _write_index(self, segment: Segment, row_groups: RowGroups) -> None:
+    def _write_index(self, segment: Segment, row_groups: RowGroups, index_places: IndexPlaces) -> None:
         place, is_offsets = (segment.row_group, segment.column), segment.kind is SegmentKind.OFFSET_INDEX
         data = bytes(self.body.read(segment.start, segment.declared_bytes or 0))
         move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
             data = move_offset_index(data, move, row_groups.what(*place))
-        if self._is_sealed(segment.column):
+        if self._keys.is_sealed(segment.column):
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
             data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))
         if is_offsets and not row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
-        self._index_places.add(segment, self.body.position, len(data))
+        index_places.add(segment, self.body.position, len(data))
         self.body.write(data)
         self.body.done(segment.declared_bytes or 0)
 
     def _index_cipher(self, segment: Segment, row_groups: RowGroups) -> MessageCipher:
         # The row group is closed by now, unless the index lies before its pages.
-        place = self._key_place(segment.row_group, segment.column)
-        made = self._footer_key if place is None else self._column_keys.get(place)
-        return MessageCipher(made[0]) if made else self._cipher(row_groups.chunks(segment.row_group)[segment.column])
+        made = self._keys.made_at(segment.row_group, segment.column)
+        return MessageCipher(made) if made else self._keys.cipher(row_groups.chunks(segment.row_group)[segment.column])
 
     def _finish_row_group(self, index: int, row_groups: RowGroups) -> None:
         chunks = row_groups.chunks(index)
         moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
         relocate_row_group(index, row_groups.struct(index), moves, self._originals)
         for chunk in chunks:
-            if self._is_sealed(chunk.column):
+            if self._keys.is_sealed(chunk.column):
                 self._seal_metadata(chunk)
-                self._forget_key_metadata(chunk)
+                self._keys.forget_metadata(chunk)
         row_groups.close(index)
-
-    def _forget_key_metadata(self, chunk: Chunk) -> None:
-        # Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
-        place = self._key_place(chunk.row_group, chunk.column)
-        if place is not None and self._policy.data_keys is KeyScope.BATCH:
-            self._column_keys[place] = (self._column_keys[place][0], b"")
 
     def _seal_metadata(self, chunk: Chunk) -> None:
         entry, crypto = chunk.entry, Struct()
@@ -316,7 +343,7 @@ class _Encryption:
         if self._policy.uniform and is_footer_encrypted:
             return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
         aad = self._aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
-        sealed = seal_module(self._cipher(chunk), encode_struct(chunk.metadata), aad)
+        sealed = seal_module(self._keys.cipher(chunk), encode_struct(chunk.metadata), aad)
         entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
         if is_footer_encrypted:
             entry.remove(ColumnChunk.META_DATA)
@@ -328,8 +355,14 @@ class _Encryption:
         # From the schema, not from the chunk's metadata, which may say anything.
         path: list[Value] = [name.encode() for name in chunk.leaf.path]
         struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, path)
-        struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._key_of(chunk)[1])
+        struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1])
         return struct
+
+
+def _scan(segment: Segment, chunk: Chunk) -> PageScan:
+    place = locate_pages(chunk)
+    room = min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES)
+    return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
 
 
 def _redacted(metadata: Struct) -> Struct:

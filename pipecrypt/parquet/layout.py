@@ -167,7 +167,7 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> l
 
 
 def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
-    """Yield the ranges (start, end) to read at once, so that each segment lies in one of them."""
+    """Yield the ranges (start, end) to read at once; a segment lies in one of them, or fills several."""
     start = end = 0
     for segment in segments:
         # A Bloom filter of unknown length is read as it is found.
@@ -177,6 +177,9 @@ def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
                 yield start, end
             start = segment.start
         end = segment.start + needed
+        while end - start > WINDOW_BYTES:
+            yield start, start + WINDOW_BYTES
+            start += WINDOW_BYTES
     if end > start:
         yield start, end
 

@@ -13,7 +13,7 @@ from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.names import ColumnChunk, PageType
-from pipecrypt.parquet.pages import MAX_PAGES, read_page_header
+from pipecrypt.parquet.page_headers import MAX_PAGES, read_page_header
 from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
 from pipecrypt.parquet.thrift_read import read_list_start
 

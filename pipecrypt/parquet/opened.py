@@ -170,7 +170,7 @@ class OpenedFile:
             LimitError: more than memory should hold.
         """
         self.row_groups.check_size()
-        return [self.open_row_group(index) for index in range(len(self.row_groups))]
+        return [self.open_row_group(index) for index in self.row_groups.ordinals]
 
     def footer_key(self) -> DataKey:
         """Return the footer's data key.

@@ -34,7 +34,7 @@ class Originals:
 
     Args:
         data_keys: how far one data key reaches; bound into each key's commitment.
-        source_bytes: size of the plaintext file.
+        source_bytes: size of the plaintext file, or of all that became one.
         has_key_values: the file had key-value metadata.
         values: by (row group, column or ROW_GROUP, field id); None where the field was absent.
     """

@@ -16,6 +16,8 @@ from pipecrypt.parquet.protocols import RangeSource, ReadsInto
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
 WINDOW_BYTES: Final = 4 << 20
+# What is read at once where nothing is read ahead: each read may be a request to a store.
+_UNPLANNED_BYTES: Final = 16 << 20
 
 
 class ReadAhead:
@@ -27,7 +29,20 @@ class ReadAhead:
         source: the input.
     """
 
-    __slots__ = ("_buffers", "_into", "_pending", "_pending_start", "_source", "_start", "_thread", "_view", "_windows")
+    __slots__ = (
+        "_buffers",
+        "_gathered",
+        "_gathered_end",
+        "_gathered_start",
+        "_into",
+        "_pending",
+        "_pending_start",
+        "_source",
+        "_start",
+        "_thread",
+        "_view",
+        "_windows",
+    )
 
     def __init__(self, source: RangeSource) -> None:
         """Plan nothing yet."""
@@ -36,6 +51,7 @@ class ReadAhead:
         self._windows: deque[tuple[int, int]] = deque()
         self._buffers = [bytearray(), bytearray()]
         self._start, self._view = 0, memoryview(b"")
+        self._gathered, self._gathered_start, self._gathered_end = bytearray(), 0, 0
         self._pending: Future[memoryview] | None = None
         self._pending_start = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-read")
@@ -48,12 +64,61 @@ class ReadAhead:
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
+        end = start + length
         while True:
             at = start - self._start
             if at >= 0 and at + length <= len(self._view):
                 return self._view[at : at + length]
+            if self._gathers(start) or self._start <= start < self._start + len(self._view):
+                return self._gather(start, end)
             if self._pending is None or start < self._pending_start:
                 return self._source.read_range(start, length)
+            self._advance()
+
+    def read_some(self, start: int, least: int, most: int) -> memoryview:
+        """Return `least` bytes from `start`, and up to `most` if they are at hand; valid until the next read."""
+        at = start - self._start
+        if at < 0 or at + least > len(self._view):
+            if not self._is_planned(start):
+                return self._source.read_range(start, max(least, min(most, _UNPLANNED_BYTES)))
+            whole = self.read(start, least)
+            at = start - self._start
+            if at < 0 or at + least > len(self._view):
+                return whole
+        return self._view[at : at + most]
+
+    def _is_planned(self, start: int) -> bool:
+        is_ahead = self._pending is not None and start >= self._pending_start
+        return is_ahead or self._gathers(start) or self._start <= start < self._start + len(self._view)
+
+    def _gathers(self, start: int) -> bool:
+        return self._gathered_start <= start < self._gathered_end
+
+    def _gather(self, start: int, end: int) -> memoryview:
+        """Return a range that crosses windows, from a buffer of its own; it may begin where the range before did."""
+        if not self._gathers(start):
+            self._gathered_start = self._gathered_end = start
+        origin = self._gathered_start
+        if end - origin > len(self._gathered):
+            # A new one, because the caller may still look at the one before.
+            grown = bytearray((end - origin) + (end - origin) // 8)
+            grown[: self._gathered_end - origin] = memoryview(self._gathered)[: self._gathered_end - origin]
+            self._gathered = grown
+        gathered = memoryview(self._gathered)
+        while self._gathered_end < end:
+            at = self._gathered_end - self._start
+            if at >= len(self._view) and self._pending is not None:
+                self._advance()
+                continue
+            if not 0 <= at < len(self._view):  # what lies between windows was not planned
+                return self._source.read_range(start, end - start)
+            piece = self._view[at : at + end - self._gathered_end]
+            gathered[self._gathered_end - origin : self._gathered_end - origin + len(piece)] = piece
+            self._gathered_end += len(piece)
+        return gathered[start - origin : end - origin]
+
+    def _advance(self) -> None:
+        if self._pending is not None:
             self._start, self._view = self._pending_start, self._pending.result()
             self._fetch_next()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.names import COLUMN_CHUNK, FILE_META_DATA, OFFSET_INDEX
-from pipecrypt.parquet.pages import read_page_header
+from pipecrypt.parquet.page_headers import read_page_header
 from pipecrypt.parquet.thrift import BINARY, BOOL, INTEGER, ListOf, Raw, Struct, WireType, encode_struct
 from pipecrypt.parquet.thrift_read import read_struct
 

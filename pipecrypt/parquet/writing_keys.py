@@ -1,0 +1,111 @@
+"""The data keys of a file being encrypted: made on first use, wiped after the last. Sealing is left to encrypt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.parquet.chunks import Chunk
+from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.secret import DataKey
+
+__all__ = ["KeyPlace", "WritingKeys"]
+
+KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
+_Made = tuple[DataKey, bytes]
+
+
+class WritingKeys:
+    """The footer's data key and those of columns; the caller wipes them.
+
+    Args:
+        policy: how far one data key reaches, and the footer's master key.
+        keys: makes data keys.
+        context: of the file; bound into commitments.
+    """
+
+    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_policy", "made")
+
+    def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context) -> None:
+        """Make no key yet."""
+        self._policy = policy
+        self._keys = keys
+        self._context = context
+        self._chosen: Sequence[str | None] = ()
+        self._footer: _Made | None = None
+        self._columns: dict[KeyPlace, _Made] = {}
+        self.made = 0
+
+    def choose(self, references: Sequence[str | None]) -> None:
+        """Set the master key of each leaf column; None leaves it in plaintext."""
+        self._chosen = references
+
+    def is_sealed(self, column: int) -> bool:
+        """Say whether a leaf column is encrypted."""
+        return self._chosen[column] is not None
+
+    @property
+    def sealed_columns(self) -> int:
+        """How many leaf columns are encrypted."""
+        return sum(reference is not None for reference in self._chosen)
+
+    def place(self, row_group: int, column: int) -> KeyPlace | None:
+        """Return what tells one data key from another: None is the footer's."""
+        if self._policy.uniform:
+            return None
+        return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
+
+    def make_footer_key(self) -> None:
+        """Make the footer's key, before all others: a key service that refuses is met before the first byte."""
+        self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
+        self.made += 1
+
+    def footer(self) -> _Made:
+        """Return the footer's key and key metadata."""
+        if self._footer is None:
+            raise AssertionError("the footer key is made first")
+        return self._footer
+
+    def of(self, chunk: Chunk) -> _Made:
+        """Return a chunk's key and key metadata."""
+        place, reference = self.place(chunk.row_group, chunk.column), self._chosen[chunk.column]
+        if place is None or reference is None:
+            return self.footer()
+        if place not in self._columns:
+            context = self._context.for_column(chunk.leaf.path, place[1])
+            self._columns[place] = self._keys.new_data_key(reference, context)
+            self.made += 1
+        return self._columns[place]
+
+    def cipher(self, chunk: Chunk) -> MessageCipher:
+        """Return the cipher of a chunk."""
+        return MessageCipher(self.of(chunk)[0])
+
+    def made_at(self, row_group: int, column: int) -> DataKey | None:
+        """Return the key of a place if it was made before."""
+        place = self.place(row_group, column)
+        made = self._footer if place is None else self._columns.get(place)
+        return made[0] if made else None
+
+    def forget_metadata(self, chunk: Chunk) -> None:
+        """Drop a chunk's key metadata, if it is the chunk's own.
+
+        Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
+        """
+        place = self.place(chunk.row_group, chunk.column)
+        if place is not None and place[1] is not None:
+            self._columns[place] = (self._columns[place][0], b"")
+
+    def end_batches(self) -> None:
+        """Wipe the keys of all batches so far: nothing more is encrypted under them."""
+        for place in [place for place in self._columns if place[1] is not None]:
+            self._columns.pop(place)[0].wipe()
+
+    def wipe(self) -> None:
+        """Wipe all keys. Safe to call twice."""
+        for key, _ in self._columns.values():
+            key.wipe()
+        if self._footer is not None:
+            self._footer[0].wipe()
