@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from pipecrypt.context import Context
 from pipecrypt.secret import DataKey
 
-__all__ = ["AppendSink", "CheapSeeks", "DataKeys", "RangeSource", "ReadsInto"]
+__all__ = ["AppendSink", "ByteStream", "CheapSeeks", "DataKeys", "PageCodec", "RangeSource", "ReadsInto"]
 
 
 class RangeSource(Protocol):
@@ -48,6 +48,27 @@ class ReadsInto(Protocol):
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
+
+
+class ByteStream(Protocol):
+    """Bytes of unknown number, read front to back; binary files of Python fit."""
+
+    def readinto(self, out: memoryview, /) -> int | None:
+        """Fill some of `out` and return how much; 0 at the end. Waits for bytes rather than return None."""
+
+
+class PageCodec(Protocol):
+    """Compresses pages as Parquet's codec ZSTD does, each by itself; on several threads at once."""
+
+    def compress(self, data: memoryview) -> bytes:
+        """Return the compressed form."""
+
+    def decompress(self, data: memoryview, plain_bytes: int) -> bytes:
+        """Return the plaintext of authenticated bytes.
+
+        Raises:
+            FormatError: malformed, or not exactly `plain_bytes` long.
+        """
 
 
 class AppendSink(Protocol):

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FileReport"]
+__all__ = ["FileReport", "RestoredFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFile:
+    """What a file of chunks says about the file that it was made of; None where it does not say.
+
+    Whoever wrote the file chose it, so it is applied with care.
+
+    Args:
+        name: its own name: no path, no separators.
+        mode: permission bits (0o777).
+        mtime_ns: time of its last change, in nanoseconds since 1970.
+        size: in bytes.
+    """
+
+    name: str | None
+    mode: int | None
+    mtime_ns: int | None
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +37,7 @@ class FileReport:
         source_bytes: size of the input.
         sink_bytes: size of the output.
         encrypted_columns: leaf columns that are encrypted in the encrypted file.
+        restored: set where a file of chunks was decrypted.
     """
 
     rows: int
@@ -26,3 +46,4 @@ class FileReport:
     source_bytes: int
     sink_bytes: int
     encrypted_columns: int
+    restored: RestoredFile | None = None

@@ -1,0 +1,198 @@
+"""Build row groups of chunks in memory, for bytes of unknown number and for compressed ones. Encrypting is byte_chunks'.
+
+Each is a plaintext Parquet file of one row group. Two are held: a thread fills one while the other is encrypted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pipecrypt.errors import StorageError
+from pipecrypt.parquet.byte_entry import Compression
+from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer, plain_offset_index
+from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, length_prefix, page_header
+from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
+from pipecrypt.parquet.protocols import ByteStream, PageCodec, RangeSource, ReadsInto
+
+__all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source", "chunks_of_stream"]
+
+FillChunk: TypeAlias = Callable[[memoryview], int]  # fills a chunk as far as there are bytes, returns how many
+_WINDOW_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRowGroup:
+    """A RangeSource in memory.
+
+    Args:
+        name: what errors call the file.
+        data: the Parquet file, valid until the row group after the next is built.
+        plain_bytes: of all its chunks.
+    """
+
+    name: str
+    data: memoryview
+    plain_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the Parquet file."""
+        return len(self.data)
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return a range."""
+        return self.data[start : start + length]
+
+
+def built_row_groups(
+    fill_chunk: FillChunk, chunk_bytes: int, name: str, codec: PageCodec | None
+) -> Iterator[BuiltRowGroup]:
+    """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
+
+    Args:
+        fill_chunk: brings the chunks, on another thread.
+        chunk_bytes: of each chunk.
+        name: what errors call the file.
+        codec: compresses pages; None for none.
+    """
+    builders = (_Builder(fill_chunk, chunk_bytes, name, codec), _Builder(fill_chunk, chunk_bytes, name, codec))
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-fill") as filler:
+        ordinal, pending = 0, filler.submit(builders[0].build, 0)
+        while True:
+            built = pending.result()
+            if ordinal and not built.plain_bytes:
+                return
+            is_last = built.plain_bytes < ROW_GROUP_CHUNKS * chunk_bytes
+            ordinal += 1
+            if not is_last:
+                pending = filler.submit(builders[ordinal % 2].build, ordinal)
+            yield built
+            if is_last:
+                return
+
+
+class _Builder:
+    """Builds one row group after another in one buffer."""
+
+    def __init__(self, fill_chunk: FillChunk, chunk_bytes: int, name: str, codec: PageCodec | None) -> None:
+        self._fill_chunk = fill_chunk
+        self._chunk_bytes = chunk_bytes
+        self._name = name
+        self._codec = codec
+        self._compression = Compression.NONE if codec is None else Compression.ZSTD
+        self._buffer = bytearray()
+        self._scratch = bytearray(PREFIX_BYTES + chunk_bytes if codec else 0)
+        self._end = 0
+
+    def build(self, ordinal: int) -> BuiltRowGroup:
+        self._end = 0
+        self._append(PLAIN_MAGIC)
+        bounds, plain_bytes, unstored_bytes = [MAGIC_BYTES], 0, 0
+        add_page = self._add_plain if self._codec is None else self._add_compressed
+        for _ in range(ROW_GROUP_CHUNKS):
+            chunk_bytes, page_bytes = add_page()
+            if chunk_bytes:
+                plain_bytes += chunk_bytes
+                unstored_bytes += page_bytes
+                bounds.append(self._end)
+            if chunk_bytes < self._chunk_bytes:
+                break
+        self._append_footer(ordinal, bounds, unstored_bytes)
+        return BuiltRowGroup(self._name, memoryview(self._buffer)[: self._end], plain_bytes)
+
+    def _append_footer(self, ordinal: int, bounds: list[int], unstored_bytes: int) -> None:
+        places, index = [], None
+        stored_bytes = bounds[-1] - MAGIC_BYTES
+        if self._codec is not None and stored_bytes:
+            start = self._end
+            self._append(plain_offset_index(bounds))
+            index = (start, self._end - start)
+        if stored_bytes:
+            rows = len(bounds) - 1
+            places.append(RowGroupPlace(ordinal, MAGIC_BYTES, rows, unstored_bytes, stored_bytes, index))
+        self._append(plain_footer(places, self._compression))
+
+    def _add_plain(self) -> tuple[int, int]:
+        start = page_header(self._chunk_bytes, self._chunk_bytes + PREFIX_BYTES) + length_prefix(self._chunk_bytes)
+        room = self._reserve(len(start) + self._chunk_bytes)
+        chunk_bytes = self._fill_chunk(room[len(start) :])
+        if not chunk_bytes:
+            return 0, 0
+        if chunk_bytes < self._chunk_bytes:  # the last one, whose header may be shorter
+            body = bytes(room[len(start) : len(start) + chunk_bytes])
+            start = page_header(chunk_bytes, chunk_bytes + PREFIX_BYTES) + length_prefix(chunk_bytes)
+            room[len(start) : len(start) + chunk_bytes] = body
+        room[: len(start)] = start
+        self._end += len(start) + chunk_bytes
+        return chunk_bytes, len(start) + chunk_bytes
+
+    def _add_compressed(self) -> tuple[int, int]:
+        if self._codec is None:
+            raise AssertionError("only with a codec")
+        scratch = memoryview(self._scratch)
+        chunk_bytes = self._fill_chunk(scratch[PREFIX_BYTES:])
+        if not chunk_bytes:
+            return 0, 0
+        scratch[:PREFIX_BYTES] = length_prefix(chunk_bytes)
+        body = self._codec.compress(scratch[: PREFIX_BYTES + chunk_bytes])
+        header = page_header(chunk_bytes, len(body))
+        self._append(header)
+        self._append(body)
+        return chunk_bytes, len(header) + PREFIX_BYTES + chunk_bytes
+
+    def _append(self, data: bytes) -> None:
+        self._reserve(len(data))[:] = data
+        self._end += len(data)
+
+    def _reserve(self, length: int) -> memoryview:
+        end = self._end + length
+        if end > len(self._buffer):
+            # A new buffer, because the row group before is still looked at where it failed.
+            grown = bytearray(min(2 * end, end + ROW_GROUP_CHUNKS * self._chunk_bytes))
+            grown[: self._end] = memoryview(self._buffer)[: self._end]
+            self._buffer = grown
+        return memoryview(self._buffer)[self._end : end]
+
+
+def chunks_of_stream(stream: ByteStream, name: str) -> FillChunk:
+    """Return what fills chunks from a stream.
+
+    Raises:
+        StorageError: from the function: the stream does not wait for its bytes.
+    """
+
+    def fill(out: memoryview) -> int:
+        filled = 0
+        while filled < len(out):
+            count = stream.readinto(out[filled:])
+            if count is None:
+                raise StorageError(f"{name} has no bytes at the moment", hint="open it so that reading waits")
+            if not count:
+                break
+            filled += count
+        return filled
+
+    return fill
+
+
+def chunks_of_source(source: RangeSource) -> FillChunk:
+    """Return what fills chunks from a file, in large ranges where each is a request."""
+    position, window, window_start = 0, memoryview(b""), 0
+
+    def fill(out: memoryview) -> int:
+        nonlocal position, window, window_start
+        length = min(len(out), source.size_bytes - position)
+        if isinstance(source, ReadsInto):
+            source.read_into(position, out[:length])
+        else:
+            if position + length > window_start + len(window):
+                window_start = position
+                window = source.read_range(position, min(max(_WINDOW_BYTES, length), source.size_bytes - position))
+            out[:length] = window[position - window_start : position - window_start + length]
+        position += length
+        return length
+
+    return fill
