@@ -40,6 +40,7 @@ class Chunk:
         leaf: the column.
         entry: the ColumnChunk struct.
         what: what errors call it.
+        stored_metadata: its metadata as it was decrypted, where that was so, to be passed on unchanged.
     """
 
     row_group: int
@@ -47,6 +48,7 @@ class Chunk:
     leaf: LeafColumn
     entry: Struct
     what: str
+    stored_metadata: bytes | None = None
     _metadata: Struct | None = None
 
     @property

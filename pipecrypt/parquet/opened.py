@@ -247,7 +247,8 @@ class OpenedFile:
         aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
         what = f"metadata of {chunk.what}"
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
-        chunk.metadata, _ = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+        chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+        chunk.stored_metadata = plaintext if end == len(plaintext) else None
 
 
 def is_sealed(chunk: Chunk) -> bool:

@@ -27,7 +27,7 @@ from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts,
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.nulls import LeafLevels, column_metadata, leaf_levels, make_root_optional, null_pages
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.thrift import WireType
+from pipecrypt.parquet.thrift import WireType, keep_encoded
 
 __all__ = ["LOCKED_GAP_BYTES", "MissingKeys", "Shown", "ShownPart", "lay_out"]
 
@@ -153,6 +153,7 @@ class _Layout:
         part = ShownPart(self.end, len(data), data=data)
         self.end += len(data)
         chunk.metadata = column_metadata(chunk.leaf, values=rows, start=part.start, length=part.length)
+        chunk.stored_metadata = None
         return part
 
     def _locked_part(self, chunk: Chunk, rows: int, error: AccessError) -> ShownPart:
@@ -189,5 +190,7 @@ def _show_plain(chunk: Chunk) -> None:
     metadata = chunk.metadata
     if any(entry[0] in _BLOOM_FIELDS for entry in metadata.entries):
         metadata = metadata.kept(frozenset(entry[0] for entry in metadata.entries) - _BLOOM_FIELDS)
+    elif chunk.stored_metadata is not None:  # the same, without encoding it again
+        metadata = keep_encoded(chunk.stored_metadata)
     chunk.entry.entries = [entry for entry in chunk.entry.entries if entry[0] not in _HIDDEN_FIELDS]
     chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
