@@ -51,6 +51,13 @@ _TYPE: Final = "keyMaterialType"
 _PKMT1: Final = "PKMT1"
 _OWN: Final = "pipecrypt"
 _OWN_VERSION: Final = 1
+# The material of a column as MaterialWriter writes it, matched at once: a file has one for each column chunk. Base64 and
+# these master key ids need no JSON escapes. Whatever is written in another way is parsed.
+_USUAL_MATERIAL: Final = re.compile(
+    rb'\{"keyMaterialType":"PKMT1","internalStorage":true,"isFooterKey":false,"masterKeyID":"([\w./:-]{1,1024})",'
+    rb'"doubleWrapping":true,"keyEncryptionKeyID":"([A-Za-z0-9+/]{22}==)","wrappedKEK":"([\w./+=]+)",'
+    rb'"wrappedDEK":"([A-Za-z0-9+/=]+)","pipecrypt":\{"v":1,"commitment":"([A-Za-z0-9+/]{43}=)"\}\}'
+)
 _OWN_KEK: Final = re.compile(r"pc1\.(?P<dataset>(?:[0-9a-f]{32})?)\.(?P<wrapped>[A-Za-z0-9+/=]+)")
 
 
@@ -122,6 +129,9 @@ def parse_key_metadata(key_metadata: bytes) -> KeyMaterial | ExternalMaterial | 
     """
     if len(key_metadata) > MAX_KEY_METADATA_BYTES:
         raise FormatError(f"key metadata is longer than {MAX_KEY_METADATA_BYTES} bytes")
+    match = _USUAL_MATERIAL.fullmatch(key_metadata)
+    if match is not None:
+        return _usual_material(match)
     try:
         document = parse_document(key_metadata, max_bytes=MAX_KEY_METADATA_BYTES)
     except DocumentError:
@@ -136,6 +146,16 @@ def parse_key_metadata(key_metadata: bytes) -> KeyMaterial | ExternalMaterial | 
         return ExternalMaterial(document.text("keyReference", max_characters=1024))
     except DocumentError as error:
         raise FormatError(f"key metadata is malformed: {error}") from error
+
+
+def _usual_material(match: re.Match[bytes]) -> KeyMaterial:
+    master_key_id, kek_id, wrapped_kek, wrapped_data_key, commitment = (text.decode("ascii") for text in match.groups())
+    return KeyMaterial(
+        master_key_id=master_key_id,
+        wrapped_data_key=wrapped_data_key,
+        kek=WrappedKEK(decode_base64(kek_id), wrapped_kek),
+        commitment=decode_base64(commitment),
+    )
 
 
 def parse_external_material(data: bytes) -> Mapping[str, KeyMaterial]:

@@ -24,7 +24,7 @@ from pipecrypt.parquet.names import (
 from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place
 from pipecrypt.parquet.thrift_read import MAX_STRUCTS, open_encoded
 
-__all__ = ["Chunk", "RowGroups", "locate_pages", "row_count"]
+__all__ = ["Chunk", "PagePlace", "RowGroups", "locate_pages", "row_count"]
 
 # A footer with no more chunks than this stays open once it was read; of a larger one, only what is at work.
 _OPEN_CHUNKS: Final = 2_048
@@ -40,6 +40,7 @@ class Chunk:
         leaf: the column.
         entry: the ColumnChunk struct.
         what: what errors call it.
+        stored_metadata: its metadata as it was decrypted, where that was so, to be passed on unchanged.
     """
 
     row_group: int
@@ -47,6 +48,7 @@ class Chunk:
     leaf: LeafColumn
     entry: Struct
     what: str
+    stored_metadata: bytes | None = None
     _metadata: Struct | None = None
 
     @property

@@ -50,6 +50,7 @@ class SchemaElement:
     """Fields of a node of the schema tree, listed depth first."""
 
     TYPE: Final = 1
+    REPETITION_TYPE: Final = 3
     NAME: Final = 4
     NUM_CHILDREN: Final = 5
     KNOWN: Final = frozenset(range(1, 11))
@@ -91,8 +92,12 @@ class ColumnChunk:
 class ColumnMetaData:
     """Fields of a column chunk's metadata."""
 
+    TYPE: Final = 1
+    ENCODINGS: Final = 2
     PATH_IN_SCHEMA: Final = 3
+    CODEC: Final = 4
     NUM_VALUES: Final = 5
+    TOTAL_UNCOMPRESSED_SIZE: Final = 6
     TOTAL_COMPRESSED_SIZE: Final = 7
     DATA_PAGE_OFFSET: Final = 9
     INDEX_PAGE_OFFSET: Final = 10
@@ -135,6 +140,7 @@ class PageHeader:
     """Fields of a page header."""
 
     TYPE: Final = 1
+    UNCOMPRESSED_PAGE_SIZE: Final = 2
     COMPRESSED_PAGE_SIZE: Final = 3
     CRC: Final = 4
     DATA_PAGE_HEADER: Final = 5
@@ -237,7 +243,12 @@ ROW_GROUP_INDEXES: Final[dict[int, Shape]] = {
 
 FILE_META_DATA: Final[dict[int, Shape]] = {
     FileMetaData.SCHEMA: ListOf(
-        {SchemaElement.TYPE: INTEGER, SchemaElement.NAME: BINARY, SchemaElement.NUM_CHILDREN: INTEGER}
+        {
+            SchemaElement.TYPE: INTEGER,
+            SchemaElement.REPETITION_TYPE: INTEGER,
+            SchemaElement.NAME: BINARY,
+            SchemaElement.NUM_CHILDREN: INTEGER,
+        }
     ),
     FileMetaData.NUM_ROWS: INTEGER,
     FileMetaData.ROW_GROUPS: ListOf(ENCODED),

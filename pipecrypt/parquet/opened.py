@@ -64,6 +64,9 @@ class OpenedFile:
         aad_prefix: of a file that does not store it.
         allow_missing_keys: columns whose key is none of `keys` are listed in `locked` instead of refused. Where the
             footer is readable and its key is missing, (2) does not hold and `is_authenticated` is False.
+
+    Attributes:
+        key_metadata_of_columns: of each encrypted column met so far, in the first row group where it is encrypted.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class OpenedFile:
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
         self._sealed_columns: set[int] = set()
+        self._footer_key_metadata = sealed.key_metadata
+        self.key_metadata_of_columns: dict[int, bytes] = {}
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
         self.context = Context.from_aad_prefix(prefix) or Context("", "")
         self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
@@ -204,8 +209,10 @@ class OpenedFile:
             raise FormatError(f"{chunk.what} has malformed crypto metadata")
         own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
         if own is None:
+            self.key_metadata_of_columns.setdefault(chunk.column, self._footer_key_metadata)
             return self.footer_key()
         key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
+        self.key_metadata_of_columns.setdefault(chunk.column, key_metadata)
         if self.originals is not None and self.originals.data_keys is KeyScope.BATCH:
             return self._open_column_key(chunk, key_metadata, chunk.row_group)
         shared = (chunk.column, key_metadata)
@@ -240,7 +247,8 @@ class OpenedFile:
         aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
         what = f"metadata of {chunk.what}"
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
-        chunk.metadata, _ = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+        chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+        chunk.stored_metadata = plaintext if end == len(plaintext) else None
 
 
 def is_sealed(chunk: Chunk) -> bool:

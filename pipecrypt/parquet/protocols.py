@@ -5,12 +5,13 @@ Providing them is left to storage/ and keys/.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from pipecrypt.context import Context
 from pipecrypt.secret import DataKey
 
-__all__ = ["AppendSink", "ByteStream", "CheapSeeks", "DataKeys", "PageCodec", "RangeSource", "ReadsInto"]
+__all__ = ["AppendSink", "ByteStream", "CheapSeeks", "DataKeys", "PageCodec", "RangeSource", "ReadsInto", "ReadsMany"]
 
 
 class RangeSource(Protocol):
@@ -69,6 +70,14 @@ class PageCodec(Protocol):
         Raises:
             FormatError: malformed, or not exactly `plain_bytes` long.
         """
+
+
+@runtime_checkable
+class ReadsMany(Protocol):
+    """A fourth power of a RangeSource: it fetches several ranges side by side, asked from any thread."""
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
+        """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""
 
 
 class AppendSink(Protocol):

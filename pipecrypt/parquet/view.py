@@ -1,50 +1,55 @@
-"""Show an encrypted file as a plaintext file by range, decrypting what is read. Decrypting whole files is decrypt's.
+"""Show an encrypted file as a plaintext file by range, decrypting what is read. What stands where is left to shown.
 
-Layout of the view::
-
-    "PAR1" || the encrypted file's body, each encrypted chunk replaced by its plaintext pages and zeros || plain footer
-
-Every chunk stays at its offset, and the zeros behind its last page are counted in its size; readers stop at the last
-value. Indexes and Bloom filters are left out of the footer. Memory holds the chunks read last, one per column.
+A range is answered in four steps: find the parts that it touches, fetch their ciphertext, all at once, decrypt, put
+together. A chunk that is read whole is decrypted into the answer. A chunk of which a piece is read is decrypted whole
+too, once, and kept: finding a page takes a walk over the headers before it. The chunks read last are kept.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
-from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.columns import LeafColumn, leaf_columns, physical_type_code
-from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.errors import AccessError, FormatError
+from pipecrypt.parquet.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.gather import Gatherer
+from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.thrift import Entry, Struct, WireType
+from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
 
 __all__ = ["PlaintextView"]
 
 _KEPT_BYTES: Final = 256 << 20
-_HIDDEN_FIELDS: Final = (
-    ColumnChunk.OFFSET_INDEX_OFFSET,
-    ColumnChunk.OFFSET_INDEX_LENGTH,
-    ColumnChunk.COLUMN_INDEX_OFFSET,
-    ColumnChunk.COLUMN_INDEX_LENGTH,
-    ColumnChunk.CRYPTO_METADATA,
-    ColumnChunk.ENCRYPTED_COLUMN_METADATA,
-)
+
+
+class _Piece(NamedTuple):
+    """What a range touches: the index of a `part`, or None for the bytes between parts; from `start` to `end`."""
+
+    part: int | None
+    start: int
+    end: int
 
 
 class PlaintextView:
     """A RangeSource of plaintext over a RangeSource of ciphertext; a context manager that wipes its keys.
 
+    Safe to read from several threads. Its keys are wiped with it, too.
+
     Args:
         source: the file, encrypted or not.
         keys: finds data keys.
         aad_prefix: of a file that does not store it.
+        missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
+        kept_bytes: how much plaintext of chunks that were read in part is kept; the last chunk always is.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -52,30 +57,33 @@ class PlaintextView:
         IntegrityError: footer or metadata were not written with these keys.
     """
 
-    def __init__(self, source: RangeSource, *, keys: DataKeys, aad_prefix: bytes | None = None) -> None:
+    def __init__(
+        self,
+        source: RangeSource,
+        *,
+        keys: DataKeys,
+        aad_prefix: bytes | None = None,
+        missing: MissingKeys = MissingKeys.ERROR,
+        kept_bytes: int = _KEPT_BYTES,
+    ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
+        self._gatherer = Gatherer(source)
         self._opened: OpenedFile | None = None
-        self._row_groups: list[list[Chunk]] = []
-        self._starts: list[int] = []
-        self._chunks: list[tuple[Chunk, int]] = []
-        self._kept: OrderedDict[int, bytearray] = OrderedDict()
+        self._shown = Shown((), source.size_bytes, source.size_bytes)
+        self._kept = _KeptChunks(kept_bytes)
         stored = read_stored_footer(source)
-        self._body_end = stored.body_end
-        self._footer = b""
         self._plain_schema = stored.metadata
-        if stored.sealed is None:
-            self._body_end = source.size_bytes
-        else:
-            self._opened = OpenedFile(
-                stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True
-            )
+        if stored.sealed is not None:
+            opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
+            self._wipe = weakref.finalize(self, opened.__exit__, None, None, None)
+            self._opened = opened
             try:
-                self._row_groups = self._opened.open_all()
-                self._footer = self._plain_footer(self._opened)
+                self._shown = lay_out(opened, stored.body_end, source.size_bytes, missing)
             except BaseException:
                 self.close()
                 raise
+        self._starts = [part.start for part in self._shown.parts]
 
     def __enter__(self) -> Self:
         """Return the view."""
@@ -89,9 +97,13 @@ class PlaintextView:
 
     def close(self) -> None:
         """Wipe all keys and forget all plaintext. Safe to call twice."""
-        self._kept.clear()
+        self.forget_plaintext()
         if self._opened is not None:
-            self._opened.__exit__(None, None, None)
+            self._wipe()
+
+    def forget_plaintext(self) -> None:
+        """Forget the chunks that are kept; reading goes on."""
+        self._kept.clear()
 
     @property
     def name(self) -> str:
@@ -100,8 +112,8 @@ class PlaintextView:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the view."""
-        return self._body_end + len(self._footer)
+        """Size of the view: the file's own, unless keys are missing."""
+        return self._shown.size_bytes
 
     @property
     def is_encrypted(self) -> bool:
@@ -126,6 +138,11 @@ class PlaintextView:
         """The indexes of the leaf columns whose key is missing in at least one row group."""
         return frozenset() if self._opened is None else frozenset(column for _, column in self._opened.locked)
 
+    @property
+    def column_keys(self) -> dict[int, bytes]:
+        """What the file stores about the key of each encrypted leaf column, in the first row group that has one."""
+        return {} if self._opened is None else dict(self._opened.key_metadata_of_columns)
+
     def check_column(self, column: int) -> None:
         """Raise what reading the leaf column would raise.
 
@@ -135,59 +152,128 @@ class PlaintextView:
         opened = self._opened
         for (_, index), error in opened.locked.items() if opened is not None else ():
             if index == column:
-                raise error
+                raise _again(error)
 
     def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` plaintext bytes from `start`; zeros for columns whose key is missing.
+        """Return exactly `length` plaintext bytes from `start`.
 
         Raises:
+            AccessError: the range touches a column whose key is missing; names file, row group and column.
             IntegrityError: a page was not written with these keys at this place.
         """
+        return self.read_many([(start, length)])[0]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return several ranges (start, length); their ciphertext is fetched at once.
+
+        Raises:
+            AccessError: as `read_range`.
+            IntegrityError: as `read_range`.
+        """
         if self._opened is None:
-            return self._source.read_range(start, length)
-        out, position = bytearray(length), start
-        while position < start + length:
-            piece = self._piece(position, start + length - position)
-            out[position - start : position - start + len(piece)] = piece
-            position += len(piece)
-        return memoryview(out)
+            return self._gatherer.fetch(ranges)
+        touched = [list(self._pieces(start, length)) for start, length in ranges]
+        pieces = {piece for found in touched for piece in found}
+        in_part = sorted({piece.part for piece in pieces if piece.part is not None and self._is_in_part(piece)})
+        with ExitStack() as stack:
+            for index in in_part:  # in order, so that two threads never wait for each other
+                stack.enter_context(self._kept.lock(index))
+            plain = {index: kept for index in in_part if (kept := self._kept.get(index)) is not None}
+            missing = [index for index in in_part if index not in plain]
+            fetched = self._fetch(pieces, missing)
+            plain.update((index, self._keep(index, fetched)) for index in missing)
+        return [
+            self._answer(start, length, found, fetched, plain)
+            for (start, length), found in zip(ranges, touched, strict=True)
+        ]
 
-    def _piece(self, position: int, length: int) -> memoryview | bytes:
-        if position < MAGIC_BYTES:
-            return PLAIN_MAGIC[position : position + length]
-        if position >= self._body_end:
-            at = position - self._body_end
-            return self._footer[at : at + length]
-        index = bisect_right(self._starts, position) - 1
-        if index >= 0 and position < self._starts[index] + self._chunks[index][1]:
-            at = position - self._starts[index]
-            return memoryview(self._plain_chunk(index))[at : at + length]
-        following = self._starts[index + 1] if index + 1 < len(self._starts) else self._body_end
-        return self._source.read_range(position, min(length, following - position))
+    def _pieces(self, start: int, length: int) -> Iterator[_Piece]:
+        """Yield what a range touches, after checking that all of it may be read."""
+        end = start + length
+        if start < 0 or length < 0 or end > self.size_bytes:
+            raise FormatError(f"{self.name} has {self.size_bytes} bytes, but bytes {start} to {end} are due")
+        parts, first = self._shown.parts, max(0, bisect_right(self._starts, start) - 1)
+        touched = range(first, bisect_right(self._starts, end - 1)) if length else range(0)
+        for index in touched:
+            error = parts[index].error
+            if error is not None and parts[index].start + parts[index].length > start:
+                raise _again(error)
+        position = start
+        for index in touched:
+            part = parts[index]
+            if part.start > position:
+                yield _Piece(None, position, part.start)
+                position = part.start
+            part_end = min(end, part.start + part.length)
+            if part_end > position:
+                yield _Piece(index, position, part_end)
+                position = part_end
+        if position < end:
+            yield _Piece(None, position, end)
 
-    def _plain_chunk(self, index: int) -> bytearray:
-        kept = self._kept.get(index)
-        if kept is None:
-            kept = self._open_chunk(*self._chunks[index])
-            self._kept[index] = kept
-            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return kept
+    def _is_in_part(self, piece: _Piece) -> bool:
+        part = self._part(piece)
+        return part is not None and part.chunk is not None and piece.end - piece.start < part.length
 
-    def _open_chunk(self, chunk: Chunk, room_bytes: int) -> bytearray:
-        opened = self._opened
-        if opened is None:
-            raise AssertionError("a plaintext file has no encrypted chunk")
-        place, plain = locate_pages(chunk), bytearray(room_bytes)
-        if (chunk.row_group, chunk.column) in opened.locked:
-            # Readers fetch ranges across columns that they do not decode. Zeros are no page, so decoding them fails.
-            return plain
+    def _part(self, piece: _Piece) -> ShownPart | None:
+        return None if piece.part is None else self._shown.parts[piece.part]
+
+    def _fetch(self, pieces: set[_Piece], missing: list[int]) -> dict[int, memoryview]:
+        """Return what is needed of the encrypted file, by offset."""
+        wanted = {(part.start, part.length) for part in (self._shown.parts[index] for index in missing)}
+        for piece in pieces:
+            part = self._part(piece)
+            if part is None and piece.start < self._shown.body_end:
+                wanted.add((piece.start, min(piece.end, self._shown.body_end) - piece.start))
+            elif part is not None and part.chunk is not None and not self._is_in_part(piece):
+                wanted.add((part.start, part.length))
+        ranges = sorted(wanted)
+        if not ranges:
+            return {}
+        return {start: data for (start, _), data in zip(ranges, self._gatherer.fetch(ranges), strict=True)}
+
+    def _keep(self, index: int, fetched: dict[int, memoryview]) -> memoryview:
+        part = self._shown.parts[index]
+        plain = memoryview(bytearray(part.length))
+        self._open(part, fetched[part.start], plain)
+        self._kept.put(index, plain)
+        return plain
+
+    def _answer(
+        self,
+        start: int,
+        length: int,
+        pieces: list[_Piece],
+        fetched: dict[int, memoryview],
+        plain: dict[int, memoryview],
+    ) -> memoryview:
+        if len(pieces) == 1 and pieces[0].part in plain:  # no copy: kept plaintext never changes
+            at = start - self._shown.parts[pieces[0].part or 0].start
+            return plain[pieces[0].part or 0][at : at + length].toreadonly()
+        out = memoryview(bytearray(length))
+        for piece in pieces:
+            part, room = self._part(piece), out[piece.start - start : piece.end - start]
+            if part is None:
+                data = fetched.get(piece.start, memoryview(b""))[: len(room)]  # behind the body there are zeros
+                room[: len(data)] = data
+            elif part.chunk is None:
+                room[:] = part.data[piece.start - part.start : piece.end - part.start]
+            elif piece.part in plain:
+                room[:] = plain[piece.part or 0][piece.start - part.start : piece.end - part.start]
+            else:
+                self._open(part, fetched[part.start], room)
+        return out.toreadonly()
+
+    def _open(self, part: ShownPart, data: memoryview, out: memoryview) -> None:
+        """Decrypt a chunk into `out`, which is as long as its part."""
+        opened, chunk, place = self._opened, part.chunk, part.place
+        if opened is None or chunk is None or place is None:
+            raise AssertionError("only encrypted chunks are opened")
         bounds = open_pages(
-            self._source.read_range(place.start, room_bytes),
+            data,
             place.declared_bytes,
             place.num_values,
-            out=memoryview(plain),
+            out=out,
             cipher=opened.cipher(chunk),
             aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
             ctr=opened.ctr_pages,
@@ -195,48 +281,43 @@ class PlaintextView:
         )
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
-        plain[end:] = bytes(room_bytes - end)
-        return plain
-
-    def _plain_footer(self, opened: OpenedFile) -> bytes:
-        every = [chunk for chunks in self._row_groups for chunk in chunks]
-        for chunk in every:
-            if not chunk.metadata.entries:
-                chunk.metadata = _placeholder(chunk)
-        parts = [part for chunk in every for part in chunk_parts(chunk)]
-        for segment in order_segments(parts, self._body_end, opened.row_groups):
-            chunk = self._row_groups[segment.row_group][segment.column]
-            if segment.kind is SegmentKind.PAGES and is_sealed(chunk):
-                self._starts.append(segment.start)
-                self._chunks.append((chunk, min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)))
-        hidden = [_hide(chunk) for chunk in every]
-        footer = b"".join(encode_plain_footer(opened.footer))
-        for chunk, entries in hidden:
-            chunk.entry.entries = entries
-        return footer
+        out[end:] = bytes(len(out) - end)
 
 
-def _hide(chunk: Chunk) -> tuple[Chunk, list[Entry]]:
-    """Make the entry one of a plaintext file; return what it had, by which the chunk's key is found later."""
-    entries = list(chunk.entry.entries)
-    for field in _HIDDEN_FIELDS:
-        chunk.entry.remove(field)
-    shown = chunk.metadata.kept(frozenset(entry[0] for entry in chunk.metadata.entries) - _BLOOM_FIELDS)
-    chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, shown)
-    return chunk, entries
+def _again(error: AccessError) -> AccessError:
+    # A raised error collects the traceback of its thread, so each reader gets its own.
+    return type(error)(error.message, hint=error.hint)
 
 
-_BLOOM_FIELDS: Final = frozenset({ColumnMetaData.BLOOM_FILTER_OFFSET, ColumnMetaData.BLOOM_FILTER_LENGTH})
+class _KeptChunks:
+    """Plaintext of the chunks read last, and one lock for each chunk, so that none is decrypted twice at once."""
 
+    def __init__(self, bound_bytes: int) -> None:
+        self._bound_bytes = bound_bytes
+        self._bytes = 0
+        self._chunks: OrderedDict[int, memoryview] = OrderedDict()
+        self._locks: dict[int, threading.Lock] = {}
+        self._guard = threading.Lock()
 
-def _placeholder(chunk: Chunk) -> Struct:
-    """Return metadata for a column that an encrypted footer hides: readers want some, even if they never use it."""
-    metadata = Struct()
-    metadata.set(1, WireType.I32, physical_type_code(chunk.leaf))
-    metadata.set_list(2, WireType.I32, [0])
-    metadata.set_list(ColumnMetaData.PATH_IN_SCHEMA, WireType.BINARY, [name.encode() for name in chunk.leaf.path])
-    metadata.set(4, WireType.I32, 0)
-    for field in (ColumnMetaData.NUM_VALUES, 6, ColumnMetaData.TOTAL_COMPRESSED_SIZE):
-        metadata.set(field, WireType.I64, 0)
-    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, MAGIC_BYTES)
-    return metadata
+    def lock(self, index: int) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(index, threading.Lock())
+
+    def get(self, index: int) -> memoryview | None:
+        with self._guard:
+            if index in self._chunks:
+                self._chunks.move_to_end(index)
+            return self._chunks.get(index)
+
+    def put(self, index: int, plain: memoryview) -> None:
+        with self._guard:
+            self._chunks[index] = plain
+            self._bytes += len(plain)
+            while len(self._chunks) > 1 and self._bytes > self._bound_bytes:
+                _, dropped = self._chunks.popitem(last=False)
+                self._bytes -= len(dropped)
+
+    def clear(self) -> None:
+        with self._guard:
+            self._chunks.clear()
+            self._bytes = 0

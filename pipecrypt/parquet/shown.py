@@ -1,0 +1,196 @@
+"""Lay out the plaintext file that a view shows of an encrypted one. Reading and decrypting its parts is left to view.
+
+Layout::
+
+    "PAR1" || the encrypted file's body || pages of nulls || locked chunks, far apart || plain footer
+
+Every encrypted chunk keeps its offset and its size: its plaintext pages stand in front, zeros behind, and readers stop
+at the last value. Indexes and Bloom filters are left out of the footer. The footer ends where the encrypted file ends,
+with zeros before it: so the size of a view is known without opening the file. Only locked chunks, or a footer that
+does not fit, make it larger.
+
+A locked chunk is one whose key is missing. Readers fetch ranges across columns that they do not decode, so locked
+chunks lie behind the body, each further from the next than any reader reaches across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from pipecrypt.errors import AccessError
+from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
+from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
+from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
+from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.nulls import LeafLevels, column_metadata, leaf_levels, make_root_optional, null_pages
+from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.thrift import WireType, keep_encoded
+
+__all__ = ["LOCKED_GAP_BYTES", "MissingKeys", "Shown", "ShownPart", "lay_out"]
+
+LOCKED_GAP_BYTES: Final = 64 << 20
+_HIDDEN_FIELDS: Final = frozenset(
+    {
+        ColumnChunk.META_DATA,
+        ColumnChunk.OFFSET_INDEX_OFFSET,
+        ColumnChunk.OFFSET_INDEX_LENGTH,
+        ColumnChunk.COLUMN_INDEX_OFFSET,
+        ColumnChunk.COLUMN_INDEX_LENGTH,
+        ColumnChunk.CRYPTO_METADATA,
+        ColumnChunk.ENCRYPTED_COLUMN_METADATA,
+    }
+)
+_BLOOM_FIELDS: Final = frozenset({ColumnMetaData.BLOOM_FILTER_OFFSET, ColumnMetaData.BLOOM_FILTER_LENGTH})
+
+
+class MissingKeys(Enum):
+    """What a view shows of columns whose key is missing."""
+
+    ERROR = "error"
+    NULL = "null"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPart:
+    """A part of the view that is no plain copy of the encrypted file.
+
+    Args:
+        start: offset in the view.
+        length: its bytes.
+        chunk: an encrypted chunk, which lies at the same offset of the encrypted file.
+        place: where the chunk's pages lie.
+        data: bytes that are shown as they are.
+        error: what reading raises.
+    """
+
+    start: int
+    length: int
+    chunk: Chunk | None = None
+    place: PagePlace | None = None
+    data: bytes = b""
+    error: AccessError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The view's layout.
+
+    Args:
+        parts: by offset, without gaps between body_end and the end.
+        body_end: up to here, what is no part is a copy of the encrypted file; behind it, zeros.
+        size_bytes: of the view.
+    """
+
+    parts: tuple[ShownPart, ...]
+    body_end: int
+    size_bytes: int
+
+
+def lay_out(opened: OpenedFile, body_end: int, source_bytes: int, missing: MissingKeys) -> Shown:
+    """Return the layout. The footer of `opened` is changed into the plain one; its keys stay open.
+
+    Args:
+        opened: the encrypted file, allowed to lack keys.
+        body_end: where its footer begins.
+        source_bytes: its size.
+        missing: what is shown of locked columns.
+
+    Raises:
+        FormatError: parts lie outside the body or over each other.
+        LimitError: more chunks than memory should hold.
+    """
+    plan = _Layout(opened, body_end, missing)
+    parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.sealed_parts(), *plan.unreadable_parts()]
+    for chunk in plan.chunks:
+        _show_plain(chunk)
+    footer = b"".join(encode_plain_footer(opened.footer))
+    size = max(source_bytes, plan.end + len(footer))
+    parts.append(ShownPart(size - len(footer), len(footer), data=footer))
+    return Shown(tuple(parts), body_end, size)
+
+
+class _Layout:
+    """What the layout is made from; `end` is where its last part before the footer ends."""
+
+    def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys) -> None:
+        row_groups = opened.open_all()
+        self.chunks = [chunk for chunks in row_groups for chunk in chunks]
+        self.end = body_end
+        self._body_end = body_end
+        self._opened = opened
+        self._row_groups = row_groups
+        self._nulls: dict[int, LeafLevels] = {}  # by column
+        if missing is MissingKeys.NULL and opened.locked:
+            self._nulls = _null_columns(opened)
+
+    def sealed_parts(self) -> Iterator[ShownPart]:
+        opened = self._opened
+        parts = [part for chunk in self.chunks if chunk.metadata.entries for part in chunk_parts(chunk)]
+        for segment in order_segments(parts, self._body_end, opened.row_groups):
+            if segment.kind is not SegmentKind.PAGES or segment.column in self._nulls:
+                continue
+            chunk = self._row_groups[segment.row_group][segment.column]
+            if is_sealed(chunk) and (segment.row_group, segment.column) not in opened.locked:
+                room = min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)
+                yield ShownPart(segment.start, room, chunk, locate_pages(chunk))
+
+    def unreadable_parts(self) -> Iterator[ShownPart]:
+        for chunk in self.chunks:
+            rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS) or 0
+            error = self._opened.locked.get((chunk.row_group, chunk.column))
+            if chunk.column in self._nulls:
+                yield self._null_part(chunk, rows)
+            elif error is not None:
+                yield self._locked_part(chunk, rows, error)
+        if self.end >= self._body_end + LOCKED_GAP_BYTES:
+            self.end += LOCKED_GAP_BYTES
+
+    def _null_part(self, chunk: Chunk, rows: int) -> ShownPart:
+        data = null_pages(self._nulls[chunk.column], rows)
+        part = ShownPart(self.end, len(data), data=data)
+        self.end += len(data)
+        chunk.metadata = column_metadata(chunk.leaf, values=rows, start=part.start, length=part.length)
+        chunk.stored_metadata = None
+        return part
+
+    def _locked_part(self, chunk: Chunk, rows: int, error: AccessError) -> ShownPart:
+        start = self.end + LOCKED_GAP_BYTES
+        if not chunk.metadata.entries:  # hidden by an encrypted footer: readers want some, even if they never use it
+            chunk.metadata = column_metadata(chunk.leaf, values=rows, start=start, length=1)
+        length = max(1, chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)
+        chunk.metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start)
+        chunk.metadata.remove(ColumnMetaData.INDEX_PAGE_OFFSET)
+        chunk.metadata.remove(ColumnMetaData.DICTIONARY_PAGE_OFFSET)
+        self.end = start + length
+        return ShownPart(start, length, error=error)
+
+
+def _null_columns(opened: OpenedFile) -> dict[int, LeafLevels]:
+    """Return the levels of all leaves below roots that have a locked leaf, and let these roots be null.
+
+    A root is null in every row group, even where some row groups could be read: half a column would mislead, and the
+    pages of a required root lack the definition level that its being optional adds.
+    """
+    schema = opened.footer.structs(FileMetaData.SCHEMA)
+    levels = leaf_levels(schema)
+    locked_roots = {levels[column].root for _, column in opened.locked}
+    added = {root: int(make_root_optional(schema[root])) for root in locked_roots}
+    return {
+        column: LeafLevels(leaf.root, leaf.definition + added[leaf.root], leaf.repetition)
+        for column, leaf in enumerate(levels)
+        if leaf.root in locked_roots
+    }
+
+
+def _show_plain(chunk: Chunk) -> None:
+    """Make the entry one of a plaintext file. The chunk's key was found before."""
+    metadata = chunk.metadata
+    if any(entry[0] in _BLOOM_FIELDS for entry in metadata.entries):
+        metadata = metadata.kept(frozenset(entry[0] for entry in metadata.entries) - _BLOOM_FIELDS)
+    elif chunk.stored_metadata is not None:  # the same, without encoding it again
+        metadata = keep_encoded(chunk.stored_metadata)
+    chunk.entry.entries = [entry for entry in chunk.entry.entries if entry[0] not in _HIDDEN_FIELDS]
+    chunk.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
