@@ -110,7 +110,8 @@ class _JSONLines:
         elif isinstance(event, FileStarted):
             self._write("file_started", path=event.path)
         elif isinstance(event, FileDone):
-            self._write("file_done", path=event.part.path, rows=event.part.rows, sink_bytes=event.part.sink_bytes)
+            for part in event.parts:
+                self._write("file_done", path=part.path, rows=part.rows, sink_bytes=part.sink_bytes)
         elif isinstance(event, BytesDone):
             self._progress()
 

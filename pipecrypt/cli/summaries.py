@@ -31,6 +31,7 @@ def run_lines(summary: Summary) -> Iterator[str]:
         "source bytes": summary.source_bytes,
         "sink bytes": summary.sink_bytes,
         "rows": summary.rows,
+        **({"bad rows left out": summary.bad_rows} if summary.bad_rows else {}),
         "batches": summary.batches,
         "data keys": summary.data_keys,
         "key service calls": summary.service_calls,

@@ -10,6 +10,7 @@ from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.request import EncryptRequest
 from pipecrypt.storage.location import Location
 
@@ -31,6 +32,8 @@ def build_request(loaded: LoadedConfig, *, overwrite: bool = False, workers: int
         source=_location(loaded, "source"),
         sink=_location(loaded, "sink"),
         policy=_policy(loaded),
+        reading=_reading(loaded),
+        max_file_bytes=loaded.model.sink.max_file_bytes,
         overwrite=overwrite,
         workers=loaded.model.run.workers if workers is None else workers,
     )
@@ -44,6 +47,26 @@ def _location(loaded: LoadedConfig, name: str) -> Location:
         raise _at(loaded, (name, "url"), error) from None
 
 
+def _reading(loaded: LoadedConfig) -> Reading:
+    source = loaded.model.source
+    csv = source.csv
+    try:
+        return Reading(
+            format=source.format,
+            delimiter=csv.delimiter,
+            header=csv.header,
+            names=csv.names,
+            quote=csv.quote,
+            null_values=csv.null_values,
+            types=source.types,
+            encoding=csv.encoding,
+            decimal_point=csv.decimal_point,
+            on_bad_rows=source.on_bad_rows,
+        )
+    except UsageError as error:
+        raise _at(loaded, ("source",), error) from None
+
+
 def _policy(loaded: LoadedConfig) -> Policy:
     encrypt = loaded.model.encrypt
     try:
@@ -55,11 +78,18 @@ def _policy(loaded: LoadedConfig) -> Policy:
             footer_key=_reference(loaded, encrypt.footer_key),
             uniform=encrypt.uniform,
             bind_path=encrypt.bind_path,
+            mode=encrypt.mode,
+            compression=encrypt.compression,
+            **_given(batch_rows=encrypt.batch_rows, chunk_bytes=encrypt.chunk_bytes),
         )
         policy.engine_policy()
-    except PolicyError as error:
+    except UsageError as error:
         raise _at(loaded, ("encrypt",), error) from None
     return policy
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _columns(loaded: LoadedConfig) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["ColumnsModel", "ConfigModel", "EncryptModel", "RunModel", "SinkModel", "SourceModel"]
+__all__ = ["CSVModel", "ColumnsModel", "ConfigModel", "EncryptModel", "RunModel", "SinkModel", "SourceModel"]
 
 MAX_WORKERS = 256
 
@@ -29,6 +29,7 @@ _Patterns = Annotated[
     Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=_Text | Annotated[list[_Text], Field(min_length=1)]),
 ]
+_Count = Annotated[int, Field(ge=1), BeforeValidator(_no_boolean)]
 _Workers = Annotated[int, Field(ge=1, le=MAX_WORKERS), BeforeValidator(_no_boolean)]
 
 
@@ -36,18 +37,45 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class SourceModel(_Model):
-    """Where the plaintext Parquet files are."""
+class CSVModel(_Model):
+    """The dialect of CSV; what is left out is guessed from each file's name."""
 
-    url: _Text = Field(description="a file, a directory or a glob; a local path or any fsspec URL")
+    delimiter: _Text | None = Field(default=None, description="one character; default: comma, tab for .tsv, | for .tbl")
+    header: bool | None = Field(default=None, description="whether the first line names the columns; default: true")
+    names: tuple[_Text, ...] | None = Field(default=None, description="names of the columns, instead of a header's")
+    quote: str | None = Field(default=None, description="one character; empty where quotes mean nothing")
+    null_values: tuple[str, ...] | None = Field(default=None, description="texts that mean null")
+    encoding: _Text | None = Field(default=None, description="default: utf-8")
+    decimal_point: _Text | None = Field(default=None, description="one character; default: a point")
+
+
+class SourceModel(_Model):
+    """Where the plaintext is, and how files that are not Parquet are read."""
+
+    url: _Text = Field(
+        description="a file, a directory or a glob; a local path or any fsspec URL; - for standard input"
+    )
     options: dict[str, Any] = Field(default={}, description="storage options for fsspec")
+    format: Literal["parquet", "csv", "json", "arrow", "orc"] | None = Field(
+        default=None, description="of all files; default: what each name tells"
+    )
+    csv: CSVModel = Field(default=CSVModel(), description="the dialect of CSV")
+    types: dict[_Text, _Text] = Field(
+        default={}, description="types of CSV and JSON columns by name, such as decimal128(12, 2); others are inferred"
+    )
+    on_bad_rows: Literal["fail", "skip"] = Field(
+        default="fail", description="rows of CSV and JSON lines that do not fit: stop, or leave them out and count them"
+    )
 
 
 class SinkModel(_Model):
     """Where the encrypted files go."""
 
-    url: _Text = Field(description="a directory, or a file name where the source is one file")
+    url: _Text = Field(description="a directory, or a file name where the source is one file; - for standard output")
     options: dict[str, Any] = Field(default={}, description="storage options for fsspec")
+    max_file_bytes: _Count | None = Field(
+        default=None, description="begin another file at this size, for sources that are not Parquet already"
+    )
 
 
 class ColumnsModel(_Model):
@@ -60,7 +88,9 @@ class ColumnsModel(_Model):
 class EncryptModel(_Model):
     """What is encrypted, and how."""
 
-    mode: Literal["columns"] = Field(default="columns", description="encrypt columns of tables")
+    mode: Literal["columns", "chunks"] = Field(
+        default="columns", description="columns of tables, or files of any kind as they are, in chunks of bytes"
+    )
     columns: tuple[ColumnsModel, ...] = Field(default=(), description="unlisted columns take `default`, or stay plain")
     default: _Text | None = Field(default=None, description="name of the key for all columns that no entry lists")
     footer: Literal["plaintext", "encrypted"] = Field(
@@ -72,6 +102,13 @@ class EncryptModel(_Model):
     footer_key: _Text | None = Field(default=None, description="name of the footer's key, if it has one of its own")
     uniform: bool = Field(default=False, description="all columns under the footer's data key (for DuckDB)")
     bind_path: bool = Field(default=True, description="bind dataset id and path into every page (not for DuckDB)")
+    batch_rows: _Count | None = Field(
+        default=None, description="rows of a row group, for sources that are not Parquet already; default: 131072"
+    )
+    compression: Literal["zstd", "snappy", "none"] | None = Field(
+        default=None, description="of their pages, default zstd; of chunks zstd or none, default none"
+    )
+    chunk_bytes: _Count | None = Field(default=None, description="size of a chunk; default: 1048576")
 
 
 class RunModel(_Model):

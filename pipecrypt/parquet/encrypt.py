@@ -148,6 +148,11 @@ class FileEncryption:
         """How many row groups the file has so far."""
         return self._output.batches
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is so far, without its footer."""
+        return self.body.position
+
     def append(self, source: RangeSource) -> None:
         """Append the row groups of a plaintext Parquet file.
 

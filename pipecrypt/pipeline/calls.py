@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -13,16 +11,14 @@ from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.run import run
 from pipecrypt.pipeline.summary import Summary
-from pipecrypt.storage.location import Location
+from pipecrypt.storage.location import Location, Place
 
 __all__ = ["decrypt", "encrypt", "listed_keys"]
 
-_Place: TypeAlias = str | os.PathLike[str] | Location
-
 
 def encrypt(
-    source: _Place,
-    sink: _Place,
+    source: Place,
+    sink: Place,
     policy: Policy,
     *,
     source_options: Mapping[str, object] | None = None,
@@ -54,8 +50,8 @@ def encrypt(
             "the policy is no pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
         )
     request = EncryptRequest(
-        source=_location(source, source_options),
-        sink=_location(sink, sink_options),
+        source=Location.of(source, source_options),
+        sink=Location.of(sink, sink_options),
         policy=policy,
         overwrite=overwrite,
         workers=workers,
@@ -64,8 +60,8 @@ def encrypt(
 
 
 def decrypt(
-    source: _Place,
-    sink: _Place,
+    source: Place,
+    sink: Place,
     keys: Sequence[str],
     *,
     aad_prefix: bytes | None = None,
@@ -94,22 +90,14 @@ def decrypt(
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
     request = DecryptRequest(
-        source=_location(source, source_options),
-        sink=_location(sink, sink_options),
+        source=Location.of(source, source_options),
+        sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
         aad_prefix=aad_prefix,
         overwrite=overwrite,
         workers=workers,
     )
     return run(request, credentials=_credentials(credentials), on_event=on_event)
-
-
-def _location(place: _Place, options: Mapping[str, object] | None) -> Location:
-    if isinstance(place, Location):
-        return place if options is None else Location(place.url, options)
-    if not isinstance(place, str | os.PathLike):
-        raise UsageError(f"a place is a path or a URL, not {type(place).__name__}")
-    return Location(os.fspath(place), options or {})
 
 
 def listed_keys(keys: Sequence[str]) -> tuple[str, ...]:

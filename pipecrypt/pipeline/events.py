@@ -51,13 +51,13 @@ class BytesDone:
 
 @dataclass(frozen=True, slots=True)
 class FileDone:
-    """A file is published.
+    """A source file is done, and what it became is published.
 
     Args:
-        part: its record.
+        parts: the record of each file published.
     """
 
-    part: Part
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)

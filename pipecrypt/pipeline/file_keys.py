@@ -19,8 +19,9 @@ _MAX_BYTES: Final = 16 << 20
 
 def keys_of_file(location: Location, session: KeySession) -> FileKeys:
     """Return the keys of a file; its external key material is read when a key is kept there, and only then."""
+    if location.is_standard_stream:
+        return session.for_file(lambda: None)
     beside = location.sibling(f"{_PREFIX}{location.name}.json")
-
     return session.for_file(lambda: _read_entries(beside))
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from pipecrypt.context import new_dataset_id
-from pipecrypt.errors import SinkNotEmptyError
+from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
+from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
-from pipecrypt.pipeline.task import Decryption, Encryption, Task
+from pipecrypt.sources.formats import (
+    MAGIC_BYTES,
+    SourceFormat,
+    guess_format,
+    known_suffixes,
+    output_name,
+    sniff_format,
+)
 from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
+from pipecrypt.storage.pattern import ALL_PARQUET, EVERY_FILE, Pattern, all_ending
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
+from pipecrypt.storage.source import read_start
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["CHUNKS_SUFFIX", "Plan", "make_plan"]
+
+# A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
+CHUNKS_SUFFIX: Final = ".chunks.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,47 +60,87 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
 
     Raises:
         SourceNotFoundError: there is no source.
-        UsageError: source and sink overlap, or two outputs would be at one place.
+        UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
         StorageError: the storage refused or failed.
     """
-    check_disjoint(request.source, request.sink)
-    sources = list_sources(request.source)
-    outputs = _outputs(request, sources)
-    check_outputs(sources, [sink for sink, _ in outputs])
+    below = _files_below(request)
+    check_disjoint(request.source, request.sink, below)
+    sources = list_sources(request.source, below)
+    dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
+    tasks = _tasks(request, sources, dataset_id or "")
+    check_outputs(sources, [task.sink for task in tasks])
     if not request.overwrite and not sink_is_empty(request.sink):
         raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
-    return _plan(request, sources, outputs)
-
-
-def _outputs(request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile]) -> list[tuple[Location, str]]:
-    """Return each output and its path below the sink."""
-    sink = request.sink
-    # A glob or a directory that happens to hold one file does not count: tomorrow it may hold two.
-    is_one_file = len(sources) == 1 and sources[0].location == request.source
-    if is_one_file and not sink.names_directory and not is_directory(sink):
-        return [(sink, sink.name)]
-    return [(sink.child(source.relative_path), source.relative_path) for source in sources]
-
-
-def _plan(
-    request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile], outputs: Sequence[tuple[Location, str]]
-) -> Plan:
-    operation: Encryption | Decryption
     if isinstance(request, EncryptRequest):
-        dataset_id = new_dataset_id()
-        policy = request.policy.engine_policy()
-        operation, references = Encryption(policy, dataset_id), policy.key_references()
+        name, references = "encrypt", request.policy.engine_policy().key_references()
     else:
-        dataset_id = None
-        operation, references = Decryption(request.aad_prefix), request.keys
-    token = new_token()
-    tasks = tuple(
-        Task(source=source, sink=sink, path=path, operation=operation, overwrite=request.overwrite, token=token)
-        for source, (sink, path) in zip(sources, outputs, strict=True)
-    )
+        name, references = "decrypt", request.keys
     # What lives in this process's memory cannot be reached from another one.
     is_alone = request.source.is_in_this_process or request.sink.is_in_this_process
     workers = 1 if is_alone else min(request.workers, len(tasks))
-    name = "decrypt" if dataset_id is None else "encrypt"
     return Plan(name=name, tasks=tasks, key_references=references, dataset_id=dataset_id, workers=workers)
+
+
+def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:
+    """Return which files of a directory are sources."""
+    if isinstance(request, DecryptRequest):
+        return ALL_PARQUET
+    if request.policy.is_chunks:
+        return EVERY_FILE
+    given = request.reading.format
+    return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
+
+
+def _tasks(
+    request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile], dataset_id: str
+) -> tuple[Task, ...]:
+    sink, token = request.sink, new_token()
+    # A glob or a directory that happens to hold one file does not count: tomorrow it may hold two.
+    is_one_file = len(sources) == 1 and sources[0].location == request.source
+    is_named = is_one_file and not sink.names_directory and not is_directory(sink)
+    if sink.is_standard_stream and not is_one_file:
+        raise UsageError(f"{len(sources)} files cannot go to standard output", hint="name one file, or a directory")
+    if request.source.is_standard_stream and not is_named:
+        raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
+    tasks = []
+    for source in sources:
+        operation = _operation(request, source, dataset_id)
+        path = sink.name if is_named and not sink.is_standard_stream else _output_path(operation, source.relative_path)
+        target = sink if is_named else sink.child(path)
+        tasks.append(
+            Task(source=source, sink=target, path=path, operation=operation, overwrite=request.overwrite, token=token)
+        )
+    return tuple(tasks)
+
+
+def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dataset_id: str) -> Operation:
+    if isinstance(request, DecryptRequest):
+        return Decryption(request.aad_prefix)
+    policy = request.policy
+    if policy.is_chunks:
+        return ChunkEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)
+    reading = _reading(request.reading, source)
+    if reading.format is SourceFormat.PARQUET:
+        return Encryption(policy.engine_policy(), dataset_id)
+    return Ingestion(policy.engine_policy(), dataset_id, reading, policy.encode_options(), request.max_file_bytes)
+
+
+def _reading(reading: Reading, source: SourceFile) -> FileReading:
+    name, display = source.location.name, source.location.display
+    is_file = not source.location.is_standard_stream
+    if reading.format is None and is_file and guess_format(name)[0] is None:
+        # Only names that tell nothing cost a look into the file.
+        sniffed = sniff_format(read_start(source.location, MAGIC_BYTES))
+        return replace(reading, format=None if sniffed is None else sniffed.value).of(name, display)
+    return reading.of(name, display)
+
+
+def _output_path(operation: Operation, relative_path: str) -> str:
+    if isinstance(operation, ChunkEncryption):
+        return relative_path + CHUNKS_SUFFIX
+    if isinstance(operation, Ingestion):
+        return output_name(relative_path)
+    if isinstance(operation, Decryption) and relative_path.endswith(CHUNKS_SUFFIX):
+        return relative_path.removesuffix(CHUNKS_SUFFIX)
+    return relative_path

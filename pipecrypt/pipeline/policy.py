@@ -9,11 +9,20 @@ from typing import TypeVar
 
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
+from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.sources.options import Codec, EncodeOptions
 
-__all__ = ["Policy"]
+__all__ = ["Mode", "Policy"]
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class Mode(StrEnum):
+    """What is encrypted: columns of tables, or files of any kind in chunks of bytes."""
+
+    COLUMNS = "columns"
+    CHUNKS = "chunks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,12 @@ class Policy:
         footer_key: key reference of the footer's master key; default: `default`, else the first column's.
         uniform: all columns under the footer's data key; takes a default and no columns.
         bind_path: bind dataset id and path into every page; DuckDB reads only files without.
+        mode: `columns`, which encrypts columns of tables, or `chunks`, which encrypts files of any kind as they are.
+            Chunks take a default and no columns, and their footer is always encrypted.
+        batch_rows: rows of a row group, for sources that are not Parquet already.
+        compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
+            default) or `zstd`.
+        chunk_bytes: size of a chunk.
 
     Raises:
         PolicyError: the policy contradicts itself.
@@ -43,6 +58,10 @@ class Policy:
     footer_key: str | None = None
     uniform: bool = False
     bind_path: bool = True
+    mode: str = Mode.COLUMNS.value
+    batch_rows: int = EncodeOptions().batch_rows
+    compression: str | None = None
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES
 
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file, and keep a copy of the columns that nobody else changes."""
@@ -55,6 +74,36 @@ class Policy:
             _check_text(reference, f"the key reference of column {pattern}")
         for reference in self.engine_policy().key_references():
             check_key_reference(reference)
+        if self.is_chunks:
+            self._check_chunks()
+        else:
+            self.encode_options()
+
+    @property
+    def is_chunks(self) -> bool:
+        """Whether files are encrypted as they are, whatever they hold."""
+        return _choose(Mode, self.mode, "mode") is Mode.CHUNKS
+
+    def encode_options(self) -> EncodeOptions:
+        """Return how row groups of sources that are not Parquet are written.
+
+        Raises:
+            PolicyError: the number of rows or the compression is none.
+        """
+        codec = Codec.ZSTD if self.compression is None else _choose(Codec, self.compression, "compression")
+        return EncodeOptions(batch_rows=_whole(self.batch_rows, "batch_rows"), compression=codec)
+
+    @property
+    def compresses_chunks(self) -> bool:
+        """Whether chunks are compressed with zstd before they are encrypted."""
+        return self.compression == Codec.ZSTD.value
+
+    def _check_chunks(self) -> None:
+        if self.columns or self.default is None or self.uniform:
+            raise PolicyError("chunks have no columns to choose", hint="give a default key only")
+        if self.compression not in {None, Codec.NONE.value, Codec.ZSTD.value}:
+            raise PolicyError(f"compression is {self.compression!r} for chunks", hint="it is 'none' or 'zstd'")
+        check_chunk_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
 
     def engine_policy(self) -> EncryptionPolicy:
         """Return the policy as the engine takes it.
@@ -65,7 +114,7 @@ class Policy:
         return EncryptionPolicy(
             rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
             default=self.default,
-            footer=_choose(FooterMode, self.footer, "footer"),
+            footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
             data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
             footer_key=self.footer_key,
             uniform=self.uniform,
@@ -76,6 +125,12 @@ class Policy:
 def _check_text(value: object, what: str) -> None:
     if not isinstance(value, str) or not value:
         raise PolicyError(f"{what} is {value!r}, but must be a text", hint="see pipecrypt.Policy")
+
+
+def _whole(value: object, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PolicyError(f"{what} is {value!r} in the policy", hint="give a whole number")
+    return value
 
 
 def _choose(kind: type[_Choice], value: str, what: str) -> _Choice:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.reading import Reading
 from pipecrypt.storage.location import Location
 
 __all__ = ["DecryptRequest", "EncryptRequest"]
@@ -17,25 +18,32 @@ class EncryptRequest:
     """Encrypt all files of a source into a sink.
 
     Args:
-        source: a file, a directory (all `*.parquet` below it) or a glob.
+        source: a file, a directory (all files below it whose names tell a format; all files, in chunks) or a glob.
         sink: a directory; or a file name, if the source is one file and no directory has that name.
         policy: what is encrypted under which key.
+        reading: how sources are read that are not Parquet.
+        max_file_bytes: size at which another output file is begun, for such sources; None for one file each.
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
 
     Raises:
-        UsageError: `workers` is no number of processes.
+        UsageError: `workers` or `max_file_bytes` is no such number.
     """
 
     source: Location
     sink: Location
     policy: Policy
+    reading: Reading = field(default_factory=Reading)
+    max_file_bytes: int | None = None
     overwrite: bool = False
     workers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         _check_workers(self.workers)
+        limit = self.max_file_bytes
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise UsageError(f"{limit!r} is no size of a file", hint="give a number of bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +51,7 @@ class DecryptRequest:
     """Decrypt all files of a source into a sink.
 
     Args:
-        source: as for encrypting.
+        source: a file, a directory (all `*.parquet` below it) or a glob.
         sink: as for encrypting.
         keys: key references; only these are ever used, whatever the files say.
         aad_prefix: the AAD prefix of files that do not store it.

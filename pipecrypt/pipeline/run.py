@@ -68,9 +68,10 @@ def _run_here(
         interruption.check()
         on_event(BytesDone(count))
 
-    parts = []
+    parts: list[Part] = []
     for task in plan.tasks:
         on_event(FileStarted(task.path))
-        parts.append(run_task(task, session, on_bytes))
-        on_event(FileDone(parts[-1]))
+        done = run_task(task, session, on_bytes)
+        parts += done
+        on_event(FileDone(done))
     return parts

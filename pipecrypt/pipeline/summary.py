@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from pipecrypt.parquet.report import FileReport
+
 __all__ = ["Part", "Summary"]
 
 _MEGABYTE: Final = 1_000_000
@@ -24,6 +26,7 @@ class Part:
         data_keys: data keys made or opened.
         service_calls: calls to key services that this file caused; later files of the same worker share their result.
         seconds: time from opening the input to having published the output.
+        bad_rows: rows of the input that did not fit and were left out.
     """
 
     path: str
@@ -34,6 +37,31 @@ class Part:
     data_keys: int
     service_calls: int
     seconds: float
+    bad_rows: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        report: FileReport,
+        *,
+        service_calls: int,
+        seconds: float,
+        source_bytes: int | None = None,
+        bad_rows: int = 0,
+    ) -> Self:
+        """Return the record of a file from the engine's report; `source_bytes` where the engine saw another input."""
+        return cls(
+            path=path,
+            source_bytes=report.source_bytes if source_bytes is None else source_bytes,
+            sink_bytes=report.sink_bytes,
+            rows=report.rows,
+            batches=report.batches,
+            data_keys=report.data_keys,
+            service_calls=service_calls,
+            seconds=seconds,
+            bad_rows=bad_rows,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +80,7 @@ class Summary:
         seconds: wall-clock time of the run.
         megabytes_per_second: input over that time, in 1,000,000 bytes.
         parts: one for each file, in the order of their paths.
+        bad_rows: rows of all inputs that did not fit and were left out.
     """
 
     operation: str
@@ -65,6 +94,7 @@ class Summary:
     seconds: float
     megabytes_per_second: float
     parts: tuple[Part, ...]
+    bad_rows: int = 0
 
     @classmethod
     def of(cls, operation: str, parts: Sequence[Part], seconds: float) -> Self:
@@ -82,4 +112,5 @@ class Summary:
             seconds=seconds,
             megabytes_per_second=source_bytes / _MEGABYTE / seconds if seconds > 0 else 0.0,
             parts=tuple(parts),
+            bad_rows=sum(part.bad_rows for part in parts),
         )

@@ -8,75 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, RangeSource
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.pipeline.operation import Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.summary import Part
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["Decryption", "Encryption", "OnBytes", "Task", "run_task"]
+__all__ = ["OnBytes", "run_task"]
 
 OnBytes: TypeAlias = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Encryption:
-    """What encrypting needs beside the file.
-
-    Args:
-        policy: which columns under which key.
-        dataset_id: the run's, bound into keys and pages.
-    """
-
-    policy: EncryptionPolicy
-    dataset_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decryption:
-    """What decrypting needs beside the file.
-
-    Args:
-        aad_prefix: the AAD prefix of a file that does not store it.
-    """
-
-    aad_prefix: bytes | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One output file.
-
-    Args:
-        source: the input, pinned.
-        sink: the output.
-        path: the output's path below the sink, bound into what is encrypted.
-        operation: what is done.
-        overwrite: whether the output may replace a file.
-        token: the run's; marks its temporary files.
-    """
-
-    source: SourceFile
-    sink: Location
-    path: str
-    operation: Encryption | Decryption
-    overwrite: bool
-    token: str
-
-
-def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
-    """Carry out a task and return its record.
+def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, ...]:
+    """Carry out a task and return the record of each file that it published.
 
     Args:
         task: what to do.
@@ -87,6 +39,8 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
     Raises:
         PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
     """
+    if isinstance(task.operation, Ingestion):
+        return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes)
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
@@ -95,16 +49,15 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> Part:
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
-    return Part(
-        path=task.path,
-        source_bytes=report.source_bytes,
-        sink_bytes=report.sink_bytes,
-        rows=report.rows,
-        batches=report.batches,
-        data_keys=report.data_keys,
-        service_calls=session.service_calls - calls_before,
-        seconds=time.perf_counter() - started,
-    )
+    calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
+    return (Part.of(task.path, report, service_calls=calls, seconds=seconds),)
+
+
+def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, ...]:
+    # Reading rows takes pyarrow, whose import takes longer than encrypting a small file. Parquet does without.
+    from pipecrypt.pipeline.ingest import ingest  # noqa: PLC0415
+
+    return ingest(task, session, on_bytes)
 
 
 class _Progress:
@@ -124,5 +77,7 @@ def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySe
     if isinstance(operation, Encryption):
         context = Context(operation.dataset_id, task.path)
         return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
-    keys = keys_of_file(task.source.location, session)
-    return decrypt_file(source, sink, keys=keys, aad_prefix=operation.aad_prefix, on_bytes=on_bytes)
+    if isinstance(operation, Decryption):
+        keys = keys_of_file(task.source.location, session)
+        return decrypt_file(source, sink, keys=keys, aad_prefix=operation.aad_prefix, on_bytes=on_bytes)
+    raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")

@@ -23,7 +23,8 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted
-from pipecrypt.pipeline.task import Task, run_task
+from pipecrypt.pipeline.operation import Task
+from pipecrypt.pipeline.task import run_task
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
 
@@ -117,8 +118,8 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
     progress = _Progress(connection, task.source.size_bytes)
     _send(connection, FileStarted(task.path))
-    part = run_task(task, session, progress.on_bytes)
-    _send(connection, FileDone(part))
+    parts = run_task(task, session, progress.on_bytes)
+    _send(connection, FileDone(parts))
 
 
 class _Progress:

@@ -20,9 +20,9 @@ from typing import Final, Self, cast
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event, FileDone
+from pipecrypt.pipeline.operation import Task
 from pipecrypt.pipeline.plan import Plan
 from pipecrypt.pipeline.summary import Part
-from pipecrypt.pipeline.task import Task
 from pipecrypt.pipeline.worker import (
     BLOCKED_WHILE_STARTING,
     STOPPED_EXIT_CODE,
@@ -50,20 +50,20 @@ def run_in_workers(plan: Plan, credentials: Credentials, on_event: Callable[[Eve
         WorkerError: a worker process died.
     """
     setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id)
-    tasks, parts = deque(plan.tasks), dict[str, Part]()
+    tasks, done = deque(plan.tasks), dict[str, tuple[Part, ...]]()
     with _Workers(plan.workers, setup) as workers:
-        while len(parts) < len(plan.tasks):
+        while len(done) < len(plan.tasks):
             for worker, message in workers.messages():
                 if isinstance(message, Failed):
                     raise message.error
-                if isinstance(message, FileDone):
-                    parts[message.part.path] = message.part
+                if isinstance(message, FileDone) and worker.task is not None:
+                    done[worker.task.path] = message.parts
                     worker.task = None
                 if isinstance(message, Ready | FileDone) and tasks:
                     worker.begin(tasks.popleft())
                 if not isinstance(message, Ready):
                     on_event(message)
-    return [parts[task.path] for task in plan.tasks]
+    return [part for task in plan.tasks for part in done[task.path]]
 
 
 class _Worker:

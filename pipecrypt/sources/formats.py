@@ -7,7 +7,16 @@ from typing import Final
 
 from pipecrypt.sources.options import CSVOptions
 
-__all__ = ["Compression", "SourceFormat", "guess_csv_options", "guess_format", "output_name"]
+__all__ = [
+    "MAGIC_BYTES",
+    "Compression",
+    "SourceFormat",
+    "guess_csv_options",
+    "guess_format",
+    "known_suffixes",
+    "output_name",
+    "sniff_format",
+]
 
 
 class SourceFormat(StrEnum):
@@ -45,6 +54,13 @@ _FORMATS: Final = {
     "feather": SourceFormat.ARROW,
     "orc": SourceFormat.ORC,
 }
+_MAGIC: Final = {
+    b"PAR1": SourceFormat.PARQUET,
+    b"PARE": SourceFormat.PARQUET,
+    b"ARROW1": SourceFormat.ARROW,
+    b"ORC": SourceFormat.ORC,
+}
+MAGIC_BYTES: Final = 6
 _COMPRESSIONS: Final = {
     "gz": Compression.GZIP,
     "gzip": Compression.GZIP,
@@ -63,6 +79,11 @@ def guess_format(name: str) -> tuple[SourceFormat | None, Compression]:
     """Return format and compression by the extensions of a file name; None for an extension nobody knows."""
     _, extension, compression = _split(name)
     return _FORMATS.get(extension.lower()), compression
+
+
+def sniff_format(start: bytes) -> SourceFormat | None:
+    """Return the format whose files begin so, for names that tell none; None where text or something else does."""
+    return next((source_format for magic, source_format in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def guess_csv_options(name: str) -> CSVOptions:
@@ -93,3 +114,10 @@ def _last_extension(name: str) -> tuple[str, str]:
     start = name.rfind("/") + 1
     dot = name.rfind(".")
     return (name[:dot], name[dot + 1 :]) if dot > start else (name, "")
+
+
+def known_suffixes(source_format: SourceFormat | None) -> tuple[str, ...]:
+    """Return how file names of a format end, in lower case and with every compression; None for all formats."""
+    extensions = [name for name, each in _FORMATS.items() if source_format in {None, each}]
+    compressed = ["", *(f".{name}" for name in _COMPRESSIONS)]
+    return tuple(f".{extension}{end}" for extension in extensions for end in compressed)

@@ -1,7 +1,7 @@
 """List the files of a source and pin each by size and version. Reading them is left to source.
 
-An exact name comes before a glob, so that a file called `a*b.parquet` can be named. A directory gives all `*.parquet`
-below it. Links are followed, but not in circles.
+An exact name comes before a glob, so that a file called `a*b.parquet` can be named. A directory gives all files below
+that the caller's pattern takes. Links are followed, but not in circles.
 """
 
 from __future__ import annotations
@@ -42,20 +42,24 @@ class SourceFile:
     fingerprint: str
 
 
-def list_sources(location: Location) -> tuple[SourceFile, ...]:
+def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[SourceFile, ...]:
     """Return the files that `location` names, in the order of their relative paths.
 
     Args:
-        location: a file, a directory (all `*.parquet` below it) or a glob.
+        location: a file, a directory or a glob.
+        below: which files of a directory count.
 
     Raises:
         SourceNotFoundError: nothing is there, or nothing matches.
         StorageError: the storage refused or failed.
         UsageError: a name cannot be mirrored under a sink.
     """
-    found = list(_list_local(location) if location.is_local else _list_remote(location))
+    if location.is_standard_stream:
+        return (SourceFile(location, location.name, 0, ""),)
+    found = list(_list_local(location, below) if location.is_local else _list_remote(location, below))
     if not found:
-        raise SourceNotFoundError(f"no Parquet file in {location.display}", hint=_NO_FILES_HINT)
+        what = "Parquet file" if below == ALL_PARQUET else "source file"
+        raise SourceNotFoundError(f"no {what} in {location.display}", hint=_NO_FILES_HINT)
     for file in found:
         _check_relative_path(file)
     return tuple(sorted(found, key=lambda file: file.relative_path))
@@ -116,11 +120,11 @@ def _check_relative_path(file: SourceFile) -> None:
 # ---- local ----
 
 
-def _list_local(location: Location) -> Iterator[SourceFile]:
+def _list_local(location: Location, below: Pattern) -> Iterator[SourceFile]:
     path = location.local_path
     with map_errors(f"cannot read {location.display}"):
         if os.path.isdir(path):
-            yield from _walk_local(location, ALL_PARQUET)
+            yield from _walk_local(location, below)
         elif os.path.lexists(path):
             yield _local_file(location, location.name)
         elif has_glob(path):
@@ -169,7 +173,7 @@ def _identity(entry: os.DirEntry[str]) -> _Identity:
 # ---- any other storage ----
 
 
-def _list_remote(location: Location) -> Iterator[SourceFile]:
+def _list_remote(location: Location, below: Pattern) -> Iterator[SourceFile]:
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
         info = look_up(remote)
@@ -179,7 +183,7 @@ def _list_remote(location: Location) -> Iterator[SourceFile]:
             directory, pattern = split_glob(location)
             yield from _find_remote(directory, pattern)
         elif info.get("type") == "directory":
-            yield from _find_remote(location, ALL_PARQUET)
+            yield from _find_remote(location, below)
         else:
             yield _remote_file(location, location.name, info)
 

@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.errors import UsageError
 
-__all__ = ["Location"]
+__all__ = ["STANDARD_STREAM", "Location", "Place"]
 
+Place: TypeAlias = "str | os.PathLike[str] | Location"
+STANDARD_STREAM: Final = "-"
 _SCHEME: Final = re.compile(r"\A(?:[A-Za-z0-9]+::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAINED: Final = re.compile(r"\A[A-Za-z0-9]+::")
 _LOCAL_PREFIXES: Final = ("file://", "local://")
@@ -28,7 +30,8 @@ class Location:
     """A file, a directory or a glob, with what its storage needs to be reached.
 
     Args:
-        url: a local path (`~` is expanded) or a URL; for a sink, a last `/` says that it is a directory.
+        url: a local path (`~` is expanded), a URL, or `-` for standard input or output; for a sink, a last `/` says
+            that it is a directory.
         options: storage options for fsspec; may hold secrets, so they are never shown.
 
     Raises:
@@ -44,15 +47,35 @@ class Location:
             raise UsageError(f"{self.url!r} is no path or URL", hint="give a path or a URL such as s3://bucket/folder/")
         object.__setattr__(self, "options", dict(self.options))
 
+    @classmethod
+    def of(cls, place: Place, options: Mapping[str, object] | None = None) -> Location:
+        """Return the location that a caller names; `options` replace those of a Location.
+
+        Raises:
+            UsageError: it is no path, URL or Location.
+        """
+        if isinstance(place, Location):
+            return place if options is None else Location(place.url, options)
+        if not isinstance(place, str | os.PathLike):
+            raise UsageError(f"a place is a path or a URL, not {type(place).__name__}")
+        return Location(os.fspath(place), options or {})
+
     @property
     def is_local(self) -> bool:
         """Whether this names a file of the operating system."""
+        if self.is_standard_stream:
+            return False
         return self.url.startswith(_LOCAL_PREFIXES) or _SCHEME.match(self.url) is None
 
     @property
     def is_in_this_process(self) -> bool:
         """Whether other processes see something else there: memory:// is a dictionary."""
-        return "memory://" in self.url or "memory::" in self.url
+        return "memory://" in self.url or "memory::" in self.url or self.is_standard_stream
+
+    @property
+    def is_standard_stream(self) -> bool:
+        """Whether this is standard input or output; a file of that name is called `./-`."""
+        return self.url == STANDARD_STREAM
 
     @property
     def is_chained(self) -> bool:
@@ -88,6 +111,8 @@ class Location:
         """The URL as errors show it, without a user's name or password or a signed query."""
         if self.is_local:
             return self.url
+        if self.is_standard_stream:
+            return "standard input or output"
         return "::".join(_redacted(member) for member in self.url.split("::"))
 
     def child(self, relative_path: str) -> Self:

@@ -26,25 +26,32 @@ class _Place:
     parts: tuple[str, ...]
 
 
-def check_disjoint(source: Location, sink: Location) -> None:
+def check_disjoint(source: Location, sink: Location, below: Pattern = ALL_PARQUET) -> None:
     """Refuse a sink that is the source or lies inside it, links resolved.
 
     A sink below the directory of a glob is fine where the glob cannot reach into it.
 
+    Args:
+        source: a file, a directory or a glob.
+        sink: a file or a directory.
+        below: which files of a directory count.
+
     Raises:
         UsageError: they overlap.
     """
-    directory, pattern = _reach(source)
+    if source.is_standard_stream or sink.is_standard_stream:
+        return
+    directory, pattern = _reach(source, below)
     source_place, sink_place = _place(directory), _place(sink)
     if source_place.store != sink_place.store:
         return
     depth = len(source_place.parts)
     if sink_place.parts[:depth] != source_place.parts:
         return
-    below = sink_place.parts[depth:]
-    if not below and pattern is None:
+    names = sink_place.parts[depth:]
+    if not names and pattern is None:
         raise UsageError(f"the sink {sink.display} is the source", hint=_HINT)
-    if pattern is not None and (not below or pattern.admits_directory(below) or pattern.matches(below)):
+    if pattern is not None and (not names or pattern.admits_directory(names) or pattern.matches(names)):
         raise UsageError(f"the sink {sink.display} lies inside the source {source.display}", hint=_HINT)
 
 
@@ -70,20 +77,22 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
                 raise UsageError(what, hint="name the source files apart")
 
 
-def _reach(source: Location) -> tuple[Location, Pattern | None]:
+def _reach(source: Location, below: Pattern) -> tuple[Location, Pattern | None]:
     """Return where a source starts, and what it takes below: None for a single file."""
     if source.is_local:
         if os.path.isdir(source.local_path):
-            return source, ALL_PARQUET
+            return source, below
         is_exact = os.path.lexists(source.local_path)
     else:
         is_exact = not has_glob(source.url)
     if is_exact and source.is_local:
         return source, None
-    return (source, ALL_PARQUET) if is_exact else split_glob(source)
+    return (source, below) if is_exact else split_glob(source)
 
 
 def _place(location: Location) -> _Place:
+    if location.is_standard_stream:
+        return _Place("standard stream", (location.url,))
     if location.is_local:
         return _Place("file", tuple(part for part in os.path.realpath(location.local_path).split("/") if part))
     kind, path = strip_protocol(location)

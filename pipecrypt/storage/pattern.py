@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["ALL_PARQUET", "Pattern", "has_glob"]
+__all__ = ["ALL_PARQUET", "EVERY_FILE", "Pattern", "all_ending", "has_glob"]
 
 _ANY_DEPTH: Final = "**"
 
@@ -22,12 +22,18 @@ class Pattern:
 
     Args:
         parts: what stood between the slashes.
+        suffixes: if given, how names must end besides, in lower case.
+        takes_hidden: whether names that begin with `_` or `.` match like others.
     """
 
     parts: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
+    takes_hidden: bool = False
 
     def matches(self, names: Sequence[str]) -> bool:
         """Say whether the file at `names` matches."""
+        if self.suffixes and not names[-1].lower().endswith(self.suffixes):
+            return False
         return len(self.parts) in self._positions(names)
 
     def admits_directory(self, names: Sequence[str]) -> bool:
@@ -49,10 +55,13 @@ class Pattern:
             return set()
         part = self.parts[position]
         if part == _ANY_DEPTH:
-            return set() if _is_hidden(name) else {position}
-        if fnmatchcase(name, part) and (not _is_hidden(name) or part[:1] == name[:1]):
+            return set() if self._hides(name) else {position}
+        if fnmatchcase(name, part) and (not self._hides(name) or part[:1] == name[:1]):
             return {position + 1}
         return set()
+
+    def _hides(self, name: str) -> bool:
+        return not self.takes_hidden and _is_hidden(name)
 
     def _skip_any_depth(self, positions: set[int]) -> set[int]:
         closed = set(positions)
@@ -65,6 +74,12 @@ class Pattern:
 
 
 ALL_PARQUET: Final = Pattern((_ANY_DEPTH, "*.parquet"))
+EVERY_FILE: Final = Pattern((_ANY_DEPTH, "*"), takes_hidden=True)
+
+
+def all_ending(suffixes: tuple[str, ...]) -> Pattern:
+    """Return the pattern of all files below a directory whose names end so, in upper or lower case."""
+    return Pattern((_ANY_DEPTH, "*"), suffixes)
 
 
 def has_glob(text: str) -> bool:

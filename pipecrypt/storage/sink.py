@@ -10,6 +10,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import Publication, is_temporary, new_token
 from pipecrypt.storage.remote_sink import RemotePublication
+from pipecrypt.storage.standard_streams import StandardOutput
 
 __all__ = ["Publication", "is_directory", "new_token", "open_sink", "remove_leftovers", "sink_is_empty"]
 
@@ -26,6 +27,8 @@ def open_sink(location: Location, *, overwrite: bool, token: str | None = None) 
         SinkNotEmptyError: the file exists, and may not be replaced.
         StorageError: the storage refused or failed.
     """
+    if location.is_standard_stream:
+        return StandardOutput(location)
     kind = LocalPublication if location.is_local else RemotePublication
     return kind(location, overwrite=overwrite, token=token or new_token())
 
@@ -45,6 +48,8 @@ def is_directory(location: Location) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
+    if location.is_standard_stream:
+        return False
     if location.is_local:
         return os.path.isdir(location.local_path)
     remote = open_filesystem(location)
@@ -60,6 +65,8 @@ def sink_is_empty(location: Location) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
+    if location.is_standard_stream:
+        return True
     with map_errors(f"cannot read {location.display}"):
         return _local_is_empty(location.local_path) if location.is_local else _remote_is_empty(location)
 

@@ -12,8 +12,9 @@ from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesyste
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.standard_streams import InputInMemory
 
-__all__ = ["OpenSource", "open_range_source", "read_small_file"]
+__all__ = ["OpenSource", "open_range_source", "read_small_file", "read_start"]
 
 
 class OpenSource(Protocol):
@@ -47,7 +48,7 @@ def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
             content, which a file that changes under the reader is bound to give.
         StorageError: the storage refused or failed.
     """
-    opened = _LocalRanges(source) if source.location.is_local else _RemoteRanges(source)
+    opened = _open_ranges(source)
     try:
         opened.check_unchanged()
         yield opened
@@ -57,6 +58,12 @@ def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
         raise
     finally:
         opened.close()
+
+
+def _open_ranges(source: SourceFile) -> _LocalRanges | _RemoteRanges | InputInMemory:
+    if source.location.is_standard_stream:
+        return InputInMemory()
+    return _LocalRanges(source) if source.location.is_local else _RemoteRanges(source)
 
 
 def read_small_file(location: Location, max_bytes: int) -> bytes | None:
@@ -74,6 +81,16 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
     if len(data) > max_bytes:
         raise FormatError(f"{location.display} is larger than {max_bytes} bytes", hint="this is not what it should be")
     return data
+
+
+def read_start(location: Location, length: int) -> bytes:
+    """Return the first bytes of a file, at most `length`.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot read {location.display}"):
+        return _read_start(location, length)
 
 
 def _read_start(location: Location, length: int) -> bytes:

@@ -56,7 +56,7 @@ def test_numbers_and_booleans_may_come_from_variables(tmp_path: Path) -> None:
         ("match: x", "match: [a, 1]", "5:19", "match[1] must be text", "schema"),
         ("match: x", "match: ''", "5:15", "filled in", "schema"),
         ("encrypt:", "encrypt:\n  footer: encryptd", "4:11", "cannot be 'encryptd'", "'encrypted'"),
-        ("encrypt:", "encrypt:\n  mode: chunks", "4:9", "cannot be 'chunks'", "columns"),
+        ("encrypt:", "encrypt:\n  mode: pages", "4:9", "cannot be 'pages'", "columns"),
         ("encrypt:", "encrypt:\n  uniform: maybe", "4:12", "true or false", "schema"),
         ("keys:", "run: {workers: true}\nkeys:", "6:16", "a whole number", "schema"),
         ("keys:", "run: {workers: 0}\nkeys:", "6:16", "at least 1", "schema"),

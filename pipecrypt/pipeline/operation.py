@@ -1,0 +1,98 @@
+"""What is done with one source file, as plain descriptions that any process can carry out. Doing it is left to task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.pipeline.reading import FileReading
+from pipecrypt.sources.options import EncodeOptions
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+
+__all__ = ["ChunkEncryption", "Decryption", "Encryption", "Ingestion", "Operation", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """Encrypt a Parquet file without decoding it.
+
+    Args:
+        policy: which columns under which key.
+        dataset_id: the run's, bound into keys and pages.
+    """
+
+    policy: EncryptionPolicy
+    dataset_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """Read the rows of a file of another format and encrypt them.
+
+    Args:
+        policy: which columns under which key.
+        dataset_id: the run's, bound into keys and pages.
+        reading: how the file is read.
+        encoding: the shape of row groups.
+        max_file_bytes: size at which another output file is begun; None for one file whatever its size.
+    """
+
+    policy: EncryptionPolicy
+    dataset_id: str
+    reading: FileReading
+    encoding: EncodeOptions
+    max_file_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEncryption:
+    """Encrypt a file's bytes as they are, in chunks.
+
+    Args:
+        policy: the key.
+        dataset_id: the run's, bound into keys and pages.
+        chunk_bytes: size of a chunk.
+        compress: whether chunks are compressed with zstd first.
+    """
+
+    policy: EncryptionPolicy
+    dataset_id: str
+    chunk_bytes: int
+    compress: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decryption:
+    """Decrypt a file.
+
+    Args:
+        aad_prefix: the AAD prefix of a file that does not store it.
+    """
+
+    aad_prefix: bytes | None
+
+
+Operation: TypeAlias = Encryption | Ingestion | ChunkEncryption | Decryption
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One source file and where its output goes.
+
+    Args:
+        source: the input, pinned.
+        sink: the output; the first name of several, where outputs roll over at a size.
+        path: the output's path below the sink, bound into what is encrypted.
+        operation: what is done.
+        overwrite: whether the output may replace a file.
+        token: the run's; marks its temporary files.
+    """
+
+    source: SourceFile
+    sink: Location
+    path: str
+    operation: Operation
+    overwrite: bool
+    token: str

@@ -1,0 +1,170 @@
+"""Encrypted files in the making: grown batch by batch, rolled over at a size, published together or not at all.
+
+Where the batches come from is left to ingest and writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.context import Context
+from pipecrypt.parquet.encrypt import FileEncryption
+from pipecrypt.parquet.limits import MAX_ORDINALS
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import Publication, open_sink
+
+__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered"]
+
+_NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = {}
+_DIGITS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """Where encrypted files go, and how.
+
+    Args:
+        sink: the file, or the first of several.
+        path: its path below the sink, bound into what is encrypted.
+        policy: which columns under which key.
+        dataset_id: bound likewise.
+        overwrite: whether files may be replaced.
+        token: the run's; marks temporary files.
+        max_file_bytes: begin another file once this one is as large; None for one file whatever its size.
+    """
+
+    sink: Location
+    path: str
+    policy: EncryptionPolicy
+    dataset_id: str
+    overwrite: bool
+    token: str
+    max_file_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that is complete, and not published yet.
+
+    Args:
+        path: its path below the sink.
+        report: its counts.
+    """
+
+    path: str
+    report: FileReport
+
+
+def numbered(path: str, index: int) -> str:
+    """Return the path of the file at `index` (from 0) among those that `path` is rolled over to."""
+    stem, dot, suffix = path.rpartition(".")
+    return f"{stem or suffix}-{index:0{_DIGITS}}{dot}{suffix if stem else ''}"
+
+
+class _File:
+    """One file: its publication and its encryption."""
+
+    def __init__(self, publication: Publication, path: str, encryption: FileEncryption) -> None:
+        self.publication = publication
+        self.path = path
+        self.encryption = encryption
+
+    def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
+        with self.encryption:
+            return WrittenFile(self.path, self.encryption.finish(key_values))
+
+
+class RollingOutput:
+    """One encrypted file, or several in a row; a context manager that discards what was not published.
+
+    Args:
+        spec: where and how.
+        keys: makes data keys.
+
+    Raises:
+        SinkNotEmptyError: a file is there already, and may not be replaced.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(self, spec: OutputSpec, keys: DataKeys) -> None:
+        """Open the first file."""
+        self._spec = spec
+        self._keys = keys
+        self._publications: list[Publication] = []
+        self._written: list[WrittenFile] = []
+        self._file: _File | None = self._begin(0)
+
+    def __enter__(self) -> Self:
+        """Return the output."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Discard what was not published, and wipe all keys."""
+        self.discard()
+
+    def append(self, source: RangeSource) -> WrittenFile | None:
+        """Append the row groups of a plaintext Parquet file in memory; return the file that was full before it, if any.
+
+        Raises:
+            PipecryptError: as `FileEncryption.append`.
+        """
+        full = self._finish_full()
+        if self._file is None:
+            self._file = self._begin(len(self._publications))
+        self._file.encryption.append(source)
+        return full
+
+    def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> tuple[WrittenFile, ...]:
+        """Complete the last file and return all of them; nothing is published yet."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            self._written.append(file.finish(key_values))
+        return tuple(self._written)
+
+    def publish(self) -> None:
+        """Make all files appear, in their order.
+
+        Raises:
+            PipecryptError: as `Publication.publish`; the files after the one that failed do not appear.
+        """
+        for publication in self._publications:
+            publication.publish()
+
+    def discard(self) -> None:
+        """Remove all that was not published. Safe to call twice, and after publishing."""
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                # An error tells the encryption to write nothing more.
+                file.encryption.__exit__(GeneratorExit, GeneratorExit(), None)
+        finally:
+            for publication in self._publications:
+                publication.discard()
+
+    def _begin(self, index: int) -> _File:
+        spec = self._spec
+        sink, path = spec.sink, spec.path
+        if spec.max_file_bytes is not None:
+            sink, path = sink.sibling(numbered(sink.name, index)), numbered(path, index)
+        publication = open_sink(sink, overwrite=spec.overwrite, token=spec.token)
+        self._publications.append(publication)
+        context = Context(spec.dataset_id, path)
+        return _File(publication, path, FileEncryption(publication, spec.policy, keys=self._keys, context=context))
+
+    def _finish_full(self) -> WrittenFile | None:
+        file, limit = self._file, self._spec.max_file_bytes
+        if file is None or limit is None or not file.encryption.batches:
+            return None
+        if file.encryption.size_bytes < limit and file.encryption.batches < MAX_ORDINALS:
+            return None
+        self._file = None
+        self._written.append(file.finish(_NO_KEY_VALUES))
+        return self._written[-1]

@@ -1,0 +1,286 @@
+"""Write an encrypted file from batches, as they come or all at once: `ParquetWriter` and `encrypt_batches`.
+
+Encoding and encrypting run beside the caller. What a batch is is left to sources, the file's life to output.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pipecrypt.context import new_dataset_id
+from pipecrypt.errors import UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.check import check_policy
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.pipeline.feed import Feed
+from pipecrypt.pipeline.ingest import encrypt_rows
+from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.summary import Part, Summary
+from pipecrypt.sources.objects import batches_of
+from pipecrypt.sources.row_groups import encode_row_groups
+from pipecrypt.storage.location import Location, Place
+from pipecrypt.storage.sink import new_token
+
+__all__ = ["ParquetWriter", "encrypt_batches"]
+
+
+class ParquetWriter:
+    """Writes one encrypted Parquet file; the interface of `pyarrow.parquet.ParquetWriter`.
+
+    The file appears when the writer is closed, whole; after an exception in the `with` block, or if the writer is never
+    closed, nothing appears. One thread at a time may use it.
+
+    Args:
+        where: a path or any fsspec URL.
+        schema: a `pyarrow.Schema`, of every batch.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression.
+        overwrite: replace a file of that name.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+
+    Attributes:
+        schema: as given.
+        summary: what was written, once the writer is closed; None before.
+
+    Raises:
+        ColumnNotFoundError: the policy names a column that the schema has not.
+        UnsupportedError: Parquet cannot hold a column.
+        SinkNotEmptyError: the file exists.
+        PipecryptError: see `pipecrypt.errors`.
+    """
+
+    def __init__(
+        self,
+        where: Place,
+        schema: Any,
+        policy: Policy,
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, object] | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Open the keys and the sink; nothing is made before the first row group."""
+        self.schema = schema
+        self.summary: Summary | None = None
+        self._started = time.perf_counter()
+        self._key_values: dict[bytes, bytes] = {}
+        self._job = _Job(where, schema, policy, overwrite=overwrite, options=storage_options, credentials=credentials)
+        # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
+        self._abandon = weakref.finalize(self, self._job.discard)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether batches may be written."""
+        return self._abandon.alive
+
+    def write(self, table_or_batch: Any, row_group_size: int | None = None) -> None:
+        """Write a table or a batch; see `write_batch`."""
+        self.write_batch(table_or_batch, row_group_size)
+
+    def write_table(self, table: Any, row_group_size: int | None = None) -> None:
+        """Write a table; see `write_batch`."""
+        self.write_batch(table, row_group_size)
+
+    def write_batch(self, batch: Any, row_group_size: int | None = None) -> None:
+        """Write a record batch, a table, or anything else with the schema's columns that Arrow can read.
+
+        Rows are gathered until there are as many as a row group has.
+
+        Raises:
+            UsageError: its schema is another, or the writer is closed.
+            PipecryptError: encrypting what was written before has failed; nothing will appear.
+        """
+        if row_group_size is not None:
+            raise UsageError("row_group_size is not set by batch", hint="set batch_rows in the policy")
+        if not self.is_open:
+            raise UsageError("the writer is closed", hint="open another one, for another file")
+        for each in batches_of(batch, self.schema):
+            if not self._job.feed.put(each):
+                self._abandon()
+                self._job.reraise()
+
+    def add_key_value_metadata(self, key_value_metadata: Mapping[str | bytes, str | bytes]) -> None:
+        """Add to the file's key-value metadata, which everybody can read unless the footer is encrypted."""
+        for name, value in key_value_metadata.items():
+            self._key_values[_bytes(name)] = _bytes(value)
+
+    def close(self) -> None:
+        """Write what is gathered, and publish the file. Safe to call twice.
+
+        Raises:
+            PipecryptError: it could not be written; nothing appears.
+        """
+        if not self.is_open:
+            return
+        try:
+            written = self._job.finish(self._key_values)
+        finally:
+            self._abandon()
+        part = self._job.part(written, time.perf_counter() - self._started)
+        self.summary = Summary.of("encrypt", (part,), part.seconds)
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Publish the file, or discard it after an exception."""
+        if error is None:
+            self.close()
+        else:
+            self._abandon()
+
+
+class _Job:
+    """The thread behind a writer, and what it uses."""
+
+    def __init__(
+        self,
+        where: Place,
+        schema: Any,
+        policy: Policy,
+        *,
+        overwrite: bool,
+        options: Mapping[str, object] | None,
+        credentials: Credentials | None,
+    ) -> None:
+        self._sink = Location.of(where, options)
+        self._encoding = _checked_policy(policy).encode_options()
+        self.feed = Feed(schema)
+        self._error: BaseException | None = None
+        self._check(schema, policy)
+        dataset_id = new_dataset_id()
+        self._session = _session(policy, credentials, dataset_id)
+        try:
+            spec = _spec(self._sink, policy, dataset_id, overwrite=overwrite)
+            self._output = RollingOutput(spec, self._session)
+        except BaseException:
+            self._session.close()
+            raise
+        self._thread = threading.Thread(target=self._encrypt, name="pipecrypt-encrypt", daemon=True)
+        self._thread.start()
+
+    def _check(self, schema: Any, policy: Policy) -> None:
+        """Refuse now what would fail at the first row group."""
+        empty = next(iter(encode_row_groups(batches_of([], schema), self._encoding)))
+        check_policy(MemorySource(empty.data, self._sink.display), policy.engine_policy())
+
+    def _encrypt(self) -> None:
+        try:
+            encrypt_rows(self.feed, self._output, self._encoding, name=self._sink.display, on_batch=_ignore)
+        except BaseException as error:  # raised again on the caller's thread
+            self._error = error
+        finally:
+            self.feed.close()
+
+    def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
+        self.feed.finish()
+        self._thread.join()
+        self.reraise()
+        (written,) = self._output.finish(key_values)
+        self._output.publish()
+        return written
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def discard(self) -> None:
+        self.feed.abort()
+        self._thread.join()
+        self._output.discard()
+        self._session.close()
+
+    def part(self, written: WrittenFile, seconds: float) -> Part:
+        return Part.of(written.path, written.report, service_calls=self._session.service_calls, seconds=seconds)
+
+
+def encrypt_batches(
+    reader: Any,
+    sink: Place,
+    policy: Policy,
+    *,
+    schema: Any = None,
+    max_file_bytes: int | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, object] | None = None,
+    credentials: Credentials | None = None,
+) -> Summary:
+    """Encrypt the batches of a reader into one file, or several of a size, and return the counts.
+
+    Args:
+        reader: a `pyarrow.RecordBatchReader` or `Table`, an iterable of record batches, or a frame of another library
+            (`__arrow_c_stream__`).
+        sink: the file; with `max_file_bytes`, numbers are added to its name.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression.
+        schema: of every batch; needed where there may be none.
+        max_file_bytes: begin another file once one is as large.
+        overwrite: replace files of those names.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+
+    Raises:
+        PipecryptError: see `pipecrypt.errors`; nothing is published then.
+    """
+    started, dataset_id, location = time.perf_counter(), new_dataset_id(), Location.of(sink, storage_options)
+    encoding = _checked_policy(policy).encode_options()
+    stream = batches_of(reader, schema)
+    spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
+    with _session(policy, credentials, dataset_id) as session:
+        with RollingOutput(spec, session) as output:
+            encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
+            written = output.finish()
+            output.publish()
+        calls, seconds = session.service_calls, time.perf_counter() - started
+    parts = [
+        Part.of(each.path, each.report, service_calls=0 if index else calls, seconds=0.0 if index else seconds)
+        for index, each in enumerate(written)
+    ]
+    return Summary.of("encrypt", parts, seconds)
+
+
+def _checked_policy(policy: object) -> Policy:
+    if not isinstance(policy, Policy):
+        raise UsageError(
+            "the policy is no pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
+        )
+    if policy.is_chunks:
+        raise UsageError("batches are no bytes to encrypt in chunks", hint="use a policy of mode columns")
+    return policy
+
+
+def _session(policy: Policy, credentials: Credentials | None, dataset_id: str) -> KeySession:
+    references = policy.engine_policy().key_references()
+    given = Credentials.from_environment() if credentials is None else credentials
+    return KeySession(references, credentials=given, dataset_id=dataset_id)
+
+
+def _spec(
+    sink: Location, policy: Policy, dataset_id: str, *, overwrite: bool, max_file_bytes: int | None = None
+) -> OutputSpec:
+    return OutputSpec(
+        sink=sink,
+        path=sink.name,
+        policy=policy.engine_policy(),
+        dataset_id=dataset_id,
+        overwrite=overwrite,
+        token=new_token(),
+        max_file_bytes=max_file_bytes,
+    )
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _ignore(full: WrittenFile | None) -> None:
+    del full

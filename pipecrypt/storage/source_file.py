@@ -1,0 +1,103 @@
+"""Show a source as a Python file, for readers that want one. Ranges are left to source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.source import OpenSource, open_range_source
+from pipecrypt.storage.standard_streams import standard_input
+
+__all__ = ["RangeFile", "StreamFile", "open_source_file"]
+
+
+@contextmanager
+def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
+    """Open a pinned file, or standard input; on leaving the block, check that it is still the file that was pinned.
+
+    Raises:
+        ConflictError: it is not, or no longer, that file.
+        StorageError: the storage refused or failed.
+    """
+    if source.location.is_standard_stream:
+        yield StreamFile(standard_input(), source.location.display)
+        return
+    with open_range_source(source) as opened:
+        yield RangeFile(opened)
+
+
+class StreamFile(io.RawIOBase):
+    """A readable file that counts, over a stream that stays open.
+
+    Args:
+        stream: what is read.
+        name: what errors call it.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        """Read nothing yet."""
+        super().__init__()
+        self._stream = stream
+        self._name = name
+        self.bytes_read = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
+        """Fill a buffer, or the beginning of it; return how many bytes that were, 0 at the end."""
+        with map_errors(f"cannot read {self._name}"):
+            data = self._stream.read(len(memoryview(buffer).cast("B")))
+        memoryview(buffer).cast("B")[: len(data)] = data
+        self.bytes_read += len(data)
+        return len(data)
+
+
+class RangeFile(io.RawIOBase):
+    """A readable, seekable file over ranges; closing it leaves the source open.
+
+    Args:
+        source: an open source.
+    """
+
+    def __init__(self, source: OpenSource) -> None:
+        """Begin at the start."""
+        super().__init__()
+        self._source = source
+        self._position = 0
+        self.bytes_read = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return the offset of the next byte that is read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset, which may lie behind the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError("a file has no negative offsets")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
+        """Fill a buffer from here on, as far as the file goes; return how many bytes that were."""
+        room = memoryview(buffer).cast("B")
+        count = max(0, min(len(room), self._source.size_bytes - self._position))
+        if count:
+            room[:count] = self._source.read_range(self._position, count)
+            self._position += count
+            self.bytes_read += count
+        return count
