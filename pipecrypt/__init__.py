@@ -14,17 +14,27 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
+    from pipecrypt.pipeline.reading import Reading as Reading
+    from pipecrypt.pipeline.writer import ParquetWriter as ParquetWriter
+    from pipecrypt.pipeline.writer import encrypt_batches as encrypt_batches
     from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
+    from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
+    from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
 
 __all__ = [
+    "ParquetWriter",
     "Policy",
+    "Reading",
     "__version__",
     "crypto_factory",
     "decrypt",
+    "decrypt_bytes",
     "decryption_properties",
     "encrypt",
+    "encrypt_batches",
+    "encrypt_bytes",
     "errors",
     "expose_data_keys",
     "run",
@@ -33,6 +43,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ParquetWriter": ("pipecrypt.pipeline.writer", "ParquetWriter"),
+    "Reading": ("pipecrypt.pipeline.reading", "Reading"),
+    "encrypt_batches": ("pipecrypt.pipeline.writer", "encrypt_batches"),
+    "decrypt_bytes": ("pipecrypt.reading.in_flight", "decrypt_bytes"),
+    "encrypt_bytes": ("pipecrypt.reading.in_flight", "encrypt_bytes"),
     "Policy": ("pipecrypt.pipeline.policy", "Policy"),
     "crypto_factory": ("pipecrypt.reading.pyarrow_keys", "crypto_factory"),
     "decrypt": ("pipecrypt.pipeline.calls", "decrypt"),

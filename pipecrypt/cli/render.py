@@ -29,6 +29,7 @@ __all__ = [
     "note",
     "prepare_streams",
     "show",
+    "show_aside",
     "show_error",
     "silence",
     "write",
@@ -70,6 +71,12 @@ def show(document: object, lines: Callable[[], Iterable[str]]) -> None:
         write(json_text(document) + "\n")
     else:
         write("".join(line + "\n" for line in lines()))
+
+
+def show_aside(document: object, lines: Callable[[], Iterable[str]]) -> None:
+    """Write a command's result to standard error, where standard output carries the data."""
+    for line in [json_text(document)] if OUTPUT.as_json else lines():
+        write_progress(line)
 
 
 def write(text: str) -> None:

@@ -18,17 +18,24 @@ from pipecrypt.cli.options import (
     parse_aad_prefix,
     split_names,
 )
-from pipecrypt.cli.render import show
+from pipecrypt.cli.render import show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.parquet.policy import FooterMode, KeyScope
+from pipecrypt.sources.formats import SourceFormat
+from pipecrypt.sources.options import BadRows, Codec
 
 if TYPE_CHECKING:
     from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 
 __all__ = ["decrypt", "encrypt", "run"]
 
-_Source = Annotated[str, typer.Argument(metavar="SRC", help="File, directory or glob; a path or an fsspec URL.")]
-_Sink = Annotated[str, typer.Argument(metavar="DST", help="Directory, or a file name where SRC is one file.")]
+_Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="File, directory or glob; a path, an fsspec URL, or - for standard input.")
+]
+_Sink = Annotated[
+    str,
+    typer.Argument(metavar="DST", help="Directory, or a file name where SRC is one file, or - for standard output."),
+]
 
 
 def run(
@@ -68,13 +75,32 @@ def encrypt(
     no_bind_path: Annotated[
         bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")
     ] = False,
+    chunks: Annotated[
+        bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
+    ] = False,
+    file_format: Annotated[
+        SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+    ] = None,
+    on_bad_rows: Annotated[
+        BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
+    ] = BadRows.FAIL,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")
+    ] = None,
+    compression: Annotated[
+        Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
+    ] = None,
+    max_file_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
+    ] = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Encrypt Parquet files, all columns or some."""
-    from pipecrypt.pipeline.policy import Policy
+    """Encrypt Parquet files without decoding them, other tables row by row, or any files in chunks."""
+    from pipecrypt.pipeline.policy import Mode, Policy
+    from pipecrypt.pipeline.reading import Reading
     from pipecrypt.pipeline.request import EncryptRequest
     from pipecrypt.storage.location import Location
 
@@ -87,11 +113,22 @@ def encrypt(
         footer_key=footer_key,
         uniform=uniform,
         bind_path=not no_bind_path,
+        mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
+        compression=None if compression is None else compression.value,
+        **({} if batch_rows is None else {"batch_rows": batch_rows}),
     )
-    request = EncryptRequest(
-        source=Location(source), sink=Location(sink), policy=policy, overwrite=overwrite, workers=workers
+    reading = Reading(format=None if file_format is None else file_format.value, on_bad_rows=on_bad_rows.value)
+    _carry_out(
+        EncryptRequest(
+            source=Location(source),
+            sink=Location(sink),
+            policy=policy,
+            reading=reading,
+            max_file_bytes=max_file_bytes,
+            overwrite=overwrite,
+            workers=workers,
+        )
     )
-    _carry_out(request)
 
 
 def decrypt(
@@ -104,7 +141,7 @@ def decrypt(
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Decrypt Parquet files, back to the bytes that were encrypted."""
+    """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.pipeline.request import DecryptRequest
     from pipecrypt.storage.location import Location
 
@@ -126,4 +163,5 @@ def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
 
     with show_progress() as on_event:
         summary = run_request(request, credentials=credentials(), on_event=on_event)
-    show(summary, lambda: run_lines(summary))
+    answer = show_aside if request.sink.is_standard_stream else show
+    answer(summary, lambda: run_lines(summary))

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import LoadedConfig
-from pipecrypt.parquet.columns import choose_keys, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
-from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.overlap import check_disjoint
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.pipeline.operation import Operation
+from pipecrypt.pipeline.plan import planned_sources
+from pipecrypt.pipeline.preview import source_columns
+from pipecrypt.storage.listing import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 
@@ -62,7 +59,7 @@ class ConfigPlan:
         uniform: whether all columns are under the footer's data key.
         workers: files encrypted at once.
         sources: the files found; None where the source was not looked at.
-        columns: the columns of the first of them; None likewise.
+        columns: the columns of the first of them; None likewise, and where files are encrypted in chunks.
     """
 
     config: str
@@ -93,10 +90,9 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     policy = request.policy.engine_policy()
     sources, columns = None, None
     if not offline:
-        check_disjoint(request.source, request.sink)
-        files = list_sources(request.source)
-        sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in files)
-        columns = _columns(loaded, policy, files[0])
+        planned = planned_sources(request)
+        sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+        columns = _columns(loaded, *planned[0])
     return ConfigPlan(
         config=loaded.document.name,
         source=request.source.display,
@@ -111,13 +107,12 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     )
 
 
-def _columns(loaded: LoadedConfig, policy: EncryptionPolicy, source: SourceFile) -> tuple[PlannedColumn, ...]:
-    with open_range_source(source) as file:
-        footer, _ = read_plain_footer(file)
-        leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), file.name)
-        chosen = choose_keys(policy, leaves, file.name)
+def _columns(loaded: LoadedConfig, source: SourceFile, operation: Operation) -> tuple[PlannedColumn, ...] | None:
+    chosen = source_columns(source, operation)
+    if chosen is None:
+        return None
     names = {reference: name for name, reference in loaded.model.keys.items()}
     return tuple(
         PlannedColumn(leaf.dotted, None if reference is None else names[reference], reference)
-        for leaf, reference in zip(leaves, chosen, strict=True)
+        for leaf, reference in chosen
     )

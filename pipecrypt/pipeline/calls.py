@@ -8,6 +8,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event, ignore
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.run import run
 from pipecrypt.pipeline.summary import Summary
@@ -21,6 +22,8 @@ def encrypt(
     sink: Place,
     policy: Policy,
     *,
+    reading: Reading | None = None,
+    max_file_bytes: int | None = None,
     source_options: Mapping[str, object] | None = None,
     sink_options: Mapping[str, object] | None = None,
     overwrite: bool = False,
@@ -28,12 +31,15 @@ def encrypt(
     credentials: Credentials | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> Summary:
-    """Encrypt Parquet files without decoding them, and return the counts.
+    """Encrypt Parquet files without decoding them, other tables row by row, or any files in chunks.
 
     Args:
-        source: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
+        source: a file, a directory (all files below it whose names tell a format; all files, in chunks) or a glob; a
+            path or any fsspec URL.
         sink: a directory; or a file name, if the source is one file and no directory has that name.
         policy: what is encrypted under which key.
+        reading: how sources are read that are not Parquet; default: as their names tell.
+        max_file_bytes: size at which another output file is begun, for such sources.
         source_options: storage options of the source, for fsspec.
         sink_options: storage options of the sink.
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
@@ -53,6 +59,8 @@ def encrypt(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         policy=policy,
+        reading=reading or Reading(),
+        max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
     )
@@ -72,10 +80,10 @@ def decrypt(
     credentials: Credentials | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> Summary:
-    """Decrypt Parquet files, and return the counts.
+    """Decrypt files, and return the counts.
 
     Args:
-        source: as for `encrypt`.
+        source: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
         sink: as for `encrypt`.
         keys: key references; only these are ever used, whatever the files say.
         aad_prefix: the AAD prefix of files that do not store it.

@@ -5,6 +5,7 @@ Reading, encoding and encrypting overlap, each on a thread of its own. What the 
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,12 +18,14 @@ from pipecrypt.pipeline.operation import Ingestion, Task
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.sources.batches import open_batches
+from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.sources.stream import BatchStream
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source_file import open_source_file
 
-__all__ = ["encrypt_rows", "ingest"]
+__all__ = ["empty_output", "encrypt_rows", "ingest"]
 
 
 def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> tuple[Part, ...]:
@@ -45,17 +48,13 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
     meter = _Meter(on_bytes)
     with RollingOutput(_spec(task, operation), session) as output:
         with open_source_file(task.source) as file:
-            reading = operation.reading
-            name = task.source.location.display
-            stream = open_batches(
-                cast("BinaryIO", file), name, reading.format, compression=reading.compression, options=reading.options
-            )
+            stream = _open(file, task.source, operation)
             with closing(stream):
                 encrypt_rows(
                     stream,
                     output,
                     operation.encoding,
-                    name=name,
+                    name=task.source.location.display,
                     on_batch=lambda full: meter.take(file.bytes_read, full),
                 )
             bad_rows = stream.bad_rows
@@ -64,6 +63,26 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         meter.take(max(task.source.size_bytes, file.bytes_read), None)
         output.publish()
     return _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
+
+
+def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:
+    """Return the plaintext Parquet file without rows that has the columns of a source.
+
+    Raises:
+        FormatError: the input is malformed; names file and line.
+        PipecryptError: the input cannot be read.
+    """
+    with open_source_file(source) as file, closing(_open(file, source, operation)) as stream:
+        schema = stream.schema
+    groups = encode_row_groups(batches_of([], schema), operation.encoding)
+    return MemorySource(next(groups).data, source.location.display)
+
+
+def _open(file: io.RawIOBase, source: SourceFile, operation: Ingestion) -> BatchStream:
+    reading, name = operation.reading, source.location.display
+    return open_batches(
+        cast("BinaryIO", file), name, reading.format, compression=reading.compression, options=reading.options
+    )
 
 
 def encrypt_rows(

@@ -25,7 +25,7 @@ from pipecrypt.storage.pattern import ALL_PARQUET, EVERY_FILE, Pattern, all_endi
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
-__all__ = ["CHUNKS_SUFFIX", "Plan", "make_plan"]
+__all__ = ["CHUNKS_SUFFIX", "Plan", "make_plan", "planned_sources"]
 
 # A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
 CHUNKS_SUFFIX: Final = ".chunks.parquet"
@@ -80,6 +80,17 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     is_alone = request.source.is_in_this_process or request.sink.is_in_this_process
     workers = 1 if is_alone else min(request.workers, len(tasks))
     return Plan(name=name, tasks=tasks, key_references=references, dataset_id=dataset_id, workers=workers)
+
+
+def planned_sources(request: EncryptRequest) -> tuple[tuple[SourceFile, Operation], ...]:
+    """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
+
+    Raises:
+        PipecryptError: as `make_plan`.
+    """
+    below = _files_below(request)
+    check_disjoint(request.source, request.sink, below)
+    return tuple((source, _operation(request, source, "")) for source in list_sources(request.source, below))
 
 
 def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:

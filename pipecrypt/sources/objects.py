@@ -95,10 +95,37 @@ def _flat(items: Iterator[object]) -> Generator[pa.RecordBatch]:
 
 
 def _checked(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Generator[pa.RecordBatch]:
-    for number, batch in enumerate(batches, start=1):
-        if not batch.schema.equals(schema):
-            raise UsageError(f"batch {number} has another schema: {_difference(batch.schema, schema)}", hint=_SCHEMA)
+    for number, given in enumerate(batches, start=1):
+        batch = given if given.schema.equals(schema) else _same_content(given, schema)
+        if batch is None:
+            raise UsageError(f"batch {number} has another schema: {_difference(given.schema, schema)}", hint=_SCHEMA)
         yield batch
+
+
+def _same_content(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch | None:
+    """Return the batch in the schema's types where these only store the same values in another way, else None."""
+    if batch.schema.names != schema.names:
+        return None
+    for found, wanted in zip(batch.schema.types, schema.types, strict=True):
+        kinds = [kind for kind in _SAME_CONTENT if kind(found) and kind(wanted)]
+        if found != wanted and not kinds:
+            return None
+    try:
+        return batch.cast(schema)
+    except pa.ArrowException:
+        return None  # too much for the smaller type, or null where none may be
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+# Polars gives views, pandas large texts, whatever schema it is asked for.
+_SAME_CONTENT: Final = (_is_text, _is_binary)
 
 
 _SCHEMA: Final = "give every batch the same names, order and types of columns; batch.cast(schema) may help"

@@ -61,7 +61,7 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
     Raises:
         UsageError: two files would be at one place.
     """
-    inputs = {_place(file.location) for file in sources}
+    inputs = {_place(file.location) for file in sources if not file.location.is_standard_stream}
     taken: dict[_Place, Location] = {}
     for output in outputs:
         place = _place(output)

@@ -1,0 +1,167 @@
+"""Encrypt one batch into bytes and back, for queues and for engines that pass batches: `encrypt_bytes`, `decrypt_bytes`.
+
+The bytes are a whole encrypted Parquet file. Files are left to pipeline, keys to keys.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.errors import FormatError, NotEncryptedError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.encrypt import FileEncryption
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.pipeline.calls import listed_keys
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.sources.objects import batches_of
+from pipecrypt.sources.row_groups import encode_row_groups
+
+__all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
+
+_NAME: Final = "the batch"
+_PATH: Final = "batch.parquet"
+_MOST_SESSIONS: Final = 8
+_VARIABLES: Final = "PIPECRYPT_"
+
+
+def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None = None) -> bytes:
+    """Return a batch as the bytes of an encrypted Parquet file, with data keys of its own.
+
+    A process keeps the keys of the last few policies that it used, so ten thousand batches make one call per master
+    key. Two batches encrypted so can take each other's place unnoticed: number them inside if that matters.
+
+    Args:
+        batch: a `pyarrow.RecordBatch` or `Table`, or a frame of another library (`__arrow_c_stream__`).
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression.
+        credentials: what opens the keys; default: the environment of this process.
+
+    Raises:
+        PipecryptError: see `pipecrypt.errors`.
+    """
+    if not isinstance(policy, Policy) or policy.is_chunks:
+        raise UsageError("the policy is no pipecrypt.Policy for columns", hint="write Policy(default=KEYREF)")
+    engine_policy, sink = policy.engine_policy(), _Sink()
+    session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
+    with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:
+        for group in encode_row_groups(batches_of(batch), policy.encode_options()):
+            encryption.append(MemorySource(group.data, _NAME))
+        encryption.finish()
+    return bytes(sink.data)
+
+
+def decrypt_bytes(
+    data: bytes | bytearray | memoryview, keys: Sequence[str], *, credentials: Credentials | None = None
+) -> pa.RecordBatch:
+    """Return the batch in the bytes of an encrypted Parquet file, of whichever writer.
+
+    Args:
+        data: what `encrypt_bytes` returned.
+        keys: key references; only these are ever used.
+        credentials: what opens the keys; default: the environment of this process.
+
+    Raises:
+        AccessError: a key is missing or was refused.
+        IntegrityError: the bytes were changed.
+        NotEncryptedError: they are a plaintext file.
+        FormatError: they are no Parquet file, or truncated.
+    """
+    source = MemorySource(data, _NAME)
+    session = _SESSIONS.reading(listed_keys(keys), credentials)
+    with PlaintextView(source, keys=session) as view:
+        if not view.is_encrypted:
+            raise NotEncryptedError(f"{_NAME} is not encrypted")
+        for column in sorted(view.locked_columns):
+            view.check_column(column)
+        plain = view.read_range(0, view.size_bytes)
+    try:
+        table = pq.read_table(pa.BufferReader(plain))
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{_NAME} cannot be decoded") from error
+    return _one_batch(table)
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    if not batches:
+        return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in table.schema], schema=table.schema)
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+class _Sink:
+    """The bytes of a file."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += data
+
+
+class _Sessions:
+    """The key sessions that this process used last, so that each batch does not unwrap or make a KEK anew."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[KeySession, str, Credentials]] = OrderedDict()
+        atexit.register(self.forget)
+
+    def writing(self, references: tuple[str, ...], credentials: Credentials | None) -> tuple[KeySession, str]:
+        """Return a session that writes, and the dataset id of all batches of this process."""
+        session, dataset_id, _ = self._find("write", references, credentials)
+        return session, dataset_id
+
+    def reading(self, references: tuple[str, ...], credentials: Credentials | None) -> KeySession:
+        """Return a session that reads."""
+        return self._find("read", references, credentials)[0]
+
+    def _find(
+        self, purpose: str, references: tuple[str, ...], credentials: Credentials | None
+    ) -> tuple[KeySession, str, Credentials]:
+        # A forked process has a KEK of its own: two processes that share one would not know how often it was used.
+        opener = _environment() if credentials is None else id(credentials)
+        name = (purpose, references, opener, os.getpid())
+        with self._lock:
+            if name not in self._kept:
+                given = Credentials.from_environment() if credentials is None else credentials
+                dataset_id = new_dataset_id()
+                written = dataset_id if purpose == "write" else None
+                self._kept[name] = (
+                    KeySession(references, credentials=given, dataset_id=written),
+                    dataset_id,
+                    given,  # kept, so that its id is nobody else's
+                )
+            self._kept.move_to_end(name)
+            # A session that another thread still uses must not be wiped: it goes when that thread lets go of it.
+            while len(self._kept) > _MOST_SESSIONS:
+                self._kept.popitem(last=False)
+            return self._kept[name]
+
+    def forget(self) -> None:
+        """Wipe all keys."""
+        with self._lock:
+            for session, _, _ in self._kept.values():
+                session.close()
+            self._kept.clear()
+
+
+def _environment() -> Hashable:
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES)))
+
+
+_SESSIONS: Final = _Sessions()
+
+
+def forget_sessions() -> None:
+    """Wipe the keys that `encrypt_bytes` and `decrypt_bytes` keep in this process."""
+    _SESSIONS.forget()
