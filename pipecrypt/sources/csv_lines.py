@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import pyarrow as pa
@@ -51,8 +51,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
         block_bytes=options.block_bytes,
         max_row_bytes=options.max_row_bytes,
     )
-    first = next(blocks, None)
-    names, first = _names(first, row_ends, dialect, name)
+    names, first = _names(blocks, row_ends, dialect, name)
     _check_names(names, types, name)
     parser = _CSVParser(names, types, dialect, row_ends)
     with mapped_errors(name):
@@ -75,15 +74,17 @@ class _CSVParser:
         behind = [max(names, key=len, default="") + "_"] if dialect.trailing_delimiter else []
         self._read_options = pc.ReadOptions(use_threads=True, block_size=_WHOLE, column_names=[*names, *behind])
         self._parse_options = self._parsing()
-        self._convert_options = self._converting(types)
+        self._convert_options = self._converting({})
 
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block."""
         for column, kind in self._given.items():
             self._check_type(column, kind, name)
         lenient = self._parsing(invalid_row_handler=lambda _: "skip")
-        if data.strip(b"\r\n"):
-            found = pc.read_csv(pa.py_buffer(_guarded(data)), self._read_options, lenient, self._convert_options)
+        if data:
+            # Columns whose type is given are not judged yet: a value that does not fit is a bad row's, met later.
+            unjudged = self._converting(dict.fromkeys(self._given, pa.binary()))
+            found = pc.read_csv(pa.py_buffer(_guarded(data)), self._read_options, lenient, unjudged)
             self.schema = pa.schema([self._settled(field) for field in found.schema])
         self._convert_options = self._converting({field.name: field.type for field in self.schema})
 
@@ -161,13 +162,15 @@ def _misfit(field: pa.Field, *, given: bool) -> tuple[str, str]:
     return (what, _TYPE_HINT) if given else (f"{what}, which its first rows are", _TYPE_HINT)
 
 
-def _names(first: Block | None, row_ends: RowEnds, dialect: CSVOptions, name: str) -> tuple[list[str], Block | None]:
-    """Return the columns' names and the first block without its header."""
-    row = next(row_ends.rows(first.data), None) if first else None
-    if first is None or row is None:
+def _names(
+    blocks: Iterator[Block], row_ends: RowEnds, dialect: CSVOptions, name: str
+) -> tuple[list[str], Block | None]:
+    """Return the columns' names and the first block that holds a row, without the header."""
+    first, row = _next_row(next(blocks, None), blocks, row_ends)
+    if first is None:
         if dialect.names is None:
             raise FormatError(f"{name} is empty: there are no column names", hint="give the names of the columns")
-        return list(dialect.names), first
+        return list(dialect.names), None
     start, end = row
     with mapped_errors(name):
         text = first.data[start:end].decode()
@@ -180,9 +183,19 @@ def _names(first: Block | None, row_ends: RowEnds, dialect: CSVOptions, name: st
         del names[-1:]
     if dialect.header:
         first = Block(first.data[end:], first.line + first.data.count(b"\n", 0, end))
+        first, _ = _next_row(first, blocks, row_ends)
     else:
         names = [f"f{index}" for index in range(len(names))]
     return list(dialect.names or names), first
+
+
+def _next_row(block: Block | None, blocks: Iterator[Block], row_ends: RowEnds) -> tuple[Block | None, tuple[int, int]]:
+    """Return the first block that holds more than empty lines, and its first row's offsets."""
+    while block is not None:
+        for row in row_ends.rows(block.data):
+            return block, row
+        block = next(blocks, None)
+    return None, (0, 0)
 
 
 def _check_names(names: list[str], types: Mapping[str, pa.DataType], name: str) -> None:

@@ -60,13 +60,10 @@ class _JSONParser:
 
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block's good rows."""
-        found = self.parse(memoryview(data)) if data.strip() else self.schema.empty_table()
-        if found is None:
-            found = self._longest_run(data)
-        if found is None:
-            reason, hint = self.explain(data[slice(*next(_LINES.rows(data)))])
-            raise FormatError(f"{name}: no row of the first block can be read: {reason}", hint=hint)
-        self.schema = pa.schema([self._settled(field) for field in found.schema])
+        if data.strip():
+            parsed = self.parse(memoryview(data))
+            found = self._schema_of_good_rows(data, name) if parsed is None else parsed.schema
+            self.schema = pa.schema([self._settled(field) for field in found])
         self._options = pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="error")
 
     def parse(self, data: memoryview) -> pa.Table | None:
@@ -95,10 +92,16 @@ class _JSONParser:
             return f"field {unknown[0]} is not in the first rows", _TYPE_HINT
         return "a field does not fit, or is not in the first rows, or stands there twice", _TYPE_HINT
 
-    def _longest_run(self, data: bytes) -> pa.Table | None:
+    def _schema_of_good_rows(self, data: bytes, name: str) -> pa.Schema:
         view = memoryview(data)
-        runs = sift(self.split(data), lambda start, end: self.parse(view[start:end]))
-        return max((table for table, _ in runs if table is not None), key=len, default=None)
+        found: pa.Schema | None = None
+        for table, _ in sift(self.split(data), lambda start, end: self.parse(view[start:end])):
+            if table is not None:
+                found = table.schema if found is None else _united(found, table.schema)
+        if found is None:
+            reason, hint = self.explain(data[slice(*self.split(data)[0])])
+            raise FormatError(f"{name}: no row of the first block can be read: {reason}", hint=hint)
+        return found
 
     def _settled(self, field: pa.Field) -> pa.Field:
         return field.with_type(self._given.get(field.name, without_null_types(field.type)))
@@ -112,6 +115,14 @@ def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
     return table.select(options.explicit_schema.names) if _is_fixed(options) else table
+
+
+def _united(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    try:
+        return pa.unify_schemas([one, other], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # The rows contradict each other. Those that came first are right; the parser will say which others are not.
+        return one
 
 
 def _is_fixed(options: pj.ParseOptions) -> bool:

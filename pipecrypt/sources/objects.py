@@ -28,7 +28,8 @@ def batches_of(value: object, schema: pa.Schema | None = None) -> ObjectStream:
     """
     if _is_tabular(value):
         reader = _reader(value, schema, "the object")
-        return ObjectStream(schema or reader.schema, _checked(iter(reader), schema or reader.schema), reader)
+        batches = _read(reader, "the object")
+        return ObjectStream(schema or reader.schema, _checked(batches, schema or reader.schema), reader)
     if isinstance(value, str | bytes | bytearray | dict) or not isinstance(value, Iterable):
         raise UsageError(f"{type(value).__name__} is no table", hint=_HINT)
     batches = _flat(iter(value))
@@ -76,7 +77,9 @@ def _reader(value: object, schema: pa.Schema | None, what: str) -> pa.RecordBatc
         return value.to_reader()
     try:
         if not isinstance(value, pa.RecordBatch) and hasattr(value, "__arrow_c_stream__"):
-            return pa.RecordBatchReader.from_stream(value, schema)
+            reader = pa.RecordBatchReader.from_stream(value, schema)
+            # A library may take the asked schema for a wish, and give views where plain text was asked for.
+            return reader if schema is None or reader.schema.names != schema.names else reader.cast(schema)
         batch = value if isinstance(value, pa.RecordBatch) else pa.record_batch(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise UsageError(f"{what}, a {type(value).__name__}, is no table: {error}", hint=_HINT) from error
@@ -88,10 +91,22 @@ def _flat(items: Iterator[object]) -> Generator[pa.RecordBatch]:
         for number, item in enumerate(items, start=1):
             if not _is_tabular(item):
                 raise UsageError(f"item {number}, a {type(item).__name__}, is no record batch", hint=_HINT)
-            yield from _reader(item, None, f"item {number}")
+            yield from _read(_reader(item, None, f"item {number}"), f"item {number}")
     finally:
         if isinstance(items, Generator):
             items.close()
+
+
+def _read(reader: pa.RecordBatchReader, what: str) -> Generator[pa.RecordBatch]:
+    """Yield the reader's batches; a generator behind it raises its own errors, Arrow's become ours."""
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except pa.ArrowException as error:
+            raise UsageError(f"{what} cannot be read: {error}", hint=_HINT) from error
+        yield batch
 
 
 def _checked(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Generator[pa.RecordBatch]:

@@ -105,7 +105,7 @@ class ReadOptions:
     csv: CSVOptions = CSVOptions()
     json: JSONOptions = JSONOptions()
     on_bad_rows: BadRows = BadRows.FAIL
-    block_bytes: int = 8 << 20
+    block_bytes: int = 4 << 20
     max_row_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:

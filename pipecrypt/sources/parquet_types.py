@@ -33,7 +33,7 @@ class ParquetFit:
     def __init__(self, schema: pa.Schema) -> None:
         """Check every column before any is written."""
         fields = [_fitting(field) for field in schema]
-        self._changed = [index for index, field in enumerate(fields) if field is not schema.field(index)]
+        self._changed = [index for index, field in enumerate(fields) if field.type != schema.types[index]]
         self.schema = pa.schema(fields, schema.metadata)
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -49,7 +49,7 @@ class ParquetFit:
 def _fitting(field: pa.Field) -> pa.Field:
     if _can_be_written(field):
         return field
-    equal = _equal(field.type)
+    equal = _equal_of_column(field.type)
     if equal != field.type and _can_be_written(field.with_type(equal)) and _can_be_converted(field.type, equal):
         return field.with_type(equal)
     hint = "convert or leave out the column before it comes here"
@@ -61,6 +61,14 @@ def _can_be_written(field: pa.Field) -> bool:
         pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return False
+    try:
+        # Some types pass as a schema and fail with the first row.
+        pq.write_table(pa.table({"column": pa.nulls(1, field.type)}), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError:
+        return False
+    except pa.ArrowInvalid:
+        # A null where a nested field must not be null; that is not what was asked.
+        return True
     return True
 
 
@@ -75,7 +83,23 @@ def _can_be_converted(found: pa.DataType, equal: pa.DataType) -> bool:
 def _converted(column: pa.Array, equal: pa.DataType) -> pa.Array:
     if pa.types.is_run_end_encoded(column.type):
         column = compute.run_end_decode(column)
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        return _listed(column, equal)
     return column if column.type == equal else column.cast(equal)
+
+
+def _listed(column: pa.Array, equal: pa.DataType) -> pa.Array:
+    # Arrow's cast trips over views with nulls. The values of each row, one after the other, and where they end, do not.
+    ends = compute.cumulative_sum(compute.fill_null(compute.list_value_length(column), 0).cast(pa.int64()))
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
+    values = _converted(column.flatten(), equal.value_type)
+    return pa.LargeListArray.from_arrays(offsets, values, type=equal, mask=column.is_null())
+
+
+def _equal_of_column(found: pa.DataType) -> pa.DataType:
+    if pa.types.is_list_view(found) or pa.types.is_large_list_view(found):
+        return pa.large_list(_equal_field(found.value_field))
+    return _equal(found)
 
 
 def _equal(found: pa.DataType) -> pa.DataType:
@@ -95,8 +119,6 @@ _EQUALS: Final[list[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType],
     (pa.types.is_binary_view, lambda _: pa.large_binary()),
     (pa.types.is_run_end_encoded, lambda found: _equal(found.value_type)),
     (pa.types.is_dictionary, lambda found: pa.dictionary(found.index_type, _equal(found.value_type), found.ordered)),
-    (pa.types.is_list_view, lambda found: pa.large_list(_equal_field(found.value_field))),
-    (pa.types.is_large_list_view, lambda found: pa.large_list(_equal_field(found.value_field))),
     (pa.types.is_large_list, lambda found: pa.large_list(_equal_field(found.value_field))),
     (pa.types.is_fixed_size_list, lambda found: pa.list_(_equal_field(found.value_field), found.list_size)),
     (pa.types.is_list, lambda found: pa.list_(_equal_field(found.value_field))),
