@@ -51,8 +51,8 @@ _TYPE: Final = "keyMaterialType"
 _PKMT1: Final = "PKMT1"
 _OWN: Final = "pipecrypt"
 _OWN_VERSION: Final = 1
-# The material of a column as MaterialWriter writes it, matched at once: a file has one for each chunk. Base64 and
-# these master key ids need no JSON escapes. Whatever is written in another way is parsed.
+# The material of a column as MaterialWriter writes it, matched at once: a file has one for each column chunk. Base64
+# and these master key ids need no JSON escapes. Whatever is written in another way is parsed.
 _USUAL_MATERIAL: Final = re.compile(
     rb'\{"keyMaterialType":"PKMT1","internalStorage":true,"isFooterKey":false,"masterKeyID":"([\w./:-]{1,1024})",'
     rb'"doubleWrapping":true,"keyEncryptionKeyID":"([A-Za-z0-9+/]{22}==)","wrappedKEK":"([\w./+=]+)",'

@@ -46,6 +46,7 @@ __all__ = [
     "StoredFooter",
     "encode_plain_footer",
     "encode_sealed_footer",
+    "is_parquet",
     "magic",
     "open_footer",
     "read_plain_footer",
@@ -124,6 +125,14 @@ class StoredFooter:
 def magic(mode: FooterMode) -> bytes:
     """Return what an encrypted file with this footer mode begins and ends with."""
     return _SEALED_MAGIC if mode is FooterMode.ENCRYPTED else PLAIN_MAGIC
+
+
+def is_parquet(source: RangeSource) -> bool:
+    """Say whether a file begins or ends as a Parquet file does; one that only begins or only ends so is damaged."""
+    if source.size_bytes < MAGIC_BYTES:
+        return False
+    both = (0, source.size_bytes - MAGIC_BYTES)
+    return any(bytes(source.read_range(start, MAGIC_BYTES)) in (PLAIN_MAGIC, _SEALED_MAGIC) for start in both)
 
 
 def read_stored_footer(source: RangeSource) -> StoredFooter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -15,9 +14,9 @@ from pipecrypt.errors import ColumnNotFoundError, FormatError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
@@ -158,7 +157,7 @@ def _unchecked(view: PlaintextView) -> str | None:
 
 def _open_file(view: PlaintextView) -> pq.ParquetFile:
     with _pyarrow_errors(view.name):
-        return pq.ParquetFile(pa.PythonFile(_ViewFile(view), mode="r"))
+        return pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r"))
 
 
 @contextmanager
@@ -180,33 +179,3 @@ def _choose(view: PlaintextView, columns: Sequence[str] | None) -> tuple[list[in
     for index in wanted:
         view.check_column(index)
     return wanted, ()
-
-
-class _ViewFile(io.RawIOBase):
-    """A RangeSource as the file object that pyarrow reads."""
-
-    def __init__(self, source: RangeSource) -> None:
-        super().__init__()
-        self._source = source
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._source.size_bytes - self._position)
-        length = left if size is None or size < 0 else min(size, left)
-        data = bytes(self._source.read_range(self._position, length)) if length else b""
-        self._position += length
-        return data

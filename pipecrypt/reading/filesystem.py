@@ -1,0 +1,250 @@
+"""The fsspec file system `pipecrypt`: encrypted files of another file system, shown in plaintext. Opening them: views.
+
+`pipecrypt::s3://bucket/x.parquet` is x.parquet with its columns decrypted; whatever is not encrypted is shown as it is.
+What the other file system raises about names passes through, because fsspec's callers expect FileNotFoundError.
+
+The size of a view is that of the encrypted file unless keys are missing, so listings open no file: `ls`, `find` and
+`glob` show the size of the stored file, or of the view if it was opened before; `info` opens the file, and is exact.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, NoReturn
+
+import fsspec
+from fsspec.implementations.chained import ChainedFileSystem
+
+from pipecrypt.errors import UnsupportedError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.reading.options import check_trust, read_options
+from pipecrypt.reading.view_file import ViewFile
+from pipecrypt.reading.views import StoredFile, Views
+from pipecrypt.storage.filesystem import fingerprint_of, size_of
+
+__all__ = ["PipecryptFileSystem"]
+
+_PROTOCOL: Final = "pipecrypt"
+
+
+class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Shows the plaintext of encrypted Parquet files; read-only.
+
+    Key references are all that it holds and pickles; passphrases and key files come from the environment of the
+    process that reads. Each instance opens one key session, when the first file is opened, and wipes it when it is
+    closed or collected. fsspec keeps instances: `PipecryptFileSystem.clear_instance_cache()` lets them go.
+
+    Args:
+        target_protocol: the other file system; default: local files.
+        target_options: its storage options.
+        fs: the other file system itself, instead of both.
+        keys: key references; default: those in PIPECRYPT_KEYS, separated by white space. Only these are ever used.
+        trust: public keys to check signatures against; refused, because this version has no signatures.
+        on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
+            read as null.
+        aad_prefix: of files that do not store it: bytes, text, or `hex:` and hex digits.
+        options: whatever fsspec adds.
+
+    Raises:
+        UnsupportedError: `trust`, or PIPECRYPT_TRUST, is given.
+        UsageError: an option is malformed.
+    """
+
+    protocol: ClassVar[str] = _PROTOCOL
+    root_marker = ""
+
+    def __init__(
+        self,
+        target_protocol: str | None = None,
+        target_options: Mapping[str, Any] | None = None,
+        fs: Any = None,
+        *,
+        keys: Sequence[str] | None = None,
+        trust: Sequence[str] | None = None,
+        on_missing_key: str = "error",
+        aad_prefix: str | bytes | None = None,
+        **options: Any,
+    ) -> None:
+        """Open the other file system; no key yet."""
+        super().__init__(**options)
+        check_trust(trust, os.environ)
+        self._read_options = read_options(keys, on_missing_key, aad_prefix)
+        self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
+        self._views = Views(self._read_options)
+        self._finalizer = weakref.finalize(self, self._views.close)
+        # Paths are spelled as the other file system spells them, which its class alone does not know.
+        self._strip_protocol = self._strip
+
+    def use_credentials(self, credentials: Credentials) -> None:
+        """Open keys with these credentials, not with the environment's. They are not pickled with the file system."""
+        self._views.close()
+        self._views = Views(self._read_options, credentials)
+        self._finalizer = weakref.finalize(self, self._views.close)
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice."""
+        self._views.close()
+
+    def view(self, path: str) -> PlaintextView | None:
+        """Return the view of an encrypted file; None where the file is shown as it is stored.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PipecryptError: it cannot be opened.
+        """
+        path = self._strip(path)
+        return self._views.view(self._stored(self.fs.info(path), path))
+
+    # ---- names ----
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        """Return what is known about a path; the size of a file is that of its plaintext view."""
+        path = self._strip(path)
+        info = dict(self.fs.info(path, **options))
+        if info.get("type") == "file":
+            view = self._views.view(self._stored(info, path))
+            info["size"] = info["size"] if view is None else view.size_bytes
+        return info
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        """List a directory, without opening files."""
+        found = self.fs.ls(self._strip(path), detail=detail, **options)
+        return [self._listed(info) for info in found] if detail else list(found)
+
+    def find(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        """List all files below a path, without opening them."""
+        found = self.fs.find(self._strip(path), maxdepth=maxdepth, **options)
+        return self._all_listed(found)
+
+    def glob(self, path: str, **options: Any) -> Any:
+        """List what matches a glob, without opening files."""
+        return self._all_listed(self.fs.glob(self._strip(path), **options))
+
+    def exists(self, path: str, **options: Any) -> bool:
+        """Say whether there is such a path."""
+        return bool(self.fs.exists(self._strip(path), **options))
+
+    def isfile(self, path: str) -> bool:
+        """Say whether the path is a file."""
+        return bool(self.fs.isfile(self._strip(path)))
+
+    def isdir(self, path: str) -> bool:
+        """Say whether the path is a directory."""
+        return bool(self.fs.isdir(self._strip(path)))
+
+    def created(self, path: str) -> Any:
+        """Return when the stored file was made."""
+        return self.fs.created(self._strip(path))
+
+    def modified(self, path: str) -> Any:
+        """Return when the stored file was changed."""
+        return self.fs.modified(self._strip(path))
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Let the other file system forget its listings."""
+        self.fs.invalidate_cache(None if path is None else self._strip(path))
+
+    # ---- contents ----
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        """Return the bytes from `start` to `end`; negative ones count from the end."""
+        view = self.view(path)
+        if view is None:
+            return bytes(self.fs.cat_file(self._strip(path), start=start, end=end, **options))
+        first, length = _range(start, end, view.size_bytes)
+        return bytes(view.read_range(first, length))
+
+    def cat_ranges(  # as fsspec calls it
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **options: Any,
+    ) -> list[Any]:
+        """Return several ranges; those of one file are fetched side by side."""
+        if max_gap is not None:
+            raise NotImplementedError("max_gap")
+        asked = list(zip(paths, _each(starts, paths), _each(ends, paths), strict=True))
+        found: list[Any] = [None] * len(asked)
+        for path in dict.fromkeys(paths):
+            places = [place for place, (other, _, _) in enumerate(asked) if other == path]
+            try:
+                parts = self._cat_many(path, [asked[place][1:] for place in places], options)
+            except Exception as error:  # fsspec hands errors back in the place of bytes
+                if on_error != "return":
+                    raise
+                parts = [error] * len(places)
+            for place, part in zip(places, parts, strict=True):
+                found[place] = part
+        return found
+
+    def _cat_many(self, path: str, ranges: list[tuple[Any, Any]], options: Mapping[str, Any]) -> list[Any]:
+        view = self.view(path)
+        if view is None:
+            starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+            stored = self._strip(path)
+            return list(self.fs.cat_ranges([stored] * len(ranges), starts, ends, on_error="raise", **options))
+        wanted = [_range(start, end, view.size_bytes) for start, end in ranges]
+        return [bytes(data) for data in view.read_many(wanted)]
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            self._refuse()
+        info = dict(self.fs.info(path))
+        view = self._views.view(self._stored(info, path)) if info.get("type") != "directory" else None
+        if view is None:
+            known = {name: value for name, value in options.items() if name != "autocommit" and value is not None}
+            return self.fs.open(path, mode, **known)
+        info["size"] = view.size_bytes
+        self._views.use(view)
+        return ViewFile(view, info, on_close=self._views.leave)
+
+    def _stored(self, info: Mapping[str, Any], path: str) -> StoredFile:
+        return StoredFile(self.fs, path, size_of(info, path), fingerprint_of(info))
+
+    def _all_listed(self, found: Any) -> Any:
+        return {path: self._listed(info) for path, info in found.items()} if isinstance(found, dict) else found
+
+    def _listed(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        listed = dict(info)
+        if listed.get("type") == "file" and isinstance(listed.get("size"), int):
+            known = self._views.known(self._stored(listed, str(listed["name"])))
+            if known is not None and known[0] is not None:
+                listed["size"] = known[0].size_bytes
+        return listed
+
+    def _strip(self, path: Any) -> Any:
+        if isinstance(path, list):
+            return [self._strip(each) for each in path]
+        text = str(fsspec.utils.stringify_path(path))
+        for prefix in (f"{_PROTOCOL}://", f"{_PROTOCOL}::"):
+            text = text.removeprefix(prefix)
+        return self.fs._strip_protocol(text)
+
+    # ---- what a read-only file system refuses ----
+
+    def _refuse(self, *_paths: object, **_options: object) -> NoReturn:
+        raise UnsupportedError(
+            "the pipecrypt file system is read-only",
+            hint="write encrypted files with pipecrypt encrypt, pipecrypt.encrypt or pipecrypt.ParquetWriter",
+        )
+
+    mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = copy = mv = move = rename = _refuse
+    pipe = pipe_file = put = put_file = upload = touch = write_bytes = write_text = _refuse
+
+
+def _range(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(0, last - first)
+
+
+def _each(bounds: Any, paths: Sequence[str]) -> list[Any]:
+    return list(bounds) if isinstance(bounds, Sequence) else [bounds] * len(paths)
+
+
+fsspec.register_implementation(_PROTOCOL, PipecryptFileSystem, clobber=True)

@@ -1,0 +1,84 @@
+"""Read the options of transparent reading, given by a caller or left to the environment. Using them is left to views.
+
+`PIPECRYPT_KEYS` holds key references, separated by white space: a comma may stand in a reference, a space only as %20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.errors import UnsupportedError, UsageError
+from pipecrypt.parquet.shown import MissingKeys
+from pipecrypt.pipeline.calls import listed_keys
+
+__all__ = ["KEYS_VARIABLE", "TRUST_VARIABLE", "ReadOptions", "check_trust", "key_references", "read_options"]
+
+KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
+TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
+_HEX: Final = "hex:"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How files are shown.
+
+    Args:
+        keys: key references; None: those of the environment.
+        missing: what is shown of columns whose key is missing.
+        aad_prefix: of files that do not store it.
+    """
+
+    keys: tuple[str, ...] | None
+    missing: MissingKeys
+    aad_prefix: bytes | None
+
+
+def read_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None) -> ReadOptions:
+    """Check what a caller gave.
+
+    Args:
+        keys: key references, or None for those of the environment.
+        on_missing_key: "error" or "null".
+        aad_prefix: bytes; or text, or `hex:` and hex digits.
+
+    Raises:
+        UsageError: an option is none of that.
+    """
+    try:
+        missing = MissingKeys(on_missing_key)
+    except ValueError:
+        raise UsageError(
+            f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
+        ) from None
+    return ReadOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix))
+
+
+def _prefix(given: str | bytes | None) -> bytes | None:
+    if not isinstance(given, str):
+        return given
+    if not given.startswith(_HEX):
+        return given.encode()
+    try:
+        return bytes.fromhex(given.removeprefix(_HEX))
+    except ValueError:
+        raise UsageError(f"the AAD prefix {given!r} is no hex", hint="write hex: and pairs of hex digits") from None
+
+
+def key_references(options: ReadOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the key references to read with."""
+    return tuple(environ.get(KEYS_VARIABLE, "").split()) if options.keys is None else options.keys
+
+
+def check_trust(trust: Sequence[str] | None, environ: Mapping[str, str]) -> None:
+    """Refuse public keys to trust: nobody may believe that something was checked.
+
+    Raises:
+        UnsupportedError: some are given, by the caller or in the environment.
+    """
+    if trust or (trust is None and environ.get(TRUST_VARIABLE, "").split()):
+        raise UnsupportedError(
+            "this version has no signatures, so there is nothing to check public keys against",
+            hint=f"leave trust out, and unset {TRUST_VARIABLE}",
+        )

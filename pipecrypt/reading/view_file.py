@@ -1,0 +1,116 @@
+"""A plaintext view as a file object, for readers that take one. What the view shows is left to parquet/view."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipecrypt.parquet.view import PlaintextView
+
+__all__ = ["ViewFile"]
+
+
+def _ignore(view: PlaintextView) -> None:
+    """Do nothing about a file object that is closed."""
+
+
+class ViewFile(io.RawIOBase):
+    """A binary file, read-only and seekable.
+
+    It keeps no buffer, because Parquet readers ask for whole column chunks. `read_buffer`, which pyarrow prefers,
+    hands bytes over without a copy.
+
+    Args:
+        view: what is read.
+        details: what `info()` returns, as fsspec has it.
+        on_close: told the view when the file object is closed.
+    """
+
+    mode = "rb"
+
+    def __init__(
+        self,
+        view: PlaintextView,
+        details: Mapping[str, Any] | None = None,
+        *,
+        on_close: Callable[[PlaintextView], None] = _ignore,
+    ) -> None:
+        """Stand at the start."""
+        super().__init__()
+        self._view = view
+        self._details = dict(details or {})
+        self._position = 0
+        self._on_close = on_close
+
+    def close(self) -> None:
+        """Close the file object; its view stays open for others."""
+        if not self.closed:
+            super().close()
+            self._on_close(self._view)
+
+    @property
+    def size(self) -> int:
+        """Size of the plaintext in bytes."""
+        return self._view.size_bytes
+
+    @property
+    def path(self) -> str:
+        """The path in its file system, or the file's name."""
+        return str(self._details.get("name", self._view.name))
+
+    @property
+    def name(self) -> str:
+        """The path again, as other file objects have it."""
+        return self.path
+
+    def info(self) -> dict[str, Any]:
+        """Return what the file system says about the file."""
+        return dict(self._details)
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to `offset` bytes from the start, from here or from the end; return the new place."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        if start + offset < 0:
+            raise ValueError("a file has no place before its start")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._position
+
+    def read_buffer(self, size: int | None = -1) -> memoryview:
+        """Return at most `size` bytes, all that follow where it is negative or None, as a read-only view."""
+        if self.closed:
+            raise ValueError("the file is closed")
+        left = max(0, self.size - self._position)
+        length = left if size is None or size < 0 else min(size, left)
+        if not length:
+            return memoryview(b"")
+        data = self._view.read_range(self._position, length)
+        self._position += length
+        return data
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return at most `size` bytes, all that follow where it is negative or None."""
+        return bytes(self.read_buffer(size))
+
+    def readall(self) -> bytes:
+        """Return all bytes that follow."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the file goes; return how many bytes that were."""
+        out = memoryview(buffer).cast("B")
+        data = self.read_buffer(len(out))
+        out[: len(data)] = data
+        return len(data)

@@ -1,0 +1,211 @@
+"""Keep the views of files that were opened last, under one key session. Naming and listing files: filesystem.
+
+What kind of view a file gets is decided in `_choose_view`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipecrypt.errors import StorageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.material import KeyMaterial, parse_external_material
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.footer import is_parquet
+from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.reading.options import ReadOptions, key_references
+from pipecrypt.storage.problems import map_errors
+
+__all__ = ["StoredFile", "Views"]
+
+_KEPT_VIEWS: Final = 16
+_KEPT_BYTES: Final = 128 << 20
+_END_BYTES: Final = 64 * 1024
+_MATERIAL_PREFIX: Final = "_KEY_MATERIAL_FOR_"  # parquet-java: HadoopFSKeyMaterialStore
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as its storage has it.
+
+    Args:
+        fs: the fsspec file system that stores it.
+        path: its path there.
+        size_bytes: its size.
+        fingerprint: changes when the file does.
+    """
+
+    fs: Any
+    path: str
+    size_bytes: int
+    fingerprint: str
+
+
+class Views:
+    """The views of one file system. Safe to use from several threads; closing it wipes all keys.
+
+    Args:
+        options: how files are shown.
+        credentials: what opens the keys; None: the environment, when the first key is needed.
+    """
+
+    def __init__(self, options: ReadOptions, credentials: Credentials | None = None) -> None:
+        """Open no key yet."""
+        self._options = options
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._session_lock = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._session: KeySession | None = None
+        self._references: tuple[str, ...] = ()
+        self._views: OrderedDict[str, tuple[str, PlaintextView | None]] = OrderedDict()
+        self._users: Counter[int] = Counter()
+
+    def view(self, file: StoredFile) -> PlaintextView | None:
+        """Return the view of a file, or None where it is shown as it is stored.
+
+        Raises:
+            FormatError: a Parquet file is truncated or malformed.
+            AccessError: a key cannot be opened, or that of an encrypted footer is missing.
+            IntegrityError: the footer was changed after it was written.
+            StorageError: the storage failed.
+        """
+        with self._lock:
+            opening = self._opening.setdefault(file.path, threading.Lock())
+        with opening:  # of two threads that want one new file, one opens it
+            session = self._current_session()
+            known = self.known(file)
+            if known is None:
+                source = _FileRanges(file)
+                keys = session.for_file(lambda: _material_beside(file))
+                known = (_choose_view(source, keys, self._options),)
+                source.forget_ends()
+                self._keep(file, known[0])
+        return known[0]
+
+    def known(self, file: StoredFile) -> tuple[PlaintextView | None] | None:
+        """Return the view in a tuple if it was opened before and the file is still the same, else None."""
+        with self._lock:
+            fingerprint, view = self._views.get(file.path, (None, None))
+            if fingerprint != file.fingerprint:
+                return None
+            self._views.move_to_end(file.path)
+            return (view,)
+
+    def use(self, view: PlaintextView) -> None:
+        """Say that a file object reads the view from now on."""
+        with self._lock:
+            self._users[id(view)] += 1
+
+    def leave(self, view: PlaintextView) -> None:
+        """Say that a file object was closed; with the last one, plaintext is forgotten."""
+        with self._lock:
+            self._users[id(view)] -= 1
+            is_last = self._users[id(view)] <= 0
+            if is_last:
+                del self._users[id(view)]
+        if is_last:
+            view.forget_plaintext()
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext. Safe to call twice; file objects that are open fail from now on."""
+        with self._lock:
+            for _, view in self._views.values():
+                if view is not None:
+                    view.close()
+            self._views.clear()
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+
+    def _current_session(self) -> KeySession:
+        credentials = self._credentials or Credentials.from_environment()
+        references = key_references(self._options, credentials.environ)
+        with self._session_lock:
+            if self._session is None or references != self._references:
+                self.close()
+                self._session = KeySession(references, credentials=credentials)
+                self._references = references
+            return self._session
+
+    def _keep(self, file: StoredFile, view: PlaintextView | None) -> None:
+        with self._lock:
+            self._views[file.path] = (file.fingerprint, view)
+            self._views.move_to_end(file.path)
+            while len(self._views) > _KEPT_VIEWS:
+                # Not closed: somebody may read it. Its keys are wiped when nobody does any more.
+                self._views.popitem(last=False)
+
+
+def _choose_view(source: RangeSource, keys: DataKeys, options: ReadOptions) -> PlaintextView | None:
+    """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
+    if not is_parquet(source):
+        return None
+    view = PlaintextView(
+        source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept_bytes=_KEPT_BYTES
+    )
+    return view if view.is_encrypted else None
+
+
+def _material_beside(file: StoredFile) -> Mapping[str, KeyMaterial] | None:
+    folder, slash, name = file.path.rpartition("/")
+    path = f"{folder}{slash}{_MATERIAL_PREFIX}{name}.json"
+    with map_errors(f"cannot read {path}"):
+        try:
+            data = file.fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+    return parse_external_material(bytes(data))
+
+
+class _FileRanges:
+    """Ranges of a file of some fsspec file system, one request each, and several side by side where it can."""
+
+    __slots__ = ("_ends", "_file", "name", "size_bytes")
+
+    def __init__(self, file: StoredFile) -> None:
+        """Fetch both ends, which opening a file takes, at once."""
+        self._file = file
+        self.name = file.path
+        self.size_bytes = size = file.size_bytes
+        tail = max(0, size - _END_BYTES)
+        ranges = [(0, min(size, _END_BYTES))] if tail == 0 else [(0, 4), (tail, size - tail)]
+        self._ends: list[tuple[int, memoryview]] = []
+        if size:
+            self._ends = [(start, data) for (start, _), data in zip(ranges, self.read_many(ranges), strict=True)]
+
+    def forget_ends(self) -> None:
+        self._ends = []
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        for first, data in self._ends:
+            if first <= start and start + length <= first + len(data):
+                return data[start - first : start - first + length]
+        return self.read_many([(start, length)])[0]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                found = self._fetch(ranges)
+            except FileNotFoundError as error:
+                raise StorageError(f"{self.name} is gone", hint="it was removed while it was read") from error
+        for (_, length), data in zip(ranges, found, strict=True):
+            if len(data) != length:
+                raise StorageError(
+                    f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
+                    hint="the file changed while it was read, or the storage does not serve ranges",
+                )
+        return [memoryview(data) for data in found]
+
+    def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        fs, path = self._file.fs, self._file.path
+        if len(ranges) == 1:
+            start, length = ranges[0]
+            return [fs.cat_file(path, start=start, end=start + length)]
+        starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
+        return list(fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
