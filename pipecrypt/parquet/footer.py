@@ -11,7 +11,7 @@ Layout of the three kinds of Parquet file, from the end of the last segment::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -29,13 +29,15 @@ from pipecrypt.parquet.modules import (
 from pipecrypt.parquet.names import (
     FILE_CRYPTO_META_DATA,
     FILE_META_DATA,
+    ROW_GROUP,
+    SEALED_ROW_GROUP,
     EncryptionAlgorithm,
     FileCryptoMetaData,
     FileMetaData,
 )
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.thrift import Struct, WireType, encode_pieces, encode_struct
+from pipecrypt.parquet.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
 from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = [
@@ -62,6 +64,10 @@ _END_BYTES: Final = _LENGTH_BYTES + MAGIC_BYTES
 _SMALLEST_FILE_BYTES: Final = MAGIC_BYTES + _END_BYTES
 _FIRST_READ_BYTES: Final = 64 * 1024
 _PIECE_BYTES: Final = 4 << 20
+# A footer with no more bytes is opened as a whole, which takes some thirty times its bytes.
+_SMALL_FOOTER_BYTES: Final = 256 * 1024
+_SMALL_PLAIN_FOOTER: Final[dict[int, Shape]] = {**FILE_META_DATA, FileMetaData.ROW_GROUPS: ListOf(ROW_GROUP)}
+_SMALL_SEALED_FOOTER: Final[dict[int, Shape]] = {**FILE_META_DATA, FileMetaData.ROW_GROUPS: ListOf(SEALED_ROW_GROUP)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +147,18 @@ def read_stored_footer(source: RangeSource) -> StoredFooter:
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
     """
+    return _read_stored(source, FILE_META_DATA)
+
+
+def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> StoredFooter:
+    """Return a file's footer; of a small one, everything is opened at once, so that it is walked once only."""
     stored, ending = _read_end(source)
+    shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
     body_end = source.size_bytes - _END_BYTES - len(stored)
     what = f"footer of {source.name}"
     if ending == _SEALED_MAGIC:
         return StoredFooter(body_end, None, _parse_sealed(stored, what))
-    metadata, end = read_struct(stored, 0, FILE_META_DATA, what)
+    metadata, end = read_struct(stored, 0, shape, what)
     algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
     if algorithm is None:
         if end != len(stored):
@@ -173,7 +185,7 @@ def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
         AlreadyEncryptedError: the file is encrypted.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = read_stored_footer(source)
+    footer = _read_stored(source, _SMALL_PLAIN_FOOTER)
     if footer.sealed is not None or footer.metadata is None:
         raise AlreadyEncryptedError(f"{source.name} is already encrypted")
     return footer.metadata, footer.body_end
@@ -186,7 +198,7 @@ def read_sealed_footer(source: RangeSource) -> tuple[SealedFooter, int]:
         NotEncryptedError: the file is plaintext.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = read_stored_footer(source)
+    footer = _read_stored(source, _SMALL_SEALED_FOOTER)
     if footer.sealed is None:
         raise NotEncryptedError(f"{source.name} is not encrypted")
     return footer.sealed, footer.body_end
@@ -306,4 +318,5 @@ def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, 
     what = f"footer of {name}"
     plaintext = open_module(cipher, sealed.stored, aad, what)
     # Some writers seal their whole buffer, so bytes may follow; they are authenticated and mean nothing.
-    return read_struct(plaintext, 0, FILE_META_DATA, what)[0]
+    shape = _SMALL_SEALED_FOOTER if len(plaintext) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
+    return read_struct(plaintext, 0, shape, what)[0]

@@ -16,6 +16,7 @@ headers have a page.
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Final
@@ -37,6 +38,7 @@ __all__ = [
     "seal_module",
     "seal_pieces",
     "sign_pieces",
+    "start_module",
 ]
 
 LENGTH_BYTES: Final = 4
@@ -85,14 +87,14 @@ class FileAAD:
         return self._start + bytes((module_type,)) + ordinals
 
 
+# Writes a module's length field and nonce: (buffer, place, length that follows the field, nonce).
+start_module: Final = struct.Struct(f"<I{NONCE_BYTES}s").pack_into
+
+
 def seal_module(cipher: MessageCipher, plaintext: bytes | memoryview, aad: bytes) -> bytes:
     """Return the GCM module of a small piece: a header, an index, metadata."""
-    module = bytearray(len(plaintext) + MODULE_OVERHEAD_BYTES)
-    view = memoryview(module)
-    view[:LENGTH_BYTES] = (len(module) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
-    view[LENGTH_BYTES:CTR_OVERHEAD_BYTES] = random_bytes(NONCE_BYTES)
-    cipher.encrypt_into(view[LENGTH_BYTES:CTR_OVERHEAD_BYTES], plaintext, aad, view[CTR_OVERHEAD_BYTES:])
-    return bytes(module)
+    length = len(plaintext) + MODULE_OVERHEAD_BYTES - LENGTH_BYTES
+    return length.to_bytes(LENGTH_BYTES, "little") + cipher.seal(plaintext, aad)
 
 
 def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str) -> bytes:

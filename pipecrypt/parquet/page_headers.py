@@ -66,7 +66,7 @@ def read_page_header(data: memoryview, start: int, what: str) -> Page:
     """
     try:
         match = _USUAL_HEADER.match(data, start)
-        page = _read_header(data, start) if match is None else _usual_page(data, start, match)
+        page = _read_header(data, start) if match is None else _usual_page(start, match)
     except IndexError:
         raise FormatError(f"{what} has a truncated or malformed page header") from None
     if page.kind < 0 or page.size_start < 0 or page.end < page.body:
@@ -74,11 +74,37 @@ def read_page_header(data: memoryview, start: int, what: str) -> Page:
     return page
 
 
-def _usual_page(data: memoryview, start: int, match: re.Match[bytes]) -> Page:
-    body, (size_start, size_end) = match.end(), match.span(1)
-    size, _ = _read_i32(data, size_start)
-    values, _ = _read_i32(data, match.start(2))
-    return Page(start, body, body + size, PageType.DATA, size_start, size_end, None, _NO_VALUE, _NO_VALUE, values)
+def _usual_page(start: int, match: re.Match[bytes]) -> Page:
+    size_bytes, value_bytes = match.groups()
+    body, size = match.end(), _zigzag(size_bytes)
+    # The tuple's own constructor, because that of the class takes as long as the rest.
+    return tuple.__new__(
+        Page,
+        (
+            start,
+            body,
+            body + size,
+            PageType.DATA,
+            match.start(1),
+            match.end(1),
+            None,
+            _NO_VALUE,
+            _NO_VALUE,
+            _zigzag(value_bytes),
+        ),
+    )
+
+
+def _zigzag(varint: bytes) -> int:
+    """Return the 32-bit integer that up to five bytes hold."""
+    if len(varint) == _SIZE_BYTES:  # the length of most sizes and counts
+        first, second, third = varint
+        value = first & 127 | (second & 127) << 7 | third << 14
+        return (value >> 1) ^ -(value & 1)
+    return _read_i32(varint, 0)[0]
+
+
+_SIZE_BYTES: Final = 3
 
 
 def _read_header(data: memoryview, start: int) -> Page:  # the hot loop: one pass, no objects
@@ -110,7 +136,7 @@ def _read_header(data: memoryview, start: int) -> Page:  # the hot loop: one pas
     return Page(start, position, position + size, kind, size_start, size_end, crc, crc_start, crc_end, values)
 
 
-def _read_i32(data: memoryview, position: int) -> tuple[int, int]:
+def _read_i32(data: memoryview | bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[position]
@@ -172,21 +198,26 @@ class PageScan:
         """
         pages: list[Page] = []
         at, room, declared, window_bytes = 0, self.room_bytes, self._declared_bytes - self.position, len(window)
-        needed = _FIRST_NEEDED_BYTES
+        needed, find = _FIRST_NEEDED_BYTES, _USUAL_HEADER.match
         while at < declared or (self._missing_values > 0 and at < room):
-            page = self._header(window, at, is_last=window_bytes >= room)
+            match = find(window, at)
+            page = self._header(window, at, is_last=window_bytes >= room) if match is None else _usual_page(at, match)
             if page is None:
                 needed = max(2 * (window_bytes - at), _FIRST_NEEDED_BYTES)
                 break
-            if page.end > room:
+            end = page.end
+            if end > room:
                 raise FormatError(f"{self._what} has a page that ends behind the chunk")
-            check_page(page, is_first=not at and not self.position, what=self._what)
-            if page.end > window_bytes:
-                needed = page.end - at
+            if end < page.body:
+                raise FormatError(f"{self._what} has a malformed page header")
+            if match is None or page.values < 0 or end - page.body > _MAX_PAGE_BYTES:
+                check_page(page, is_first=not at and not self.position, what=self._what)
+            if end > window_bytes:
+                needed = end - at
                 break
             self._count(page)
             pages.append(page)
-            at = page.end
+            at = end
         self.position += at
         self.needed_bytes = min(needed, self.room_bytes)
         return pages

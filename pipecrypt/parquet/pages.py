@@ -22,6 +22,7 @@ from pipecrypt.parquet.modules import (
     FileAAD,
     ModuleType,
     open_into,
+    start_module,
 )
 from pipecrypt.parquet.names import PageType
 from pipecrypt.parquet.page_headers import (
@@ -32,6 +33,7 @@ from pipecrypt.parquet.page_headers import (
     resized_header,
     with_checksum,
 )
+from pipecrypt.parquet.thrift import encode_varint
 
 __all__ = ["PageAADs", "PageBounds", "PageOpener", "PageSealer", "open_pages", "sealed_bound"]
 
@@ -107,40 +109,40 @@ class PageSealer:
         Nonces are drawn in one call for all of them: they are random and never used twice (SP 800-38D 8.2.2).
         """
         nonces = random_bytes(2 * NONCE_BYTES * len(pages))
-        old, new = self.bounds.old, self.bounds.new
+        old, new, encrypt_into, next_aads = self.bounds.old, self.bounds.new, self._encrypt_into, self._next_aads
         old_start, new_start, position, drawn = old[-1], new[-1], 0, 0
         for page in pages:
-            header_aad, page_aad = self._next_aads(page)
-            page_nonce = nonces[drawn : drawn + NONCE_BYTES]
-            header_nonce = nonces[drawn + NONCE_BYTES : drawn + 2 * NONCE_BYTES]
-            drawn += 2 * NONCE_BYTES
-            plain = window[page.body : page.end]
-            sealed_bytes = len(plain) + MODULE_OVERHEAD_BYTES
-            header = resized_header(window, page, sealed_bytes)
+            start, body, end, kind, size_start, size_end, crc, *_ = page
+            header_aad, page_aad = next_aads(kind)
+            middle, next_drawn = drawn + NONCE_BYTES, drawn + 2 * NONCE_BYTES
+            page_nonce, header_nonce = nonces[drawn:middle], nonces[middle:next_drawn]
+            drawn = next_drawn
+            plain, sealed_bytes = window[body:end], end - body + MODULE_OVERHEAD_BYTES
+            header = b"".join((window[start:size_start], encode_varint(sealed_bytes << 1), window[size_end:body]))
             module = position + len(header) + MODULE_OVERHEAD_BYTES
-            self._seal_module(plain, page_nonce, page_aad, out[module : module + sealed_bytes])
-            if page.crc is not None:
-                checksum = _moved_checksum(page.crc, plain, out[module : module + sealed_bytes])
+            start_module(out, module, sealed_bytes - LENGTH_BYTES, page_nonce)
+            next_position = module + sealed_bytes
+            encrypt_into(page_nonce, plain, page_aad, out[module + CTR_OVERHEAD_BYTES : next_position])
+            if crc is not None:
+                checksum = _moved_checksum(crc, plain, out[module:next_position])
                 header = with_checksum(window, page, sealed_bytes, checksum)
                 module = _shifted(out, module, position + len(header) + MODULE_OVERHEAD_BYTES, sealed_bytes)
-            self._seal_module(header, header_nonce, header_aad, out[position:module])
-            position = module + sealed_bytes
-            old.append(old_start + page.end)
+                next_position = module + sealed_bytes
+            start_module(out, position, module - position - LENGTH_BYTES, header_nonce)
+            encrypt_into(header_nonce, header, header_aad, out[position + CTR_OVERHEAD_BYTES : module])
+            position = next_position
+            old.append(old_start + end)
             new.append(new_start + position)
         return position
 
-    def _next_aads(self, page: Page) -> tuple[bytes, bytes]:
-        aads = self._aads
-        if page.kind == PageType.DICTIONARY:
+    def _next_aads(self, kind: int) -> tuple[bytes, bytes]:
+        aads, ordinal = self._aads, self._ordinal
+        if kind == PageType.DICTIONARY:
             self.bounds = self.bounds._replace(has_dictionary=True)
             return aads.dictionary_header, aads.dictionary
-        suffix = self._ordinal.to_bytes(2, "little")
-        self._ordinal += 1
+        suffix = ordinal.to_bytes(2, "little")
+        self._ordinal = ordinal + 1
         return aads.data_header_start + suffix, aads.data_start + suffix
-
-    def _seal_module(self, plain: bytes | memoryview, nonce: bytes, aad: bytes, out: memoryview) -> None:
-        out[:CTR_OVERHEAD_BYTES] = (len(out) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little") + nonce
-        self._encrypt_into(nonce, plain, aad, out[CTR_OVERHEAD_BYTES:])
 
 
 def _moved_checksum(old: int, old_bytes: memoryview, new_bytes: memoryview) -> int:
