@@ -1,7 +1,7 @@
 """List the files of a source and pin each by size and version. Reading them is left to source.
 
 An exact name comes before a glob, so that a file called `a*b.parquet` can be named. A directory gives all `*.parquet`
-below it. Links are followed, but not in circles.
+below it or, on request, all files. Links are followed, but not in circles.
 """
 
 from __future__ import annotations
@@ -10,19 +10,30 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.storage.pattern import ALL_FILES, ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.publication import is_temporary
 
-__all__ = ["SourceFile", "list_sources", "local_fingerprint", "split_glob"]
+__all__ = ["Selection", "SourceFile", "list_sources", "local_fingerprint", "split_glob"]
 
 _NO_FILES_HINT: Final = "names that begin with _ or . are skipped; to reach into directories, end a glob with /**"
+_PERMISSION_BITS: Final = 0o777
 
 _Identity = tuple[int, int]  # device and inode
+
+
+class Selection(Enum):
+    """Which files a directory gives."""
+
+    PARQUET = ALL_PARQUET
+    # Hidden ones too; not what runs that were killed left behind.
+    ALL_FILES = ALL_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +45,35 @@ class SourceFile:
         relative_path: its path below the source, with `/`; its name where the source is this one file.
         size_bytes: its size.
         fingerprint: changes when the file does.
+        mode: permission bits of a local file (0o777).
+        mtime_ns: when a local file was last changed, in nanoseconds since 1970.
     """
 
     location: Location
     relative_path: str
     size_bytes: int
     fingerprint: str
+    mode: int | None = None
+    mtime_ns: int | None = None
 
 
-def list_sources(location: Location) -> tuple[SourceFile, ...]:
+def list_sources(location: Location, selection: Selection = Selection.PARQUET) -> tuple[SourceFile, ...]:
     """Return the files that `location` names, in the order of their relative paths.
 
     Args:
-        location: a file, a directory (all `*.parquet` below it) or a glob.
+        location: a file, a directory or a glob.
+        selection: which files a directory gives.
 
     Raises:
         SourceNotFoundError: nothing is there, or nothing matches.
         StorageError: the storage refused or failed.
         UsageError: a name cannot be mirrored under a sink.
     """
-    found = list(_list_local(location) if location.is_local else _list_remote(location))
+    listed = _list_local if location.is_local else _list_remote
+    found = list(listed(location, selection.value))
     if not found:
-        raise SourceNotFoundError(f"no Parquet file in {location.display}", hint=_NO_FILES_HINT)
+        kind = "Parquet file" if selection is Selection.PARQUET else "file"
+        raise SourceNotFoundError(f"no {kind} in {location.display}", hint=_NO_FILES_HINT)
     for file in found:
         _check_relative_path(file)
     return tuple(sorted(found, key=lambda file: file.relative_path))
@@ -116,11 +134,11 @@ def _check_relative_path(file: SourceFile) -> None:
 # ---- local ----
 
 
-def _list_local(location: Location) -> Iterator[SourceFile]:
+def _list_local(location: Location, below: Pattern) -> Iterator[SourceFile]:
     path = location.local_path
     with map_errors(f"cannot read {location.display}"):
         if os.path.isdir(path):
-            yield from _walk_local(location, ALL_PARQUET)
+            yield from _walk_local(location, below)
         elif os.path.lexists(path):
             yield _local_file(location, location.name)
         elif has_glob(path):
@@ -137,7 +155,10 @@ def _local_file(location: Location, relative_path: str) -> SourceFile:
         raise SourceNotFoundError(f"{location.display} does not exist, or is a broken link") from error
     if not stat.S_ISREG(status.st_mode):
         raise StorageError(f"{location.display} is no regular file", hint="copy it to a file first")
-    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status))
+    mode = stat.S_IMODE(status.st_mode) & _PERMISSION_BITS
+    return SourceFile(
+        location, relative_path, status.st_size, local_fingerprint(status), mode=mode, mtime_ns=status.st_mtime_ns
+    )
 
 
 def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
@@ -157,7 +178,7 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
                     identity = _identity(entry)
                     if identity not in ancestors and pattern.admits_directory(below):
                         pending.append((below, (*ancestors, identity)))
-                elif pattern.matches(below):
+                elif pattern.matches(below) and not is_temporary(entry.name):
                     yield _local_file(directory.child("/".join(below)), "/".join(below))
 
 
@@ -169,7 +190,7 @@ def _identity(entry: os.DirEntry[str]) -> _Identity:
 # ---- any other storage ----
 
 
-def _list_remote(location: Location) -> Iterator[SourceFile]:
+def _list_remote(location: Location, below: Pattern) -> Iterator[SourceFile]:
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
         info = look_up(remote)
@@ -179,7 +200,7 @@ def _list_remote(location: Location) -> Iterator[SourceFile]:
             directory, pattern = split_glob(location)
             yield from _find_remote(directory, pattern)
         elif info.get("type") == "directory":
-            yield from _find_remote(location, ALL_PARQUET)
+            yield from _find_remote(location, below)
         else:
             yield _remote_file(location, location.name, info)
 
@@ -192,8 +213,9 @@ def _find_remote(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
         return
     for path, info in found.items():
         relative_path = _below(remote, path)
-        is_marker = relative_path.endswith("/")  # an empty object that stands for a directory
-        if info.get("type", "file") == "file" and not is_marker and pattern.matches(relative_path.split("/")):
+        # An empty object that stands for a directory, or what a run that was killed left behind.
+        is_other = relative_path.endswith("/") or is_temporary(relative_path.rsplit("/", 1)[-1])
+        if info.get("type", "file") == "file" and not is_other and pattern.matches(relative_path.split("/")):
             yield _remote_file(directory.child(relative_path), relative_path, info)
 
 

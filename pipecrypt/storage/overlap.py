@@ -9,9 +9,9 @@ from typing import Final
 
 from pipecrypt.errors import UsageError
 from pipecrypt.storage.filesystem import strip_protocol
-from pipecrypt.storage.listing import SourceFile, split_glob
+from pipecrypt.storage.listing import Selection, SourceFile, split_glob
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.storage.pattern import Pattern, has_glob
 
 __all__ = ["check_disjoint", "check_outputs"]
 
@@ -26,15 +26,20 @@ class _Place:
     parts: tuple[str, ...]
 
 
-def check_disjoint(source: Location, sink: Location) -> None:
+def check_disjoint(source: Location, sink: Location, *, selection: Selection = Selection.PARQUET) -> None:
     """Refuse a sink that is the source or lies inside it, links resolved.
 
     A sink below the directory of a glob is fine where the glob cannot reach into it.
 
+    Args:
+        source: a file, a directory or a glob.
+        sink: where the outputs will be.
+        selection: which files a directory gives.
+
     Raises:
         UsageError: they overlap.
     """
-    directory, pattern = _reach(source)
+    directory, pattern = _reach(source, selection.value)
     source_place, sink_place = _place(directory), _place(sink)
     if source_place.store != sink_place.store:
         return
@@ -70,17 +75,17 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
                 raise UsageError(what, hint="name the source files apart")
 
 
-def _reach(source: Location) -> tuple[Location, Pattern | None]:
+def _reach(source: Location, below: Pattern) -> tuple[Location, Pattern | None]:
     """Return where a source starts, and what it takes below: None for a single file."""
     if source.is_local:
         if os.path.isdir(source.local_path):
-            return source, ALL_PARQUET
+            return source, below
         is_exact = os.path.lexists(source.local_path)
     else:
         is_exact = not has_glob(source.url)
     if is_exact and source.is_local:
         return source, None
-    return (source, ALL_PARQUET) if is_exact else split_glob(source)
+    return (source, below) if is_exact else split_glob(source)
 
 
 def _place(location: Location) -> _Place:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["ALL_PARQUET", "Pattern", "has_glob"]
+__all__ = ["ALL_FILES", "ALL_PARQUET", "Pattern", "has_glob"]
 
 _ANY_DEPTH: Final = "**"
 
@@ -22,9 +22,11 @@ class Pattern:
 
     Args:
         parts: what stood between the slashes.
+        takes_hidden: names that begin with `_` or `.` match like any other.
     """
 
     parts: tuple[str, ...]
+    takes_hidden: bool = False
 
     def matches(self, names: Sequence[str]) -> bool:
         """Say whether the file at `names` matches."""
@@ -49,10 +51,13 @@ class Pattern:
             return set()
         part = self.parts[position]
         if part == _ANY_DEPTH:
-            return set() if _is_hidden(name) else {position}
-        if fnmatchcase(name, part) and (not _is_hidden(name) or part[:1] == name[:1]):
+            return set() if self._hides(name) else {position}
+        if fnmatchcase(name, part) and (not self._hides(name) or part[:1] == name[:1]):
             return {position + 1}
         return set()
+
+    def _hides(self, name: str) -> bool:
+        return not self.takes_hidden and _is_hidden(name)
 
     def _skip_any_depth(self, positions: set[int]) -> set[int]:
         closed = set(positions)
@@ -65,6 +70,7 @@ class Pattern:
 
 
 ALL_PARQUET: Final = Pattern((_ANY_DEPTH, "*.parquet"))
+ALL_FILES: Final = Pattern((_ANY_DEPTH, "*"), takes_hidden=True)
 
 
 def has_glob(text: str) -> bool:
