@@ -33,7 +33,7 @@ _LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 # Plain help: the same in every locale, width and log, and no rich to import.
 app = typer.Typer(
-    help="Encrypt Parquet files column by column, without decoding them.",
+    help="Encrypt tables column by column, and files of any kind.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,

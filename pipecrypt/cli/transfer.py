@@ -98,7 +98,7 @@ def encrypt(
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Encrypt Parquet files without decoding them, other tables row by row, or any files in chunks."""
+    """Encrypt tables, all columns or some, or any files in chunks."""
     from pipecrypt.pipeline.policy import Mode, Policy
     from pipecrypt.pipeline.reading import Reading
     from pipecrypt.pipeline.request import EncryptRequest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from pipecrypt.parquet.byte_entry import Compression
@@ -116,7 +117,7 @@ def _metadata(place: RowGroupPlace, codec: int) -> Struct:
 def plain_offset_index(bounds: Sequence[int]) -> bytes:
     """Return the offset index of a row group whose pages begin at `bounds`; the last of them ends at the last one."""
     locations: list[Value] = []
-    for row, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for row, (start, end) in enumerate(pairwise(bounds)):
         location = Struct()
         location.set(PageLocation.OFFSET, WireType.I64, start)
         location.set(PageLocation.COMPRESSED_PAGE_SIZE, WireType.I32, end - start)

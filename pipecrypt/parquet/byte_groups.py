@@ -1,4 +1,4 @@
-"""Build row groups of chunks in memory, for bytes of unknown number and for compressed ones. Encrypting is byte_chunks'.
+"""Build row groups of chunks in memory, of compressed bytes and those of unknown number. Encrypting is byte_chunks'.
 
 Each is a plaintext Parquet file of one row group. Two are held: a thread fills one while the other is encrypted.
 """
@@ -150,7 +150,7 @@ class _Builder:
     def _reserve(self, length: int) -> memoryview:
         end = self._end + length
         if end > len(self._buffer):
-            # A new buffer, because the row group before is still looked at where it failed.
+            # A new buffer: views of the old one may still be about, and pin its length.
             grown = bytearray(min(2 * end, end + ROW_GROUP_CHUNKS * self._chunk_bytes))
             grown[: self._end] = memoryview(self._buffer)[: self._end]
             self._buffer = grown

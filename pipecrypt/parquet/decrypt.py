@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.body import Body, ignore_bytes
+from pipecrypt.parquet.byte_opening import opened_chunks
+from pipecrypt.parquet.byte_restore import restore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
 from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
@@ -36,7 +38,7 @@ from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.thrift import WireType
@@ -50,9 +52,10 @@ def decrypt_file(
     *,
     keys: DataKeys,
     aad_prefix: bytes | None = None,
+    codec: PageCodec | None = None,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
-    """Write the plaintext form of the encrypted Parquet file `source` to `sink`.
+    """Write the plaintext form of the encrypted Parquet file `source` to `sink`: of a file of chunks, their bytes.
 
     Bytes reach the sink before the whole file is authenticated, so the caller must publish what the sink holds only
     after this returns, and discard it otherwise.
@@ -62,10 +65,12 @@ def decrypt_file(
         sink: the output, empty.
         keys: finds data keys; all columns' keys are needed.
         aad_prefix: the AAD prefix of a file that does not store it.
+        codec: decompresses the pages of files of chunks; those that are not compressed need none.
         on_bytes: told how many bytes of the input were done.
 
     Raises:
         FormatError: the input is no Parquet file, truncated or malformed.
+        UnsupportedError: chunks are compressed, and there is no codec.
         NotEncryptedError: the input is plaintext.
         UsageError: the file needs an AAD prefix and none was given.
         AccessError: a key is missing or was refused; names file, row group and column.
@@ -73,7 +78,10 @@ def decrypt_file(
     """
     sealed, body_end = read_sealed_footer(source)
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
+        chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
         del sealed  # it holds the whole footer as stored
+        if chunks is not None:
+            return restore_bytes(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipecrypt.errors import FormatError
+from pipecrypt.parquet.byte_entry import CHUNKS_KEY, is_reserved
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import Originals
@@ -39,7 +40,13 @@ class GrowingFooter:
             raise FormatError(f"{name} has another schema than the row groups before it")
 
     def append(self, footer: Struct, rows: int, row_groups: RowGroups, *, originals: Originals) -> None:
-        """Add a file whose row groups are written, `rows` in all; the first file's `originals` are kept."""
+        """Add a file whose row groups are written, `rows` in all; the first file's `originals` are kept.
+
+        Raises:
+            FormatError: it has the entry by which decrypting knows files of chunks: it is none of ours.
+        """
+        if is_reserved(footer):
+            raise FormatError(f"a plaintext file has the key-value entry {CHUNKS_KEY.decode()!r}")
         structs: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
         if not self.appended:
             self._footer, self._schema, self._originals = footer, _schema_bytes(footer), originals

@@ -21,7 +21,7 @@ from pipecrypt.sources.formats import (
 )
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
-from pipecrypt.storage.pattern import ALL_PARQUET, EVERY_FILE, Pattern, all_ending
+from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending, all_parquet_and_hidden
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
@@ -96,7 +96,7 @@ def planned_sources(request: EncryptRequest) -> tuple[tuple[SourceFile, Operatio
 def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:
     """Return which files of a directory are sources."""
     if isinstance(request, DecryptRequest):
-        return ALL_PARQUET
+        return all_parquet_and_hidden(CHUNKS_SUFFIX)
     if request.policy.is_chunks:
         return EVERY_FILE
     given = request.reading.format

@@ -16,8 +16,10 @@ from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.protocols import AppendSink, RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.chunk_codec import LazyCodec
+from pipecrypt.pipeline.chunk_task import encrypt_chunks
 from pipecrypt.pipeline.file_keys import keys_of_file
-from pipecrypt.pipeline.operation import Decryption, Encryption, Ingestion, Task
+from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import open_range_source
@@ -44,8 +46,13 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, 
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes)
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
-        with open_range_source(task.source) as source:
-            report = _transform(task, source, sink, session, progress)
+        if isinstance(task.operation, ChunkEncryption):
+            report = encrypt_chunks(task, task.operation, sink, session, progress)
+        else:
+            with open_range_source(task.source) as source:
+                report = _transform(task, source, sink, session, progress)
+        if report.restored is not None:
+            sink.restore_attributes(mode=report.restored.mode, mtime_ns=report.restored.mtime_ns)
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
@@ -79,5 +86,6 @@ def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySe
         return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
     if isinstance(operation, Decryption):
         keys = keys_of_file(task.source.location, session)
-        return decrypt_file(source, sink, keys=keys, aad_prefix=operation.aad_prefix, on_bytes=on_bytes)
+        prefix, codec = operation.aad_prefix, LazyCodec()
+        return decrypt_file(source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_bytes=on_bytes)
     raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")

@@ -1,4 +1,4 @@
-"""Encrypt one batch into bytes and back, for queues and for engines that pass batches: `encrypt_bytes`, `decrypt_bytes`.
+"""Encrypt one batch into bytes and back, for queues and for engines that pass batches around.
 
 The bytes are a whole encrypted Parquet file. Files are left to pipeline, keys to keys.
 """

@@ -17,10 +17,13 @@ from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.publication import is_temporary
 
 __all__ = ["SourceFile", "list_sources", "local_fingerprint", "split_glob"]
 
 _NO_FILES_HINT: Final = "names that begin with _ or . are skipped; to reach into directories, end a glob with /**"
+
+_PERMISSION_BITS: Final = 0o777
 
 _Identity = tuple[int, int]  # device and inode
 
@@ -34,12 +37,16 @@ class SourceFile:
         relative_path: its path below the source, with `/`; its name where the source is this one file.
         size_bytes: its size.
         fingerprint: changes when the file does.
+        mode: permission bits of a local file (0o777).
+        mtime_ns: when a local file was last changed, in nanoseconds since 1970.
     """
 
     location: Location
     relative_path: str
     size_bytes: int
     fingerprint: str
+    mode: int | None = None
+    mtime_ns: int | None = None
 
 
 def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[SourceFile, ...]:
@@ -58,7 +65,7 @@ def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[Sour
         return (SourceFile(location, location.name, 0, ""),)
     found = list(_list_local(location, below) if location.is_local else _list_remote(location, below))
     if not found:
-        what = "Parquet file" if below == ALL_PARQUET else "source file"
+        what = "Parquet file" if below.parts == ALL_PARQUET.parts else "source file"
         raise SourceNotFoundError(f"no {what} in {location.display}", hint=_NO_FILES_HINT)
     for file in found:
         _check_relative_path(file)
@@ -141,7 +148,10 @@ def _local_file(location: Location, relative_path: str) -> SourceFile:
         raise SourceNotFoundError(f"{location.display} does not exist, or is a broken link") from error
     if not stat.S_ISREG(status.st_mode):
         raise StorageError(f"{location.display} is no regular file", hint="copy it to a file first")
-    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status))
+    mode = stat.S_IMODE(status.st_mode) & _PERMISSION_BITS
+    return SourceFile(
+        location, relative_path, status.st_size, local_fingerprint(status), mode=mode, mtime_ns=status.st_mtime_ns
+    )
 
 
 def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
@@ -161,7 +171,7 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
                     identity = _identity(entry)
                     if identity not in ancestors and pattern.admits_directory(below):
                         pending.append((below, (*ancestors, identity)))
-                elif pattern.matches(below):
+                elif pattern.matches(below) and not is_temporary(entry.name):
                     yield _local_file(directory.child("/".join(below)), "/".join(below))
 
 
@@ -196,8 +206,9 @@ def _find_remote(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
         return
     for path, info in found.items():
         relative_path = _below(remote, path)
-        is_marker = relative_path.endswith("/")  # an empty object that stands for a directory
-        if info.get("type", "file") == "file" and not is_marker and pattern.matches(relative_path.split("/")):
+        # An empty object that stands for a directory, or what a run that was killed left behind.
+        is_other = relative_path.endswith("/") or is_temporary(relative_path.rsplit("/", 1)[-1])
+        if info.get("type", "file") == "file" and not is_other and pattern.matches(relative_path.split("/")):
             yield _remote_file(directory.child(relative_path), relative_path, info)
 
 

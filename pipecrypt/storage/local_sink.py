@@ -15,6 +15,7 @@ import sys
 from typing import Final
 
 from pipecrypt.errors import StorageError
+from pipecrypt.storage.attributes import apply_attributes
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import Publication, occupied, temporary_name, temporary_prefix, write_fully
@@ -64,6 +65,7 @@ class LocalPublication(Publication):
     def _publish(self) -> None:
         with map_errors(f"cannot publish {self.name}"):
             file = self._open()
+            apply_attributes(file, *self._attributes, what=self.name)  # after the last write, which changes the time
             os.fsync(file)
             self._file = None
             os.close(file)  # NFS reports a full disk here

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["ALL_PARQUET", "EVERY_FILE", "Pattern", "all_ending", "has_glob"]
+__all__ = ["ALL_PARQUET", "EVERY_FILE", "Pattern", "all_ending", "all_parquet_and_hidden", "has_glob"]
 
 _ANY_DEPTH: Final = "**"
 
@@ -24,44 +24,45 @@ class Pattern:
         parts: what stood between the slashes.
         suffixes: if given, how names must end besides, in lower case.
         takes_hidden: whether names that begin with `_` or `.` match like others.
+        hidden_suffixes: if given, they do so on the way to files whose names end so.
     """
 
     parts: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
     takes_hidden: bool = False
+    hidden_suffixes: tuple[str, ...] = ()
 
     def matches(self, names: Sequence[str]) -> bool:
         """Say whether the file at `names` matches."""
         if self.suffixes and not names[-1].lower().endswith(self.suffixes):
             return False
-        return len(self.parts) in self._positions(names)
+        takes_hidden = self.takes_hidden or names[-1].endswith(self.hidden_suffixes)
+        return len(self.parts) in self._positions(names, takes_hidden=takes_hidden)
 
     def admits_directory(self, names: Sequence[str]) -> bool:
         """Say whether a file below the directory at `names` can match."""
-        return any(position < len(self.parts) for position in self._positions(names))
+        takes_hidden = self.takes_hidden or bool(self.hidden_suffixes)
+        return any(position < len(self.parts) for position in self._positions(names, takes_hidden=takes_hidden))
 
-    def _positions(self, names: Sequence[str]) -> set[int]:
+    def _positions(self, names: Sequence[str], *, takes_hidden: bool) -> set[int]:
         """Return how many parts can be used up by `names`: the states of a nondeterministic automaton."""
         positions = self._skip_any_depth({0})
         for name in names:
             following: set[int] = set()
             for position in positions:
-                following |= self._step(position, name)
+                following |= self._step(position, name, hides=not takes_hidden and _is_hidden(name))
             positions = self._skip_any_depth(following)
         return positions
 
-    def _step(self, position: int, name: str) -> set[int]:
+    def _step(self, position: int, name: str, *, hides: bool) -> set[int]:
         if position == len(self.parts):
             return set()
         part = self.parts[position]
         if part == _ANY_DEPTH:
-            return set() if self._hides(name) else {position}
-        if fnmatchcase(name, part) and (not self._hides(name) or part[:1] == name[:1]):
+            return set() if hides else {position}
+        if fnmatchcase(name, part) and (not hides or part[:1] == name[:1]):
             return {position + 1}
         return set()
-
-    def _hides(self, name: str) -> bool:
-        return not self.takes_hidden and _is_hidden(name)
 
     def _skip_any_depth(self, positions: set[int]) -> set[int]:
         closed = set(positions)
@@ -80,6 +81,11 @@ EVERY_FILE: Final = Pattern((_ANY_DEPTH, "*"), takes_hidden=True)
 def all_ending(suffixes: tuple[str, ...]) -> Pattern:
     """Return the pattern of all files below a directory whose names end so, in upper or lower case."""
     return Pattern((_ANY_DEPTH, "*"), suffixes)
+
+
+def all_parquet_and_hidden(suffix: str) -> Pattern:
+    """Return the pattern of all Parquet files below a directory, and of the hidden ones whose names end so."""
+    return Pattern((_ANY_DEPTH, "*.parquet"), hidden_suffixes=(suffix,))
 
 
 def has_glob(text: str) -> bool:

@@ -46,6 +46,7 @@ class Publication(ABC):
         self.location = location
         self._lock = threading.Lock()
         self._is_open = True
+        self._attributes: tuple[int | None, int | None] = (None, None)
 
     @property
     def name(self) -> str:
@@ -61,6 +62,18 @@ class Publication(ABC):
         with self._lock:
             self._check_open()
             self._append(memoryview(data))
+
+    def restore_attributes(self, *, mode: int | None, mtime_ns: int | None) -> None:
+        """Set what the file will have when it appears; storages that keep no such thing ignore it.
+
+        As tar does for users other than root, permissions are those of `mode` less the umask; the setuid, setgid
+        and sticky bits are never set. Where the file system refuses, that is logged, and the file appears without.
+
+        Args:
+            mode: permission bits, or None for those of any new file.
+            mtime_ns: time of the last change, in nanoseconds since 1970, or None for now.
+        """
+        self._attributes = (mode, mtime_ns)
 
     def publish(self) -> None:
         """Make the file appear under its name, whole and durable.

@@ -70,9 +70,13 @@ class _CallerError(Exception):
 
 
 def test_an_exception_leaves_nothing(world: World) -> None:
-    with pytest.raises(_CallerError), open_writer(world) as writer:
-        writer.write_table(TABLE)
-        raise _CallerError
+    def write() -> None:
+        with open_writer(world) as writer:
+            writer.write_table(TABLE)
+            raise _CallerError
+
+    with pytest.raises(_CallerError):
+        write()
     assert world.tree() == {}
     assert not world.out.exists()
     assert threading.active_count() == 1
@@ -90,8 +94,8 @@ def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
 def test_a_process_that_ends_without_closing_leaves_nothing(world: World) -> None:
     script = f"""
 import pyarrow as pa, pipecrypt as pc
-table = pa.table({{"id": range(1000)}})
-writer = pc.ParquetWriter({str(world.out / "x.parquet")!r}, table.schema, pc.Policy(default={world.key!r}, batch_rows=100))
+table, policy = pa.table({{"id": range(1000)}}), pc.Policy(default={world.key!r}, batch_rows=100)
+writer = pc.ParquetWriter({str(world.out / "x.parquet")!r}, table.schema, policy)
 writer.write_table(table)
 """
     done = subprocess.run(
@@ -138,6 +142,11 @@ def test_what_does_not_fit_is_refused_at_once(world: World) -> None:
     assert threading.active_count() == 1
 
 
+def write_until_it_fails(writer: ParquetWriter) -> None:
+    for _ in range(10_000):
+        writer.write_table(TABLE)
+
+
 def test_an_error_of_the_thread_reaches_the_caller(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise StorageError("disk full")
@@ -145,8 +154,7 @@ def test_an_error_of_the_thread_reaches_the_caller(world: World, monkeypatch: py
     monkeypatch.setattr("pipecrypt.storage.local_sink.LocalPublication._append", fail)
     writer = open_writer(world)
     with pytest.raises(StorageError):
-        for _ in range(10_000):
-            writer.write_table(TABLE)
+        write_until_it_fails(writer)
     assert not writer.is_open
     with pytest.raises(UsageError):
         writer.write_table(TABLE)

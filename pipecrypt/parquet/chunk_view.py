@@ -1,0 +1,280 @@
+"""Show the bytes of a file of chunks by range, decrypting the chunks that are hit. Whole files are byte_restore's.
+
+Chunks that follow each other are read in one range, and ahead of a reader that goes front to back. A few of the last
+ones are kept. Row groups are opened when a chunk of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.errors import FormatError, PipecryptError
+from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS
+from pipecrypt.parquet.byte_opening import ChunkRowGroup, OpenedChunks, opened_chunks
+from pipecrypt.parquet.footer import SealedFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.protocols import DataKeys, PageCodec, RangeSource, ReadsInto
+from pipecrypt.parquet.report import RestoredFile
+
+__all__ = ["ChunkView", "find_chunk_view"]
+
+_RANGE_BYTES: Final = 4 << 20  # what is read at once, at most, unless a single chunk is larger
+_KEPT_BYTES: Final = 8 << 20
+_LEAST_KEPT: Final = 2
+_KEPT_ROW_GROUPS: Final = 16
+
+
+def find_chunk_view(
+    source: RangeSource, *, keys: DataKeys, aad_prefix: bytes | None = None, codec: PageCodec | None = None
+) -> ChunkView | None:
+    """Return the view of a file of chunks, or None where the file is a table, encrypted or not.
+
+    Raises:
+        FormatError: no Parquet file, truncated or malformed.
+        AccessError: the footer is encrypted, and its key is missing or was refused.
+        IntegrityError: the footer was not written with this key.
+    """
+    stored = read_stored_footer(source)
+    if stored.sealed is None or stored.sealed.mode is not FooterMode.ENCRYPTED:
+        return None  # which footers of files of chunks never are
+    opened, chunks = _open(stored.sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
+    if chunks is None:
+        opened.__exit__(None, None, None)
+        return None
+    return ChunkView._of(source, opened, chunks)
+
+
+def _open(
+    sealed: SealedFooter,
+    body_end: int,
+    source: RangeSource,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None,
+    codec: PageCodec | None,
+) -> tuple[OpenedFile, OpenedChunks | None]:
+    opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
+    try:
+        return opened, opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
+    except BaseException:
+        opened.__exit__(None, None, None)
+        raise
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A chunk in the clear, behind its length prefix."""
+
+    data: bytearray
+    length: int
+
+
+class ChunkView:
+    """A RangeSource of the original bytes over a file of chunks; a context manager that wipes its keys.
+
+    Several threads may read at once. What is read is authenticated, and that it stands where it stood; whether
+    chunks that nobody reads are there, only decrypting the whole file tells.
+
+    Args:
+        source: the encrypted file.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        codec: decompresses pages, where they are compressed.
+
+    Raises:
+        FormatError: no file of chunks, truncated or malformed.
+        NotEncryptedError: the file is plaintext.
+        UnsupportedError: the pages are compressed and there is no codec.
+        AccessError: the footer's key is missing or was refused.
+        IntegrityError: the footer was not written with this key.
+    """
+
+    def __init__(
+        self,
+        source: RangeSource,
+        *,
+        keys: DataKeys,
+        aad_prefix: bytes | None = None,
+        codec: PageCodec | None = None,
+    ) -> None:
+        """Open the footer."""
+        sealed, body_end = read_sealed_footer(source)
+        opened, chunks = _open(sealed, body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
+        if chunks is None:
+            opened.__exit__(None, None, None)
+            raise FormatError(f"{source.name} is a table, not a file of chunks", hint="open it as a table")
+        self._begin(source, opened, chunks)
+
+    @classmethod
+    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> Self:
+        view = cls.__new__(cls)
+        view._begin(source, opened, chunks)
+        return view
+
+    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
+        self._source = source
+        self._opened = opened
+        self._chunks = chunks
+        self._layout = chunks.layout
+        self._is_open = True
+        self._lock = threading.Lock()  # of all that follows
+        self._source_lock = threading.RLock()  # of the source, the keys and the row groups
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._spare: list[bytearray] = []
+        self._row_groups: OrderedDict[int, ChunkRowGroup] = OrderedDict()
+        self._most_kept = max(_LEAST_KEPT, _KEPT_BYTES // self._layout.chunk_bytes)
+        self._most_at_once = max(1, min(_RANGE_BYTES // self._layout.chunk_bytes, self._most_kept))
+        self._expected = -1  # the chunk that a reader who goes front to back asks for next
+
+    def __enter__(self) -> Self:
+        """Return the view."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe all keys and forget all plaintext."""
+        self.close()
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext. Safe to call twice."""
+        with self._source_lock, self._lock:
+            self._is_open = False
+            self._kept.clear()
+            self._spare.clear()
+            self._row_groups.clear()
+            self._opened.__exit__(None, None, None)
+
+    @property
+    def name(self) -> str:
+        """The encrypted file's name."""
+        return self._source.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the original."""
+        return self._layout.size_bytes
+
+    @property
+    def restored(self) -> RestoredFile:
+        """What the file says about the original."""
+        info = self._chunks.entry.info
+        return RestoredFile(info.name, info.mode, info.mtime_ns, self.size_bytes)
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` of the original bytes from `start`; the view is the caller's own.
+
+        Raises:
+            FormatError: the range ends behind the original's end, or the file is malformed.
+            IntegrityError: a chunk is not this file's at its place.
+            AccessError: a key is missing or was refused.
+        """
+        self._check_range(start, length)
+        out = memoryview(bytearray(length))
+        self.read_into(start, out)
+        return out
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the original bytes from `start`; raises what `read_range` raises."""
+        self._check_range(start, len(out))
+        position, end = start, start + len(out)
+        while position < end:
+            index, at = divmod(position, self._layout.chunk_bytes)
+            copied = self._copy_kept(index, at, out[position - start :])
+            if not copied:
+                last = (end - 1) // self._layout.chunk_bytes
+                copied = self._fetch(index, last, at, out[position - start :])
+            position += copied
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("this view is closed")
+
+    def _check_range(self, start: int, length: int) -> None:
+        self._check_open()
+        if start < 0 or length < 0 or start + length > self.size_bytes:
+            raise FormatError(f"{self.name} holds {self.size_bytes} bytes, not {start} to {start + length}")
+
+    def _copy_kept(self, index: int, at: int, out: memoryview) -> int:
+        """Copy from a chunk that is kept; return how many bytes, 0 where it is not."""
+        with self._lock:
+            kept = self._kept.get(index)
+            if kept is None:
+                return 0
+            self._kept.move_to_end(index)
+            return _copy(kept, at, out)
+
+    def _fetch(self, first: int, last: int, at: int, out: memoryview) -> int:
+        """Read and open chunks from `first` on, in one range; copy what `out` takes of them, and keep them."""
+        row_group, count = self._plan(first, last)
+        row = first - row_group.first_chunk
+        start, end = row_group.bounds[row], row_group.bounds[row + count]
+        sealed, copied = self._read(start, end - start), 0
+        for number in range(row, row + count):
+            page = sealed[row_group.bounds[number] - start : row_group.bounds[number + 1] - start]
+            try:
+                chunk = self._open_chunk(row_group, number, page)
+            except PipecryptError:
+                if copied == len(out):
+                    break  # nobody asked for this chunk yet
+                raise
+            copied += _copy(chunk, at if number == row else 0, out[copied:])
+            self._keep(row_group.first_chunk + number, chunk)
+        return copied
+
+    def _plan(self, first: int, last: int) -> tuple[ChunkRowGroup, int]:
+        """Return the row group of a chunk and how many chunks to read: those asked for, and some ahead."""
+        row_group = self._row_group(first // ROW_GROUP_CHUNKS)
+        with self._lock:
+            if first == self._expected:
+                last = first + self._most_at_once - 1
+            count = min(last - first + 1, self._most_at_once, row_group.first_chunk + row_group.rows - first)
+            self._expected = first + count
+        return row_group, count
+
+    def _row_group(self, index: int) -> ChunkRowGroup:
+        with self._source_lock:
+            row_group = self._row_groups.get(index)
+            if row_group is None:
+                self._check_open()
+                row_group = self._chunks.row_group(index, self._source)
+                self._row_groups[index] = row_group
+                if len(self._row_groups) > _KEPT_ROW_GROUPS:
+                    self._row_groups.popitem(last=False)
+            self._row_groups.move_to_end(index)
+            return row_group
+
+    def _read(self, start: int, length: int) -> memoryview:
+        if isinstance(self._source, ReadsInto):
+            out = memoryview(bytearray(length))
+            self._source.read_into(start, out)
+            return out
+        with self._source_lock:  # the view is valid until another thread reads
+            return memoryview(bytes(self._source.read_range(start, length)))
+
+    def _open_chunk(self, row_group: ChunkRowGroup, row: int, sealed: memoryview) -> _Kept:
+        with self._lock:
+            room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.chunk_bytes)
+        return _Kept(room, self._chunks.open_chunk(row_group, row, sealed, memoryview(room)))
+
+    def _keep(self, index: int, chunk: _Kept) -> None:
+        with self._lock:
+            if not self._is_open:
+                return
+            replaced = self._kept.pop(index, None)
+            self._kept[index] = chunk
+            if replaced is None and len(self._kept) > self._most_kept:
+                _, replaced = self._kept.popitem(last=False)
+            if replaced is not None:
+                self._spare.append(replaced.data)  # the next chunk takes its room: fresh memory costs page faults
+
+
+def _copy(chunk: _Kept, at: int, out: memoryview) -> int:
+    piece = memoryview(chunk.data)[PREFIX_BYTES + at : PREFIX_BYTES + chunk.length][: len(out)]
+    out[: len(piece)] = piece
+    return len(piece)

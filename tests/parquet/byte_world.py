@@ -1,0 +1,107 @@
+"""Files of chunks in memory: made, opened in both ways, and forged with and without their keys."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+
+from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
+from pipecrypt.parquet.byte_entry import CHUNKS_KEY, FileInfo
+from pipecrypt.parquet.chunk_view import ChunkView
+from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.footer import encode_sealed_footer, open_footer, read_sealed_footer
+from pipecrypt.parquet.modules import FileAAD
+from pipecrypt.parquet.names import FileMetaData, KeyValue
+from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
+from pipecrypt.parquet.protocols import PageCodec
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.thrift import Struct, Value, WireType
+from pipecrypt.sources.zstd import ZstdCodec
+from tests.parquet.world import MemorySink, MemorySource, RandomKeys
+
+CHUNK = 4096
+ROW_GROUP = 64 * CHUNK
+POLICY = EncryptionPolicy(default="master")
+ZSTD = ZstdCodec()
+
+
+class FillingSource(MemorySource):
+    """A file in memory that fills other buffers than its own."""
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        out[:] = self.read_range(start, len(out))
+
+
+def some_bytes(length: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)  # noqa: S311
+
+
+def some_text(length: int) -> bytes:
+    return b"".join(b"line %d of a log\n" % number for number in range(length // 14 + 1))[:length]
+
+
+def seal(
+    data: bytes,
+    keys: object,
+    *,
+    way: str = "file",
+    codec: PageCodec | None = None,
+    info: FileInfo = FileInfo(),  # noqa: B008
+    chunk_bytes: int = CHUNK,
+    policy: EncryptionPolicy = POLICY,
+    context: Context | None = None,
+) -> tuple[bytes, FileReport]:
+    sink = MemorySink()
+    options: dict[str, object] = {"info": info, "chunk_bytes": chunk_bytes, "codec": codec, "keys": keys}
+    options["context"] = context or Context(new_dataset_id(), "x.bin")
+    if way == "stream":
+        report = encrypt_byte_stream(io.BytesIO(data), sink, policy, **options)  # type: ignore[arg-type]
+    else:
+        source = FillingSource(data) if way == "file" else MemorySource(data)
+        report = encrypt_bytes_file(source, sink, policy, **options)  # type: ignore[arg-type]
+    return bytes(sink.data), report
+
+
+def restore(data: bytes, keys: object) -> bytes:
+    sink = MemorySink()
+    decrypt_file(FillingSource(data), sink, keys=keys, codec=ZSTD)  # type: ignore[arg-type]
+    return bytes(sink.data)
+
+
+def show(data: bytes, keys: object) -> bytes:
+    with ChunkView(FillingSource(data), keys=keys, codec=ZSTD) as view:  # type: ignore[arg-type]
+        return bytes(view.read_range(0, view.size_bytes))
+
+
+def edit_footer(data: bytes, keys: RandomKeys, edit: Callable[[Struct], None]) -> bytes:
+    """Rewrite the footer as somebody could who has its key."""
+    sealed, body_end = read_sealed_footer(MemorySource(data))
+    key = keys.open_data_key(sealed.key_metadata, keys.by_metadata[sealed.key_metadata][1])
+    aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique)
+    footer = open_footer(sealed, MessageCipher(key), aad, "memory.parquet")
+    edit(footer)
+    pieces = encode_sealed_footer(footer, sealed.mode, sealed.algorithm, sealed.key_metadata, MessageCipher(key))
+    return data[:body_end] + b"".join(pieces)
+
+
+def with_entry(data: bytes, keys: RandomKeys, *values: bytes) -> bytes:
+    """Replace the entry by others of its name."""
+
+    def edit(footer: Struct) -> None:
+        pairs = footer.structs(FileMetaData.KEY_VALUE_METADATA)
+        kept: list[Value] = [pair for pair in pairs if pair.binary(KeyValue.KEY) != CHUNKS_KEY]
+        for value in values:
+            pair = Struct()
+            pair.set(KeyValue.KEY, WireType.BINARY, CHUNKS_KEY)
+            pair.set(KeyValue.VALUE, WireType.BINARY, value)
+            kept.append(pair)
+        footer.set_list(FileMetaData.KEY_VALUE_METADATA, WireType.STRUCT, kept)
+
+    return edit_footer(data, keys, edit)
+
+
+def by_file() -> EncryptionPolicy:
+    return EncryptionPolicy(default="master", data_keys=KeyScope.FILE)
