@@ -1,8 +1,6 @@
 """`python -m pipecrypt`. All work is left to cli."""
 
-import sys
-
-from pipecrypt.cli.main import main
+from pipecrypt.cli.main import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()
