@@ -20,6 +20,7 @@ from pipecrypt.errors import FormatError
 __all__ = ["Block", "RowEnds", "cut_blocks", "read_full"]
 
 _BOM: Final = b"\xef\xbb\xbf"
+_MAX_READ_BYTES: Final = 64 << 20
 # Quotes to look at before a block is walked.
 _TRIES: Final = 64
 _LONG_ROW: Final = "a quote may never be closed: check the quote character; or lines end with a carriage return only"
@@ -149,10 +150,11 @@ def _without_bom(piece: bytes, read: Callable[[int], bytes]) -> bytes:
 
 
 def read_full(read: Callable[[int], bytes], length: int) -> bytes:
-    """Return `length` bytes, fewer only at the end; pipes give less at a time."""
-    pieces = [read(length)]
+    """Return `length` bytes, fewer only at the end, where pipes give less at a time; more where `read` gives more."""
+    # Lengths may come from a damaged file: no buffer is asked for that the file could not fill.
+    pieces = [read(min(length, _MAX_READ_BYTES))]
     missing = length - len(pieces[0])
-    while missing and pieces[-1]:
-        pieces.append(read(missing))
+    while missing > 0 and pieces[-1]:
+        pieces.append(read(min(missing, _MAX_READ_BYTES)))
         missing -= len(pieces[-1])
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -87,17 +87,29 @@ def _rechunked(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[l
 
 
 def _encode(table: pa.Table, *, options: EncodeOptions) -> EncodedRowGroup:
-    sink = pa.BufferOutputStream()
     try:
-        # No page index: a row group this small has one or a few pages in each column, and each index is a module more.
-        with pq.ParquetWriter(
-            sink, table.schema, compression=options.compression.value, write_statistics=True, write_page_index=False
-        ) as writer:
-            if len(table):
-                writer.write_table(table, row_group_size=options.batch_rows)
+        return EncodedRowGroup(_parquet(table, options), len(table))
     except pa.ArrowException as error:
-        raise UnsupportedError(f"rows cannot be written as parquet: {type(error).__name__}", hint=_HINT) from error
-    return EncodedRowGroup(memoryview(sink.getvalue()), len(table))
+        # An overflow, as of seconds that become milliseconds. Which column it is, is found by trying.
+        column = next((name for name in table.column_names if not _can_write(table.select([name]), options)), "?")
+        message = f"column {column}: values that parquet cannot hold: {type(error).__name__}"
+        raise UnsupportedError(message, hint="convert the column before it comes here") from error
 
 
-_HINT: Final = "look at the columns with dates and dictionaries; --log-level debug shows what pyarrow says"
+def _can_write(table: pa.Table, options: EncodeOptions) -> bool:
+    try:
+        _parquet(table, options)
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _parquet(table: pa.Table, options: EncodeOptions) -> memoryview:
+    sink = pa.BufferOutputStream()
+    # No page index: a row group this small has one or a few pages in each column, and each index is a module more.
+    with pq.ParquetWriter(
+        sink, table.schema, compression=options.compression.value, write_statistics=True, write_page_index=False
+    ) as writer:
+        if len(table):
+            writer.write_table(table, row_group_size=options.batch_rows)
+    return memoryview(sink.getvalue())
