@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -25,6 +26,7 @@ _FEW_BYTES: Final = 64 << 10
 _TYPE_HINT: Final = "give the type of the field; or leave such rows out with on_bad_rows: skip"
 _SYNTAX_HINT: Final = "each line must be one JSON object; or leave such rows out with on_bad_rows: skip"
 _LINES: Final = RowEnds(b"", None)
+_LINE: Final = re.compile(rb"[^\n]+\n")
 
 
 def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> TextStream:
@@ -79,7 +81,7 @@ class _JSONParser:
 
     def split(self, data: bytes) -> list[tuple[int, int]]:
         """Return the offsets of every line that is not blank."""
-        return [(start, end) for start, end in _LINES.rows(data) if data[start:end].strip()]
+        return [line.span() for line in _LINE.finditer(data) if line.group().strip()]
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which field does not fit."""
