@@ -189,6 +189,29 @@ def test_the_codec_is_obeyed(codec: Codec, name: str) -> None:
     assert pq.read_metadata(pa.BufferReader(group.data)).row_group(0).column(0).compression == name
 
 
+def test_only_columns_that_gain_by_it_have_a_dictionary() -> None:
+    numbers = range(3000)
+    table = pa.table(
+        {
+            "unique": numbers,
+            "few": [f"text {n % 3}" for n in numbers],
+            "l": pa.array([[n] for n in numbers]),
+            "kept": pa.array([f"{n}" for n in numbers]).dictionary_encode(),
+        }
+    )
+    groups = list(encode_row_groups(batches_of(table), EncodeOptions(batch_rows=1000)))
+
+    assert len(groups) == 3
+    for group in groups:
+        row_group = pq.read_metadata(pa.BufferReader(group.data)).row_group(0)
+        columns = [row_group.column(index) for index in range(4)]
+        assert [column.has_dictionary_page for column in columns] == [False, True, False, True]
+    assert (
+        pa.concat_tables([pq.read_table(pa.BufferReader(group.data)) for group in groups]).to_pydict()
+        == table.to_pydict()
+    )
+
+
 def test_slices_are_not_copied() -> None:
     batch = pa.record_batch({"n": pa.array(range(100_000))})
     before = pa.total_allocated_bytes()
