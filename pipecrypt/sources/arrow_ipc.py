@@ -1,6 +1,8 @@
 """Read Arrow IPC, files and streams, and Feather V2, which is an IPC file. Compressed sources are left to inputs.
 
-An IPC file is a stream between a magic of eight bytes and a footer, so it can be read from a pipe too, front to back.
+Offsets and lengths come from the file as they are, and the encoder would follow them past the end of a buffer: every
+batch is validated, on the reading thread. An IPC file is a stream between a magic of eight bytes and a footer, so it
+can be read from a pipe too, front to back.
 """
 
 from __future__ import annotations
@@ -101,8 +103,7 @@ def _file_batches(opened: ipc.RecordBatchFileReader, name: str) -> Generator[pa.
     for index in range(opened.num_record_batches):
         with mapped_errors(name):
             batch = opened.get_batch(index)
-            # Offsets and lengths come from the file. Reading them past a buffer's end must not wait for the encoder.
-            batch.validate()
+            batch.validate(full=True)
         yield batch
 
 
@@ -113,7 +114,7 @@ def _stream_batches(stream: ipc.RecordBatchStreamReader, name: str) -> Generator
                 batch = stream.read_next_batch()
             except StopIteration:
                 return
-            batch.validate()
+            batch.validate(full=True)
         yield batch
 
 

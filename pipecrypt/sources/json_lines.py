@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -18,10 +19,14 @@ from pipecrypt.sources.type_names import parse_types
 
 __all__ = ["open_json"]
 
-_WHOLE: Final = pj.ReadOptions(use_threads=True, block_size=(1 << 31) - 1)
+# Larger than any block, which is parsed at once. Handing a few rows to other threads takes longer than parsing them.
+_MANY: Final = pj.ReadOptions(use_threads=True, block_size=(1 << 31) - 1)
+_FEW: Final = pj.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
+_FEW_BYTES: Final = 64 << 10
 _TYPE_HINT: Final = "give the type of the field; or leave such rows out with on_bad_rows: skip"
 _SYNTAX_HINT: Final = "each line must be one JSON object; or leave such rows out with on_bad_rows: skip"
 _LINES: Final = RowEnds(b"", None)
+_LINE: Final = re.compile(rb"[^\n]+\n")
 
 
 def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> TextStream:
@@ -70,9 +75,13 @@ class _JSONParser:
         """Return the rows, or None where one of them does not fit."""
         return _parsed(data, self._options)
 
+    def checks(self) -> list[Callable[[memoryview], bool]]:
+        """Ask for all at once: whether a field is unknown or stands there twice is no question to one field."""
+        return [lambda data: self.parse(data) is not None]
+
     def split(self, data: bytes) -> list[tuple[int, int]]:
         """Return the offsets of every line that is not blank."""
-        return [(start, end) for start, end in _LINES.rows(data) if data[start:end].strip()]
+        return [line.span() for line in _LINE.finditer(data) if line.group().strip()]
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which field does not fit."""
@@ -111,7 +120,7 @@ def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
     try:
         # Arrow does not check the text of values, and a file of half-encoded names would only fail its readers.
         str(data, "utf-8")
-        table = pj.read_json(pa.py_buffer(data), _WHOLE, options)
+        table = pj.read_json(pa.py_buffer(data), _FEW if len(data) < _FEW_BYTES else _MANY, options)
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
     return table.select(options.explicit_schema.names) if _is_fixed(options) else table
@@ -132,7 +141,7 @@ def _is_fixed(options: pj.ParseOptions) -> bool:
 def _check_type(field: pa.Field, name: str) -> None:
     options = pj.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="error")
     try:
-        pj.read_json(pa.py_buffer(json.dumps({field.name: None}).encode()), _WHOLE, options)
+        pj.read_json(pa.py_buffer(json.dumps({field.name: None}).encode()), _FEW, options)
     except pa.ArrowNotImplementedError:
         message = f"{name}: field {field.name}: json is not read as {field.type}"
         raise UnsupportedError(message, hint="choose another type") from None

@@ -1,11 +1,11 @@
 """Cut a stream of bytes into blocks of whole rows. Parsing the blocks is left to csv_lines and json_lines.
 
 A line end inside of quotes ends no row. Counting quotes would tell inside from outside only where no unquoted field
-holds a quote (`5" pipe`). Two facts are used instead. First: whoever is inside of a quoted field finds, looking back,
-either the quote that opened it, which follows a delimiter or a line end, or the second of two doubled quotes. So a line
-end whose last quote before it follows any other character is a row end, whatever came before. Such a line end is nearly
-always there, and found by looking at a few bytes. Second: a block begins at a row, so one regular expression can walk
-it exactly; this is done where the first fact does not help.
+holds a quote (`5" pipe`). Two facts are used instead. First: right behind a quote one is inside of a quoted field only
+if it is the quote that opened it, which follows a delimiter or a line end, or one of two doubled quotes. So behind a
+quote between other characters one is outside, whatever came before. There is nearly always such a quote close to the
+end of a block; from there on, one regular expression walks exactly. Second: a block begins at a row, so the walk can
+begin there where the first fact does not help.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipecrypt.errors import FormatError
 __all__ = ["Block", "RowEnds", "cut_blocks", "read_full"]
 
 _BOM: Final = b"\xef\xbb\xbf"
+_MAX_READ_BYTES: Final = 64 << 20
 # Quotes to look at before a block is walked.
 _TRIES: Final = 64
 _LONG_ROW: Final = "a quote may never be closed: check the quote character; or lines end with a carriage return only"
@@ -41,7 +42,7 @@ class RowEnds:
         quote: one byte, or None where every line end ends a row.
     """
 
-    __slots__ = ("_quote", "_row", "_rows", "_unclear")
+    __slots__ = ("_quote", "_row", "_rows", "_tail", "_unclear")
 
     def __init__(self, delimiter: bytes, quote: bytes | None) -> None:
         """Compile the expressions for this dialect."""
@@ -49,7 +50,7 @@ class RowEnds:
         if quote is None:
             self._unclear = b""
             self._row = re.compile(rb"[^\r\n]*+(?:\r?\n|\r)")
-            self._rows = re.compile(rb"(?:[^\n]*+\n)*+")
+            self._rows = self._tail = re.compile(rb"(?:[^\n]*+\n)*+")
             return
         d, q = re.escape(delimiter), re.escape(quote)
         self._unclear = delimiter + quote + b"\r\n"
@@ -57,21 +58,24 @@ class RowEnds:
         value = closed + rb"[^%b\r\n]*+" % d
         self._row = re.compile(rb"(?:%b%b)*+%b(?:\r?\n|\r)" % (value, d, value))
         # A lone carriage return ends a row for the parser, but no block: its line feed may still come.
-        self._rows = re.compile(rb"(?:(?:%b(?:%b|\r(?!\n)))*+%b\r?\n)*+" % (value, d, value))
+        rows = rb"(?:(?:%b(?:%b|\r(?!\n)))*+%b\r?\n)*+" % (value, d, value)
+        self._rows = re.compile(rows)
+        # From behind a closing quote: the rest of its row, then more rows.
+        self._tail = re.compile(rb"[^%b\r\n]*+(?:(?:%b|\r(?!\n))%b)*+\r?\n%b" % (d, d, value, rows))
 
     def last(self, data: bytes) -> int:
         """Return the offset after a row end near the end of `data`, which begins at a row; 0 where there is none."""
         if self._quote is None:
             return data.rfind(b"\n") + 1
-        end = len(data)
+        end = at = data.rfind(b"\n")
         for _ in range(_TRIES):
-            at = data.rfind(b"\n", 0, end)
+            before, at = at, data.rfind(self._quote, 0, max(at, 0))
             if at < 0:
-                break
-            quote = data.rfind(self._quote, 0, at)
-            if quote < 0 or (quote and data[quote - 1] not in self._unclear):
-                return at + 1
-            end = quote
+                # Without any quote before it, the last line end ends a row.
+                return end + 1 if before == end else self.walk(data)
+            is_single = at > 0 and data[at - 1] not in self._unclear and data[at + 1] != self._quote[0]
+            if is_single and (found := self._tail.match(data, at + 1)):
+                return found.end()
         return self.walk(data)
 
     def walk(self, data: bytes) -> int:
@@ -149,10 +153,11 @@ def _without_bom(piece: bytes, read: Callable[[int], bytes]) -> bytes:
 
 
 def read_full(read: Callable[[int], bytes], length: int) -> bytes:
-    """Return `length` bytes, fewer only at the end; pipes give less at a time."""
-    pieces = [read(length)]
+    """Return `length` bytes, fewer only at the end, where pipes give less at a time; more where `read` gives more."""
+    # Lengths may come from a damaged file: no buffer is asked for that the file could not fill.
+    pieces = [read(min(length, _MAX_READ_BYTES))]
     missing = length - len(pieces[0])
-    while missing and pieces[-1]:
-        pieces.append(read(missing))
+    while missing > 0 and pieces[-1]:
+        pieces.append(read(min(missing, _MAX_READ_BYTES)))
         missing -= len(pieces[-1])
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -17,6 +17,7 @@ __all__ = ["BadRows", "CSVOptions", "Codec", "EncodeOptions", "JSONOptions", "Re
 
 # Parquet's own bound of pyarrow's writer for one row group.
 _MAX_BATCH_ROWS: Final = 64 << 20
+_MAX_TEXT_BYTES: Final = 512 << 20
 
 
 class BadRows(StrEnum):
@@ -112,10 +113,11 @@ class ReadOptions:
         """Check the sizes.
 
         Raises:
-            UsageError: a size is not positive.
+            UsageError: a size is not between 1 byte and 512 MiB: Arrow parses up to 2 GiB at once.
         """
-        if self.block_bytes < 1 or self.max_row_bytes < 1:
-            raise UsageError("block_bytes and max_row_bytes must be positive", hint="leave them out for the defaults")
+        if not (1 <= self.block_bytes <= _MAX_TEXT_BYTES and 1 <= self.max_row_bytes <= _MAX_TEXT_BYTES):
+            what = f"block_bytes and max_row_bytes must be between 1 and {_MAX_TEXT_BYTES}"
+            raise UsageError(what, hint="leave them out for the defaults")
 
 
 @dataclass(frozen=True, slots=True)

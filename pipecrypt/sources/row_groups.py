@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -51,7 +50,7 @@ def encode_row_groups(stream: BatchStream, options: EncodeOptions = _DEFAULTS) -
         fit = ParquetFit(stream.schema)
         batches = read_ahead(stream) if stream.may_change_thread else iter(stream)
         tables = _tables(batches, fit, options.batch_rows)
-        yield from map_ahead(partial(_encode, options=options), tables, name="encode")
+        yield from map_ahead(_Encoder(options).encode, tables, name="encode")
     finally:
         stream.close()
 
@@ -86,18 +85,61 @@ def _rechunked(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[l
         yield pending
 
 
-def _encode(table: pa.Table, *, options: EncodeOptions) -> EncodedRowGroup:
-    sink = pa.BufferOutputStream()
-    try:
+class _Encoder:
+    """Writes row groups, all with the dictionaries that made the first one smaller.
+
+    pyarrow gives every column one. Columns of many different values become larger and slower by it, as most of
+    TPC-H's lineitem do.
+    """
+
+    def __init__(self, options: EncodeOptions) -> None:
+        self._options = options
+        self._with_dictionary: list[str] | None = None
+
+    def encode(self, table: pa.Table) -> EncodedRowGroup:
+        try:
+            if self._with_dictionary is None:
+                self._with_dictionary = self._chosen(table)
+            return EncodedRowGroup(memoryview(self._parquet(table, self._with_dictionary)), len(table))
+        except pa.ArrowException as error:
+            # An overflow, as of seconds that become milliseconds. Which column it is, is found by trying.
+            column = next((name for name in table.column_names if not self._can_write(table.select([name]))), "?")
+            message = f"column {column}: values that parquet cannot hold: {type(error).__name__}"
+            raise UnsupportedError(message, hint="convert the column before it comes here") from error
+
+    def _chosen(self, table: pa.Table) -> list[str]:
+        """Return the paths of the leaf columns that are smaller with a dictionary; those that are one keep it."""
+        if not len(table):
+            return []
+        with_all, with_none = (_columns(self._parquet(table, use)) for use in (True, False))
+        names = {field.name for field in table.schema if pa.types.is_dictionary(field.type)}
+        return [path for path, size in with_all.items() if size < with_none[path] or path in names]
+
+    def _can_write(self, table: pa.Table) -> bool:
+        try:
+            self._parquet(table, True)
+        except pa.ArrowException:
+            return False
+        return True
+
+    def _parquet(self, table: pa.Table, use_dictionary: bool | list[str]) -> pa.Buffer:
+        sink = pa.BufferOutputStream()
         # No page index: a row group this small has one or a few pages in each column, and each index is a module more.
         with pq.ParquetWriter(
-            sink, table.schema, compression=options.compression.value, write_statistics=True, write_page_index=False
+            sink,
+            table.schema,
+            compression=self._options.compression.value,
+            use_dictionary=use_dictionary,
+            write_statistics=True,
+            write_page_index=False,
         ) as writer:
             if len(table):
-                writer.write_table(table, row_group_size=options.batch_rows)
-    except pa.ArrowException as error:
-        raise UnsupportedError(f"rows cannot be written as parquet: {type(error).__name__}", hint=_HINT) from error
-    return EncodedRowGroup(memoryview(sink.getvalue()), len(table))
+                writer.write_table(table, row_group_size=self._options.batch_rows)
+        return sink.getvalue()
 
 
-_HINT: Final = "look at the columns with dates and dictionaries; --log-level debug shows what pyarrow says"
+def _columns(file: pa.Buffer) -> dict[str, int]:
+    """Return the size of every leaf column of the only row group, in bytes."""
+    row_group = pq.read_metadata(pa.BufferReader(file)).row_group(0)
+    columns = (row_group.column(index) for index in range(row_group.num_columns))
+    return {column.path_in_schema: column.total_compressed_size for column in columns}

@@ -8,7 +8,7 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.errors import FormatError, StorageError, UnsupportedError
 
 __all__ = ["BatchStream", "mapped_errors", "seekable_file"]
 
@@ -44,6 +44,7 @@ def mapped_errors(name: str) -> Iterator[None]:
     Raises:
         FormatError: the bytes are not what they should be.
         StorageError: reading failed.
+        UnsupportedError: pyarrow does not know a part of the format.
     """
     try:
         yield
@@ -52,6 +53,10 @@ def mapped_errors(name: str) -> Iterator[None]:
         if error.errno is not None:
             raise StorageError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
         raise FormatError(f"{name} is truncated or damaged") from error
+    except pa.ArrowNotImplementedError as error:
+        raise UnsupportedError(f"{name} uses what pyarrow cannot read", hint="write it with other types") from error
+    except MemoryError as error:
+        raise FormatError(f"{name} needs more memory than there is, or is malformed") from error
     except (pa.ArrowException, UnicodeError, EOFError) as error:
         raise FormatError(f"{name} is truncated or malformed") from error
 

@@ -7,8 +7,9 @@ whatever a CSV file brings later. Blocks are read, and decompressed, on a thread
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
-from itertools import chain
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import chain, islice
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -33,6 +34,9 @@ class RowParser(Protocol):
 
     def parse(self, data: memoryview) -> pa.Table | None:
         """Return the rows, or None where one of them does not fit."""
+
+    def checks(self) -> Iterable[Callable[[memoryview], bool]]:
+        """Return cheaper questions to rows: what all of them take, `parse` takes too."""
 
     def split(self, data: bytes) -> list[tuple[int, int]]:
         """Return the offsets of every row."""
@@ -78,36 +82,54 @@ class TextStream:
             self._blocks.close()
 
     def _read(self) -> Generator[pa.RecordBatch]:
-        for block in (blocks := read_ahead(self._blocks, depth=1, name="blocks")):
-            try:
+        with closing(read_ahead(self._blocks, depth=1, name="blocks")) as blocks:
+            for block in blocks:
                 table = self._parser.parse(memoryview(block.data))
-                if table is None:
-                    table = self._good_rows(block)
-                yield from table.to_batches()
-            except BaseException:
-                blocks.close()
-                raise
+                yield from (self._good_rows(block) if table is None else table).to_batches()
 
     def _good_rows(self, block: Block) -> pa.Table:
         rows = self._parser.split(block.data)
-        view = memoryview(block.data)
-        good = [self.schema.empty_table()]
-        for parsed, bad in sift(rows, lambda start, end: self._parser.parse(view[start:end])):
-            if parsed is not None:
-                good.append(parsed)
-            elif bad is not None:
-                self._leave_out(block, rows[bad])
-        # One batch of the block, not one of every run of good rows.
-        return pa.concat_tables(good).combine_chunks()
+        bad = self._bad_rows(block.data, rows)
+        line, counted = block.line, 0
+        for index in sorted(bad):
+            start, end = rows[index]
+            line, counted = line + block.data.count(b"\n", counted, start), start
+            if self._on_bad_rows is BadRows.FAIL:
+                reason, hint = self._parser.explain(block.data[start:end])
+                raise BadRowError(f"{self._name}:{line}: {reason}", hint=hint)
+            _LOG.info("%s:%d: row left out", self._name, line)
+        self.bad_rows += len(bad)
+        if len(bad) == len(rows):
+            return self.schema.empty_table()
+        good = self._parser.parse(memoryview(_joined(block.data, rows, bad)))
+        if good is None:
+            raise RuntimeError("rows that fit one by one do not fit together")
+        return good
 
-    def _leave_out(self, block: Block, row: tuple[int, int]) -> None:
-        start, end = row
-        line = block.line + block.data.count(b"\n", 0, start)
-        if self._on_bad_rows is BadRows.FAIL:
-            reason, hint = self._parser.explain(block.data[start:end])
-            raise BadRowError(f"{self._name}:{line}: {reason}", hint=hint)
-        _LOG.info("%s:%d: row left out", self._name, line)
-        self.bad_rows += 1
+    def _bad_rows(self, data: bytes, rows: list[tuple[int, int]]) -> set[int]:
+        """Return the rows that any check refuses; where a bad row fails the file, at least the first one."""
+        bad: set[int] = set()
+        left, offsets = list(range(len(rows))), rows
+        for fits in self._parser.checks():
+            view = memoryview(data)
+            found = (index for _, index in sift(offsets, _check(view, fits)) if index is not None)
+            wrong = set(islice(found, 1 if self._on_bad_rows is BadRows.FAIL else None))
+            if wrong:
+                # The next check sees neither the bad row nor, where the file fails, what comes after it.
+                bad |= {left[index] for index in wrong}
+                end = min(wrong) if self._on_bad_rows is BadRows.FAIL else len(left)
+                left = [each for index, each in enumerate(left[:end]) if index not in wrong]
+                data = _joined(data, offsets[:end], wrong)
+                offsets = self._parser.split(data)
+        return bad
+
+
+def _check(view: memoryview, fits: Callable[[memoryview], bool]) -> Callable[[int, int], bool | None]:
+    return lambda start, end: fits(view[start:end]) or None
+
+
+def _joined(data: bytes, rows: list[tuple[int, int]], without: set[int]) -> bytes:
+    return b"".join(data[start:end] for index, (start, end) in enumerate(rows) if index not in without)
 
 
 def with_first(first: Block | None, blocks: Iterator[Block]) -> Generator[Block]:

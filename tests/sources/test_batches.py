@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def test_truncated_ipc_files_are_errors() -> None:
         for file in (io.BytesIO(data[:length]), pipe(data[:length])):
             with pytest.raises(FormatError):
                 table_of(open_batches(file, "x", SourceFormat.ARROW))
+
+
+def test_damaged_ipc_never_crashes() -> None:
+    data = bytearray(_ipc(_table(50).select(["s", "l"]), stream=True))
+
+    for at in range(0, len(data), 5):
+        damaged = bytes(data[:at]) + bytes([data[at] ^ 0xFF]) + bytes(data[at + 1 :])
+        with contextlib.suppress(FormatError, UnsupportedError):
+            written(open_batches(io.BytesIO(damaged), "x", SourceFormat.ARROW))
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "zstd"])

@@ -146,6 +146,16 @@ def test_other_encodings_are_recoded(encoding: str) -> None:
     assert table_of(csv_stream(data, encoding=encoding)).to_pydict() == {"größe": ["ä"], "b": [1]}
 
 
+def test_recoding_streams_whatever_text_grows_to() -> None:
+    data = ("a,b\n" + "ä,ö\n" * 5000).encode("latin-1")
+    stream = open_batches(
+        pipe(data), "x", SourceFormat.CSV, options=ReadOptions(CSVOptions(encoding="latin-1"), block_bytes=700)
+    )
+
+    assert table_of(stream).num_rows == 5000
+    assert all(len(batch) < 700 for batch in csv_stream(data, encoding="latin-1", block_bytes=700))
+
+
 def test_wrong_encodings_are_named() -> None:
     with pytest.raises(BadRowError, match=r"x.csv:3: column a does not fit string"):
         table_of(csv_stream(b"a\nx\n\xff\n"))

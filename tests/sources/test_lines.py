@@ -46,6 +46,8 @@ def _states(data: bytes) -> list[bool]:
 @given(_PIECES.map(b"".join), st.integers(1, 30))
 @example(b'5" pipe,"a\nb"\n', 5)
 @example(b'"",1\n', 3)
+@example(b'"a""\r\n', 1)
+@example(b'"a","b",""\n"c', 11)
 @example(b'a,",\n",x\n1,2,3\n', 6)
 def test_blocks_are_the_input_and_never_end_inside_quotes(data: bytes, block_bytes: int) -> None:
     whole = data if not data or data.endswith(b"\n") else data + b"\n"

@@ -84,3 +84,21 @@ def test_generators_stay_on_their_thread_and_are_closed() -> None:
     next(iter(stream))
     stream.close()
     assert closed == [True, True]
+
+
+def test_errors_of_a_callers_generator_are_its_own() -> None:
+    def generate() -> Iterator[pa.RecordBatch]:
+        yield from _TABLE.to_batches()
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        written(batches_of(generate()))
+    with pytest.raises(KeyError):
+        written(batches_of(pa.RecordBatchReader.from_batches(_TABLE.schema, generate())))
+
+
+def test_values_that_do_not_fit_the_asked_schema_are_an_error() -> None:
+    schema = pa.schema({"n": pa.int8(), "s": pa.string()})
+
+    with pytest.raises(UsageError):
+        table_of(batches_of(pl.DataFrame({"n": [1000], "s": ["x"]}), schema))

@@ -151,6 +151,27 @@ def test_row_groups_have_exactly_their_rows(batch_rows: int, chunk: int) -> None
         assert metadata.row_group(0).column(0).statistics.has_min_max
 
 
+def test_dictionaries_may_differ_from_batch_to_batch() -> None:
+    kind = pa.dictionary(pa.int32(), pa.string())
+    columns = [pa.array(values).cast(kind) for values in (["a", "b"], ["c", "a"], ["b", None])]
+    batches = [
+        pa.record_batch({"c": column, "l": pa.ListArray.from_arrays(pa.array([0, 2, 2]), column)}) for column in columns
+    ]
+
+    for batch_rows in (1, 3, 4, 6):
+        read = written(batches_of(batches), batch_rows)
+        assert read.column("c").to_pylist() == ["a", "b", "c", "a", "b", None]
+        assert read.column("l").to_pylist() == [["a", "b"], [], ["c", "a"], [], ["b", None], []]
+        assert read.schema.field("c").type == kind
+
+
+def test_the_column_whose_values_do_not_fit_is_named() -> None:
+    table = pa.table({"n": [1], "wrong": pa.array([1 << 61], pa.timestamp("s"))})
+
+    with pytest.raises(UnsupportedError, match="column wrong"):
+        written(batches_of(table))
+
+
 def test_no_rows_keep_the_schema() -> None:
     empty = _columns()["dictionary"].slice(0, 0)
     (group,) = encode_row_groups(batches_of(pa.table({"c": empty, "n": pa.array([], pa.int8())})))
@@ -166,6 +187,29 @@ def test_the_codec_is_obeyed(codec: Codec, name: str) -> None:
     (group,) = encode_row_groups(batches_of(pa.table({"n": [1]})), EncodeOptions(compression=codec))
 
     assert pq.read_metadata(pa.BufferReader(group.data)).row_group(0).column(0).compression == name
+
+
+def test_only_columns_that_gain_by_it_have_a_dictionary() -> None:
+    numbers = range(3000)
+    table = pa.table(
+        {
+            "unique": numbers,
+            "few": [f"text {n % 3}" for n in numbers],
+            "l": pa.array([[n] for n in numbers]),
+            "kept": pa.array([f"{n}" for n in numbers]).dictionary_encode(),
+        }
+    )
+    groups = list(encode_row_groups(batches_of(table), EncodeOptions(batch_rows=1000)))
+
+    assert len(groups) == 3
+    for group in groups:
+        row_group = pq.read_metadata(pa.BufferReader(group.data)).row_group(0)
+        columns = [row_group.column(index) for index in range(4)]
+        assert [column.has_dictionary_page for column in columns] == [False, True, False, True]
+    assert (
+        pa.concat_tables([pq.read_table(pa.BufferReader(group.data)) for group in groups]).to_pydict()
+        == table.to_pydict()
+    )
 
 
 def test_slices_are_not_copied() -> None:

@@ -1,0 +1,86 @@
+"""One contender of benchmarks.ingest: prints seconds, CPU seconds and peak RSS in MiB. Comparing is left to ingest."""
+
+from __future__ import annotations
+
+import base64
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Run the contender that argv names."""
+    contender, source, target, codec = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    run = CONTENDERS[contender](source, target, codec)
+    started, cpu = time.perf_counter(), time.process_time()
+    run()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    print(json.dumps([seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+
+
+def _arrow_pme(source: Path, target: Path, codec: str) -> Callable[[], object]:
+    import pyarrow.parquet.encryption as pe
+
+    class Client(pe.KmsClient):  # wraps with nothing: a key service's time is not what is measured
+        def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
+            return base64.b64encode(key_bytes).decode()
+
+        def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+            return base64.b64decode(wrapped_key)
+
+    factory = pe.CryptoFactory(lambda _: Client())
+
+    def properties(names: list[str]) -> object:
+        configuration = pe.EncryptionConfiguration(
+            footer_key="bench", column_keys={"bench": names}, plaintext_footer=True, data_key_length_bits=256
+        )
+        return factory.file_encryption_properties(pe.KmsConnectionConfig(), configuration)
+
+    return _arrow(source, target, codec, properties)
+
+
+def _arrow_plain(source: Path, target: Path, codec: str) -> Callable[[], object]:
+    return _arrow(source, target, codec, lambda names: None)
+
+
+def _arrow(source: Path, target: Path, codec: str, properties: Callable[[list[str]], Any]) -> Callable[[], object]:
+    import pyarrow.csv as pc
+    import pyarrow.parquet as pq
+
+    def run() -> None:
+        reader = pc.open_csv(source)
+        encryption = properties(reader.schema.names)
+        with pq.ParquetWriter(target, reader.schema, compression=codec, encryption_properties=encryption) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+
+    return run
+
+
+def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
+    from pipecrypt.sources.batches import open_batches
+    from pipecrypt.sources.formats import SourceFormat
+    from pipecrypt.sources.options import Codec, EncodeOptions
+    from pipecrypt.sources.row_groups import encode_row_groups
+
+    def run() -> None:
+        with source.open("rb", buffering=0) as file, target.open("wb") as out:
+            stream = open_batches(file, source.name, SourceFormat.CSV)
+            for group in encode_row_groups(stream, EncodeOptions(compression=Codec(codec))):
+                out.write(group.data)
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[Path, Path, str], Callable[[], object]]] = {
+    "pyarrow open_csv + PME writer": _arrow_pme,
+    "pyarrow open_csv + writer": _arrow_plain,
+    "pipecrypt row groups": _row_groups,
+}
+
+if __name__ == "__main__":
+    main()
