@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
+    from pipecrypt.reading.dataset import open_dataset as open
     from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
@@ -27,6 +28,7 @@ __all__ = [
     "encrypt",
     "errors",
     "expose_data_keys",
+    "open",
     "run",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "encrypt": ("pipecrypt.pipeline.calls", "encrypt"),
     "errors": ("pipecrypt.errors", None),
     "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
+    "open": ("pipecrypt.reading.dataset", "open_dataset"),
     "run": ("pipecrypt.config.run", "run_config"),
 }
 
