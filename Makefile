@@ -52,7 +52,7 @@ bench: $(VENV)/.dev ## Compare pipecrypt with cp, pyarrow and Polars on lineitem
 	python -m benchmarks.columns
 
 docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UPDATE=1 rewrites the outputs
-	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py
+	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py tests/interop
 
 clean: ## Remove the virtual environment, the demo and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo

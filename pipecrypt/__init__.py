@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.reading import Reading as Reading
     from pipecrypt.pipeline.writer import ParquetWriter as ParquetWriter
     from pipecrypt.pipeline.writer import encrypt_batches as encrypt_batches
+    from pipecrypt.reading.dataset import open_dataset as open
     from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
     from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
@@ -37,6 +38,7 @@ __all__ = [
     "encrypt_bytes",
     "errors",
     "expose_data_keys",
+    "open",
     "run",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "encrypt": ("pipecrypt.pipeline.calls", "encrypt"),
     "errors": ("pipecrypt.errors", None),
     "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
+    "open": ("pipecrypt.reading.dataset", "open_dataset"),
     "run": ("pipecrypt.config.run", "run_config"),
 }
 

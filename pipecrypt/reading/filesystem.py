@@ -84,9 +84,13 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         self._views = Views(self._read_options, credentials)
         self._finalizer = weakref.finalize(self, self._views.close)
 
-    def close(self) -> None:
-        """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice."""
-        self._views.close()
+    def close(self, *, for_good: bool = False) -> None:
+        """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice.
+
+        Args:
+            for_good: refuse to open files from now on; otherwise the next one opens the keys again.
+        """
+        self._views.close(for_good=for_good)
 
     def view(self, path: str) -> PlaintextView | None:
         """Return the view of an encrypted file; None where the file is shown as it is stored.

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError
+from pipecrypt.errors import ColumnNotFoundError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
@@ -51,7 +52,7 @@ class Rows:
         self._stack = ExitStack()
         self.locked_columns = locked
         self.unchecked = unchecked
-        with _pyarrow_errors("the schema"):
+        with arrow_errors("the schema"):
             # Columns are told apart by number: a name may stand twice, or have a dot in it.
             self.column_names = tuple(file.reader.read_row_groups([], column_indices=columns).column_names)
 
@@ -100,7 +101,7 @@ class Rows:
             return
         batch_rows = _BATCH_ROWS if self._limit is None else min(_BATCH_ROWS, self._limit)
         row_groups = list(range(self._file.num_row_groups))
-        with _pyarrow_errors("the file"):
+        with arrow_errors("the file"):
             yield from self._file.reader.iter_batches(
                 batch_rows, row_groups=row_groups, column_indices=self._columns, use_threads=True
             )
@@ -156,16 +157,8 @@ def _unchecked(view: PlaintextView) -> str | None:
 
 
 def _open_file(view: PlaintextView) -> pq.ParquetFile:
-    with _pyarrow_errors(view.name):
+    with arrow_errors(view.name):
         return pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r"))
-
-
-@contextmanager
-def _pyarrow_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:  # pyarrow raises a bare OSError for damaged pages
-        raise FormatError(f"pyarrow cannot decode {what}: {str(error)[:200]}") from error
 
 
 def _choose(view: PlaintextView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import KeySession
@@ -59,6 +59,7 @@ class Views:
         self._options = options
         self._credentials = credentials
         self._lock = threading.Lock()
+        self._is_closed = False
         self._session_lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
         self._session: KeySession | None = None
@@ -112,9 +113,14 @@ class Views:
         if is_last:
             view.forget_plaintext()
 
-    def close(self) -> None:
-        """Wipe all keys and forget all plaintext. Safe to call twice; file objects that are open fail from now on."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Wipe all keys and forget all plaintext. Safe to call twice; file objects that are open fail from now on.
+
+        Args:
+            for_good: refuse to open files from now on.
+        """
         with self._lock:
+            self._is_closed = self._is_closed or for_good
             for _, view in self._views.values():
                 if view is not None:
                     view.close()
@@ -127,6 +133,10 @@ class Views:
         credentials = self._credentials or Credentials.from_environment()
         references = key_references(self._options, credentials.environ)
         with self._session_lock:
+            if self._is_closed:
+                raise UsageError(
+                    "this dataset was closed, and its keys were wiped", hint="read it inside of its with block"
+                )
             if self._session is None or references != self._references:
                 self.close()
                 self._session = KeySession(references, credentials=credentials)

@@ -1,0 +1,245 @@
+"""Open encrypted files as one table: `pipecrypt.open`. Showing plaintext is left to filesystem, decoding to pyarrow.
+
+Columns that are not asked for are not fetched, and row groups that statistics rule out are neither fetched nor
+decrypted: pyarrow's scanner asks the file system only for what it decodes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from pipecrypt.errors import ColumnNotFoundError, MissingExtraError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.reading.arrow_errors import arrow_errors
+from pipecrypt.reading.description import Description, describe
+from pipecrypt.reading.filesystem import PipecryptFileSystem
+from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.listing import SourceFile, list_sources
+from pipecrypt.storage.location import Location
+
+__all__ = ["EncryptedDataset", "open_dataset"]
+
+Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
+_BATCH_ROWS: Final = 131_072
+
+
+class EncryptedDataset:
+    """Encrypted files as one table; a context manager that wipes its keys. `open_dataset` makes it.
+
+    Filters are `pyarrow.compute` expressions, or lists of tuples as `pyarrow.parquet.read_table` takes them.
+
+    Args:
+        location: what was opened.
+        files: its files.
+        fs: shows them in plaintext.
+    """
+
+    def __init__(self, location: Location, files: tuple[SourceFile, ...], fs: PipecryptFileSystem) -> None:
+        """Open the first file, which gives the schema."""
+        self._location = location
+        self._files = files
+        self._fs = fs
+        self._paths = [_path(file) for file in files]
+        self._dataset = self._open()
+
+    def _open(self) -> ds.Dataset:
+        arrow = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
+        is_one = len(self._files) == 1 and self._files[0].location == self._location
+        with arrow_errors(self._location.display):
+            return ds.dataset(
+                self._paths,
+                filesystem=arrow,
+                format=ds.ParquetFileFormat(),
+                partitioning=None if is_one else "hive",
+                partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
+            )
+
+    def __enter__(self) -> Self:
+        """Return the dataset."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext; nothing can be read any more. Safe to call twice."""
+        self._fs.close(for_good=True)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, as the first file has them, and those that directories named `column=value` add."""
+        return self._dataset.schema
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files, in order, without user names and passwords."""
+        return tuple(file.location.display for file in self._files)
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of all files; counting opens every file's footer, once."""
+        with arrow_errors(self._location.display):
+            return int(self._dataset.count_rows())
+
+    def dataset(self) -> ds.Dataset:
+        """Return the `pyarrow.dataset.Dataset`, for whatever reads one. It can be read until this is closed."""
+        return self._dataset
+
+    def to_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter = None,  # pyarrow's name for it
+        batch_rows: int = _BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield record batches, in order.
+
+        Args:
+            columns: top-level columns; None: all.
+            filter: which rows.
+            batch_rows: at most so many rows in a batch.
+
+        Raises:
+            AccessError: the key of a column that is read is missing.
+            ColumnNotFoundError: there is no such column.
+            IntegrityError: a file was changed after it was written.
+        """
+        scanner = self._scanner(columns, filter, batch_rows)
+        with arrow_errors(self._location.display):
+            yield from scanner.to_batches()
+
+    def to_table(self, columns: Sequence[str] | None = None, filter: Filter = None) -> pa.Table:
+        """Return a table; arguments and errors are those of `to_batches`."""
+        scanner = self._scanner(columns, filter, _BATCH_ROWS)
+        with arrow_errors(self._location.display):
+            return scanner.to_table()
+
+    def to_pandas(self, columns: Sequence[str] | None = None, filter: Filter = None) -> Any:
+        """Return a `pandas.DataFrame`; arguments and errors are those of `to_batches`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        _required("pandas")
+        return self.to_table(columns, filter).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None, filter: Filter = None) -> Any:
+        """Return a `polars.DataFrame`; arguments and errors are those of `to_batches`.
+
+        Raises:
+            MissingExtraError: Polars is not installed.
+        """
+        return _required("polars").from_arrow(self.to_table(columns, filter))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a fresh stream of all rows (Arrow PyCapsule interface), which DuckDB, Polars and others take."""
+        # Not the scanner's own reader: some consumers hold Python's lock while they wait for a batch, and the threads
+        # that read files need it. A reader over an iterator lets it go while it waits.
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.to_batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        """Show files, rows if they were counted or there is one file, columns and their keys."""
+        return self._describe().as_text()
+
+    def _repr_html_(self) -> str:
+        return self._describe().as_html()
+
+    def _describe(self) -> Description:
+        is_counted = len(self._files) == 1 or "num_rows" in self.__dict__
+        rows = self.num_rows if is_counted else None
+        view = self._fs.view(self._paths[0])
+        return describe(self._location.display, self.schema, view, files=len(self._files), rows=rows)
+
+    def _scanner(self, columns: Sequence[str] | None, rows: Filter, batch_rows: int) -> ds.Scanner:
+        if isinstance(columns, str):
+            raise UsageError("the columns to read are a list of names", hint=f"write columns=[{columns!r}]")
+        unknown = [name for name in columns or () if name not in self.schema.names]
+        if unknown:
+            raise ColumnNotFoundError(
+                f"{self._location.display} has no column {unknown[0]!r}",
+                hint=f"its columns are {', '.join(self.schema.names)}",
+            )
+        with arrow_errors(self._location.display):
+            names = None if columns is None else list(columns)
+            return self._dataset.scanner(columns=names, filter=_expression(rows), batch_size=batch_rows)
+
+
+def open_dataset(
+    url: str | os.PathLike[str],
+    *,
+    keys: Sequence[str] | None = None,
+    trust: Sequence[str] | None = None,
+    on_missing_key: str = "error",
+    aad_prefix: str | bytes | None = None,
+    storage_options: Mapping[str, object] | None = None,
+    credentials: Credentials | None = None,
+) -> EncryptedDataset:
+    """Open encrypted Parquet files, and plaintext ones among them, as one table.
+
+    Args:
+        url: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
+        keys: key references; default: those in PIPECRYPT_KEYS. Only these are ever used, whatever the files say.
+        trust: public keys to check signatures against; refused, because this version has no signatures.
+        on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
+            read as null.
+        aad_prefix: of files that do not store it.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+
+    Raises:
+        SourceNotFoundError: nothing is there.
+        KeyNotFoundError: the key of an encrypted footer is missing.
+        UnsupportedError: `trust` is given.
+        UsageError: an argument is malformed.
+        PipecryptError: the first file cannot be opened; see `pipecrypt.errors`.
+    """
+    location = Location(os.fspath(url), storage_options or {})
+    files = list_sources(location)
+    target = None if location.is_local else open_filesystem(files[0].location).fs
+    fs = PipecryptFileSystem(
+        fs=target,
+        keys=keys,
+        trust=trust,
+        on_missing_key=on_missing_key,
+        aad_prefix=aad_prefix,
+        skip_instance_cache=True,
+    )
+    if credentials is not None:
+        fs.use_credentials(credentials)
+    return EncryptedDataset(location, files, fs)
+
+
+def _expression(rows: Filter) -> ds.Expression | None:
+    if rows is None or isinstance(rows, ds.Expression):
+        return rows
+    try:
+        return pq.filters_to_expression(rows)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the filter is malformed: {error}",
+            hint='write filter=[("column", "<", 3)] or a pyarrow.compute expression',
+        ) from error
+
+
+def _path(file: SourceFile) -> str:
+    return os.path.abspath(file.location.local_path) if file.location.is_local else open_filesystem(file.location).path
+
+
+def _required(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(f"{package} is not installed", hint=f"pip install {package}") from error
