@@ -12,12 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
+from pipecrypt.parquet.buffers import allocate_buffer
 from pipecrypt.parquet.protocols import AppendSink, RangeSource
 from pipecrypt.parquet.readahead import ReadAhead
 
 __all__ = ["Body", "ignore_bytes"]
 
 _FLUSH_BYTES: Final = 4 << 20
+_BUFFER_BYTES: Final = 6 << 20
 
 
 def ignore_bytes(count: int) -> None:
@@ -53,8 +55,8 @@ class Body:
         self._ahead: ReadAhead | None = None
         self._sink = sink
         self._on_bytes = on_bytes
-        self._buffers = [bytearray(), bytearray()]
-        self._room = memoryview(self._buffers[0])
+        self._buffers = [memoryview(b""), memoryview(b"")]
+        self._room = self._buffers[0]
         self._begun = self._filled = 0  # the part of the buffer that is no part of the output yet
         self._parts: list[memoryview] = []  # of the output, in order, for the next write
         self._unwritten = 0
@@ -117,8 +119,7 @@ class Body:
         if self._filled + length > len(self._room):
             self._flush()
             if length > len(self._room):
-                self._buffers[0] = bytearray(max(length + length // 8, _FLUSH_BYTES * 2))
-                self._room = memoryview(self._buffers[0])
+                self._room = self._buffers[0] = allocate_buffer(max(length + length // 8, _BUFFER_BYTES))
         return self._room[self._filled : self._filled + length]
 
     def commit(self, length: int) -> None:
@@ -164,7 +165,10 @@ class Body:
             self._flush()
 
     def _leave_window(self) -> Future[None] | None:
-        if self._is_lent:
+        if not self._is_lent:
+            return None
+        self._is_lent = False
+        if self._parts:
             self._flush()
         return self._pending
 
@@ -178,9 +182,9 @@ class Body:
         self._wait()
         if self._parts:
             self._pending = self._writer.submit(_write_parts, self._sink, self._parts)
-            self._parts, self._unwritten, self._is_lent = [], 0, False
+            self._parts, self._unwritten = [], 0
             self._buffers.reverse()
-            self._room = memoryview(self._buffers[0])
+            self._room = self._buffers[0]
             self._begun = self._filled = 0
 
     def _wait(self) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
+from pipecrypt.parquet.buffers import allocate_buffer
 from pipecrypt.parquet.protocols import RangeSource, ReadsInto
 
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
 WINDOW_BYTES: Final = 4 << 20
+_NOTHING: Final = memoryview(b"")
 # What is read at once where nothing is read ahead: each read may be a request to a store.
 _UNPLANNED_BYTES: Final = 16 << 20
 
@@ -55,9 +57,9 @@ class ReadAhead:
         self._leave = leave
         self._into = source if isinstance(source, ReadsInto) else None
         self._windows: deque[tuple[int, int]] = deque()
-        self._free: deque[tuple[bytearray, Future[None] | None]] = deque((bytearray(), None) for _ in range(2))
-        self._current = self._pending_buffer = bytearray()
-        self._start, self._view = 0, memoryview(b"")
+        self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * 2)
+        self._current = self._pending_buffer = _NOTHING
+        self._start, self._view = 0, _NOTHING
         self._gathered, self._gathered_start, self._gathered_end = bytearray(), 0, 0
         self._pending: Future[memoryview] | None = None
         self._pending_start = 0
@@ -151,11 +153,12 @@ class ReadAhead:
         if not self._windows or self._into is None:
             return
         start, end = self._windows.popleft()
-        buffer, last_use = self._free.popleft()
+        # The buffer used last, unless it is still written from: the third one is never touched where nothing is lent.
+        buffer, last_use = self._free.popleft() if self._free[-1][1] else self._free.pop()
         if end - start > len(buffer):
-            buffer = bytearray(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
+            buffer = allocate_buffer(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
         self._pending_start, self._pending_buffer = start, buffer
-        self._pending = self._thread.submit(_fill, self._into, start, memoryview(buffer)[: end - start], last_use)
+        self._pending = self._thread.submit(_fill, self._into, start, buffer[: end - start], last_use)
 
 
 def _fill(source: ReadsInto, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:
