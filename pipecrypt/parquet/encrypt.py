@@ -229,7 +229,7 @@ class FileEncryption:
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
             segment = segments.pop()
-            if segment.kind in (SegmentKind.COLUMN_INDEX, SegmentKind.OFFSET_INDEX):
+            if segment.is_index:
                 self._write_index(segment, row_groups, index_places)
                 continue
             self._write_segment(segment, row_groups.chunks(segment.row_group)[segment.column])

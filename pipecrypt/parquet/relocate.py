@@ -26,6 +26,8 @@ def relocate_chunk(chunk: Chunk, move: ChunkMove, originals: Originals) -> None:
     place, metadata, back = (chunk.row_group, chunk.column), chunk.metadata, move.inverse()
     for field in _PAGE_OFFSETS:
         old = metadata.integer(field)
+        if old is None and field == ColumnMetaData.INDEX_PAGE_OFFSET:
+            continue
         new = _page_offset(field, old, move)
         metadata.set_integer(field, WireType.I64, new)
         if _kept_or_moved(back, new) != old:
@@ -37,6 +39,7 @@ def relocate_chunk(chunk: Chunk, move: ChunkMove, originals: Originals) -> None:
         if (back.moved(new) or _NOWHERE) != file_offset:
             originals.values[(*place, ColumnChunk.FILE_OFFSET)] = file_offset
     _resize(metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE, move.total_growth)
+    chunk.place = None
 
 
 def _page_offset(field: int, old: int | None, move: ChunkMove) -> int | None:
@@ -72,11 +75,15 @@ def restore_chunk(chunk: Chunk, move: ChunkMove, originals: Originals | None) ->
     """Rewrite a chunk's offsets and size for the plaintext file."""
     metadata, entry = chunk.metadata, chunk.entry
     for field in _PAGE_OFFSETS:
-        metadata.set_integer(field, WireType.I64, _kept_or_moved(move, metadata.integer(field)))
+        old = metadata.integer(field)
+        if old is not None:
+            moved = move.moved(old)
+            metadata.set(field, WireType.I64, old if moved is None else moved)
     file_offset = entry.integer(ColumnChunk.FILE_OFFSET)
     if file_offset is not None:
         entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, move.moved(file_offset) or _NOWHERE)
     _resize(metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE, move.total_growth)
+    chunk.place = None
     if originals is not None and originals.values:
         _put_back(metadata, _PAGE_OFFSETS, (chunk.row_group, chunk.column), originals)
         _put_back(entry, (ColumnChunk.FILE_OFFSET,), (chunk.row_group, chunk.column), originals)
