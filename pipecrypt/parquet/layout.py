@@ -158,7 +158,7 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> l
     pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == SegmentKind.PAGES}
     ends = chain((part[0] for part in islice(parts, 1, None)), (body_end,))
     segments = []
-    for (start, declared_bytes, row_group, column, code), end in zip(parts, ends, strict=True):
+    for (start, declared_bytes, row_group, column, code), end in zip(parts, ends, strict=False):
         room, kind = end - start, _KINDS[code]
         if start < MAGIC_BYTES or room < declared_bytes:
             raise _misplaced(row_groups.what(row_group, column))

@@ -33,7 +33,7 @@ __all__ = [
     "ModuleType",
     "check_footer_signature",
     "module_bytes",
-    "open_into",
+    "not_authentic",
     "open_module",
     "seal_module",
     "seal_pieces",
@@ -106,17 +106,15 @@ def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str
     """
     if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
         raise FormatError(f"{what} has a wrong module length")
-    plaintext = bytearray(len(module) - MODULE_OVERHEAD_BYTES)
-    open_into(cipher, module, aad, memoryview(plaintext), what)
-    return bytes(plaintext)
-
-
-def open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
-    """Open a GCM module of checked length into `out`, which is as long as the plaintext."""
     try:
-        cipher.decrypt_into(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad, out)
+        return cipher.open(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad)
     except IntegrityError:
-        raise IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written") from None
+        raise not_authentic(what) from None
+
+
+def not_authentic(what: str) -> IntegrityError:
+    """Return the error for a module that was not written with this key at this place."""
+    return IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written")
 
 
 def module_bytes(data: memoryview, position: int, what: str) -> int:

@@ -58,7 +58,7 @@ class Page(NamedTuple):
     values: int
 
 
-def read_page_header(data: memoryview, start: int, what: str) -> Page:
+def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
     """Return the page whose header stands at `start`.
 
     Raises:
@@ -107,7 +107,7 @@ def _zigzag(varint: bytes) -> int:
 _SIZE_BYTES: Final = 3
 
 
-def _read_header(data: memoryview, start: int) -> Page:  # the hot loop: one pass, no objects
+def _read_header(data: memoryview | bytes, start: int) -> Page:  # the hot loop: one pass, no objects
     position, field_id = start, 0
     kind = size = size_start = size_end = crc_start = crc_end = values = _NO_VALUE
     crc: int | None = None
@@ -259,14 +259,14 @@ def check_page(page: Page, *, is_first: bool, what: str) -> None:
         raise LimitError(f"{what} has a page of more than {_MAX_PAGE_BYTES} bytes")
 
 
-def resized_header(data: memoryview, page: Page, new_bytes: int) -> bytes:
+def resized_header(data: memoryview | bytes, page: Page, new_bytes: int) -> bytes:
     """Return a page's header with another compressed_page_size."""
     return b"".join(
         (data[page.start : page.size_start], encode_varint(new_bytes << 1), data[page.size_end : page.body])
     )
 
 
-def with_checksum(data: memoryview, page: Page, new_bytes: int, checksum: int) -> bytes:
+def with_checksum(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int) -> bytes:
     """Return a page's header with another compressed_page_size and checksum.
 
     Raises:
