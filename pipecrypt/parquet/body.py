@@ -19,6 +19,7 @@ from pipecrypt.parquet.readahead import ReadAhead
 __all__ = ["Body", "ignore_bytes"]
 
 _FLUSH_BYTES: Final = 4 << 20
+_REPORT_BYTES: Final = 1 << 20
 _BUFFER_BYTES: Final = 6 << 20
 
 
@@ -38,6 +39,7 @@ class Body:
         "_ahead",
         "_begun",
         "_buffers",
+        "_done",
         "_filled",
         "_is_lent",
         "_on_bytes",
@@ -59,7 +61,7 @@ class Body:
         self._room = self._buffers[0]
         self._begun = self._filled = 0  # the part of the buffer that is no part of the output yet
         self._parts: list[memoryview] = []  # of the output, in order, for the next write
-        self._unwritten = 0
+        self._unwritten = self._done = 0
         self._is_lent = False
         self._pending: Future[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-write")
@@ -75,6 +77,7 @@ class Body:
         """Write what is left or, after an error, wait for the write under way, so that the sink can be discarded."""
         try:
             if error is None:
+                self._report()
                 self._flush()
                 self._wait()
         finally:
@@ -111,8 +114,14 @@ class Body:
         return self._input.read_some(start, least, most)
 
     def done(self, count: int) -> None:
-        """Report how many bytes of the input were done."""
-        self._on_bytes(count)
+        """Count how many bytes of the input were done; they are reported in large steps, and when the input ends."""
+        self._done += count
+        if self._done >= _REPORT_BYTES:
+            self._report()
+
+    def _report(self) -> None:
+        done, self._done = self._done, 0
+        self._on_bytes(done)
 
     def reserve(self, length: int) -> memoryview:
         """Return room for `length` bytes at the end of the output; `commit` says how many were used."""
@@ -152,7 +161,7 @@ class Body:
                 self.write(data)
             else:
                 self._append(data)
-            self._on_bytes(len(data))
+            self.done(len(data))
             start += len(data)
 
     def _append(self, lent: memoryview) -> None:

@@ -49,7 +49,7 @@ from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Raw, Struct, Value, WireType, encode_struct
+from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
 from pipecrypt.parquet.writing_keys import WritingKeys
 
 __all__ = ["FileEncryption", "encrypt_file"]
@@ -126,6 +126,7 @@ class FileEncryption:
         self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
         self._modules_by_key: Counter[object] = Counter()
         self._moves: dict[tuple[int, int], ChunkMove] = {}
+        self._paths: dict[int, Raw] = {}
         self._originals = Originals(policy.data_keys, 0)
         self._output = GrowingFooter()
         self._source_bytes = 0
@@ -352,11 +353,22 @@ class FileEncryption:
 
     def _column_key_struct(self, chunk: Chunk) -> Struct:
         struct = Struct()
-        # From the schema, not from the chunk's metadata, which may say anything.
-        path: list[Value] = [name.encode() for name in chunk.leaf.path]
-        struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, path)
-        struct.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1])
+        path = self._paths.get(chunk.column)
+        if path is None:
+            # From the schema, not from the chunk's metadata, which may say anything.
+            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
+        struct.entries = [
+            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
+            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1]),
+        ]
         return struct
+
+
+def _encoded_path(path: tuple[str, ...]) -> Raw:
+    """Return the list of a path's names as it stands in a struct, without its field header and the struct's end."""
+    struct, names = Struct(), [name.encode() for name in path]
+    struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*names])
+    return Raw(encode_struct(struct)[1:-1])
 
 
 def _scan(segment: Segment, chunk: Chunk) -> PageScan:

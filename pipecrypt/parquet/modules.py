@@ -63,6 +63,9 @@ class ModuleType(IntEnum):
     BLOOM_FILTER_BITSET = 9
 
 
+_TYPE_BYTES: Final = tuple(bytes((module_type,)) for module_type in ModuleType)
+
+
 class FileAAD:
     """Makes the AADs of one file.
 
@@ -84,7 +87,12 @@ class FileAAD:
     def module(self, module_type: ModuleType, row_group: int, column: int) -> bytes:
         """Return the AAD of a module without page ordinal, or what comes before the page ordinal of one with it."""
         ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
-        return self._start + bytes((module_type,)) + ordinals
+        return self._start + _TYPE_BYTES[module_type] + ordinals
+
+    def modules(self, row_group: int, column: int) -> Callable[[ModuleType], bytes]:
+        """Return what makes the AADs of one place by their type, as `module` would."""
+        ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
+        return lambda module_type: self._start + _TYPE_BYTES[module_type] + ordinals
 
 
 # Writes a module's length field and nonce: (buffer, place, length that follows the field, nonce).

@@ -41,6 +41,11 @@ __all__ = ["PageAADs", "PageBounds", "PageOpener", "PageSealer", "open_pages", "
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
 _FIRST_NEEDED_BYTES: Final = 64
+# A look-up in an enumeration's class is a slow one.
+_DICTIONARY_PAGE_HEADER: Final = ModuleType.DICTIONARY_PAGE_HEADER
+_DICTIONARY_PAGE: Final = ModuleType.DICTIONARY_PAGE
+_DATA_PAGE_HEADER: Final = ModuleType.DATA_PAGE_HEADER
+_DATA_PAGE: Final = ModuleType.DATA_PAGE
 
 
 class PageBounds(NamedTuple):
@@ -74,11 +79,11 @@ class PageAADs:
 
     def __post_init__(self) -> None:
         """Compute what all pages share."""
-        make, place = self.file_aad.module, (self.row_group, self.column)
-        self.dictionary_header = make(ModuleType.DICTIONARY_PAGE_HEADER, *place)
-        self.dictionary = make(ModuleType.DICTIONARY_PAGE, *place)
-        self.data_header_start = make(ModuleType.DATA_PAGE_HEADER, *place)
-        self.data_start = make(ModuleType.DATA_PAGE, *place)
+        make = self.file_aad.modules(self.row_group, self.column)
+        self.dictionary_header = make(_DICTIONARY_PAGE_HEADER)
+        self.dictionary = make(_DICTIONARY_PAGE)
+        self.data_header_start = make(_DATA_PAGE_HEADER)
+        self.data_start = make(_DATA_PAGE)
 
 
 def sealed_bound(pages: list[Page]) -> int:
