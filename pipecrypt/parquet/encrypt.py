@@ -222,7 +222,7 @@ class FileEncryption:
         return order_segments(parts, body_end, row_groups)
 
     def _write_row_groups(self, row_groups: RowGroups, segments: list[Segment]) -> None:
-        due, index_places = last_changes(segments), IndexPlaces()
+        due, index_places, begun = last_changes(segments), IndexPlaces(), -1
         for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
@@ -233,7 +233,12 @@ class FileEncryption:
             if segment.is_index:
                 self._write_index(segment, row_groups, index_places)
                 continue
-            self._write_segment(segment, row_groups.chunks(segment.row_group)[segment.column])
+            chunks = row_groups.chunks(segment.row_group)
+            if segment.row_group != begun:
+                # All of a batch's keys one after the other: twice as fast as each between the pages of two chunks.
+                begun = segment.row_group
+                self._keys.make(chunks)
+            self._write_segment(segment, chunks[segment.column])
             due[segment.row_group] -= 1
             if not due[segment.row_group]:
                 self._finish_row_group(segment.row_group, row_groups)
