@@ -26,6 +26,7 @@ __all__ = [
     "check_page",
     "read_page_header",
     "resized_header",
+    "resized_usual_header",
     "with_checksum",
 ]
 
@@ -257,6 +258,27 @@ def check_page(page: Page, *, is_first: bool, what: str) -> None:
         raise FormatError(f"{what} has a page of unknown type {page.kind}")
     if page.end - page.body > _MAX_PAGE_BYTES:
         raise LimitError(f"{what} has a page of more than {_MAX_PAGE_BYTES} bytes")
+
+
+def resized_usual_header(header: bytes, overhead_bytes: int) -> tuple[bytes, int, int] | None:
+    """Return a usual header of an encrypted page, made that of the plaintext page, the latter's bytes and values.
+
+    Args:
+        header: opened, with no byte behind it.
+        overhead_bytes: by how much the encrypted page is longer.
+
+    Returns:
+        None where the header is not usual, or says what cannot be.
+    """
+    match = _USUAL_HEADER.fullmatch(header)
+    if match is None:
+        return None
+    size_bytes, value_bytes = match.groups()
+    plain_bytes, values = _zigzag(size_bytes) - overhead_bytes, _zigzag(value_bytes)
+    if not 0 <= plain_bytes <= _MAX_PAGE_BYTES - overhead_bytes or values < 0:
+        return None
+    start, end = match.span(1)
+    return header[:start] + encode_varint(plain_bytes << 1) + header[end:], plain_bytes, values
 
 
 def resized_header(data: memoryview | bytes, page: Page, new_bytes: int) -> bytes:

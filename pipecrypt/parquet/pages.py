@@ -9,6 +9,7 @@ Layout of a page, plain and encrypted::
 from __future__ import annotations
 
 import contextlib
+import struct
 import zlib
 from array import array
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from pipecrypt.parquet.page_headers import (
     check_page,
     read_page_header,
     resized_header,
+    resized_usual_header,
     with_checksum,
 )
 from pipecrypt.parquet.thrift import encode_varint
@@ -41,6 +43,7 @@ __all__ = ["PageAADs", "PageBounds", "PageOpener", "PageSealer", "open_pages", "
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
 _FIRST_NEEDED_BYTES: Final = 64
+_read_length: Final = struct.Struct("<I").unpack_from
 # A look-up in an enumeration's class is a slow one.
 _DICTIONARY_PAGE_HEADER: Final = ModuleType.DICTIONARY_PAGE_HEADER
 _DICTIONARY_PAGE: Final = ModuleType.DICTIONARY_PAGE
@@ -238,32 +241,52 @@ class PageOpener:
             IntegrityError: a module was not written with this key at this place.
         """
         first, written, at, room, needed = self.position, 0, 0, self.room_bytes, _FIRST_NEEDED_BYTES
-        window_bytes = len(window)
+        window_bytes, old = len(window), self.bounds.old
         while not self.is_done:
             body = self._module_end(window, at, room)
             end = self._module_end(window, body, room) if body <= window_bytes else body + CTR_OVERHEAD_BYTES
             if end > window_bytes:
                 needed = end - at
                 break
-            written += self._open_page(window[at:body], window[body:end], out[written:])
+            header, page_aad = self._open_header(window[at:body])
+            written += self._open_usual(header, page_aad, window[body:end], out[written:]) or self._open_page(
+                header, page_aad, window[body:end], out[written:]
+            )
             at = end
-            self.position = first + at
-            self.bounds.old.append(self.position)
+            self.position = position = first + at
+            old.append(position)
         self.needed_bytes = min(needed, self.room_bytes)
         return written
+
+    def _open_usual(self, header: bytes, page_aad: bytes, sealed: memoryview, out: memoryview) -> int:
+        """Open a data page with a usual header into `out`, as most are; return its bytes, or 0 for any other page."""
+        usual = None if self._is_ctr else resized_usual_header(header, MODULE_OVERHEAD_BYTES)
+        if usual is None:
+            return 0
+        plain_header, plain_bytes, values = usual
+        body = len(plain_header)
+        if len(sealed) != plain_bytes + MODULE_OVERHEAD_BYTES:
+            return 0
+        end = body + plain_bytes
+        self._open_body(sealed, page_aad, out[body:end])
+        out[:body] = plain_header
+        self._ordinal += 1
+        self._missing_values -= values
+        new = self.bounds.new
+        new.append(new[-1] + end)
+        return end
 
     def _module_end(self, window: memoryview, start: int, room: int) -> int:
         """Return where the module at `start` ends, or a place behind a window that its length field is not in."""
         end = start + CTR_OVERHEAD_BYTES
         if end <= room and start + LENGTH_BYTES <= len(window):
-            end = start + LENGTH_BYTES + int.from_bytes(window[start : start + LENGTH_BYTES], "little")
+            end = start + LENGTH_BYTES + _read_length(window, start)[0]
         if end > room:
             raise FormatError(f"{self._name} is truncated or malformed")
         return end
 
-    def _open_page(self, sealed_header: memoryview, sealed: memoryview, out: memoryview) -> int:
-        """Open one page into `out`; return its bytes, header included."""
-        header, page_aad = self._open_header(sealed_header)
+    def _open_page(self, header: bytes, page_aad: bytes, sealed: memoryview, out: memoryview) -> int:
+        """Open any page into `out`; return its bytes, header included."""
         page = read_page_header(header, 0, self._what)
         check_page(page, is_first=not self.position, what=self._what)
         overhead = CTR_OVERHEAD_BYTES if self._is_ctr else MODULE_OVERHEAD_BYTES
