@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 __all__ = ["FORMAT_VERSION", "Context", "new_dataset_id"]
@@ -71,10 +72,19 @@ class Context:
 
         Each part is preceded by its length (8 hex digits), so no two contexts share an encoding.
         """
-        column = b"footer" if self.column is None else b"column" + b"".join(map(_part, self.column))
         batch = b"file" if self.batch is None else b"%d" % self.batch
-        parts = (b"%d" % self.format_version, self.dataset_id.encode(), self.path.encode(), column, batch)
-        return b"".join(_part(part) for part in parts)
+        return _file_parts(self.format_version, self.dataset_id, self.path) + _column_part(self.column) + _part(batch)
+
+
+# Both are asked for again for every data key of a file.
+@lru_cache(maxsize=16)
+def _file_parts(format_version: int, dataset_id: str, path: str) -> bytes:
+    return _part(b"%d" % format_version) + _part(dataset_id) + _part(path)
+
+
+@lru_cache(maxsize=1024)
+def _column_part(column: tuple[str, ...] | None) -> bytes:
+    return _part(b"footer" if column is None else b"column" + b"".join(map(_part, column)))
 
 
 def _part(value: str | bytes) -> bytes:

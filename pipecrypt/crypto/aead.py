@@ -63,6 +63,17 @@ class MessageCipher:
         nonce = random_bytes(NONCE_BYTES)
         return nonce + self._gcm.encrypt(nonce, plaintext, associated_data)
 
+    def open(self, nonce: ByteBuffer, sealed: ByteBuffer, associated_data: ByteBuffer) -> bytes:
+        """Return the plaintext of ciphertext || tag.
+
+        Raises:
+            IntegrityError: key, nonce, associated data or ciphertext do not belong together.
+        """
+        try:
+            return self._gcm.decrypt(nonce, sealed, associated_data)
+        except InvalidTag as error:
+            raise IntegrityError("authentication failed") from error
+
     def decrypt_into(self, nonce: ByteBuffer, sealed: ByteBuffer, associated_data: ByteBuffer, out: ByteBuffer) -> int:
         """Open ciphertext || tag into `out`; return the plaintext's length.
 

@@ -17,6 +17,7 @@ With external storage `key_metadata` names an entry of `_KEY_MATERIAL_FOR_<file>
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ __all__ = [
     "MAX_MASTER_KEY_ID_CHARACTERS",
     "ExternalMaterial",
     "KeyMaterial",
+    "MaterialReader",
     "MaterialWriter",
     "WrappedKEK",
     "dataset_of_kek_text",
@@ -51,13 +53,6 @@ _TYPE: Final = "keyMaterialType"
 _PKMT1: Final = "PKMT1"
 _OWN: Final = "pipecrypt"
 _OWN_VERSION: Final = 1
-# The material of a column as MaterialWriter writes it, matched at once: a file has one for each column chunk. Base64
-# and these master key ids need no JSON escapes. Whatever is written in another way is parsed.
-_USUAL_MATERIAL: Final = re.compile(
-    rb'\{"keyMaterialType":"PKMT1","internalStorage":true,"isFooterKey":false,"masterKeyID":"([\w./:-]{1,1024})",'
-    rb'"doubleWrapping":true,"keyEncryptionKeyID":"([A-Za-z0-9+/]{22}==)","wrappedKEK":"([\w./+=]+)",'
-    rb'"wrappedDEK":"([A-Za-z0-9+/=]+)","pipecrypt":\{"v":1,"commitment":"([A-Za-z0-9+/]{43}=)"\}\}'
-)
 _OWN_KEK: Final = re.compile(r"pc1\.(?P<dataset>(?:[0-9a-f]{32})?)\.(?P<wrapped>[A-Za-z0-9+/=]+)")
 
 
@@ -129,9 +124,6 @@ def parse_key_metadata(key_metadata: bytes) -> KeyMaterial | ExternalMaterial | 
     """
     if len(key_metadata) > MAX_KEY_METADATA_BYTES:
         raise FormatError(f"key metadata is longer than {MAX_KEY_METADATA_BYTES} bytes")
-    match = _USUAL_MATERIAL.fullmatch(key_metadata)
-    if match is not None:
-        return _usual_material(match)
     try:
         document = parse_document(key_metadata, max_bytes=MAX_KEY_METADATA_BYTES)
     except DocumentError:
@@ -148,14 +140,48 @@ def parse_key_metadata(key_metadata: bytes) -> KeyMaterial | ExternalMaterial | 
         raise FormatError(f"key metadata is malformed: {error}") from error
 
 
-def _usual_material(match: re.Match[bytes]) -> KeyMaterial:
-    master_key_id, kek_id, wrapped_kek, wrapped_data_key, commitment = (text.decode("ascii") for text in match.groups())
-    return KeyMaterial(
-        master_key_id=master_key_id,
-        wrapped_data_key=wrapped_data_key,
-        kek=WrappedKEK(decode_base64(kek_id), wrapped_kek),
-        commitment=decode_base64(commitment),
-    )
+class MaterialReader:
+    """Reads the key material of many data keys; what those under one KEK share is parsed once. Safe across threads."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        """Know no KEK yet."""
+        self._known: dict[bytes, KeyMaterial] = {}
+
+    def parse(self, key_metadata: bytes) -> KeyMaterial | ExternalMaterial | None:
+        """Return what `parse_key_metadata` returns; raises what it raises."""
+        head, tail = key_metadata[:-_TAIL_BYTES], _TAIL.fullmatch(key_metadata[-_TAIL_BYTES:])
+        known = self._known.get(head)
+        if known is not None and tail is not None:
+            with contextlib.suppress(ValueError):  # not base64, of which the whole parser tells
+                return KeyMaterial(
+                    master_key_id=known.master_key_id,
+                    wrapped_data_key=tail[1].decode("ascii"),
+                    kek=known.kek,
+                    commitment=decode_base64(tail[2].decode("ascii")),
+                )
+        material = parse_key_metadata(key_metadata)
+        if tail is not None and isinstance(material, KeyMaterial) and _is_head(head, tail, material):
+            if len(self._known) >= _MAX_KNOWN_HEADS:
+                self._known.clear()
+            self._known[head] = material
+        return material
+
+
+# What follows `"wrappedDEK":"` in the material of a 256-bit data key that MaterialWriter wrote.
+_TAIL: Final = re.compile(rb'([A-Za-z0-9+/]{80})","pipecrypt":\{"v":1,"commitment":"([A-Za-z0-9+/]{43}=)"\}\}')
+_TAIL_BYTES: Final = 80 + len('","pipecrypt":{"v":1,"commitment":"') + 44 + len('"}}')
+_MAX_KNOWN_HEADS: Final = 256
+
+
+def _is_head(head: bytes, tail: re.Match[bytes], material: KeyMaterial) -> bool:
+    # Without an escape, the quotation marks are those of the JSON itself, so another tail of the same form stands for
+    # the same members with other values. Comparing the values makes sure that these are the members that counted.
+    if b"\\" in head or not head.endswith(b'"wrappedDEK":"') or material.commitment is None:
+        return False
+    commitment = encode_base64(material.commitment)
+    return (material.wrapped_data_key, commitment) == (tail[1].decode("ascii"), tail[2].decode("ascii"))
 
 
 def parse_external_material(data: bytes) -> Mapping[str, KeyMaterial]:

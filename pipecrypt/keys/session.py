@@ -26,10 +26,10 @@ from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
     KeyMaterial,
+    MaterialReader,
     MaterialWriter,
     dataset_of_kek_text,
     kek_text,
-    parse_key_metadata,
 )
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
@@ -66,7 +66,7 @@ class KeySession:
         UsageError: a session with `dataset_id` names a key that only opens files.
     """
 
-    __slots__ = ("_dataset_id", "_keyring", "_lock", "_unwrapped", "_writing", "data_keys_made")
+    __slots__ = ("_dataset_id", "_keyring", "_lock", "_reader", "_unwrapped", "_writing", "data_keys_made")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class KeySession:
         """Open all references."""
         self.data_keys_made = 0
         self._dataset_id = dataset_id
+        self._reader = MaterialReader()
         # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
         # while another thread uses it.
         self._lock = threading.Lock()
@@ -134,7 +135,7 @@ class KeySession:
             IntegrityError: something does not belong together: KEK, data key, commitment or context.
             FormatError: the key metadata is malformed.
         """
-        material = parse_key_metadata(key_metadata)
+        material = self._reader.parse(key_metadata)
         if isinstance(material, ExternalMaterial):
             material = _external_entry(material, external() if external is not None else None)
         with self._lock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
@@ -41,6 +41,7 @@ class Chunk:
         entry: the ColumnChunk struct.
         what: what errors call it.
         stored_metadata: its metadata as it was decrypted, where that was so, to be passed on unchanged.
+        place: what `locate_pages` found, until the metadata changes.
     """
 
     row_group: int
@@ -49,6 +50,7 @@ class Chunk:
     entry: Struct
     what: str
     stored_metadata: bytes | None = None
+    place: PagePlace | None = None
     _metadata: Struct | None = None
 
     @property
@@ -70,10 +72,10 @@ class Chunk:
     @metadata.setter
     def metadata(self, metadata: Struct) -> None:
         self._metadata = metadata
+        self.place = None
 
 
-@dataclass(frozen=True, slots=True)
-class PagePlace:
+class PagePlace(NamedTuple):
     """Where a chunk's pages lie.
 
     Args:
@@ -219,19 +221,21 @@ def locate_pages(chunk: Chunk) -> PagePlace:
     Raises:
         FormatError: a required field is missing or negative.
     """
-    metadata = chunk.metadata
-    data_page = _required(chunk, ColumnMetaData.DATA_PAGE_OFFSET)
-    dictionary = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET) or 0
-    start = dictionary if dictionary > 0 and (dictionary < data_page or data_page == 0) else data_page
-    return PagePlace(
-        start,
-        _required(chunk, ColumnMetaData.TOTAL_COMPRESSED_SIZE),
-        _required(chunk, ColumnMetaData.NUM_VALUES),
-    )
+    if chunk.place is None:
+        metadata = chunk.metadata
+        data_page = _required(chunk, metadata, ColumnMetaData.DATA_PAGE_OFFSET)
+        dictionary = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET) or 0
+        start = dictionary if dictionary > 0 and (dictionary < data_page or data_page == 0) else data_page
+        chunk.place = PagePlace(
+            start,
+            _required(chunk, metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE),
+            _required(chunk, metadata, ColumnMetaData.NUM_VALUES),
+        )
+    return chunk.place
 
 
-def _required(chunk: Chunk, field: int) -> int:
-    value = chunk.metadata.integer(field)
+def _required(chunk: Chunk, metadata: Struct, field: int) -> int:
+    value = metadata.integer(field)
     if value is None or value < 0:
         raise FormatError(f"{chunk.what} has no valid metadata (field {field})")
     return value

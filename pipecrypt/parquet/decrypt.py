@@ -121,7 +121,7 @@ class _Decryption:
         segments.reverse()
         while segments:  # dropped as they are done: a large file has many
             segment = segments.pop()
-            if segment.kind in (SegmentKind.COLUMN_INDEX, SegmentKind.OFFSET_INDEX):
+            if segment.is_index:
                 self._write_index(segment)
                 continue
             self._write_segment(segment, opened.open_row_group(segment.row_group)[segment.column])

@@ -7,7 +7,9 @@ Layout of an encrypted Bloom filter (Encryption.md 5.4)::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
@@ -31,7 +33,7 @@ from pipecrypt.parquet.names import (
     PageLocation,
 )
 from pipecrypt.parquet.thrift import WireType, encode_struct, encode_zigzag
-from pipecrypt.parquet.thrift_read import read_list_start, read_struct, read_zigzag, skip_value
+from pipecrypt.parquet.thrift_read import read_list_start, read_struct
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",
@@ -62,26 +64,38 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
     # What every writer writes: three fields a page, in order. A file has as many of these as it has pages, so they
     # are not made into structs. IndexError where the index is anything else.
     count, position = read_list_start(index)
-    pieces: list[bytes] = []
-    copied = 0
-    for _ in range(count):
-        if index[position] != _OFFSET_FIELD:
+    moved_index = bytearray(index[:position])
+    for location in islice(_PLAIN_LOCATION.finditer(index, position), count):
+        if location.start() != position:
             raise IndexError
-        offset, size_field = read_zigzag(index, position + 1)
-        if index[size_field] != _SIZE_FIELD:
-            raise IndexError
-        size, rest = read_zigzag(index, size_field + 1)
-        moved, growth = move.moved_page(offset)
-        pieces += (index[copied : position + 1], encode_zigzag(moved), _SIZE_FIELD_BYTE, encode_zigzag(size + growth))
-        copied = rest
-        position = skip_value(index, rest, WireType.STRUCT, 0)
-    pieces.append(index[copied:])
-    return b"".join(pieces)
+        offset, size, rest = location.groups()
+        moved, growth = move.moved_page(_zigzag(offset))
+        moved_index += b"%c%b%c%b%b" % (
+            _OFFSET_FIELD,
+            encode_zigzag(moved),
+            _SIZE_FIELD,
+            encode_zigzag(_zigzag(size) + growth),
+            rest,
+        )
+        position, count = location.end(), count - 1
+    if count:
+        raise IndexError
+    return bytes(moved_index + index[position:])
+
+
+def _zigzag(varint: bytes) -> int:
+    value = 0
+    for byte in reversed(varint):
+        value = value << 7 | byte & 127
+    return (value >> 1) ^ -(value & 1)
 
 
 _OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64
 _SIZE_FIELD: Final = (PageLocation.COMPRESSED_PAGE_SIZE - PageLocation.OFFSET) << 4 | WireType.I32
-_SIZE_FIELD_BYTE: Final = bytes((_SIZE_FIELD,))
+# Offset, size, then the index of the first row and the end of the struct.
+_PLAIN_LOCATION: Final = re.compile(
+    rb"\x16([\x80-\xff]{0,9}[\x00-\x7f])\x15([\x80-\xff]{0,4}[\x00-\x7f])(\x16[\x80-\xff]{0,9}[\x00-\x7f]\x00)"
+)
 
 
 def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:

@@ -10,9 +10,9 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from itertools import chain, islice
+from typing import Final, NamedTuple, TypeAlias
 
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
@@ -49,17 +49,12 @@ class SegmentKind(IntEnum):
     OFFSET_INDEX = 3
 
 
-class Part(NamedTuple):
-    """A segment before its neighbours are known, in the order in which parts are sorted.
+_FIRST_INDEX: Final = int(SegmentKind.COLUMN_INDEX)
 
-    `declared_bytes` is its length as the footer says, 0 for a Bloom filter of unknown length.
-    """
-
-    start: int
-    declared_bytes: int
-    row_group: int
-    column: int
-    kind: SegmentKind
+# A segment before its neighbours are known, in the order in which parts are sorted: start, length as the footer says
+# (0 for a Bloom filter of unknown length), row group, column, kind. Of plain integers, so that Python's garbage
+# collector need not look at the many that a large file has.
+Part: TypeAlias = tuple[int, int, int, int, int]
 
 
 class Segment(NamedTuple):
@@ -81,9 +76,13 @@ class Segment(NamedTuple):
     declared_bytes: int | None
     room_bytes: int
 
+    @property
+    def is_index(self) -> bool:
+        """Whether it is a column or offset index."""
+        return self.kind >= _FIRST_INDEX
 
-@dataclass(frozen=True, slots=True)
-class ChunkMove:
+
+class ChunkMove(NamedTuple):
     """Where a chunk's pages were and where they are now.
 
     Args:
@@ -140,8 +139,12 @@ class ChunkMove:
 
 def last_changes(segments: Iterable[Segment]) -> Counter[int]:
     """Return for each row group how many segments change the metadata of its chunks; indexes change only entries."""
-    changing = (SegmentKind.PAGES, SegmentKind.BLOOM_FILTER)
-    return Counter(part.row_group for part in segments if part.kind in changing)
+    return Counter(segment.row_group for segment in segments if not segment.is_index)
+
+
+_PAGES: Final = SegmentKind.PAGES  # a look-up in an enumeration's class is a slow one
+_OFFSET_INDEX: Final = SegmentKind.OFFSET_INDEX
+_KINDS: Final = tuple(SegmentKind)
 
 
 def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> list[Segment]:
@@ -152,15 +155,16 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> l
         UnsupportedError: an offset index lies before the pages that it points to.
     """
     parts.sort()
-    pages = {(part.row_group, part.column) for part in parts if part.kind is SegmentKind.PAGES}
+    pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == SegmentKind.PAGES}
+    ends = chain((part[0] for part in islice(parts, 1, None)), (body_end,))
     segments = []
-    for index, (start, declared_bytes, row_group, column, kind) in enumerate(parts):
-        room = (parts[index + 1].start if index + 1 < len(parts) else body_end) - start
+    for (start, declared_bytes, row_group, column, code), end in zip(parts, ends, strict=False):
+        room, kind = end - start, _KINDS[code]
         if start < MAGIC_BYTES or room < declared_bytes:
             raise _misplaced(row_groups.what(row_group, column))
-        if kind is SegmentKind.PAGES:
+        if kind is _PAGES:
             pages.discard((row_group, column))
-        elif kind is SegmentKind.OFFSET_INDEX and (row_group, column) in pages:
+        elif kind is _OFFSET_INDEX and (row_group, column) in pages:
             raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
         segments.append(Segment(kind, row_group, column, start, declared_bytes or None, room))
     return segments
@@ -193,27 +197,30 @@ def chunk_parts(chunk: Chunk) -> Iterable[Part]:
     place = locate_pages(chunk)
     # A chunk of no bytes has no place; its offsets point anywhere and stay as they are.
     if place.declared_bytes > 0:
-        yield Part(place.start, place.declared_bytes, chunk.row_group, chunk.column, SegmentKind.PAGES)
+        yield place.start, place.declared_bytes, chunk.row_group, chunk.column, int(_PAGES)
     elif place.num_values > 0:
         raise FormatError(f"{chunk.what} has values but no bytes")
     metadata, entry = chunk.metadata, chunk.entry
     bloom = metadata.integer(ColumnMetaData.BLOOM_FILTER_OFFSET)
     if bloom is not None:
         length = metadata.integer(ColumnMetaData.BLOOM_FILTER_LENGTH)
-        yield _part(SegmentKind.BLOOM_FILTER, chunk, bloom, length)
-    for kind, offset_field, length_field in (
-        (SegmentKind.COLUMN_INDEX, ColumnChunk.COLUMN_INDEX_OFFSET, ColumnChunk.COLUMN_INDEX_LENGTH),
-        (SegmentKind.OFFSET_INDEX, ColumnChunk.OFFSET_INDEX_OFFSET, ColumnChunk.OFFSET_INDEX_LENGTH),
-    ):
+        yield _part(int(SegmentKind.BLOOM_FILTER), chunk, bloom, length)
+    for kind, offset_field, length_field in _INDEX_FIELDS:
         offset, length = entry.integer(offset_field), entry.integer(length_field)
         if offset is not None and length:
             yield _part(kind, chunk, offset, length)
 
 
-def _part(kind: SegmentKind, chunk: Chunk, start: int, length: int | None) -> Part:
+_INDEX_FIELDS: Final = (
+    (int(SegmentKind.COLUMN_INDEX), ColumnChunk.COLUMN_INDEX_OFFSET, ColumnChunk.COLUMN_INDEX_LENGTH),
+    (int(SegmentKind.OFFSET_INDEX), ColumnChunk.OFFSET_INDEX_OFFSET, ColumnChunk.OFFSET_INDEX_LENGTH),
+)
+
+
+def _part(kind: int, chunk: Chunk, start: int, length: int | None) -> Part:
     if start < MAGIC_BYTES or (length is not None and length <= 0):
         raise _misplaced(chunk.what)
-    return Part(start, length or 0, chunk.row_group, chunk.column, kind)
+    return start, length or 0, chunk.row_group, chunk.column, kind
 
 
 def _misplaced(what: str) -> FormatError:

@@ -33,6 +33,7 @@ __all__ = [
     "ModuleType",
     "check_footer_signature",
     "module_bytes",
+    "not_authentic",
     "open_into",
     "open_module",
     "seal_module",
@@ -63,6 +64,9 @@ class ModuleType(IntEnum):
     BLOOM_FILTER_BITSET = 9
 
 
+_TYPE_BYTES: Final = tuple(bytes((module_type,)) for module_type in ModuleType)
+
+
 class FileAAD:
     """Makes the AADs of one file.
 
@@ -84,7 +88,12 @@ class FileAAD:
     def module(self, module_type: ModuleType, row_group: int, column: int) -> bytes:
         """Return the AAD of a module without page ordinal, or what comes before the page ordinal of one with it."""
         ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
-        return self._start + bytes((module_type,)) + ordinals
+        return self._start + _TYPE_BYTES[module_type] + ordinals
+
+    def modules(self, row_group: int, column: int) -> Callable[[ModuleType], bytes]:
+        """Return what makes the AADs of one place by their type, as `module` would."""
+        ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
+        return lambda module_type: self._start + _TYPE_BYTES[module_type] + ordinals
 
 
 # Writes a module's length field and nonce: (buffer, place, length that follows the field, nonce).
@@ -106,17 +115,27 @@ def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str
     """
     if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
         raise FormatError(f"{what} has a wrong module length")
-    plaintext = bytearray(len(module) - MODULE_OVERHEAD_BYTES)
-    open_into(cipher, module, aad, memoryview(plaintext), what)
-    return bytes(plaintext)
+    try:
+        return cipher.open(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad)
+    except IntegrityError:
+        raise not_authentic(what) from None
 
 
 def open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
-    """Open a GCM module of checked length into `out`, which is as long as the plaintext."""
+    """Open a GCM module of checked length into `out`, which is as long as the plaintext.
+
+    Raises:
+        IntegrityError: not written with this key at this place.
+    """
     try:
         cipher.decrypt_into(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad, out)
     except IntegrityError:
-        raise IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written") from None
+        raise not_authentic(what) from None
+
+
+def not_authentic(what: str) -> IntegrityError:
+    """Return the error for a module that was not written with this key at this place."""
+    return IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written")
 
 
 def module_bytes(data: memoryview, position: int, what: str) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "check_page",
     "read_page_header",
     "resized_header",
+    "resized_usual_header",
     "with_checksum",
 ]
 
@@ -58,7 +59,7 @@ class Page(NamedTuple):
     values: int
 
 
-def read_page_header(data: memoryview, start: int, what: str) -> Page:
+def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
     """Return the page whose header stands at `start`.
 
     Raises:
@@ -107,7 +108,7 @@ def _zigzag(varint: bytes) -> int:
 _SIZE_BYTES: Final = 3
 
 
-def _read_header(data: memoryview, start: int) -> Page:  # the hot loop: one pass, no objects
+def _read_header(data: memoryview | bytes, start: int) -> Page:  # the hot loop: one pass, no objects
     position, field_id = start, 0
     kind = size = size_start = size_end = crc_start = crc_end = values = _NO_VALUE
     crc: int | None = None
@@ -259,14 +260,35 @@ def check_page(page: Page, *, is_first: bool, what: str) -> None:
         raise LimitError(f"{what} has a page of more than {_MAX_PAGE_BYTES} bytes")
 
 
-def resized_header(data: memoryview, page: Page, new_bytes: int) -> bytes:
+def resized_usual_header(header: bytes, overhead_bytes: int) -> tuple[bytes, int, int] | None:
+    """Return a usual header of an encrypted page, made that of the plaintext page, the latter's bytes and values.
+
+    Args:
+        header: opened, with no byte behind it.
+        overhead_bytes: by how much the encrypted page is longer.
+
+    Returns:
+        None where the header is not usual, or says what cannot be.
+    """
+    match = _USUAL_HEADER.fullmatch(header)
+    if match is None:
+        return None
+    size_bytes, value_bytes = match.groups()
+    plain_bytes, values = _zigzag(size_bytes) - overhead_bytes, _zigzag(value_bytes)
+    if not 0 <= plain_bytes <= _MAX_PAGE_BYTES - overhead_bytes or values < 0:
+        return None
+    start, end = match.span(1)
+    return header[:start] + encode_varint(plain_bytes << 1) + header[end:], plain_bytes, values
+
+
+def resized_header(data: memoryview | bytes, page: Page, new_bytes: int) -> bytes:
     """Return a page's header with another compressed_page_size."""
     return b"".join(
         (data[page.start : page.size_start], encode_varint(new_bytes << 1), data[page.size_end : page.body])
     )
 
 
-def with_checksum(data: memoryview, page: Page, new_bytes: int, checksum: int) -> bytes:
+def with_checksum(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int) -> bytes:
     """Return a page's header with another compressed_page_size and checksum.
 
     Raises:

@@ -8,6 +8,8 @@ Layout of a page, plain and encrypted::
 
 from __future__ import annotations
 
+import contextlib
+import struct
 import zlib
 from array import array
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from pipecrypt.parquet.modules import (
     MODULE_OVERHEAD_BYTES,
     FileAAD,
     ModuleType,
-    open_into,
+    not_authentic,
     start_module,
 )
 from pipecrypt.parquet.names import PageType
@@ -31,6 +33,7 @@ from pipecrypt.parquet.page_headers import (
     check_page,
     read_page_header,
     resized_header,
+    resized_usual_header,
     with_checksum,
 )
 from pipecrypt.parquet.thrift import encode_varint
@@ -39,8 +42,13 @@ __all__ = ["PageAADs", "PageBounds", "PageOpener", "PageSealer", "open_pages", "
 
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
-_USUAL_HEADER_BYTES: Final = 1024
 _FIRST_NEEDED_BYTES: Final = 64
+_read_length: Final = struct.Struct("<I").unpack_from
+# A look-up in an enumeration's class is a slow one.
+_DICTIONARY_PAGE_HEADER: Final = ModuleType.DICTIONARY_PAGE_HEADER
+_DICTIONARY_PAGE: Final = ModuleType.DICTIONARY_PAGE
+_DATA_PAGE_HEADER: Final = ModuleType.DATA_PAGE_HEADER
+_DATA_PAGE: Final = ModuleType.DATA_PAGE
 
 
 class PageBounds(NamedTuple):
@@ -74,11 +82,11 @@ class PageAADs:
 
     def __post_init__(self) -> None:
         """Compute what all pages share."""
-        make, place = self.file_aad.module, (self.row_group, self.column)
-        self.dictionary_header = make(ModuleType.DICTIONARY_PAGE_HEADER, *place)
-        self.dictionary = make(ModuleType.DICTIONARY_PAGE, *place)
-        self.data_header_start = make(ModuleType.DATA_PAGE_HEADER, *place)
-        self.data_start = make(ModuleType.DATA_PAGE, *place)
+        make = self.file_aad.modules(self.row_group, self.column)
+        self.dictionary_header = make(_DICTIONARY_PAGE_HEADER)
+        self.dictionary = make(_DICTIONARY_PAGE)
+        self.data_header_start = make(_DATA_PAGE_HEADER)
+        self.data_start = make(_DATA_PAGE)
 
 
 def sealed_bound(pages: list[Page]) -> int:
@@ -179,7 +187,6 @@ class PageOpener:
         "_cipher",
         "_declared_bytes",
         "_end",
-        "_header_room",
         "_is_ctr",
         "_missing_values",
         "_ordinal",
@@ -209,7 +216,6 @@ class PageOpener:
         self._is_ctr = ctr
         self._what = what
         self._ordinal = 0
-        self._header_room = memoryview(bytearray(_USUAL_HEADER_BYTES))
         self.position = 0
         self.needed_bytes = min(_FIRST_NEEDED_BYTES, room_bytes)
         self.bounds = PageBounds(array("q", (0,)), array("q", (0,)), has_dictionary=False)
@@ -235,49 +241,103 @@ class PageOpener:
             IntegrityError: a module was not written with this key at this place.
         """
         first, written, at, room, needed = self.position, 0, 0, self.room_bytes, _FIRST_NEEDED_BYTES
+        window_bytes, old = len(window), self.bounds.old
         while not self.is_done:
-            name = f"{self._what} page {self._ordinal}"
-            body = _module_end(window, at, room, name)
-            end = _module_end(window, body, room, name) if body <= len(window) else body + CTR_OVERHEAD_BYTES
-            if end > len(window):
+            body = self._module_end(window, at, room)
+            end = self._module_end(window, body, room) if body <= window_bytes else body + CTR_OVERHEAD_BYTES
+            if end > window_bytes:
                 needed = end - at
                 break
-            written += self._open_page(window[at:body], window[body:end], out[written:], name)
+            header, page_aad = self._open_header(window[at:body])
+            written += self._open_usual(header, page_aad, window[body:end], out[written:]) or self._open_page(
+                header, page_aad, window[body:end], out[written:]
+            )
             at = end
-            self.position = first + at
-            self.bounds.old.append(self.position)
+            self.position = position = first + at
+            old.append(position)
         self.needed_bytes = min(needed, self.room_bytes)
         return written
 
-    def _open_page(self, sealed_header: memoryview, sealed: memoryview, out: memoryview, name: str) -> int:
-        """Open one page into `out`; return its bytes, header included."""
-        header = self._room_for_header(len(sealed_header))
-        is_first = not self.position
-        page_aad = _open_header(sealed_header, self._ordinal, self._cipher, self._aads, header, name, is_first=is_first)
-        page = read_page_header(header, 0, name)
-        check_page(page, is_first=is_first, what=name)
+    def _open_usual(self, header: bytes, page_aad: bytes, sealed: memoryview, out: memoryview) -> int:
+        """Open a data page with a usual header into `out`, as most are; return its bytes, or 0 for any other page."""
+        usual = None if self._is_ctr else resized_usual_header(header, MODULE_OVERHEAD_BYTES)
+        if usual is None:
+            return 0
+        plain_header, plain_bytes, values = usual
+        body = len(plain_header)
+        if len(sealed) != plain_bytes + MODULE_OVERHEAD_BYTES:
+            return 0
+        end = body + plain_bytes
+        self._open_body(sealed, page_aad, out[body:end])
+        out[:body] = plain_header
+        self._ordinal += 1
+        self._missing_values -= values
+        new = self.bounds.new
+        new.append(new[-1] + end)
+        return end
+
+    def _module_end(self, window: memoryview, start: int, room: int) -> int:
+        """Return where the module at `start` ends, or a place behind a window that its length field is not in."""
+        end = start + CTR_OVERHEAD_BYTES
+        if end <= room and start + LENGTH_BYTES <= len(window):
+            end = start + LENGTH_BYTES + _read_length(window, start)[0]
+        if end > room:
+            raise FormatError(f"{self._name} is truncated or malformed")
+        return end
+
+    def _open_page(self, header: bytes, page_aad: bytes, sealed: memoryview, out: memoryview) -> int:
+        """Open any page into `out`; return its bytes, header included."""
+        page = read_page_header(header, 0, self._what)
+        check_page(page, is_first=not self.position, what=self._what)
         overhead = CTR_OVERHEAD_BYTES if self._is_ctr else MODULE_OVERHEAD_BYTES
         if len(sealed) != page.end - page.body or len(sealed) < overhead:
-            raise FormatError(f"{name} has a module length that its header contradicts")
+            raise FormatError(f"{self._name} has a module length that its header contradicts")
         plain_bytes = len(sealed) - overhead
         plain_header = resized_header(header, page, plain_bytes)
         body = len(plain_header)
-        open_body = _open_ctr if self._is_ctr else open_into
-        open_body(self._cipher, sealed, page_aad, out[body : body + plain_bytes], name)
+        end = body + plain_bytes
+        self._open_body(sealed, page_aad, out[body:end])
         if page.crc is not None:
-            checksum = _moved_checksum(page.crc, sealed, out[body : body + plain_bytes])
+            checksum = _moved_checksum(page.crc, sealed, out[body:end])
             plain_header = with_checksum(header, page, plain_bytes, checksum)
             body = _shifted(out, body, len(plain_header), plain_bytes)
+            end = body + plain_bytes
         out[:body] = plain_header
         self._count(page)
-        self.bounds.new.append(self.bounds.new[-1] + body + plain_bytes)
-        return body + plain_bytes
+        self.bounds.new.append(self.bounds.new[-1] + end)
+        return end
 
-    def _room_for_header(self, sealed_bytes: int) -> memoryview:
-        length = max(0, sealed_bytes - MODULE_OVERHEAD_BYTES)
-        if length > len(self._header_room):
-            self._header_room = memoryview(bytearray(length))
-        return self._header_room[:length]
+    @property
+    def _name(self) -> str:
+        return f"{self._what} page {self._ordinal}"
+
+    def _open_header(self, module: memoryview) -> tuple[bytes, bytes]:
+        """Return a page's header, and the AAD of the page itself."""
+        aads, ordinal = self._aads, self._ordinal
+        if ordinal > MAX_PAGES:
+            raise FormatError(f"{self._name} has more than {MAX_PAGES} pages")
+        if len(module) < MODULE_OVERHEAD_BYTES:
+            raise FormatError(f"{self._name} has a wrong module length")
+        nonce, sealed = module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:]
+        if not self.position:
+            # Offsets say unreliably whether a dictionary page comes first; the AAD of its header says it for certain.
+            with contextlib.suppress(IntegrityError):
+                return self._cipher.open(nonce, sealed, aads.dictionary_header), aads.dictionary
+        suffix = ordinal.to_bytes(2, "little")
+        try:
+            return self._cipher.open(nonce, sealed, aads.data_header_start + suffix), aads.data_start + suffix
+        except IntegrityError:
+            raise not_authentic(self._name) from None
+
+    def _open_body(self, module: memoryview, aad: bytes, out: memoryview) -> None:
+        nonce, sealed = module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:]
+        if self._is_ctr:
+            out[:] = self._cipher.decrypt_ctr(bytes(nonce), sealed)
+            return
+        try:
+            self._cipher.decrypt_into(nonce, sealed, aad, out)
+        except IntegrityError:
+            raise not_authentic(self._name) from None
 
     def _count(self, page: Page) -> None:
         if page.kind == PageType.DICTIONARY:
@@ -285,18 +345,6 @@ class PageOpener:
         else:
             self._ordinal += 1
             self._missing_values -= page.values
-
-
-def _module_end(window: memoryview, start: int, room: int, what: str) -> int:
-    """Return where the module at `start` ends, or a place behind the window where its length field is not in it."""
-    if start + CTR_OVERHEAD_BYTES > room:
-        raise FormatError(f"{what} is truncated or malformed")
-    if start + LENGTH_BYTES > len(window):
-        return start + CTR_OVERHEAD_BYTES
-    end = start + LENGTH_BYTES + int.from_bytes(window[start : start + LENGTH_BYTES], "little")
-    if end > room:
-        raise FormatError(f"{what} is truncated or malformed")
-    return end
 
 
 def open_pages(
@@ -319,41 +367,3 @@ def open_pages(
     opener = PageOpener(declared_bytes, num_values, room_bytes=len(chunk), cipher=cipher, aads=aads, ctr=ctr, what=what)
     opener.open(chunk, out)
     return opener.bounds
-
-
-def _open_header(  # noqa: PLR0917  # the loop's own state
-    module: memoryview,
-    ordinal: int,
-    cipher: MessageCipher,
-    aads: PageAADs,
-    out: memoryview,
-    what: str,
-    *,
-    is_first: bool,
-) -> bytes:
-    """Open a page's header into `out`; return the AAD of the page itself."""
-    if ordinal > MAX_PAGES:
-        raise FormatError(f"{what} has more than {MAX_PAGES} pages")
-    if len(module) < MODULE_OVERHEAD_BYTES:
-        raise FormatError(f"{what} has a wrong module length")
-    suffix = ordinal.to_bytes(2, "little")
-    if is_first and _opens_as_dictionary(cipher, module, aads, out, what):
-        return aads.dictionary
-    open_into(cipher, module, aads.data_header_start + suffix, out, what)
-    return aads.data_start + suffix
-
-
-def _opens_as_dictionary(
-    cipher: MessageCipher, module: memoryview, aads: PageAADs, header: memoryview, what: str
-) -> bool:
-    # Offsets say unreliably whether a dictionary page comes first; the AAD of its header says it for certain.
-    try:
-        open_into(cipher, module, aads.dictionary_header, header, what)
-    except IntegrityError:
-        return False
-    return True
-
-
-def _open_ctr(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
-    nonce = bytes(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES])
-    out[:] = cipher.decrypt_ctr(nonce, module[CTR_OVERHEAD_BYTES:])

@@ -1,21 +1,23 @@
 """Read a source ahead of its walk, in windows, on a thread of its own. Which windows there are is left to layout.
 
 Reading a local file takes a fifth of the time of encrypting it, and is done by the system while Python does the rest.
-Two reused buffers: one is filled while the other is read from.
+Three reused buffers: one is filled, one is read from, and out of the third the window before may still be written.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
+from pipecrypt.parquet.buffers import allocate_buffer
 from pipecrypt.parquet.protocols import RangeSource, ReadsInto
 
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
 WINDOW_BYTES: Final = 4 << 20
+_NOTHING: Final = memoryview(b"")
 # What is read at once where nothing is read ahead: each read may be a request to a store.
 _UNPLANNED_BYTES: Final = 16 << 20
 
@@ -27,15 +29,20 @@ class ReadAhead:
 
     Args:
         source: the input.
+        leave: called when a window was read from for the last time; returns the write that may still use it, whose
+            end is awaited before the window's buffer is filled again.
     """
 
     __slots__ = (
-        "_buffers",
+        "_current",
+        "_free",
         "_gathered",
         "_gathered_end",
         "_gathered_start",
         "_into",
+        "_leave",
         "_pending",
+        "_pending_buffer",
         "_pending_start",
         "_source",
         "_start",
@@ -44,13 +51,15 @@ class ReadAhead:
         "_windows",
     )
 
-    def __init__(self, source: RangeSource) -> None:
+    def __init__(self, source: RangeSource, leave: Callable[[], Future[None] | None] = lambda: None) -> None:
         """Plan nothing yet."""
         self._source = source
+        self._leave = leave
         self._into = source if isinstance(source, ReadsInto) else None
         self._windows: deque[tuple[int, int]] = deque()
-        self._buffers = [bytearray(), bytearray()]
-        self._start, self._view = 0, memoryview(b"")
+        self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * 2)
+        self._current = self._pending_buffer = _NOTHING
+        self._start, self._view = 0, _NOTHING
         self._gathered, self._gathered_start, self._gathered_end = bytearray(), 0, 0
         self._pending: Future[memoryview] | None = None
         self._pending_start = 0
@@ -87,6 +96,16 @@ class ReadAhead:
                 return whole
         return self._view[at : at + most]
 
+    def lend(self, start: int, most: int) -> memoryview | None:
+        """Return up to `most` bytes from `start`, valid until `leave` is called; None where they are in no window."""
+        if self._view_ends_before(start) and self._is_planned(start):
+            self.read(start, 1)
+        at = start - self._start
+        return self._view[at : at + most] if 0 <= at < len(self._view) else None
+
+    def _view_ends_before(self, start: int) -> bool:
+        return start >= self._start + len(self._view)
+
     def _is_planned(self, start: int) -> bool:
         is_ahead = self._pending is not None and start >= self._pending_start
         return is_ahead or self._gathers(start) or self._start <= start < self._start + len(self._view)
@@ -119,7 +138,9 @@ class ReadAhead:
 
     def _advance(self) -> None:
         if self._pending is not None:
-            self._start, self._view = self._pending_start, self._pending.result()
+            view = self._pending.result()
+            self._free.append((self._current, self._leave()))
+            self._start, self._view, self._current = self._pending_start, view, self._pending_buffer
             self._fetch_next()
 
     def close(self) -> None:
@@ -132,13 +153,16 @@ class ReadAhead:
         if not self._windows or self._into is None:
             return
         start, end = self._windows.popleft()
-        self._buffers.reverse()
-        if end - start > len(self._buffers[0]):
-            self._buffers[0] = bytearray(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
-        self._pending_start = start
-        self._pending = self._thread.submit(_fill, self._into, start, memoryview(self._buffers[0])[: end - start])
+        # The buffer used last, unless it is still written from: the third one is never touched where nothing is lent.
+        buffer, last_use = self._free.popleft() if self._free[-1][1] else self._free.pop()
+        if end - start > len(buffer):
+            buffer = allocate_buffer(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
+        self._pending_start, self._pending_buffer = start, buffer
+        self._pending = self._thread.submit(_fill, self._into, start, buffer[: end - start], last_use)
 
 
-def _fill(source: ReadsInto, start: int, out: memoryview) -> memoryview:
+def _fill(source: ReadsInto, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:
+    if last_use is not None:
+        wait((last_use,))  # whoever began that write hears of its errors
     source.read_into(start, out)
     return out

@@ -23,9 +23,40 @@ _NOWHERE: Final = 0  # the specification lets a writer that does not know a file
 
 def relocate_chunk(chunk: Chunk, move: ChunkMove, originals: Originals) -> None:
     """Rewrite a chunk's offsets and size for the encrypted file, remembering what the way back cannot tell."""
-    place, metadata, back = (chunk.row_group, chunk.column), chunk.metadata, move.inverse()
+    metadata = chunk.metadata
+    if not _relocate_true_offsets(chunk, metadata, move):
+        _relocate_any_offsets(chunk, metadata, move, originals)
+    _resize(metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE, move.total_growth)
+    chunk.place = None
+
+
+def _relocate_true_offsets(chunk: Chunk, metadata: Struct, move: ChunkMove) -> bool:
+    """Rewrite offsets that the way back can tell, as most writers write them; else change nothing and return False."""
+    old_start, new_start, bounds, is_copy = move
+    data_page = metadata.integer(ColumnMetaData.DATA_PAGE_OFFSET)
+    dictionary = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET)
+    first = 1 if bounds.has_dictionary else 0
+    if (
+        is_copy
+        or data_page != old_start + bounds.old[first]
+        or dictionary != (old_start if bounds.has_dictionary else None)
+        or metadata.has(ColumnMetaData.INDEX_PAGE_OFFSET)
+        or chunk.entry.integer(ColumnChunk.FILE_OFFSET) != _NOWHERE
+        or not min(old_start, new_start)
+    ):
+        return False
+    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, new_start + bounds.new[first])
+    if dictionary is not None:
+        metadata.set(ColumnMetaData.DICTIONARY_PAGE_OFFSET, WireType.I64, new_start)
+    return True
+
+
+def _relocate_any_offsets(chunk: Chunk, metadata: Struct, move: ChunkMove, originals: Originals) -> None:
+    place, back = (chunk.row_group, chunk.column), move.inverse()
     for field in _PAGE_OFFSETS:
         old = metadata.integer(field)
+        if old is None and field == ColumnMetaData.INDEX_PAGE_OFFSET:
+            continue
         new = _page_offset(field, old, move)
         metadata.set_integer(field, WireType.I64, new)
         if _kept_or_moved(back, new) != old:
@@ -36,7 +67,6 @@ def relocate_chunk(chunk: Chunk, move: ChunkMove, originals: Originals) -> None:
         chunk.entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, new)
         if (back.moved(new) or _NOWHERE) != file_offset:
             originals.values[(*place, ColumnChunk.FILE_OFFSET)] = file_offset
-    _resize(metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE, move.total_growth)
 
 
 def _page_offset(field: int, old: int | None, move: ChunkMove) -> int | None:
@@ -72,11 +102,15 @@ def restore_chunk(chunk: Chunk, move: ChunkMove, originals: Originals | None) ->
     """Rewrite a chunk's offsets and size for the plaintext file."""
     metadata, entry = chunk.metadata, chunk.entry
     for field in _PAGE_OFFSETS:
-        metadata.set_integer(field, WireType.I64, _kept_or_moved(move, metadata.integer(field)))
+        old = metadata.integer(field)
+        if old is not None:
+            moved = move.moved(old)
+            metadata.set(field, WireType.I64, old if moved is None else moved)
     file_offset = entry.integer(ColumnChunk.FILE_OFFSET)
     if file_offset is not None:
         entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, move.moved(file_offset) or _NOWHERE)
     _resize(metadata, ColumnMetaData.TOTAL_COMPRESSED_SIZE, move.total_growth)
+    chunk.place = None
     if originals is not None and originals.values:
         _put_back(metadata, _PAGE_OFFSETS, (chunk.row_group, chunk.column), originals)
         _put_back(entry, (ColumnChunk.FILE_OFFSET,), (chunk.row_group, chunk.column), originals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
@@ -78,6 +78,12 @@ class WritingKeys:
             self._columns[place] = self._keys.new_data_key(reference, context)
             self.made += 1
         return self._columns[place]
+
+    def make(self, chunks: Iterable[Chunk]) -> None:
+        """Make the keys of all chunks that are encrypted and have none yet."""
+        for chunk in chunks:
+            if self._chosen[chunk.column] is not None:
+                self.of(chunk)
 
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of a chunk."""

@@ -1,5 +1,6 @@
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
     KeyMaterial,
+    MaterialReader,
     MaterialWriter,
     dataset_of_kek_text,
     kek_text,
@@ -167,3 +169,38 @@ def test_hostile_kek_texts_end_in_our_errors(text: str) -> None:
     dataset_of_kek_text(text)
     with contextlib.suppress(PipecryptError):
         parse_kek_text(text)
+
+
+def _outcome(read: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return read(data)
+    except PipecryptError as error:
+        return type(error)
+
+
+OF_A_DATA_KEY = WRITER.encode(bytes(range(60)), bytes(range(32)), is_footer_key=False)
+
+
+@given(st.binary(min_size=60, max_size=60), st.binary(min_size=32, max_size=32))
+def test_what_data_keys_share_is_parsed_once(wrapped: bytes, commitment: bytes) -> None:
+    reader = MaterialReader()
+    reader.parse(OF_A_DATA_KEY)
+    other = WRITER.encode(wrapped, commitment, is_footer_key=False)
+    assert reader.parse(other) == parse_key_metadata(other)
+
+
+@given(st.integers(0, len(OF_A_DATA_KEY) - 1), st.binary(max_size=3), st.integers(0, 5))
+@example(len(OF_A_DATA_KEY) - 4, b"B", 1)
+def test_changes_read_the_same_after_others(position: int, inserted: bytes, removed: int) -> None:
+    reader, changed = MaterialReader(), OF_A_DATA_KEY[:position] + inserted + OF_A_DATA_KEY[position + removed :]
+    reader.parse(OF_A_DATA_KEY)
+    for _ in range(2):
+        assert _outcome(reader.parse, changed) == _outcome(parse_key_metadata, changed)
+    assert reader.parse(OF_A_DATA_KEY) == parse_key_metadata(OF_A_DATA_KEY)
+
+
+def test_a_member_that_only_looks_like_the_wrapped_key() -> None:
+    reader, real = MaterialReader(), OF_A_DATA_KEY.replace(b'"wrappedDEK":"', b'"wrappedDEK":"%b","x\\"wrappedDEK":"')
+    first, second = (real % (bytes([letter]) * 80) for letter in b"AB")
+    for material in (first, second):
+        assert _outcome(reader.parse, material) == _outcome(parse_key_metadata, material)
