@@ -29,6 +29,7 @@ from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import PageCodec, RangeSource
+from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = ["ChunkRowGroup", "OpenedChunks", "opened_chunks"]
@@ -136,6 +137,12 @@ class OpenedChunks:
             )
         if self._codec is None or not row_groups:
             self._check_end(layout.sealed_bounds(row_groups - 1)[-1] if row_groups else MAGIC_BYTES)  # (3)
+
+    @property
+    def restored(self) -> RestoredFile:
+        """What the entry says about the original."""
+        info = self.entry.info
+        return RestoredFile(info.name, info.mode, info.mtime_ns, self.layout.size_bytes)
 
     def _check_end(self, end: int) -> None:
         if end != self.body_end:

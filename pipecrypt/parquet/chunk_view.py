@@ -163,8 +163,7 @@ class ChunkView:
     @property
     def restored(self) -> RestoredFile:
         """What the file says about the original."""
-        info = self._chunks.entry.info
-        return RestoredFile(info.name, info.mode, info.mtime_ns, self.size_bytes)
+        return self._chunks.restored
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` of the original bytes from `start`; the view is the caller's own.

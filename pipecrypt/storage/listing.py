@@ -73,7 +73,8 @@ def list_sources(location: Location, selection: Selection = Selection.PARQUET) -
     found = list(listed(location, selection.value))
     if not found:
         kind = "Parquet file" if selection is Selection.PARQUET else "file"
-        raise SourceNotFoundError(f"no {kind} in {location.display}", hint=_NO_FILES_HINT)
+        hint = _NO_FILES_HINT if selection is Selection.PARQUET or has_glob(location.url) else None
+        raise SourceNotFoundError(f"no {kind} in {location.display}", hint=hint)
     for file in found:
         _check_relative_path(file)
     return tuple(sorted(found, key=lambda file: file.relative_path))

@@ -117,9 +117,17 @@ def test_what_is_kept_about_a_file(compressed: bool, scope: KeyScope) -> None:
     assert b"pipecrypt.chunks" not in sealed
     assert sealed[:4] == sealed[-4:] == b"PARE"
     sink = MemorySink()
-    report = decrypt_file(MemorySource(sealed), sink, keys=keys, codec=ZSTD)
+    told: list[tuple[RestoredFile, int]] = []
+    report = decrypt_file(
+        MemorySource(sealed),
+        sink,
+        keys=keys,
+        codec=ZSTD,
+        on_restored=lambda restored: told.append((restored, len(sink.data))),
+    )
     expected = RestoredFile("PLANTED-näme.bin", 0o750, 1_700_000_000_123_456_789, 13_000)
     assert report.restored == expected
+    assert told == [(expected, 0)]
     assert (report.rows, report.batches, report.source_bytes, report.sink_bytes) == (4, 1, len(sealed), 13_000)
     with ChunkView(MemorySource(sealed), keys=keys, codec=ZSTD) as view:
         assert view.restored == expected
