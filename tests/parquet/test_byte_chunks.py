@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -241,6 +242,45 @@ def test_streams_that_dribble_and_fail() -> None:
         encrypt_byte_stream(_Dribbling(data, BrokenPipeError()), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
     with pytest.raises(StorageError):
         encrypt_byte_stream(_Dribbling(data, None), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
+
+
+class _Hanging(io.RawIOBase):
+    """Gives two row groups, then nothing for as long as the test lasts."""
+
+    def __init__(self) -> None:
+        self._left = 2 * ROW_GROUP
+        self.end = threading.Event()
+
+    def readinto(self, out: memoryview) -> int:  # type: ignore[override]
+        if not self._left:
+            self.end.wait()
+            return 0
+        count = min(len(out), self._left)
+        self._left -= count
+        return count
+
+
+class _FullSink:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise StorageError("no space left")
+
+
+def test_a_stream_that_hangs_does_not_hide_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipecrypt.parquet.byte_groups._GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", 1)
+    stream = _Hanging()
+    try:
+        with pytest.raises(StorageError):
+            encrypt_byte_stream(
+                stream,
+                _FullSink(),
+                POLICY,
+                keys=RandomKeys(),
+                context=_context(),
+                chunk_bytes=CHUNK,
+            )
+    finally:
+        stream.end.set()
 
 
 @pytest.mark.parametrize(("way", "compressed"), WAYS)
