@@ -22,6 +22,7 @@ __all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source",
 
 FillChunk: TypeAlias = Callable[[memoryview], int]  # fills a chunk as far as there are bytes, returns how many
 _WINDOW_BYTES: Final = 8 << 20
+_PAGE_ROOM_BYTES: Final = 256  # header, prefix, what compressing adds, a share of index and footer
 _GRACE_SECONDS: Final = 5.0
 
 
@@ -129,7 +130,8 @@ class _Builder:
         self._name = name
         self._codec = codec
         self._compression = Compression.NONE if codec is None else Compression.ZSTD
-        self._buffer = bytearray()
+        # All of it at once: what is not written to takes no memory, and growing would copy.
+        self._buffer = bytearray(ROW_GROUP_CHUNKS * (chunk_bytes + _PAGE_ROOM_BYTES))
         self._scratch = bytearray(PREFIX_BYTES + chunk_bytes if codec else 0)
         self._end = 0
 
@@ -189,7 +191,7 @@ class _Builder:
         self._append(body)
         return chunk_bytes, len(header) + PREFIX_BYTES + chunk_bytes
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         self._reserve(len(data))[:] = data
         self._end += len(data)
 
@@ -197,7 +199,7 @@ class _Builder:
         end = self._end + length
         if end > len(self._buffer):
             # A new buffer: views of the old one may still be about, and pin its length.
-            grown = bytearray(min(2 * end, end + ROW_GROUP_CHUNKS * self._chunk_bytes))
+            grown = bytearray(end + end // 8)
             grown[: self._end] = memoryview(self._buffer)[: self._end]
             self._buffer = grown
         return memoryview(self._buffer)[self._end : end]

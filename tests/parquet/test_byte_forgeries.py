@@ -369,7 +369,7 @@ class _Lying:
 
 
 def zstd(data: bytes) -> bytes:
-    return ZSTD.compress(memoryview(data))
+    return bytes(ZSTD.compress(memoryview(data)))
 
 
 @pytest.mark.parametrize(
