@@ -13,7 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pipecrypt.sources.zstd import ZstdCodec
 
 KEY = "keystore://{scratch}/keys.json#bench"
 READ_BYTES = 4096
@@ -58,13 +61,12 @@ def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
         from pipecrypt.keys.session import KeySession
         from pipecrypt.parquet.byte_chunks import encrypt_bytes_file
         from pipecrypt.parquet.policy import EncryptionPolicy
-        from pipecrypt.sources.zstd import ZstdCodec
         from pipecrypt.storage.listing import find_file
         from pipecrypt.storage.location import Location
         from pipecrypt.storage.sink import open_sink
         from pipecrypt.storage.source import open_range_source
 
-        policy, codec = EncryptionPolicy(default=KEY.format(scratch=scratch)), ZstdCodec() if compressed else None
+        policy, codec = EncryptionPolicy(default=KEY.format(scratch=scratch)), _zstd() if compressed else None
         target = Location(str(scratch / ("out" if compressed else "encrypted")))
 
         def run() -> None:
@@ -80,6 +82,12 @@ def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
         return run
 
     return contender
+
+
+def _zstd() -> ZstdCodec:
+    from pipecrypt.sources.zstd import ZstdCodec
+
+    return ZstdCodec()
 
 
 def _decrypt(_: Path, scratch: Path) -> Run:
