@@ -102,6 +102,7 @@ def test_any_range_of_the_plaintext_form(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(whole)))
     length = data.draw(st.integers(0, len(whole) - start))
     out = bytearray(length)
+    assert filling.seeks_cheaply
     assert isinstance(filling, ReadsInto)
     assert not isinstance(by_range, ReadsInto)
     filling.read_into(start, memoryview(out))
