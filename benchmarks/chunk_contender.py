@@ -32,7 +32,9 @@ def main() -> None:
     contender, source, scratch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
         run = _CONTENDERS[contender](source, scratch)
-    except (ImportError, FileNotFoundError) as error:
+    except ImportError as error:
+        if contender.startswith("pipecrypt"):
+            raise
         print(error)
         sys.exit(_MISSING)
     started = time.perf_counter()
