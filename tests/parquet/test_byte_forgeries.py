@@ -27,6 +27,7 @@ from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module, seal_module
 from pipecrypt.parquet.names import (
+    COLUMN_META_DATA,
     OFFSET_INDEX,
     ROW_GROUP,
     ColumnChunk,
@@ -501,8 +502,9 @@ def test_a_gap_between_compressed_row_groups() -> None:
 
     def edit(row_groups: list[Struct]) -> None:
         entry = row_groups[1].structs(RowGroup.COLUMNS)[0]
-        metadata = entry.struct(ColumnChunk.META_DATA) or Struct()
+        metadata = open_encoded(entry.struct(ColumnChunk.META_DATA) or Struct(), COLUMN_META_DATA, "x")
         metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start + len(gap))
+        entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
         at, length = entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET) or 0, entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
         index, _ = read_struct(
             open_module(cipher, memoryview(data)[at : at + (length or 0)], aad, "x"), 0, OFFSET_INDEX, "x"
