@@ -7,6 +7,7 @@ is unknown, or pages are compressed, row groups are built in memory and appended
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -166,12 +167,13 @@ def _encrypt_built(
     encode_entry(ChunkEntry(ByteLayout(0, chunk_bytes), compression, info))  # a name that cannot be kept fails now
     policy = check_chunk_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
-        for row_group in built_row_groups(fill_chunk, chunk_bytes, name, codec):
-            size_bytes += row_group.plain_bytes
-            if size_bytes > most_bytes(chunk_bytes):
-                raise _too_long(name, chunk_bytes)
-            encryption.append(row_group)
-            on_bytes(row_group.plain_bytes)
+        with closing(built_row_groups(fill_chunk, chunk_bytes, name, codec)) as row_groups:
+            for row_group in row_groups:
+                size_bytes += row_group.plain_bytes
+                if size_bytes > most_bytes(chunk_bytes):
+                    raise _too_long(name, chunk_bytes)
+                encryption.append(row_group)
+                on_bytes(row_group.plain_bytes)
         entry = ChunkEntry(ByteLayout(size_bytes, chunk_bytes), compression, info)
         return replace(encryption.finish({CHUNKS_KEY: encode_entry(entry)}), source_bytes=size_bytes)
 

@@ -5,9 +5,10 @@ Each is a plaintext Parquet file of one row group. Two are held: a thread fills 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import StorageError
@@ -21,6 +22,8 @@ __all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source",
 
 FillChunk: TypeAlias = Callable[[memoryview], int]  # fills a chunk as far as there are bytes, returns how many
 _WINDOW_BYTES: Final = 8 << 20
+_PAGE_ROOM_BYTES: Final = 256  # header, prefix, what compressing adds, a share of index and footer
+_GRACE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class BuiltRowGroup:
 
 def built_row_groups(
     fill_chunk: FillChunk, chunk_bytes: int, name: str, codec: PageCodec | None
-) -> Iterator[BuiltRowGroup]:
+) -> Generator[BuiltRowGroup, None, None]:
     """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
 
     Args:
@@ -58,20 +61,64 @@ def built_row_groups(
         name: what errors call the file.
         codec: compresses pages; None for none.
     """
-    builders = (_Builder(fill_chunk, chunk_bytes, name, codec), _Builder(fill_chunk, chunk_bytes, name, codec))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-fill") as filler:
-        ordinal, pending = 0, filler.submit(builders[0].build, 0)
+    ordinal = 0
+    with _Filler(fill_chunk, chunk_bytes, name, codec) as filler:
+        filler.begin(0)
         while True:
-            built = pending.result()
-            if ordinal and not built.plain_bytes:
-                return
+            built = filler.built()
             is_last = built.plain_bytes < ROW_GROUP_CHUNKS * chunk_bytes
-            ordinal += 1
             if not is_last:
-                pending = filler.submit(builders[ordinal % 2].build, ordinal)
-            yield built
+                filler.begin(ordinal + 1)
+            if built.plain_bytes or not ordinal:
+                yield built
             if is_last:
                 return
+            ordinal += 1
+
+
+class _Filler:
+    """A thread that builds row groups in two buffers in turn.
+
+    It may hang in a stream that gives nothing for a while. When something else failed, or the user had enough, that
+    must not keep the process: so it is waited for only so long, and does not outlive the process.
+    """
+
+    def __init__(self, fill_chunk: FillChunk, chunk_bytes: int, name: str, codec: PageCodec | None) -> None:
+        self._is_over = False
+
+        def fill_unless_over(out: memoryview) -> int:
+            return 0 if self._is_over else fill_chunk(out)
+
+        first = _Builder(fill_unless_over, chunk_bytes, name, codec)
+        self._builders = (first, _Builder(fill_unless_over, chunk_bytes, name, codec))
+        self._ordinals: SimpleQueue[int | None] = SimpleQueue()
+        self._built: SimpleQueue[BuiltRowGroup | BaseException] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="pipecrypt-fill", daemon=True)
+
+    def __enter__(self) -> _Filler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._ordinals.put(None)
+        self._thread.join(_GRACE_SECONDS)
+
+    def begin(self, ordinal: int) -> None:
+        self._ordinals.put(ordinal)
+
+    def built(self) -> BuiltRowGroup:
+        built = self._built.get()
+        if isinstance(built, BaseException):
+            raise built
+        return built
+
+    def _run(self) -> None:
+        while (ordinal := self._ordinals.get()) is not None:
+            try:
+                self._built.put(self._builders[ordinal % 2].build(ordinal))
+            except BaseException as error:  # for the thread that asks
+                self._built.put(error)
 
 
 class _Builder:
@@ -83,7 +130,8 @@ class _Builder:
         self._name = name
         self._codec = codec
         self._compression = Compression.NONE if codec is None else Compression.ZSTD
-        self._buffer = bytearray()
+        # All of it at once: what is not written to takes no memory, and growing would copy.
+        self._buffer = bytearray(ROW_GROUP_CHUNKS * (chunk_bytes + _PAGE_ROOM_BYTES))
         self._scratch = bytearray(PREFIX_BYTES + chunk_bytes if codec else 0)
         self._end = 0
 
@@ -143,7 +191,7 @@ class _Builder:
         self._append(body)
         return chunk_bytes, len(header) + PREFIX_BYTES + chunk_bytes
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         self._reserve(len(data))[:] = data
         self._end += len(data)
 
@@ -151,7 +199,7 @@ class _Builder:
         end = self._end + length
         if end > len(self._buffer):
             # A new buffer: views of the old one may still be about, and pin its length.
-            grown = bytearray(min(2 * end, end + ROW_GROUP_CHUNKS * self._chunk_bytes))
+            grown = bytearray(end + end // 8)
             grown[: self._end] = memoryview(self._buffer)[: self._end]
             self._buffer = grown
         return memoryview(self._buffer)[self._end : end]

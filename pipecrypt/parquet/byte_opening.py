@@ -23,12 +23,12 @@ from pipecrypt.parquet.byte_layout import (
 from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
+from pipecrypt.parquet.modules import CTR_OVERHEAD_BYTES, LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_module
 from pipecrypt.parquet.names import OFFSET_INDEX, ColumnChunk, FileMetaData, OffsetIndex, PageLocation, RowGroup
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.pages import PageAADs
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import PageCodec, RangeSource
+from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = ["ChunkRowGroup", "OpenedChunks", "opened_chunks"]
@@ -51,14 +51,16 @@ class ChunkRowGroup:
         bounds: where its pages begin in the file, and where the last one ends.
         end: where the row group ends, its offset index included.
         cipher: of its pages.
-        aads: of its pages.
+        header_aad: what the AADs of its page headers begin with.
+        page_aad: what the AADs of its pages begin with.
     """
 
     ordinal: int
     bounds: array[int]
     end: int
     cipher: MessageCipher
-    aads: PageAADs
+    header_aad: bytes
+    page_aad: bytes
 
     @property
     def first_chunk(self) -> int:
@@ -137,6 +139,12 @@ class OpenedChunks:
         if self._codec is None or not row_groups:
             self._check_end(layout.sealed_bounds(row_groups - 1)[-1] if row_groups else MAGIC_BYTES)  # (3)
 
+    @property
+    def restored(self) -> RestoredFile:
+        """What the entry says about the original."""
+        info = self.entry.info
+        return RestoredFile(info.name, info.mode, info.mtime_ns, self.layout.size_bytes)
+
     def _check_end(self, end: int) -> None:
         if end != self.body_end:
             raise FormatError(f"the chunks of {self._name} end at {end}, its footer begins at {self.body_end}")
@@ -167,7 +175,15 @@ class OpenedChunks:
         if (place.start, place.start + place.declared_bytes) != (bounds[0], bounds[-1]):  # (6)
             raise FormatError(f"{chunk.what} does not lie where it must")
         self._opened.row_groups.release(index)
-        return ChunkRowGroup(index, bounds, end, cipher, PageAADs(self._opened.aad, index, chunk.column))
+        aad = self._opened.aad
+        return ChunkRowGroup(
+            index,
+            bounds,
+            end,
+            cipher,
+            aad.module(ModuleType.DATA_PAGE_HEADER, index, chunk.column),
+            aad.module(ModuleType.DATA_PAGE, index, chunk.column),
+        )
 
     def _indexed_bounds(
         self, chunk: Chunk, rows: int, cipher: MessageCipher, source: RangeSource
@@ -211,9 +227,9 @@ class OpenedChunks:
         plain_bytes = self.layout.plain_bytes(chunk)
         plain = out[: PREFIX_BYTES + plain_bytes]
         body = self._open_header(row_group, row, sealed, what)
-        aad = row_group.aads.data_start + row.to_bytes(2, "little")
+        aad = row_group.page_aad + row.to_bytes(2, "little")
         if self._codec is None:
-            open_into(row_group.cipher, body, aad, plain, what)  # (7)
+            _open_into(row_group.cipher, body, aad, plain, what)  # (7)
         else:
             compressed = open_module(row_group.cipher, body, aad, what)
             plain[:] = self._codec.decompress(memoryview(compressed), len(plain))
@@ -235,10 +251,17 @@ class OpenedChunks:
         found = (header_bytes, int.from_bytes(body[:LENGTH_BYTES], "little"))
         if not least <= stored_bytes <= most or lengths != found:
             raise FormatError(f"{what} is truncated or malformed")
-        aad = row_group.aads.data_header_start + row.to_bytes(2, "little")
+        aad = row_group.header_aad + row.to_bytes(2, "little")
         if open_module(row_group.cipher, sealed[:header_bytes], aad, what) != header:
             raise FormatError(f"{what} has another page header than it must have")
         return body
+
+
+def _open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
+    try:
+        cipher.decrypt_into(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad, out)
+    except IntegrityError:
+        raise IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written") from None
 
 
 def _most_stored_bytes(plain_bytes: int) -> int:

@@ -15,9 +15,13 @@ from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.protocols import AppendSink, RangeSource, ReadsInto
 from pipecrypt.parquet.report import FileReport, RestoredFile
 
-__all__ = ["restore_bytes"]
+__all__ = ["ignore_restored", "restore_bytes"]
 
 _WINDOW_BYTES: Final = 4 << 20
+
+
+def ignore_restored(restored: RestoredFile) -> None:
+    """Take what a file was and do nothing with it."""
 
 
 def restore_bytes(
@@ -39,7 +43,7 @@ def restore_bytes(
                 writing.took(chunks.open_chunk(window.row_group, row, page, writing.room()))
             writing.flush()
             on_bytes(len(sealed))
-    info, layout = chunks.entry.info, chunks.layout
+    layout = chunks.layout
     return FileReport(
         rows=layout.chunks,
         batches=layout.row_groups,
@@ -47,7 +51,7 @@ def restore_bytes(
         source_bytes=source.size_bytes,
         sink_bytes=layout.size_bytes,
         encrypted_columns=1,
-        restored=RestoredFile(info.name, info.mode, info.mtime_ns, layout.size_bytes),
+        restored=chunks.restored,
     )
 
 

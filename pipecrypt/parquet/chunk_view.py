@@ -118,6 +118,7 @@ class ChunkView:
 
     def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
         self._source = source
+        self._into = source if isinstance(source, ReadsInto) else None
         self._opened = opened
         self._chunks = chunks
         self._layout = chunks.layout
@@ -126,6 +127,7 @@ class ChunkView:
         self._source_lock = threading.RLock()  # of the source, the keys and the row groups
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._spare: list[bytearray] = []
+        self._spare_sealed = bytearray()
         self._row_groups: OrderedDict[int, ChunkRowGroup] = OrderedDict()
         self._most_kept = max(_LEAST_KEPT, _KEPT_BYTES // self._layout.chunk_bytes)
         self._most_at_once = max(1, min(_RANGE_BYTES // self._layout.chunk_bytes, self._most_kept))
@@ -163,8 +165,7 @@ class ChunkView:
     @property
     def restored(self) -> RestoredFile:
         """What the file says about the original."""
-        info = self._chunks.entry.info
-        return RestoredFile(info.name, info.mode, info.mtime_ns, self.size_bytes)
+        return self._chunks.restored
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` of the original bytes from `start`; the view is the caller's own.
@@ -214,7 +215,8 @@ class ChunkView:
         row_group, count = self._plan(first, last)
         row = first - row_group.first_chunk
         start, end = row_group.bounds[row], row_group.bounds[row + count]
-        sealed, copied = self._read(start, end - start), 0
+        buffer = self._take_sealed(end - start)
+        sealed, copied = self._read(start, memoryview(buffer)[: end - start]), 0
         for number in range(row, row + count):
             page = sealed[row_group.bounds[number] - start : row_group.bounds[number + 1] - start]
             try:
@@ -225,7 +227,15 @@ class ChunkView:
                 raise
             copied += _copy(chunk, at if number == row else 0, out[copied:])
             self._keep(row_group.first_chunk + number, chunk)
+        with self._lock:
+            self._spare_sealed = buffer
         return copied
+
+    def _take_sealed(self, length: int) -> bytearray:
+        """Return a buffer for what is read, which fresh would cost page faults; the longest one is used again."""
+        with self._lock:
+            buffer, self._spare_sealed = self._spare_sealed, bytearray()
+        return buffer if len(buffer) >= length else bytearray(length)
 
     def _plan(self, first: int, last: int) -> tuple[ChunkRowGroup, int]:
         """Return the row group of a chunk and how many chunks to read: those asked for, and some ahead."""
@@ -249,13 +259,13 @@ class ChunkView:
             self._row_groups.move_to_end(index)
             return row_group
 
-    def _read(self, start: int, length: int) -> memoryview:
-        if isinstance(self._source, ReadsInto):
-            out = memoryview(bytearray(length))
-            self._source.read_into(start, out)
-            return out
-        with self._source_lock:  # the view is valid until another thread reads
-            return memoryview(bytes(self._source.read_range(start, length)))
+    def _read(self, start: int, out: memoryview) -> memoryview:
+        if self._into is not None:
+            self._into.read_into(start, out)
+        else:
+            with self._source_lock:  # the view is valid until another thread reads
+                out[:] = self._source.read_range(start, len(out))
+        return out
 
     def _open_chunk(self, row_group: ChunkRowGroup, row: int, sealed: memoryview) -> _Kept:
         with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.byte_opening import opened_chunks
-from pipecrypt.parquet.byte_restore import restore_bytes
+from pipecrypt.parquet.byte_restore import ignore_restored, restore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
 from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
@@ -40,7 +40,7 @@ from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
-from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.report import FileReport, RestoredFile
 from pipecrypt.parquet.thrift import WireType
 
 __all__ = ["decrypt_file"]
@@ -53,6 +53,7 @@ def decrypt_file(
     keys: DataKeys,
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
+    on_restored: Callable[[RestoredFile], None] = ignore_restored,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
     """Write the plaintext form of the encrypted Parquet file `source` to `sink`: of a file of chunks, their bytes.
@@ -66,6 +67,7 @@ def decrypt_file(
         keys: finds data keys; all columns' keys are needed.
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
+        on_restored: told what a file of chunks says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
     Raises:
@@ -81,6 +83,7 @@ def decrypt_file(
         chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
         del sealed  # it holds the whole footer as stored
         if chunks is not None:
+            on_restored(chunks.restored)
             return restore_bytes(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
         rows = row_count(opened.footer, source.name)

@@ -61,10 +61,10 @@ class ByteStream(Protocol):
 class PageCodec(Protocol):
     """Compresses pages as Parquet's codec ZSTD does, each by itself; on several threads at once."""
 
-    def compress(self, data: memoryview) -> bytes:
+    def compress(self, data: memoryview) -> bytes | memoryview:
         """Return the compressed form."""
 
-    def decompress(self, data: memoryview, plain_bytes: int) -> bytes:
+    def decompress(self, data: memoryview, plain_bytes: int) -> bytes | memoryview:
         """Return the plaintext of authenticated bytes.
 
         Raises:

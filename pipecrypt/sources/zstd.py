@@ -27,19 +27,17 @@ class ZstdCodec:
         """Hold no memory yet."""
         self._codec = pa.Codec("zstd", compression_level=level)
 
-    def compress(self, data: memoryview) -> bytes:
-        """Return the compressed form."""
-        compressed: bytes = self._codec.compress(data, asbytes=True)
-        return compressed
+    def compress(self, data: memoryview) -> memoryview:
+        """Return the compressed form, in memory of pyarrow's pool: fresh memory would cost page faults."""
+        return memoryview(self._codec.compress(data)).cast("B")
 
-    def decompress(self, data: memoryview, plain_bytes: int) -> bytes:
+    def decompress(self, data: memoryview, plain_bytes: int) -> memoryview:
         """Return the plaintext, exactly `plain_bytes` long: pyarrow refuses what is longer or shorter.
 
         Raises:
             FormatError: malformed, or of another length.
         """
         try:
-            plain: bytes = self._codec.decompress(data, plain_bytes, asbytes=True)
+            return memoryview(self._codec.decompress(data, plain_bytes)).cast("B")
         except (OSError, ValueError) as error:
             raise FormatError(f"a page is no zstd frame of {plain_bytes} bytes") from error
-        return plain

@@ -66,7 +66,8 @@ def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[Sour
     found = list(_list_local(location, below) if location.is_local else _list_remote(location, below))
     if not found:
         what = "Parquet file" if below.parts == ALL_PARQUET.parts else "source file"
-        raise SourceNotFoundError(f"no {what} in {location.display}", hint=_NO_FILES_HINT)
+        hint = None if below.takes_hidden and not has_glob(location.url) else _NO_FILES_HINT
+        raise SourceNotFoundError(f"no {what} in {location.display}", hint=hint)
     for file in found:
         _check_relative_path(file)
     return tuple(sorted(found, key=lambda file: file.relative_path))

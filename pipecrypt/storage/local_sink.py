@@ -25,6 +25,7 @@ __all__ = ["LocalPublication", "remove_local_leftovers"]
 _log = logging.getLogger(__name__)
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
 _MODE: Final = 0o666  # less the umask, as for any new file
+_PRIVATE_MODE: Final = 0o600
 _CREATE_ATTEMPTS: Final = 10
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -94,10 +95,15 @@ class LocalPublication(Publication):
             self._is_created = True  # set before, so that an interrupt in between leaves nothing
             # Another task that fails may remove the directory that it made a moment ago: then make it again.
             with contextlib.suppress(FileNotFoundError):
-                self._file = os.open(self._temporary, _CREATE_FLAGS, _MODE)
+                self._file = os.open(self._temporary, _CREATE_FLAGS, self._first_mode)
         if self._file is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._directory)
         return self._file
+
+    @property
+    def _first_mode(self) -> int:
+        # A file that will be private must not be readable by others while it is written.
+        return _MODE if self._attributes[0] is None else _PRIVATE_MODE
 
     def _make_directories(self) -> None:
         missing: list[str] = []

@@ -68,6 +68,7 @@ class Publication(ABC):
 
         As tar does for users other than root, permissions are those of `mode` less the umask; the setuid, setgid
         and sticky bits are never set. Where the file system refuses, that is logged, and the file appears without.
+        Called before the first write, the file is private to this user until then.
 
         Args:
             mode: permission bits, or None for those of any new file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -101,6 +102,7 @@ def test_any_range_of_the_plaintext_form(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(whole)))
     length = data.draw(st.integers(0, len(whole) - start))
     out = bytearray(length)
+    assert filling.seeks_cheaply
     assert isinstance(filling, ReadsInto)
     assert not isinstance(by_range, ReadsInto)
     filling.read_into(start, memoryview(out))
@@ -117,9 +119,17 @@ def test_what_is_kept_about_a_file(compressed: bool, scope: KeyScope) -> None:
     assert b"pipecrypt.chunks" not in sealed
     assert sealed[:4] == sealed[-4:] == b"PARE"
     sink = MemorySink()
-    report = decrypt_file(MemorySource(sealed), sink, keys=keys, codec=ZSTD)
+    told: list[tuple[RestoredFile, int]] = []
+    report = decrypt_file(
+        MemorySource(sealed),
+        sink,
+        keys=keys,
+        codec=ZSTD,
+        on_restored=lambda restored: told.append((restored, len(sink.data))),
+    )
     expected = RestoredFile("PLANTED-näme.bin", 0o750, 1_700_000_000_123_456_789, 13_000)
     assert report.restored == expected
+    assert told == [(expected, 0)]
     assert (report.rows, report.batches, report.source_bytes, report.sink_bytes) == (4, 1, len(sealed), 13_000)
     with ChunkView(MemorySource(sealed), keys=keys, codec=ZSTD) as view:
         assert view.restored == expected
@@ -233,6 +243,45 @@ def test_streams_that_dribble_and_fail() -> None:
         encrypt_byte_stream(_Dribbling(data, BrokenPipeError()), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
     with pytest.raises(StorageError):
         encrypt_byte_stream(_Dribbling(data, None), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
+
+
+class _Hanging(io.RawIOBase):
+    """Gives two row groups, then nothing for as long as the test lasts."""
+
+    def __init__(self) -> None:
+        self._left = 2 * ROW_GROUP
+        self.end = threading.Event()
+
+    def readinto(self, out: memoryview) -> int:  # type: ignore[override]
+        if not self._left:
+            self.end.wait()
+            return 0
+        count = min(len(out), self._left)
+        self._left -= count
+        return count
+
+
+class _FullSink:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise StorageError("no space left")
+
+
+def test_a_stream_that_hangs_does_not_hide_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipecrypt.parquet.byte_groups._GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", 1)
+    stream = _Hanging()
+    try:
+        with pytest.raises(StorageError):
+            encrypt_byte_stream(
+                stream,
+                _FullSink(),
+                POLICY,
+                keys=RandomKeys(),
+                context=_context(),
+                chunk_bytes=CHUNK,
+            )
+    finally:
+        stream.end.set()
 
 
 @pytest.mark.parametrize(("way", "compressed"), WAYS)

@@ -8,21 +8,40 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import combinations, pairwise, permutations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, NotEncryptedError, PipecryptError
+from pipecrypt.parquet import byte_groups
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY
+from pipecrypt.parquet.byte_footer import plain_offset_index
 from pipecrypt.parquet.byte_layout import ByteLayout
+from pipecrypt.parquet.byte_source import plain_chunks
 from pipecrypt.parquet.chunk_view import ChunkView, find_chunk_view
+from pipecrypt.parquet.chunks import locate_pages
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.names import ROW_GROUP, ColumnChunk, FileMetaData, RowGroup
-from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.thrift import Struct, WireType
-from pipecrypt.parquet.thrift_read import open_encoded
+from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module, seal_module
+from pipecrypt.parquet.names import (
+    COLUMN_META_DATA,
+    OFFSET_INDEX,
+    ROW_GROUP,
+    ColumnChunk,
+    ColumnMetaData,
+    FileMetaData,
+    OffsetIndex,
+    PageLocation,
+    RowGroup,
+)
+from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
+from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.thrift_read import open_encoded, read_struct
+from pipecrypt.secret import DataKey
 from tests.parquet.byte_world import (
     CHUNK,
     ZSTD,
@@ -70,6 +89,13 @@ def pages(size: int) -> list[tuple[int, int]]:
         bounds = layout.sealed_bounds(index)
         places += list(pairwise(bounds))
     return places
+
+
+def row_group_starts(data: bytes, keys: RandomKeys) -> list[int]:
+    """Return where row groups begin, and where the last one ends."""
+    sealed, end = read_sealed_footer(MemorySource(data))
+    with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
+        return [*(locate_pages(chunks[0]).start for chunks in opened.open_all()), end]
 
 
 # ---- without any key ----
@@ -138,8 +164,7 @@ def test_bytes_before_the_footer(compressed: bool) -> None:
 def test_swapped_and_dropped_row_groups(compressed: bool) -> None:
     keys = RandomKeys()
     data, _ = seal(some_bytes(3 * ROW_GROUP_BYTES), keys, policy=by_file(), codec=ZSTD if compressed else None)
-    step = (body_end(data) - 4) // 3  # random bytes: compressed row groups are equally long too
-    groups = [data[4 + index * step : 4 + (index + 1) * step] for index in range(3)]
+    groups = [data[start:end] for start, end in pairwise(row_group_starts(data, keys))]
     for order in permutations(range(3)):
         forged = data[:4] + b"".join(groups[index] for index in order) + data[body_end(data) :]
         assert (forged == data) is (order == (0, 1, 2))
@@ -369,7 +394,7 @@ class _Lying:
 
 
 def zstd(data: bytes) -> bytes:
-    return ZSTD.compress(memoryview(data))
+    return bytes(ZSTD.compress(memoryview(data)))
 
 
 @pytest.mark.parametrize(
@@ -396,3 +421,103 @@ def test_hostile_compressed_pages(lie: Callable[[bytes], bytes]) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 80 << 20
+
+
+def test_pages_that_grow_beyond_all_room() -> None:
+    keys = RandomKeys()
+    refuse(seal(some_text(ROW_GROUP_BYTES), keys, codec=_Lying(lambda _: bytes(10 * CHUNK)))[0], keys)
+
+
+def forge(files: list[bytes], size: int, keys: RandomKeys, **entry: object) -> bytes:
+    """Write plaintext files as one of chunks, as somebody could who has the key."""
+    sink, policy = MemorySink(), all_columns(FooterMode.ENCRYPTED)
+    with FileEncryption(sink, policy, keys=keys, context=Context(new_dataset_id(), "x")) as encryption:
+        for data in files:
+            encryption.append(MemorySource(data))
+        encryption.finish({CHUNKS_KEY: changed(size=size, **entry)})
+    return bytes(sink.data)
+
+
+def plain(data: bytes, chunk_bytes: int = CHUNK) -> bytes:
+    form = plain_chunks(MemorySource(data), ByteLayout(len(data), chunk_bytes))
+    return bytes(form.read_range(0, form.size_bytes))
+
+
+def test_forging_works_where_nothing_is_wrong() -> None:
+    keys, data = RandomKeys(), some_bytes(2 * CHUNK + 5)
+    forged = forge([plain(data)], len(data), keys)
+    assert restore(forged, keys) == show(forged, keys) == data
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (b"\x15\x06\x15\x06\x00\x00", b"\x15\x08\x15\x06\x00\x00"),  # another encoding of levels
+        (b"\x2c\x15\x02", b"\x2c\x15\x00"),  # no row
+        (CHUNK.to_bytes(4, "little"), (CHUNK - 1).to_bytes(4, "little")),  # another length
+        (CHUNK.to_bytes(4, "little"), b"\xff\xff\xff\xff"),
+    ],
+)
+def test_pages_with_other_headers_or_lengths(at: bytes, value: bytes) -> None:
+    keys, form = RandomKeys(), plain(some_text(2 * CHUNK))
+    assert form.count(at) >= 2
+    refuse(forge([form.replace(at, value, 1)], 2 * CHUNK, keys), keys)
+
+
+def test_row_groups_that_are_longer_and_shorter_than_they_must_be() -> None:
+    keys = RandomKeys()
+    first, second = plain(some_bytes(ROW_GROUP_BYTES - 1)), plain(some_bytes(CHUNK + 1), 2 * CHUNK)
+    refuse(forge([first, second], ROW_GROUP_BYTES + CHUNK, keys), keys)
+
+
+def test_pages_of_other_writers() -> None:
+    keys, values = RandomKeys(), [some_bytes(CHUNK, seed) for seed in range(3)]
+    schema = pa.schema([pa.field("chunk", pa.binary(), nullable=False)])
+    for options in ({}, {"use_dictionary": False, "compression": "none"}, {"data_page_version": "2.0"}):
+        data = parquet_bytes(pa.table([values], schema=schema), write_page_index=True, **options)
+        for compression in ("none", "zstd"):
+            refuse(forge([data], 3 * CHUNK, keys, compression=compression), keys)
+
+
+@pytest.mark.parametrize("kept", [slice(0, -1), slice(1, None), slice(0, 1)])
+def test_indexes_that_leave_pages_out(monkeypatch: pytest.MonkeyPatch, kept: slice) -> None:
+    keys = RandomKeys()
+    monkeypatch.setattr(byte_groups, "plain_offset_index", lambda bounds: plain_offset_index(bounds[kept]))
+    refuse(seal(some_bytes(3 * CHUNK), keys, codec=ZSTD)[0], keys)
+
+
+def test_a_gap_between_compressed_row_groups() -> None:
+    # All under the footer's key, so that whoever has it can move what follows the gap. What is shown is right, so
+    # only who reads the whole file sees the gap.
+    keys, original = RandomKeys(), some_bytes(2 * ROW_GROUP_BYTES)
+    policy = EncryptionPolicy(default="master", uniform=True)
+    data, _ = seal(original, keys, codec=ZSTD, policy=policy)
+    start, gap = row_group_starts(data, keys)[1], b"junk"
+    sealed, _ = read_sealed_footer(MemorySource(data))
+    cipher = MessageCipher(DataKey(keys.by_metadata[sealed.key_metadata][0]))
+    aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique).module(
+        ModuleType.OFFSET_INDEX, 1, 0
+    )
+    moved = bytearray(data[:start] + gap + data[start:])
+
+    def edit(row_groups: list[Struct]) -> None:
+        entry = row_groups[1].structs(RowGroup.COLUMNS)[0]
+        metadata = open_encoded(entry.struct(ColumnChunk.META_DATA) or Struct(), COLUMN_META_DATA, "x")
+        metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start + len(gap))
+        entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
+        at, length = entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET) or 0, entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
+        index, _ = read_struct(
+            open_module(cipher, memoryview(data)[at : at + (length or 0)], aad, "x"), 0, OFFSET_INDEX, "x"
+        )
+        for location in index.structs(OffsetIndex.PAGE_LOCATIONS):
+            location.set(PageLocation.OFFSET, WireType.I64, (location.integer(PageLocation.OFFSET) or 0) + len(gap))
+        resealed = seal_module(cipher, encode_struct(index), aad)
+        assert len(resealed) == length
+        moved[at + len(gap) : at + len(gap) + len(resealed)] = resealed
+        entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, at + len(gap))
+
+    with_footer = edit_footer(data, keys, edit_row_groups(edit))
+    forged = bytes(moved[: body_end(data) + len(gap)]) + with_footer[body_end(data) :]
+    with pytest.raises(FormatError):
+        restore(forged, keys)
+    assert show(forged, keys) == original

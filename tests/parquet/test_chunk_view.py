@@ -205,3 +205,12 @@ def test_several_threads(sealed: tuple[bytes, bytes, RandomKeys], kind: type[Mem
 
     with ChunkView(kind(data), keys=keys, codec=ZSTD) as view, ThreadPoolExecutor(4) as threads:
         assert all(threads.map(read, (0, 1, 1000, 20_000)))
+
+
+def test_more_row_groups_than_stay_open() -> None:
+    original, keys = some_bytes(18 * ROW_GROUP), RandomKeys()
+    data, _ = seal(original, keys)
+    with ChunkView(MemorySource(data), keys=keys) as view:
+        for row_group in (*range(18), 0, 17, 3):
+            start = row_group * ROW_GROUP + 5
+            assert view.read_range(start, 3) == original[start : start + 3]
