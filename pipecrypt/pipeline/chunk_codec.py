@@ -16,11 +16,11 @@ class LazyCodec:
         """Load nothing yet."""
         self._codec: PageCodec | None = None
 
-    def compress(self, data: memoryview) -> bytes:
+    def compress(self, data: memoryview) -> bytes | memoryview:
         """Return the compressed form."""
         return self._loaded().compress(data)
 
-    def decompress(self, data: memoryview, plain_bytes: int) -> bytes:
+    def decompress(self, data: memoryview, plain_bytes: int) -> bytes | memoryview:
         """Return the plaintext of authenticated bytes.
 
         Raises:

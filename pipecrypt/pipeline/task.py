@@ -14,14 +14,14 @@ from pipecrypt.context import Context
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.protocols import AppendSink, RangeSource
-from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.report import FileReport, RestoredFile
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.chunk_task import encrypt_chunks
 from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.summary import Part
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.storage.sink import Publication, open_sink
 from pipecrypt.storage.source import open_range_source
 
 __all__ = ["OnBytes", "run_task"]
@@ -51,8 +51,6 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, 
         else:
             with open_range_source(task.source) as source:
                 report = _transform(task, source, sink, session, progress)
-        if report.restored is not None:
-            sink.restore_attributes(mode=report.restored.mode, mtime_ns=report.restored.mtime_ns)
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
@@ -79,7 +77,9 @@ class _Progress:
         self._on_bytes(count)
 
 
-def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySession, on_bytes: OnBytes) -> FileReport:
+def _transform(
+    task: Task, source: RangeSource, sink: Publication, session: KeySession, on_bytes: OnBytes
+) -> FileReport:
     operation = task.operation
     if isinstance(operation, Encryption):
         context = Context(operation.dataset_id, task.path)
@@ -87,5 +87,11 @@ def _transform(task: Task, source: RangeSource, sink: AppendSink, session: KeySe
     if isinstance(operation, Decryption):
         keys = keys_of_file(task.source.location, session)
         prefix, codec = operation.aad_prefix, LazyCodec()
-        return decrypt_file(source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_bytes=on_bytes)
+
+        def restore(file: RestoredFile) -> None:
+            sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+
+        return decrypt_file(
+            source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_restored=restore, on_bytes=on_bytes
+        )
     raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,10 @@ class World:
 
     def leftovers(self) -> list[str]:
         return [name for name in self.tree() if name.rsplit("/", 1)[-1].startswith(".")]
+
+
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pipecrypt")]
 
 
 NAMES = ("a.parquet", "day=1/b ü#%.parquet", "day=2/c.parquet")

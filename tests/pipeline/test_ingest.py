@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import threading
 from pathlib import Path
 
 import fsspec
@@ -31,7 +30,7 @@ from pipecrypt.pipeline.output import numbered
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.reading.pyarrow_keys import decryption_properties
-from tests.pipeline.conftest import World
+from tests.pipeline.conftest import World, own_threads
 
 CSV = "id,email,price\n" + "".join(f"{row},user{row}@example.org,{row / 4}\n" for row in range(1000))
 
@@ -113,7 +112,7 @@ def test_a_bad_row_is_named_and_nothing_is_left(world: World) -> None:
     with pytest.raises(BadRowError, match=r"bad\.csv:1002"):
         encrypt(bad, world.out / "x.parquet", Policy(default=world.key), credentials=world.credentials)
     assert world.tree() == {}
-    assert threading.active_count() == 1
+    assert own_threads() == []
 
     summary = encrypt(
         bad,
@@ -257,4 +256,4 @@ def test_a_key_service_that_fails_leaves_nothing(world: World, monkeypatch: pyte
     with pytest.raises(KeyServiceError):
         encrypt(world.root / "a.csv", world.out / "x.parquet", Policy(default=world.key), credentials=world.credentials)
     assert world.tree() == {}
-    assert threading.active_count() == 1
+    assert own_threads() == []

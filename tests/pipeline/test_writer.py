@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +26,7 @@ from pipecrypt.pipeline.feed import Feed
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.writer import ParquetWriter, encrypt_batches
 from pipecrypt.reading.pyarrow_keys import decryption_properties
-from tests.pipeline.conftest import World
+from tests.pipeline.conftest import World, own_threads
 
 TABLE = pa.table({"id": range(1000), "email": [f"user{row}@example.org" for row in range(1000)]})
 
@@ -79,7 +78,7 @@ def test_an_exception_leaves_nothing(world: World) -> None:
         write()
     assert world.tree() == {}
     assert not world.out.exists()
-    assert threading.active_count() == 1
+    assert own_threads() == []
 
 
 def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
@@ -88,7 +87,7 @@ def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
     del writer
     gc.collect()
     assert world.tree() == {}
-    assert threading.active_count() == 1
+    assert own_threads() == []
 
 
 def test_a_process_that_ends_without_closing_leaves_nothing(world: World) -> None:
@@ -139,7 +138,7 @@ def test_what_does_not_fit_is_refused_at_once(world: World) -> None:
             writer.write_batch(pa.table({"id": [1]}))
         with pytest.raises(UsageError):
             writer.write_batch(TABLE, row_group_size=5)
-    assert threading.active_count() == 1
+    assert own_threads() == []
 
 
 def write_until_it_fails(writer: ParquetWriter) -> None:
@@ -165,7 +164,7 @@ def test_an_error_of_the_thread_reaches_the_caller(world: World, monkeypatch: py
     with pytest.raises(StorageError):
         writer.close()
     assert world.tree() == {}
-    assert threading.active_count() == 1
+    assert own_threads() == []
 
 
 def test_encrypt_batches_takes_readers_iterables_and_frames(world: World) -> None:
