@@ -107,6 +107,7 @@ class RowGroups:
         self._shape = SEALED_ROW_GROUP if is_sealed else ROW_GROUP
         self._structs = footer.structs(FileMetaData.ROW_GROUPS)
         self._leaves = leaves
+        self._columns = [f"column {leaf.dotted!r}" for leaf in leaves]
         self._name = name
         self._first = first
         self._open: dict[int, tuple[Struct, list[Chunk]]] = {}
@@ -133,10 +134,22 @@ class RowGroups:
         if index not in self._open:
             stored = self._structs[index - self._first]
             opened = open_encoded(stored, self._shape, f"footer of {self._name}")
-            chunks = _row_group_chunks(index, opened.structs(RowGroup.COLUMNS), self._leaves, self._name)
+            chunks = self._chunks_of(index, opened.structs(RowGroup.COLUMNS))
             self._structs[index - self._first] = opened
             self._open[index] = (stored, chunks)
         return self._open[index][1]
+
+    def _chunks_of(self, index: int, entries: list[Struct]) -> list[Chunk]:
+        name = f"{self._name} row group {index}"
+        if len(entries) != len(self._leaves):
+            raise FormatError(f"{name} has {len(entries)} columns, its schema has {len(self._leaves)}")
+        chunks = []
+        for column, (entry, leaf, named) in enumerate(zip(entries, self._leaves, self._columns, strict=True)):
+            what = f"{name} {named}"
+            if entry.has(ColumnChunk.FILE_PATH):
+                raise UnsupportedError(f"{what} lies in another file")
+            chunks.append(Chunk(index, column, leaf, entry, what))
+        return chunks
 
     def check_size(self) -> None:
         """Check that all row groups may be open at once.
@@ -193,23 +206,7 @@ class RowGroups:
 
     def what(self, row_group: int, column: int) -> str:
         """Return what errors call a chunk."""
-        return _chunk_name(self._name, row_group, self._leaves[column])
-
-
-def _chunk_name(name: str, row_group: int, leaf: LeafColumn) -> str:
-    return f"{name} row group {row_group} column {leaf.dotted!r}"
-
-
-def _row_group_chunks(index: int, entries: list[Struct], leaves: Sequence[LeafColumn], name: str) -> list[Chunk]:
-    if len(entries) != len(leaves):
-        raise FormatError(f"{name} row group {index} has {len(entries)} columns, its schema has {len(leaves)}")
-    chunks = []
-    for column, (entry, leaf) in enumerate(zip(entries, leaves, strict=True)):
-        what = _chunk_name(name, index, leaf)
-        if entry.has(ColumnChunk.FILE_PATH):
-            raise UnsupportedError(f"{what} lies in another file")
-        chunks.append(Chunk(index, column, leaf, entry, what))
-    return chunks
+        return f"{self._name} row group {row_group} {self._columns[column]}"
 
 
 def locate_pages(chunk: Chunk) -> PagePlace:

@@ -205,7 +205,7 @@ class _Decryption:
             data = open_module(MessageCipher(key), memoryview(data), opened.aad.module(module_type, *place), what)
         move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
-            data = move_offset_index(data, move, opened.row_groups.what(*place))
+            data = move_offset_index(data, move, lambda: opened.row_groups.what(*place))
         if is_offsets and not opened.row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
         self._index_places.add(segment, self._body.position, len(data))

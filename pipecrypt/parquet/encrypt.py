@@ -318,7 +318,7 @@ class FileEncryption:
         data = bytes(self.body.read(segment.start, segment.declared_bytes or 0))
         move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
-            data = move_offset_index(data, move, row_groups.what(*place))
+            data = move_offset_index(data, move, lambda: row_groups.what(*place))
         if self._keys.is_sealed(segment.column):
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
             data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))

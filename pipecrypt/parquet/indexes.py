@@ -48,8 +48,8 @@ __all__ = [
 BLOOM_FILTER_HEADER_BYTES: Final = 256
 
 
-def move_offset_index(index: bytes, move: ChunkMove, what: str) -> bytes:
-    """Return the offset index with the places and sizes that the pages have now.
+def move_offset_index(index: bytes, move: ChunkMove, what: Callable[[], str]) -> bytes:
+    """Return the offset index with the places and sizes that the pages have now; `what` returns the chunk's name.
 
     Raises:
         FormatError: malformed, or it points to what is no page.
@@ -57,7 +57,7 @@ def move_offset_index(index: bytes, move: ChunkMove, what: str) -> bytes:
     try:
         return _move_plain_locations(index, move)
     except (IndexError, FormatError):
-        return _move_any_locations(index, move, f"offset index of {what}")
+        return _move_any_locations(index, move, f"offset index of {what()}")
 
 
 def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
@@ -70,6 +70,10 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
             raise IndexError
         offset, size, rest = location.groups()
         moved, growth = move.moved_page(_zigzag(offset))
+        if not growth:
+            moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), index[location.end(1) : location.end()])
+            position, count = location.end(), count - 1
+            continue
         moved_index += b"%c%b%c%b%b" % (
             _OFFSET_FIELD,
             encode_zigzag(moved),

@@ -236,7 +236,11 @@ class IndexPlaces:
 
     def add(self, segment: Segment, offset: int, length: int) -> None:
         """Remember an index's place."""
-        self._places.setdefault(segment.row_group, array("q")).extend((segment.column, segment.kind, offset, length))
+        kind, row_group, column, *_ = segment
+        numbers = self._places.get(row_group)
+        if numbers is None:
+            numbers = self._places[row_group] = array("q")
+        numbers.extend((column, kind, offset, length))
 
     def write(self, row_groups: RowGroups) -> None:
         """Write all places into the closed row groups."""

@@ -241,20 +241,21 @@ class PageOpener:
             IntegrityError: a module was not written with this key at this place.
         """
         first, written, at, room, needed = self.position, 0, 0, self.room_bytes, _FIRST_NEEDED_BYTES
-        window_bytes, old = len(window), self.bounds.old
-        while not self.is_done:
+        window_bytes, old, declared = len(window), self.bounds.old, self._declared_bytes - first
+        while at < declared or (self._missing_values > 0 and at < room):
             body = self._module_end(window, at, room)
             end = self._module_end(window, body, room) if body <= window_bytes else body + CTR_OVERHEAD_BYTES
             if end > window_bytes:
                 needed = end - at
                 break
             header, page_aad = self._open_header(window[at:body])
-            written += self._open_usual(header, page_aad, window[body:end], out[written:]) or self._open_page(
-                header, page_aad, window[body:end], out[written:]
+            sealed, rest = window[body:end], out[written:]
+            written += self._open_usual(header, page_aad, sealed, rest) or self._open_page(
+                header, page_aad, sealed, rest
             )
             at = end
-            self.position = position = first + at
-            old.append(position)
+            self.position = first + end
+            old.append(first + end)
         self.needed_bytes = min(needed, self.room_bytes)
         return written
 
@@ -279,9 +280,9 @@ class PageOpener:
     def _module_end(self, window: memoryview, start: int, room: int) -> int:
         """Return where the module at `start` ends, or a place behind a window that its length field is not in."""
         end = start + CTR_OVERHEAD_BYTES
-        if end <= room and start + LENGTH_BYTES <= len(window):
+        if end <= len(window):
             end = start + LENGTH_BYTES + _read_length(window, start)[0]
-        if end > room:
+        if end > room or start + CTR_OVERHEAD_BYTES > room:
             raise FormatError(f"{self._name} is truncated or malformed")
         return end
 

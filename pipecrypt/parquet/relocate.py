@@ -36,18 +36,20 @@ def _relocate_true_offsets(chunk: Chunk, metadata: Struct, move: ChunkMove) -> b
     data_page = metadata.integer(ColumnMetaData.DATA_PAGE_OFFSET)
     dictionary = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET)
     first = 1 if bounds.has_dictionary else 0
-    if (
-        is_copy
-        or data_page != old_start + bounds.old[first]
-        or dictionary != (old_start if bounds.has_dictionary else None)
-        or metadata.has(ColumnMetaData.INDEX_PAGE_OFFSET)
-        or chunk.entry.integer(ColumnChunk.FILE_OFFSET) != _NOWHERE
-        or not min(old_start, new_start)
-    ):
+    if metadata.has(ColumnMetaData.INDEX_PAGE_OFFSET) or chunk.entry.integer(ColumnChunk.FILE_OFFSET) != _NOWHERE:
         return False
-    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, new_start + bounds.new[first])
+    if is_copy:
+        inside = range(old_start, old_start + bounds.old[-1] + 1)
+        if data_page is None or data_page not in inside or (dictionary is not None and dictionary not in inside):
+            return False
+        new_data_page, new_dictionary = data_page - old_start + new_start, (dictionary or 0) - old_start + new_start
+    else:
+        if data_page != old_start + bounds.old[first] or dictionary != (old_start if first else None):
+            return False
+        new_data_page, new_dictionary = new_start + bounds.new[first], new_start
+    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, new_data_page)
     if dictionary is not None:
-        metadata.set(ColumnMetaData.DICTIONARY_PAGE_OFFSET, WireType.I64, new_start)
+        metadata.set(ColumnMetaData.DICTIONARY_PAGE_OFFSET, WireType.I64, new_dictionary)
     return True
 
 

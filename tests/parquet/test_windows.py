@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import tracemalloc
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.errors import FormatError, PipecryptError
+from pipecrypt.errors import FormatError, PipecryptError, StorageError
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.page_headers import MAX_HEADER_BYTES, PageScan
@@ -125,6 +126,52 @@ def test_a_long_chunk_takes_little_memory() -> None:
     assert source.largest_bytes <= 4 * _MIB
     assert peak < 40 * _MIB
     assert _opened(_sealed(original, all_columns(), keys), keys) == original
+
+
+class _SlowSink(MemorySink):
+    """Looks at what it was given only after a while, and fails at the write numbered `fails_at`."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self._fails_at = fails_at
+        self.writes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes += 1
+        time.sleep(0.0005)
+        if self.writes == self._fails_at:
+            raise StorageError("the disk is full")
+        super().write(data)
+
+
+@pytest.mark.parametrize("window_bytes", [700], indirect=True)
+@pytest.mark.parametrize("policy", [all_columns(), only("email"), only("id", "tags")])
+def test_no_buffer_is_filled_while_it_is_written(
+    policy: EncryptionPolicy, window_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    original = parquet_bytes(sample_table(600), row_group_size=100, write_page_index=True, data_page_size=300)
+    keys, sealed, back = RandomKeys(), _SlowSink(), _SlowSink()
+    encrypt_file(_FillingSource(original), sealed, policy, keys=keys, context=Context(new_dataset_id(), "a"))
+    decrypt_file(_FillingSource(bytes(sealed.data)), back, keys=keys)
+    assert back.data == original
+    assert min(sealed.writes, back.writes) > 10
+
+
+@pytest.mark.parametrize("window_bytes", [700], indirect=True)
+@pytest.mark.parametrize("fails_at", [1, 2, 5])
+def test_a_write_that_fails_ends_the_walk(fails_at: int, window_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    original = parquet_bytes(sample_table(600), row_group_size=100)
+    for policy in (all_columns(), only("email")):
+        with pytest.raises(StorageError):
+            encrypt_file(
+                _FillingSource(original),
+                _SlowSink(fails_at),
+                policy,
+                keys=RandomKeys(),
+                context=Context(new_dataset_id(), "a"),
+            )
 
 
 class _CountingSink:
