@@ -7,7 +7,9 @@ ones are kept. Row groups are opened when a chunk of theirs is asked for.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -119,7 +121,7 @@ class ChunkView:
     def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
         self._source = source
         self._into = source if isinstance(source, ReadsInto) else None
-        self._opened = opened
+        self._wipe = weakref.finalize(self, opened.__exit__, None, None, None)
         self._chunks = chunks
         self._layout = chunks.layout
         self._is_open = True
@@ -150,7 +152,12 @@ class ChunkView:
             self._kept.clear()
             self._spare.clear()
             self._row_groups.clear()
-            self._opened.__exit__(None, None, None)
+            self._wipe()
+
+    def forget_plaintext(self) -> None:
+        """Forget the chunks that are kept; reading goes on."""
+        with self._lock:
+            self._kept.clear()
 
     @property
     def name(self) -> str:
@@ -179,6 +186,10 @@ class ChunkView:
         out = memoryview(bytearray(length))
         self.read_into(start, out)
         return out
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of each range (start, length); raises what `read_range` raises."""
+        return [self.read_range(start, length) for start, length in ranges]
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the original bytes from `start`; raises what `read_range` raises."""

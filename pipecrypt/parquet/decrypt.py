@@ -29,6 +29,7 @@ from pipecrypt.parquet.layout import (
     Part,
     Segment,
     SegmentKind,
+    Segments,
     chunk_parts,
     last_changes,
     order_segments,
@@ -94,7 +95,7 @@ def decrypt_file(
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
 
 
-def _survey(opened: OpenedFile, body_end: int) -> list[Segment]:
+def _survey(opened: OpenedFile, body_end: int) -> Segments:
     """Return the segments in order; every row group's metadata was authenticated then."""
     parts: list[Part] = []
     for index in opened.row_groups.ordinals:
@@ -113,7 +114,7 @@ class _Decryption:
         self._moves: dict[tuple[int, int], ChunkMove] = {}
         self._index_places = IndexPlaces()
 
-    def run(self, segments: list[Segment]) -> None:
+    def run(self, segments: Segments) -> None:
         opened, row_groups = self._opened, self._opened.row_groups
         self._body.write(PLAIN_MAGIC)
         due = last_changes(segments)
@@ -121,9 +122,7 @@ class _Decryption:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
         self._body.read_ahead(read_windows(segments))
-        segments.reverse()
-        while segments:  # dropped as they are done: a large file has many
-            segment = segments.pop()
+        for segment in segments.drain():
             if segment.is_index:
                 self._write_index(segment)
                 continue

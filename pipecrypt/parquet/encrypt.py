@@ -34,6 +34,7 @@ from pipecrypt.parquet.layout import (
     Part,
     Segment,
     SegmentKind,
+    Segments,
     chunk_parts,
     last_changes,
     order_segments,
@@ -209,7 +210,7 @@ class FileEncryption:
             encrypted_columns=self._keys.sealed_columns,
         )
 
-    def _survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> list[Segment]:
+    def _survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> Segments:
         """Return the segments in order, once all that must hold before the first byte is written does."""
         parts: list[Part] = []
         for index in row_groups.ordinals:
@@ -226,15 +227,13 @@ class FileEncryption:
         check_invocations(self._modules_by_key, source.name)
         return order_segments(parts, body_end, row_groups)
 
-    def _write_row_groups(self, row_groups: RowGroups, segments: list[Segment]) -> None:
+    def _write_row_groups(self, row_groups: RowGroups, segments: Segments) -> None:
         due, index_places, begun = last_changes(segments), IndexPlaces(), -1
         for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
         self.body.read_ahead(read_windows(segments))
-        segments.reverse()
-        while segments:  # dropped as they are done: a large file has many
-            segment = segments.pop()
+        for segment in segments.drain():
             if segment.is_index:
                 self._write_index(segment, row_groups, index_places)
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain, islice
 from typing import Final, NamedTuple, TypeAlias
@@ -29,6 +29,7 @@ __all__ = [
     "Part",
     "Segment",
     "SegmentKind",
+    "Segments",
     "chunk_parts",
     "last_changes",
     "order_segments",
@@ -142,32 +143,60 @@ def last_changes(segments: Iterable[Segment]) -> Counter[int]:
     return Counter(segment.row_group for segment in segments if not segment.is_index)
 
 
-_PAGES: Final = SegmentKind.PAGES  # a look-up in an enumeration's class is a slow one
-_OFFSET_INDEX: Final = SegmentKind.OFFSET_INDEX
+_PAGES: Final = int(SegmentKind.PAGES)  # a look-up in an enumeration's class is a slow one
+_OFFSET_INDEX: Final = int(SegmentKind.OFFSET_INDEX)
 _KINDS: Final = tuple(SegmentKind)
 
 
-def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> list[Segment]:
-    """Return all segments by offset; `parts` is sorted.
+class Segments:
+    """All segments of a file in the order of their offsets, made one at a time: a large file has many.
+
+    Args:
+        parts: sorted, and checked not to overlap.
+        body_end: where the footer begins.
+    """
+
+    __slots__ = ("_body_end", "_parts")
+
+    def __init__(self, parts: list[Part], body_end: int) -> None:
+        """Keep the parts."""
+        self._parts = parts
+        self._body_end = body_end
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Iterate over all segments."""
+        ends = chain((part[0] for part in islice(self._parts, 1, None)), (self._body_end,))
+        for (start, declared_bytes, row_group, column, code), end in zip(self._parts, ends, strict=False):
+            yield Segment(_KINDS[code], row_group, column, start, declared_bytes or None, end - start)
+
+    def drain(self) -> Iterator[Segment]:
+        """Iterate over all segments, and drop each part as it is done."""
+        parts, self._parts = self._parts, []
+        parts.reverse()
+        while parts:
+            start, declared_bytes, row_group, column, code = parts.pop()
+            end = parts[-1][0] if parts else self._body_end
+            yield Segment(_KINDS[code], row_group, column, start, declared_bytes or None, end - start)
+
+
+def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> Segments:
+    """Return all segments by offset; `parts` is sorted, and must not be used again.
 
     Raises:
         FormatError: a segment lies outside the body or overlaps another.
         UnsupportedError: an offset index lies before the pages that it points to.
     """
     parts.sort()
-    pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == SegmentKind.PAGES}
+    pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == _PAGES}
     ends = chain((part[0] for part in islice(parts, 1, None)), (body_end,))
-    segments = []
-    for (start, declared_bytes, row_group, column, code), end in zip(parts, ends, strict=False):
-        room, kind = end - start, _KINDS[code]
-        if start < MAGIC_BYTES or room < declared_bytes:
+    for (start, declared_bytes, row_group, column, kind), end in zip(parts, ends, strict=False):
+        if start < MAGIC_BYTES or end - start < declared_bytes:
             raise _misplaced(row_groups.what(row_group, column))
-        if kind is _PAGES:
+        if kind == _PAGES:
             pages.discard((row_group, column))
-        elif kind is _OFFSET_INDEX and (row_group, column) in pages:
+        elif kind == _OFFSET_INDEX and (row_group, column) in pages:
             raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
-        segments.append(Segment(kind, row_group, column, start, declared_bytes or None, room))
-    return segments
+    return Segments(parts, body_end)
 
 
 def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
@@ -197,7 +226,7 @@ def chunk_parts(chunk: Chunk) -> Iterable[Part]:
     place = locate_pages(chunk)
     # A chunk of no bytes has no place; its offsets point anywhere and stay as they are.
     if place.declared_bytes > 0:
-        yield place.start, place.declared_bytes, chunk.row_group, chunk.column, int(_PAGES)
+        yield place.start, place.declared_bytes, chunk.row_group, chunk.column, _PAGES
     elif place.num_values > 0:
         raise FormatError(f"{chunk.what} has values but no bytes")
     metadata, entry = chunk.metadata, chunk.entry

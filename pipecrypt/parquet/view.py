@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from pipecrypt.errors import AccessError, FormatError
+from pipecrypt.parquet.byte_entry import is_reserved
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
@@ -119,6 +120,11 @@ class PlaintextView:
     def is_encrypted(self) -> bool:
         """Whether the file is encrypted at all."""
         return self._opened is not None
+
+    @property
+    def holds_chunks(self) -> bool:
+        """Whether this is no table, but the bytes of another file in chunks."""
+        return self._opened is not None and is_reserved(self._opened.footer)
 
     @property
     def is_authenticated(self) -> bool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.reading.view_file import FileView
 
 __all__ = ["Description", "describe"]
 
@@ -58,7 +59,7 @@ class Description:
         )
 
 
-def describe(title: str, schema: pa.Schema, view: PlaintextView | None, *, files: int, rows: int | None) -> Description:
+def describe(title: str, schema: pa.Schema, view: FileView | None, *, files: int, rows: int | None) -> Description:
     """Return the description.
 
     Args:
@@ -74,18 +75,22 @@ def describe(title: str, schema: pa.Schema, view: PlaintextView | None, *, files
     return Description(title, tuple(facts), columns)
 
 
-def _authenticity(view: PlaintextView | None, files: int) -> str:
+def _authenticity(view: FileView | None, files: int) -> str:
     which = "the file" if files == 1 else "the first file"
     if view is None:
         return f"{which} is not encrypted: nothing shows whether it was changed"
+    if not isinstance(view, PlaintextView):
+        return f"{which} is encrypted in chunks, which are checked as they are read"
     if not view.is_authenticated:
         return f"the footer of {which} was not checked, for want of its key"
     return f"the footer of {which} was checked with its key; encrypted columns are checked as they are read"
 
 
-def _protection(root: str, view: PlaintextView | None) -> str:
+def _protection(root: str, view: FileView | None) -> str:
     if view is None:
         return "plaintext"
+    if not isinstance(view, PlaintextView):
+        return "encrypted in chunks"
     under, keys = [index for index, leaf in enumerate(view.leaves) if leaf.path[0] == root], view.column_keys
     sealed = [index for index in under if index in keys]
     if not sealed:

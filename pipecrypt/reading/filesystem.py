@@ -19,9 +19,8 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading.options import check_trust, read_options
-from pipecrypt.reading.view_file import ViewFile
+from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
 
@@ -92,7 +91,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """
         self._views.close(for_good=for_good)
 
-    def view(self, path: str) -> PlaintextView | None:
+    def view(self, path: str) -> FileView | None:
         """Return the view of an encrypted file; None where the file is shown as it is stored.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.errors import ColumnNotFoundError
+from pipecrypt.errors import ColumnNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
@@ -129,6 +129,7 @@ def read_rows(
     Raises:
         KeyNotFoundError: the key of a column that was asked for, or of an encrypted footer, is missing.
         ColumnNotFoundError: there is no such column.
+        UsageError: the file holds no table.
         FormatError: no Parquet file, truncated or malformed.
         IntegrityError: the file was tampered with.
     """
@@ -138,6 +139,11 @@ def read_rows(
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
         file_keys = keys_of_file(found.location, session)
         view = stack.enter_context(PlaintextView(source, keys=file_keys, aad_prefix=aad_prefix))
+        if view.holds_chunks:
+            raise UsageError(
+                f"{view.name} holds the bytes of another file, no table",
+                hint="pipecrypt decrypt FILE - writes them to standard output",
+            )
         file = stack.enter_context(_open_file(view))
         chosen, locked = _choose(view, columns)
         rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view) if keys else None)

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from pipecrypt.parquet.view import PlaintextView
-
-__all__ = ["ViewFile"]
+__all__ = ["FileView", "ViewFile"]
 
 
-def _ignore(view: PlaintextView) -> None:
+class FileView(Protocol):
+    """What a file shows in the clear; safe to read from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is shown."""
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`."""
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
+        """Return the bytes of each range (start, length)."""
+
+    def forget_plaintext(self) -> None:
+        """Forget what is kept; reading goes on."""
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext. Safe to call twice."""
+
+
+def _ignore(view: FileView) -> None:
     """Do nothing about a file object that is closed."""
 
 
@@ -31,10 +53,10 @@ class ViewFile(io.RawIOBase):
 
     def __init__(
         self,
-        view: PlaintextView,
+        view: FileView,
         details: Mapping[str, Any] | None = None,
         *,
-        on_close: Callable[[PlaintextView], None] = _ignore,
+        on_close: Callable[[FileView], None] = _ignore,
     ) -> None:
         """Stand at the start."""
         super().__init__()

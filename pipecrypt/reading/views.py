@@ -15,10 +15,13 @@ from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.reading.options import ReadOptions, key_references
+from pipecrypt.reading.view_file import FileView
 from pipecrypt.storage.problems import map_errors
 
 __all__ = ["StoredFile", "Views"]
@@ -64,10 +67,10 @@ class Views:
         self._opening: dict[str, threading.Lock] = {}
         self._session: KeySession | None = None
         self._references: tuple[str, ...] = ()
-        self._views: OrderedDict[str, tuple[str, PlaintextView | None]] = OrderedDict()
+        self._views: OrderedDict[str, tuple[str, FileView | None]] = OrderedDict()
         self._users: Counter[int] = Counter()
 
-    def view(self, file: StoredFile) -> PlaintextView | None:
+    def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
 
         Raises:
@@ -89,7 +92,7 @@ class Views:
                 self._keep(file, known[0])
         return known[0]
 
-    def known(self, file: StoredFile) -> tuple[PlaintextView | None] | None:
+    def known(self, file: StoredFile) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
             fingerprint, view = self._views.get(file.path, (None, None))
@@ -98,12 +101,12 @@ class Views:
             self._views.move_to_end(file.path)
             return (view,)
 
-    def use(self, view: PlaintextView) -> None:
+    def use(self, view: FileView) -> None:
         """Say that a file object reads the view from now on."""
         with self._lock:
             self._users[id(view)] += 1
 
-    def leave(self, view: PlaintextView) -> None:
+    def leave(self, view: FileView) -> None:
         """Say that a file object was closed; with the last one, plaintext is forgotten."""
         with self._lock:
             self._users[id(view)] -= 1
@@ -143,7 +146,7 @@ class Views:
                 self._references = references
             return self._session
 
-    def _keep(self, file: StoredFile, view: PlaintextView | None) -> None:
+    def _keep(self, file: StoredFile, view: FileView | None) -> None:
         with self._lock:
             self._views[file.path] = (file.fingerprint, view)
             self._views.move_to_end(file.path)
@@ -152,10 +155,13 @@ class Views:
                 self._views.popitem(last=False)
 
 
-def _choose_view(source: RangeSource, keys: DataKeys, options: ReadOptions) -> PlaintextView | None:
+def _choose_view(source: RangeSource, keys: DataKeys, options: ReadOptions) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
     if not is_parquet(source):
         return None
+    chunks = find_chunk_view(source, keys=keys, aad_prefix=options.aad_prefix, codec=LazyCodec())
+    if chunks is not None:
+        return chunks
     view = PlaintextView(
         source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept_bytes=_KEPT_BYTES
     )
