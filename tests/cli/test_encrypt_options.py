@@ -50,3 +50,10 @@ def test_standard_input_needs_a_format(run: Run, table: Path, keyref: str, monke
 
     assert run("encrypt", "-", "sealed.parquet", "--key", keyref, "--format", "csv").code == 0
     assert run("cat", "sealed.parquet", "--key", keyref).out.split() == ["id", "1"]
+
+
+def test_standard_output_is_one_file(run: Run, table: Path, keyref: str) -> None:
+    before = set(Path().iterdir())
+    answer = run("encrypt", table, "-", "--key", keyref, "--max-file-bytes", "100", "--on-bad-rows", "skip")
+    assert answer.code == 2
+    assert set(Path().iterdir()) == before
