@@ -115,7 +115,8 @@ class _CSVParser:
         pc.read_csv(pa.py_buffer(_guarded(row)), self._few, self._parsing(invalid_row_handler=count), as_bytes)
         if counts:
             extra = 1 if self._dialect.trailing_delimiter else 0
-            return f"{counts[0] - extra} fields instead of {len(self._names)}", _FIELDS_HINT
+            found = counts[0] - extra
+            return f"{found} field{'' if found == 1 else 's'} instead of {len(self._names)}", _FIELDS_HINT
         for field in self.schema:
             only = self._converting({field.name: field.type}, only=field.name)
             if self._parsed(memoryview(row), only) is None:

@@ -35,7 +35,7 @@ def test_sifting_finds_exactly_the_bad_rows(are_good: list[bool]) -> None:
     [
         (f"{_PLANTED},x", "column a does not fit int64"),
         ("1,x,3", "3 fields instead of 2"),
-        ("1", "1 fields instead of 2"),
+        ("1", "1 field instead of 2"),
         (f'"{_PLANTED}\n{_PLANTED}",x', "column a does not fit int64"),
     ],
 )
