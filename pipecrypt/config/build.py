@@ -64,7 +64,7 @@ def _reading(loaded: LoadedConfig) -> Reading:
             on_bad_rows=source.on_bad_rows,
         )
     except UsageError as error:
-        raise _at(loaded, ("source",), error) from None
+        raise _at(loaded, ("source", "csv"), error) from None
 
 
 def _policy(loaded: LoadedConfig) -> Policy:

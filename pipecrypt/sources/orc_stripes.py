@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import pyarrow as pa
 from pyarrow import orc
@@ -12,9 +12,11 @@ from pipecrypt.sources.stream import mapped_errors, seekable_file
 
 __all__ = ["ORCStream", "open_orc"]
 
+_SLICE_ROWS: Final = 65_536
+
 
 class ORCStream:
-    """A BatchStream with one batch for each stripe, whose size the file's writer chose."""
+    """A BatchStream that holds two stripes at most, whose size the file's writer chose."""
 
     may_change_thread = True
     bad_rows = 0
@@ -25,7 +27,7 @@ class ORCStream:
         self._batches = _stripes(file, name)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Yield the stripes."""
+        """Yield slices of the stripes."""
         return self._batches
 
     def close(self) -> None:
@@ -47,5 +49,8 @@ def open_orc(file: BinaryIO, name: str) -> ORCStream:
 def _stripes(file: orc.ORCFile, name: str) -> Generator[pa.RecordBatch]:
     for index in range(file.nstripes):
         with mapped_errors(name):
-            batch = file.read_stripe(index)
-        yield batch
+            stripe = file.read_stripe(index)
+        # In slices, so that those that wait for the next stage do not each hold a stripe: two are alive at most.
+        for start in range(0, len(stripe), _SLICE_ROWS):
+            yield stripe.slice(start, _SLICE_ROWS)
+        del stripe
