@@ -46,6 +46,7 @@ class Publication(ABC):
         self.location = location
         self._lock = threading.Lock()
         self._is_open = True
+        self._process = os.getpid()
         self._attributes: tuple[int | None, int | None] = (None, None)
 
     @property
@@ -91,6 +92,8 @@ class Publication(ABC):
 
     def discard(self) -> None:
         """Remove all that was written and not published. Safe to call twice, and after publishing."""
+        if os.getpid() != self._process:
+            return  # a forked child's copy: the file is its parent's
         with self._lock:
             if self._is_open:
                 self._is_open = False
