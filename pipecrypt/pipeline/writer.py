@@ -23,6 +23,7 @@ from pipecrypt.pipeline.feed import Feed
 from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import check_file_limit
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
@@ -270,9 +271,12 @@ def encrypt_batches(
         credentials: what opens the keys; default: the environment of this process.
 
     Raises:
-        PipecryptError: see `pipecrypt.errors`; nothing is published then.
+        UsageError: the reader is none, or `max_file_bytes` no size.
+        PipecryptError: see `pipecrypt.errors`; nothing is published then, unless publishing failed after the first of
+            several files.
     """
     started, dataset_id, location = time.perf_counter(), new_dataset_id(), Location.of(sink, storage_options)
+    check_file_limit(max_file_bytes, location)
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
     spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)

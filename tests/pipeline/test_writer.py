@@ -107,17 +107,19 @@ def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
 def test_a_writer_may_be_forgotten_on_a_thread_of_its_own(
     world: World, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    original, is_dropped = pkgutil.resolve_name(place), threading.Event()
+    original, is_open, is_dropped = pkgutil.resolve_name(place), threading.Event(), threading.Event()
     unraisable: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
 
     def collect_first(*arguments: object) -> object:
-        is_dropped.wait(10)
-        gc.collect()
+        if is_open.is_set():
+            is_dropped.wait(10)
+            gc.collect()
         return original(*arguments)
 
-    writer = open_writer(world)
     monkeypatch.setattr(place, collect_first)
+    writer = open_writer(world)
+    is_open.set()
     writer.write_table(TABLE)
     cycle: list[object] = [writer]
     cycle.append(cycle)
