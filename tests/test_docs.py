@@ -2,7 +2,8 @@
 
 Each page's ```console blocks run in order in a directory of their own, which holds people.parquet and has a key
 file. Only the words of an output count, not its numbers, ids and times. PIPECRYPT_UPDATE_DOCS=1 writes the outputs
-anew. Blocks marked ```sh are not run.
+anew. Blocks marked ```sh are not run; ```py blocks show the file of docs/examples that is named before them, which
+tests/recipes runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pipecrypt.config.load import load_config
 _ROOT = Path(__file__).parents[1]
 _PAGES = sorted([_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")])
 _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_EXAMPLE = re.compile(r"^<!-- (?P<name>examples/\w+\.py) -->\n```py\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _UPDATES = os.environ.get("PIPECRYPT_UPDATE_DOCS", "") not in {"", "0"}
 
@@ -95,6 +97,20 @@ def test_python_runs(page: Path, place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", _pages_with("py"), ids=_page_name)
+def test_pages_show_examples_as_they_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    examples = list(_EXAMPLE.finditer(text))
+    assert len(examples) == text.count("```py\n")
+    for example in examples:
+        real = (_ROOT / "docs" / example["name"]).read_text(encoding="utf-8")
+        if _UPDATES:
+            text = text.replace(example.group(), f"<!-- {example['name']} -->\n```py\n{real}```")
+            page.write_text(text, encoding="utf-8")
+        else:
+            assert example["body"] == real
 
 
 @pytest.mark.parametrize("page", _pages_with("yaml"), ids=_page_name)

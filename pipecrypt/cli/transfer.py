@@ -117,7 +117,9 @@ def encrypt(
         compression=None if compression is None else compression.value,
         **({} if batch_rows is None else {"batch_rows": batch_rows}),
     )
-    reading = Reading(format=None if file_format is None else file_format.value, on_bad_rows=on_bad_rows.value)
+    # In chunks every file is taken for bytes, so whatever format is given says nothing.
+    given = None if file_format is None or chunks else file_format.value
+    reading = Reading(format=given, on_bad_rows=on_bad_rows.value)
     _carry_out(
         EncryptRequest(
             source=Location(source),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
+from pipecrypt.errors import UsageError
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -102,10 +103,13 @@ class RollingOutput:
     Raises:
         SinkNotEmptyError: a file is there already, and may not be replaced.
         StorageError: the storage refused or failed.
+        UsageError: several files would go to standard output.
     """
 
     def __init__(self, spec: OutputSpec, keys: DataKeys) -> None:
         """Open the first file."""
+        if spec.max_file_bytes is not None and spec.sink.is_standard_stream:
+            raise UsageError("standard output cannot hold several files", hint="leave out the size of a file")
         self._spec = spec
         self._keys = keys
         self._publications: list[Publication] = []

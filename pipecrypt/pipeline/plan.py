@@ -157,8 +157,10 @@ def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dat
 
 def _reading(reading: Reading, source: SourceFile) -> FileReading:
     name, display = source.location.name, source.location.display
-    is_file = not source.location.is_standard_stream
-    if reading.format is None and is_file and guess_format(name)[0] is None:
+    if reading.format is None and source.location.is_standard_stream:
+        hint = "say which it is: parquet, csv, json, arrow or orc; or encrypt it in chunks"
+        raise UsageError("standard input has no name that tells its format", hint=hint)
+    if reading.format is None and guess_format(name)[0] is None:
         # Only names that tell nothing cost a look into the file.
         sniffed = sniff_format(read_start(source.location, MAGIC_BYTES))
         return replace(reading, format=None if sniffed is None else sniffed.value).of(name, display)

@@ -18,8 +18,9 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipecrypt.errors import ColumnNotFoundError, MissingExtraError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.parquet.chunk_view import ChunkView
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.description import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
@@ -55,14 +56,22 @@ class EncryptedDataset:
     def _open(self) -> ds.Dataset:
         arrow = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
         is_one = len(self._files) == 1 and self._files[0].location == self._location
-        with arrow_errors(self._location.display):
-            return ds.dataset(
-                self._paths,
-                filesystem=arrow,
-                format=ds.ParquetFileFormat(),
-                partitioning=None if is_one else "hive",
-                partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
-            )
+        try:
+            with arrow_errors(self._location.display):
+                return ds.dataset(
+                    self._paths,
+                    filesystem=arrow,
+                    format=ds.ParquetFileFormat(),
+                    partitioning=None if is_one else "hive",
+                    partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
+                )
+        except FormatError as error:
+            if isinstance(self._fs.view(self._paths[0]), ChunkView):
+                raise UsageError(
+                    f"{self._files[0].location.display} holds the bytes of another file, no table",
+                    hint="read them with fsspec.open and a pipecrypt:: URL, or with pipecrypt decrypt",
+                ) from error
+            raise
 
     def __enter__(self) -> Self:
         """Return the dataset."""

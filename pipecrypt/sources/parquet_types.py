@@ -1,7 +1,8 @@
 """Make columns fit for Parquet, or say which one cannot be. Writing them is left to row_groups.
 
 pyarrow's writer is the judge: a type that it writes stays what it is. Views and run-end encoded columns have an equal,
-which older writers need. Unions and intervals of months, days and nanoseconds have none.
+which older writers need, and views inside of other types. Unions and intervals of months, days and nanoseconds have
+none.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class ParquetFit:
 
 
 def _fitting(field: pa.Field) -> pa.Field:
-    if _can_be_written(field):
-        return field
     equal = _equal_of_column(field.type)
+    # Views inside of structs and lists are refused where their values do not begin at zero, as those of a slice do.
+    holds_views = pa.types.is_nested(field.type) and equal != field.type
+    if not holds_views and _can_be_written(field):
+        return field
     if equal != field.type and _can_be_written(field.with_type(equal)) and _can_be_converted(field.type, equal):
         return field.with_type(equal)
     hint = "convert or leave out the column before it comes here"

@@ -97,3 +97,13 @@ def test_rows_are_not_shown(tmp_path: Path, keys: Keys) -> None:
     path = sealed(tmp_path, keys, b"hello")
     with pytest.raises(UsageError):
         read_rows(Location(path), keys=[keys.open], credentials=CREDENTIALS)
+
+
+def test_open_takes_a_table_in_chunks_and_names_what_is_none(tmp_path: Path, keys: Keys) -> None:
+    table = pa.table({"id": [1, 2, 3]})
+    out = pa.BufferOutputStream()
+    pq.write_table(table, out)
+    with pc.open(sealed(tmp_path, keys, out.getvalue().to_pybytes(), "x.parquet"), keys=[keys.open]) as dataset:
+        assert dataset.to_table() == table
+    with pytest.raises(UsageError, match="no table"):
+        pc.open(sealed(tmp_path, keys, b"no table"), keys=[keys.open])

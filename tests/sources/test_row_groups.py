@@ -86,6 +86,28 @@ def test_views_keep_their_values_whatever_the_writer_can(
     assert writes_views or "view" not in str(read.schema)
 
 
+_TEXT = pa.struct([("a", pa.string_view())])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (_TEXT, [{"a": "x"}, {"a": None}, None, {"a": "y"}, {"a": "long " * 10}]),
+        (pa.struct([("s", _TEXT)]), [{"s": {"a": name}} for name in "abcde"]),
+        (pa.list_(_TEXT), [[{"a": "x"}], None, [], [{"a": "y"}, {"a": "z"}], [{"a": None}]]),
+        (pa.map_(pa.string(), _TEXT), [[("k", {"a": name})] for name in "abcde"]),
+    ],
+    ids=str,
+)
+def test_views_inside_of_other_types_are_cut_into_row_groups(kind: pa.DataType, values: list[object]) -> None:
+    table = pa.table({"c": pa.array(values, kind)})
+
+    read = written(batches_of(table), 2)
+
+    assert read.to_pylist() == table.to_pylist()
+    assert "view" not in str(read.schema)
+
+
 def test_non_null_fields_stay_what_they_are() -> None:
     kind = pa.struct([pa.field("a", pa.string(), nullable=False)])
     schema = pa.schema([pa.field("n", pa.int8(), nullable=False), pa.field("s", kind, nullable=False)])
