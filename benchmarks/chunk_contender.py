@@ -13,10 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from pipecrypt.sources.zstd import ZstdCodec
+from typing import TypeAlias
 
 KEY = "keystore://{scratch}/keys.json#bench"
 READ_BYTES = 4096
@@ -58,80 +55,41 @@ def _cp(source: Path, scratch: Path) -> Run:
 
 def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
     def contender(source: Path, scratch: Path) -> Run:
-        from pipecrypt.context import Context, new_dataset_id
-        from pipecrypt.keys.credentials import Credentials
-        from pipecrypt.keys.session import KeySession
-        from pipecrypt.parquet.byte_chunks import encrypt_bytes_file
-        from pipecrypt.parquet.policy import EncryptionPolicy
-        from pipecrypt.storage.listing import find_file
-        from pipecrypt.storage.location import Location
-        from pipecrypt.storage.sink import open_sink
-        from pipecrypt.storage.source import open_range_source
+        import pipecrypt as pc
+        import pipecrypt.keys.keystore
+        import pipecrypt.pipeline.run  # imports are start-up
 
-        policy, codec = EncryptionPolicy(default=KEY.format(scratch=scratch)), _zstd() if compressed else None
-        target = Location(str(scratch / ("out" if compressed else "encrypted")))
-
-        def run() -> None:
-            credentials, context = Credentials.from_environment(), Context(new_dataset_id(), source.name)
-            with (
-                KeySession(policy.key_references(), credentials=credentials) as session,
-                open_sink(target, overwrite=True) as sink,
-            ):
-                with open_range_source(find_file(Location(str(source)))) as opened:
-                    encrypt_bytes_file(opened, sink, policy, keys=session, context=context, codec=codec)
-                sink.publish()
-
-        return run
+        compression = "zstd" if compressed else "none"
+        policy = pc.Policy(default=KEY.format(scratch=scratch), mode="chunks", compression=compression)
+        target = scratch / ("out" if compressed else "encrypted")
+        return lambda: pc.encrypt(source, target, policy, overwrite=True)
 
     return contender
 
 
-def _zstd() -> ZstdCodec:
-    from pipecrypt.sources.zstd import ZstdCodec
-
-    return ZstdCodec()
-
-
 def _decrypt(_: Path, scratch: Path) -> Run:
-    from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.keys.session import KeySession
-    from pipecrypt.parquet.decrypt import decrypt_file
-    from pipecrypt.storage.listing import find_file
-    from pipecrypt.storage.location import Location
-    from pipecrypt.storage.sink import open_sink
-    from pipecrypt.storage.source import open_range_source
+    import pipecrypt as pc
+    import pipecrypt.keys.keystore
+    import pipecrypt.pipeline.run  # imports are start-up
 
-    def run() -> None:
-        with (
-            KeySession([KEY.format(scratch=scratch)], credentials=Credentials.from_environment()) as session,
-            open_sink(Location(str(scratch / "out")), overwrite=True) as sink,
-        ):
-            with open_range_source(find_file(Location(str(scratch / "encrypted")))) as opened:
-                decrypt_file(opened, sink, keys=session)
-            sink.publish()
-
-    return run
+    key = KEY.format(scratch=scratch)
+    return lambda: pc.decrypt(scratch / "encrypted", scratch / "out", keys=[key], overwrite=True)
 
 
 def _random_reads(source: Path, scratch: Path) -> Run:
-    from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.keys.session import KeySession
-    from pipecrypt.parquet.chunk_view import ChunkView
-    from pipecrypt.storage.listing import find_file
-    from pipecrypt.storage.location import Location
-    from pipecrypt.storage.source import open_range_source
+    import fsspec
+
+    import pipecrypt.reading.filesystem  # noqa: F401  # imports are start-up
 
     size, chance = source.stat().st_size, random.Random(0)  # noqa: S311
     places = [chance.randrange(size - READ_BYTES) for _ in range(READS)]
+    options = {"pipecrypt": {"keys": [KEY.format(scratch=scratch)]}}
 
     def run() -> None:
-        with (
-            KeySession([KEY.format(scratch=scratch)], credentials=Credentials.from_environment()) as session,
-            open_range_source(find_file(Location(str(scratch / "encrypted")))) as opened,
-            ChunkView(opened, keys=session) as view,
-        ):
+        with fsspec.open(f"pipecrypt::file://{scratch}/encrypted", **options) as file:
             for place in places:
-                view.read_range(place, READ_BYTES)
+                file.seek(place)
+                file.read(READ_BYTES)
 
     return run
 

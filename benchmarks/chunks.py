@@ -156,7 +156,7 @@ def _markdown(results: list[Result], size: int, rounds: int, reads: float, missi
             f"| {result.contender} | {result.seconds:.3f} | {result.megabytes_per_second:.0f} | "
             f"{result.peak_rss_mebibytes:.0f} | {result.times_cp:.2f} | {f'<= {target}' if target else ''} |"
         )
-    lines += ["", f"Random reads of {READ_BYTES} bytes through the view: {reads:.0f} a second."]
+    lines += ["", f"Random reads of {READ_BYTES} bytes through the file system: {reads:.0f} a second."]
     lines += [f"Not installed, so not measured: {contender}." for contender in missing]
     return "\n".join(lines)
 

@@ -232,7 +232,7 @@ class OpenedChunks:
             _open_into(row_group.cipher, body, aad, plain, what)  # (7)
         else:
             compressed = open_module(row_group.cipher, body, aad, what)
-            plain[:] = self._codec.decompress(memoryview(compressed), len(plain))
+            plain[:] = _decompressed(self._codec, memoryview(compressed), len(plain), what)
         if plain[:PREFIX_BYTES] != length_prefix(plain_bytes):  # (8)
             raise FormatError(f"{what} does not have {plain_bytes} bytes")
         return plain_bytes
@@ -255,6 +255,13 @@ class OpenedChunks:
         if open_module(row_group.cipher, sealed[:header_bytes], aad, what) != header:
             raise FormatError(f"{what} has another page header than it must have")
         return body
+
+
+def _decompressed(codec: PageCodec, compressed: memoryview, plain_bytes: int, what: str) -> bytes | memoryview:
+    try:
+        return codec.decompress(compressed, plain_bytes)
+    except FormatError as error:
+        raise FormatError(f"{what}: {error.message}", hint=error.hint) from error
 
 
 def _open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,8 +35,9 @@ def restore_bytes(
         IntegrityError: a chunk is not this file's at its place.
         AccessError: a key is missing or was refused.
     """
-    with _Writing(sink, chunks.layout.chunk_bytes) as writing:
-        for window, sealed in _sealed_windows(chunks, source):
+    # Closed at once after an error: the caller closes the source then, and nothing may read it any more.
+    with _Writing(sink, chunks.layout.chunk_bytes) as writing, closing(_sealed_windows(chunks, source)) as windows:
+        for window, sealed in windows:
             writing.start()
             bounds = window.row_group.bounds
             for row in range(window.first, window.end):
@@ -83,7 +85,7 @@ def _windows(chunks: OpenedChunks, source: RangeSource) -> Iterator[_Window]:
             yield _Window(row_group, first, min(first + step, row_group.rows))
 
 
-def _sealed_windows(chunks: OpenedChunks, source: RangeSource) -> Iterator[tuple[_Window, memoryview]]:
+def _sealed_windows(chunks: OpenedChunks, source: RangeSource) -> Generator[tuple[_Window, memoryview]]:
     """Yield windows with their bytes, valid until the next one is asked for, which is read meanwhile."""
     windows = _windows(chunks, source)
     if not isinstance(source, ReadsInto):

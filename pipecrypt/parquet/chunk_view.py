@@ -46,7 +46,7 @@ def find_chunk_view(
         return None  # which footers of files of chunks never are
     opened, chunks = _open(stored.sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
     if chunks is None:
-        opened.__exit__(None, None, None)
+        opened.close()
         return None
     return ChunkView._of(source, opened, chunks)
 
@@ -64,7 +64,7 @@ def _open(
     try:
         return opened, opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
     except BaseException:
-        opened.__exit__(None, None, None)
+        opened.close()
         raise
 
 
@@ -108,7 +108,7 @@ class ChunkView:
         sealed, body_end = read_sealed_footer(source)
         opened, chunks = _open(sealed, body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
         if chunks is None:
-            opened.__exit__(None, None, None)
+            opened.close()
             raise FormatError(f"{source.name} is a table, not a file of chunks", hint="open it as a table")
         self._begin(source, opened, chunks)
 
@@ -121,7 +121,7 @@ class ChunkView:
     def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
         self._source = source
         self._into = source if isinstance(source, ReadsInto) else None
-        self._wipe = weakref.finalize(self, opened.__exit__, None, None, None)
+        self._wipe = weakref.finalize(self, opened.close)
         self._chunks = chunks
         self._layout = chunks.layout
         self._is_open = True
@@ -158,6 +158,7 @@ class ChunkView:
         """Forget the chunks that are kept; reading goes on."""
         with self._lock:
             self._kept.clear()
+            self._spare.clear()  # chunks that were kept before, not overwritten yet
 
     @property
     def name(self) -> str:

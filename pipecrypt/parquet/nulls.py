@@ -22,14 +22,14 @@ from pipecrypt.parquet.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.names import ColumnMetaData, PageHeader, PageType, SchemaElement
 from pipecrypt.parquet.thrift import Struct, WireType, encode_struct, encode_varint
 
-__all__ = ["LeafLevels", "column_metadata", "leaf_levels", "make_root_optional", "null_pages"]
+__all__ = ["PAGE_ROWS", "LeafLevels", "column_metadata", "leaf_levels", "make_root_optional", "null_pages"]
 
 _REQUIRED: Final = 0
 _OPTIONAL: Final = 1
 _REPEATED: Final = 2
 _PLAIN: Final = 0
 _RLE: Final = 3
-_PAGE_ROWS: Final = 1 << 20
+PAGE_ROWS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def make_root_optional(element: Struct) -> bool:
 def null_pages(levels: LeafLevels, rows: int) -> bytes:
     """Return the pages of a chunk of `rows` nulls."""
     pages = bytearray()
-    for start in range(0, max(rows, 1), _PAGE_ROWS):
-        count = min(_PAGE_ROWS, rows - start)
+    for start in range(0, max(rows, 1), PAGE_ROWS):
+        count = min(PAGE_ROWS, rows - start)
         body = _run(levels.repetition, count) + _run(levels.definition, count)
         pages += encode_struct(_page_header(count, len(body))) + body
     return bytes(pages)

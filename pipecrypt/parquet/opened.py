@@ -102,7 +102,7 @@ class OpenedFile:
             leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
             self.row_groups = RowGroups(self.footer, leaves, name, is_sealed=True)
         except BaseException:
-            self._wipe()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -113,9 +113,10 @@ class OpenedFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wipe all keys."""
-        self._wipe()
+        self.close()
 
-    def _wipe(self) -> None:
+    def close(self) -> None:
+        """Wipe all keys. Safe to call twice."""
         if self._footer_key is not None:
             self._footer_key.wipe()
         for key in self._data_keys:

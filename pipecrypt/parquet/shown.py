@@ -20,18 +20,27 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from pipecrypt.errors import AccessError
+from pipecrypt.errors import AccessError, FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
 from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
-from pipecrypt.parquet.nulls import LeafLevels, column_metadata, leaf_levels, make_root_optional, null_pages
+from pipecrypt.parquet.nulls import (
+    PAGE_ROWS,
+    LeafLevels,
+    column_metadata,
+    leaf_levels,
+    make_root_optional,
+    null_pages,
+)
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.thrift import WireType, keep_encoded
 
 __all__ = ["LOCKED_GAP_BYTES", "MissingKeys", "Shown", "ShownPart", "lay_out"]
 
 LOCKED_GAP_BYTES: Final = 64 << 20
+# Pages of nulls are made from a row count alone, which a hostile footer sets at no cost: these are 10^12 rows.
+_MOST_NULL_PAGES: Final = 1 << 20
 _HIDDEN_FIELDS: Final = frozenset(
     {
         ColumnChunk.META_DATA,
@@ -99,8 +108,8 @@ def lay_out(opened: OpenedFile, body_end: int, source_bytes: int, missing: Missi
         missing: what is shown of locked columns.
 
     Raises:
-        FormatError: parts lie outside the body or over each other.
-        LimitError: more chunks than memory should hold.
+        FormatError: parts lie outside the body or over each other, or a row group has no row count.
+        LimitError: more chunks, or more nulls, than memory should hold.
     """
     plan = _Layout(opened, body_end, missing)
     parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.sealed_parts(), *plan.unreadable_parts()]
@@ -122,6 +131,7 @@ class _Layout:
         self._body_end = body_end
         self._opened = opened
         self._row_groups = row_groups
+        self._null_pages = 0
         self._nulls: dict[int, LeafLevels] = {}  # by column
         if missing is MissingKeys.NULL and opened.locked:
             self._nulls = _null_columns(opened)
@@ -139,16 +149,24 @@ class _Layout:
 
     def unreadable_parts(self) -> Iterator[ShownPart]:
         for chunk in self.chunks:
-            rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS) or 0
             error = self._opened.locked.get((chunk.row_group, chunk.column))
             if chunk.column in self._nulls:
-                yield self._null_part(chunk, rows)
+                yield self._null_part(chunk, self._rows(chunk))
             elif error is not None:
-                yield self._locked_part(chunk, rows, error)
+                yield self._locked_part(chunk, self._rows(chunk), error)
         if self.end >= self._body_end + LOCKED_GAP_BYTES:
             self.end += LOCKED_GAP_BYTES
 
+    def _rows(self, chunk: Chunk) -> int:
+        rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS)
+        if rows is None or rows < 0:
+            raise FormatError(f"the row group of {chunk.what} has no row count")
+        return rows
+
     def _null_part(self, chunk: Chunk, rows: int) -> ShownPart:
+        self._null_pages += max(1, -(-rows // PAGE_ROWS))
+        if self._null_pages > _MOST_NULL_PAGES:
+            raise LimitError(f"{chunk.what} and those before it would be shown as more than {_MOST_NULL_PAGES} pages")
         data = null_pages(self._nulls[chunk.column], rows)
         part = ShownPart(self.end, len(data), data=data)
         self.end += len(data)

@@ -77,7 +77,7 @@ class PlaintextView:
         self._plain_schema = stored.metadata
         if stored.sealed is not None:
             opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
-            self._wipe = weakref.finalize(self, opened.__exit__, None, None, None)
+            self._wipe = weakref.finalize(self, opened.close)
             self._opened = opened
             try:
                 self._shown = lay_out(opened, stored.body_end, source.size_bytes, missing)

@@ -39,7 +39,8 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
 
     Raises:
         FormatError: the input is malformed; names file and line.
-        PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
+        PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink, unless
+            publishing failed after the first of several outputs.
     """
     operation = task.operation
     if not isinstance(operation, Ingestion):

@@ -1,10 +1,13 @@
-"""Encrypted files in the making: grown batch by batch, rolled over at a size, published together or not at all.
+"""Encrypted files in the making: grown batch by batch, rolled over at a size, published when all are complete.
 
-Where the batches come from is left to ingest and writer.
+Each appears whole or not at all; where publishing fails in between, those before stay. Where the batches come from is
+left to ingest and writer.
 """
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,10 +23,11 @@ from pipecrypt.parquet.report import FileReport
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import Publication, open_sink
 
-__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered"]
+__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "unnumbered"]
 
 _NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = {}
 _DIGITS: Final = 5
+_NUMBERED: Final = re.compile(rf"(?P<stem>.*)-\d{{{_DIGITS},}}(?P<suffix>\.[^.]*)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +68,14 @@ class WrittenFile:
 
 def numbered(path: str, index: int) -> str:
     """Return the path of the file at `index` (from 0) among those that `path` is rolled over to."""
-    stem, dot, suffix = path.rpartition(".")
-    return f"{stem or suffix}-{index:0{_DIGITS}}{dot}{suffix if stem else ''}"
+    stem, suffix = posixpath.splitext(path)
+    return f"{stem}-{index:0{_DIGITS}}{suffix}"
+
+
+def unnumbered(path: str) -> str | None:
+    """Return the path that may be rolled over to `path`, the reverse of `numbered`; None where there is none."""
+    found = _NUMBERED.fullmatch(path)
+    return None if found is None else found["stem"] + (found["suffix"] or "")
 
 
 class _File:
@@ -78,7 +88,9 @@ class _File:
 
     def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
         with self.encryption:
-            return WrittenFile(self.path, self.encryption.finish(key_values))
+            written = WrittenFile(self.path, self.encryption.finish(key_values))
+        self.publication.complete()
+        return written
 
 
 class RollingOutput:
@@ -137,7 +149,8 @@ class RollingOutput:
         """Make all files appear, in their order.
 
         Raises:
-            PipecryptError: as `Publication.publish`; the files after the one that failed do not appear.
+            PipecryptError: as `Publication.publish`; the files before the one that failed stay, whole as they are,
+                and those after it do not appear.
         """
         for publication in self._publications:
             publication.publish()

@@ -9,6 +9,7 @@ from typing import Final
 from pipecrypt.context import new_dataset_id
 from pipecrypt.errors import SinkNotEmptyError, UsageError
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
+from pipecrypt.pipeline.output import unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.sources.formats import (
@@ -70,6 +71,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
     tasks = _tasks(request, sources, dataset_id or "")
     check_outputs(sources, [task.sink for task in tasks])
+    _check_numbered(tasks)
     if not request.overwrite and not sink_is_empty(request.sink):
         raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
     if isinstance(request, EncryptRequest):
@@ -123,6 +125,22 @@ def _tasks(
             Task(source=source, sink=target, path=path, operation=operation, overwrite=request.overwrite, token=token)
         )
     return tuple(tasks)
+
+
+def _check_numbered(tasks: Sequence[Task]) -> None:
+    """Refuse outputs that a file which is rolled over may come to replace."""
+    rolled = {task.path for task in tasks if _rolls_over(task.operation)}
+    for task in tasks:
+        original = unnumbered(task.path)
+        if original in rolled and not _rolls_over(task.operation):
+            raise UsageError(
+                f"{task.sink.display} may be one of the files that {original} is rolled over to",
+                hint="name the source files apart, or give no size of files",
+            )
+
+
+def _rolls_over(operation: Operation) -> bool:
+    return isinstance(operation, Ingestion) and operation.max_file_bytes is not None
 
 
 def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dataset_id: str) -> Operation:

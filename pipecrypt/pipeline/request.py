@@ -10,7 +10,7 @@ from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.storage.location import Location
 
-__all__ = ["DecryptRequest", "EncryptRequest"]
+__all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class EncryptRequest:
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
 
     Raises:
-        UsageError: `workers` or `max_file_bytes` is no such number.
+        UsageError: `workers` or `max_file_bytes` is no such number, or standard output would be several files.
     """
 
     source: Location
@@ -41,9 +41,7 @@ class EncryptRequest:
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         _check_workers(self.workers)
-        limit = self.max_file_bytes
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise UsageError(f"{limit!r} is no size of a file", hint="give a number of bytes")
+        check_file_limit(self.max_file_bytes, self.sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +75,20 @@ class DecryptRequest:
             raise UsageError("decrypting needs a key reference", hint="pipecrypt inspect shows which keys a file needs")
         for reference in self.keys:
             check_key_reference(reference)
+
+
+def check_file_limit(max_file_bytes: object, sink: Location) -> None:
+    """Check the size at which another output file is begun.
+
+    Raises:
+        UsageError: it is no number of bytes, or the sink is standard output, which cannot be several files.
+    """
+    if max_file_bytes is None:
+        return
+    if not isinstance(max_file_bytes, int) or isinstance(max_file_bytes, bool) or max_file_bytes < 1:
+        raise UsageError(f"{max_file_bytes!r} is no size of a file", hint="give a number of bytes")
+    if sink.is_standard_stream:
+        raise UsageError("standard output cannot be several files", hint="give a file name, or no size of files")
 
 
 def _check_workers(workers: object) -> None:

@@ -5,12 +5,13 @@ Encoding and encrypting run beside the caller. What a batch is is left to source
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pipecrypt.context import new_dataset_id
 from pipecrypt.errors import UsageError
@@ -22,6 +23,7 @@ from pipecrypt.pipeline.feed import Feed
 from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import check_file_limit
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
@@ -30,12 +32,17 @@ from pipecrypt.storage.sink import new_token
 
 __all__ = ["ParquetWriter", "encrypt_batches"]
 
+_RESERVED: Final = b"pipecrypt."
+
 
 class ParquetWriter:
     """Writes one encrypted Parquet file; the interface of `pyarrow.parquet.ParquetWriter`.
 
     The file appears when the writer is closed, whole; after an exception in the `with` block, or if the writer is never
     closed, nothing appears. One thread at a time may use it.
+
+    Batches are encoded on another thread after `write_batch` has returned, and are not copied: memory that they share,
+    such as a numpy array, must not be changed before the writer is closed.
 
     Args:
         where: a path or any fsspec URL.
@@ -73,12 +80,16 @@ class ParquetWriter:
         self._key_values: dict[bytes, bytes] = {}
         self._job = _Job(where, schema, policy, overwrite=overwrite, options=storage_options, credentials=credentials)
         # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
-        self._abandon = weakref.finalize(self, self._job.discard)
+        self._if_forgotten = weakref.finalize(self, self._job.abandon)
 
     @property
     def is_open(self) -> bool:
         """Whether batches may be written."""
-        return self._abandon.alive
+        return self._if_forgotten.alive
+
+    def _abandon(self) -> None:
+        if self._if_forgotten.detach() is not None:
+            self._job.discard()
 
     def write(self, table_or_batch: Any, row_group_size: int | None = None) -> None:
         """Write a table or a batch; see `write_batch`."""
@@ -99,16 +110,24 @@ class ParquetWriter:
         """
         if row_group_size is not None:
             raise UsageError("row_group_size is not set by batch", hint="set batch_rows in the policy")
-        if not self.is_open:
-            raise UsageError("the writer is closed", hint="open another one, for another file")
+        self._check_open()
         for each in batches_of(batch, self.schema):
             if not self._job.feed.put(each):
                 self._abandon()
                 self._job.reraise()
 
     def add_key_value_metadata(self, key_value_metadata: Mapping[str | bytes, str | bytes]) -> None:
-        """Add to the file's key-value metadata, which everybody can read unless the footer is encrypted."""
+        """Add to the file's key-value metadata, which everybody can read unless the footer is encrypted.
+
+        Raises:
+            UsageError: a name is one of pipecrypt's own, or the writer is closed.
+        """
+        self._check_open()
         for name, value in key_value_metadata.items():
+            if _bytes(name).startswith(_RESERVED):
+                raise UsageError(
+                    f"the name {name!r} is reserved", hint="choose one that does not begin with pipecrypt."
+                )
             self._key_values[_bytes(name)] = _bytes(value)
 
     def close(self) -> None:
@@ -125,6 +144,10 @@ class ParquetWriter:
             self._abandon()
         part = self._job.part(written, time.perf_counter() - self._started)
         self.summary = Summary.of("encrypt", (part,), part.seconds)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise UsageError("the writer is closed", hint="open another one, for another file")
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -166,6 +189,7 @@ class _Job:
         except BaseException:
             self._session.close()
             raise
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._encrypt, name="pipecrypt-encrypt", daemon=True)
         self._thread.start()
 
@@ -179,6 +203,7 @@ class _Job:
             encrypt_rows(self.feed, self._output, self._encoding, name=self._sink.display, on_batch=_ignore)
         except BaseException as error:  # raised again on the caller's thread
             self._error = error
+            self._tidy_up()
         finally:
             self.feed.close()
 
@@ -194,11 +219,28 @@ class _Job:
         if self._error is not None:
             raise self._error
 
+    def abandon(self) -> None:
+        """Make the thread give up. It tidies up itself, and only at the end of Python is it waited for.
+
+        Garbage is collected on any thread, also on the one that would be waited for, or that it waits for. A forked
+        child has no such thread, and the file is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
+        self.feed.abort()
+        if threading.current_thread() is threading.main_thread():
+            self._thread.join()
+
     def discard(self) -> None:
         self.feed.abort()
         self._thread.join()
-        self._output.discard()
-        self._session.close()
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        try:
+            self._output.discard()
+        finally:
+            self._session.close()
 
     def part(self, written: WrittenFile, seconds: float) -> Part:
         return Part.of(written.path, written.report, service_calls=self._session.service_calls, seconds=seconds)
@@ -229,9 +271,12 @@ def encrypt_batches(
         credentials: what opens the keys; default: the environment of this process.
 
     Raises:
-        PipecryptError: see `pipecrypt.errors`; nothing is published then.
+        UsageError: the reader is none, or `max_file_bytes` no size.
+        PipecryptError: see `pipecrypt.errors`; nothing is published then, unless publishing failed after the first of
+            several files.
     """
     started, dataset_id, location = time.perf_counter(), new_dataset_id(), Location.of(sink, storage_options)
+    check_file_limit(max_file_bytes, location)
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
     spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)

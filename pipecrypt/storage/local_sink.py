@@ -63,13 +63,17 @@ class LocalPublication(Publication):
         with map_errors(f"cannot write {self.name}"):
             write_fully(self._open(), data)
 
-    def _publish(self) -> None:
-        with map_errors(f"cannot publish {self.name}"):
+    def _complete(self) -> None:
+        # Closed already: a process may have a thousand files open, and one source may become more files than that.
+        with map_errors(f"cannot write {self.name}"):
             file = self._open()
             apply_attributes(file, *self._attributes, what=self.name)  # after the last write, which changes the time
             os.fsync(file)
             self._file = None
             os.close(file)  # NFS reports a full disk here
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot publish {self.name}"):
             if self._overwrite:
                 os.rename(self._temporary, self._path)
             else:

@@ -46,6 +46,8 @@ class Publication(ABC):
         self.location = location
         self._lock = threading.Lock()
         self._is_open = True
+        self._is_complete = False
+        self._process = os.getpid()
         self._attributes: tuple[int | None, int | None] = (None, None)
 
     @property
@@ -61,7 +63,21 @@ class Publication(ABC):
         """
         with self._lock:
             self._check_open()
+            if self._is_complete:
+                raise RuntimeError("nothing may follow what was said to be complete")
             self._append(memoryview(data))
+
+    def complete(self) -> None:
+        """Say that nothing follows: until it is published, the file then takes as little as its storage lets.
+
+        Raises:
+            StorageError: the storage refused or failed.
+        """
+        with self._lock:
+            self._check_open()
+            if not self._is_complete:
+                self._complete()
+                self._is_complete = True
 
     def restore_attributes(self, *, mode: int | None, mtime_ns: int | None) -> None:
         """Set what the file will have when it appears; storages that keep no such thing ignore it.
@@ -84,6 +100,7 @@ class Publication(ABC):
             StorageError: the storage refused or failed; nothing was published.
             ConflictError: it is unknown whether the file was published.
         """
+        self.complete()
         with self._lock:
             self._check_open()
             self._publish()
@@ -91,6 +108,8 @@ class Publication(ABC):
 
     def discard(self) -> None:
         """Remove all that was written and not published. Safe to call twice, and after publishing."""
+        if os.getpid() != self._process:
+            return  # a forked child's copy: the file is its parent's
         with self._lock:
             if self._is_open:
                 self._is_open = False
@@ -102,6 +121,9 @@ class Publication(ABC):
 
     @abstractmethod
     def _append(self, data: memoryview) -> None: ...
+
+    def _complete(self) -> None:  # noqa: B027 - most storages have nothing to do
+        """Do what can be done before the file appears."""
 
     @abstractmethod
     def _publish(self) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from itertools import combinations, pairwise, permutations
@@ -521,3 +522,14 @@ def test_a_gap_between_compressed_row_groups() -> None:
     with pytest.raises(FormatError):
         restore(forged, keys)
     assert show(forged, keys) == original
+
+
+def test_nothing_reads_the_source_after_an_error() -> None:
+    keys = RandomKeys()
+    data = bytearray(seal(some_bytes(200 * CHUNK), keys)[0])
+    data[100] ^= 1
+    with pytest.raises(IntegrityError) as raised:
+        restore(bytes(data), keys)
+    # While the error, and with it every frame that it passed, is still alive.
+    assert raised.tb is not None
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("pipecrypt")]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.parquet import chunk_view
 from pipecrypt.parquet.byte_layout import ByteLayout
 from pipecrypt.parquet.chunk_view import ChunkView
 from pipecrypt.secret import DataKey
@@ -214,3 +217,36 @@ def test_more_row_groups_than_stay_open() -> None:
         for row_group in (*range(18), 0, 17, 3):
             start = row_group * ROW_GROUP + 5
             assert view.read_range(start, 3) == original[start : start + 3]
+
+
+def reachable(start: object) -> list[bytearray]:
+    """Return the buffers that an object keeps alive."""
+    found: list[bytearray] = []
+    seen, pending = set[int](), [start]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen or isinstance(value, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(value))
+        if isinstance(value, bytearray):
+            found.append(value)
+        pending += gc.get_referents(value)
+    return found
+
+
+def test_plaintext_is_forgotten_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk_view, "_KEPT_BYTES", 8 * CHUNK)
+    data, keys = some_bytes(100 * CHUNK), RandomKeys()
+    sealed, _ = seal(data, keys)
+    chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
+
+    def found(view: ChunkView) -> int:
+        return sum(chunk in kept for kept in reachable(view) for chunk in chunks)
+
+    with ChunkView(FillingSource(sealed), keys=keys) as view:
+        for start in range(0, len(data), CHUNK):  # more than is kept, so that some made room for others
+            view.read_range(start, 1)
+        assert found(view) >= 8
+        view.forget_plaintext()
+        assert found(view) == 0
+        assert view.read_range(0, len(data)) == data

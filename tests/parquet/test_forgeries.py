@@ -14,9 +14,10 @@ from pipecrypt.errors import FormatError, IntegrityError, LimitError, Unsupporte
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer, read_sealed_footer
-from pipecrypt.parquet.names import ColumnMetaData, FileMetaData
+from pipecrypt.parquet.names import ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.parquet.thrift import Raw, Struct, WireType
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.secret import DataKey
@@ -195,3 +196,18 @@ def test_zeros_follow_the_last_page_of_a_shown_chunk() -> None:
         end = start + (metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)
     with PlaintextView(MemorySource(encrypted), keys=keys) as view:
         assert bytes(view.read_range(end - 64, 64)) == bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(2**62, LimitError), (2**40 + 1, LimitError), (-1, FormatError), (-(2**40), FormatError)]
+)
+def test_row_counts_make_no_more_nulls_than_memory_holds(rows: int, expected: type[Exception]) -> None:
+    def edit(_: Struct, row_groups: RowGroups) -> None:
+        row_groups.struct(0).set(RowGroup.NUM_ROWS, WireType.I64, rows)
+
+    keys = RandomKeys()
+    data = encrypt(_edited(parquet_bytes(sample_table(10)), edit), only("email"), keys)
+    metadata = next(name for name, (_, context) in keys.by_metadata.items() if context.column)
+    del keys.by_metadata[metadata]
+    with pytest.raises(expected):
+        PlaintextView(MemorySource(data), keys=keys, missing=MissingKeys.NULL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from pathlib import Path
 
 import fsspec
@@ -24,11 +25,14 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     UsageError,
 )
+from pipecrypt.parquet.footer import read_sealed_footer
+from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.calls import decrypt, encrypt
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone
-from pipecrypt.pipeline.output import numbered
+from pipecrypt.pipeline.output import numbered, unnumbered
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
+from pipecrypt.pipeline.writer import encrypt_batches
 from pipecrypt.reading.pyarrow_keys import decryption_properties
 from tests.pipeline.conftest import World, own_threads
 
@@ -96,14 +100,82 @@ def test_files_roll_over_at_a_size(world: World) -> None:
     assert pa.concat_tables(tables).equals(pa.csv.read_csv(io.BytesIO(CSV.encode())))
     assert all((world.out / name).stat().st_size > 8000 for name in names[:-1])
     assert summary.source_bytes == len(CSV)
-    # Each is bound to its own name: one cannot take the place of another.
-    paths = {pq.ParquetFile(world.out / name).metadata.metadata.get(b"pipecrypt.layout") for name in names}
-    assert None not in paths
+    for name in names:  # each is bound to its own name
+        sealed, _ = read_sealed_footer(MemorySource((world.out / name).read_bytes(), name))
+        assert (sealed.algorithm.aad_prefix or b"").endswith(b"/" + name.encode())
 
 
-def test_numbered_names() -> None:
-    assert numbered("a/x.parquet", 3) == "a/x-00003.parquet"
-    assert numbered("x", 0) == "x-00000"
+@pytest.mark.parametrize(
+    ("path", "index", "expected"),
+    [
+        ("a/x.parquet", 3, "a/x-00003.parquet"),
+        ("x", 0, "x-00000"),
+        ("v1.0/x", 7, "v1.0/x-00007"),
+        (".hidden", 1, ".hidden-00001"),
+        ("x.parquet", 123456, "x-123456.parquet"),
+    ],
+)
+def test_numbered_names(path: str, index: int, expected: str) -> None:
+    assert numbered(path, index) == expected
+    assert unnumbered(expected) == path
+
+
+def test_names_that_number_nothing() -> None:
+    assert [unnumbered(name) for name in ("x.parquet", "x-1.parquet", "part-2024.parquet", "")] == [None] * 4
+
+
+def test_more_files_than_a_process_may_have_open(world: World) -> None:
+    write_sources(world.root / "mixed")
+    policy = Policy(default=world.key, batch_rows=2, compression="none")
+    open_at_once = []
+
+    def count(event: object) -> None:
+        if isinstance(event, BytesDone):
+            open_at_once.append(len(os.listdir("/proc/self/fd")))
+
+    summary = encrypt(
+        world.root / "mixed" / "a.csv",
+        world.out / "x.parquet",
+        policy,
+        max_file_bytes=1,
+        on_event=count,
+        credentials=world.credentials,
+    )
+    assert summary.files > 100
+    assert max(open_at_once) < min(open_at_once) + 20
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "1 MB"])
+def test_sizes_that_no_file_has(world: World, limit: object) -> None:
+    sink, policy = world.out / "x.parquet", Policy(default=world.key)
+    with pytest.raises(UsageError):
+        encrypt(world.raw, sink, policy, max_file_bytes=limit, credentials=world.credentials)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        encrypt_batches(
+            pa.table({"id": [1]}),
+            sink,
+            policy,
+            max_file_bytes=limit,  # type: ignore[arg-type]
+            credentials=world.credentials,
+        )
+
+
+def test_standard_output_is_one_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.root)
+    write_sources(world.root / "mixed")
+    before, policy = sorted(world.root.iterdir()), Policy(default=world.key)
+    with pytest.raises(UsageError):
+        encrypt(world.root / "mixed" / "a.csv", "-", policy, max_file_bytes=8000, credentials=world.credentials)
+    assert sorted(world.root.iterdir()) == before
+
+
+def test_a_source_may_not_be_named_like_a_part_of_another(world: World) -> None:
+    write_sources(world.root / "mixed")
+    pq.write_table(pa.table({"id": [1]}), world.root / "mixed" / "a-00001.parquet")
+    policy = Policy(default=world.key)
+    with pytest.raises(UsageError):
+        encrypt(world.root / "mixed", world.out, policy, max_file_bytes=8000, credentials=world.credentials)
+    encrypt(world.root / "mixed", world.out, policy, credentials=world.credentials)
 
 
 def test_a_bad_row_is_named_and_nothing_is_left(world: World) -> None:

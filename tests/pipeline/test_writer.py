@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import pkgutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +65,14 @@ def test_batches_are_gathered_and_published_on_a_clean_exit(world: World) -> Non
     writer.close()  # again
     with pytest.raises(UsageError):
         writer.write_batch(TABLE)
+    with pytest.raises(UsageError):
+        writer.add_key_value_metadata({"too": "late"})
+
+
+@pytest.mark.parametrize("name", ["pipecrypt.chunks", b"pipecrypt.layout", "pipecrypt."])
+def test_names_of_our_own_are_refused_as_metadata(world: World, name: str | bytes) -> None:
+    with open_writer(world) as writer, pytest.raises(UsageError):
+        writer.add_key_value_metadata({name: "x"})
 
 
 class _CallerError(Exception):
@@ -88,6 +99,58 @@ def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
     gc.collect()
     assert world.tree() == {}
     assert own_threads() == []
+
+
+@pytest.mark.parametrize(
+    "place", ["pipecrypt.pipeline.ingest.MemorySource", "pipecrypt.sources.row_groups._Encoder.encode"]
+)
+def test_a_writer_may_be_forgotten_on_a_thread_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    original, is_open, is_dropped = pkgutil.resolve_name(place), threading.Event(), threading.Event()
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def collect_first(*arguments: object) -> object:
+        if is_open.is_set():
+            is_dropped.wait(10)
+            gc.collect()
+        return original(*arguments)
+
+    monkeypatch.setattr(place, collect_first)
+    writer = open_writer(world)
+    is_open.set()
+    writer.write_table(TABLE)
+    cycle: list[object] = [writer]
+    cycle.append(cycle)
+    del writer, cycle
+    is_dropped.set()
+    deadline = time.monotonic() + 20
+    while own_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert own_threads() == []
+    assert unraisable == []
+    assert world.tree() == {}
+
+
+def test_a_forked_child_leaves_its_parents_file(world: World) -> None:
+    script = f"""
+import os, sys, pyarrow as pa, pipecrypt as pc
+table, policy = pa.table({{"id": range(1000)}}), pc.Policy(default={world.key!r}, batch_rows=100)
+with pc.ParquetWriter({str(world.out / "x.parquet")!r}, table.schema, policy) as writer:
+    writer._job._output._publications[0].write(b"")  # the temporary file is there
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        del writer
+        sys.exit(0)
+    writer.write_table(table)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, env=world.environ, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert list(world.tree()) == ["x.parquet"]
 
 
 def test_a_process_that_ends_without_closing_leaves_nothing(world: World) -> None:

@@ -375,3 +375,18 @@ def test_every_failure_is_ours(faulty: type[FaultyStore]) -> None:
         faulty.reset(Faults(call, at=0, error=ZeroDivisionError("inside a client")))
         with pytest.raises(PipecryptError):
             _publish("faulty://b/a")
+
+
+def test_a_complete_file_takes_no_more_and_is_published_later(tmp_path: Path) -> None:
+    for name, is_published in (("a", True), ("b", False)):
+        with open_sink(Location(str(tmp_path / name)), overwrite=False) as sink:
+            sink.write(DATA)
+            sink.complete()
+            sink.complete()
+            assert not (tmp_path / name).exists()
+            with pytest.raises(RuntimeError):
+                sink.write(DATA)
+            if is_published:
+                sink.publish()
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == DATA
