@@ -1,6 +1,8 @@
 """`python -m pipecrypt`. All work is left to cli."""
 
-from pipecrypt.cli.main import run_and_exit
+import sys
+
+from pipecrypt.cli.main import main
 
 if __name__ == "__main__":
-    run_and_exit()
+    sys.exit(main())

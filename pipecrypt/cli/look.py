@@ -76,12 +76,13 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.parquet.inspect import inspect_file
+    from pipecrypt.pipeline.plan import ENCRYPTED_FILES
     from pipecrypt.storage.listing import list_sources
     from pipecrypt.storage.location import Location
     from pipecrypt.storage.source import open_range_source
 
     summaries: list[FileSummary] = []
-    for source in list_sources(Location(path)):
+    for source in list_sources(Location(path), ENCRYPTED_FILES):
         with open_range_source(source) as file:
             summaries.append(inspect_file(file))
     document = summaries[0] if len(summaries) == 1 else {"files": summaries}

@@ -6,14 +6,11 @@ The commands are left to their files, which import what they call only when they
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +24,7 @@ from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_erro
 from pipecrypt.cli.transfer import decrypt, encrypt, run
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
 
-__all__ = ["app", "main", "run_and_exit"]
+__all__ = ["app", "main"]
 
 _PROGRAM = "pipecrypt"
 _FAILED = 1
@@ -93,23 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _trace_if_debugging()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
     return code
-
-
-def run_and_exit() -> NoReturn:
-    """Run the command line as this process's whole work, and end the process.
-
-    pyarrow's threads may still drop the bytes that a Python file gave them, for which they need Python. Does one do so
-    while Python shuts down, it ends the process by abort() (seen in one of thirty `cat`). So where pyarrow was loaded,
-    everything that Python does at its end is done, and then the process ends without taking Python apart.
-    """
-    code = main()
-    if "pyarrow" in sys.modules:
-        atexit._run_exitfuncs()  # there is no public way; these are what closes writers and wipes keys
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def _run_command(arguments: list[str]) -> int:

@@ -105,6 +105,7 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
     facts = {
         "source": plan.source,
         "sink": plan.sink,
+        "mode": plan.mode,
         "footer": f"{plan.footer}, under {plan.footer_key_reference}",
         "data keys": "one for all columns" if plan.uniform else f"one per column and {plan.data_keys}",
         "workers": str(plan.workers),

@@ -53,6 +53,7 @@ class ConfigPlan:
         config: the file.
         source: its URL, without user names and passwords.
         sink: likewise.
+        mode: `columns` or `chunks`.
         footer: `plaintext` or `encrypted`.
         footer_key_reference: the master key of the footer.
         data_keys: `batch` or `file`.
@@ -65,6 +66,7 @@ class ConfigPlan:
     config: str
     source: str
     sink: str
+    mode: str
     footer: str
     footer_key_reference: str
     data_keys: str
@@ -97,6 +99,7 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
         config=loaded.document.name,
         source=request.source.display,
         sink=request.sink.display,
+        mode=request.policy.mode,
         footer=policy.footer.value,
         footer_key_reference=policy.footer_key_reference(),
         data_keys=policy.data_keys.value,

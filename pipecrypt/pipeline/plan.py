@@ -26,10 +26,12 @@ from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending, all_parqu
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
-__all__ = ["CHUNKS_SUFFIX", "Plan", "make_plan", "planned_sources"]
+__all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "Plan", "make_plan", "planned_sources"]
 
 # A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
 CHUNKS_SUFFIX: Final = ".chunks.parquet"
+# A directory's encrypted files: those of a tree in chunks may be hidden.
+ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def planned_sources(request: EncryptRequest) -> tuple[tuple[SourceFile, Operatio
 def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:
     """Return which files of a directory are sources."""
     if isinstance(request, DecryptRequest):
-        return all_parquet_and_hidden(CHUNKS_SUFFIX)
+        return ENCRYPTED_FILES
     if request.policy.is_chunks:
         return EVERY_FILE
     given = request.reading.format

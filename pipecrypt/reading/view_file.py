@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
 import io
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 __all__ = ["FileView", "ViewFile"]
+
+
+class _HandedOut:
+    """The buffers that readers still hold.
+
+    pyarrow's threads drop theirs a moment after the reader's own thread has what it wants, and need Python for that. Is
+    Python shutting down by then, the whole process aborts: one in thirty short scripts did on a busy machine. So Python
+    waits a moment at its end, unless nothing is held any more. What a program keeps, it may keep.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, weakref.ref[memoryview]] = {}
+        atexit.register(self.settle)
+
+    def add(self, data: memoryview) -> None:
+        """Watch a buffer."""
+        name = id(data)
+        self._held[name] = weakref.ref(data, lambda _: self._held.pop(name, None))
+
+    def settle(self) -> None:
+        """Wait until nothing is held, but not long."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while self._held and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+_SETTLE_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.001
+_HANDED_OUT: Final = _HandedOut()
 
 
 class FileView(Protocol):
@@ -120,6 +152,7 @@ class ViewFile(io.RawIOBase):
             return memoryview(b"")
         data = self._view.read_range(self._position, length)
         self._position += length
+        _HANDED_OUT.add(data)
         return data
 
     def read(self, size: int | None = -1) -> bytes:

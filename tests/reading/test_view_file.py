@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from pathlib import Path
 
 import fsspec
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import StorageError
+from pipecrypt.reading import view_file
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.view_file import ViewFile
 from tests.parquet.world import DATA, needs_vectors, parquet_bytes, sample_table
@@ -66,3 +68,28 @@ def test_key_material_beside_a_file(tmp_path: Path) -> None:
     fs = PipecryptFileSystem(keys=[f"static://{listed}"], skip_instance_cache=True)
     path = str(DATA / "external_key_material_java.parquet.encrypted")
     assert pq.read_table(path, filesystem=fs).num_rows > 0
+
+
+def test_python_waits_at_its_end_for_what_readers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = view_file._HandedOut()
+    monkeypatch.setattr(view_file, "_SETTLE_SECONDS", 30.0)
+    data = memoryview(bytearray(10))
+    held.add(data)
+    done = threading.Event()
+
+    def settle() -> None:
+        held.settle()
+        done.set()
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    assert not done.wait(0.05)
+    del data
+    assert done.wait(30)
+    thread.join()
+
+    monkeypatch.setattr(view_file, "_SETTLE_SECONDS", 0.01)
+    kept = memoryview(bytearray(10))
+    held.add(kept)
+    held.settle()  # not forever
+    assert len(kept) == 10
