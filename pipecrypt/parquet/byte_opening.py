@@ -12,7 +12,7 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, UnsupportedError
-from pipecrypt.parquet.byte_entry import ChunkEntry, Compression, find_entry
+from pipecrypt.parquet.byte_entry import ChunkCompression, ChunkEntry, find_entry
 from pipecrypt.parquet.byte_footer import CHUNK_COLUMN
 from pipecrypt.parquet.byte_layout import (
     PREFIX_BYTES,
@@ -125,8 +125,8 @@ class OpenedChunks:
         self.body_end = body_end
         self._opened = opened
         self._name = name
-        self._codec = codec if entry.compression is Compression.ZSTD else None
-        if entry.compression is Compression.ZSTD and codec is None:
+        self._codec = codec if entry.compression is ChunkCompression.ZSTD else None
+        if entry.compression is ChunkCompression.ZSTD and codec is None:
             raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
         if leaf_columns(opened.footer.structs(FileMetaData.SCHEMA), name) != _LEAVES:  # (1)
             raise FormatError(f"{name} says that it holds chunks, but has other columns")

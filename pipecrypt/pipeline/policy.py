@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import TypeVar
 
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.pipeline.choice import choose
 from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["Mode", "Policy"]
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Mode(StrEnum):
@@ -82,7 +80,7 @@ class Policy:
     @property
     def is_chunks(self) -> bool:
         """Whether files are encrypted as they are, whatever they hold."""
-        return _choose(Mode, self.mode, "mode") is Mode.CHUNKS
+        return choose(Mode, self.mode, "mode", error=PolicyError) is Mode.CHUNKS
 
     def encode_options(self) -> EncodeOptions:
         """Return how row groups of sources that are not Parquet are written.
@@ -90,7 +88,11 @@ class Policy:
         Raises:
             PolicyError: the number of rows or the compression is none.
         """
-        codec = Codec.ZSTD if self.compression is None else _choose(Codec, self.compression, "compression")
+        codec = (
+            Codec.ZSTD
+            if self.compression is None
+            else choose(Codec, self.compression, "compression", error=PolicyError)
+        )
         return EncodeOptions(batch_rows=_whole(self.batch_rows, "batch_rows"), compression=codec)
 
     @property
@@ -114,8 +116,10 @@ class Policy:
         return EncryptionPolicy(
             rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
             default=self.default,
-            footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
-            data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
+            footer=FooterMode.ENCRYPTED
+            if self.is_chunks
+            else choose(FooterMode, self.footer, "footer", error=PolicyError),
+            data_keys=choose(KeyScope, self.data_keys, "data_keys", error=PolicyError),
             footer_key=self.footer_key,
             uniform=self.uniform,
             bind_path=self.bind_path,
@@ -131,11 +135,3 @@ def _whole(value: object, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise PolicyError(f"{what} is {value!r} in the policy", hint="give a whole number")
     return value
-
-
-def _choose(kind: type[_Choice], value: str, what: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        known = " or ".join(repr(member.value) for member in kind)
-        raise PolicyError(f"{what} is {value!r} in the policy", hint=f"it is {known}") from None
