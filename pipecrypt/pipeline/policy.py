@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
@@ -14,6 +15,9 @@ from pipecrypt.pipeline.choice import choose
 from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["Mode", "Policy"]
+
+# Every choice in a policy is the policy's own error.
+_choose = partial(choose, error=PolicyError)
 
 
 class Mode(StrEnum):
@@ -80,7 +84,7 @@ class Policy:
     @property
     def is_chunks(self) -> bool:
         """Whether files are encrypted as they are, whatever they hold."""
-        return choose(Mode, self.mode, "mode", error=PolicyError) is Mode.CHUNKS
+        return _choose(Mode, self.mode, "mode") is Mode.CHUNKS
 
     def encode_options(self) -> EncodeOptions:
         """Return how row groups of sources that are not Parquet are written.
@@ -88,11 +92,7 @@ class Policy:
         Raises:
             PolicyError: the number of rows or the compression is none.
         """
-        codec = (
-            Codec.ZSTD
-            if self.compression is None
-            else choose(Codec, self.compression, "compression", error=PolicyError)
-        )
+        codec = Codec.ZSTD if self.compression is None else _choose(Codec, self.compression, "compression")
         return EncodeOptions(batch_rows=_whole(self.batch_rows, "batch_rows"), compression=codec)
 
     @property
@@ -116,10 +116,8 @@ class Policy:
         return EncryptionPolicy(
             rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
             default=self.default,
-            footer=FooterMode.ENCRYPTED
-            if self.is_chunks
-            else choose(FooterMode, self.footer, "footer", error=PolicyError),
-            data_keys=choose(KeyScope, self.data_keys, "data_keys", error=PolicyError),
+            footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
+            data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
             footer_key=self.footer_key,
             uniform=self.uniform,
             bind_path=self.bind_path,

@@ -16,6 +16,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet
+from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.chunk_codec import LazyCodec
@@ -27,7 +28,7 @@ from pipecrypt.storage.problems import map_errors
 __all__ = ["StoredFile", "Views"]
 
 _KEPT_VIEWS: Final = 16
-_KEPT_BYTES: Final = 128 << 20
+_KEPT_BYTES: Final = 256 << 20  # plaintext of all views together
 _END_BYTES: Final = 64 * 1024
 _OPENING_LOCKS: Final = 64
 
@@ -71,6 +72,7 @@ class Views:
         self._references: tuple[str, ...] = ()
         self._views: OrderedDict[str, tuple[str, FileView | None]] = OrderedDict()
         self._users: Counter[int] = Counter()
+        self._kept = KeptChunks(_KEPT_BYTES)
 
     def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
@@ -87,7 +89,7 @@ class Views:
             if known is None:
                 source = _FileRanges(file)
                 keys = keys_of_object(file.fs, file.path, session)
-                known = (_choose_view(source, keys, self._options),)
+                known = (_choose_view(source, keys, self._options, self._kept),)
                 source.forget_ends()
                 self._keep(file, known[0], session)
         return known[0]
@@ -161,16 +163,14 @@ def _closed() -> UsageError:
     return UsageError("this dataset was closed, and its keys were wiped", hint="read it inside of its with block")
 
 
-def _choose_view(source: RangeSource, keys: DataKeys, options: ViewOptions) -> FileView | None:
+def _choose_view(source: RangeSource, keys: DataKeys, options: ViewOptions, kept: KeptChunks) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
     if not is_parquet(source):
         return None
     chunks = find_chunk_view(source, keys=keys, aad_prefix=options.aad_prefix, codec=LazyCodec())
     if chunks is not None:
         return chunks
-    view = PlaintextView(
-        source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept_bytes=_KEPT_BYTES
-    )
+    view = PlaintextView(source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept=kept)
     return view if view.is_encrypted else None
 
 
