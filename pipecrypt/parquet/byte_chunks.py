@@ -14,7 +14,7 @@ from typing import Final
 from pipecrypt.context import Context
 from pipecrypt.errors import LimitError, PolicyError
 from pipecrypt.parquet.body import ignore_bytes
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY, ChunkEntry, Compression, FileInfo, encode_entry
+from pipecrypt.parquet.byte_entry import CHUNKS_KEY, ChunkCompression, ChunkEntry, FileInfo, encode_entry
 from pipecrypt.parquet.byte_groups import FillChunk, built_row_groups, chunks_of_source, chunks_of_stream
 from pipecrypt.parquet.byte_layout import (
     DEFAULT_CHUNK_BYTES,
@@ -93,7 +93,7 @@ def encrypt_bytes_file(
             on_bytes=on_bytes,
             name=source.name,
         )
-    entry = {CHUNKS_KEY: encode_entry(ChunkEntry(layout, Compression.NONE, info))}
+    entry = {CHUNKS_KEY: encode_entry(ChunkEntry(layout, ChunkCompression.NONE, info))}
     progress = _AtMost(size_bytes, on_bytes)
     policy = check_chunk_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
@@ -163,7 +163,7 @@ def _encrypt_built(
     on_bytes: Callable[[int], None],
     name: str,
 ) -> FileReport:
-    compression, size_bytes = Compression.NONE if codec is None else Compression.ZSTD, 0
+    compression, size_bytes = ChunkCompression.NONE if codec is None else ChunkCompression.ZSTD, 0
     encode_entry(ChunkEntry(ByteLayout(0, chunk_bytes), compression, info))  # a name that cannot be kept fails now
     policy = check_chunk_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
@@ -172,7 +172,7 @@ def _encrypt_built(
                 size_bytes += row_group.plain_bytes
                 if size_bytes > most_bytes(chunk_bytes):
                     raise _too_long(name, chunk_bytes)
-                encryption.append(row_group)
+                encryption.append(row_group.source)
                 on_bytes(row_group.plain_bytes)
         entry = ChunkEntry(ByteLayout(size_bytes, chunk_bytes), compression, info)
         return replace(encryption.finish({CHUNKS_KEY: encode_entry(entry)}), source_bytes=size_bytes)

@@ -21,7 +21,7 @@ from pipecrypt.parquet.byte_layout import ByteLayout, is_chunk_size
 from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.thrift import Struct
 
-__all__ = ["CHUNKS_KEY", "ChunkEntry", "Compression", "FileInfo", "encode_entry", "find_entry", "is_reserved"]
+__all__ = ["CHUNKS_KEY", "ChunkCompression", "ChunkEntry", "FileInfo", "encode_entry", "find_entry", "is_reserved"]
 
 CHUNKS_KEY: Final = b"pipecrypt.chunks"
 _VERSION: Final = 1
@@ -31,7 +31,7 @@ _PERMISSION_BITS: Final = 0o777
 _MOST_SIZE_BYTES: Final = 2**63 - 1
 
 
-class Compression(StrEnum):
+class ChunkCompression(StrEnum):
     """How pages are compressed before they are encrypted."""
 
     NONE = "none"
@@ -64,7 +64,7 @@ class ChunkEntry:
     """
 
     layout: ByteLayout
-    compression: Compression
+    compression: ChunkCompression
     info: FileInfo
 
 
@@ -124,7 +124,7 @@ def _decode(document: object, name: str) -> ChunkEntry:
     if type(chunk_bytes) is not int or not is_chunk_size(chunk_bytes):
         raise ValueError
     info = FileInfo(_name(document.get("name")), _mode(document.get("mode")), _time(document.get("mtime_ns")))
-    return ChunkEntry(ByteLayout(size_bytes, chunk_bytes), Compression(document["compression"]), info)
+    return ChunkEntry(ByteLayout(size_bytes, chunk_bytes), ChunkCompression(document["compression"]), info)
 
 
 def _integer(value: object, least: int, most: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from pipecrypt.parquet.byte_entry import Compression
+from pipecrypt.parquet.byte_entry import ChunkCompression
 from pipecrypt.parquet.footer import encode_plain_footer
 from pipecrypt.parquet.names import (
     ColumnChunk,
@@ -23,7 +23,7 @@ from pipecrypt.parquet.thrift import Struct, Value, WireType, encode_in_place, e
 __all__ = ["CHUNK_COLUMN", "CODECS", "RowGroupPlace", "plain_footer", "plain_offset_index"]
 
 CHUNK_COLUMN: Final = "chunk"
-CODECS: Final = {Compression.NONE: 0, Compression.ZSTD: 6}
+CODECS: Final = {ChunkCompression.NONE: 0, ChunkCompression.ZSTD: 6}
 _BYTE_ARRAY: Final = 6
 _REQUIRED: Final = 0
 _ENCODINGS: Final = (0, 3)  # PLAIN for values, RLE for levels
@@ -61,7 +61,7 @@ class RowGroupPlace:
     index: tuple[int, int] | None = None
 
 
-def plain_footer(places: Sequence[RowGroupPlace], compression: Compression) -> bytes:
+def plain_footer(places: Sequence[RowGroupPlace], compression: ChunkCompression) -> bytes:
     """Return everything behind the last page or index of a plaintext file."""
     footer = Struct()
     footer.set(_VERSION_FIELD, WireType.I32, _FORMAT_VERSION)

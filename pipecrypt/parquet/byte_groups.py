@@ -12,10 +12,11 @@ from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import StorageError
-from pipecrypt.parquet.byte_entry import Compression
+from pipecrypt.parquet.byte_entry import ChunkCompression
 from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer, plain_offset_index
 from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, length_prefix, page_header
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
+from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.protocols import ByteStream, PageCodec, RangeSource, ReadsInto
 
 __all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source", "chunks_of_stream"]
@@ -28,26 +29,15 @@ _GRACE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class BuiltRowGroup:
-    """A RangeSource in memory.
+    """A row group as a file of its own.
 
     Args:
-        name: what errors call the file.
-        data: the Parquet file, valid until the row group after the next is built.
+        source: the Parquet file, valid until the row group after the next is built.
         plain_bytes: of all its chunks.
     """
 
-    name: str
-    data: memoryview
+    source: MemorySource
     plain_bytes: int
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the Parquet file."""
-        return len(self.data)
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return a range."""
-        return self.data[start : start + length]
 
 
 def built_row_groups(
@@ -129,7 +119,7 @@ class _Builder:
         self._chunk_bytes = chunk_bytes
         self._name = name
         self._codec = codec
-        self._compression = Compression.NONE if codec is None else Compression.ZSTD
+        self._compression = ChunkCompression.NONE if codec is None else ChunkCompression.ZSTD
         # All of it at once: what is not written to takes no memory, and growing would copy.
         self._buffer = bytearray(ROW_GROUP_CHUNKS * (chunk_bytes + _PAGE_ROOM_BYTES))
         self._scratch = bytearray(PREFIX_BYTES + chunk_bytes if codec else 0)
@@ -149,7 +139,7 @@ class _Builder:
             if chunk_bytes < self._chunk_bytes:
                 break
         self._append_footer(ordinal, bounds, unstored_bytes)
-        return BuiltRowGroup(self._name, memoryview(self._buffer)[: self._end], plain_bytes)
+        return BuiltRowGroup(MemorySource(memoryview(self._buffer)[: self._end], self._name), plain_bytes)
 
     def _append_footer(self, ordinal: int, bounds: list[int], unstored_bytes: int) -> None:
         places, index = [], None

@@ -12,7 +12,7 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, UnsupportedError
-from pipecrypt.parquet.byte_entry import ChunkEntry, Compression, find_entry
+from pipecrypt.parquet.byte_entry import ChunkCompression, ChunkEntry, find_entry
 from pipecrypt.parquet.byte_footer import CHUNK_COLUMN
 from pipecrypt.parquet.byte_layout import (
     PREFIX_BYTES,
@@ -23,7 +23,7 @@ from pipecrypt.parquet.byte_layout import (
 from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.modules import CTR_OVERHEAD_BYTES, LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_module
+from pipecrypt.parquet.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
 from pipecrypt.parquet.names import OFFSET_INDEX, ColumnChunk, FileMetaData, OffsetIndex, PageLocation, RowGroup
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.policy import FooterMode
@@ -125,8 +125,8 @@ class OpenedChunks:
         self.body_end = body_end
         self._opened = opened
         self._name = name
-        self._codec = codec if entry.compression is Compression.ZSTD else None
-        if entry.compression is Compression.ZSTD and codec is None:
+        self._codec = codec if entry.compression is ChunkCompression.ZSTD else None
+        if entry.compression is ChunkCompression.ZSTD and codec is None:
             raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
         if leaf_columns(opened.footer.structs(FileMetaData.SCHEMA), name) != _LEAVES:  # (1)
             raise FormatError(f"{name} says that it holds chunks, but has other columns")
@@ -229,7 +229,7 @@ class OpenedChunks:
         body = self._open_header(row_group, row, sealed, what)
         aad = row_group.page_aad + row.to_bytes(2, "little")
         if self._codec is None:
-            _open_into(row_group.cipher, body, aad, plain, what)  # (7)
+            open_into(row_group.cipher, body, aad, plain, what)  # (7)
         else:
             compressed = open_module(row_group.cipher, body, aad, what)
             plain[:] = _decompressed(self._codec, memoryview(compressed), len(plain), what)
@@ -262,13 +262,6 @@ def _decompressed(codec: PageCodec, compressed: memoryview, plain_bytes: int, wh
         return codec.decompress(compressed, plain_bytes)
     except FormatError as error:
         raise FormatError(f"{what}: {error.message}", hint=error.hint) from error
-
-
-def _open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memoryview, what: str) -> None:
-    try:
-        cipher.decrypt_into(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad, out)
-    except IntegrityError:
-        raise IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written") from None
 
 
 def _most_stored_bytes(plain_bytes: int) -> int:

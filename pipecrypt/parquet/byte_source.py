@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pipecrypt.parquet.byte_entry import Compression
+from pipecrypt.parquet.byte_entry import ChunkCompression
 from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer
 from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, ByteLayout, length_prefix, page_header
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
@@ -38,7 +38,9 @@ class PlainChunks:
         self._full_page = len(self._full) + layout.chunk_bytes
         self._last_page = len(self._last) + last_bytes
         self._body_end = MAGIC_BYTES + self._pages_bytes(0, layout.chunks)
-        self._footer: Final = plain_footer([self._place(index) for index in range(layout.row_groups)], Compression.NONE)
+        self._footer: Final = plain_footer(
+            [self._place(index) for index in range(layout.row_groups)], ChunkCompression.NONE
+        )
 
     def _pages_bytes(self, first: int, count: int) -> int:
         has_last = count > 0 and first + count == self._layout.chunks

@@ -184,6 +184,9 @@ class FileEncryption:
         self._write_row_groups(row_groups, segments)
         self.body.close_input()
         self._keys.end_batches()
+        self._moves.clear()
+        if self._keys.are_of_batches:
+            self._modules_by_key.clear()
         self._source_bytes += source.size_bytes
         self._output.append(footer, row_count(footer, source.name), row_groups, originals=self._originals)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import weakref
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -21,6 +20,7 @@ from pipecrypt.parquet.byte_entry import is_reserved
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
+from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
@@ -50,7 +50,7 @@ class PlaintextView:
         keys: finds data keys.
         aad_prefix: of a file that does not store it.
         missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
-        kept_bytes: how much plaintext of chunks that were read in part is kept; the last chunk always is.
+        kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -65,14 +65,18 @@ class PlaintextView:
         keys: DataKeys,
         aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
-        kept_bytes: int = _KEPT_BYTES,
+        kept: KeptChunks | None = None,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
         self._gatherer = Gatherer(source)
         self._opened: OpenedFile | None = None
         self._shown = Shown((), source.size_bytes, source.size_bytes)
-        self._kept = _KeptChunks(kept_bytes)
+        self._kept = kept or KeptChunks(_KEPT_BYTES)
+        self._owner = object()
+        weakref.finalize(self, self._kept.forget, self._owner)
+        # One for each chunk that is read in part, so that none is decrypted twice at once.
+        self._locks: dict[int, threading.Lock] = {}
         stored = read_stored_footer(source)
         self._plain_schema = stored.metadata
         if stored.sealed is not None:
@@ -104,7 +108,7 @@ class PlaintextView:
 
     def forget_plaintext(self) -> None:
         """Forget the chunks that are kept; reading goes on."""
-        self._kept.clear()
+        self._kept.forget(self._owner)
 
     @property
     def name(self) -> str:
@@ -183,8 +187,8 @@ class PlaintextView:
         in_part = sorted({piece.part for piece in pieces if piece.part is not None and self._is_in_part(piece)})
         with ExitStack() as stack:
             for index in in_part:  # in order, so that two threads never wait for each other
-                stack.enter_context(self._kept.lock(index))
-            plain = {index: kept for index in in_part if (kept := self._kept.get(index)) is not None}
+                stack.enter_context(self._locks.setdefault(index, threading.Lock()))
+            plain = {index: kept for index in in_part if (kept := self._kept.get(self._owner, index)) is not None}
             missing = [index for index in in_part if index not in plain]
             fetched = self._fetch(pieces, missing)
             plain.update((index, self._keep(index, fetched)) for index in missing)
@@ -242,7 +246,7 @@ class PlaintextView:
         part = self._shown.parts[index]
         plain = memoryview(bytearray(part.length))
         self._open(part, fetched[part.start], plain)
-        self._kept.put(index, plain)
+        self._kept.put(self._owner, index, plain)
         return plain
 
     def _answer(
@@ -293,37 +297,3 @@ class PlaintextView:
 def _again(error: AccessError) -> AccessError:
     # A raised error collects the traceback of its thread, so each reader gets its own.
     return type(error)(error.message, hint=error.hint)
-
-
-class _KeptChunks:
-    """Plaintext of the chunks read last, and one lock for each chunk, so that none is decrypted twice at once."""
-
-    def __init__(self, bound_bytes: int) -> None:
-        self._bound_bytes = bound_bytes
-        self._bytes = 0
-        self._chunks: OrderedDict[int, memoryview] = OrderedDict()
-        self._locks: dict[int, threading.Lock] = {}
-        self._guard = threading.Lock()
-
-    def lock(self, index: int) -> threading.Lock:
-        with self._guard:
-            return self._locks.setdefault(index, threading.Lock())
-
-    def get(self, index: int) -> memoryview | None:
-        with self._guard:
-            if index in self._chunks:
-                self._chunks.move_to_end(index)
-            return self._chunks.get(index)
-
-    def put(self, index: int, plain: memoryview) -> None:
-        with self._guard:
-            self._chunks[index] = plain
-            self._bytes += len(plain)
-            while len(self._chunks) > 1 and self._bytes > self._bound_bytes:
-                _, dropped = self._chunks.popitem(last=False)
-                self._bytes -= len(dropped)
-
-    def clear(self) -> None:
-        with self._guard:
-            self._chunks.clear()
-            self._bytes = 0

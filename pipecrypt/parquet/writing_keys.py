@@ -51,6 +51,11 @@ class WritingKeys:
         """How many leaf columns are encrypted."""
         return sum(reference is not None for reference in self._chosen)
 
+    @property
+    def are_of_batches(self) -> bool:
+        """Whether every column has another key in each batch."""
+        return not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH
+
     def place(self, row_group: int, column: int) -> KeyPlace | None:
         """Return what tells one data key from another: None is the footer's."""
         if self._policy.uniform:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.storage.source import read_small_file, read_small_object
 
-__all__ = ["keys_of_file"]
+__all__ = ["keys_of_file", "keys_of_object"]
 
 _PREFIX: Final = "_KEY_MATERIAL_FOR_"  # parquet-java: HadoopFSKeyMaterialStore
 _MAX_BYTES: Final = 16 << 20
@@ -21,13 +21,23 @@ def keys_of_file(location: Location, session: KeySession) -> FileKeys:
     """Return the keys of a file; its external key material is read when a key is kept there, and only then."""
     if location.is_standard_stream:
         return session.for_file(lambda: None)
-    beside = location.sibling(f"{_PREFIX}{location.name}.json")
-    return session.for_file(lambda: _read_entries(beside))
+    beside = location.sibling(_material_name(location.name))
+    return session.for_file(lambda: _entries(read_small_file(beside, _MAX_BYTES), beside.display))
 
 
-def _read_entries(beside: Location) -> Mapping[str, KeyMaterial] | None:
-    data = read_small_file(beside, _MAX_BYTES)
+def keys_of_object(fs: Any, path: str, session: KeySession) -> FileKeys:
+    """Return the keys of a file of an fsspec file system; otherwise as `keys_of_file`."""
+    folder, slash, name = path.rpartition("/")
+    beside = folder + slash + _material_name(name)
+    return session.for_file(lambda: _entries(read_small_object(fs, beside, _MAX_BYTES, beside), beside))
+
+
+def _material_name(name: str) -> str:
+    return f"{_PREFIX}{name}.json"
+
+
+def _entries(data: bytes | None, name: str) -> Mapping[str, KeyMaterial] | None:
     try:
         return None if data is None else parse_external_material(data)
     except FormatError as error:
-        raise FormatError(f"{beside.display}: {error.message}", hint=error.hint) from error
+        raise FormatError(f"{name}: {error.message}", hint=error.hint) from error

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from functools import partial
 
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.pipeline.choice import choose
 from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["Mode", "Policy"]
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
+# Every choice in a policy is the policy's own error.
+_choose = partial(choose, error=PolicyError)
 
 
 class Mode(StrEnum):
@@ -131,11 +133,3 @@ def _whole(value: object, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise PolicyError(f"{what} is {value!r} in the policy", hint="give a whole number")
     return value
-
-
-def _choose(kind: type[_Choice], value: str, what: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        known = " or ".join(repr(member.value) for member in kind)
-        raise PolicyError(f"{what} is {value!r} in the policy", hint=f"it is {known}") from None

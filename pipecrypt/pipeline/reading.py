@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from pipecrypt.errors import FormatError, UsageError
+from pipecrypt.pipeline.choice import choose
 from pipecrypt.sources.formats import Compression, SourceFormat, guess_csv_options, guess_format
 from pipecrypt.sources.options import BadRows, CSVOptions, JSONOptions, ReadOptions
 
-__all__ = ["FileReading", "Reading", "choose"]
+__all__ = ["FileReading", "Reading"]
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
 _NO_QUOTE: Final = ""
 
 
@@ -105,16 +104,3 @@ class Reading:
             csv = replace(csv, quote=None if self.quote == _NO_QUOTE else self.quote)
         on_bad_rows = choose(BadRows, self.on_bad_rows, "on_bad_rows")
         return ReadOptions(csv=csv, json=JSONOptions(types=dict(self.types)), on_bad_rows=on_bad_rows)
-
-
-def choose(kind: type[_Choice], value: str, what: str) -> _Choice:
-    """Return the member of `kind` that `value` names.
-
-    Raises:
-        UsageError: it names none.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(member.value for member in kind)
-        raise UsageError(f"{what} is {value!r}", hint=f"it is one of {known}") from None

@@ -8,23 +8,27 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, UnsupportedError
 
 __all__ = ["arrow_errors"]
 
 _UNKNOWN_FIELD: Final = "No match for FieldRef"
 _SHOWN_CHARACTERS: Final = 200
+_HINT: Final = "check the filter, if there is one; else that the file was copied whole and that its writer finished"
 
 
 @contextmanager
 def arrow_errors(what: str) -> Iterator[None]:
     """Raise pyarrow's errors as ours; our own, which pyarrow hands through, stay what they are.
 
+    Only texts about names and types are passed on: others quote the value that they are about.
+
     Args:
         what: what is being read.
 
     Raises:
         ColumnNotFoundError: a filter names no column.
+        UnsupportedError: pyarrow cannot filter or convert these types.
         FormatError: pyarrow cannot decode it.
     """
     try:
@@ -33,4 +37,7 @@ def arrow_errors(what: str) -> Iterator[None]:
         text = str(error)[:_SHOWN_CHARACTERS]
         if _UNKNOWN_FIELD in text:
             raise ColumnNotFoundError(f"the filter names a column that {what} does not have: {text}") from error
-        raise FormatError(f"pyarrow cannot decode {what}: {text}") from error
+        if isinstance(error, pa.ArrowNotImplementedError):
+            message = f"pyarrow cannot read {what} in this way: {text}"
+            raise UnsupportedError(message, hint="check the types of the columns and of the filter") from error
+        raise FormatError(f"pyarrow cannot decode {what}: {type(error).__name__}", hint=_HINT) from error

@@ -51,7 +51,11 @@ class EncryptedDataset:
         self._files = files
         self._fs = fs
         self._paths = [_path(file) for file in files]
-        self._dataset = self._open()
+        try:
+            self._dataset = self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> ds.Dataset:
         arrow = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))

@@ -19,7 +19,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.reading.options import check_trust, read_options
+from pipecrypt.reading.options import check_trust, view_options
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
@@ -70,9 +70,9 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Open the other file system; no key yet."""
         super().__init__(**options)
         check_trust(trust, os.environ)
-        self._read_options = read_options(keys, on_missing_key, aad_prefix)
+        self._view_options = view_options(keys, on_missing_key, aad_prefix)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
-        self._views = Views(self._read_options)
+        self._views = Views(self._view_options)
         self._finalizer = weakref.finalize(self, self._views.close)
         # Paths are spelled as the other file system spells them, which its class alone does not know.
         self._strip_protocol = self._strip
@@ -80,7 +80,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def use_credentials(self, credentials: Credentials) -> None:
         """Open keys with these credentials, not with the environment's. They are not pickled with the file system."""
         self._views.close()
-        self._views = Views(self._read_options, credentials)
+        self._views = Views(self._view_options, credentials)
         self._finalizer = weakref.finalize(self, self._views.close)
 
     def close(self, *, for_good: bool = False) -> None:

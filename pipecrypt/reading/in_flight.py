@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import pyarrow as pa
@@ -54,8 +55,9 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
     engine_policy, sink = policy.engine_policy(), _Sink()
     session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:
-        for group in encode_row_groups(batches_of(batch), policy.encode_options()):
-            encryption.append(MemorySource(group.data, _NAME))
+        with closing(encode_row_groups(batches_of(batch), policy.encode_options())) as groups:
+            for group in groups:
+                encryption.append(MemorySource(group.data, _NAME))
         encryption.finish()
     return bytes(sink.data)
 
@@ -115,6 +117,7 @@ class _Sessions:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[KeySession, str, Credentials]] = OrderedDict()
         atexit.register(self.forget)
+        os.register_at_fork(after_in_child=self._begin_anew)
 
     def writing(self, references: tuple[str, ...], credentials: Credentials | None) -> tuple[KeySession, str]:
         """Return a session that writes, and the dataset id of all batches of this process."""
@@ -128,9 +131,8 @@ class _Sessions:
     def _find(
         self, purpose: str, references: tuple[str, ...], credentials: Credentials | None
     ) -> tuple[KeySession, str, Credentials]:
-        # A forked process has a KEK of its own: two processes that share one would not know how often it was used.
         opener = _environment() if credentials is None else id(credentials)
-        name = (purpose, references, opener, os.getpid())
+        name = (purpose, references, opener)
         with self._lock:
             if name not in self._kept:
                 given = Credentials.from_environment() if credentials is None else credentials
@@ -146,6 +148,12 @@ class _Sessions:
             while len(self._kept) > _MOST_SESSIONS:
                 self._kept.popitem(last=False)
             return self._kept[name]
+
+    def _begin_anew(self) -> None:
+        # A forked process has a KEK of its own: two processes that share one would not know how often it was used.
+        # Another thread of the parent may have held the lock, or one of a session's, which nobody lets go of here.
+        self._lock = threading.Lock()
+        self._kept = OrderedDict()
 
     def forget(self) -> None:
         """Wipe all keys."""

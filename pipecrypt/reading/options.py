@@ -13,7 +13,7 @@ from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.pipeline.calls import listed_keys
 
-__all__ = ["KEYS_VARIABLE", "TRUST_VARIABLE", "ReadOptions", "check_trust", "key_references", "read_options"]
+__all__ = ["KEYS_VARIABLE", "TRUST_VARIABLE", "ViewOptions", "check_trust", "key_references", "view_options"]
 
 KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
 TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
@@ -21,7 +21,7 @@ _HEX: Final = "hex:"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ViewOptions:
     """How files are shown.
 
     Args:
@@ -35,7 +35,7 @@ class ReadOptions:
     aad_prefix: bytes | None
 
 
-def read_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None) -> ReadOptions:
+def view_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None) -> ViewOptions:
     """Check what a caller gave.
 
     Args:
@@ -52,7 +52,7 @@ def read_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: st
         raise UsageError(
             f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
         ) from None
-    return ReadOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix))
+    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix))
 
 
 def _prefix(given: str | bytes | None) -> bytes | None:
@@ -66,7 +66,7 @@ def _prefix(given: str | bytes | None) -> bytes | None:
         raise UsageError(f"the AAD prefix {given!r} is no hex", hint="write hex: and pairs of hex digits") from None
 
 
-def key_references(options: ReadOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
+def key_references(options: ViewOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the key references to read with."""
     return tuple(environ.get(KEYS_VARIABLE, "").split()) if options.keys is None else options.keys
 

@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from pipecrypt.storage.source_file import RangeFile
+
 __all__ = ["FileView", "ViewFile"]
 
 
@@ -69,7 +71,7 @@ def _ignore(view: FileView) -> None:
     """Do nothing about a file object that is closed."""
 
 
-class ViewFile(io.RawIOBase):
+class ViewFile(RangeFile):
     """A binary file, read-only and seekable.
 
     It keeps no buffer, because Parquet readers ask for whole column chunks. `read_buffer`, which pyarrow prefers,
@@ -91,10 +93,9 @@ class ViewFile(io.RawIOBase):
         on_close: Callable[[FileView], None] = _ignore,
     ) -> None:
         """Stand at the start."""
-        super().__init__()
+        super().__init__(view)
         self._view = view
         self._details = dict(details or {})
-        self._position = 0
         self._on_close = on_close
 
     def close(self) -> None:
@@ -122,36 +123,16 @@ class ViewFile(io.RawIOBase):
         """Return what the file system says about the file."""
         return dict(self._details)
 
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` bytes from the start, from here or from the end; return the new place."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        if start + offset < 0:
-            raise ValueError("a file has no place before its start")
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._position
-
     def read_buffer(self, size: int | None = -1) -> memoryview:
         """Return at most `size` bytes, all that follow where it is negative or None, as a read-only view."""
         if self.closed:
             raise ValueError("the file is closed")
-        left = max(0, self.size - self._position)
+        left = max(0, self.size - self.tell())
         length = left if size is None or size < 0 else min(size, left)
         if not length:
             return memoryview(b"")
-        data = self._view.read_range(self._position, length)
-        self._position += length
+        data = self._view.read_range(self.tell(), length)
+        self.seek(length, io.SEEK_CUR)
         _HANDED_OUT.add(data)
         return data
 
@@ -162,10 +143,3 @@ class ViewFile(io.RawIOBase):
     def readall(self) -> bytes:
         """Return all bytes that follow."""
         return self.read()
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the file goes; return how many bytes that were."""
-        out = memoryview(buffer).cast("B")
-        data = self.read_buffer(len(out))
-        out[: len(data)] = data
-        return len(data)

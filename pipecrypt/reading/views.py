@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet
+from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.chunk_codec import LazyCodec
-from pipecrypt.reading.options import ReadOptions, key_references
+from pipecrypt.pipeline.file_keys import keys_of_object
+from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.storage.problems import map_errors
 
 __all__ = ["StoredFile", "Views"]
 
 _KEPT_VIEWS: Final = 16
-_KEPT_BYTES: Final = 128 << 20
+_KEPT_BYTES: Final = 256 << 20  # plaintext of all views together
 _END_BYTES: Final = 64 * 1024
-_MATERIAL_PREFIX: Final = "_KEY_MATERIAL_FOR_"  # parquet-java: HadoopFSKeyMaterialStore
+_OPENING_LOCKS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +58,21 @@ class Views:
         credentials: what opens the keys; None: the environment, when the first key is needed.
     """
 
-    def __init__(self, options: ReadOptions, credentials: Credentials | None = None) -> None:
+    def __init__(self, options: ViewOptions, credentials: Credentials | None = None) -> None:
         """Open no key yet."""
         self._options = options
         self._credentials = credentials
-        self._lock = threading.Lock()
+        # Taken in this order. The last two may be taken again: a file system that is collected closes its views on
+        # whatever thread is at work, perhaps in here.
+        self._opening = tuple(threading.Lock() for _ in range(_OPENING_LOCKS))
+        self._session_lock = threading.RLock()  # of the session
+        self._lock = threading.RLock()  # of the views and their users
         self._is_closed = False
-        self._session_lock = threading.Lock()
-        self._opening: dict[str, threading.Lock] = {}
         self._session: KeySession | None = None
         self._references: tuple[str, ...] = ()
         self._views: OrderedDict[str, tuple[str, FileView | None]] = OrderedDict()
         self._users: Counter[int] = Counter()
+        self._kept = KeptChunks(_KEPT_BYTES)
 
     def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
@@ -79,17 +83,15 @@ class Views:
             IntegrityError: the footer was changed after it was written.
             StorageError: the storage failed.
         """
-        with self._lock:
-            opening = self._opening.setdefault(file.path, threading.Lock())
-        with opening:  # of two threads that want one new file, one opens it
+        with self._opening[hash(file.path) % _OPENING_LOCKS]:  # of two threads that want one new file, one opens it
             session = self._current_session()
             known = self.known(file)
             if known is None:
                 source = _FileRanges(file)
-                keys = session.for_file(lambda: _material_beside(file))
-                known = (_choose_view(source, keys, self._options),)
+                keys = keys_of_object(file.fs, file.path, session)
+                known = (_choose_view(source, keys, self._options, self._kept),)
                 source.forget_ends()
-                self._keep(file, known[0])
+                self._keep(file, known[0], session)
         return known[0]
 
     def known(self, file: StoredFile) -> tuple[FileView | None] | None:
@@ -122,7 +124,7 @@ class Views:
         Args:
             for_good: refuse to open files from now on.
         """
-        with self._lock:
+        with self._session_lock, self._lock:
             self._is_closed = self._is_closed or for_good
             for _, view in self._views.values():
                 if view is not None:
@@ -137,17 +139,19 @@ class Views:
         references = key_references(self._options, credentials.environ)
         with self._session_lock:
             if self._is_closed:
-                raise UsageError(
-                    "this dataset was closed, and its keys were wiped", hint="read it inside of its with block"
-                )
+                raise _closed()
             if self._session is None or references != self._references:
                 self.close()
                 self._session = KeySession(references, credentials=credentials)
                 self._references = references
             return self._session
 
-    def _keep(self, file: StoredFile, view: FileView | None) -> None:
-        with self._lock:
+    def _keep(self, file: StoredFile, view: FileView | None, session: KeySession) -> None:
+        with self._session_lock, self._lock:
+            if self._session is not session:  # closed while the view was opened, so nobody else would close the view
+                if view is not None:
+                    view.close()
+                raise _closed()
             self._views[file.path] = (file.fingerprint, view)
             self._views.move_to_end(file.path)
             while len(self._views) > _KEPT_VIEWS:
@@ -155,28 +159,19 @@ class Views:
                 self._views.popitem(last=False)
 
 
-def _choose_view(source: RangeSource, keys: DataKeys, options: ReadOptions) -> FileView | None:
+def _closed() -> UsageError:
+    return UsageError("this dataset was closed, and its keys were wiped", hint="read it inside of its with block")
+
+
+def _choose_view(source: RangeSource, keys: DataKeys, options: ViewOptions, kept: KeptChunks) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
     if not is_parquet(source):
         return None
     chunks = find_chunk_view(source, keys=keys, aad_prefix=options.aad_prefix, codec=LazyCodec())
     if chunks is not None:
         return chunks
-    view = PlaintextView(
-        source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept_bytes=_KEPT_BYTES
-    )
+    view = PlaintextView(source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept=kept)
     return view if view.is_encrypted else None
-
-
-def _material_beside(file: StoredFile) -> Mapping[str, KeyMaterial] | None:
-    folder, slash, name = file.path.rpartition("/")
-    path = f"{folder}{slash}{_MATERIAL_PREFIX}{name}.json"
-    with map_errors(f"cannot read {path}"):
-        try:
-            data = file.fs.cat_file(path)
-        except FileNotFoundError:
-            return None
-    return parse_external_material(bytes(data))
 
 
 class _FileRanges:

@@ -19,7 +19,7 @@ from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import is_temporary
 
-__all__ = ["SourceFile", "list_sources", "local_fingerprint", "split_glob"]
+__all__ = ["SourceFile", "find_file", "list_sources", "local_fingerprint", "split_glob"]
 
 _NO_FILES_HINT: Final = "names that begin with _ or . are skipped; to reach into directories, end a glob with /**"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
 from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem, size_of
@@ -14,7 +14,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.standard_streams import InputInMemory
 
-__all__ = ["OpenSource", "open_range_source", "read_small_file", "read_start"]
+__all__ = ["OpenSource", "open_range_source", "read_small_file", "read_small_object", "read_start"]
 
 
 class OpenSource(Protocol):
@@ -73,13 +73,35 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
         FormatError: the file is larger than `max_bytes`.
         StorageError: the storage refused or failed.
     """
+    if not location.is_local:
+        remote = open_filesystem(location)
+        return read_small_object(remote.fs, remote.path, max_bytes, location.display)
     with map_errors(f"cannot read {location.display}"):
         try:
             data = _read_start(location, max_bytes + 1)
         except FileNotFoundError:
             return None
+    return _checked_size(data, max_bytes, location.display)
+
+
+def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | None:
+    """Return a whole small file of an fsspec file system, or None if there is none; errors call it `name`.
+
+    Raises:
+        FormatError: the file is larger than `max_bytes`.
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot read {name}"):
+        try:
+            data = _object_start(fs, path, max_bytes + 1, name)
+        except FileNotFoundError:
+            return None
+    return _checked_size(data, max_bytes, name)
+
+
+def _checked_size(data: bytes, max_bytes: int, name: str) -> bytes:
     if len(data) > max_bytes:
-        raise FormatError(f"{location.display} is larger than {max_bytes} bytes", hint="this is not what it should be")
+        raise FormatError(f"{name} is larger than {max_bytes} bytes", hint="this is not what it should be")
     return data
 
 
@@ -98,9 +120,13 @@ def _read_start(location: Location, length: int) -> bytes:
         with open(location.local_path, "rb") as file:
             return file.read(length)
     remote = open_filesystem(location)
+    return _object_start(remote.fs, remote.path, length, location.display)
+
+
+def _object_start(fs: Any, path: str, length: int, name: str) -> bytes:
     # Some stores refuse a range that reaches past the end.
-    size = size_of(remote.fs.info(remote.path), location.display)
-    return bytes(remote.fs.cat_file(remote.path, start=0, end=min(size, length))) if size else b""
+    size = size_of(fs.info(path), name)
+    return bytes(fs.cat_file(path, start=0, end=min(size, length))) if size else b""
 
 
 def _check_range(source: SourceFile, start: int, length: int) -> None:

@@ -88,12 +88,14 @@ class RangeFile(io.RawIOBase):
         """Go to an offset, which may lie behind the end."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}[whence]
         if base + offset < 0:
-            raise ValueError("a file has no negative offsets")
+            raise ValueError("a file has no place before its start")
         self._position = base + offset
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
         """Fill a buffer from here on, as far as the file goes; return how many bytes that were."""
+        if self.closed:
+            raise ValueError("the file is closed")
         room = memoryview(buffer).cast("B")
         count = max(0, min(len(room), self._source.size_bytes - self._position))
         if count:

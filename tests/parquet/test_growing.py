@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import tracemalloc
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -122,3 +124,38 @@ def test_more_row_groups_than_ordinals_are_refused(monkeypatch: pytest.MonkeyPat
 def test_inspect_counts_all_batches() -> None:
     encrypted, _ = grow(slices(sample_table(400), 100), all_columns(), RandomKeys())
     assert inspect_file(MemorySource(encrypted)).batches == 4
+
+
+class _LengthOnly:
+    def __init__(self) -> None:
+        self.end = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.end = bytes(data)[-8:]
+
+
+class _ForgottenKeys(RandomKeys):
+    def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
+        made = super().new_data_key(key_reference, context)
+        self.by_metadata.clear()
+        self.made.clear()
+        return made
+
+
+def test_memory_grows_by_the_footer_and_by_nothing_else() -> None:
+    data = parquet_bytes(pa.table({f"column{index}": [1, 2, 3] for index in range(50)}))
+    sink, counts = _LengthOnly(), (20, 120)
+    held: list[int] = []
+    tracemalloc.start()
+    with FileEncryption(
+        sink, all_columns(), keys=_ForgottenKeys(), context=Context(new_dataset_id(), "x")
+    ) as encryption:
+        for count in range(counts[1] + 1):
+            if count in counts:
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+            encryption.append(MemorySource(data))
+        encryption.finish()
+    tracemalloc.stop()
+    footer_bytes = int.from_bytes(sink.end[:4], "little") * (counts[1] - counts[0]) // (counts[1] + 1)
+    assert held[1] - held[0] < 2 * footer_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pytest
 
 from pipecrypt.errors import AccessError, FormatError, KeyNotFoundError
 from pipecrypt.parquet import view as view_module
+from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.shown import LOCKED_GAP_BYTES, MissingKeys
 from pipecrypt.parquet.view import PlaintextView
@@ -230,7 +232,7 @@ def test_any_range_is_the_same_in_one_piece_and_in_many() -> None:
 def test_many_threads_read_one_view() -> None:
     table, keys = sample(5000), RandomKeys()
     data = encrypt(parquet_bytes(table, row_group_size=500, data_page_size=1000), all_columns(), keys)
-    with PlaintextView(OneBuffer(data), keys=keys, kept_bytes=50_000) as view:
+    with PlaintextView(OneBuffer(data), keys=keys, kept=KeptChunks(50_000)) as view:
         whole = bytes(view.read_range(0, view.size_bytes))
 
         def read_some(seed: int) -> bool:
@@ -307,3 +309,23 @@ def test_files_of_other_writers_read_as_nulls(name: str) -> None:
         shown = read_file(view).read()
         assert shown.num_rows == pq.read_table(io.BytesIO(plain)).num_rows
         assert all(not any(column.to_pylist()) for column in shown.columns)
+
+
+def test_several_views_keep_plaintext_within_one_bound() -> None:
+    keys = RandomKeys()
+    data = encrypt(parquet_bytes(sample(), row_group_size=100, use_dictionary=False), all_columns(), keys)
+    kept, views = KeptChunks(20_000), list[PlaintextView]()
+
+    def held_bytes() -> int:
+        return sum(len(plain) for plain in kept._chunks.values())
+
+    for _ in range(5):
+        views.append(PlaintextView(MemorySource(data), keys=keys, kept=kept))
+        for start in range(4, len(data) - 4, 500):
+            views[-1].read_range(start, 3)
+        assert 10_000 < held_bytes() == kept._bytes <= 20_000
+    views.pop().close()
+    assert held_bytes() == kept._bytes
+    views.clear()
+    gc.collect()
+    assert held_bytes() == kept._bytes == 0

@@ -259,3 +259,14 @@ def test_tampering_is_noticed(tmp_path: Path, keys: Keys, table: pa.Table) -> No
     path.write_bytes(data[:-9])
     with pytest.raises(FormatError):
         pc.open(path, keys=[keys.open])
+
+
+def test_errors_of_filters_quote_no_values(tmp_path: Path, keys: Keys, table: pa.Table) -> None:
+    path = write(tmp_path / "a.parquet", table, keys.policy())
+    with pc.open(path, keys=[keys.open]) as opened:
+        with pytest.raises(FormatError) as raised:
+            opened.to_table(filter=pac.field("email").cast(pa.int64()) > 3)
+        assert "user" in str(raised.value.__cause__)
+        assert "user" not in raised.value.message + raised.value.hint
+        with pytest.raises(UnsupportedError):
+            opened.to_table(filter=pac.field("tags") > 3)

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dask.dataframe as dd
@@ -188,6 +189,48 @@ def test_keys_are_wiped_when_the_file_system_is_closed_or_collected(
             del fs, file
         gc.collect()
         assert len(closed) == (1 if end == "close" else 2)
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_closing_while_a_file_is_opened_wipes_its_keys_too(
+    tmp_path: Path, keys: Keys, table: pa.Table, monkeypatch: pytest.MonkeyPatch, for_good: bool
+) -> None:
+    path = str(write(tmp_path / "a.parquet", table, keys.policy()))
+    fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
+    made, choose = [], views_module._choose_view
+
+    def close_meanwhile(*arguments: object) -> object:
+        made.append(choose(*arguments))  # type: ignore[arg-type]
+        fs.close(for_good=for_good)
+        return made[-1]
+
+    monkeypatch.setattr(views_module, "_choose_view", close_meanwhile)
+    with pytest.raises(UsageError):
+        fs.open(path)
+    with pytest.raises(RuntimeError):
+        made[0].read_range(0, made[0].size_bytes)
+    monkeypatch.setattr(views_module, "_choose_view", choose)
+    if for_good:
+        with pytest.raises(UsageError):
+            fs.open(path)
+    else:
+        assert fs.open(path).read(4) == b"PAR1"
+
+
+def test_key_material_beside_a_file_is_bounded(
+    tmp_path: Path, keys: Keys, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write(tmp_path / "a.parquet", table, keys.policy()))
+    beside = tmp_path / "_KEY_MATERIAL_FOR_a.parquet.json"
+
+    def ask(session: KeySession, key_metadata: bytes, context: object, *, external: Callable[[], object]) -> object:
+        return external()
+
+    monkeypatch.setattr(KeySession, "open_data_key", ask)
+    for content in (b" " * ((16 << 20) + 1), b"no JSON"):
+        beside.write_bytes(content)
+        with pytest.raises(FormatError, match="_KEY_MATERIAL_FOR_a"):
+            PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True).open(path)
 
 
 def test_trust_is_refused_while_there_are_no_signatures(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,3 +158,25 @@ def test_sessions_are_few_and_wiped(keys: Keys) -> None:
     assert pc.decrypt_bytes(data, [keys.open], credentials=CREDENTIALS).equals(BATCH)
     in_flight.forget_sessions()
     assert len(in_flight._SESSIONS._kept) == 0
+
+
+def test_a_forked_process_begins_anew(keys: Keys) -> None:
+    script = f"""
+import os, re, threading, pyarrow as pa, pipecrypt as pc
+from pipecrypt.reading import in_flight
+batch, policy = pa.record_batch({{"id": [1]}}), pc.Policy(default={keys.open!r})
+kek = lambda: re.search(rb'"wrappedKEK" *: *"([^"]+)"', pc.encrypt_bytes(batch, policy))[1]
+first = kek()
+assert kek() == first
+lock = in_flight._SESSIONS._lock
+threading.Thread(target=lock.acquire).start()  # and it is still held when this process forks
+child = os.fork()
+if not child:
+    os._exit(0 if kek() != first else 1)
+status = os.waitpid(child, 0)[1]
+lock.release()
+assert status == 0 and kek() == first
+"""
+    environ = {**os.environ, **CREDENTIALS.environ}
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=environ, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
