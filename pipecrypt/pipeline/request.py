@@ -10,7 +10,7 @@ from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.storage.location import Location
 
-__all__ = ["DecryptRequest", "EncryptRequest"]
+__all__ = ["DecryptRequest", "EncryptRequest", "check_file_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,7 @@ class EncryptRequest:
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         _check_workers(self.workers)
-        limit = self.max_file_bytes
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise UsageError(f"{limit!r} is no size of a file", hint="give a number of bytes")
+        check_file_bytes(self.max_file_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +75,16 @@ class DecryptRequest:
             raise UsageError("decrypting needs a key reference", hint="pipecrypt inspect shows which keys a file needs")
         for reference in self.keys:
             check_key_reference(reference)
+
+
+def check_file_bytes(limit: object) -> None:
+    """Refuse what is no size at which to begin another file; None is none.
+
+    Raises:
+        UsageError: it is no positive whole number.
+    """
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise UsageError(f"{limit!r} is no size of a file", hint="give a number of bytes")
 
 
 def _check_workers(workers: object) -> None:

@@ -5,6 +5,7 @@ Encoding and encrypting run beside the caller. What a batch is is left to source
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -22,6 +23,7 @@ from pipecrypt.pipeline.feed import Feed
 from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import check_file_bytes
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
@@ -35,7 +37,7 @@ class ParquetWriter:
     """Writes one encrypted Parquet file; the interface of `pyarrow.parquet.ParquetWriter`.
 
     The file appears when the writer is closed, whole; after an exception in the `with` block, or if the writer is never
-    closed, nothing appears. One thread at a time may use it.
+    closed, nothing appears. One thread at a time may use it, and no process but the one that made it.
 
     Args:
         where: a path or any fsspec URL.
@@ -101,6 +103,7 @@ class ParquetWriter:
             raise UsageError("row_group_size is not set by batch", hint="set batch_rows in the policy")
         if not self.is_open:
             raise UsageError("the writer is closed", hint="open another one, for another file")
+        self._job.check_process()
         for each in batches_of(batch, self.schema):
             if not self._job.feed.put(each):
                 self._abandon()
@@ -119,6 +122,7 @@ class ParquetWriter:
         """
         if not self.is_open:
             return
+        self._job.check_process()
         try:
             written = self._job.finish(self._key_values)
         finally:
@@ -153,6 +157,7 @@ class _Job:
         options: Mapping[str, object] | None,
         credentials: Credentials | None,
     ) -> None:
+        self._process = os.getpid()
         self._sink = Location.of(where, options)
         self._encoding = _checked_policy(policy).encode_options()
         self.feed = Feed(schema)
@@ -194,7 +199,15 @@ class _Job:
         if self._error is not None:
             raise self._error
 
+    def check_process(self) -> None:
+        """Refuse what would wait for ever: a process that was forked has no thread to encrypt."""
+        if os.getpid() != self._process:
+            raise UsageError("the writer belongs to another process", hint="open one writer in each process")
+
     def discard(self) -> None:
+        # Finalizers run in forked processes too. The temporary file is not theirs to remove.
+        if os.getpid() != self._process:
+            return
         self.feed.abort()
         self._thread.join()
         self._output.discard()
@@ -232,6 +245,7 @@ def encrypt_batches(
         PipecryptError: see `pipecrypt.errors`; nothing is published then.
     """
     started, dataset_id, location = time.perf_counter(), new_dataset_id(), Location.of(sink, storage_options)
+    check_file_bytes(max_file_bytes)
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
     spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
