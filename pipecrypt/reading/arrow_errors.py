@@ -8,11 +8,12 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, UsageError
 
 __all__ = ["arrow_errors"]
 
 _UNKNOWN_FIELD: Final = "No match for FieldRef"
+_UNLIKE_TYPES: Final = "has no kernel matching input types"
 _SHOWN_CHARACTERS: Final = 200
 
 
@@ -25,6 +26,7 @@ def arrow_errors(what: str) -> Iterator[None]:
 
     Raises:
         ColumnNotFoundError: a filter names no column.
+        UsageError: a filter compares a column with a value of another type.
         FormatError: pyarrow cannot decode it.
     """
     try:
@@ -33,4 +35,7 @@ def arrow_errors(what: str) -> Iterator[None]:
         text = str(error)[:_SHOWN_CHARACTERS]
         if _UNKNOWN_FIELD in text:
             raise ColumnNotFoundError(f"the filter names a column that {what} does not have: {text}") from error
+        if _UNLIKE_TYPES in text:
+            hint = "compare a column with values of its own type"
+            raise UsageError(f"the filter does not fit the columns of {what}: {text}", hint=hint) from error
         raise FormatError(f"pyarrow cannot decode {what}: {text}") from error
