@@ -39,7 +39,7 @@ class ParquetWriter:
     """Writes one encrypted Parquet file; the interface of `pyarrow.parquet.ParquetWriter`.
 
     The file appears when the writer is closed, whole; after an exception in the `with` block, or if the writer is never
-    closed, nothing appears. One thread at a time may use it.
+    closed, nothing appears. One thread at a time may use it, and no process but the one that made it.
 
     Batches are encoded on another thread after `write_batch` has returned, and are not copied: memory that they share,
     such as a numpy array, must not be changed before the writer is closed.
@@ -138,6 +138,7 @@ class ParquetWriter:
         """
         if not self.is_open:
             return
+        self._job.check_process()
         try:
             written = self._job.finish(self._key_values)
         finally:
@@ -148,6 +149,7 @@ class ParquetWriter:
     def _check_open(self) -> None:
         if not self.is_open:
             raise UsageError("the writer is closed", hint="open another one, for another file")
+        self._job.check_process()
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -176,6 +178,7 @@ class _Job:
         options: Mapping[str, object] | None,
         credentials: Credentials | None,
     ) -> None:
+        self._process = os.getpid()
         self._sink = Location.of(where, options)
         self._encoding = _checked_policy(policy).encode_options()
         self.feed = Feed(schema)
@@ -219,6 +222,11 @@ class _Job:
         if self._error is not None:
             raise self._error
 
+    def check_process(self) -> None:
+        """Refuse what would wait for ever: a process that was forked has no thread to encrypt."""
+        if os.getpid() != self._process:
+            raise UsageError("the writer belongs to another process", hint="open one writer in each process")
+
     def abandon(self) -> None:
         """Make the thread give up. It tidies up itself, and only at the end of Python is it waited for.
 
@@ -232,6 +240,9 @@ class _Job:
             self._thread.join()
 
     def discard(self) -> None:
+        # Finalizers run in forked processes too. The temporary file is not theirs to remove.
+        if os.getpid() != self._process:
+            return
         self.feed.abort()
         self._thread.join()
         self._tidy_up()

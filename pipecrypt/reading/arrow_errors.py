@@ -8,11 +8,12 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError, UnsupportedError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, UnsupportedError, UsageError
 
 __all__ = ["arrow_errors"]
 
 _UNKNOWN_FIELD: Final = "No match for FieldRef"
+_UNLIKE_TYPES: Final = "has no kernel matching input types"
 _SHOWN_CHARACTERS: Final = 200
 _HINT: Final = "check the filter, if there is one; else that the file was copied whole and that its writer finished"
 
@@ -28,6 +29,7 @@ def arrow_errors(what: str) -> Iterator[None]:
 
     Raises:
         ColumnNotFoundError: a filter names no column.
+        UsageError: a filter compares a column with a value of another type.
         UnsupportedError: pyarrow cannot filter or convert these types.
         FormatError: pyarrow cannot decode it.
     """
@@ -37,6 +39,9 @@ def arrow_errors(what: str) -> Iterator[None]:
         text = str(error)[:_SHOWN_CHARACTERS]
         if _UNKNOWN_FIELD in text:
             raise ColumnNotFoundError(f"the filter names a column that {what} does not have: {text}") from error
+        if _UNLIKE_TYPES in text:
+            hint = "compare a column with values of its own type"
+            raise UsageError(f"the filter does not fit the columns of {what}: {text}", hint=hint) from error
         if isinstance(error, pa.ArrowNotImplementedError):
             message = f"pyarrow cannot read {what} in this way: {text}"
             raise UnsupportedError(message, hint="check the types of the columns and of the filter") from error

@@ -32,6 +32,7 @@ __all__ = ["EncryptedDataset", "open_dataset"]
 
 Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
 _BATCH_ROWS: Final = 131_072
+_MAX_BATCH_ROWS: Final = (1 << 31) - 1
 
 
 class EncryptedDataset:
@@ -179,6 +180,8 @@ class EncryptedDataset:
     def _scanner(self, columns: Sequence[str] | None, rows: Filter, batch_rows: int) -> ds.Scanner:
         if isinstance(columns, str):
             raise UsageError("the columns to read are a list of names", hint=f"write columns=[{columns!r}]")
+        if not isinstance(batch_rows, int) or not 0 < batch_rows <= _MAX_BATCH_ROWS:
+            raise UsageError(f"batch_rows is {batch_rows!r}", hint=f"give a number from 1 to {_MAX_BATCH_ROWS}")
         unknown = [name for name in columns or () if name not in self.schema.names]
         if unknown:
             raise ColumnNotFoundError(

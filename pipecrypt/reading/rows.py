@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.errors import ColumnNotFoundError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
@@ -88,7 +88,7 @@ class Rows:
         left = self._limit
         for batch in self._arrow_batches():
             piece = batch if left is None else batch.slice(0, left)
-            rows = list(zip(*(column.to_pylist() for column in piece.columns), strict=True))
+            rows = list(zip(*map(_python_values, self.column_names, piece.columns), strict=True))
             if rows:
                 yield rows
             if left is not None:
@@ -105,6 +105,18 @@ class Rows:
             yield from self._file.reader.iter_batches(
                 batch_rows, row_groups=row_groups, column_indices=self._columns, use_threads=True
             )
+
+
+def _python_values(name: str, column: pa.Array) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError, pa.ArrowException):
+        # A time before the year 1 or after 9999, a text that is not UTF-8, a struct with one name twice. The error is
+        # not chained, because it may quote the value.
+        raise UnsupportedError(
+            f"column {name!r} holds values that Python has none for",
+            hint="name other columns with --columns, or decrypt the file and read it with another tool",
+        ) from None
 
 
 def read_rows(

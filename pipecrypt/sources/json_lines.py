@@ -12,6 +12,7 @@ import pyarrow.json as pj
 
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.sources.bad_rows import sift
+from pipecrypt.sources.json_depth import MAX_DEPTH, is_too_deep
 from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from pipecrypt.sources.options import ReadOptions
 from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
@@ -85,6 +86,8 @@ class _JSONParser:
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which field does not fit."""
+        if is_too_deep(row):
+            return f"the line is no JSON, or has more than {MAX_DEPTH} levels", _SYNTAX_HINT
         try:
             value = json.loads(row)
         except (ValueError, RecursionError):
@@ -120,6 +123,8 @@ def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
     try:
         # Arrow does not check the text of values, and a file of half-encoded names would only fail its readers.
         str(data, "utf-8")
+        if is_too_deep(bytes(data)):
+            return None
         table = pj.read_json(pa.py_buffer(data), _FEW if len(data) < _FEW_BYTES else _MANY, options)
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None

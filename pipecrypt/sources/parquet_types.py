@@ -18,6 +18,8 @@ from pipecrypt.errors import UnsupportedError
 
 __all__ = ["ParquetFit"]
 
+_SHOWN_CHARACTERS: Final = 200
+
 
 class ParquetFit:
     """Turns batches of one schema into batches that Parquet can hold.
@@ -56,13 +58,23 @@ def _fitting(field: pa.Field) -> pa.Field:
     if equal != field.type and _can_be_written(field.with_type(equal)) and _can_be_converted(field.type, equal):
         return field.with_type(equal)
     hint = "convert or leave out the column before it comes here"
-    raise UnsupportedError(f"column {field.name}: parquet cannot hold {field.type}", hint=hint)
+    raise UnsupportedError(f"column {field.name}: parquet cannot hold {_shown(field.type)}", hint=hint)
+
+
+def _shown(found: pa.DataType) -> str:
+    text = str(found)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _can_be_written(field: pa.Field) -> bool:
     try:
-        pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        # Not the schema's own empty table: that one fails for tensors.
+        empty = pa.Table.from_arrays([pa.nulls(0, field.type)], schema=pa.schema([field]))
+        sink = pa.BufferOutputStream()
+        pq.write_table(empty, sink)
+        # The writer takes schemas so deep that no reader does; Arrow reports that, and no length, as a bare OSError.
+        pq.read_metadata(pa.BufferReader(sink.getvalue()))
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError):
         return False
     try:
         # Some types pass as a schema and fail with the first row.

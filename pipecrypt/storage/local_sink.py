@@ -99,10 +99,17 @@ class LocalPublication(Publication):
             self._is_created = True  # set before, so that an interrupt in between leaves nothing
             # Another task that fails may remove the directory that it made a moment ago: then make it again.
             with contextlib.suppress(FileNotFoundError):
-                self._file = os.open(self._temporary, _CREATE_FLAGS, self._first_mode)
+                self._file = self._create()
         if self._file is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._directory)
         return self._file
+
+    def _create(self) -> int:
+        try:
+            return os.open(self._temporary, _CREATE_FLAGS, self._first_mode)
+        except OSError:
+            self._is_created = False  # there is nothing to remove
+            raise
 
     @property
     def _first_mode(self) -> int:

@@ -166,6 +166,20 @@ class _LocalRanges:
             if local_fingerprint(os.fstat(self._file)) != source.fingerprint:  # another file by that name
                 os.close(self._file)
                 raise _changed(source)
+            self._check_end()
+
+    def _check_end(self) -> None:
+        # Files of /proc, and of some file systems in user space, have a size of 0 and content all the same.
+        if not os.pread(self._file, 1, self.size_bytes):
+            return
+        has_grown = local_fingerprint(os.fstat(self._file)) != self._source.fingerprint
+        os.close(self._file)
+        if has_grown:
+            raise _changed(self._source)
+        raise StorageError(
+            f"{self.name} holds more than the {self.size_bytes} bytes that its file system reports",
+            hint="copy it to a file first, or send it to standard input",
+        )
 
     def read_range(self, start: int, length: int) -> memoryview:
         _check_range(self._source, start, length)

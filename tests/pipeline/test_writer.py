@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pkgutil
 import subprocess
 import sys
@@ -201,7 +202,67 @@ def test_what_does_not_fit_is_refused_at_once(world: World) -> None:
             writer.write_batch(pa.table({"id": [1]}))
         with pytest.raises(UsageError):
             writer.write_batch(TABLE, row_group_size=5)
+    for size in (0, -5, True, 1.5):
+        with pytest.raises(UsageError):
+            encrypt_batches(
+                TABLE,
+                world.out / "y.parquet",
+                Policy(default=world.key),
+                max_file_bytes=size,  # type: ignore[arg-type]
+                credentials=world.credentials,
+            )
     assert own_threads() == []
+
+
+# What a forked process does with the writer of its parent: leaves it as it is, lets go of it, ends as scripts end.
+IN_CHILD = {
+    "write": "refused(lambda: [writer.write_batch(BATCH) for _ in range(20)])",
+    "close": "refused(writer.close)",
+    "forget": "del writer; gc.collect()",
+    "end": "sys.exit(0)",
+}
+FORKING = """
+import gc, os, sys, warnings
+import pyarrow as pa
+import pipecrypt as pc
+
+warnings.simplefilter("ignore")
+BATCH = pa.record_batch({{"a": [os.urandom(1000) for _ in range(1000)]}})
+policy = pc.Policy(default=sys.argv[2], batch_rows=1000)
+writer = pc.ParquetWriter(sys.argv[1], BATCH.schema, policy)
+
+def refused(action):
+    try:
+        action()
+    except pc.errors.UsageError:
+        return
+    os._exit(1)
+
+for _ in range(20):
+    writer.write_batch(BATCH)
+while not any(name.endswith(".tmp") for name in os.listdir(os.path.dirname(sys.argv[1]))):
+    writer.write_batch(BATCH)
+child = os.fork()
+if not child:
+    {action}
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+writer.close()
+assert writer.summary.rows >= 20_000
+"""
+
+
+@pytest.mark.parametrize("action", IN_CHILD)
+def test_a_forked_process_leaves_the_writer_of_its_parent_alone(action: str, world: World) -> None:
+    script = FORKING.format(action=IN_CHILD[action])
+    world.out.mkdir(exist_ok=True)
+    subprocess.run(
+        [sys.executable, "-c", script, str(world.out / "x.parquet"), world.key],
+        check=True,
+        timeout=60,
+        env={**os.environ, **world.environ},
+    )
+    assert read(world.out / "x.parquet", world).metadata.num_rows >= 20_000
 
 
 def write_until_it_fails(writer: ParquetWriter) -> None:

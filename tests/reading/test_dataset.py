@@ -236,6 +236,11 @@ def test_misuse(tmp_path: Path, keys: Keys, table: pa.Table, monkeypatch: pytest
             opened.to_table(columns="email")
         with pytest.raises(UsageError):
             opened.to_table(filter=[("id", "~", 1)])
+        with pytest.raises(UsageError):
+            opened.to_table(filter=[("id", "<", "one")])
+        for batch_rows in (0, -1, 1 << 31, 1.5):
+            with pytest.raises(UsageError):
+                next(opened.to_batches(batch_rows=batch_rows))  # type: ignore[arg-type]
         monkeypatch.setattr(dataset_module.importlib, "import_module", _not_installed)
         with pytest.raises(MissingExtraError) as raised:
             opened.to_polars()

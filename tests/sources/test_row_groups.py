@@ -5,6 +5,7 @@ import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -296,3 +297,24 @@ def test_a_stream_that_is_closed_unread_leaves_no_thread() -> None:
     stream.close()
 
     assert not _threads()
+
+
+def _deep(levels: int) -> pa.DataType:
+    kind = pa.int64()
+    for _ in range(levels):
+        kind = pa.struct([("x", kind)])
+    return kind
+
+
+@pytest.mark.parametrize("kind", [_deep(120), pa.binary(0)])
+def test_what_no_reader_takes_is_refused_by_its_column(kind: pa.DataType) -> None:
+    with pytest.raises(UnsupportedError) as raised:
+        ParquetFit(pa.schema([("odd", kind)]))
+    assert "odd" in raised.value.message
+    assert len(raised.value.message) < 300
+
+
+def test_tensors_are_written() -> None:
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((2, 3, 4)))
+    table = pa.table({"tensor": tensors})
+    assert written(batches_of(table)).equals(table)

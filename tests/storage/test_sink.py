@@ -125,11 +125,12 @@ def test_directories_and_devices_are_refused(tmp_path: Path, overwrite: bool) ->
             open_sink(Location(str(tmp_path / name)), overwrite=overwrite)
 
 
-def test_a_file_in_the_way_of_a_directory(tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "x").write_bytes(b"file")
     with pytest.raises(StorageError) as caught:
         _publish(tmp_path / "x/a")
     assert "x/a" in caught.value.message
+    assert not caplog.records  # of a temporary file that was never made
 
 
 def test_too_long_name(tmp_path: Path) -> None:

@@ -168,3 +168,26 @@ def test_small_files(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
     assert read_small_file(Location("memory://empty.json"), 1) == b""
     with pytest.raises(StorageError):
         read_small_file(Location(str(tmp_path)), 10)
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs Linux")
+def test_a_file_with_more_bytes_than_its_size_is_refused() -> None:
+    pinned = _pin("/proc/version")
+    assert pinned.size_bytes == 0
+    with pytest.raises(StorageError), open_range_source(pinned):
+        pass
+
+
+def test_a_file_that_grows_right_behind_the_look_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(DATA)
+    pinned = _pin(tmp_path / "a.parquet")
+    real = os.pread
+
+    def grow(*arguments: int) -> bytes:
+        with (tmp_path / "a.parquet").open("ab") as file:
+            file.write(b"more")
+        return real(*arguments)
+
+    monkeypatch.setattr(source_module.os, "pread", grow)
+    with pytest.raises(ConflictError), open_range_source(pinned):
+        pass
