@@ -273,5 +273,5 @@ def test_errors_of_filters_quote_no_values(tmp_path: Path, keys: Keys, table: pa
             opened.to_table(filter=pac.field("email").cast(pa.int64()) > 3)
         assert "user" in str(raised.value.__cause__)
         assert "user" not in raised.value.message + raised.value.hint
-        with pytest.raises(UnsupportedError):
+        with pytest.raises(UsageError):
             opened.to_table(filter=pac.field("tags") > 3)
