@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -166,10 +166,17 @@ class EncryptedDataset:
 
     def __repr__(self) -> str:
         """Show files, rows if they were counted or there is one file, columns and their keys."""
-        return self._describe().as_text()
+        return self._shown(Description.as_text)
 
     def _repr_html_(self) -> str:
-        return self._describe().as_html()
+        return self._shown(Description.as_html)
+
+    def _shown(self, render: Callable[[Description], str]) -> str:
+        # Notebooks and debuggers show objects at any time, also closed ones.
+        try:
+            return render(self._describe())
+        except UsageError:
+            return render(Description(self._location.display, ("closed",), ()))
 
     def _describe(self) -> Description:
         is_counted = len(self._files) == 1 or "num_rows" in self.__dict__

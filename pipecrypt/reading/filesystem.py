@@ -19,7 +19,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.reading.options import check_trust, view_options
+from pipecrypt.reading.options import check_names, check_trust, view_options
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
@@ -69,6 +69,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     ) -> None:
         """Open the other file system; no key yet."""
         super().__init__(**options)
+        check_names(options)
         check_trust(trust, os.environ)
         self._view_options = view_options(keys, on_missing_key, aad_prefix)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))

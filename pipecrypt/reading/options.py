@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,15 @@ from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.pipeline.calls import listed_keys
 
-__all__ = ["KEYS_VARIABLE", "TRUST_VARIABLE", "ViewOptions", "check_trust", "key_references", "view_options"]
+__all__ = [
+    "KEYS_VARIABLE",
+    "TRUST_VARIABLE",
+    "ViewOptions",
+    "check_names",
+    "check_trust",
+    "key_references",
+    "view_options",
+]
 
 KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
 TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
@@ -69,6 +78,22 @@ def _prefix(given: str | bytes | None) -> bytes | None:
 def key_references(options: ViewOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the key references to read with."""
     return tuple(environ.get(KEYS_VARIABLE, "").split()) if options.keys is None else options.keys
+
+
+def check_names(others: Collection[str]) -> None:
+    """Refuse options of fsspec's that look like ours: a misspelt one would be taken as not given.
+
+    Raises:
+        UsageError: one does.
+    """
+    for name in others:
+        near = difflib.get_close_matches(name, _NAMES, n=1)
+        if near and name not in _OF_FSSPEC:
+            raise UsageError(f"the file system has no option {name!r}", hint=f"did you mean {near[0]!r}?")
+
+
+_NAMES: Final = ("keys", "trust", "on_missing_key", "aad_prefix")
+_OF_FSSPEC: Final = frozenset({"fo", "fs", "key", "token", "kwargs"})
 
 
 def check_trust(trust: Sequence[str] | None, environ: Mapping[str, str]) -> None:

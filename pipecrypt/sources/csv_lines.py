@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -102,6 +102,24 @@ class _CSVParser:
         yield self._check(self._converting({first: pa.binary()}, only=first))
         for field in self.schema:
             yield self._check(self._converting({field.name: field.type}, only=field.name))
+
+    def misshapen(self, data: bytes, rows: Sequence[tuple[int, int]]) -> set[int] | None:
+        """Return the rows with a wrong number of fields, all in one parse, or None where it cannot be told so."""
+        texts: list[str] = []
+
+        def note(invalid: pc.InvalidRow) -> str:
+            texts.append(invalid.text)
+            return "skip"
+
+        first = self._converting({self._names[0]: pa.binary()}, only=self._names[0])
+        try:
+            pc.read_csv(pa.py_buffer(_guarded(data)), self._few, self._parsing(invalid_row_handler=note), first)
+        except (pa.ArrowInvalid, UnicodeError):
+            return None
+        # The same text is as wrong in every row.
+        wanted = {text.encode() for text in texts}
+        wrong = {index for index, (start, end) in enumerate(rows) if data[start:end].rstrip(b"\r\n") in wanted}
+        return wrong if len(wrong) == len(texts) else None
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which column does not fit, or how many fields there are."""

@@ -7,10 +7,10 @@ whatever a CSV file brings later. Blocks are read, and decompressed, on a thread
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -20,7 +20,7 @@ from pipecrypt.sources.lines import Block
 from pipecrypt.sources.options import BadRows
 from pipecrypt.sources.overlap import read_ahead
 
-__all__ = ["RowParser", "TextStream", "with_first", "without_null_types"]
+__all__ = ["FindsMisshapen", "RowParser", "TextStream", "with_first", "without_null_types"]
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -43,6 +43,14 @@ class RowParser(Protocol):
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Return what is wrong with a row that `parse` rejects, and a hint; never its values."""
+
+
+@runtime_checkable
+class FindsMisshapen(Protocol):
+    """A second power of a RowParser: all rows with a wrong number of fields at once, however many there are."""
+
+    def misshapen(self, data: bytes, rows: Sequence[tuple[int, int]]) -> set[int] | None:
+        """Return the indexes of these rows, or None where it cannot be told so."""
 
 
 class TextStream:
@@ -108,8 +116,11 @@ class TextStream:
 
     def _bad_rows(self, data: bytes, rows: list[tuple[int, int]]) -> set[int]:
         """Return the rows that any check refuses; where a bad row fails the file, at least the first one."""
-        bad: set[int] = set()
         left, offsets = list(range(len(rows))), rows
+        bad = self._misshapen(data, rows)
+        if bad:
+            left, data = [index for index in left if index not in bad], _joined(data, rows, bad)
+            offsets = self._parser.split(data)
         for fits in self._parser.checks():
             view = memoryview(data)
             found = (index for _, index in sift(offsets, _check(view, fits)) if index is not None)
@@ -122,6 +133,12 @@ class TextStream:
                 data = _joined(data, offsets[:end], wrong)
                 offsets = self._parser.split(data)
         return bad
+
+    def _misshapen(self, data: bytes, rows: list[tuple[int, int]]) -> set[int]:
+        # Where a bad row fails the file, halving finds the first one faster.
+        if self._on_bad_rows is BadRows.FAIL or not isinstance(self._parser, FindsMisshapen):
+            return set()
+        return self._parser.misshapen(data, rows) or set()
 
 
 def _check(view: memoryview, fits: Callable[[memoryview], bool]) -> Callable[[int, int], bool | None]:

@@ -275,3 +275,11 @@ def test_errors_of_filters_quote_no_values(tmp_path: Path, keys: Keys, table: pa
         assert "user" not in raised.value.message + raised.value.hint
         with pytest.raises(UsageError):
             opened.to_table(filter=pac.field("tags") > 3)
+
+
+def test_a_closed_dataset_can_be_shown(tmp_path: Path, keys: Keys, table: pa.Table) -> None:
+    path = write(tmp_path / "a.parquet", table, keys.policy())
+    with pc.open(path, keys=[keys.open]) as opened:
+        pass
+    assert "closed" in repr(opened)
+    assert "closed" in opened._repr_html_()

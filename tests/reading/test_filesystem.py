@@ -366,3 +366,9 @@ def test_credentials_can_be_given_and_are_not_pickled(
     fs.use_credentials(CREDENTIALS)
     assert fs.open(path).read(4) == b"PAR1"
     assert CREDENTIALS.environ["PIPECRYPT_PASSPHRASE"].encode() not in pickle.dumps(fs)
+
+
+def test_an_option_that_is_misspelt(tmp_path: Path, keys: Keys) -> None:
+    with pytest.raises(UsageError) as caught:
+        fsspec.url_to_fs("pipecrypt::file:///", pipecrypt={"keyz": [keys.open]})
+    assert "'keys'" in caught.value.hint

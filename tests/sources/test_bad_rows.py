@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import io
 import re
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.errors import BadRowError, FormatError
+from pipecrypt.sources import csv_lines
 from pipecrypt.sources.bad_rows import sift
+from pipecrypt.sources.batches import open_batches
+from pipecrypt.sources.formats import SourceFormat
+from pipecrypt.sources.options import BadRows, ReadOptions
 from tests.sources.world import csv_stream, json_stream, table_of
 
 _PLANTED = "PLANTED"
@@ -133,3 +139,17 @@ def test_half_encoded_json_is_a_bad_row() -> None:
     with pytest.raises(BadRowError, match=r"x\.json:2: "):
         table_of(json_stream(data))
     assert table_of(json_stream(data, skip=True)).to_pydict() == {"a": ["x", "y"]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_many_rows_of_a_wrong_shape_are_found_in_one_parse(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'{row},"x\n{row}"' if row % 3 else f"{row},x,y" for row in range(3000)]
+    data = ("a,b" + end + end.join(rows)).encode()
+    parses: list[int] = []
+    read = csv_lines.pc.read_csv
+    monkeypatch.setattr(csv_lines.pc, "read_csv", lambda *arguments: parses.append(1) or read(*arguments))
+    stream = open_batches(io.BytesIO(data), "x.csv", SourceFormat.CSV, options=ReadOptions(on_bad_rows=BadRows.SKIP))
+    table = pa.Table.from_batches(list(stream), stream.schema)
+    assert table["a"].to_pylist() == [row for row in range(3000) if row % 3]
+    assert stream.bad_rows == 1000
+    assert len(parses) < 20
