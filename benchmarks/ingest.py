@@ -24,18 +24,18 @@ from benchmarks.ingest_contender import CONTENDERS
 
 PEER = "pyarrow open_csv + PME writer"
 OURS = "pipecrypt"
-UNENCRYPTED = "pipecrypt, not encrypted"
 PROMISED = 1.3
 GROWTH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run: wall and CPU seconds, peak RSS in MiB."""
+    """One run: wall and CPU seconds, peak RSS in MiB, CPU seconds of the calling thread."""
 
     seconds: float
     cpu_seconds: float
     peak_rss_mebibytes: float
+    thread_cpu_seconds: float
 
 
 def main() -> None:
@@ -110,8 +110,12 @@ def _markdown(
             f"| {name} | {seconds[name]:.2f} | {cpu:.2f} | {size / seconds[name] / 1e6:.0f} | "
             f"{seconds[PEER] / seconds[name]:.2f} | {promised} | {peak:.0f} | {peaks[name]:.0f} |"
         )
-    ours, bare = (statistics.median(run.cpu_seconds for run in samples[name]) for name in (OURS, UNENCRYPTED))
-    lines += ["", f"Share of the CPU time that encrypting takes: {(ours - bare) / ours:.1%} (promised: at most 5 %)."]
+    share = statistics.median(run.thread_cpu_seconds / run.cpu_seconds for run in samples[OURS])
+    lines += [
+        "",
+        f"Share of the CPU time that the thread takes which opens keys, encrypts and publishes: {share:.1%} "
+        "(promised: at most 5 %).",
+    ]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.problems import map_errors
@@ -28,6 +28,14 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
         return
     with open_range_source(source) as opened:
         yield RangeFile(opened)
+
+
+@runtime_checkable
+class _Fills(Protocol):
+    """A source that fills a buffer without a copy of its own."""
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`."""
 
 
 class StreamFile(io.RawIOBase):
@@ -99,7 +107,10 @@ class RangeFile(io.RawIOBase):
         room = memoryview(buffer).cast("B")
         count = max(0, min(len(room), self._source.size_bytes - self._position))
         if count:
-            room[:count] = self._source.read_range(self._position, count)
+            if isinstance(self._source, _Fills):
+                self._source.read_into(self._position, room[:count])
+            else:
+                room[:count] = self._source.read_range(self._position, count)
             self._position += count
             self.bytes_read += count
         return count
