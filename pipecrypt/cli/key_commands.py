@@ -66,7 +66,7 @@ def list_all(
 
 @keys_app.command("export")
 def export_key(
-    reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, or pem://PATH.")],
+    reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, or pem://PATH")],
     public: Annotated[bool, typer.Option("--public", help="The public key of a signing key, as PEM.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Open the private key and prove that the public key was not exchanged.")

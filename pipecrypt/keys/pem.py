@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.crypto.private_key import PrivateKey, is_encrypted_pem
-from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, PassphraseError, UsageError
+from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystore_file import read_private_file
 from pipecrypt.keys.reference import KeyReference
@@ -53,7 +53,10 @@ def _read(reference: KeyReference) -> bytes:
             f"key reference {reference.text} has a fragment, and pem:// takes the whole file",
             hint="leave out what follows #",
         )
-    pem = read_private_file(reference.local_path, "private key")
+    try:
+        pem = read_private_file(reference.local_path, "private key")
+    except KeystoreError as error:
+        raise KeystoreError(error.message, hint="check the path and the permissions of the file") from error
     if pem is None:
         raise KeyNotFoundError(
             f"{reference.text}: there is no such file", hint="check the path; pem:///path has three slashes"

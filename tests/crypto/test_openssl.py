@@ -107,3 +107,6 @@ def test_a_key_restricted_to_pss(folder: Path) -> None:
     private = _generate(folder, ["-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"])
     key = PrivateKey.from_pem(private.read_bytes())
     key.public_key.verify(b"m", key.sign(b"m"))
+    # Its id is that of the same numbers in a key without the restriction.
+    restricted = _openssl("pkey", "-in", private, "-pubout").stdout.decode()
+    assert PublicKey(restricted) == key.public_key == PublicKey(key.public_key.pem)
