@@ -224,5 +224,5 @@ def _check_rsa(public: rsa.RSAPublicKey) -> None:
             hint="make one of 3072 bits, or an Ed25519 key",
         )
     exponent = public.public_numbers().e
-    if not _MIN_RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT or exponent % 2 == 0:
+    if not _MIN_RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT:  # cryptography refuses even ones
         raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")

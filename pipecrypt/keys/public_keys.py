@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.crypto.signature import MAX_PEM_CHARACTERS, PublicKey
+from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
 
 __all__ = ["MAX_PUBLIC_KEY_BYTES", "parse_public_keys", "read_public_key_file"]
@@ -68,7 +68,7 @@ def read_public_key_file(path: Path, name: str) -> tuple[PublicKey, ...]:
 
 
 def _parse(block: re.Match[str], number: int, name: str) -> PublicKey:
-    if block[1] not in _LABELS or len(block[0]) > MAX_PEM_CHARACTERS:
+    if block[1] not in _LABELS:
         raise UsageError(
             f"block {number} of {name} is no public key but a {block[1].lower()}",
             hint="openssl x509 -pubkey -noout prints the public key of a certificate",

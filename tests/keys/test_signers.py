@@ -176,7 +176,7 @@ def test_encrypted_pem_asks_for_its_passphrase(tmp_path: Path, wrong_credentials
 def test_pem_references_that_are_none(tmp_path: Path, credentials: Credentials) -> None:
     good = _pem_file(tmp_path, private_pem(Ed25519PrivateKey.generate()))
     (tmp_path / "empty.pem").touch()
-    (tmp_path / "long.pem").write_bytes(b" " * 100_000)
+    (tmp_path / "long.pem").write_bytes((tmp_path / "key.pem").read_bytes() + b" " * 100_000)
     (tmp_path / "public.pem").write_text(export_public_key(good, credentials))
     for reference, error in (
         (f"{good}#name", KeyReferenceError),

@@ -203,6 +203,9 @@ def test_a_private_key_is_refused_and_not_quoted(tmp_path: Path) -> None:
         private = private_pem(Ed25519PrivateKey.generate(), password).decode()
         body = "".join(private.splitlines()[1:-1])
         path = tmp_path / "private.pem"
+        with pytest.raises(UsageError) as caught:
+            Trust.of([private])
+        assert "keep it secret" in caught.value.hint
         for content in (private, A.public_key_pem + private):
             path.write_text(content)
             for text in (
@@ -237,6 +240,7 @@ def test_files_that_hold_no_public_key(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             Trust.of([str(tmp_path / name)])
         assert str(tmp_path / name) in str(caught.value)
+        assert (name == "certificate") == ("x509" in caught.value.hint)
 
 
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
