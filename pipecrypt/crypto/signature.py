@@ -18,7 +18,6 @@ A signature is no name of a message: who has one ECDSA signature (r, s) knows a 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -34,7 +33,6 @@ from pipecrypt.errors import IntegrityError, UsageError
 __all__ = [
     "MAX_PEM_CHARACTERS",
     "PublicKey",
-    "Signature",
     "SignatureAlgorithm",
     "algorithm_of",
     "ecdsa_scheme",
@@ -70,19 +68,6 @@ _HASHES: Final = MappingProxyType(
 _CURVES: Final = MappingProxyType(
     {"secp256r1": SignatureAlgorithm.ECDSA_P256, "secp384r1": SignatureAlgorithm.ECDSA_P384}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A signature as it stands in a statement.
-
-    Args:
-        key_id: whose key made it, as the statement claims; only a hint which key to try first.
-        value: the signature itself.
-    """
-
-    key_id: str
-    value: bytes
 
 
 class PublicKey:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey, Signature
+from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import parse_public_keys

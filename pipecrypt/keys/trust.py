@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
-from pipecrypt.crypto.signature import PublicKey, Signature
+from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
 from pipecrypt.keys.public_keys import parse_public_keys, read_public_key_file
 from pipecrypt.keys.reference import parse_key_reference

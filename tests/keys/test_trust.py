@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey, Signature
+from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
