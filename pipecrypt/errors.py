@@ -15,6 +15,7 @@ __all__ = [
     "ColumnNotFoundError",
     "ConfigError",
     "ConflictError",
+    "ExpiredError",
     "FormatError",
     "IntegrityError",
     "InterruptedRunError",
@@ -25,10 +26,12 @@ __all__ = [
     "LimitError",
     "MissingExtraError",
     "NotEncryptedError",
+    "NotTrustedError",
     "OutputError",
     "PassphraseError",
     "PipecryptError",
     "PolicyError",
+    "RolledBackError",
     "SinkNotEmptyError",
     "SourceNotFoundError",
     "StorageError",
@@ -173,6 +176,24 @@ class IntegrityError(PipecryptError):
 
     exit_code = 3
     default_hint = "do not use this file; fetch it again from its origin"
+
+
+class NotTrustedError(IntegrityError):
+    """Too few of the keys that the reader trusts have signed."""
+
+    default_hint = "name the public key of who made the dataset, or do not use it"
+
+
+class ExpiredError(IntegrityError):
+    """A statement was valid once, and its time is over."""
+
+    default_hint = "ask its writer for a statement that is still valid"
+
+
+class RolledBackError(IntegrityError):
+    """A statement is older than one that was seen before."""
+
+    default_hint = "somebody may have put an old version back; ask its writer for the newest"
 
 
 class AccessError(PipecryptError):

@@ -72,7 +72,7 @@ def _session(body: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b[0-9a-f]{32}\b|[A-Za-z0-9+/]{43}=", "ID", text)
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b[0-9a-f]{32}\b|\b[0-9a-f]{64}\b|[A-Za-z0-9+/]{43}=", "ID", text)
     text = re.sub(r"\d[\d.,:TZ-]*", "N", text)
     return re.sub(r"-+", "-", text).split()
 

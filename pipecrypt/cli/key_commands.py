@@ -11,7 +11,7 @@ import typer
 
 from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
 from pipecrypt.cli.render import show
-from pipecrypt.cli.summaries import entry_lines
+from pipecrypt.cli.summaries import entry_lines, entry_text
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 
 __all__ = ["KeyTypeChoice", "keys_app"]
@@ -48,7 +48,7 @@ def new_key(
     from pipecrypt.keys.keystore import create_key
 
     entry = create_key(reference, key_type.value, credentials(), new_version=new_version)
-    show(entry, lambda: [f"made {entry.type} key {entry.name}, version {entry.version}: {entry.master_key_id}"])
+    show(entry, lambda: [f"made {entry_text(entry)}"])
 
 
 @keys_app.command("list")
@@ -66,21 +66,22 @@ def list_all(
 
 @keys_app.command("export")
 def export_key(
-    reference: _Reference,
+    reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, or pem://PATH")],
     public: Annotated[bool, typer.Option("--public", help="The public key of a signing key, as PEM.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Unlock the keystore and prove that the public key was not exchanged.")
+        bool, typer.Option("--verify", help="Open the private key and prove that the public key was not exchanged.")
     ] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
     """Print a public key."""
-    from pipecrypt.keys.keystore import export_public_key
+    from pipecrypt.crypto.signature import key_id
+    from pipecrypt.keys.signers import export_public_key
 
     if not public:
         raise UsageError("only public keys can be exported", hint="add --public; secret keys stay in the keystore")
-    pem = export_public_key(reference, credentials() if verify else None)
-    show({"public_key": pem}, pem.splitlines)
+    pem = export_public_key(reference, credentials(), prove=verify)
+    show({"public_key": pem, "key_id": key_id(pem)}, pem.splitlines)
 
 
 @keys_app.command("import")
@@ -97,7 +98,7 @@ def import_from_file(
     from pipecrypt.keys.keystore import import_key
 
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version)
-    show(entry, lambda: [f"imported {entry.type} key {entry.name}, version {entry.version}: {entry.master_key_id}"])
+    show(entry, lambda: [f"imported {entry_text(entry)}"])
 
 
 def _read_key_bytes(file: Path) -> bytes:

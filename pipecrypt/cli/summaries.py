@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 
-__all__ = ["entry_lines", "file_lines", "plan_lines", "run_lines"]
+__all__ = ["entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
@@ -95,8 +95,18 @@ def _key(key: KeySummary) -> str:
 def entry_lines(entries: Sequence[KeystoreEntry]) -> Iterator[str]:
     """Yield the keys of a keystore."""
     head = ("name", "type", "version", "created", "id")
-    rows = [(each.name, each.type, str(each.version), each.created, each.master_key_id) for each in entries]
+    rows = [(each.name, each.type, str(each.version), each.created, _entry_id(each)) for each in entries]
     yield from aligned([head, *rows], right=(2,))
+
+
+def entry_text(entry: KeystoreEntry) -> str:
+    """Return one key in one line."""
+    return f"{entry.type} key {entry.name}, version {entry.version}: {_entry_id(entry)}"
+
+
+def _entry_id(entry: KeystoreEntry) -> str:
+    # What a person meets elsewhere: data files store the one of a master key, statements that of a signing key.
+    return entry.key_id or entry.master_key_id
 
 
 def plan_lines(plan: ConfigPlan) -> Iterator[str]:

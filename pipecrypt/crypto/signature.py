@@ -1,34 +1,55 @@
-"""Sign and verify with Ed25519 and ML-DSA-65. What is signed and whom a reader trusts is left to the rooms above.
+"""Check signatures under public keys. Making them is left to private_key; whom a reader trusts, to the rooms above.
 
-A private key is its seed (32 bytes; RFC 8032 5.1.5, FIPS 204 3.6.3), held as a DataKey. A public key is a PEM text
-(SubjectPublicKeyInfo). The public key alone decides the algorithm: a signature carries no name of one.
+A public key is a PEM text (SubjectPublicKeyInfo). It alone decides the algorithm, so nothing that an attacker sends
+along can choose a weaker one:
+
+=============== ==================================================================================================
+key             signature
+=============== ==================================================================================================
+Ed25519         RFC 8032 5.1, 64 bytes
+ML-DSA-65       FIPS 204 5.2 with an empty context, 3309 bytes
+EC P-256, P-384 ECDSA with SHA-256, SHA-384 (FIPS 186-5 6): DER of SEQUENCE { r, s }
+RSA             RSASSA-PSS (RFC 8017 8.1): SHA-256, MGF1 with SHA-256, a salt of 32 bytes; 2048 to 16384 bits
+=============== ==================================================================================================
+
+A signature is no name of a message: who has one ECDSA signature (r, s) knows a second, (r, n - s).
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
 
 __all__ = [
+    "MAX_PEM_CHARACTERS",
+    "PublicKey",
     "SignatureAlgorithm",
     "algorithm_of",
-    "new_signing_seed",
-    "public_pem",
-    "read_private_pem",
-    "sign",
+    "ecdsa_scheme",
+    "key_id",
+    "pss_padding",
+    "pss_scheme",
     "verify",
 ]
 
-_PrivateKey: TypeAlias = Ed25519PrivateKey | MLDSA65PrivateKey
-_PublicKey: TypeAlias = Ed25519PublicKey | MLDSA65PublicKey
+MAX_PEM_CHARACTERS: Final = 64 * 1024
+_MIN_RSA_BITS: Final = 2048
+_MAX_RSA_BITS: Final = 16384  # beyond, OpenSSL refuses to verify
+_MIN_RSA_EXPONENT: Final = 2**16 + 1  # FIPS 186-5 5.1; with an exponent of 1 anybody could sign
+_MAX_RSA_EXPONENT: Final = 2**64  # OpenSSL's own bound for long moduli
+_HINT: Final = "use Ed25519, ML-DSA-65, ECDSA on P-256 or P-384, or RSA"
+
+_PublicObject: TypeAlias = Ed25519PublicKey | MLDSA65PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class SignatureAlgorithm(StrEnum):
@@ -36,31 +57,96 @@ class SignatureAlgorithm(StrEnum):
 
     ED25519 = "ed25519"
     MLDSA65 = "mldsa65"
+    ECDSA_P256 = "ecdsa-p256"
+    ECDSA_P384 = "ecdsa-p384"
+    RSA_PSS = "rsa-pss"
 
 
-def new_signing_seed(algorithm: SignatureAlgorithm) -> DataKey:
-    """Return the seed of a fresh private key.
+_HASHES: Final = MappingProxyType(
+    {SignatureAlgorithm.ECDSA_P256: hashes.SHA256(), SignatureAlgorithm.ECDSA_P384: hashes.SHA384()}
+)
+_CURVES: Final = MappingProxyType(
+    {"secp256r1": SignatureAlgorithm.ECDSA_P256, "secp384r1": SignatureAlgorithm.ECDSA_P384}
+)
+
+
+class PublicKey:
+    """A public key, parsed once. Pickled as its PEM text; equal to another with the same `key_id`.
+
+    Args:
+        pem: one public key; text around it is allowed (RFC 7468 2), a second key is not looked at.
 
     Raises:
-        UsageError: this OpenSSL lacks the algorithm.
+        UsageError: no PEM, or a key of another algorithm, curve or size.
     """
-    try:
-        private = Ed25519PrivateKey if algorithm is SignatureAlgorithm.ED25519 else MLDSA65PrivateKey
-        return DataKey(private.generate().private_bytes_raw())
-    except UnsupportedAlgorithm as error:
-        raise _unsupported(algorithm) from error
+
+    __slots__ = ("_public", "algorithm", "key_id", "pem")
+
+    def __init__(self, pem: str) -> None:
+        """Parse and check it."""
+        self._public = _parse(pem)
+        self.algorithm: Final = _algorithm(self._public)
+        # Encoded anew, so that one key has one id however its PEM was written.
+        spki = self._public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self.key_id: Final = hashlib.sha256(spki).hexdigest()
+        self.pem: Final = self._public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode()
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Pass if `signature` is one of `message` under this key, which the caller trusts already.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        try:
+            self._verify(message, signature)
+        except InvalidSignature as error:
+            raise IntegrityError("the signature does not fit the message and the public key") from error
+
+    def _verify(self, message: bytes, signature: bytes) -> None:
+        if isinstance(self._public, ec.EllipticCurvePublicKey):
+            self._public.verify(signature, message, ecdsa_scheme(self.algorithm))
+        elif isinstance(self._public, rsa.RSAPublicKey):
+            self._public.verify(signature, message, pss_padding(), pss_scheme())
+        else:
+            self._public.verify(signature, message)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare key ids."""
+        return isinstance(other, PublicKey) and other.key_id == self.key_id
+
+    def __hash__(self) -> int:
+        """Hash the key id."""
+        return hash(self.key_id)
+
+    def __repr__(self) -> str:
+        """Show the algorithm and the id."""
+        return f"<PublicKey {self.algorithm} {self.key_id}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the PEM text: workers verify too."""
+        return PublicKey, (self.pem,)
 
 
-def public_pem(algorithm: SignatureAlgorithm, seed: DataKey) -> str:
-    """Return the public key that belongs to `seed`, as PEM."""
-    public = _private_key(algorithm, seed).public_key()
-    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return pem.decode()
+def key_id(public_key_pem: str) -> str:
+    """Return the id of a public key: SHA-256 of its DER SubjectPublicKeyInfo, in hexadecimal.
+
+    `openssl pkey -pubin -outform DER | sha256sum` prints the same.
+
+    Raises:
+        UsageError: the public key is none of ours.
+    """
+    return PublicKey(public_key_pem).key_id
 
 
-def sign(algorithm: SignatureAlgorithm, seed: DataKey, message: bytes) -> bytes:
-    """Return the signature of `message`; the caller has put a type or domain label into it."""
-    return _private_key(algorithm, seed).sign(message)
+def algorithm_of(public_key_pem: str) -> SignatureAlgorithm:
+    """Return what a public key is for.
+
+    Raises:
+        UsageError: the public key is none of ours.
+    """
+    return PublicKey(public_key_pem).algorithm
 
 
 def verify(public_key_pem: str, message: bytes, signature: bytes) -> None:
@@ -70,63 +156,58 @@ def verify(public_key_pem: str, message: bytes, signature: bytes) -> None:
         IntegrityError: it is not.
         UsageError: the public key is none of ours.
     """
-    public = _public_key(public_key_pem)
-    try:
-        public.verify(signature, message)
-    except InvalidSignature as error:
-        raise IntegrityError("the signature does not fit the message and the public key") from error
+    PublicKey(public_key_pem).verify(message, signature)
 
 
-def algorithm_of(public_key_pem: str) -> SignatureAlgorithm:
-    """Return what a public key is for.
-
-    Raises:
-        UsageError: no PEM, or another algorithm.
-    """
-    return _algorithm(_public_key(public_key_pem))
+def ecdsa_scheme(algorithm: SignatureAlgorithm) -> ec.ECDSA:
+    """Return how a curve signs: the hash is as long as the curve's order, never chosen by the signature."""
+    return ec.ECDSA(_HASHES[algorithm])
 
 
-def read_private_pem(pem: bytes) -> tuple[SignatureAlgorithm, DataKey]:
-    """Return algorithm and seed of an unencrypted PKCS #8 private key, as `openssl genpkey` writes it.
-
-    Raises:
-        UsageError: no such PEM, encrypted, or another algorithm.
-    """
-    try:
-        private = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # The text of the library's error may quote the input, so it is not repeated.
-        raise UsageError(
-            "this is no unencrypted private key in PEM", hint="decrypt it with openssl pkey, or make a new one"
-        ) from error
-    if not isinstance(private, _PrivateKey):
-        raise UsageError("the private key is neither Ed25519 nor ML-DSA-65", hint="make one with pipecrypt keys new")
-    return _algorithm(private.public_key()), DataKey(private.private_bytes_raw())
+def pss_scheme() -> hashes.HashAlgorithm:
+    """Return the one hash of RSA-PSS."""
+    return hashes.SHA256()
 
 
-def _private_key(algorithm: SignatureAlgorithm, seed: DataKey) -> _PrivateKey:
-    seed_bytes = bytes(seed.expose_key_bytes())
-    try:
-        if algorithm is SignatureAlgorithm.ED25519:
-            return Ed25519PrivateKey.from_private_bytes(seed_bytes)
-        return MLDSA65PrivateKey.from_seed_bytes(seed_bytes)
-    except UnsupportedAlgorithm as error:
-        raise _unsupported(algorithm) from error
+def pss_padding() -> padding.PSS:
+    """Return the one padding of RSA-PSS. The salt's length is fixed: `AUTO` would accept any."""
+    return padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size)
 
 
-def _public_key(pem: str) -> _PublicKey:
+def _parse(pem: str) -> _PublicObject:
+    refusal = UsageError("this is no public key in PEM", hint="pipecrypt keys export writes one")
+    if len(pem) > MAX_PEM_CHARACTERS:
+        raise refusal
     try:
         public = serialization.load_pem_public_key(pem.encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError("this is no public key in PEM", hint="pipecrypt keys export writes one") from error
-    if not isinstance(public, _PublicKey):
-        raise UsageError("the public key is neither Ed25519 nor ML-DSA-65", hint="pipecrypt keys export writes one")
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # The library's text may quote the input, which may be a private key, so it is not repeated.
+        raise refusal from None
+    if not isinstance(public, _PublicObject):
+        raise UsageError("the public key is of an algorithm that signs nothing here", hint=_HINT)
     return public
 
 
-def _algorithm(public: _PublicKey) -> SignatureAlgorithm:
-    return SignatureAlgorithm.ED25519 if isinstance(public, Ed25519PublicKey) else SignatureAlgorithm.MLDSA65
+def _algorithm(public: _PublicObject) -> SignatureAlgorithm:
+    if isinstance(public, Ed25519PublicKey):
+        return SignatureAlgorithm.ED25519
+    if isinstance(public, MLDSA65PublicKey):
+        return SignatureAlgorithm.MLDSA65
+    if isinstance(public, rsa.RSAPublicKey):
+        _check_rsa(public)
+        return SignatureAlgorithm.RSA_PSS
+    algorithm = _CURVES.get(public.curve.name)
+    if algorithm is None:
+        raise UsageError(f"the key is on the curve {public.curve.name}, not P-256 or P-384", hint=_HINT)
+    return algorithm
 
 
-def _unsupported(algorithm: SignatureAlgorithm) -> UsageError:
-    return UsageError(f"this build of OpenSSL has no {algorithm}", hint="use the wheels of cryptography from PyPI")
+def _check_rsa(public: rsa.RSAPublicKey) -> None:
+    if not _MIN_RSA_BITS <= public.key_size <= _MAX_RSA_BITS:
+        raise UsageError(
+            f"the RSA key has {public.key_size} bits, not {_MIN_RSA_BITS} to {_MAX_RSA_BITS}",
+            hint="make one of 3072 bits, or an Ed25519 key",
+        )
+    exponent = public.public_numbers().e
+    if not _MIN_RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT:  # cryptography refuses even ones
+        raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")

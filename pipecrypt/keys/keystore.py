@@ -1,4 +1,4 @@
-"""The key service `keystore://` and its keys: make, import, list, export. Text, seal and file are left to its siblings.
+"""The key service `keystore://` and its keys: make, import, list. Text, seal and file are left to its siblings.
 
 URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
 Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.
@@ -16,8 +16,9 @@ from typing import Final
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
-from pipecrypt.crypto.signature import SignatureAlgorithm, new_signing_seed, public_pem, read_private_pem
-from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
+from pipecrypt.crypto.private_key import new_signing_seed, public_pem, read_private_pem
+from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
+from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.documents import decode_base64
 from pipecrypt.keys.keystore_document import KeystoreDocument, KeyType, StoredKey, encode_keystore, parse_keystore
@@ -31,12 +32,12 @@ from pipecrypt.keys.keystore_lookup import (
     read_keystore,
     read_keystore_if_any,
 )
-from pipecrypt.keys.keystore_seal import new_keystore, open_stored_key, seal_key, unlock_keystore
+from pipecrypt.keys.keystore_seal import new_keystore, seal_key, unlock_keystore
 from pipecrypt.keys.keystore_service import KeystoreService
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SERVICE", "KeystoreEntry", "create_key", "export_public_key", "import_key", "list_keys"]
+__all__ = ["SERVICE", "KeystoreEntry", "create_key", "import_key", "list_keys"]
 
 SERVICE: Final = KeystoreService()
 
@@ -57,10 +58,21 @@ class _NewKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeystoreEntry:
-    """What a keystore tells about one version of one key without its passphrase, so nothing here is authenticated."""
+    """What a keystore tells about one version of one key without its passphrase, so nothing here is authenticated.
+
+    Args:
+        name: what key references call it.
+        master_key_id: what data files store of a master key.
+        key_id: what statements store of a signing key, made from its public key; None for others.
+        type: aes256, ed25519 or mldsa65.
+        version: 1 for the first of its name.
+        created: UTC, ISO 8601.
+        public_key: PEM of a signing key; None for others.
+    """
 
     name: str
     master_key_id: str
+    key_id: str | None
     type: str
     version: int
     created: str
@@ -145,31 +157,6 @@ def list_keys(reference: str) -> tuple[KeystoreEntry, ...]:
         return _entries(read_keystore(keystore_path(parsed)).keys)
     place = locate_key(parsed)
     return _entries(find_versions(read_keystore(place.path), place))
-
-
-def export_public_key(reference: str, credentials: Credentials | None = None) -> str:
-    """Return the public key of a signing key's newest version as PEM.
-
-    Args:
-        reference: `keystore://PATH#NAME`.
-        credentials: unlock the keystore and prove that the public key is the one it was made with. Without them the
-            file is taken at its word: whoever can write it can put another public key there.
-
-    Raises:
-        UsageError: the key is no signing key.
-        KeystoreError: the keystore is missing or malformed.
-        KeyNotFoundError: it has no such key.
-        IntegrityError: the public key was exchanged.
-    """
-    place = locate_key(parse_key_reference(reference))
-    document = read_keystore(place.path)
-    entry = find_versions(document, place)[-1]
-    if entry.public_key is None:
-        raise UsageError(f"{reference} is a master key, which has no public half", hint="export a signing key")
-    if credentials is not None:
-        with unlock_keystore(document, str(place.path), credentials) as wrapping:
-            open_stored_key(document, entry, wrapping, str(place.path)).wipe()
-    return entry.public_key
 
 
 def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParameters | None) -> KeystoreEntry:
@@ -274,6 +261,7 @@ def _entries(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
         KeystoreEntry(
             name=key.name,
             master_key_id=master_key_id(key),
+            key_id=_key_id(key),
             type=key.type.value,
             version=key.version,
             created=key.created,
@@ -281,3 +269,15 @@ def _entries(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
         )
         for key in keys
     )
+
+
+def _key_id(key: StoredKey) -> str | None:
+    if key.public_key is None:
+        return None
+    try:
+        return key_id(key.public_key)
+    except UsageError as error:
+        raise KeystoreError(
+            f"key {key.name} (version {key.version}) has no valid public key: {error.message}",
+            hint="restore the keystore from its backup",
+        ) from error

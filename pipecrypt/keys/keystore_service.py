@@ -1,7 +1,8 @@
-"""The master keys of a keystore, opened in this process: the key service itself. Making and listing keys: keystore.
+"""The keys of a keystore, opened in this process: the key service itself. Making and listing keys: keystore.
 
 Data files store the master key id `keystore/<name>/<uuid>`, never the path. Each version of a key has its own UUID: new
-KEKs are wrapped under the newest, and the earlier ones still unwrap.
+KEKs are wrapped under the newest, and the earlier ones still unwrap. The newest version of a signing key signs; the
+public keys of all versions can be read without the passphrase, and nothing authenticates them then.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from typing import Final
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
+from pipecrypt.crypto.private_key import PrivateKey
+from pipecrypt.crypto.signature import SignatureAlgorithm
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore_document import KeyType
-from pipecrypt.keys.keystore_lookup import find_versions, locate_key, master_key_id, read_keystore
+from pipecrypt.keys.keystore_document import KeystoreDocument, KeyType, StoredKey
+from pipecrypt.keys.keystore_lookup import KeyPlace, find_versions, locate_key, master_key_id, read_keystore
 from pipecrypt.keys.keystore_seal import open_stored_key, unlock_keystore
 from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["KeystoreMasterKey", "KeystoreService"]
@@ -108,3 +112,44 @@ class KeystoreService:
                 key = open_stored_key(document, entry, wrapping, str(place.path))
                 opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened))
         return opened[-1]
+
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> LocalSigner:
+        """Unlock the newest version of a signing key.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is a master key.
+            PassphraseError: passphrase or key file is missing or wrong.
+            IntegrityError: the key was changed after it was written.
+        """
+        place = locate_key(reference)
+        document, versions = _signing_versions(place)
+        newest = versions[-1]
+        with unlock_keystore(document, str(place.path), credentials) as wrapping:
+            seed = open_stored_key(document, newest, wrapping, str(place.path))
+        return LocalSigner(PrivateKey.from_seed(SignatureAlgorithm(newest.type.value), seed))
+
+    def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
+        """Return the public keys of all versions of a signing key, oldest first, as the file has them.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is a master key.
+        """
+        _, versions = _signing_versions(locate_key(reference))
+        return tuple(entry.public_key for entry in versions if entry.public_key is not None)
+
+
+def _signing_versions(place: KeyPlace) -> tuple[KeystoreDocument, tuple[StoredKey, ...]]:
+    document = read_keystore(place.path)
+    versions = find_versions(document, place)
+    if versions[0].type is KeyType.AES256:
+        raise UsageError(
+            f"{place.text} is a master key, which signs nothing",
+            hint="make a signing key: pipecrypt keys new KEYREF --type ed25519",
+        )
+    return document, versions

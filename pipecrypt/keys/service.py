@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from pipecrypt.context import Context
-from pipecrypt.errors import KeyReferenceError, MissingExtraError
+from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.secret import DataKey
@@ -28,6 +28,7 @@ __all__ = [
     "Wipeable",
     "check_key_reference",
     "known_schemes",
+    "load_key_service",
     "open_key_reference",
 ]
 
@@ -36,6 +37,7 @@ _GROUP: Final = "pipecrypt.key_services"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "keystore": "pipecrypt.keys.keystore",
+        "pem": "pipecrypt.keys.pem",
         "static": "pipecrypt.keys.static",
     }
 )
@@ -96,8 +98,9 @@ class ExplicitKeys(Protocol):
         """
 
 
+@runtime_checkable
 class KeyService(Protocol):
-    """What a scheme stands for."""
+    """What a scheme stands for: keys that encrypt or open files. The powers to sign are in `signers`."""
 
     def open_key(self, reference: KeyReference, credentials: Credentials) -> MasterKey | ExplicitKeys:
         """Return the key that `reference` names; a missing key or wrong passphrase shows here.
@@ -123,10 +126,16 @@ def open_key_reference(
 
     Raises:
         KeyReferenceError: no reference, or an unknown scheme.
+        UsageError: keys of the scheme only sign.
         AccessError: the key is missing, or the credentials do not open it.
     """
     reference = parse_key_reference(text)
-    service = (services or {}).get(reference.scheme) or _load_service(reference)
+    service = (services or {}).get(reference.scheme) or load_key_service(reference)
+    if not isinstance(service, KeyService):
+        raise UsageError(
+            f"keys of {reference.scheme}:// encrypt nothing: {reference.text}",
+            hint="encrypt under a master key, such as keystore:///path/keys.json#name",
+        )
     return service.open_key(reference, credentials)
 
 
@@ -147,15 +156,21 @@ def known_schemes() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *_plugged_in()}))
 
 
-def _load_service(reference: KeyReference) -> KeyService:
+def load_key_service(reference: KeyReference) -> object:
+    """Return what stands for a reference's scheme; the caller asks for the power it needs.
+
+    Raises:
+        KeyReferenceError: an unknown scheme.
+        MissingExtraError: its plug-in cannot be loaded.
+    """
     module = _BUILT_IN.get(reference.scheme)
     if module is not None:
-        return cast(KeyService, importlib.import_module(module).SERVICE)
+        return cast(object, importlib.import_module(module).SERVICE)
     entry_point = _plugged_in().get(reference.scheme)
     if entry_point is None:
         raise _unknown_scheme(reference)
     try:
-        return cast(KeyService, entry_point.load())
+        return cast(object, entry_point.load())
     except (ImportError, AttributeError) as error:
         raise MissingExtraError(
             f"the key service for {reference.text} cannot be loaded: {entry_point.value}",

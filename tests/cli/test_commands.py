@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import pipecrypt as pc
 from cli.conftest import Run
 from pipecrypt.cli.main import main
+from tests.crypto.keys import private_pem
 
 _ROUND_TRIPS = [
     [],
@@ -197,8 +199,30 @@ def test_keys(run: Run, keyref: str) -> None:
     pem = run("keys", "export", signing, "--public").out
     assert pem.startswith("-----BEGIN PUBLIC KEY-----\n")
     assert run("keys", "export", signing, "--public", "--verify").out == pem
+    exported = run("keys", "export", signing, "--public", "--json").document
+    assert exported["public_key"] == pem
+    assert exported["key_id"] == made["key_id"]
+    assert made["key_id"] in run("keys", "list", signing).out
     assert run("keys", "export", signing).code == 2
     assert run("keys", "export", keyref, "--public").code == 2
+
+
+def test_export_of_a_pem_key(run: Run, world: Path) -> None:
+    pem = private_pem(Ed25519PrivateKey.generate())
+    (world / "key.pem").write_bytes(pem)
+    (world / "key.pem").chmod(0o600)
+    answer = run("keys", "export", "pem://./key.pem", "--public")
+    assert answer.out.startswith("-----BEGIN PUBLIC KEY-----\n")
+
+    (world / "public.pem").write_text(answer.out)
+    assert run("keys", "export", "pem://./public.pem", "--public").code == 2
+    assert run("keys", "export", "pem://./none.pem", "--public").code == 4
+    assert run("keys", "export", "static://./keys.json", "--public").code == 2
+    # A public key needs no keystore.
+    refused = run("keys", "import", "keystore://./keys.json#public", "public.pem")
+    assert (refused.code, "public key" in refused.err) == (2, True)
+    assert run("keys", "import", "keystore://./keys.json#private", "key.pem").code == 0
+    assert run("keys", "export", "keystore://./keys.json#private", "--public").out == answer.out
 
 
 def test_import_of_a_key(run: Run, world: Path) -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters, derive_key
-from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of
+from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of, key_id
 from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
@@ -30,11 +30,12 @@ from pipecrypt.errors import (
 from pipecrypt.keys import keystore as keystore_module
 from pipecrypt.keys import keystore_document, keystore_seal
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import SERVICE, create_key, export_public_key, import_key, list_keys
+from pipecrypt.keys.keystore import SERVICE, create_key, import_key, list_keys
 from pipecrypt.keys.keystore_service import KeystoreMasterKey
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import EarlierVersions, MasterKey
 from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.signers import export_public_key
 from pipecrypt.secret import DataKey
 
 Reference = Callable[[str], str]
@@ -246,7 +247,9 @@ def test_listing_needs_no_passphrase(keystore: Reference, credentials: Credentia
         ]  # fmt: skip
     assert entries[0].created == "2026-11-24T12:00:00Z"
     assert entries[0].public_key is None
-    assert entries[1].public_key == export_public_key(keystore("sign"))
+    assert entries[0].key_id is None
+    assert entries[1].public_key == export_public_key(keystore("sign"), Credentials({}))
+    assert entries[1].key_id == key_id(entries[1].public_key)
     with pytest.raises(KeyNotFoundError):
         list_keys(keystore("other"))
 
@@ -254,7 +257,7 @@ def test_listing_needs_no_passphrase(keystore: Reference, credentials: Credentia
 @pytest.mark.parametrize("key_type", ["ed25519", "mldsa65"])
 def test_signing_keys(keystore: Reference, credentials: Credentials, key_type: str) -> None:
     _create(keystore("sign"), credentials, key_type)
-    assert algorithm_of(export_public_key(keystore("sign"), credentials)) is SignatureAlgorithm(key_type)
+    assert algorithm_of(export_public_key(keystore("sign"), credentials, prove=True)) is SignatureAlgorithm(key_type)
     with pytest.raises(UsageError):
         KeySession([keystore("sign")], credentials=credentials)
 
@@ -263,11 +266,14 @@ def test_export_refuses_master_keys_and_exchanged_public_keys(keystore: Referenc
     for name, key_type in (("pii", "aes256"), ("a", "ed25519"), ("b", "ed25519")):
         _create(keystore(name), credentials, key_type)
     with pytest.raises(UsageError):
-        export_public_key(keystore("pii"))
-    other = export_public_key(keystore("b"))
+        export_public_key(keystore("pii"), credentials)
+    other = export_public_key(keystore("b"), credentials)
     _edit(keystore("a"), lambda document: document["keys"][1].update(public_key=other))
     with pytest.raises(IntegrityError):
-        export_public_key(keystore("a"), credentials)
+        export_public_key(keystore("a"), credentials, prove=True)
+    _edit(keystore("a"), lambda document: document["keys"][1].update(public_key="no PEM"))
+    with pytest.raises(KeystoreError):
+        list_keys(keystore("a"))
 
 
 def test_import(keystore: Reference, credentials: Credentials) -> None:
@@ -281,7 +287,7 @@ def test_import(keystore: Reference, credentials: Credentials) -> None:
     public = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    assert export_public_key(keystore("sign"), credentials) == public.decode()
+    assert export_public_key(keystore("sign"), credentials, prove=True) == public.decode()
     import_key(keystore("raw"), b"K" * 32, credentials, new_version=True)
     for data in (
         b"",
@@ -291,6 +297,7 @@ def test_import(keystore: Reference, credentials: Credentials) -> None:
         b"-----BEGIN X-----",
         base64.b64encode(bytes(16)),
         "ü".encode(),
+        public,
     ):
         with pytest.raises(UsageError) as caught:
             import_key(keystore("bad"), data, credentials)

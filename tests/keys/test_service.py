@@ -21,7 +21,7 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_built_in_schemes_are_known_without_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_plugged_in", dict)
-    assert known_schemes() == ("keystore", "static")
+    assert known_schemes() == ("keystore", "pem", "static")
     assert check_key_reference("keystore://x#a").fragment == "a"
 
 
@@ -48,7 +48,7 @@ def test_plug_ins_are_loaded_when_asked_for() -> None:
 @pytest.mark.usefixtures("plugged_in")
 def test_no_plug_in_takes_over_a_scheme_of_ours() -> None:
     reference = check_key_reference("keystore://x#a")
-    assert type(service._load_service(reference)).__name__ == "KeystoreService"
+    assert type(service.load_key_service(reference)).__name__ == "KeystoreService"
 
 
 def test_given_services_come_first(memory: MemoryKeyService) -> None:

@@ -1,0 +1,247 @@
+"""Open the signing key that a reference names, and sign with it. What is signed is left to the rooms above.
+
+A key service signs where its `SERVICE` object has the power `SigningService`, and shows public keys without a secret
+where it has the power `PublicKeys`. Both are found as key services are, in the entry points of `service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+from pipecrypt.crypto.private_key import PrivateKey
+from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.crypto.signed import Signature
+from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.public_keys import parse_public_keys
+from pipecrypt.keys.reference import KeyReference, parse_key_reference
+from pipecrypt.keys.service import Wipeable, load_key_service
+
+__all__ = [
+    "LocalSigner",
+    "PublicKeys",
+    "Signer",
+    "SigningService",
+    "SigningServices",
+    "export_public_key",
+    "make_signatures",
+    "open_signer",
+    "read_public_keys",
+]
+
+_HINT: Final = "sign with keystore:///path/keys.json#name or pem:///path/key.pem"
+
+
+@runtime_checkable
+class Signer(Protocol):
+    """A private key that signs. One that holds key bytes in this process is `Wipeable` too; its opener wipes it."""
+
+    @property
+    def key_id(self) -> str:
+        """SHA-256 of the public key's DER SubjectPublicKeyInfo, in hexadecimal."""
+
+    @property
+    def public_key_pem(self) -> str:
+        """The public key, as PEM."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature of `message`, whose type or domain label the caller has put into it.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+        """
+
+
+@runtime_checkable
+class SigningService(Protocol):
+    """A power of a key service: it signs."""
+
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> Signer:
+        """Return the newest version of the signing key that `reference` names.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            UsageError: the key signs nothing.
+            AccessError: the key is missing, or the credentials do not open it.
+        """
+
+
+@runtime_checkable
+class PublicKeys(Protocol):
+    """A power of a key service: it tells public keys without a secret."""
+
+    def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
+        """Return the public keys of all versions of a signing key as PEM, oldest first, at least one.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            UsageError: the key signs nothing.
+            AccessError: the key is missing.
+        """
+
+
+SigningServices: TypeAlias = Mapping[str, SigningService | PublicKeys]
+
+
+class LocalSigner:
+    """A private key in this process.
+
+    Args:
+        private_key: owned from now on, and wiped by `wipe`.
+    """
+
+    __slots__ = ("_private_key",)
+
+    def __init__(self, private_key: PrivateKey) -> None:
+        """Keep it."""
+        self._private_key = private_key
+
+    @property
+    def key_id(self) -> str:
+        """The id of the public key."""
+        return self._private_key.public_key.key_id
+
+    @property
+    def public_key_pem(self) -> str:
+        """The public key, as PEM."""
+        return self._private_key.public_key.pem
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature of `message`."""
+        return self._private_key.sign(message)
+
+    def wipe(self) -> None:
+        """Wipe the private key, as far as Python can: see `crypto.private_key`."""
+        self._private_key.wipe()
+
+    def __repr__(self) -> str:
+        """Show the public key's id."""
+        return f"<LocalSigner {self.key_id}>"
+
+
+def open_signer(text: str, credentials: Credentials, *, services: SigningServices | None = None) -> Signer:
+    """Open the signing key that a reference names.
+
+    Args:
+        text: the key reference: `keystore://PATH#NAME`, `pem:///path/key.pem`, or one of a plug-in.
+        credentials: what opens it.
+        services: signing services by scheme that are asked before the built-in ones; for tests and embedders.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+        UsageError: the scheme or the key signs nothing.
+        AccessError: the key is missing, or the credentials do not open it.
+        IntegrityError: the key was changed after it was stored.
+    """
+    reference = parse_key_reference(text)
+    service = _find_service(reference, services)
+    if not isinstance(service, SigningService):
+        raise UsageError(f"keys of {reference.scheme}:// sign nothing: {reference.text}", hint=_HINT)
+    try:
+        return service.open_signer(reference, credentials)
+    except PipecryptError:
+        raise
+    except Exception as error:
+        raise _foreign(text, error) from error
+    finally:
+        credentials.forget()
+
+
+def make_signatures(signers: Sequence[Signer], message: bytes) -> tuple[Signature, ...]:
+    """Sign one message with each key, in order; each signature is checked before it leaves.
+
+    The check costs little, and shows a service that signs with another key or answers nonsense while there is still
+    somebody to tell.
+
+    Args:
+        signers: at least one; two with the same key are refused.
+        message: what is signed.
+
+    Raises:
+        UsageError: there is no signer, or one key occurs twice.
+        KeyServiceError: a service failed, refused, or returned no signature of its key.
+    """
+    if not signers:
+        raise UsageError("there is no key to sign with", hint=_HINT)
+    ids = [signer.key_id for signer in signers]
+    for twice in sorted({key_id for key_id in ids if ids.count(key_id) > 1}):
+        raise UsageError(f"the key {twice} is to sign twice", hint="name each signing key once")
+    return tuple(_make_signature(signer, message) for signer in signers)
+
+
+def read_public_keys(text: str, *, services: SigningServices | None = None) -> tuple[PublicKey, ...]:
+    """Return the public keys of all versions of the signing key that a reference names; asks for no secret.
+
+    Nothing authenticates them: who can write the keystore or answers for the service decides what they are.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+        UsageError: the scheme or the key has no public half to read.
+        AccessError: the key is missing.
+    """
+    reference = parse_key_reference(text)
+    service = _find_service(reference, services)
+    if not isinstance(service, PublicKeys):
+        raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
+    try:
+        pems = service.public_keys(reference)
+        return tuple(key for pem in pems for key in parse_public_keys(pem, text))
+    except PipecryptError:
+        raise
+    except Exception as error:
+        raise _foreign(text, error) from error
+
+
+def export_public_key(
+    text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
+) -> str:
+    """Return the public key of a signing key's newest version as PEM.
+
+    Args:
+        text: the key reference.
+        credentials: asked only where the private key has to be opened: to prove, and for `pem://`.
+        prove: open the private key and derive the public key from it. Without, a keystore is taken at its word:
+            who can write the file can put another public key there.
+        services: as in `open_signer`.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+        UsageError: the scheme or the key has no public half.
+        AccessError: the key is missing, or the credentials do not open it.
+        IntegrityError: the public key was exchanged.
+    """
+    if not prove and isinstance(_find_service(parse_key_reference(text), services), PublicKeys):
+        return read_public_keys(text, services=services)[-1].pem
+    signer = open_signer(text, credentials, services=services)
+    try:
+        return signer.public_key_pem
+    finally:
+        if isinstance(signer, Wipeable):
+            signer.wipe()
+
+
+def _make_signature(signer: Signer, message: bytes) -> Signature:
+    public_key = PublicKey(signer.public_key_pem)
+    try:
+        value = signer.sign(message)
+        public_key.verify(message, value)
+    except IntegrityError as error:
+        raise KeyServiceError(
+            f"what was returned for the key {public_key.key_id} is no signature of it",
+            hint="check that private and public key belong together",
+        ) from error
+    except PipecryptError:
+        raise
+    except Exception as error:
+        raise _foreign(public_key.key_id, error) from error
+    return Signature(public_key.key_id, value)
+
+
+def _find_service(reference: KeyReference, services: SigningServices | None) -> object:
+    return (services or {}).get(reference.scheme) or load_key_service(reference)
+
+
+def _foreign(what: str, error: Exception) -> KeyServiceError:
+    # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
+    return KeyServiceError(f"the key service of {what} failed: {type(error).__name__}")
