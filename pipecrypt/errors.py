@@ -15,6 +15,7 @@ __all__ = [
     "ColumnNotFoundError",
     "ConfigError",
     "ConflictError",
+    "ExpiredError",
     "FormatError",
     "IntegrityError",
     "InterruptedRunError",
@@ -25,10 +26,12 @@ __all__ = [
     "LimitError",
     "MissingExtraError",
     "NotEncryptedError",
+    "NotTrustedError",
     "OutputError",
     "PassphraseError",
     "PipecryptError",
     "PolicyError",
+    "RolledBackError",
     "SinkNotEmptyError",
     "SourceNotFoundError",
     "StorageError",
@@ -173,6 +176,24 @@ class IntegrityError(PipecryptError):
 
     exit_code = 3
     default_hint = "do not use this file; fetch it again from its origin"
+
+
+class NotTrustedError(IntegrityError):
+    """Too few of the trusted keys signed a statement."""
+
+    default_hint = "compare the trusted public keys with those of whoever wrote the dataset"
+
+
+class ExpiredError(IntegrityError):
+    """A signed statement is past its expiry."""
+
+    default_hint = "ask whoever signs the dataset for a newer statement, and check the clock of this machine"
+
+
+class RolledBackError(IntegrityError):
+    """A signed statement is older than one that was seen before, or than the caller accepts."""
+
+    default_hint = "somebody put an old version in place of a newer one; restore the newer one"
 
 
 class AccessError(PipecryptError):
