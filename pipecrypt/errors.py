@@ -179,21 +179,21 @@ class IntegrityError(PipecryptError):
 
 
 class NotTrustedError(IntegrityError):
-    """Too few of the trusted keys signed a statement."""
+    """Too few of the keys that the reader trusts have signed."""
 
-    default_hint = "compare the trusted public keys with those of whoever wrote the dataset"
+    default_hint = "name the public key of who made the dataset, or do not use it"
 
 
 class ExpiredError(IntegrityError):
-    """A signed statement is past its expiry."""
+    """A statement was valid once, and its time is over."""
 
-    default_hint = "ask whoever signs the dataset for a newer statement, and check the clock of this machine"
+    default_hint = "ask its writer for a statement that is still valid"
 
 
 class RolledBackError(IntegrityError):
-    """A signed statement is older than one that was seen before, or than the caller accepts."""
+    """A statement is older than one that was seen before."""
 
-    default_hint = "somebody put an old version in place of a newer one; restore the newer one"
+    default_hint = "somebody may have put an old version back; ask its writer for the newest"
 
 
 class AccessError(PipecryptError):

@@ -27,7 +27,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from pipecrypt.crypto.digest import DigestAlgorithm, Digester
+from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import MAX_KEK_ID_CHARACTERS, MAX_KEK_IDS, FileEntry
@@ -64,9 +64,7 @@ def statement_sha256(statement: bytes) -> str:
 
     Signatures may be added to an envelope later without breaking the chain.
     """
-    digester = Digester(DigestAlgorithm.SHA256)
-    digester.update(statement)
-    return digester.hexdigest()
+    return digest(statement)
 
 
 def encode_statement(manifest: Manifest) -> bytes:
@@ -167,7 +165,7 @@ def _decode_list(version: int, body: Document, subject: Document) -> FileListSum
 
 
 def _encode_file(file: FileEntry) -> tuple[JSONObject, JSONObject]:
-    digests = {algorithm.value: digest for algorithm, digest in file.digests().items()}
+    digests = {algorithm.value: value for algorithm, value in file.digests().items()}
     body = {
         "size_bytes": file.size_bytes,
         "rows": file.rows,
@@ -180,8 +178,8 @@ def _encode_file(file: FileEntry) -> tuple[JSONObject, JSONObject]:
 def _decode_file(digests: tuple[DigestAlgorithm, ...], body: Document, subject: Document) -> FileEntry:
     body.only("size_bytes", "rows", "footer_sha256", "kek_ids")
     # Digests that the manifest does not name are ignored, as in-toto's DigestSet asks.
-    digest = subject.document("digest")
-    values = {kind: digest.text(kind.value, max_characters=_DIGEST_CHARACTERS) for kind in digests}
+    stored = subject.document("digest")
+    values = {kind: stored.text(kind.value, max_characters=_DIGEST_CHARACTERS) for kind in digests}
     return FileEntry(
         path=subject.text("name", max_characters=MAX_PATH_BYTES),
         size_bytes=body.integer("size_bytes"),

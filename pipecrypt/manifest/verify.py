@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeAlias
 
-from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.manifest.entry import FileEntry
@@ -104,7 +104,7 @@ class VerifiedManifest:
         summary = self._summary()
         if len(file_list) != summary.size_bytes:  # 1
             raise IntegrityError(f"the file list has {len(file_list)} bytes, but {summary.size_bytes} were signed")
-        if statement_sha256(file_list) != summary.sha256:  # 2
+        if digest(file_list) != summary.sha256:  # 2
             raise IntegrityError("the file list is not the one that was signed")
         return self._entries(file_list, summary)
 

@@ -254,7 +254,10 @@ def test_another_file_list_is_refused_before_its_first_line(other: bytes) -> Non
         _verify().files(other)
 
 
-@pytest.mark.parametrize("changes", [{"count": 2}, {"count": 4}, {"total_bytes": 2006}, {"total_rows": 21}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"count": 2}, {"count": 4}, {"total_bytes": 2006}, {"total_rows": 21}, {"size_bytes": len(FILE_LIST) - 1}],
+)
 def test_the_files_add_up(changes: dict[str, int]) -> None:
     data, summary = listed(ENTRIES)
     verified = _verify(envelope(manifest(files=replace(summary, **changes))))
