@@ -157,3 +157,11 @@ def test_a_changed_byte_is_an_error_or_another_entry(place: int, mask: int) -> N
         return
     assert found != list(ENTRIES)
     assert listed(found)[0] == data
+
+
+def test_shared_kek_ids_are_held_once() -> None:
+    same = _decode(listed([entry("a"), entry("b")])[0])
+    assert same[0].kek_ids is same[1].kek_ids
+
+    different = [entry(f"{number:05}", kek_ids=(f"{number:05}",)) for number in range(10_002)]
+    assert _decode(listed(different)[0]) == different

@@ -82,3 +82,10 @@ def test_every_member_is_needed(name: str) -> None:
     del members[name]
     with pytest.raises(DocumentError):
         _decode(members)
+
+
+def test_there_are_no_more_columns_than_a_file_can_have() -> None:
+    columns = tuple(PromisedColumn((f"{number:05}",), (PII,)) for number in range(32_768))
+    assert PromisedPolicy(PromisedFooter.PLAINTEXT, (PII,), columns[1:]).keys_of(("32767",)) == (PII,)
+    with pytest.raises(DocumentError):
+        PromisedPolicy(PromisedFooter.PLAINTEXT, (PII,), columns)
