@@ -16,8 +16,8 @@ from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
+from pipecrypt.documents import decode_base64
 from pipecrypt.errors import PassphraseError
-from pipecrypt.keys.documents import decode_base64
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["KEY_FILE_VARIABLE", "PASSPHRASE_FILE_VARIABLE", "PASSPHRASE_VARIABLE", "Credentials"]

@@ -18,9 +18,9 @@ from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
 from pipecrypt.crypto.private_key import new_signing_seed, public_pem, read_private_pem
 from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
+from pipecrypt.documents import decode_base64
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.documents import decode_base64
 from pipecrypt.keys.keystore_document import KeystoreDocument, KeyType, StoredKey, encode_keystore, parse_keystore
 from pipecrypt.keys.keystore_file import locked_directory
 from pipecrypt.keys.keystore_lookup import (

@@ -21,8 +21,8 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
+from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.errors import KeystoreError
-from pipecrypt.keys.documents import Document, DocumentError, encode_base64, parse_document
 
 __all__ = [
     "MAX_KEYSTORE_BYTES",

@@ -17,9 +17,9 @@ from typing import Final, Self, TypeAlias
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, open_sealed, random_bytes
 from pipecrypt.crypto.commitment import check_commitment, commit
+from pipecrypt.documents import decode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.documents import decode_base64
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.material import (
     KEK_ID_BYTES,

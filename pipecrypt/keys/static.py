@@ -18,9 +18,9 @@ from typing import Final
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed
+from pipecrypt.documents import Document, DocumentError, decode_base64, parse_document
 from pipecrypt.errors import FormatError, IntegrityError, KeyReferenceError, KeystoreError, UnsupportedError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.documents import Document, DocumentError, decode_base64, parse_document
 from pipecrypt.keys.keystore_file import read_private_file
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.secret import DataKey

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import open_sealed, seal
+from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import (
     FormatError,
     IntegrityError,
@@ -23,7 +24,6 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys import session as session_module
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.documents import decode_base64, encode_base64
 from pipecrypt.keys.material import parse_external_material
 from pipecrypt.keys.session import KeySession
 from pipecrypt.secret import DataKey

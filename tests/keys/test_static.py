@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.crypto.aead import seal
+from pipecrypt.documents import encode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyReferenceError, KeystoreError, UnsupportedError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.documents import encode_base64
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import ExplicitKeys, MasterKey
 from pipecrypt.keys.static import SERVICE, StaticKeys

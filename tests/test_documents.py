@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.keys.documents import DocumentError, decode_base64, encode_base64, parse_document
+from pipecrypt.documents import DocumentError, decode_base64, encode_base64, parse_document
 
 
 def _parse(text: str | bytes) -> object:
@@ -72,7 +72,24 @@ def test_base64_round_trip(data: bytes) -> None:
     assert decode_base64(encode_base64(data)) == data
 
 
-@pytest.mark.parametrize("text", ["A", "AA", "AA=", "AA==\n", " AA==", "AA==AA==", "A-_=", "ÄA==", "AA==="])
+@pytest.mark.parametrize(
+    "text",
+    ["A", "AA", "AA=", "AA==\n", " AA==", "AA==AA==", "A-_=", "ÄA==", "AA===", "AAAA=", "AAAA====", "===="],
+)
 def test_base64_is_strict(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whatever the reason
         decode_base64(text)
+
+
+def test_lists_of_texts_and_nulls() -> None:
+    document = parse_document(b'{"a":["x","y"],"b":["x",1],"c":null,"d":["\\ud800"]}', max_bytes=99)
+
+    assert document.texts("a", max_count=2, max_characters=1) == ("x", "y")
+    assert document.is_null("c")
+    assert not document.is_null("a")
+    assert not document.is_null("missing")
+    for name in ("b", "c", "d", "missing"):
+        with pytest.raises(DocumentError):
+            document.texts(name, max_count=2, max_characters=1)
+    with pytest.raises(DocumentError):
+        document.texts("a", max_count=1, max_characters=1)

@@ -1,4 +1,4 @@
-"""Read small JSON documents that an attacker may have written. What their members mean is left to the callers.
+"""Read JSON documents that an attacker may have written. What their members mean is left to the callers.
 
 Size is bounded before parsing, and with it the depth; duplicate members, lone surrogates, NaN and values of another
 type than asked for are refused. Callers map `DocumentError` to an error of the user's world.
@@ -51,14 +51,7 @@ class Document:
         Raises:
             DocumentError: missing, of another type, too long, or not Unicode.
         """
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise DocumentError(f"{_shown(name)} is missing or no string")
-        if len(value) > max_characters:
-            raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise DocumentError(f"{_shown(name)} is no valid Unicode")
-        return value
+        return _text(name, self._get(name), max_characters)
 
     def base64(self, name: str, *, max_bytes: int) -> bytes:
         """Return a string member in base64, decoded.
@@ -96,6 +89,25 @@ class Document:
         if not isinstance(value, bool):
             raise DocumentError(f"{_shown(name)} is missing or no boolean")
         return value
+
+    def is_null(self, name: str) -> bool:
+        """Say whether the member is null; a member that is missing is not.
+
+        Raises:
+            DocumentError: a member occurs twice.
+        """
+        return self._get(name) is None and name in self._members
+
+    def texts(self, name: str, *, max_count: int, max_characters: int) -> tuple[str, ...]:
+        """Return a member that is a list of strings.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not Unicode.
+        """
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{_shown(name)} is missing or no list of at most {max_count} strings")
+        return tuple(_text(name, entry, max_characters) for entry in value)
 
     def document(self, name: str) -> Document:
         """Return a member that is an object.
@@ -166,12 +178,25 @@ def decode_base64(text: str) -> bytes:
     Raises:
         ValueError: it is not that.
     """
+    # strict_mode lets padding pass behind a whole group.
+    if len(text) % 4 or text.endswith("==="):
+        raise ValueError("the padding is wrong")
     return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
 
 
 def encode_base64(data: bytes) -> str:
     """Return standard base64 with padding."""
     return base64.b64encode(data).decode("ascii")
+
+
+def _text(name: str, value: JSONValue, max_characters: int) -> str:
+    if not isinstance(value, str):
+        raise DocumentError(f"{_shown(name)} is missing or no string")
+    if len(value) > max_characters:
+        raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise DocumentError(f"{_shown(name)} is no valid Unicode")
+    return value
 
 
 def _refuse_constant(text: str) -> NoReturn:

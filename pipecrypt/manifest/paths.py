@@ -1,0 +1,100 @@
+"""Where statements and file lists lie, and which paths a file list may hold. Opening them is left to storage/.
+
+A path in a file list is relative, with `/` between its parts, and is put behind the place of a dataset by readers. So
+it must not lead out of there or into `_pipecrypt/`, on any system, and must mean one thing only.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pipecrypt.documents import DocumentError
+from pipecrypt.errors import UsageError
+
+__all__ = [
+    "MANIFEST_PATH",
+    "MAX_PATH_BYTES",
+    "RESERVED_DIRECTORY",
+    "SIGNATURE_SUFFIX",
+    "check_file_name",
+    "check_path",
+    "check_signable_path",
+    "file_list_path",
+    "is_reserved",
+    "signature_path",
+]
+
+RESERVED_DIRECTORY: Final = "_pipecrypt"
+MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
+SIGNATURE_SUFFIX: Final = ".sig.json"
+# The longest key of S3; paths of file systems end at 4,096, names at 255.
+MAX_PATH_BYTES: Final = 1024
+_DIGEST_DIGITS: Final = 16
+# C0 and C1 controls with NUL, newline and DEL; surrogates, which UTF-8 cannot write; and `\`, a separator on Windows.
+_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
+_EMPTY_OR_DOTS: Final = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
+_DRIVE: Final = re.compile(r"\A[A-Za-z]:")
+_RESERVED: Final = re.compile(r"\A_pipecrypt(?:/|\Z)", re.IGNORECASE | re.ASCII)
+
+
+def file_list_path(version: int, list_sha256: str) -> str:
+    """Return where the file list of a version lies; no two lists of different content share a name."""
+    return f"{RESERVED_DIRECTORY}/files/{version}-{list_sha256[:_DIGEST_DIGITS]}.jsonl"
+
+
+def signature_path(file_path: str) -> str:
+    """Return where the statement of a single file lies: beside it."""
+    return file_path + SIGNATURE_SUFFIX
+
+
+def is_reserved(path: str) -> bool:
+    """Say whether a path below a dataset is ours rather than data, and so never stands in a file list."""
+    return path == RESERVED_DIRECTORY or path.startswith(RESERVED_DIRECTORY + "/")
+
+
+def check_path(path: str) -> None:
+    """Pass if a file list may hold `path`.
+
+    Two paths that differ in case only are allowed, since object stores hold both. Where a file system cannot, one of
+    the two has the other's digest.
+
+    Raises:
+        DocumentError: absolute, with an empty part, `.` or `..`, a backslash, a control character, a drive letter, too
+            long, or under `_pipecrypt/` in any case, because some file systems ignore case.
+    """
+    if _FORBIDDEN.search(path) is not None:
+        raise DocumentError(f"path {_shown(path)} holds a backslash, a control character or no Unicode")
+    if _EMPTY_OR_DOTS.search(path) is not None or _DRIVE.match(path) is not None:
+        raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
+    if _RESERVED.match(path) is not None:
+        raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise DocumentError(f"path {_shown(path)} is longer than {MAX_PATH_BYTES} bytes")
+
+
+def check_file_name(name: str) -> None:
+    """Pass if `name` is a path of one part, as the statement of a single file has.
+
+    Raises:
+        DocumentError: no such path, or of several parts.
+    """
+    check_path(name)
+    if "/" in name:
+        raise DocumentError(f"path {_shown(name)} is more than a file's name")
+
+
+def check_signable_path(path: str) -> None:
+    """Pass if a file of this path can be part of a signed dataset; for planning, before anything is written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        check_path(path)
+    except DocumentError as error:
+        raise UsageError(f"{error}, so it cannot be signed", hint="rename the file") from error
+
+
+def _shown(path: str) -> str:
+    return ascii(path if len(path) <= 120 else path[:120] + "...")

@@ -1,0 +1,214 @@
+"""A manifest as an in-toto Statement v1, and back. Signing and checking it is left to envelope and verify.
+
+Both kinds are compact JSON in UTF-8, members in this order::
+
+    {"_type": "https://in-toto.io/Statement/v1",
+     "subject": [{"name": "_pipecrypt/files/<version>-<16 hex>.jsonl", "digest": {"sha256": <of the file list>}}],
+     "predicateType": "urn:pipecrypt:dataset:v1",
+     "predicate": {"dataset": <32 hex>, "version": 1, "previous_sha256": <hex> | null,
+                   "created": "2026-01-31T12:00:00Z", "expires": "..." | null,
+                   "policy": <see promise>, "digests": ["sha256"],
+                   "file_list": {"size_bytes": n, "count": n, "total_bytes": n, "total_rows": n}}}
+
+    {..., "subject": [{"name": "part-0.parquet", "digest": {"sha256": <of the file>}}],
+     "predicateType": "urn:pipecrypt:file:v1",
+     "predicate": {... as above, without "file_list",
+                   "file": {"size_bytes": n, "rows": n, "footer_sha256": <hex>, "kek_ids": [...]}}}
+
+There is exactly one subject, so every in-toto tool can compare it. Unknown members of the statement and of its subject
+are ignored, as in-toto asks. Unknown members of the predicate are refused: a promise that a reader does not know must
+not look kept. A new member therefore takes a new predicate type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from pipecrypt.crypto.digest import DigestAlgorithm, digest
+from pipecrypt.documents import Document, DocumentError, parse_document
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.entry import MAX_KEK_ID_CHARACTERS, MAX_KEK_IDS, FileEntry
+from pipecrypt.manifest.model import FileListSummary, Manifest
+from pipecrypt.manifest.paths import MAX_PATH_BYTES, file_list_path
+from pipecrypt.manifest.promise import JSONObject, decode_policy, encode_policy
+
+__all__ = [
+    "DATASET_PREDICATE_TYPE",
+    "FILE_PREDICATE_TYPE",
+    "MAX_STATEMENT_BYTES",
+    "STATEMENT_TYPE",
+    "decode_statement",
+    "encode_statement",
+    "statement_sha256",
+]
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+DATASET_PREDICATE_TYPE: Final = "urn:pipecrypt:dataset:v1"
+FILE_PREDICATE_TYPE: Final = "urn:pipecrypt:file:v1"
+# Twenty thousand encrypted columns, each named.
+MAX_STATEMENT_BYTES: Final = 3 * 1024 * 1024
+_MAX_SUBJECTS: Final = 16
+_DIGEST_CHARACTERS: Final = 64
+_TEXT_CHARACTERS: Final = 256
+# RFC 3339 in the one spelling that we write; datetime's own parser takes many more.
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+_COMMON: Final = ("dataset", "version", "previous_sha256", "created", "expires", "policy", "digests")
+
+
+def statement_sha256(statement: bytes) -> str:
+    """Return the digest by which the next version's statement names this one: of the payload, not the envelope.
+
+    Signatures may be added to an envelope later without breaking the chain.
+    """
+    return digest(statement)
+
+
+def encode_statement(manifest: Manifest) -> bytes:
+    """Return the bytes that are signed.
+
+    Raises:
+        DocumentError: the policy names more columns than a statement can hold.
+    """
+    files = manifest.files
+    subject, body = _encode_list(manifest.version, files) if isinstance(files, FileListSummary) else _encode_file(files)
+    document = {
+        "_type": STATEMENT_TYPE,
+        "subject": [subject],
+        "predicateType": DATASET_PREDICATE_TYPE if manifest.file_list is not None else FILE_PREDICATE_TYPE,
+        "predicate": {
+            "dataset": manifest.dataset_id,
+            "version": manifest.version,
+            "previous_sha256": manifest.previous_sha256,
+            "created": _encode_time(manifest.created),
+            "expires": _encode_time(manifest.expires) if manifest.expires is not None else None,
+            "policy": encode_policy(manifest.policy),
+            "digests": [algorithm.value for algorithm in manifest.digests],
+            **body,
+        },
+    }
+    data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(data) > MAX_STATEMENT_BYTES:
+        raise DocumentError(f"the statement has {len(data)} bytes, but at most {MAX_STATEMENT_BYTES}")
+    return data
+
+
+def decode_statement(data: bytes) -> Manifest:
+    """Return what a statement says; the caller has checked its signatures before.
+
+    Raises:
+        IntegrityError: malformed, of another type, or it contradicts itself.
+    """
+    try:
+        document = parse_document(data, max_bytes=MAX_STATEMENT_BYTES)
+        if document.text("_type", max_characters=_TEXT_CHARACTERS) != STATEMENT_TYPE:
+            raise DocumentError("no in-toto Statement v1")
+        kind = document.text("predicateType", max_characters=_TEXT_CHARACTERS)
+        subjects = document.documents("subject", max_count=_MAX_SUBJECTS)
+        if len(subjects) != 1:
+            raise DocumentError("several subjects, or none")
+        return _decode_predicate(kind, document.document("predicate"), subjects[0])
+    except DocumentError as error:
+        raise IntegrityError(f"the signed statement is malformed: {error}") from error
+
+
+def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Manifest:
+    if kind not in {DATASET_PREDICATE_TYPE, FILE_PREDICATE_TYPE}:
+        raise DocumentError(f"its predicate type {kind!a} is unknown to this version of pipecrypt")
+    body = "file_list" if kind == DATASET_PREDICATE_TYPE else "file"
+    predicate.only(*_COMMON, body)
+    version = predicate.integer("version")
+    digests = _decode_digests(predicate)
+    return Manifest(
+        dataset_id=predicate.text("dataset", max_characters=_TEXT_CHARACTERS),
+        version=version,
+        previous_sha256=None
+        if predicate.is_null("previous_sha256")
+        else predicate.text("previous_sha256", max_characters=_DIGEST_CHARACTERS),
+        created=_decode_time(predicate, "created"),
+        expires=None if predicate.is_null("expires") else _decode_time(predicate, "expires"),
+        policy=decode_policy(predicate.document("policy")),
+        digests=digests,
+        files=_decode_list(version, predicate.document(body), subject)
+        if kind == DATASET_PREDICATE_TYPE
+        else _decode_file(digests, predicate.document(body), subject),
+    )
+
+
+def _encode_list(version: int, files: FileListSummary) -> tuple[JSONObject, JSONObject]:
+    subject: JSONObject = {"name": file_list_path(version, files.sha256), "digest": {"sha256": files.sha256}}
+    body = {
+        "size_bytes": files.size_bytes,
+        "count": files.count,
+        "total_bytes": files.total_bytes,
+        "total_rows": files.total_rows,
+    }
+    return subject, {"file_list": body}
+
+
+def _decode_list(version: int, body: Document, subject: Document) -> FileListSummary:
+    body.only("size_bytes", "count", "total_bytes", "total_rows")
+    sha256 = subject.document("digest").text("sha256", max_characters=_DIGEST_CHARACTERS)
+    summary = FileListSummary(
+        sha256=sha256,
+        size_bytes=body.integer("size_bytes"),
+        count=body.integer("count"),
+        total_bytes=body.integer("total_bytes"),
+        total_rows=body.integer("total_rows"),
+    )
+    if subject.text("name", max_characters=MAX_PATH_BYTES) != file_list_path(version, sha256):
+        raise DocumentError("the subject has another name than the file list of this version")
+    return summary
+
+
+def _encode_file(file: FileEntry) -> tuple[JSONObject, JSONObject]:
+    digests = {algorithm.value: value for algorithm, value in file.digests().items()}
+    body = {
+        "size_bytes": file.size_bytes,
+        "rows": file.rows,
+        "footer_sha256": file.footer_sha256,
+        "kek_ids": list(file.kek_ids),
+    }
+    return {"name": file.path, "digest": digests}, {"file": body}
+
+
+def _decode_file(digests: tuple[DigestAlgorithm, ...], body: Document, subject: Document) -> FileEntry:
+    body.only("size_bytes", "rows", "footer_sha256", "kek_ids")
+    # Digests that the manifest does not name are ignored, as in-toto's DigestSet asks.
+    stored = subject.document("digest")
+    values = {kind: stored.text(kind.value, max_characters=_DIGEST_CHARACTERS) for kind in digests}
+    return FileEntry(
+        path=subject.text("name", max_characters=MAX_PATH_BYTES),
+        size_bytes=body.integer("size_bytes"),
+        rows=body.integer("rows"),
+        sha256=values.get(DigestAlgorithm.SHA256),
+        footer_sha256=body.text("footer_sha256", max_characters=_DIGEST_CHARACTERS),
+        kek_ids=body.texts("kek_ids", max_count=MAX_KEK_IDS, max_characters=MAX_KEK_ID_CHARACTERS),
+        blake3=values.get(DigestAlgorithm.BLAKE3),
+    )
+
+
+def _decode_digests(predicate: Document) -> tuple[DigestAlgorithm, ...]:
+    names = predicate.texts("digests", max_count=len(DigestAlgorithm), max_characters=_TEXT_CHARACTERS)
+    try:
+        return tuple(map(DigestAlgorithm, names))
+    except ValueError as error:
+        raise DocumentError("'digests' names one that is unknown to this version of pipecrypt") from error
+
+
+def _encode_time(moment: datetime) -> str:
+    # strftime writes years before 1000 without zeros on some systems.
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+
+
+def _decode_time(predicate: Document, name: str) -> datetime:
+    text = predicate.text(name, max_characters=_TEXT_CHARACTERS)
+    if _TIME.fullmatch(text) is None:
+        raise DocumentError(f"{name!r} is no time in UTC, such as 2026-01-31T12:00:00Z")
+    try:
+        return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise DocumentError(f"{name!r} is no time in UTC, such as 2026-01-31T12:00:00Z") from error

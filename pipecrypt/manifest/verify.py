@@ -1,0 +1,239 @@
+"""From untrusted bytes to a VerifiedManifest, the type that readers may act on. Whom to trust is left to `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, NoReturn, TypeAlias
+
+from pipecrypt.crypto.digest import DigestAlgorithm, digest
+from pipecrypt.crypto.signed import Signature
+from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import message_to_sign, parse_envelope
+from pipecrypt.manifest.file_list import decode_file_list
+from pipecrypt.manifest.model import FileListSummary, Manifest
+from pipecrypt.manifest.paths import file_list_path
+from pipecrypt.manifest.statement import decode_statement, statement_sha256
+
+__all__ = ["MAX_CLOCK_SKEW", "Check", "Remembered", "VerifiedManifest", "verify_envelope"]
+
+# (message, signatures) -> ids of the trusted keys that signed; raises NotTrustedError if they are too few.
+Check: TypeAlias = Callable[[bytes, Sequence[Signature]], tuple[str, ...]]
+# How far ahead of this machine's clock the signer's may be.
+MAX_CLOCK_SKEW: Final = timedelta(minutes=10)
+_PROOF: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The last statement that this reader accepted for a dataset; the caller stores it where no attacker writes.
+
+    Args:
+        dataset_id: of the dataset.
+        version: the highest that was seen.
+        statement_sha256: of that version's statement.
+    """
+
+    dataset_id: str
+    version: int
+    statement_sha256: str
+
+
+class VerifiedManifest:
+    """A manifest that trusted keys signed and that is fresh. Only `verify_envelope` makes one; it cannot be copied.
+
+    Args:
+        proof: what only this module has.
+        manifest: what was signed.
+        key_ids: of the trusted keys that signed it.
+        sha256: of its statement.
+    """
+
+    __slots__ = ("_key_ids", "_manifest", "_sha256")
+
+    def __init__(self, proof: object, manifest: Manifest, *, key_ids: tuple[str, ...], sha256: str) -> None:
+        """Refuse to be made by anything but `verify_envelope`."""
+        if proof is not _PROOF:
+            raise RuntimeError("only verify_envelope makes a verified manifest")
+        self._manifest, self._key_ids, self._sha256 = manifest, key_ids, sha256
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was signed."""
+        return self._manifest
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Ids of the trusted keys that signed it."""
+        return self._key_ids
+
+    @property
+    def statement_sha256(self) -> str:
+        """Digest of the statement; `previous_sha256` of the version after it."""
+        return self._sha256
+
+    @property
+    def file_list_path(self) -> str:
+        """Where the file list lies below the dataset.
+
+        Raises:
+            IntegrityError: this is the statement of a single file.
+        """
+        return file_list_path(self._manifest.version, self._summary().sha256)
+
+    def remember(self) -> Remembered:
+        """Return what the caller stores, to notice next time if an older statement is shown."""
+        return Remembered(self._manifest.dataset_id, self._manifest.version, self._sha256)
+
+    def files(self, file_list: bytes) -> Iterator[FileEntry]:
+        """Return the files of the dataset one by one, after the list was found to be the one that was signed.
+
+        Numbers: 1. the size is the signed one, 2. so is the digest (both before this returns), 3. every line is well
+        formed, sorted, and has the digests that the manifest names, 4. count, bytes and rows add up to what was signed
+        (after the last).
+
+        Args:
+            file_list: what lies at `file_list_path`. The caller reads at most one byte more than `size_bytes` of the
+                manifest's file list.
+
+        Raises:
+            IntegrityError: another list, or the statement of a single file.
+        """
+        summary = self._summary()
+        if len(file_list) != summary.size_bytes:  # 1
+            raise IntegrityError(f"the file list has {len(file_list)} bytes, but {summary.size_bytes} were signed")
+        if digest(file_list) != summary.sha256:  # 2
+            raise IntegrityError("the file list is not the one that was signed")
+        return self._entries(file_list, summary)
+
+    def _entries(self, file_list: bytes, summary: FileListSummary) -> Iterator[FileEntry]:
+        count = total_bytes = total_rows = 0
+        for entry in decode_file_list(file_list, self._manifest.digests):  # 3
+            count, total_bytes, total_rows = count + 1, total_bytes + entry.size_bytes, total_rows + entry.rows
+            yield entry
+        if (count, total_bytes, total_rows) != (summary.count, summary.total_bytes, summary.total_rows):  # 4
+            raise IntegrityError("the files of the list do not add up to what was signed")
+
+    def _summary(self) -> FileListSummary:
+        if self._manifest.file_list is None:
+            raise IntegrityError("the statement is about a single file, not about a dataset")
+        return self._manifest.file_list
+
+    def __repr__(self) -> str:
+        """Name dataset and version."""
+        return f"<VerifiedManifest {self._manifest.dataset_id} version {self._manifest.version}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: bytes from elsewhere must pass `verify_envelope`."""
+        raise TypeError("a verified manifest cannot be pickled or copied; send the envelope")
+
+
+def verify_envelope(
+    envelope: bytes,
+    check: Check,
+    now: datetime,
+    *,
+    min_version: int = 1,
+    remembered: Remembered | None = None,
+    expected_dataset_id: str | None = None,
+    expected_file: str | None = None,
+    accepted_digests: frozenset[DigestAlgorithm] = frozenset(DigestAlgorithm),
+) -> VerifiedManifest:
+    """Return the manifest in an envelope if all that is numbered here holds, checked in this order.
+
+    1. The bytes are a DSSE envelope of in-toto's payload type, within the limits.
+    2. Enough trusted keys signed payload type and payload (`check`), at least one. Nothing of the payload is looked at
+       before.
+    3. The payload is an in-toto Statement v1 of a predicate type of ours, which does not contradict itself.
+    4. It is about what the caller opened: a dataset, or the single file of the expected name.
+    5. It is about the expected dataset, and about the remembered one.
+    6. Its version is at least the lowest one accepted, and at least the remembered one. Of the remembered version it
+       is the same statement; the version right after it names that statement as the one before. A reader that skipped
+       versions cannot check the chain between.
+    7. It was created before now, give or take MAX_CLOCK_SKEW, and is not expired; expiry has no grace.
+    8. It gives a digest that the caller accepts.
+
+    What the caller still owes: to store `remember()`, to read the file list through `files`, and to compare each file
+    before a byte of it is released.
+
+    Args:
+        envelope: what was stored; at most MAX_ENVELOPE_BYTES + 1 bytes need to be read.
+        check: `Trust.verify`.
+        now: in UTC.
+        min_version: lowest version that the caller accepts.
+        remembered: the last statement that was accepted here.
+        expected_dataset_id: of the dataset that the caller means, if it knows.
+        expected_file: the name of a single file beside its statement; None for a dataset.
+        accepted_digests: the caller's list of algorithms.
+
+    Raises:
+        NotTrustedError: 2.
+        RolledBackError: 6.
+        ExpiredError: 7, expired.
+        IntegrityError: any other.
+    """
+    if now.tzinfo is not UTC:
+        raise RuntimeError("the time to compare with must be in UTC")
+    untrusted = parse_envelope(envelope)  # 1
+    key_ids = check(message_to_sign(untrusted.payload), untrusted.signatures)  # 2
+    if not key_ids:
+        raise NotTrustedError("no trusted key signed the statement")
+    manifest = decode_statement(untrusted.payload)  # 3
+    sha256 = statement_sha256(untrusted.payload)
+    _check_kind(manifest, expected_file)  # 4
+    _check_dataset(manifest, remembered, expected_dataset_id)  # 5
+    _check_version(manifest, sha256, min_version, remembered)  # 6
+    _check_time(manifest, now)  # 7
+    if accepted_digests.isdisjoint(manifest.digests):  # 8
+        raise IntegrityError(f"the statement has digests of {', '.join(manifest.digests)} only, which are not accepted")
+    return VerifiedManifest(_PROOF, manifest, key_ids=key_ids, sha256=sha256)
+
+
+def _check_kind(manifest: Manifest, expected_file: str | None) -> None:
+    single = manifest.single_file
+    if expected_file is None:
+        if single is not None:
+            raise IntegrityError("the statement is about a single file, not about a dataset")
+    elif single is None:
+        raise IntegrityError(f"the statement beside {expected_file!a} is about a dataset, not about a single file")
+    elif single.path != expected_file:
+        raise IntegrityError(
+            f"the statement beside {expected_file!a} is about {single.path!a}",
+            hint="a signed file keeps the name under which it was signed",
+        )
+
+
+def _check_dataset(manifest: Manifest, remembered: Remembered | None, expected_dataset_id: str | None) -> None:
+    known = [remembered.dataset_id] if remembered is not None else []
+    for dataset_id in [*known, *([expected_dataset_id] if expected_dataset_id is not None else [])]:
+        if manifest.dataset_id != dataset_id:
+            raise IntegrityError(
+                f"the statement is about dataset {manifest.dataset_id}, but {dataset_id} was expected here",
+                hint="another dataset was put in its place, or it was made anew: ask whoever writes it",
+            )
+
+
+def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered: Remembered | None) -> None:
+    version = manifest.version
+    if version < min_version:
+        raise RolledBackError(f"the statement has version {version}, but {min_version} is the lowest accepted")
+    if remembered is None:
+        return
+    if version < remembered.version:
+        raise RolledBackError(f"the statement has version {version}, but {remembered.version} was seen before")
+    if version == remembered.version and sha256 != remembered.statement_sha256:
+        raise RolledBackError(f"there are two statements of version {version}: another one was seen before")
+    if version == remembered.version + 1 and manifest.previous_sha256 != remembered.statement_sha256:
+        raise RolledBackError(f"version {version} follows another version {remembered.version} than was seen before")
+
+
+def _check_time(manifest: Manifest, now: datetime) -> None:
+    if manifest.created > now + MAX_CLOCK_SKEW:
+        raise IntegrityError(
+            f"the statement was created at {manifest.created.isoformat()}, which is in the future",
+            hint="compare the clock of this machine with that of whoever signed it",
+        )
+    if manifest.expires is not None and now >= manifest.expires:
+        raise ExpiredError(f"the statement expired at {manifest.expires.isoformat()}")
