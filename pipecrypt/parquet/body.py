@@ -1,19 +1,21 @@
 """Carry bytes from sources to a sink in one pass, writing behind. What the bytes mean is left to the walks.
 
 Two reused buffers: one is filled while a thread writes the other. Fresh buffers would cost page faults, which take
-longer than encrypting. Plaintext is written from where it was read to. Every write passes through that one thread, so
-bytes stay in order.
+longer than encrypting. Plaintext that stays so is copied by the system where source and sink are files, and otherwise
+written from where it was read to. Every write passes through that one thread, so bytes stay in order.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.parquet.buffers import allocate_buffer
-from pipecrypt.parquet.protocols import AppendSink, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, CopiesRanges, HasDescriptor, RangeSource
 from pipecrypt.parquet.readahead import ReadAhead
 
 __all__ = ["Body", "ignore_bytes"]
@@ -21,10 +23,20 @@ __all__ = ["Body", "ignore_bytes"]
 _FLUSH_BYTES: Final = 4 << 20
 _REPORT_BYTES: Final = 1 << 20
 _BUFFER_BYTES: Final = 6 << 20
+_MOST_WRITES: Final = 8
 
 
 def ignore_bytes(count: int) -> None:
     """Take progress and do nothing with it."""
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A range of the input's file, to be copied."""
+
+    descriptor: int
+    start: int
+    length: int
 
 
 class Body:
@@ -39,16 +51,20 @@ class Body:
         "_ahead",
         "_begun",
         "_buffers",
+        "_descriptor",
         "_done",
         "_filled",
+        "_has_failed",
         "_is_lent",
+        "_last_write",
         "_on_bytes",
         "_parts",
-        "_pending",
         "_room",
         "_sink",
+        "_spare_use",
         "_unwritten",
         "_writer",
+        "_writes",
         "position",
     )
 
@@ -60,10 +76,14 @@ class Body:
         self._buffers = [memoryview(b""), memoryview(b"")]
         self._room = self._buffers[0]
         self._begun = self._filled = 0  # the part of the buffer that is no part of the output yet
-        self._parts: list[memoryview] = []  # of the output, in order, for the next write
+        self._descriptor: int | None = None
+        self._parts: list[memoryview | _Copy] = []  # of the output, in order, for the next write
         self._unwritten = self._done = 0
         self._is_lent = False
-        self._pending: Future[None] | None = None
+        self._writes: deque[Future[None]] = deque()
+        self._last_write: Future[None] | None = None
+        self._spare_use: Future[None] | None = None  # the write that the other buffer is, or was, needed for
+        self._has_failed = False
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-write")
         self.position = 0
 
@@ -88,9 +108,16 @@ class Body:
         """Read from `source` from now on."""
         self.close_input()
         self._ahead = ReadAhead(source, self._leave_window)
+        can_copy = isinstance(source, HasDescriptor) and isinstance(self._sink, CopiesRanges)
+        self._descriptor = source.descriptor if can_copy and isinstance(source, HasDescriptor) else None
 
     def close_input(self) -> None:
-        """Wait for the read under way, so that the input can be closed."""
+        """Wait for reads and copies under way, so that the input can be closed."""
+        if self._descriptor is not None:
+            self._descriptor = None
+            if any(isinstance(part, _Copy) for part in self._parts):
+                self._flush()
+            self._wait()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
@@ -148,11 +175,15 @@ class Body:
             self._sink.write(data)
             self.position += length
             return
-        self.reserve(length)[:] = data
-        self.commit(length)
+        if length:
+            self.reserve(length)[:] = data
+            self.commit(length)
 
     def copy(self, start: int, length: int) -> None:
         """Append a range of the input as it is."""
+        if self._descriptor is not None:
+            self._copy_file(self._descriptor, start, length)
+            return
         end = start + length
         while start < end:
             data = self._input.lend(start, end - start)
@@ -163,6 +194,26 @@ class Body:
                 self._append(data)
             self.done(len(data))
             start += len(data)
+
+    @property
+    def copies_files(self) -> bool:
+        """Whether what is copied need not be read ahead."""
+        return self._descriptor is not None
+
+    def _copy_file(self, descriptor: int, start: int, length: int) -> None:
+        for at in range(start, start + length, _FLUSH_BYTES):
+            piece = min(_FLUSH_BYTES, start + length - at)
+            self._end_part()
+            last = self._parts[-1] if self._parts else None
+            if isinstance(last, _Copy) and last.start + last.length == at:
+                last.length += piece
+            else:
+                self._parts.append(_Copy(descriptor, at, piece))
+            self.done(piece)
+            self.position += piece
+            self._unwritten += piece
+            if self._unwritten >= _FLUSH_BYTES:
+                self._flush()
 
     def _append(self, lent: memoryview) -> None:
         self._end_part()
@@ -179,7 +230,7 @@ class Body:
         self._is_lent = False
         if self._parts:
             self._flush()
-        return self._pending
+        return self._last_write
 
     def _end_part(self) -> None:
         if self._filled > self._begun:
@@ -188,20 +239,35 @@ class Body:
 
     def _flush(self) -> None:
         self._end_part()
-        self._wait()
-        if self._parts:
-            self._pending = self._writer.submit(_write_parts, self._sink, self._parts)
-            self._parts, self._unwritten = [], 0
+        if not self._parts:
+            return
+        write = self._last_write = self._writer.submit(self._write_parts, self._parts)
+        self._writes.append(write)
+        self._parts, self._unwritten = [], 0
+        if self._filled:
             self._buffers.reverse()
             self._room = self._buffers[0]
             self._begun = self._filled = 0
+            free, self._spare_use = self._spare_use, write
+            if free is not None:
+                free.result()
+        # Copies need no buffer, so several may wait: sealing goes on meanwhile.
+        while self._writes and (len(self._writes) > _MOST_WRITES or self._writes[0].done()):
+            self._writes.popleft().result()
 
     def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+        while self._writes:
+            self._writes.popleft().result()
 
-
-def _write_parts(sink: AppendSink, parts: list[memoryview]) -> None:
-    for part in parts:
-        sink.write(part)
+    def _write_parts(self, parts: list[memoryview | _Copy]) -> None:
+        if self._has_failed:
+            return  # nothing may follow a gap
+        try:
+            for part in parts:
+                if not isinstance(part, _Copy):
+                    self._sink.write(part)
+                elif isinstance(self._sink, CopiesRanges):
+                    self._sink.copy_range(part.descriptor, part.start, part.length)
+        except BaseException:
+            self._has_failed = True
+            raise

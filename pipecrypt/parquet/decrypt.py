@@ -121,7 +121,8 @@ class _Decryption:
         for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
-        self._body.read_ahead(read_windows(segments))
+        looked_at = (each for each in segments if each.is_index or opened.key_at(each.row_group, each.column))
+        self._body.read_ahead(read_windows(looked_at if self._body.copies_files else segments))
         for segment in segments.drain():
             if segment.is_index:
                 self._write_index(segment)

@@ -37,6 +37,7 @@ from pipecrypt.parquet.layout import (
     Segments,
     chunk_parts,
     last_changes,
+    looked_at,
     order_segments,
     read_windows,
 )
@@ -56,7 +57,6 @@ from pipecrypt.parquet.writing_keys import WritingKeys
 __all__ = ["FileEncryption", "encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
-
 _NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
@@ -235,7 +235,8 @@ class FileEncryption:
         for index in row_groups.ordinals:
             if not due[index]:
                 self._finish_row_group(index, row_groups)
-        self.body.read_ahead(read_windows(segments))
+        wanted = looked_at(segments, self._keys.is_sealed) if self.body.copies_files else segments
+        self.body.read_ahead(read_windows(wanted))
         for segment in segments.drain():
             if segment.is_index:
                 self._write_index(segment, row_groups, index_places)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain, islice
 from typing import Final, NamedTuple, TypeAlias
@@ -32,6 +32,7 @@ __all__ = [
     "Segments",
     "chunk_parts",
     "last_changes",
+    "looked_at",
     "order_segments",
     "read_windows",
 ]
@@ -197,6 +198,11 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> S
         elif kind == _OFFSET_INDEX and (row_group, column) in pages:
             raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
     return Segments(parts, body_end)
+
+
+def looked_at(segments: Iterable[Segment], is_sealed: Callable[[int], bool]) -> Iterable[Segment]:
+    """Yield the segments whose bytes are looked at: indexes, and the parts of columns that are encrypted."""
+    return (segment for segment in segments if segment.is_index or is_sealed(segment.column))
 
 
 def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:

@@ -11,7 +11,18 @@ from typing import Protocol, runtime_checkable
 from pipecrypt.context import Context
 from pipecrypt.secret import DataKey
 
-__all__ = ["AppendSink", "ByteStream", "CheapSeeks", "DataKeys", "PageCodec", "RangeSource", "ReadsInto", "ReadsMany"]
+__all__ = [
+    "AppendSink",
+    "ByteStream",
+    "CheapSeeks",
+    "CopiesRanges",
+    "DataKeys",
+    "HasDescriptor",
+    "PageCodec",
+    "RangeSource",
+    "ReadsInto",
+    "ReadsMany",
+]
 
 
 class RangeSource(Protocol):
@@ -80,6 +91,15 @@ class ReadsMany(Protocol):
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""
 
 
+@runtime_checkable
+class HasDescriptor(Protocol):
+    """A fifth power of a RangeSource: the system can copy from its file."""
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+
+
 class AppendSink(Protocol):
     """A new file, written front to back. Whether it appears is the publisher's business."""
 
@@ -89,6 +109,14 @@ class AppendSink(Protocol):
         Raises:
             StorageError: the storage failed.
         """
+
+
+@runtime_checkable
+class CopiesRanges(Protocol):
+    """A second power of an AppendSink: the system copies from another file, and nobody sees the bytes."""
+
+    def copy_range(self, descriptor: int, start: int, length: int) -> None:
+        """Append a range of an open file; raises what `write` raises, and FormatError where the file is shorter."""
 
 
 class DataKeys(Protocol):

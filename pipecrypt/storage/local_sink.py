@@ -14,7 +14,7 @@ import stat
 import sys
 from typing import Final
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.storage.attributes import apply_attributes
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -62,6 +62,25 @@ class LocalPublication(Publication):
     def _append(self, data: memoryview) -> None:
         with map_errors(f"cannot write {self.name}"):
             write_fully(self._open(), data)
+
+    if sys.platform == "linux":  # elsewhere sendfile writes to sockets only
+
+        def copy_range(self, descriptor: int, start: int, length: int) -> None:
+            """Append a range of an open file without looking at it, as `parquet.protocols.CopiesRanges`.
+
+            Raises:
+                FormatError: the file is shorter than that.
+                StorageError: the storage refused or failed.
+            """
+            with self._lock:
+                self._check_growing()
+                with map_errors(f"cannot write {self.name}"):
+                    out, end = self._open(), start + length
+                    while start < end:
+                        count = os.sendfile(out, descriptor, start, end - start)
+                        if not count:
+                            raise FormatError(f"the source of {self.name} became shorter while it was read")
+                        start += count
 
     def _complete(self) -> None:
         # Closed already: a process may have a thousand files open, and one source may become more files than that.

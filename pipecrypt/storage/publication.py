@@ -62,9 +62,7 @@ class Publication(ABC):
             StorageError: the storage refused or failed.
         """
         with self._lock:
-            self._check_open()
-            if self._is_complete:
-                raise RuntimeError("nothing may follow what was said to be complete")
+            self._check_growing()
             self._append(memoryview(data))
 
     def complete(self) -> None:
@@ -114,6 +112,11 @@ class Publication(ABC):
             if self._is_open:
                 self._is_open = False
                 self._discard()
+
+    def _check_growing(self) -> None:
+        self._check_open()
+        if self._is_complete:
+            raise RuntimeError("nothing may follow what was said to be complete")
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -198,6 +198,10 @@ class _LocalRanges:
                     raise _changed(self._source)
                 filled += count
 
+    @property
+    def descriptor(self) -> int:
+        return self._file
+
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):
             try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import fsspec
 import pytest
 from fsspec.registry import _registry
 
-from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError, StorageError
+from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
+from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.storage import local_sink, publication
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory, new_token, open_sink, remove_leftovers, sink_is_empty
@@ -391,3 +393,19 @@ def test_a_complete_file_takes_no_more_and_is_published_later(tmp_path: Path) ->
                 sink.publish()
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == DATA
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sendfile between files is Linux's")
+def test_ranges_of_a_file_are_copied_by_the_system(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(bytes(range(256)))
+    with (tmp_path / "in").open("rb") as file, open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+        assert isinstance(sink, CopiesRanges)
+        sink.write(b"a")
+        sink.copy_range(file.fileno(), 10, 5)
+        sink.write(b"z")
+        with pytest.raises(FormatError):
+            sink.copy_range(file.fileno(), 250, 10)
+        sink.publish()
+        with pytest.raises(RuntimeError):
+            sink.copy_range(file.fileno(), 0, 1)
+    assert (tmp_path / "out").read_bytes() == b"a" + bytes(range(10, 15)) + b"z" + bytes(range(250, 256))
