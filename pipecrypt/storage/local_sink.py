@@ -28,6 +28,8 @@ _MODE: Final = 0o666  # less the umask, as for any new file
 _PRIVATE_MODE: Final = 0o600
 _CREATE_ATTEMPTS: Final = 10
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})  # some file systems
+_PIECE_BYTES: Final = 1 << 20
 _NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
@@ -77,7 +79,7 @@ class LocalPublication(Publication):
                 with map_errors(f"cannot write {self.name}"):
                     out, end = self._open(), start + length
                     while start < end:
-                        count = os.sendfile(out, descriptor, start, end - start)
+                        count = _copy_some(out, descriptor, start, end - start)
                         if not count:
                             raise FormatError(f"the source of {self.name} became shorter while it was read")
                         start += count
@@ -168,6 +170,18 @@ class LocalPublication(Publication):
         except OSError as error:
             hint = "the file is there and whole; whether it survives a power failure is unknown"
             raise StorageError(f"cannot make {self.name} durable: {error.strerror}", hint=hint) from error
+
+
+def _copy_some(out: int, descriptor: int, start: int, length: int) -> int:
+    """Append up to `length` bytes of a file; return how many, 0 at its end."""
+    try:
+        return os.sendfile(out, descriptor, start, length)
+    except OSError as error:
+        if error.errno not in _NO_SENDFILE:
+            raise
+    data = os.pread(descriptor, min(length, _PIECE_BYTES), start)
+    write_fully(out, memoryview(data))
+    return len(data)
 
 
 def remove_local_leftovers(location: Location, token: str) -> None:

@@ -409,3 +409,24 @@ def test_ranges_of_a_file_are_copied_by_the_system(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError):
             sink.copy_range(file.fileno(), 0, 1)
     assert (tmp_path / "out").read_bytes() == b"a" + bytes(range(10, 15)) + b"z" + bytes(range(250, 256))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sendfile between files is Linux's")
+@pytest.mark.parametrize(("number", "works"), [(errno.EINVAL, True), (errno.ENOSPC, False)])
+def test_file_systems_without_sendfile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, works: bool
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(local_sink.os, "sendfile", fail)
+    data = os.urandom(3 << 20)
+    (tmp_path / "in").write_bytes(data)
+    with (tmp_path / "in").open("rb") as file, open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+        if works:
+            sink.copy_range(file.fileno(), 5, len(data) - 5)  # type: ignore[union-attr]
+            sink.publish()
+            assert (tmp_path / "out").read_bytes() == data[5:]
+        else:
+            with pytest.raises(StorageError):
+                sink.copy_range(file.fileno(), 0, 1)  # type: ignore[union-attr]
