@@ -95,7 +95,7 @@ def main() -> None:
     report = "\n".join(lines)
     print(report)
     if arguments.output:
-        Path(arguments.output).write_text(report + "\n")
+        Path(arguments.output).with_suffix(".md").write_text(report + "\n")
 
 
 def _arguments() -> argparse.Namespace:

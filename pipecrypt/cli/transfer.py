@@ -7,6 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipecrypt.cli.encrypt_options import (
+    BatchRows,
+    Chunks,
+    Columns,
+    Compression,
+    DataKeys,
+    FileFormat,
+    Footer,
+    FooterKey,
+    Key,
+    MaxFileBytes,
+    NoBindPath,
+    OnBadRows,
+    Uniform,
+)
 from pipecrypt.cli.options import (
     JSONFlag,
     KeyReferences,
@@ -21,8 +36,7 @@ from pipecrypt.cli.options import (
 from pipecrypt.cli.render import show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.parquet.policy import FooterMode, KeyScope
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.options import BadRows, Codec
+from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
     from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
@@ -57,42 +71,19 @@ def run(
 def encrypt(
     source: _Source,
     sink: _Sink,
-    key: Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")],
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs; default: all columns."),
-    ] = None,
-    footer: Annotated[
-        FooterMode, typer.Option(help="Whether readers without keys can open it.")
-    ] = FooterMode.PLAINTEXT,
-    data_keys: Annotated[
-        KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
-    ] = KeyScope.BATCH,
-    footer_key: Annotated[
-        str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")
-    ] = None,
-    uniform: Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")] = False,
-    no_bind_path: Annotated[
-        bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")
-    ] = False,
-    chunks: Annotated[
-        bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
-    ] = False,
-    file_format: Annotated[
-        SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
-    ] = None,
-    on_bad_rows: Annotated[
-        BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
-    ] = BadRows.FAIL,
-    batch_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")
-    ] = None,
-    compression: Annotated[
-        Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
-    ] = None,
-    max_file_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
-    ] = None,
+    key: Key,
+    columns: Columns = None,
+    footer: Footer = FooterMode.PLAINTEXT,
+    data_keys: DataKeys = KeyScope.BATCH,
+    footer_key: FooterKey = None,
+    uniform: Uniform = False,
+    no_bind_path: NoBindPath = False,
+    chunks: Chunks = False,
+    file_format: FileFormat = None,
+    on_bad_rows: OnBadRows = BadRows.FAIL,
+    batch_rows: BatchRows = None,
+    compression: Compression = None,
+    max_file_bytes: MaxFileBytes = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     json: JSONFlag = False,

@@ -100,8 +100,10 @@ class Body:
                 self._report()
                 self._flush()
                 self._wait()
+            else:
+                self._has_failed = True  # what waits is dropped: its errors would hide the one that is on its way
         finally:
-            self.close_input()
+            self._close_ahead()
             self._writer.shutdown(wait=True)
 
     def open_input(self, source: RangeSource) -> None:
@@ -118,6 +120,9 @@ class Body:
             if any(isinstance(part, _Copy) for part in self._parts):
                 self._flush()
             self._wait()
+        self._close_ahead()
+
+    def _close_ahead(self) -> None:
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None

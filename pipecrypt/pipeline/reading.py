@@ -14,6 +14,7 @@ from pipecrypt.sources.options import BadRows, CSVOptions, JSONOptions, ReadOpti
 __all__ = ["FileReading", "Reading"]
 
 _NO_QUOTE: Final = ""
+_TABLES: Final = tuple(each.value for each in SourceFormat if each is not SourceFormat.BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,10 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file."""
-        if self.format is not None and choose(SourceFormat, self.format, "format") is SourceFormat.BYTES:
+        if self.format == SourceFormat.BYTES.value:
             raise UsageError("bytes of no format are no table", hint="encrypt them in chunks: mode chunks, or --chunks")
+        if self.format is not None and self.format not in _TABLES:
+            raise UsageError(f"format is {self.format!r}", hint=f"it is one of {', '.join(_TABLES)}")
         self._options("x.csv")
 
     def of(self, name: str, display: str) -> FileReading:
@@ -77,10 +80,9 @@ class Reading:
         guessed, compression = guess_format(name)
         chosen = guessed if self.format is None else SourceFormat(self.format)
         if chosen is None:
-            known = ", ".join(each.value for each in SourceFormat if each is not SourceFormat.BYTES)
             raise FormatError(
                 f"{display} is not a Parquet file, and its name tells no other format",
-                hint=f"say which it is ({known}), or encrypt it in chunks",
+                hint=f"say which it is ({', '.join(_TABLES)}), or encrypt it in chunks",
             )
         if chosen is SourceFormat.PARQUET and compression is not Compression.NONE:
             raise FormatError(f"{display} is a Parquet file inside another compression", hint="decompress it first")

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, NoReturn
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
-from pipecrypt.errors import UnsupportedError
+from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.options import check_names, check_trust, view_options
 from pipecrypt.reading.view_file import FileView, ViewFile
@@ -172,7 +172,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     ) -> list[Any]:
         """Return several ranges; those of one file are fetched side by side."""
         if max_gap is not None:
-            raise NotImplementedError("max_gap")
+            raise UsageError("ranges are fetched as they are asked for: max_gap is not known here", hint="leave it out")
         asked = list(zip(paths, _each(starts, paths), _each(ends, paths), strict=True))
         found: list[Any] = [None] * len(asked)
         for path in dict.fromkeys(paths):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.parquet.body import Body
 from tests.parquet.world import MemorySink, MemorySource
 
@@ -75,3 +76,19 @@ def test_nothing_follows_a_copy_that_failed(tmp_path: Path) -> None:
         copy_much()
     assert len(sink.copied) == 3
     assert len(sink.data) <= 3 * ((1 << 20) + 7)
+
+
+def test_an_error_of_the_walk_is_not_hidden_by_copies_that_wait(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(1 << 20))
+    sink = _CopyingSink(fail_at=0)
+
+    def fail_between_copies() -> None:
+        with Body(sink, lambda _: None) as body:
+            body.open_input(_FileSource(tmp_path / "x"))
+            body.copy(0, 1 << 20)
+            raise FormatError("the walk failed")
+
+    with pytest.raises(FormatError):
+        fail_between_copies()
+    assert not sink.data
+    assert "pipecrypt-write" not in " ".join(thread.name for thread in threading.enumerate())

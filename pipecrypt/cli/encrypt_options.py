@@ -1,0 +1,56 @@
+"""The options of `pipecrypt encrypt`. What they mean is left to transfer and to the policy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipecrypt.parquet.policy import FooterMode, KeyScope
+from pipecrypt.sources.formats import SourceFormat
+from pipecrypt.sources.options import BadRows, Codec
+
+__all__ = [
+    "BatchRows",
+    "Chunks",
+    "Columns",
+    "Compression",
+    "DataKeys",
+    "FileFormat",
+    "Footer",
+    "FooterKey",
+    "Key",
+    "MaxFileBytes",
+    "NoBindPath",
+    "OnBadRows",
+    "Uniform",
+]
+
+Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs; default: all columns."),
+]
+Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
+DataKeys = Annotated[
+    KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
+]
+FooterKey = Annotated[str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")]
+Uniform = Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")]
+NoBindPath = Annotated[bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")]
+Chunks = Annotated[
+    bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
+]
+FileFormat = Annotated[
+    SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+]
+OnBadRows = Annotated[
+    BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
+]
+BatchRows = Annotated[int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")]
+Compression = Annotated[
+    Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
+]
+MaxFileBytes = Annotated[
+    int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
+]
