@@ -11,12 +11,13 @@ Layout of the three kinds of Parquet file, from the end of the last segment::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import AlreadyEncryptedError, FormatError, NotEncryptedError, UnsupportedError
 from pipecrypt.parquet.modules import (
     FOOTER_SIGNATURE_BYTES,
@@ -44,6 +45,7 @@ __all__ = [
     "MAGIC_BYTES",
     "PLAIN_MAGIC",
     "Algorithm",
+    "FooterCheck",
     "SealedFooter",
     "StoredFooter",
     "encode_plain_footer",
@@ -121,11 +123,19 @@ class StoredFooter:
         body_end: where the footer begins and the last segment must have ended.
         metadata: the clear footer, or None where it is encrypted.
         sealed: set where the file is encrypted.
+        size_bytes: size of the whole file.
+        sha256: of everything from `body_end` on, in hex; the same bytes that were parsed.
     """
 
     body_end: int
     metadata: Struct | None
     sealed: SealedFooter | None
+    size_bytes: int
+    sha256: str
+
+
+# Raises IntegrityError to refuse a file before anything of it is used.
+FooterCheck: TypeAlias = Callable[[StoredFooter], None]
 
 
 def magic(mode: FooterMode) -> bytes:
@@ -154,16 +164,17 @@ def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> Store
     """Return a file's footer; of a small one, everything is opened at once, so that it is walked once only."""
     stored, ending = _read_end(source)
     shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
-    body_end = source.size_bytes - _END_BYTES - len(stored)
+    size = source.size_bytes
+    body_end, sha256 = size - _END_BYTES - len(stored), _sha256(stored, ending)
     what = f"footer of {source.name}"
     if ending == _SEALED_MAGIC:
-        return StoredFooter(body_end, None, _parse_sealed(stored, what))
+        return StoredFooter(body_end, None, _parse_sealed(stored, what), size, sha256)
     metadata, end = read_struct(stored, 0, shape, what)
     algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
     if algorithm is None:
         if end != len(stored):
             raise FormatError(f"{what} is followed by {len(stored) - end} bytes that nothing names")
-        return StoredFooter(body_end, metadata, None)
+        return StoredFooter(body_end, metadata, None, size, sha256)
     if end + FOOTER_SIGNATURE_BYTES != len(stored):
         raise FormatError(f"{what} has no signature")
     key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA) or b""
@@ -175,7 +186,14 @@ def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> Store
         memoryview(stored)[:end],
         memoryview(stored)[end:],
     )
-    return StoredFooter(body_end, metadata, sealed)
+    return StoredFooter(body_end, metadata, sealed, size, sha256)
+
+
+def _sha256(stored: bytes, ending: bytes) -> str:
+    digester = Digester()
+    digester.update(stored)
+    digester.update(len(stored).to_bytes(_LENGTH_BYTES, "little") + ending)
+    return digester.hexdigest()
 
 
 def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:

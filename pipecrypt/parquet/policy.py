@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import PolicyError
 
 __all__ = ["ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope"]
@@ -49,6 +50,7 @@ class EncryptionPolicy:
         footer_key: master key of the footer; default: `default`, else the first rule's.
         uniform: all columns under the footer's data key; needs no rules.
         bind_path: store dataset id and path as AAD prefix; DuckDB reads only files without one.
+        digest: store digests of what stays in plaintext in the footer (see `integrity`); None: store none.
 
     Raises:
         PolicyError: no key at all, or `uniform` with rules.
@@ -61,6 +63,7 @@ class EncryptionPolicy:
     footer_key: str | None = None
     uniform: bool = False
     bind_path: bool = True
+    digest: DigestAlgorithm | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FileReport", "RestoredFile"]
+__all__ = ["FileReport", "RestoredFile", "SealedColumn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,19 @@ class RestoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedColumn:
+    """An encrypted leaf column and its master key.
+
+    Args:
+        path: from the root to the leaf.
+        key_reference: of the master key; the footer's where the column is under the footer's data key.
+    """
+
+    path: tuple[str, ...]
+    key_reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileReport:
     """Counts of one file.
 
@@ -38,6 +51,8 @@ class FileReport:
         sink_bytes: size of the output.
         encrypted_columns: leaf columns that are encrypted in the encrypted file.
         restored: set where a file of chunks was decrypted.
+        footer_sha256: of everything behind the last segment of an encrypted file, in hex; empty for a decrypted one.
+        sealed_columns: which columns were encrypted under which master key, by ordinal; empty for a decrypted file.
     """
 
     rows: int
@@ -47,3 +62,5 @@ class FileReport:
     sink_bytes: int
     encrypted_columns: int
     restored: RestoredFile | None = None
+    footer_sha256: str = ""
+    sealed_columns: tuple[SealedColumn, ...] = ()
