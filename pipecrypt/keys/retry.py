@@ -70,8 +70,6 @@ class Clock:
 def call_with_retries(attempt: Callable[[float], _Result], *, limits: RetryLimits, clock: Clock) -> _Result:
     """Return what `attempt` returns, after as many attempts as fit before the deadline.
 
-    A data key is made inside of the attempt that returns it, so no two attempts share one.
-
     Args:
         attempt: makes one call, given the seconds it may take; raises PassingError where another may help.
         limits: how long and how often.

@@ -39,6 +39,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
         "static": "pipecrypt.keys.static",
+        "vault": "pipecrypt.keys.vault",
     }
 )
 
