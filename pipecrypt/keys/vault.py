@@ -31,7 +31,8 @@ from pipecrypt.documents import Document, DocumentError, decode_base64, encode_b
 from pipecrypt.errors import IntegrityError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.retry import Clock, RetryLimits
+from pipecrypt.keys.retry import Patience
+from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.vault_place import VaultPlace, locate_vault_key
 from pipecrypt.keys.vault_server import VaultServer
 from pipecrypt.keys.vault_signer import VaultSigner, open_vault_signer
@@ -78,7 +79,7 @@ class VaultMasterKey:
         """
         if not self._is_derived:
             key = DataKey(random_bytes(DATA_KEY_BYTES))
-            return key, self._encrypt(key, context)
+            return key, self.wrap_key(key, context)
         answer = self._ask("datakey/plaintext", {"bits": 256, **self._binding(context)})
         wrapped = self._wrapped(answer)
         return self._plaintext(answer), wrapped
@@ -93,24 +94,30 @@ class VaultMasterKey:
         text = self._checked(wrapped)
         return self._plaintext(self._ask("decrypt", {"ciphertext": text, **self._binding(context)}))
 
-    def rewrap_key(self, wrapped: bytes, context: Context) -> bytes:
-        """Return the same key wrapped under the newest version.
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already.
 
-        Keys that are not derived are decrypted and encrypted again, because Vault's `rewrap` takes no associated data.
+        Raises:
+            KeyNotFoundError: there is no such key any more.
+            KeyServiceError: the server refused, failed, or answered nonsense.
+        """
+        plaintext = encode_base64(bytes(key.expose_key_bytes()))
+        return self._wrapped(self._ask("encrypt", {"plaintext": plaintext, **self._binding(context)}))
+
+    def rewrap_key(self, wrapped: bytes, context: Context, to: MasterKey) -> bytes | None:
+        """Return the key in `wrapped`, wrapped under the newest version of `to`, without showing it to this process.
+
+        Returns None where Vault cannot do it: `to` is another key, or the key is not derived, whose associated data
+        Vault's `rewrap` does not take.
 
         Raises:
             IntegrityError: `wrapped` was not made by this master key for `context`.
             KeyServiceError: the server refused, failed, or answered nonsense.
         """
-        if not self._is_derived:
-            with self.unwrap_key(wrapped, context) as key:
-                return self._encrypt(key, context)
+        if not self._is_derived or not isinstance(to, VaultMasterKey) or to.id != self.id:
+            return None
         text = self._checked(wrapped)
         return self._wrapped(self._ask("rewrap", {"ciphertext": text, **self._binding(context)}))
-
-    def _encrypt(self, key: DataKey, context: Context) -> bytes:
-        plaintext = encode_base64(bytes(key.expose_key_bytes()))
-        return self._wrapped(self._ask("encrypt", {"plaintext": plaintext, **self._binding(context)}))
 
     def _ask(self, operation: str, members: dict[str, str | int | bool]) -> Document:
         return self._server.ask("POST", self._place.path(operation), self._place.text, members)
@@ -153,16 +160,14 @@ class VaultService:
     """The key service of the scheme `vault`.
 
     Args:
-        limits: how long and how often a call is tried.
-        clock: time and chance.
+        patience: how long a call may take.
     """
 
-    __slots__ = ("_clock", "_limits")
+    __slots__ = ("_patience",)
 
-    def __init__(self, *, limits: RetryLimits | None = None, clock: Clock | None = None) -> None:
-        """Keep them."""
-        self._limits = limits or RetryLimits()
-        self._clock = clock or Clock()
+    def __init__(self, patience: Patience | None = None) -> None:
+        """Ask nothing."""
+        self._patience = patience or Patience()
 
     def open_key(self, reference: KeyReference, credentials: Credentials) -> VaultMasterKey:
         """Ask the server what the key is; one request.
@@ -195,9 +200,7 @@ class VaultService:
 
     def _server(self, reference: KeyReference, credentials: Credentials) -> tuple[VaultPlace, VaultServer]:
         place = locate_vault_key(reference, credentials.environ)
-        server = VaultServer(
-            place.address, place.namespace, credentials.environ, limits=self._limits, clock=self._clock
-        )
+        server = VaultServer(place.address, place.namespace, credentials.environ, patience=self._patience)
         return place, server
 
 

@@ -25,7 +25,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.keystore_file import read_private_file
-from pipecrypt.keys.retry import Clock, PassingError, RetryLimits, call_with_retries
+from pipecrypt.keys.retry import PassingError, Patience, ask_patiently
 
 __all__ = ["VaultAddress", "VaultServer", "address_from_url", "is_this_machine", "variable"]
 
@@ -62,22 +62,20 @@ class VaultServer:
         address: where it listens.
         namespace: sent with each request, or "".
         environ: has the token and the certificates.
-        limits: how long and how often a call is tried.
-        clock: time and chance.
+        patience: how long a call may take.
 
     Raises:
         KeyServiceError: there is no token, or a certificate file cannot be read.
     """
 
-    __slots__ = ("_address", "_clock", "_headers", "_limits", "_server_name", "_tls")
+    __slots__ = ("_address", "_headers", "_patience", "_server_name", "_tls")
 
     def __init__(
-        self, address: VaultAddress, namespace: str, environ: Mapping[str, str], *, limits: RetryLimits, clock: Clock
+        self, address: VaultAddress, namespace: str, environ: Mapping[str, str], *, patience: Patience
     ) -> None:
         """Read token and certificates; nothing is sent yet."""
         self._address = address
-        self._limits = limits
-        self._clock = clock
+        self._patience = patience
         self._headers = {"X-Vault-Request": "true", "X-Vault-Token": _token(environ)}
         if namespace:
             self._headers["X-Vault-Namespace"] = namespace
@@ -85,7 +83,7 @@ class VaultServer:
         self._server_name = variable(environ, "TLS_SERVER_NAME") or address.host
 
     def ask(self, method: str, path: str, what: str, members: Mapping[str, str | int | bool] | None = None) -> Document:
-        """Return the "data" of the answer to one request, after as many attempts as the limits allow.
+        """Return the "data" of the answer to one request, asking again while failures pass.
 
         Args:
             method: GET or POST.
@@ -100,9 +98,9 @@ class VaultServer:
         """
         body = None if members is None else json.dumps(members).encode()
 
-        def attempt(seconds: float) -> Document:
+        def attempt() -> Document:
             try:
-                status, headers, answer = self._send(method, path, body, seconds)
+                status, headers, answer = self._send(method, path, body)
             except ssl.SSLCertVerificationError as error:
                 raise KeyServiceError(
                     f"{what}: the server's certificate is not trusted: {error.verify_message}",
@@ -112,13 +110,13 @@ class VaultServer:
                 raise PassingError(KeyServiceError(f"{what}: {_unreached(error)}")) from None
             return _data(status, headers, answer, what)
 
-        return call_with_retries(attempt, limits=self._limits, clock=self._clock)
+        return ask_patiently(self._patience, attempt, f"{method} {path}")
 
-    def _send(
-        self, method: str, path: str, body: bytes | None, seconds: float
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = _connection(self._address, self._tls, self._server_name, seconds)
+    def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = _connection(self._address, self._tls, self._server_name, self._patience.connect_seconds)
         try:
+            connection.connect()
+            connection.sock.settimeout(self._patience.answer_seconds)
             headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
             connection.request(method, f"/v1/{path}", body, headers)
             response = connection.getresponse()
@@ -280,6 +278,6 @@ def _texts(answer: bytes, name: str) -> str:
         return ""
 
 
-def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+def _retry_after(headers: http.client.HTTPMessage) -> float:
     text = headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() and int(text) <= _MAX_WAIT_SECONDS else None
+    return float(text) if text.isdecimal() and int(text) <= _MAX_WAIT_SECONDS else 0.0

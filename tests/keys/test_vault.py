@@ -27,7 +27,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.retry import Clock, RetryLimits
+from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.keys.vault import VaultMasterKey, VaultService
 from pipecrypt.keys.vault_place import VaultPlace, locate_vault_key
@@ -36,7 +36,7 @@ from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 
 HERE = Context(new_dataset_id(), "")
-QUICK = VaultService(limits=RetryLimits(deadline_seconds=0.2, attempt_seconds=0.2), clock=Clock(sleep=lambda _: None))
+QUICK = VaultService(Patience(total_seconds=0.2, first_delay_seconds=0.001, answer_seconds=0.2))
 WITH_TOKEN = Credentials({"VAULT_TOKEN": TOKEN})
 
 
@@ -170,21 +170,34 @@ def test_old_versions_open_after_a_rotation(http: HTTPService, vault: FakeVault,
     master_key.unwrap_key(newer, HERE)
 
 
-@pytest.mark.parametrize(("name", "calls"), [("pii", ["decrypt", "encrypt"]), ("derived", ["rewrap"])])
-def test_rewrapping_keeps_key_and_context(http: HTTPService, vault: FakeVault, name: str, calls: list[str]) -> None:
-    master_key = _open(http, name)
+def test_rewrapping_keeps_key_and_context(http: HTTPService, vault: FakeVault) -> None:
+    master_key = _open(http, "derived")
     key, wrapped = master_key.generate_key(HERE)
-    vault.keys[name].rotate()
+    vault.keys["derived"].rotate()
     http.calls.clear()
-    rewrapped = master_key.rewrap_key(wrapped, HERE)
-    assert sorted(http.calls) == calls
-    vault.keys[name].min_decryption_version = 2
+    rewrapped = master_key.rewrap_key(wrapped, HERE, _open(http, "derived"))
+    assert rewrapped is not None
+    assert list(http.calls) == ["rewrap"]
+    vault.keys["derived"].min_decryption_version = 2
     assert master_key.unwrap_key(rewrapped, HERE).same_as(key)
-    for use in (master_key.rewrap_key, master_key.unwrap_key):
-        with pytest.raises(IntegrityError):
-            use(rewrapped, Context(new_dataset_id(), ""))
-        with pytest.raises(IntegrityError):
-            use(b"vault:v3:" + rewrapped[9:], HERE)
+    with pytest.raises(IntegrityError):
+        master_key.rewrap_key(rewrapped, Context(new_dataset_id(), ""), master_key)
+    with pytest.raises(IntegrityError):
+        master_key.rewrap_key(b"vault:v3:" + rewrapped[9:], HERE, master_key)
+
+
+def test_what_vault_cannot_rewrap(http: HTTPService) -> None:
+    plain, derived = _open(http), _open(http, "derived")
+    for master_key, to in ((plain, plain), (derived, plain), (plain, derived)):
+        _, wrapped = master_key.generate_key(HERE)
+        assert master_key.rewrap_key(wrapped, HERE, to) is None
+
+
+@pytest.mark.parametrize("name", ["pii", "derived"])
+def test_keys_that_exist_are_wrapped(http: HTTPService, name: str) -> None:
+    key, _ = _open(http).generate_key(HERE)
+    master_key = _open(http, name)
+    assert master_key.unwrap_key(master_key.wrap_key(key, HERE), HERE).same_as(key)
 
 
 def test_each_kind_of_key_is_asked_in_its_own_way(http: HTTPService) -> None:
@@ -233,7 +246,7 @@ def test_every_status_is_an_access_error(http: HTTPService, status: int) -> None
 
 def test_a_server_that_asks_for_time_is_given_it(http: HTTPService) -> None:
     waits: list[float] = []
-    service = VaultService(clock=Clock(sleep=waits.append, fraction=lambda: 0.0))
+    service = VaultService(Patience(sleep=waits.append, chance=lambda: 0.0))
     master_key = service.open_key(parse_key_reference(_text(http, "pii")), WITH_TOKEN)
     answers = [HTTPAnswer(429, headers={"Retry-After": text}) for text in ("2", "soon", "999999", "")]
     http.trouble = lambda request: answers.pop(0) if answers else None
