@@ -13,14 +13,13 @@ RSA                RSAES-OAEP with SHA-256 and MGF1 with SHA-256; 2048 to 16384 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
+
+from pipecrypt.crypto.pem_text import pem_text
 
 __all__ = ["Identity", "RecipientAlgorithm", "RecipientKey", "encode_pem", "key_digest"]
-
-_PEM_COLUMNS: Final = 64  # RFC 7468 2
 
 
 class RecipientAlgorithm(StrEnum):
@@ -76,6 +75,4 @@ def key_digest(key: RecipientKey) -> str:
 
 def encode_pem(key: RecipientKey) -> str:
     """Return the public key as PEM (RFC 7468 13)."""
-    text = base64.b64encode(key.spki).decode("ascii")
-    lines = [text[start : start + _PEM_COLUMNS] for start in range(0, len(text), _PEM_COLUMNS)]
-    return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
+    return pem_text("PUBLIC KEY", key.spki)

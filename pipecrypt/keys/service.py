@@ -39,6 +39,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
+        "pkcs11": "pipecrypt.keys.pkcs11",
         "recipient": "pipecrypt.keys.recipient",
         "static": "pipecrypt.keys.static",
     }
