@@ -31,6 +31,7 @@ _DOORS = {
     "blake3": ["crypto/"],
     "cryptography": ["crypto/"],
     "fsspec": ["storage/", "reading/filesystem.py"],
+    "pkcs11": ["keys/pkcs11_library.py"],
     "pyarrow": ["sources/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
