@@ -37,6 +37,7 @@ _GROUP: Final = "pipecrypt.key_services"
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "azure-kv": "pipecrypt.keys.azure_kv",
         "gcp-kms": "pipecrypt.keys.gcp_kms",
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
