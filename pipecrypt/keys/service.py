@@ -36,6 +36,7 @@ _GROUP: Final = "pipecrypt.key_services"
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "aws-kms": "pipecrypt.keys.aws_kms",
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
         "static": "pipecrypt.keys.static",
