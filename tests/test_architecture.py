@@ -32,6 +32,7 @@ _DOORS = {
     "boto3": ["keys/aws_kms_client.py"],
     "cryptography": ["crypto/"],
     "fsspec": ["storage/", "reading/filesystem.py"],
+    "pkcs11": ["keys/pkcs11_library.py"],
     "pyarrow": ["sources/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],

@@ -7,11 +7,8 @@ into its debug log; while a call runs, the loggers that do so are silenced in th
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import importlib
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
@@ -25,6 +22,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.aws_kms_reference import AWSKeyPlace, check_endpoint
+from pipecrypt.keys.quiet import quiet_loggers
 from pipecrypt.keys.retry import CallRate, Patience
 
 __all__ = ["KMSClient", "open_client"]
@@ -57,7 +55,6 @@ _REFUSED_CREDENTIALS: Final = frozenset(
      "UnrecognizedClientException"}
 )  # fmt: skip
 _TALKATIVE: Final = ("botocore.auth", "botocore.credentials", "botocore.endpoint", "botocore.parsers", "botocore.utils")
-_in_call: Final = contextvars.ContextVar("pipecrypt_in_kms_call", default=False)
 
 
 class KMSClient:
@@ -104,7 +101,7 @@ class KMSClient:
             IntegrityError: the ciphertext was not made by this key in this context.
             UsageError: the key is for something else.
         """
-        with _silenced_logs():
+        with quiet_loggers(_TALKATIVE):
             try:
                 answer = self._patience.call(
                     lambda: self._try(action, parameters), self._passes, f"{action} of {self._place.text}"
@@ -180,7 +177,7 @@ def open_client(place: AWSKeyPlace, *, patience: Patience, rate: CallRate) -> KM
         retries={"mode": "standard", "total_max_attempts": 1},
         user_agent_extra="pipecrypt",
     )
-    with _silenced_logs():
+    with quiet_loggers(_TALKATIVE):
         try:
             session = boto3.Session(profile_name=place.profile, region_name=place.region)
             client = session.client(_SERVICE, endpoint_url=place.endpoint, config=settings)
@@ -208,25 +205,8 @@ def _import_boto3() -> tuple[ModuleType, ModuleType, ModuleType]:
         raise MissingExtraError(
             "keys of AWS KMS need the package boto3", hint='pip install "pipecrypt[aws]"'
         ) from error
-    for name in _TALKATIVE:
-        logger = logging.getLogger(name)
-        if _drop_during_calls not in logger.filters:
-            logger.addFilter(_drop_during_calls)
     boto3, config, exceptions = modules
     return boto3, config, exceptions
-
-
-def _drop_during_calls(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or not _in_call.get()
-
-
-@contextlib.contextmanager
-def _silenced_logs() -> Iterator[None]:
-    token = _in_call.set(True)
-    try:
-        yield
-    finally:
-        _in_call.reset(token)
 
 
 def _error(error: Exception) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from pipecrypt.keys.service import (
     ExplicitKeys,
     KeyServices,
     MasterKey,
+    SealsOnly,
     Wipeable,
     open_key_reference,
 )
@@ -148,7 +149,9 @@ class Keyring:
             self._by_reference[key_reference] = opened
             earlier = opened.earlier_versions() if isinstance(opened, EarlierVersions) else ()
             for master_key in (*earlier, opened):
-                self._master_keys[master_key.id] = master_key
+                # A public key never takes the place of its private half, which answers to the same id.
+                if not (isinstance(master_key, SealsOnly) and master_key.id in self._master_keys):
+                    self._master_keys[master_key.id] = master_key
 
     def _unwrap_explicit(self, wrapped: str, master_key_id: str) -> DataKey:
         for keys in self._explicit:

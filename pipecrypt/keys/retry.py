@@ -14,11 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-__all__ = ["CallRate", "Patience"]
+from pipecrypt.errors import KeyServiceError
+
+__all__ = ["CallRate", "PassingError", "Patience", "ask_patiently"]
 
 _MAX_DOUBLINGS: Final = 30
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+
+
+class PassingError(Exception):
+    """A failure that may be over soon: throttled, busy, no answer. Never shown; its `error` is.
+
+    Args:
+        error: what the user sees when time runs out.
+        wait_seconds: what the service asked to wait at least.
+    """
+
+    def __init__(self, error: KeyServiceError, *, wait_seconds: float = 0.0) -> None:
+        """Keep both."""
+        super().__init__(error.message)
+        self.error = error
+        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +80,8 @@ class Patience:
                 return attempt()
             except Exception as error:
                 delay = self._delay(tries)
+                if isinstance(error, PassingError):
+                    delay += error.wait_seconds
                 if not passes(error) or self.clock() + delay > deadline:
                     raise
                 tries += 1
@@ -72,6 +91,19 @@ class Patience:
     def _delay(self, tries: int) -> float:
         longest = min(self.max_delay_seconds, self.first_delay_seconds * 2.0 ** min(tries, _MAX_DOUBLINGS))
         return self.chance() * longest
+
+
+def ask_patiently(patience: Patience, attempt: Callable[[], _Result], what: str) -> _Result:
+    """Return what `attempt` returns, asking again after each PassingError while time is left.
+
+    Raises:
+        KeyServiceError: that of the last PassingError.
+        Exception: whatever else `attempt` raised.
+    """
+    try:
+        return patience.call(attempt, lambda error: isinstance(error, PassingError), what)
+    except PassingError as failure:
+        raise failure.error from None
 
 
 class CallRate:

@@ -25,6 +25,7 @@ __all__ = [
     "KeyService",
     "KeyServices",
     "MasterKey",
+    "SealsOnly",
     "Wipeable",
     "check_key_reference",
     "known_schemes",
@@ -37,9 +38,14 @@ _GROUP: Final = "pipecrypt.key_services"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "aws-kms": "pipecrypt.keys.aws_kms",
+        "azure-kv": "pipecrypt.keys.azure_kv",
+        "gcp-kms": "pipecrypt.keys.gcp_kms",
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
+        "pkcs11": "pipecrypt.keys.pkcs11",
+        "recipient": "pipecrypt.keys.recipient",
         "static": "pipecrypt.keys.static",
+        "vault": "pipecrypt.keys.vault",
     }
 )
 
@@ -74,6 +80,15 @@ class EarlierVersions(Protocol):
 
     def earlier_versions(self) -> tuple[MasterKey, ...]:
         """Return the earlier versions, each with an id of its own."""
+
+
+@runtime_checkable
+class SealsOnly(Protocol):
+    """What a MasterKey lacks: it is a public key, makes keys, and `unwrap_key` always refuses."""
+
+    @property
+    def opened_by(self) -> str:
+        """What opens what it sealed, for hints."""
 
 
 @runtime_checkable
