@@ -30,6 +30,7 @@ _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarr
 _DOORS = {
     "azure": ["keys/azure_kv_client.py"],
     "blake3": ["crypto/"],
+    "boto3": ["keys/aws_kms_client.py"],
     "cryptography": ["crypto/"],
     "fsspec": ["storage/", "reading/filesystem.py"],
     "google": ["keys/gcp_kms_client.py"],
