@@ -88,6 +88,8 @@ class OAEPIdentity:
         if self._private is None:
             raise RuntimeError("this key was wiped")
         refusal = IntegrityError("authentication failed")
+        if len(sealed) != (self._private.key_size + 7) // 8:  # RFC 8017 7.1.2 step 1b
+            raise refusal
         try:
             message = self._private.decrypt(sealed, _padding())
         except ValueError:
