@@ -1,29 +1,26 @@
 """Seal to an RSA public key with RSAES-OAEP (RFC 8017 7.1). PEM texts are left to recipient_pem.
 
 OAEP with an empty label, the only form that tokens and key services of clouds all have, binds no context. So the digest
-of the context is sealed along, and compared in constant time when the message is opened::
+of the context is sealed along, as context_digest has it::
 
     RSAES-OAEP(SHA-256, MGF1 with SHA-256, label "")( plaintext || SHA-256(info) (32) )
 
-What is sealed is as long as the modulus. OAEP is non-malleable: nobody can exchange the digest and keep the plaintext.
+What is sealed is as long as the modulus.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
 from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.crypto.signature import check_rsa
 from pipecrypt.errors import IntegrityError, UsageError
 
 __all__ = ["OAEPIdentity", "OAEPRecipient"]
-
-_DIGEST_BYTES: Final = 32
 
 
 class OAEPRecipient:
@@ -55,7 +52,7 @@ class OAEPRecipient:
 
     def seal(self, plaintext: bytes | bytearray, info: bytes) -> bytes:
         """Return `plaintext` sealed, bound to `info`; as long as the modulus."""
-        return self._public.encrypt(bytes(plaintext) + hashlib.sha256(info).digest(), _padding())
+        return self._public.encrypt(bytes(append_context_digest(plaintext, info)), _padding())
 
     def __repr__(self) -> str:
         """Show the size."""
@@ -87,18 +84,15 @@ class OAEPIdentity:
         """
         if self._private is None:
             raise RuntimeError("this key was wiped")
+        # One answer to all that may be wrong: telling a bad padding apart would be an oracle (RFC 8017 7.1.2).
         refusal = IntegrityError("authentication failed")
         if len(sealed) != (self._private.key_size + 7) // 8:  # RFC 8017 7.1.2 step 1b
             raise refusal
         try:
             message = self._private.decrypt(sealed, _padding())
         except ValueError:
-            # One answer to all that may be wrong: telling a bad padding apart would be an oracle (RFC 8017 7.1.2).
             raise refusal from None
-        plaintext, digest = message[:-_DIGEST_BYTES], message[-_DIGEST_BYTES:]
-        if not hmac.compare_digest(hashlib.sha256(info).digest(), digest):
-            raise refusal
-        return plaintext
+        return bytes(remove_context_digest(message, info))
 
     def wipe(self) -> None:
         """Let go of OpenSSL's object, which clears its numbers then. Safe to call twice."""

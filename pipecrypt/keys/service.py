@@ -37,11 +37,15 @@ _GROUP: Final = "pipecrypt.key_services"
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "aws-kms": "pipecrypt.keys.aws_kms",
+        "azure-kv": "pipecrypt.keys.azure_kv",
+        "gcp-kms": "pipecrypt.keys.gcp_kms",
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
         "pkcs11": "pipecrypt.keys.pkcs11",
         "recipient": "pipecrypt.keys.recipient",
         "static": "pipecrypt.keys.static",
+        "vault": "pipecrypt.keys.vault",
     }
 )
 

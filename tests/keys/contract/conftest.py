@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.errors import PipecryptError
 from tests.keys.contract.worlds import Servers, World, all_worlds
 
 
@@ -25,11 +26,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _marks(world: type[World], test: str) -> list[pytest.MarkDecorator]:
     fake = world.fakes.get(test)
-    return (
-        []
-        if fake is None
-        else [pytest.mark.xfail(reason=fake, strict=True, raises=(AssertionError, pytest.fail.Exception))]
-    )
+    wrong = (AssertionError, PipecryptError, pytest.fail.Exception)
+    return [] if fake is None else [pytest.mark.xfail(reason=fake, strict=True, raises=wrong)]
 
 
 @pytest.fixture(scope="session")

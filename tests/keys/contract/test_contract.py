@@ -79,15 +79,20 @@ def test_unknown_keys_are_missing(world: World) -> None:
     assert "nobody" in str(caught.value)
 
 
-@pytest.mark.parametrize("trouble", [Trouble.DENIED, Trouble.DISABLED, Trouble.GONE], ids=lambda trouble: trouble.name)
-def test_trouble_is_an_access_error(world: World, trouble: Trouble) -> None:
-    _, wrapped = world.open().generate_key(HERE)
-    world.cause(trouble)
-    for use in _uses(world, wrapped):
-        with pytest.raises(AccessError) as caught:
-            use()
-        assert caught.value.exit_code == 4
-        assert caught.value.hint
+def test_who_is_denied_gets_no_key(world: World) -> None:
+    _check_refused(world, Trouble.DENIED)
+
+
+def test_a_disabled_key_gives_none(world: World) -> None:
+    _check_refused(world, Trouble.DISABLED)
+
+
+def test_a_key_that_waits_for_deletion_gives_none(world: World) -> None:
+    _check_refused(world, Trouble.DOOMED)
+
+
+def test_a_service_that_is_gone_gives_none(world: World) -> None:
+    _check_refused(world, Trouble.GONE)
 
 
 def test_denial_is_not_asked_again(world: World) -> None:
@@ -101,10 +106,11 @@ def test_denial_is_not_asked_again(world: World) -> None:
 
 
 def test_some_throttling_is_overcome(world: World) -> None:
+    writer, reader = world.open(), world.open_reading()
     world.cause(Trouble.HALF_THROTTLED)
     for _ in range(10):
-        key, wrapped = world.open().generate_key(HERE)
-        assert world.open_reading().unwrap_key(wrapped, HERE).same_as(key)
+        key, wrapped = writer.generate_key(HERE)
+        assert reader.unwrap_key(wrapped, HERE).same_as(key)
     assert world.calls() > 20
 
 
@@ -170,6 +176,16 @@ def test_lists_of_fakes_name_tests() -> None:
     tests = {name for name in (*globals(), *vars(test_contract_session)) if name.startswith("test_")}
     for world in all_worlds():
         assert {*world.fakes, *world.lacks} <= tests, world.name
+
+
+def _check_refused(world: World, trouble: Trouble) -> None:
+    _, wrapped = world.open().generate_key(HERE)
+    world.cause(trouble)
+    for use in _uses(world, wrapped):
+        with pytest.raises(AccessError) as caught:
+            use()
+        assert caught.value.exit_code == 4
+        assert caught.value.hint
 
 
 def _uses(world: World, wrapped: bytes) -> tuple[Callable[[], object], ...]:

@@ -8,7 +8,7 @@ world_memory is the shortest example, world_aws one with servers.
    given a function without arguments that returns a context manager, is entered once for each worker of pytest-xdist,
    and is left when the session ends. Only loopback addresses, only free ports.
 2. The properties name references; `services` and `credentials` are what a caller of the library passes on. Wait for
-   nothing real: give the service a fake clock and sleep, and time limits of some tenths of a second.
+   nothing real: give the service a fake clock and sleep, and short time limits once it is to hang.
 3. `cause` brings trouble, after which the next calls meet it. For services behind HTTP, the module
    `pipecrypt.testing.http_service` stands between client and emulator or fake: it counts, holds and spoils answers.
 4. `fakes` maps the name of a test to what the emulator does wrong. That test must fail there (a strict xfail), so the
@@ -38,7 +38,8 @@ def all_worlds() -> list[type[World]]:
 
 class Trouble(Enum):
     DENIED = auto()  # this identity may not use the key
-    DISABLED = auto()  # the key exists, and is switched off or about to be deleted
+    DISABLED = auto()  # the key exists, and is switched off
+    DOOMED = auto()  # the key exists, and waits for its deletion
     THROTTLED = auto()  # every call is refused as one too many
     HALF_THROTTLED = auto()  # about every second one is
     SLOW = auto()  # no answer comes
