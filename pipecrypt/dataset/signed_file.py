@@ -1,0 +1,53 @@
+"""A file as it was signed, and the comparison with what a reader finds. Finding the statement is left to opening."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.observing import observe_encryption, observe_footer
+from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests, ObservedFile, compare_encryption, compare_file
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.findings import Finding, refuse
+from pipecrypt.manifest.model import Manifest
+from pipecrypt.parquet.footer import StoredFooter
+
+__all__ = ["SignedFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFile:
+    """One file of a verified manifest. It was verified where it was made, and can be sent to worker processes.
+
+    Args:
+        manifest: what was signed.
+        entry: what it says about this file.
+        name: what errors call the dataset.
+    """
+
+    manifest: Manifest
+    entry: FileEntry
+    name: str
+
+    def check_footer(self, stored: StoredFooter) -> None:
+        """Pass if a file has the signed size and footer, and is encrypted as was promised: a `FooterCheck`.
+
+        The caller still owes: that what it reads of the body is authenticated by that footer, by GCM tags where it is
+        encrypted and by the digests of `pipecrypt.integrity` where it is not.
+
+        Raises:
+            IntegrityError: something differs; nothing of the file may be used.
+        """
+        refuse(self.compare_footer(stored), name=self.name)
+
+    def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
+        """Return what a footer shows to be different from what was signed, the broken promises first."""
+        promise = compare_encryption(self.manifest, self.entry.path, observe_encryption(stored))
+        return promise + compare_file(self.entry, observe_footer(stored))
+
+    def compare_digests(
+        self, size_bytes: int, digests: Mapping[DigestAlgorithm, str], known: KnownDigests = NOTHING_KNOWN
+    ) -> tuple[Finding, ...]:
+        """Return how the whole file differs from the signed one."""
+        return compare_file(self.entry, ObservedFile(size_bytes, digests), known=known)

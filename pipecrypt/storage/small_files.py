@@ -1,0 +1,96 @@
+"""Small files that lie beside or above data, by paths with `/`. What they say is left to the callers.
+
+Two ways lead to a path: a location, whose paths are URLs or absolute local paths, and an fsspec file system that a
+caller brought. Both come down to one reader here, so that whoever climbs from a file to its dataset need not ask which.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import read_small_file, read_small_object
+
+__all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
+
+_MOST_LEVELS: Final = 32
+
+
+class SmallFiles(Protocol):
+    """Reads small files of one storage."""
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none.
+
+        Raises:
+            FormatError: it is larger than `max_bytes`.
+            StorageError: the storage refused or failed.
+        """
+
+    def display(self, path: str) -> str:
+        """Return how errors and records name a path: a URL without secrets, `file://` for local files."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFiles:
+    """The storage of a location.
+
+    Args:
+        options: its storage options.
+    """
+
+    options: Mapping[str, object]
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none; see `SmallFiles`."""
+        return read_small_file(self.location(path), max_bytes)
+
+    def display(self, path: str) -> str:
+        """Return the path as a URL; see `SmallFiles`."""
+        location = self.location(path)
+        return f"file://{path}" if location.is_local else location.display
+
+    def location(self, path: str) -> Location:
+        """Return the location of a path."""
+        return Location(path or "/", self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemFiles:
+    """The storage of an fsspec file system.
+
+    Args:
+        fs: the file system.
+    """
+
+    fs: Any
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none; see `SmallFiles`."""
+        return read_small_object(self.fs, path, max_bytes, self.display(path))
+
+    def display(self, path: str) -> str:
+        """Return the path as a URL; see `SmallFiles`."""
+        protocol = self.fs.protocol
+        return f"{protocol if isinstance(protocol, str) else protocol[0]}://{path}"
+
+
+def locate(location: Location) -> tuple[LocatedFiles, str]:
+    """Return the storage of a location and its path there, absolute where it is local, without a `/` at its end."""
+    path = os.path.abspath(location.local_path) if location.is_local else location.url
+    return LocatedFiles(location.options), path.rstrip("/")
+
+
+def directories_above(path: str) -> Iterator[str]:
+    """Yield the directories above a path, the nearest first; the root of a file system is the empty text.
+
+    A bucket or a host is the last one. At most 32 levels are climbed: each may cost a request.
+    """
+    for _ in range(_MOST_LEVELS):
+        path, slash, _ = path.rpartition("/")
+        if not slash or path.endswith(("/", ":")):
+            return
+        yield path
