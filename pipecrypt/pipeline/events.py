@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.pipeline.summary import Part, Summary
 
 __all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
@@ -56,9 +57,11 @@ class FileDone:
 
     Args:
         parts: the record of each file published.
+        signable: what a signature will say about each; empty where nothing is signed.
     """
 
     parts: tuple[Part, ...]
+    signable: tuple[SignableFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Small signed datasets, made by hand from the parts of the manifest, for the tests of this room and of the commands."""
+"""Small signed datasets, made by hand from the parts of the manifest, for tests of reading what was signed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def trusting(*signers: LocalSigner, threshold: int = 1) -> Trust:
 
 
 @dataclass(frozen=True)
-class World:
+class SignedWorld:
     """Where keys and data are."""
 
     root: Path
@@ -74,7 +74,7 @@ class World:
         return self.root / "alice.pub"
 
     @classmethod
-    def at(cls, root: Path) -> World:
+    def at(cls, root: Path) -> SignedWorld:
         made = cls(root)
         (root / "key").write_bytes(bytes(range(32)))
         (root / "key").chmod(0o600)
