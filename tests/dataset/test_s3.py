@@ -30,11 +30,11 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
 
 def test_an_object_store(signed_world: SignedWorld, dataset: Path, options: dict[str, object]) -> None:
     store = s3fs.S3FileSystem(**options)
-    store.mkdir("bucket")
+    store.mkdir("verified")
     for path in dataset.rglob("*"):
         if path.is_file():
-            store.pipe_file(f"bucket/orders/{path.relative_to(dataset).as_posix()}", path.read_bytes())
-    place, trust = "s3://bucket/orders", [str(signed_world.public_key)]
+            store.pipe_file(f"verified/orders/{path.relative_to(dataset).as_posix()}", path.read_bytes())
+    place, trust = "s3://verified/orders", [str(signed_world.public_key)]
     report = pc.verify(place, trust, workers=4, storage_options=options)
     assert (report.files, report.root) == (3, place)
     keys, credentials = [signed_world.key], signed_world.credentials
@@ -43,10 +43,10 @@ def test_an_object_store(signed_world: SignedWorld, dataset: Path, options: dict
         assert pc.verify(part, trust, storage_options=options).files == 1
     assert pc.verify(place, trust, files=["day=*/*"], storage_options=options).files == 2
 
-    store.rm_file(f"bucket/orders/{NAMES[0]}")
-    store.pipe_file("bucket/orders/.extra", b"")
-    store.pipe_file("bucket/orders/marker/", b"")
-    store.pipe_file(f"bucket/orders/{NAMES[2]}", b"words")
+    store.rm_file(f"verified/orders/{NAMES[0]}")
+    store.pipe_file("verified/orders/.extra", b"")
+    store.pipe_file("verified/orders/marker/", b"")
+    store.pipe_file(f"verified/orders/{NAMES[2]}", b"words")
     with pytest.raises(VerificationError) as caught:
         pc.verify(place, trust, storage_options=options)
     assert {(each.kind, each.path) for each in caught.value.report.findings} == {
@@ -55,9 +55,9 @@ def test_an_object_store(signed_world: SignedWorld, dataset: Path, options: dict
         (FindingKind.TRUNCATED, NAMES[2]),
     }
     with pytest.raises(NotTrustedError):
-        pc.verify("s3://bucket", trust, storage_options=options)
+        pc.verify("s3://verified", trust, storage_options=options)
     with pytest.raises(SourceNotFoundError):
-        pc.verify("s3://bucket/nothing", trust, storage_options=options)
+        pc.verify("s3://verified/nothing", trust, storage_options=options)
 
 
 def test_a_single_object(signed_world: SignedWorld, dataset: Path, options: dict[str, object]) -> None:
