@@ -50,7 +50,7 @@ class SignedDataset:
         if entry is None:
             refuse([Finding(FindingKind.EXTRA, path, "it was not signed")], name=self.name)
             raise AssertionError("a finding is refused")
-        return SignedFile(self.verified.manifest, entry, self.name)
+        return SignedFile(self.verified.manifest, entry, self.name, self.verified.key_ids)
 
     def below(self, path: str) -> str | None:
         """Return a path of the storage as one below the root, or None if it lies elsewhere."""
@@ -110,14 +110,15 @@ def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> Sig
     place = path + SIGNATURE_SUFFIX
     envelope = _read(files, place, MAX_ENVELOPE_BYTES)
     if envelope is None:
-        raise _unsigned(files, path, SIGNATURE_SUFFIX)
+        beside = f"{path.rpartition('/')[2]}{SIGNATURE_SUFFIX} beside it, and no dataset above it"
+        raise _unsigned(files, path, beside)
     name = path.rpartition("/")[2]
     verified = _verify(files, place, envelope, requirements, expected_file=name)
     entry = verified.manifest.single_file
     if entry is None:
         raise AssertionError("verified as the statement of a single file")
     _remember(files, place, verified, requirements)
-    return SignedFile(verified.manifest, entry, files.display(path))
+    return SignedFile(verified.manifest, entry, files.display(path), verified.key_ids)
 
 
 def _open(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset | None:

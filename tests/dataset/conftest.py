@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved, signature_path
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.pipeline.policy import Policy
+from tests.dataset.world import SignedWorld, sign
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,17 @@ def world(tmp_path: Path) -> World:
     made.write("a.parquet")
     made.write("day=1/b.parquet")
     return made
+
+
+@pytest.fixture(scope="session")
+def signed_world(tmp_path_factory: pytest.TempPathFactory) -> SignedWorld:
+    """Keys, tables and a signed dataset, which tests leave as they are."""
+    made = SignedWorld.at(tmp_path_factory.mktemp("world"))
+    sign(made.encrypt("signed"))
+    return made
+
+
+@pytest.fixture
+def dataset(signed_world: SignedWorld, tmp_path: Path) -> Path:
+    """A copy of a signed dataset of three files, to be tampered with."""
+    return Path(shutil.copytree(signed_world.root / "signed", tmp_path / "signed"))
