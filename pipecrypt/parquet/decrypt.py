@@ -14,7 +14,7 @@ from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.byte_opening import opened_chunks
 from pipecrypt.parquet.byte_restore import ignore_restored, restore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
-from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
+from pipecrypt.parquet.footer import PLAIN_MAGIC, FooterCheck, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
     bloom_filter_bytes,
@@ -54,6 +54,7 @@ def decrypt_file(
     keys: DataKeys,
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
+    check: FooterCheck | None = None,
     on_restored: Callable[[RestoredFile], None] = ignore_restored,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
@@ -68,6 +69,7 @@ def decrypt_file(
         keys: finds data keys; all columns' keys are needed.
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
+        check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
         on_restored: told what a file of chunks says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
@@ -79,10 +81,11 @@ def decrypt_file(
         AccessError: a key is missing or was refused; names file, row group and column.
         IntegrityError: a module, the footer, the AAD prefix or a key is not the one it was written with.
     """
-    sealed, body_end = read_sealed_footer(source)
+    sealed, stored = read_sealed_footer(source, check=check)
+    body_end = stored.body_end
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
         chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
-        del sealed  # it holds the whole footer as stored
+        del sealed, stored  # they hold the whole footer as stored
         if chunks is not None:
             on_restored(chunks.restored)
             return restore_bytes(chunks, opened, source, sink, on_bytes)

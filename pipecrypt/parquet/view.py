@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 from pipecrypt.errors import AccessError, FormatError
 from pipecrypt.parquet.byte_entry import is_reserved
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.names import FileMetaData
@@ -51,6 +51,8 @@ class PlaintextView:
         aad_prefix: of a file that does not store it.
         missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
         kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
+        stored: the file's footer, where it was read before; the view changes it.
+        check: called with the footer before a key is asked for; what it raises passes through.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -66,6 +68,8 @@ class PlaintextView:
         aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
         kept: KeptChunks | None = None,
+        stored: StoredFooter | None = None,
+        check: FooterCheck | None = None,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
@@ -77,7 +81,7 @@ class PlaintextView:
         weakref.finalize(self, self._kept.forget, self._owner)
         # One for each chunk that is read in part, so that none is decrypted twice at once.
         self._locks: dict[int, threading.Lock] = {}
-        stored = read_stored_footer(source)
+        stored = read_stored_footer(source, stored=stored, check=check)
         self._plain_schema = stored.metadata
         if stored.sealed is not None:
             opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)

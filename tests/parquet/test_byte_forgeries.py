@@ -80,7 +80,7 @@ def refuse(data: bytes, keys: RandomKeys) -> None:
 
 
 def body_end(data: bytes) -> int:
-    return read_sealed_footer(MemorySource(data))[1]
+    return read_sealed_footer(MemorySource(data))[1].body_end
 
 
 def pages(size: int) -> list[tuple[int, int]]:
@@ -94,7 +94,8 @@ def pages(size: int) -> list[tuple[int, int]]:
 
 def row_group_starts(data: bytes, keys: RandomKeys) -> list[int]:
     """Return where row groups begin, and where the last one ends."""
-    sealed, end = read_sealed_footer(MemorySource(data))
+    sealed, stored = read_sealed_footer(MemorySource(data))
+    end = stored.body_end
     with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
         return [*(locate_pages(chunks[0]).start for chunks in opened.open_all()), end]
 

@@ -115,6 +115,12 @@ def parquet_bytes(table: pa.Table, **options: object) -> bytes:
     return out.getvalue()
 
 
+def no_row_groups(schema: pa.Schema) -> bytes:
+    out = io.BytesIO()
+    pq.ParquetWriter(out, schema).close()
+    return out.getvalue()
+
+
 def sample_table(rows: int = 1000) -> pa.Table:
     return pa.table(
         {
