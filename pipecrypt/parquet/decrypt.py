@@ -37,7 +37,7 @@ from pipecrypt.parquet.layout import (
 )
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.opened import ClearColumnsCheck, OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
@@ -55,6 +55,7 @@ def decrypt_file(
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
     check: FooterCheck | None = None,
+    check_clear: ClearColumnsCheck | None = None,
     on_restored: Callable[[RestoredFile], None] = ignore_restored,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
@@ -70,6 +71,7 @@ def decrypt_file(
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
         check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
+        check_clear: told the columns of a table that are in plaintext in some row group, before a byte is written.
         on_restored: told what a file of chunks says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
@@ -90,6 +92,8 @@ def decrypt_file(
             on_restored(chunks.restored)
             return restore_bytes(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
+        if check_clear is not None:
+            check_clear(opened.clear_columns)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
         with Body(sink, on_bytes) as body:

@@ -6,8 +6,9 @@ Only this module turns a SealedFooter, of which nothing is authenticated, into a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
@@ -24,8 +25,10 @@ from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
-__all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]
+__all__ = ["ClearColumnsCheck", "OpenedFile", "is_sealed", "resolve_prefix"]
 
+# Told the paths of leaf columns that are in plaintext somewhere; raises IntegrityError to refuse the file.
+ClearColumnsCheck: TypeAlias = Callable[[Sequence[tuple[str, ...]]], None]
 _logger = logging.getLogger(__name__)
 
 
@@ -88,6 +91,7 @@ class OpenedFile:
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
         self._sealed_columns: set[int] = set()
+        self._clear_columns: set[int] = set()
         self._footer_key_metadata = sealed.key_metadata
         self.key_metadata_of_columns: dict[int, bytes] = {}
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
@@ -99,8 +103,8 @@ class OpenedFile:
             self.footer = self._open_footer(sealed, name)  # (2)
             self.originals: Originals | None = pop_originals(self.footer)
             self._check_algorithm(name)  # (3)
-            leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = RowGroups(self.footer, leaves, name, is_sealed=True)
+            self._leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
+            self.row_groups = RowGroups(self.footer, self._leaves, name, is_sealed=True)
         except BaseException:
             self.close()
             raise
@@ -152,6 +156,11 @@ class OpenedFile:
         """How many leaf columns are encrypted in at least one of the row groups opened so far."""
         return len(self._sealed_columns)
 
+    @property
+    def clear_columns(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of the leaf columns that are in plaintext in at least one of the row groups opened so far."""
+        return tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).
 
@@ -167,6 +176,8 @@ class OpenedFile:
             if is_sealed(chunk):
                 self._sealed_columns.add(chunk.column)
                 self._open_or_lock(chunk)
+            else:
+                self._clear_columns.add(chunk.column)
         return chunks
 
     def open_all(self) -> list[list[Chunk]]:

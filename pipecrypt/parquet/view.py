@@ -22,7 +22,7 @@ from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_foot
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.names import FileMetaData
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.opened import ClearColumnsCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
@@ -53,6 +53,7 @@ class PlaintextView:
         kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
         stored: the file's footer, where it was read before; the view changes it.
         check: called with the footer before a key is asked for; what it raises passes through.
+        check_clear: told the columns that are in plaintext in some row group, before a byte is shown.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -70,6 +71,7 @@ class PlaintextView:
         kept: KeptChunks | None = None,
         stored: StoredFooter | None = None,
         check: FooterCheck | None = None,
+        check_clear: ClearColumnsCheck | None = None,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
@@ -89,6 +91,8 @@ class PlaintextView:
             self._opened = opened
             try:
                 self._shown = lay_out(opened, stored.body_end, source.size_bytes, missing)
+                if check_clear is not None:
+                    check_clear(opened.clear_columns)
             except BaseException:
                 self.close()
                 raise

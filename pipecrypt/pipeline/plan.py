@@ -8,6 +8,7 @@ from typing import Final
 
 from pipecrypt.context import new_dataset_id
 from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.pipeline.comparison import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
@@ -61,7 +62,11 @@ class Plan:
 def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """List and pin the sources, and fix each one's output; nothing is made.
 
+    Where keys are trusted, the sources are those that were signed, and each task holds what its file is compared with.
+
     Raises:
+        NotTrustedError: nothing is signed there, or too few trusted keys signed it.
+        IntegrityError: the statement, or which files there are, is not as it was signed.
         SourceNotFoundError: there is no source.
         UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
@@ -69,9 +74,11 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """
     below = _files_below(request)
     check_disjoint(request.source, request.sink, below)
-    sources = list_sources(request.source, below)
+    sources, signed = find_sources(request, below)
     dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
     tasks = _tasks(request, sources, dataset_id or "")
+    if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
+        tasks = compared(tasks, signed, request.checks.mode)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
     if not request.overwrite and not sink_is_empty(request.sink):

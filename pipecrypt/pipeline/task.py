@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
+from pipecrypt.dataset.file_check import check_file
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
@@ -84,14 +85,29 @@ def _transform(
     if isinstance(operation, Encryption):
         context = Context(operation.dataset_id, task.path)
         return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
-    if isinstance(operation, Decryption):
-        keys = keys_of_file(task.source.location, session)
-        prefix, codec = operation.aad_prefix, LazyCodec()
+    return _decrypt(task, source, sink, session, on_bytes)
 
-        def restore(file: RestoredFile) -> None:
-            sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
 
-        return decrypt_file(
-            source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_restored=restore, on_bytes=on_bytes
-        )
-    raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")
+def _decrypt(task: Task, source: RangeSource, sink: Publication, session: KeySession, on_bytes: OnBytes) -> FileReport:
+    operation = task.operation
+    if not isinstance(operation, Decryption):
+        raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")
+    signed = operation.signed
+    if signed is not None:
+        # No byte is done yet, but digesting may take long: whoever wants to stop is asked after each piece.
+        check_file(signed, source, operation.mode, on_piece=lambda: on_bytes(0))
+
+    def restore(file: RestoredFile) -> None:
+        sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+
+    return decrypt_file(
+        source,
+        sink,
+        keys=keys_of_file(task.source.location, session),
+        aad_prefix=operation.aad_prefix,
+        codec=LazyCodec(),
+        check=None if signed is None else signed.check_footer,
+        check_clear=None if signed is None else signed.check_clear,
+        on_restored=restore,
+        on_bytes=on_bytes,
+    )

@@ -233,14 +233,6 @@ def test_key_material_beside_a_file_is_bounded(
             PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True).open(path)
 
 
-def test_trust_is_refused_while_there_are_no_signatures(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnsupportedError, match="no signatures"):
-        PipecryptFileSystem(trust=["keystore:///k.pub"], skip_instance_cache=True)
-    monkeypatch.setenv("PIPECRYPT_TRUST", "keystore:///k.pub")
-    with pytest.raises(UnsupportedError, match="no signatures"):
-        PipecryptFileSystem(skip_instance_cache=True)
-
-
 @pytest.mark.parametrize(
     "options", [{"on_missing_key": "zero"}, {"keys": "keystore:///k#a"}, {"aad_prefix": "hex:0g"}, {"keys": [1]}]
 )
@@ -363,7 +355,7 @@ def test_credentials_can_be_given_and_are_not_pickled(
     fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
     with pytest.raises(AccessError):
         fs.open(path)
-    fs.use_credentials(CREDENTIALS)
+    fs.use(credentials=CREDENTIALS)
     assert fs.open(path).read(4) == b"PAR1"
     assert CREDENTIALS.environ["PIPECRYPT_PASSPHRASE"].encode() not in pickle.dumps(fs)
 
