@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
     from pipecrypt.pipeline.reading import Reading as Reading
+    from pipecrypt.pipeline.verifying import verify as verify
     from pipecrypt.pipeline.writer import ParquetWriter as ParquetWriter
     from pipecrypt.pipeline.writer import encrypt_batches as encrypt_batches
     from pipecrypt.reading.dataset import open_dataset as open
@@ -42,6 +43,7 @@ __all__ = [
     "expose_data_keys",
     "open",
     "run",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -62,6 +64,7 @@ _HOMES = {
     "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
     "open": ("pipecrypt.reading.dataset", "open_dataset"),
     "run": ("pipecrypt.config.run", "run_config"),
+    "verify": ("pipecrypt.pipeline.verifying", "verify"),
 }
 
 

@@ -6,7 +6,7 @@ Misuse by our own code is an AssertionError or RuntimeError and stands outside t
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "AccessError",
@@ -38,6 +38,7 @@ __all__ = [
     "UncheckedWarning",
     "UnsupportedError",
     "UsageError",
+    "VerificationError",
     "WorkerError",
 ]
 
@@ -195,6 +196,31 @@ class RolledBackError(IntegrityError):
     """A statement is older than one that was seen before."""
 
     default_hint = "somebody may have put an old version back; ask its writer for the newest"
+
+
+class VerificationError(IntegrityError):
+    """A dataset is not as it was signed.
+
+    Args:
+        message: names the first finding and how many there are.
+        hint: what to do next.
+        report: the `pipecrypt.dataset.report.VerifyReport`, with all findings.
+    """
+
+    default_hint = "use nothing of what is named; fetch it again from its origin, then verify again"
+
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
+        """Keep the report."""
+        super().__init__(message, hint=hint)
+        self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the report."""
+        return _rebuild_verification, (self.message, self.hint, self.report)
+
+
+def _rebuild_verification(message: str, hint: str, report: Any) -> VerificationError:
+    return VerificationError(message, hint=hint, report=report)
 
 
 class AccessError(PipecryptError):

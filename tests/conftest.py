@@ -1,11 +1,18 @@
-"""What all tests share."""
+"""What holds for all tests: none remembers accepted versions in this user's home, or finds those of another test."""
 
 from __future__ import annotations
+
+import uuid
+from pathlib import Path
 
 import pytest
 
 
+@pytest.fixture(scope="session")
+def _states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
 @pytest.fixture(autouse=True)
-def _state_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remember accepted versions in a directory of the test's own."""
-    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+def _state_dir(_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(_states / uuid.uuid4().hex))

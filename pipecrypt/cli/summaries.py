@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 
-__all__ = ["entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
+__all__ = ["count", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
@@ -24,7 +24,7 @@ def run_lines(summary: Summary) -> Iterator[str]:
     """Yield what a run did."""
     done = _DONE.get(summary.operation, summary.operation)
     yield (
-        f"{done} {_count(summary.files, 'file')} in {summary.seconds:.2f} s, "
+        f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
         f"{summary.megabytes_per_second:,.1f} MB/s of input"
     )
     counts = {
@@ -123,7 +123,7 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
     yield from aligned(list(facts.items()), indent="  ")
     if plan.sources is not None:
         yield ""
-        yield f"{_count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
+        yield f"{count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
         shown = [(each.path, f"{each.size_bytes:,}") for each in plan.sources[:_MAX_SOURCES]]
         yield from aligned(shown, right=(1,), indent="  ")
         if len(plan.sources) > _MAX_SOURCES:
@@ -135,7 +135,8 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
         yield from aligned([("column", "key", "key reference"), *rows], indent="  ")
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number and what is counted: `1 file`, `2 files`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,6 +98,7 @@ def encrypt(
     from pipecrypt.storage.location import Location
 
     names = split_names(columns or [])
+    rows: dict[str, Any] = {} if batch_rows is None else {"batch_rows": batch_rows}
     policy = Policy(
         dict.fromkeys(names, key),
         None if columns else key,
@@ -108,7 +109,7 @@ def encrypt(
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         compression=None if compression is None else compression.value,
-        **({} if batch_rows is None else {"batch_rows": batch_rows}),
+        **rows,
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
     given = None if file_format is None or chunks else file_format.value

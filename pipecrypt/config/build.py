@@ -5,6 +5,8 @@ This is the one place where the names of keys are looked up: everything below se
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipecrypt.config.document import ValuePath
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.problem import Problem, config_error
@@ -88,7 +90,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
     return policy
 
 
-def _given(**options: int | None) -> dict[str, int]:
+def _given(**options: int | None) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 

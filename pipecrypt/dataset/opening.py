@@ -110,7 +110,8 @@ def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> Sig
     place = path + SIGNATURE_SUFFIX
     envelope = _read(files, place, MAX_ENVELOPE_BYTES)
     if envelope is None:
-        raise unsigned(files, path, SIGNATURE_SUFFIX)
+        beside = f"{path.rpartition('/')[2]}{SIGNATURE_SUFFIX} beside it, and no dataset above it"
+        raise unsigned(files, path, beside)
     name = path.rpartition("/")[2]
     verified = _verify(files, place, envelope, requirements, expected_file=name)
     entry = verified.manifest.single_file

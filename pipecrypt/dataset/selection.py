@@ -1,113 +1,121 @@
-"""List the files that a location names and compare them with those that were signed. Looking into them: file_check.
-
-A location may name a whole dataset, a directory in it, a glob, or one file. Of what it takes, nothing may be missing
-and nothing may be there that was not signed: a reader of several files would not notice either.
-"""
+"""Which files of a dataset are verified: all, those below a directory, or those that globs take. Matching: pattern."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from pipecrypt.dataset.opening import SignedDataset, open_above, open_signed_file, unsigned
-from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.errors import SourceNotFoundError, UsageError
-from pipecrypt.manifest.compare import compare_listing
-from pipecrypt.manifest.findings import refuse
-from pipecrypt.storage.listing import SourceFile, list_sources, split_glob
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
-from pipecrypt.storage.small_files import locate
+from pipecrypt.errors import UsageError
+from pipecrypt.storage.pattern import Pattern, has_glob
 
-__all__ = ["SignedSource", "find_signed", "list_signed_sources"]
+__all__ = ["EVERYTHING", "Selection"]
+
+_EVERYTHING_BELOW = "**"
 
 
 @dataclass(frozen=True, slots=True)
-class SignedSource:
-    """A file that is there, and what was signed about it.
+class _Glob:
+    text: str
+    pattern: Pattern
+
+    def matches(self, path: str) -> bool:
+        # An exact name comes first, so that a file called `a[1].parquet` can be named.
+        return path == self.text or self.pattern.matches(path.split("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a caller asked for; paths are those below the dataset.
 
     Args:
-        source: as its storage lists it.
-        signed: what the reader compares it with before it uses a byte.
+        directory: names that lead to the directory below which files count; empty for the dataset itself.
+        globs: if any, files below the directory count where one of them matches the path from there.
     """
 
-    source: SourceFile
-    signed: SignedFile
+    directory: tuple[str, ...] = ()
+    globs: tuple[_Glob, ...] = ()
 
+    @classmethod
+    def of(cls, globs: Sequence[str], *, directory: str = "") -> Self:
+        """Return the selection that a caller names.
 
-def list_signed_sources(
-    location: Location, requirements: Requirements, below: Pattern = ALL_PARQUET
-) -> tuple[SignedSource, ...]:
-    """Return the files that `location` names, in the order of their relative paths.
+        Args:
+            globs: relative to the directory, with `/`; a `/` at the end means everything below. Names that begin with
+                `_` or `.` match where the glob spells that character. None: everything.
+            directory: path below the dataset; empty for the dataset itself.
 
-    What holds when it returns: 1. a statement that meets the requirements covers them, that of the nearest dataset, or
-    the one beside a single file; 2. each file that was signed and that the location takes is there; 3. each that is
-    there was signed. The caller still owes to compare each file with its entry.
+        Raises:
+            UsageError: a glob is empty, or leads out of the dataset.
+        """
+        return cls(tuple(name for name in directory.split("/") if name), tuple(map(_glob, globs)))
 
-    Args:
-        location: a file, a directory or a glob.
-        requirements: what must hold of the statement.
-        below: which files of a directory count.
+    @property
+    def is_everything(self) -> bool:
+        """Whether all files count."""
+        return not self.directory and not self.globs
 
-    Raises:
-        NotTrustedError: there is no statement, or too few trusted keys signed it.
-        IntegrityError: a statement, a file or the list of files is not as it was signed.
-        SourceNotFoundError: nothing is there, and nothing was signed there.
-        UsageError: standard input, which has no place where a statement could lie.
-    """
-    _check_place(location)
-    sources, absence = _list(location, below)
-    if len(sources) == 1 and sources[0].location == location:
-        return (SignedSource(sources[0], find_signed(location, requirements)),)  # 1, 3
-    directory, pattern = _reach(location, below, sources)
-    files, place = locate(directory)
-    dataset = open_above(files, f"{place}/", requirements)  # 1
-    if dataset is None:
-        raise absence or unsigned(files, place)
-    prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
-    found = [prefix + source.relative_path for source in sources]
-    refuse(compare_listing(_expected(dataset, prefix, pattern), found), name=dataset.name)  # 2, 3
-    if absence is not None:
-        raise absence
-    return tuple(SignedSource(source, dataset.file(path)) for source, path in zip(sources, found, strict=True))
+    def takes(self, path: str) -> bool:
+        """Say whether a file counts."""
+        if self.is_everything:
+            return True
+        depth = len(self.directory)
+        names = path.split("/", depth)
+        if len(names) <= depth or tuple(names[:depth]) != self.directory:
+            return False
+        return not self.globs or any(glob.matches(names[depth]) for glob in self.globs)
 
-
-def find_signed(location: Location, requirements: Requirements) -> SignedFile:
-    """Return what was signed about the one file that `location` names; otherwise as `open_signed_file`.
-
-    Raises:
-        UsageError: standard input, which has no place where a statement could lie.
-    """
-    _check_place(location)
-    files, path = locate(location)
-    return open_signed_file(files, path, requirements)
-
-
-def _check_place(location: Location) -> None:
-    if location.is_standard_stream:
-        raise UsageError(
-            "what comes from standard input has no statement beside it", hint="name a file, or verify nothing"
+    def admits(self, names: tuple[str, ...]) -> bool:
+        """Say whether a file below a directory of the dataset can count."""
+        depth = len(self.directory)
+        if names[:depth] != self.directory[: len(names)]:
+            return False
+        below = names[depth:]
+        return (
+            not self.globs
+            or not below
+            or any(glob.pattern.admits_directory(below) or _leads_to(glob.text, below) for glob in self.globs)
         )
 
+    def starts(self) -> tuple[str, ...]:
+        """Return paths of directories of the dataset below which everything lies that counts, none below another."""
+        if not self.globs:
+            return ("/".join(self.directory),)
+        found = sorted({(*self.directory, *_fixed(glob.text)) for glob in self.globs})
+        kept: list[tuple[str, ...]] = []
+        for names in found:
+            if not any(names[: len(above)] == above for above in kept):
+                kept.append(names)
+        return tuple("/".join(names) for names in kept)
 
-def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], SourceNotFoundError | None]:
-    try:
-        return list_sources(location, below), None
-    except SourceNotFoundError as error:  # perhaps because all of it was removed
-        return (), error
+    def __iter__(self) -> Iterator[str]:
+        """Yield the globs as they were given."""
+        return (glob.text for glob in self.globs)
 
 
-def _reach(location: Location, below: Pattern, sources: Sequence[SourceFile]) -> tuple[Location, Pattern]:
-    """Return the directory that a location starts from, and which files below it takes."""
-    is_directory = bool(sources) and sources[0].location == location.child(sources[0].relative_path)
-    return (location, below) if is_directory or not has_glob(location.url) else split_glob(location)
+EVERYTHING = Selection()
 
 
-def _expected(dataset: SignedDataset, prefix: str, pattern: Pattern) -> list[str]:
-    itself = prefix.rstrip("/")  # where the location named a file that is gone
-    return [
-        path
-        for path in dataset.entries
-        if path == itself or (path.startswith(prefix) and pattern.matches(path[len(prefix) :].split("/")))
-    ]
+def _glob(text: str) -> _Glob:
+    if not isinstance(text, str) or not text.strip("/"):
+        raise UsageError(f"{text!r} is no glob of files", hint="write it relative to the dataset: day=1/*.parquet")
+    parts = text.strip("/").split("/")
+    if {"", ".", ".."}.intersection(parts):
+        raise UsageError(f"{text!r} leads out of the dataset", hint="write it relative to the dataset: day=1/*.parquet")
+    if text.endswith("/"):
+        parts.append(_EVERYTHING_BELOW)
+    return _Glob("/".join(parts), Pattern(tuple(parts)))
+
+
+def _fixed(glob: str) -> tuple[str, ...]:
+    """Return the directories that a glob begins with."""
+    fixed: list[str] = []
+    for part in glob.split("/")[:-1]:
+        if has_glob(part):
+            break
+        fixed.append(part)
+    return tuple(fixed)
+
+
+def _leads_to(path: str, names: tuple[str, ...]) -> bool:
+    return tuple(path.split("/")[: len(names)]) == names

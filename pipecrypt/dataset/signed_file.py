@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.observing import observe_encryption, observe_footer
+from pipecrypt.dataset.observing import observe, observe_footer
+from pipecrypt.errors import FormatError
 from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
@@ -77,8 +78,14 @@ class SignedFile:
 
     def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
         """Return what a footer shows to be different from what was signed, the broken promises first."""
-        promise = compare_encryption(self.manifest, self.entry.path, observe_encryption(stored))
-        return promise + compare_file(self.entry, observe_footer(stored))
+        path = self.entry.path
+        try:
+            file, encryption = observe(stored, path)
+        except FormatError as error:
+            # Another footer than the signed one is a finding also where it makes no sense.
+            malformed = Finding(FindingKind.MODIFIED, path, error.message)
+            return compare_file(self.entry, observe_footer(stored)) or (malformed,)
+        return compare_encryption(self.manifest, path, encryption) + compare_file(self.entry, file)
 
     def compare_digests(
         self, size_bytes: int, digests: Mapping[DigestAlgorithm, str], known: KnownDigests = NOTHING_KNOWN

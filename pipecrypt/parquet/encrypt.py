@@ -28,6 +28,7 @@ from pipecrypt.parquet.indexes import (
     move_offset_index,
     seal_bloom_filter,
 )
+from pipecrypt.parquet.integrity import SegmentDigests
 from pipecrypt.parquet.layout import (
     UNDECLARED_BYTES,
     ChunkMove,
@@ -120,7 +121,8 @@ class FileEncryption:
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> None:
         """Write nothing yet."""
-        self.body = Body(sink, on_bytes)
+        self._digests = None if policy.digest is None else SegmentDigests(policy.digest)
+        self.body = Body(sink, on_bytes, self._digests)
         self._policy = policy
         # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
         self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""))
@@ -201,6 +203,9 @@ class FileEncryption:
         footer, originals = self._output.finish(key_values)
         originals.source_bytes = self._source_bytes
         push_originals(footer, originals)
+        if self._digests is not None and self._keys.leave_plaintext:
+            self.body.settle()
+            self._digests.push(footer)
         footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
         return FileReport(
             rows=self._output.rows,
@@ -238,7 +243,10 @@ class FileEncryption:
                 check_clear_fields(row_groups.struct(index), RowGroup.KNOWN, f"{source.name} row group {index}")
             row_groups.release(index)
         check_invocations(self._modules_by_key, source.name)
-        return order_segments(parts, body_end, row_groups)
+        segments = order_segments(parts, body_end, row_groups)
+        if self._digests is not None:
+            self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
+        return segments
 
     def _write_row_groups(self, row_groups: RowGroups, segments: Segments) -> None:
         due, index_places, begun = last_changes(segments), IndexPlaces(), -1
@@ -283,11 +291,16 @@ class FileEncryption:
         return ChunkMove(segment.start, new_start, sealer.bounds)
 
     def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        length, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        declared_bytes, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        length = declared_bytes
+        self.body.begin_digest()
         if segment.room_bytes == length:
             self.body.copy(segment.start, length)
         else:
             length = self._copy_before_gap(segment, chunk, length)
+        self.body.end_digest(segment.place)
+        if self._digests is not None and length != declared_bytes:
+            self._digests.lengthen(chunk.row_group, chunk.column, length)
         bounds = array("q", (0, length))
         return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
 
@@ -321,7 +334,9 @@ class FileEncryption:
             self.body.write(seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk))
             self.body.done(length)
         else:
+            self.body.begin_digest()
             self.body.copy(segment.start, length)
+            self.body.end_digest(segment.place)
         metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
         if segment.declared_bytes is not None:
             metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
@@ -335,6 +350,8 @@ class FileEncryption:
         if self._keys.is_sealed(segment.column):
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
             data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))
+        elif self._digests is not None:
+            self._digests.put_data(segment.place, data)
         if is_offsets and not row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
         index_places.add(segment, self.body.position, len(data))

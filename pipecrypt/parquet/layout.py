@@ -79,6 +79,11 @@ class Segment(NamedTuple):
     room_bytes: int
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """What tells it from all others: row group, column, kind."""
+        return self.row_group, self.column, self.kind
+
+    @property
     def is_index(self) -> bool:
         """Whether it is a column or offset index."""
         return self.kind >= _FIRST_INDEX

@@ -16,6 +16,8 @@ from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFou
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
+from pipecrypt.parquet.integrity import pop_digests
+from pipecrypt.parquet.limits import check_counts
 from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
 from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.originals import Originals, pop_originals
@@ -70,6 +72,7 @@ class OpenedFile:
 
     Attributes:
         key_metadata_of_columns: of each encrypted column met so far, in the first row group where it is encrypted.
+        digests_entry: the entry with the digests of plaintext parts, taken out of the footer; None without one.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class OpenedFile:
         self.is_authenticated = True
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
-        self._name = name
+        self.name = name
         self._data_keys: list[DataKey] = []
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
@@ -101,10 +104,14 @@ class OpenedFile:
         self._footer_key: DataKey | None = None
         try:
             self.footer = self._open_footer(sealed, name)  # (2)
+            self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
+            if self.digests_entry is not None and self.originals is None:
+                raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
             self._leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
             self.row_groups = RowGroups(self.footer, self._leaves, name, is_sealed=True)
+            check_counts(len(self.row_groups), len(self._leaves), name)
         except BaseException:
             self.close()
             raise
@@ -196,7 +203,7 @@ class OpenedFile:
             KeyNotFoundError: it is missing, which only `allow_missing_keys` lets happen.
         """
         if self._footer_key is None:
-            raise KeyNotFoundError(f"the footer key of {self._name} is missing")
+            raise KeyNotFoundError(f"the footer key of {self.name} is missing")
         return self._footer_key
 
     def key_of(self, chunk: Chunk) -> DataKey:

@@ -2,7 +2,8 @@
 
 A range is answered in four steps: find the parts that it touches, fetch their ciphertext, all at once, decrypt, put
 together. A chunk that is read whole is decrypted into the answer. A chunk of which a piece is read is decrypted whole
-too, once, and kept: finding a page takes a walk over the headers before it. The chunks read last are kept.
+too, once, and kept: finding a page takes a walk over the headers before it. The chunks read last are kept. A plaintext
+chunk whose digest the file stores is treated alike, because its digest is that of the whole: it is checked, not opened.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Final, NamedTuple, Self
 
 from pipecrypt.errors import AccessError, FormatError
 from pipecrypt.parquet.byte_entry import is_reserved
+from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
+from pipecrypt.parquet.layout import SegmentKind
 from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.opened import ClearColumnsCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
@@ -54,11 +57,13 @@ class PlaintextView:
         stored: the file's footer, where it was read before; the view changes it.
         check: called with the footer before a key is asked for; what it raises passes through.
         check_clear: told the columns that are in plaintext in some row group, before a byte is shown.
+        checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
         KeyNotFoundError: the key of an encrypted footer is missing.
-        IntegrityError: footer or metadata were not written with these keys.
+        IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class PlaintextView:
         stored: StoredFooter | None = None,
         check: FooterCheck | None = None,
         check_clear: ClearColumnsCheck | None = None,
+        checks_digests: bool = True,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
@@ -90,7 +96,9 @@ class PlaintextView:
             self._wipe = weakref.finalize(self, opened.close)
             self._opened = opened
             try:
-                self._shown = lay_out(opened, stored.body_end, source.size_bytes, missing)
+                self._shown = lay_out(
+                    opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
+                )
                 if check_clear is not None:
                     check_clear(opened.clear_columns)
             except BaseException:
@@ -241,8 +249,8 @@ class PlaintextView:
         wanted = {(part.start, part.length) for part in (self._shown.parts[index] for index in missing)}
         for piece in pieces:
             part = self._part(piece)
-            if part is None and piece.start < self._shown.body_end:
-                wanted.add((piece.start, min(piece.end, self._shown.body_end) - piece.start))
+            if part is None and piece.start < self._shown.copied_end:
+                wanted.add((piece.start, min(piece.end, self._shown.copied_end) - piece.start))
             elif part is not None and part.chunk is not None and not self._is_in_part(piece):
                 wanted.add((part.start, part.length))
         ranges = sorted(wanted)
@@ -268,6 +276,9 @@ class PlaintextView:
         if len(pieces) == 1 and pieces[0].part in plain:  # no copy: kept plaintext never changes
             at = start - self._shown.parts[pieces[0].part or 0].start
             return plain[pieces[0].part or 0][at : at + length].toreadonly()
+        whole = self._part(pieces[0]) if len(pieces) == 1 else None
+        if whole is not None and whole.chunk is not None and whole.place is None:  # no copy here either
+            return self._checked(whole.chunk, fetched[whole.start]).toreadonly()
         out = memoryview(bytearray(length))
         for piece in pieces:
             part, room = self._part(piece), out[piece.start - start : piece.end - start]
@@ -283,10 +294,13 @@ class PlaintextView:
         return out.toreadonly()
 
     def _open(self, part: ShownPart, data: memoryview, out: memoryview) -> None:
-        """Decrypt a chunk into `out`, which is as long as its part."""
+        """Decrypt or check a chunk into `out`, which is as long as its part."""
         opened, chunk, place = self._opened, part.chunk, part.place
-        if opened is None or chunk is None or place is None:
-            raise AssertionError("only encrypted chunks are opened")
+        if opened is None or chunk is None:
+            raise AssertionError("only encrypted and digested chunks are opened")
+        if place is None:
+            out[:] = self._checked(chunk, data)
+            return
         bounds = open_pages(
             data,
             place.declared_bytes,
@@ -300,6 +314,13 @@ class PlaintextView:
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
         out[end:] = bytes(len(out) - end)
+
+    def _checked(self, chunk: Chunk, data: memoryview) -> memoryview:
+        digests = self._shown.digests
+        if digests is None:
+            raise AssertionError("without digests, no plaintext chunk is a part")
+        digests.check((chunk.row_group, chunk.column, SegmentKind.PAGES), data)
+        return data
 
 
 def _again(error: AccessError) -> AccessError:

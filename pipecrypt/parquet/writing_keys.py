@@ -50,6 +50,11 @@ class WritingKeys:
         """Say whether a leaf column is encrypted."""
         return self._chosen[column] is not None
 
+    @property
+    def leave_plaintext(self) -> bool:
+        """Whether a leaf column stays in plaintext."""
+        return None in self._chosen
+
     def sealed_columns(self) -> tuple[SealedColumn, ...]:
         """Return the encrypted leaf columns, each with the master key that it is under."""
         footer = self._policy.footer_key_reference()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipecrypt.dataset.requirements import VerifyMode
-from pipecrypt.dataset.selection import list_signed_sources
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.pipeline.operation import Decryption, Task
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest

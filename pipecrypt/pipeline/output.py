@@ -14,12 +14,15 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
+from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.errors import UsageError
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.signable_output import SignableOutput
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import Publication, open_sink
 
@@ -60,10 +63,12 @@ class WrittenFile:
     Args:
         path: its path below the sink.
         report: its counts.
+        signable: what a signature will say about it; empty where nothing is signed.
     """
 
     path: str
     report: FileReport
+    signable: tuple[SignableFile, ...]
 
 
 def numbered(path: str, index: int) -> str:
@@ -81,16 +86,18 @@ def unnumbered(path: str) -> str | None:
 class _File:
     """One file: its publication and its encryption."""
 
-    def __init__(self, publication: Publication, path: str, encryption: FileEncryption) -> None:
+    def __init__(self, publication: Publication, path: str, spec: OutputSpec, session: KeySession) -> None:
         self.publication = publication
         self.path = path
-        self.encryption = encryption
+        self._output = SignableOutput(publication, session, spec.policy)
+        context = Context(spec.dataset_id, path)
+        self.encryption = FileEncryption(self._output.sink, spec.policy, keys=self._output.keys, context=context)
 
     def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
         with self.encryption:
-            written = WrittenFile(self.path, self.encryption.finish(key_values))
+            report = self.encryption.finish(key_values)
         self.publication.complete()
-        return written
+        return WrittenFile(self.path, report, self._output.note(self.path, report))
 
 
 class RollingOutput:
@@ -98,7 +105,7 @@ class RollingOutput:
 
     Args:
         spec: where and how.
-        keys: makes data keys.
+        session: makes data keys; it stays its owner's.
 
     Raises:
         SinkNotEmptyError: a file is there already, and may not be replaced.
@@ -106,12 +113,12 @@ class RollingOutput:
         UsageError: several files would go to standard output.
     """
 
-    def __init__(self, spec: OutputSpec, keys: DataKeys) -> None:
+    def __init__(self, spec: OutputSpec, session: KeySession) -> None:
         """Open the first file."""
         if spec.max_file_bytes is not None and spec.sink.is_standard_stream:
             raise UsageError("standard output cannot hold several files", hint="leave out the size of a file")
         self._spec = spec
-        self._keys = keys
+        self._session = session
         self._publications: list[Publication] = []
         self._written: list[WrittenFile] = []
         self._file: _File | None = self._begin(0)
@@ -173,8 +180,7 @@ class RollingOutput:
             sink, path = sink.sibling(numbered(sink.name, index)), numbered(path, index)
         publication = open_sink(sink, overwrite=spec.overwrite, token=spec.token)
         self._publications.append(publication)
-        context = Context(spec.dataset_id, path)
-        return _File(publication, path, FileEncryption(publication, spec.policy, keys=self._keys, context=context))
+        return _File(publication, path, spec, self._session)
 
     def _finish_full(self) -> WrittenFile | None:
         file, limit = self._file, self._spec.max_file_bytes

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipecrypt.dataset.checks import trust_options
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.selection import list_signed_sources
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.dataset.signed_file import Origin, SignedFile
 from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipecrypt.dataset.checks import NO_CHECKS, Checks
 from pipecrypt.dataset.file_check import check_file
-from pipecrypt.dataset.selection import find_signed
+from pipecrypt.dataset.signed_sources import find_signed
 from pipecrypt.dataset.unchecked import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
