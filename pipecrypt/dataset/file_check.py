@@ -14,9 +14,10 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import FormatError, MissingExtraError
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
+from pipecrypt.parquet.opened import OpenedCheck, Protection
 from pipecrypt.parquet.protocols import RangeSource
 
-__all__ = ["check_digests", "check_file"]
+__all__ = ["check_file", "check_when_opened"]
 
 _PIECE_BYTES: Final = 8 << 20
 
@@ -48,18 +49,35 @@ def check_file(
     stored = _read_footer(signed, source)  # 1
     signed.check_footer(stored)  # 2
     if mode is VerifyMode.FULL:
-        check_digests(signed, source, on_piece=on_piece)  # 3
+        _check_digests(signed, source, on_piece=on_piece)  # 3
     return stored
 
 
-def check_digests(signed: SignedFile, source: RangeSource, *, on_piece: Callable[[], None] = _ignore_piece) -> None:
-    """Pass if the whole file is the signed one, byte for byte. Memory: one piece of 8 MiB.
+def check_when_opened(
+    signed: SignedFile, source: RangeSource, mode: VerifyMode, *, on_piece: Callable[[], None] = _ignore_piece
+) -> OpenedCheck:
+    """Return what is called when a file that passed `check_file` was opened, before a byte of it is used.
 
-    Raises:
-        IntegrityError: it is another one.
-        MissingExtraError: only digests with BLAKE3 were signed, and its package is not installed.
-        StorageError: the storage failed.
+    It refuses columns in plaintext that were promised to be encrypted. Where tags and digests in the file do not
+    authenticate all of its pages, no reader could check them as they are read: then the whole file is compared now.
+
+    Args:
+        signed: as for `check_file`, with the same.
+        source: likewise.
+        mode: likewise.
+        on_piece: likewise.
     """
+
+    def check(protection: Protection) -> None:
+        signed.check_clear(protection.clear_columns)
+        if not protection.authenticates_all and mode is not VerifyMode.FULL:
+            _check_digests(signed, source, on_piece=on_piece)
+
+    return check
+
+
+def _check_digests(signed: SignedFile, source: RangeSource, *, on_piece: Callable[[], None]) -> None:
+    """Pass if the whole file is the signed one, byte for byte. Memory: one piece of 8 MiB."""
     digesters = _digesters(signed)
     for start in range(0, source.size_bytes, _PIECE_BYTES):
         piece = source.read_range(start, min(_PIECE_BYTES, source.size_bytes - start))

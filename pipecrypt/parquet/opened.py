@@ -6,7 +6,8 @@ Only this module turns a SealedFooter, of which nothing is authenticated, into a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -27,10 +28,8 @@ from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
-__all__ = ["ClearColumnsCheck", "OpenedFile", "is_sealed", "resolve_prefix"]
+__all__ = ["OpenedCheck", "OpenedFile", "Protection", "is_sealed", "resolve_prefix"]
 
-# Told the paths of leaf columns that are in plaintext somewhere; raises IntegrityError to refuse the file.
-ClearColumnsCheck: TypeAlias = Callable[[Sequence[tuple[str, ...]]], None]
 _logger = logging.getLogger(__name__)
 
 
@@ -52,6 +51,23 @@ def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) ->
             hint="pass it as aad_prefix, or --aad-prefix",
         )
     return aad_prefix or b""
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What of a table is encrypted, and what its footer authenticates.
+
+    Args:
+        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
+        authenticates_all: every page has a tag, or a digest in the footer.
+    """
+
+    clear_columns: tuple[tuple[str, ...], ...]
+    authenticates_all: bool
+
+
+# Raises IntegrityError to refuse a file before anything of it is used.
+OpenedCheck: TypeAlias = Callable[[Protection], None]
 
 
 class OpenedFile:
@@ -164,9 +180,10 @@ class OpenedFile:
         return len(self._sealed_columns)
 
     @property
-    def clear_columns(self) -> tuple[tuple[str, ...], ...]:
-        """The paths of the leaf columns that are in plaintext in at least one of the row groups opened so far."""
-        return tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+    def protection(self) -> Protection:
+        """What is encrypted and authenticated, once all row groups were opened."""
+        clear = tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
 
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).

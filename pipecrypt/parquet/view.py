@@ -25,7 +25,7 @@ from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.layout import SegmentKind
 from pipecrypt.parquet.names import FileMetaData
-from pipecrypt.parquet.opened import ClearColumnsCheck, OpenedFile
+from pipecrypt.parquet.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
@@ -56,7 +56,7 @@ class PlaintextView:
         kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
         stored: the file's footer, where it was read before; the view changes it.
         check: called with the footer before a key is asked for; what it raises passes through.
-        check_clear: told the columns that are in plaintext in some row group, before a byte is shown.
+        check_opened: told how the table is protected, before a byte is shown; what it raises passes through.
         checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
@@ -76,7 +76,7 @@ class PlaintextView:
         kept: KeptChunks | None = None,
         stored: StoredFooter | None = None,
         check: FooterCheck | None = None,
-        check_clear: ClearColumnsCheck | None = None,
+        check_opened: OpenedCheck | None = None,
         checks_digests: bool = True,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
@@ -99,8 +99,8 @@ class PlaintextView:
                 self._shown = lay_out(
                     opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
                 )
-                if check_clear is not None:
-                    check_clear(opened.clear_columns)
+                if check_opened is not None:
+                    check_opened(opened.protection)
             except BaseException:
                 self.close()
                 raise

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipecrypt.dataset.requirements import VerifyMode
-from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.pipeline.operation import Decryption, Task
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.storage.listing import SourceFile, list_sources
@@ -37,12 +36,12 @@ def find_sources(
     return tuple(each.source for each in found), {each.source.relative_path: each.signed for each in found}
 
 
-def compared(tasks: Sequence[Task], signed: Mapping[str, SignedFile], mode: VerifyMode) -> tuple[Task, ...]:
+def compared(tasks: Sequence[Task], signed: Mapping[str, SignedFile]) -> tuple[Task, ...]:
     """Return the tasks of a decryption, each with what its file is compared with."""
-    return tuple(replace(task, operation=_compared(task, signed, mode)) for task in tasks)
+    return tuple(replace(task, operation=_compared(task, signed)) for task in tasks)
 
 
-def _compared(task: Task, signed: Mapping[str, SignedFile], mode: VerifyMode) -> Decryption:
+def _compared(task: Task, signed: Mapping[str, SignedFile]) -> Decryption:
     if not isinstance(task.operation, Decryption):
         raise AssertionError("only what is decrypted is compared")
-    return replace(task.operation, signed=signed[task.source.relative_path], mode=mode)
+    return replace(task.operation, signed=signed[task.source.relative_path])

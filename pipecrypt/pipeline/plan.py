@@ -93,7 +93,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     is_single_file = _is_single_file(request, sources)
     tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
     if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
-        tasks = compared(tasks, signed, request.checks.mode)
+        tasks = compared(tasks, signed)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
     if not request.overwrite and not sink_is_empty(request.sink):
@@ -198,7 +198,7 @@ def _in_dataset(operation: Operation, dataset_id: str) -> Operation:
 
 def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dataset_id: str) -> Operation:
     if isinstance(request, DecryptRequest):
-        return Decryption(request.aad_prefix)
+        return Decryption(request.aad_prefix, mode=request.checks.mode)
     policy = request.policy
     if policy.is_chunks:
         return ChunkEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)

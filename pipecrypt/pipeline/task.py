@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.file_check import check_file
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
 from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
@@ -94,15 +95,17 @@ def _encrypt(
 def _decrypt(
     task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes
 ) -> FileReport:
-    signed = operation.signed
+    signed, mode = operation.signed, operation.mode
 
     def restore(file: RestoredFile) -> None:
         sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
 
+    def go_on() -> None:
+        on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
+
     with open_range_source(task.source) as source:
         if signed is not None:
-            # No byte is done yet, but digesting may take long: whoever wants to stop is asked after each piece.
-            check_file(signed, source, operation.mode, on_piece=lambda: on_bytes(0))
+            check_file(signed, source, mode, on_piece=go_on)
         return decrypt_file(
             source,
             sink,
@@ -110,7 +113,8 @@ def _decrypt(
             aad_prefix=operation.aad_prefix,
             codec=LazyCodec(),
             check=None if signed is None else signed.check_footer,
-            check_clear=None if signed is None else signed.check_clear,
+            check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
+            checks_digests=mode is not VerifyMode.OFF,
             on_restored=restore,
             on_bytes=on_bytes,
         )

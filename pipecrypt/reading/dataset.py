@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from pipecrypt.dataset.checks import trust_options
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.dataset.signed_file import Origin, SignedFile
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.chunk_view import ChunkView

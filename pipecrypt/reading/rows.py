@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipecrypt.dataset.checks import NO_CHECKS, Checks
-from pipecrypt.dataset.file_check import check_file
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
 from pipecrypt.dataset.signed_sources import find_signed
 from pipecrypt.dataset.unchecked import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
@@ -163,7 +164,8 @@ def read_rows(
             keys=keys_of_file(found.location, session),
             aad_prefix=aad_prefix,
             stored=None if signed is None else check_file(signed, source, checks.mode),
-            check_clear=None if signed is None else signed.check_clear,
+            check_opened=None if signed is None else check_when_opened(signed, source, checks.mode),
+            checks_digests=checks.mode is not VerifyMode.OFF,
         )
         stack.enter_context(view)
         if view.holds_chunks:

@@ -11,10 +11,10 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pipecrypt.dataset.checks import Checks, TrustOptions
-from pipecrypt.dataset.file_check import check_file
+from pipecrypt.dataset.file_check import check_file, check_when_opened
 from pipecrypt.dataset.requirements import VerifyMode
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.unchecked import warn_unchecked
@@ -237,20 +237,19 @@ class Views:
         return None if requirements is None else FoundStatements(self._fs, requirements)
 
     def _open(self, file: StoredFile, source: _FileRanges, current: _Current) -> FileView | None:
-        keys = keys_of_object(file.fs, file.path, current.session)
+        keys, mode = keys_of_object(file.fs, file.path, current.session), current.checks.mode
         if current.statements is None:
-            return _choose_view(source, keys, self._options, self._kept, None)
+            return _choose_view(source, keys, self._options, self._kept, None, mode=mode)
         signed = current.statements.find(file.path)
         if signed is None:
             return None
-        mode = current.checks.mode
         try:
-            return _choose_view(source, keys, self._options, self._kept, _Signed(signed, mode))
+            return _choose_view(source, keys, self._options, self._kept, signed, mode=mode)
         except IntegrityError:
             newer = current.statements.find_again(file.path, signed)
             if newer is None:
                 raise
-        return _choose_view(source, keys, self._options, self._kept, _Signed(newer, mode))
+        return _choose_view(source, keys, self._options, self._kept, newer, mode=mode)
 
     def _keep(self, path: str, known: _Known, current: _Current) -> None:
         with self._session_lock, self._lock:
@@ -269,19 +268,18 @@ def _closed() -> UsageError:
     return UsageError("this dataset was closed, and its keys were wiped", hint="read it inside of its with block")
 
 
-class _Signed(NamedTuple):
-    """What a file is compared with, and how much of it."""
-
-    file: SignedFile
-    mode: VerifyMode
-
-
 def _choose_view(
-    source: RangeSource, keys: DataKeys, options: ViewOptions, kept: KeptChunks, signed: _Signed | None
+    source: RangeSource,
+    keys: DataKeys,
+    options: ViewOptions,
+    kept: KeptChunks,
+    signed: SignedFile | None,
+    *,
+    mode: VerifyMode,
 ) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
     if signed is not None:
-        stored = check_file(signed.file, source, signed.mode)
+        stored = check_file(signed, source, mode)
     elif is_parquet(source):
         stored = read_stored_footer(source)
     else:
@@ -296,7 +294,8 @@ def _choose_view(
         missing=options.missing,
         kept=kept,
         stored=stored,
-        check_clear=None if signed is None else signed.file.check_clear,
+        check_opened=None if signed is None else check_when_opened(signed, source, mode),
+        checks_digests=mode is not VerifyMode.OFF,
     )
     return view if view.is_encrypted else None
 

@@ -199,8 +199,8 @@ def test_closing_while_a_file_is_opened_wipes_its_keys_too(
     fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
     made, choose = [], views_module._choose_view
 
-    def close_meanwhile(*arguments: object) -> object:
-        made.append(choose(*arguments))  # type: ignore[arg-type]
+    def close_meanwhile(*arguments: object, **named: object) -> object:
+        made.append(choose(*arguments, **named))  # type: ignore[arg-type]
         fs.close(for_good=for_good)
         return made[-1]
 
