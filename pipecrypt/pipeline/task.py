@@ -18,6 +18,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.chunk_task import encrypt_chunks
 from pipecrypt.pipeline.events import FileDone
@@ -106,15 +107,16 @@ def _decrypt(
     with open_range_source(task.source) as source:
         if signed is not None:
             check_file(signed, source, mode, on_piece=go_on)
-        return decrypt_file(
-            source,
-            sink,
-            keys=keys_of_file(task.source.location, session),
-            aad_prefix=operation.aad_prefix,
-            codec=LazyCodec(),
-            check=None if signed is None else signed.check_footer,
-            check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
-            checks_digests=mode is not VerifyMode.OFF,
-            on_restored=restore,
-            on_bytes=on_bytes,
-        )
+        with as_tampering(is_signed=signed is not None):
+            return decrypt_file(
+                source,
+                sink,
+                keys=keys_of_file(task.source.location, session),
+                aad_prefix=operation.aad_prefix,
+                codec=LazyCodec(),
+                check=None if signed is None else signed.check_footer,
+                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
+                checks_digests=mode is not VerifyMode.OFF,
+                on_restored=restore,
+                on_bytes=on_bytes,
+            )

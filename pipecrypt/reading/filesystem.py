@@ -9,6 +9,7 @@ The size of a view is that of the encrypted file unless keys are missing, so lis
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, NoReturn
@@ -21,6 +22,7 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.options import check_names, view_options
+from pipecrypt.reading.statements import ShownAs
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
@@ -28,6 +30,7 @@ from pipecrypt.storage.filesystem import fingerprint_of, size_of
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
+_GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
 class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -137,18 +140,37 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         return info
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        """List a directory, without opening files."""
-        found = self.fs.ls(self._strip(path), detail=detail, **options)
+        """List a directory, without opening files. With keys to trust, nothing that was signed may be missing in it."""
+        place = self._strip(path)
+        found = self.fs.ls(place, detail=detail, **options)
+        depth = len(place.rstrip("/")) + 1
+        self._check_listing(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
         return [self._listed(info) for info in found] if detail else list(found)
 
     def find(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        """List all files below a path, without opening them."""
-        found = self.fs.find(self._strip(path), maxdepth=maxdepth, **options)
+        """List all files below a path, without opening them; otherwise as `ls`."""
+        place = self._strip(path)
+        found = self.fs.find(place, maxdepth=maxdepth, **options)
+        slashes = place.rstrip("/").count("/") + (maxdepth or 0)
+        if options.get("prefix"):  # some stores list what begins so, and whoever asks for it does not read a dataset
+            return self._all_listed(found)
+        self._check_listing(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
         return self._all_listed(found)
 
     def glob(self, path: str, **options: Any) -> Any:
-        """List what matches a glob, without opening files."""
-        return self._all_listed(self.fs.glob(self._strip(path), **options))
+        """List what matches a glob, without opening files; otherwise as `ls`."""
+        pattern = self._strip(path)
+        found = self.fs.glob(pattern, **options)
+        matches = re.compile(fsspec.utils.glob_translate(pattern)).match
+        directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+        self._check_listing(directory, found, lambda file: file if matches(file) else None)
+        return self._all_listed(found)
+
+    def _check_listing(self, directory: str, found: Any, shown_as: ShownAs) -> None:
+        statements = self._views.statements()
+        if statements is not None:
+            names = {str(each["name"] if isinstance(each, Mapping) else each) for each in found}
+            statements.check_listing(directory.rstrip("/"), names, shown_as)
 
     def exists(self, path: str, **options: Any) -> bool:
         """Say whether there is such a path."""

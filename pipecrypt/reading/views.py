@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecrypt.dataset.checks import Checks, TrustOptions
+from pipecrypt.dataset.checks import Checks
 from pipecrypt.dataset.file_check import check_file, check_when_opened
 from pipecrypt.dataset.requirements import VerifyMode
 from pipecrypt.dataset.signed_file import SignedFile
@@ -64,14 +64,12 @@ class _Current:
 
     Args:
         references: of the keys.
-        asked: what is checked, as the caller and the environment say.
         session: opens the keys.
         checks: what is checked.
         statements: say what was signed; None where nothing is compared.
     """
 
     references: tuple[str, ...]
-    asked: TrustOptions
     session: KeySession
     checks: Checks
     statements: Statements | None
@@ -127,6 +125,7 @@ class Views:
         self._pinned = pinned
         self._asked = options.trust.completed(os.environ)
         self._checks = self._asked.checks(os.environ)
+        self._statements = self._new_statements()
         # Taken in this order. The last two may be taken again: a file system that is collected closes its views on
         # whatever thread is at work, perhaps in here.
         self._opening = tuple(threading.Lock() for _ in range(_OPENING_LOCKS))
@@ -200,6 +199,13 @@ class Views:
             if self._current is not None:
                 self._current.session.close()
                 self._current = None
+            self._statements = self._new_statements()
+
+    def statements(self) -> Statements | None:
+        """Return what says what was signed; None where nothing is compared. No key is opened for it."""
+        with self._session_lock:
+            self._read_trust()
+            return self._statements
 
     def trusted_pems(self) -> tuple[str, ...] | None:
         """Return the public keys that are trusted now, as PEM; None where nothing is compared."""
@@ -216,11 +222,10 @@ class Views:
                 raise _closed()
             self._read_trust()
             current = self._current
-            if current is None or (current.references, current.asked) != (references, self._asked):
+            if current is None or current.references != references or current.statements is not self._statements:
                 self.close()
                 session = KeySession(references, credentials=credentials)
-                current = _Current(references, self._asked, session, self._checks, self._new_statements())
-                self._current = current
+                self._current = current = _Current(references, session, self._checks, self._statements)
             return current
 
     def _read_trust(self) -> None:
@@ -229,6 +234,7 @@ class Views:
         if asked != self._asked:
             self._checks = asked.checks(os.environ)
             self._asked = asked
+            self._statements = self._new_statements()
 
     def _new_statements(self) -> Statements | None:
         if self._pinned is not None:
@@ -284,13 +290,16 @@ def _choose_view(
         stored = read_stored_footer(source)
     else:
         return None
-    chunks = find_chunk_view(source, keys=keys, aad_prefix=options.aad_prefix, codec=LazyCodec(), stored=stored)
+    prefix, is_signed = options.aad_prefix, signed is not None
+    chunks = find_chunk_view(
+        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
+    )
     if chunks is not None:
         return chunks
     view = PlaintextView(
         source,
         keys=keys,
-        aad_prefix=options.aad_prefix,
+        aad_prefix=prefix,
         missing=options.missing,
         kept=kept,
         stored=stored,
