@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.dataset.observing import observe
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystore import create_key
@@ -44,7 +43,7 @@ ALICE, BOB, MALLORY = _signer(0), _signer(1), _signer(2)
 
 
 def trusting(*signers: LocalSigner, threshold: int = 1) -> Trust:
-    return Trust([PublicKey.from_pem(each.public_key_pem) for each in signers or (ALICE,)], threshold=threshold)
+    return Trust.of([each.public_key_pem for each in signers or (ALICE,)], threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -142,10 +141,10 @@ def sign(root: Path, *signers: LocalSigner, entries: Sequence[FileEntry] = (), *
     files = data_files(root)
     path, data = next(iter(files.items()))
     made = _manifest(path, data)
-    made = replace(made, **{"policy": promise_of(path, data), **changes})  # type: ignore[arg-type]
-    encoder = FileListEncoder(made.digests)
-    listed = b"".join(encoder.encode(entries or [entry_of(path, data, made.digests) for path, data in files.items()]))
-    made = replace(made, files=encoder.summary())
+    digests = changes.get("digests", made.digests)
+    encoder = FileListEncoder(digests)  # type: ignore[arg-type]
+    listed = b"".join(encoder.encode(entries or [entry_of(path, data, digests) for path, data in files.items()]))  # type: ignore[arg-type]
+    made = replace(made, **{**changes, "files": encoder.summary()})  # type: ignore[arg-type]
     place = root / file_list_path(made.version, encoder.summary().sha256)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(listed)

@@ -112,6 +112,22 @@ def test_every_truncation(compressed: bool, size: int) -> None:
         refuse(data[:length], keys)
 
 
+@pytest.mark.parametrize(
+    ("size", "compressed"), [(0, False), (0, True), (1, False), (1, True), (700, False), (700, True), (CHUNK + 1, True)]
+)
+def test_every_changed_byte(size: int, compressed: bool) -> None:
+    keys = RandomKeys()
+    data, _ = seal(some_text(size), keys, codec=ZSTD if compressed else None)
+    changed = bytearray(data)
+    for place in range(len(data)):
+        changed[place] ^= 1 << place % 8
+        for read in READERS:
+            with pytest.raises(PipecryptError):
+                read(bytes(changed), keys)
+        changed[place] ^= 1 << place % 8
+    assert restore(bytes(changed), keys) == show(bytes(changed), keys) == some_text(size)
+
+
 def test_every_truncation_of_the_body() -> None:
     # The footer stays, so that what ends too early is the last page.
     keys = RandomKeys()
