@@ -90,14 +90,15 @@ class SegmentDigests:
 
     def push(self, footer: Struct) -> None:
         """Append the entry to the footer's key-value metadata, once all digests were put."""
-        if self._missing:
-            raise AssertionError(f"{self._missing} digests are missing")
         pairs, pair = footer.structs(FileMetaData.KEY_VALUE_METADATA), Struct()
         pair.set(KeyValue.KEY, WireType.BINARY, INTEGRITY_KEY)
-        pair.set(KeyValue.VALUE, WireType.BINARY, self._encode())
+        pair.set(KeyValue.VALUE, WireType.BINARY, self.encode())
         footer.set_list(FileMetaData.KEY_VALUE_METADATA, WireType.STRUCT, [*pairs, pair])
 
-    def _encode(self) -> bytes:
+    def encode(self) -> bytes:
+        """Return the entry's value, once all digests were put."""
+        if self._missing:
+            raise AssertionError(f"{self._missing} digests are missing")
         document: dict[str, object] = {"v": _VERSION, "digest": self.algorithm.value}
         document["digests"] = encode_base64(bytes(self._digests))
         if self._longer:

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,6 +18,7 @@ from pipecrypt.context import Context
 from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
+from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -24,9 +26,9 @@ from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.pipeline.signable_output import SignableOutput
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.storage.sink import Publication, exists, open_sink
 
-__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "unnumbered"]
+__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 
 _NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = {}
 _DIGITS: Final = 5
@@ -81,6 +83,24 @@ def unnumbered(path: str) -> str | None:
     """Return the path that may be rolled over to `path`, the reverse of `numbered`; None where there is none."""
     found = _NUMBERED.fullmatch(path)
     return None if found is None else found["stem"] + (found["suffix"] or "")
+
+
+def sidecar_files(sink: Location, *, is_numbered: bool) -> list[Location]:
+    """Return where files will be that may have a statement beside them already.
+
+    Args:
+        sink: the one file.
+        is_numbered: whether it is rolled over, so that numbers are added to its name.
+    """
+    if not is_numbered:
+        return [sink]
+    files: list[Location] = []
+    for index in count():
+        file = sink.sibling(numbered(sink.name, index))
+        if files and not exists(file.sibling(signature_path(file.name))):
+            return files
+        files.append(file)
+    raise AssertionError("counting does not end")
 
 
 class _File:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.guard import check_outside_datasets, check_unsigned_directory, check_unsigned_file
 from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.manifest.paths import check_signable_path
 from pipecrypt.pipeline.comparison import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
-from pipecrypt.pipeline.output import unnumbered
+from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.sources.formats import (
@@ -84,6 +86,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         SourceNotFoundError: there is no source.
         UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
+        ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
     """
     below = _files_below(request)
@@ -96,6 +99,8 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         tasks = compared(tasks, signed)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
+    if not request.sink.is_standard_stream:
+        _check_statements(request, tasks, is_single_file=is_single_file)
     if not request.overwrite and not sink_is_empty(request.sink):
         raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
     if isinstance(request, EncryptRequest):
@@ -183,6 +188,20 @@ def _check_numbered(tasks: Sequence[Task]) -> None:
                 f"{task.sink.display} may be one of the files that {original} is rolled over to",
                 hint="name the source files apart, or give no size of files",
             )
+
+
+def _check_statements(request: EncryptRequest | DecryptRequest, tasks: Sequence[Task], *, is_single_file: bool) -> None:
+    """Refuse names that cannot be signed, and files that would make false what is signed already."""
+    check_outside_datasets(request.sink)
+    if isinstance(request, EncryptRequest) and request.policy.signing is not None:
+        for task in tasks:
+            check_signable_path(numbered(task.path, 0) if rolls_over(task.operation) else task.path)
+    elif is_single_file:
+        for file in sidecar_files(request.sink, is_numbered=rolls_over(tasks[0].operation)):
+            check_unsigned_file(file)
+    else:
+        paths = [numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks]
+        check_unsigned_directory(request.sink, paths, overwrite=request.overwrite)
 
 
 def rolls_over(operation: Operation) -> bool:

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 
 from pipecrypt.dataset.promises import check_columns, check_frame
 from pipecrypt.dataset.signable import SignableFile, SignedStatement
 from pipecrypt.dataset.signers import OpenSigners
 from pipecrypt.dataset.signing import DatasetSigning, FileSigning, Signing
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.operation import Decryption, Task
-from pipecrypt.pipeline.output import numbered, unnumbered
+from pipecrypt.pipeline.output import sidecar_files, unnumbered
 from pipecrypt.pipeline.plan import Plan, rolls_over
 from pipecrypt.pipeline.preview import source_columns
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import exists
 
-__all__ = ["SignedRun", "open_signed_run", "sidecar_files"]
+__all__ = ["SignedRun", "open_signed_run"]
 
 
 class SignedRun:
@@ -81,24 +77,6 @@ def open_signed_run(
         if signing.staying_promise is not None:
             _check_promise(plan.tasks, signing.staying_promise)
         yield SignedRun(plan, signing)
-
-
-def sidecar_files(sink: Location, *, is_numbered: bool) -> list[Location]:
-    """Return where files will be that may have a statement beside them already.
-
-    Args:
-        sink: the one file.
-        is_numbered: whether it is rolled over, so that numbers are added to its name.
-    """
-    if not is_numbered:
-        return [sink]
-    files: list[Location] = []
-    for index in count():
-        file = sink.sibling(numbered(sink.name, index))
-        if files and not exists(file.sibling(signature_path(file.name))):
-            return files
-        files.append(file)
-    raise AssertionError("counting does not end")
 
 
 def _replaces(tasks: Sequence[Task]) -> Callable[[str], bool]:

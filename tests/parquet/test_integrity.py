@@ -7,11 +7,14 @@ import hashlib
 import io
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto import digest as digest_module
@@ -22,9 +25,9 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.integrity import INTEGRITY_KEY, ExpectedDigests
+from pipecrypt.parquet.integrity import INTEGRITY_KEY, ExpectedDigests, SegmentDigests
 from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.layout import SegmentKind, chunk_parts
+from pipecrypt.parquet.layout import Segment, SegmentKind, chunk_parts
 from pipecrypt.parquet.names import ColumnMetaData, FileMetaData, KeyValue
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.thrift import Struct, Value, WireType
@@ -426,3 +429,35 @@ def test_blake3_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
             read(data, keys)
     assert decrypt_unchecked(data, keys) == small_file()
     assert show(data, keys, checks_digests=False).equals(_SMALL)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_hostile_entries_end_in_our_errors(data: st.DataObject) -> None:
+    segments = [Segment(kind, 0, column, 4, 9, 9) for column in range(3) for kind in SegmentKind]
+    written = SegmentDigests(SHA256)
+    written.expect(segments)
+    for segment in segments:
+        written.put_data(segment.place, b"%d" % segment.column)
+    written.lengthen(0, 2, 10)
+    entry = bytearray(written.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(entry) - 1))
+        entry[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    for value in (bytes(entry), data.draw(st.binary(max_size=300))):
+        try:
+            ExpectedDigests(value, segments, "{} {}".format, "x")
+        except PipecryptError:
+            continue
+
+
+def test_a_digest_takes_little_more_than_its_bytes() -> None:
+    count = 100_000
+    digests, hex_digest = SegmentDigests(SHA256), "ab" * 32
+    tracemalloc.start()
+    digests.expect(Segment(SegmentKind.PAGES, index, 0, 4, 9, 9) for index in range(count))
+    for index in range(count):
+        digests.put((index, 0, SegmentKind.PAGES), hex_digest)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 50 * count
