@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipecrypt import errors as errors
     from pipecrypt.config.run import run_config as run
+    from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
@@ -29,6 +30,7 @@ __all__ = [
     "ParquetWriter",
     "Policy",
     "Reading",
+    "UncheckedWarning",
     "__version__",
     "crypto_factory",
     "decrypt",
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ParquetWriter": ("pipecrypt.pipeline.writer", "ParquetWriter"),
     "Reading": ("pipecrypt.pipeline.reading", "Reading"),
+    "UncheckedWarning": ("pipecrypt.errors", "UncheckedWarning"),
     "encrypt_batches": ("pipecrypt.pipeline.writer", "encrypt_batches"),
     "decrypt_bytes": ("pipecrypt.reading.in_flight", "decrypt_bytes"),
     "encrypt_bytes": ("pipecrypt.reading.in_flight", "encrypt_bytes"),

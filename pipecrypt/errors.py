@@ -35,6 +35,7 @@ __all__ = [
     "SinkNotEmptyError",
     "SourceNotFoundError",
     "StorageError",
+    "UncheckedWarning",
     "UnsupportedError",
     "UsageError",
     "VerificationError",
@@ -264,3 +265,7 @@ class SinkNotEmptyError(ConflictError):
     """The sink holds something already."""
 
     default_hint = "pass --overwrite to replace it, or choose another sink"
+
+
+class UncheckedWarning(UserWarning):
+    """Data is used, and nothing shows who wrote it, because the reader trusts no key. No error: reading goes on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.crypto.digest import DigestAlgorithm
@@ -14,7 +14,22 @@ from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.parquet.footer import StoredFooter
 
-__all__ = ["SignedFile"]
+__all__ = ["Origin", "SignedFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where verified data comes from.
+
+    Args:
+        dataset_id: 32 hex digits.
+        version: of the dataset; of a single file outside of one, of its statement.
+        key_ids: of the trusted keys that signed.
+    """
+
+    dataset_id: str
+    version: int
+    key_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,11 @@ class SignedFile:
     name: str
     key_ids: tuple[str, ...] = ()
 
+    @property
+    def origin(self) -> Origin:
+        """The statement, in short."""
+        return Origin(self.manifest.dataset_id, self.manifest.version, self.key_ids)
+
     def check_footer(self, stored: StoredFooter) -> None:
         """Pass if a file has the signed size and footer, and is encrypted as was promised: a `FooterCheck`.
 
@@ -43,6 +63,18 @@ class SignedFile:
             IntegrityError: something differs; nothing of the file may be used.
         """
         refuse(self.compare_footer(stored), name=self.name)
+
+    def check_clear(self, columns: Iterable[tuple[str, ...]]) -> None:
+        """Pass if none of the columns that a file shows in plaintext was promised to be encrypted.
+
+        A readable footer tells `check_footer` as much; an encrypted one, only after it was opened.
+
+        Raises:
+            IntegrityError: one was.
+        """
+        path, promised = self.entry.path, self.manifest.policy.keys_of
+        broken = [f"column {'.'.join(column)!a} is not encrypted" for column in columns if promised(column) is not None]
+        refuse([Finding(FindingKind.PLAINTEXT, path, detail) for detail in broken], name=self.name)
 
     def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
         """Return what a footer shows to be different from what was signed, the broken promises first."""
