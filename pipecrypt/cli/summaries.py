@@ -9,6 +9,7 @@ from pipecrypt.cli.render import aligned, escape
 
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
+    from pipecrypt.dataset.signable import SignedStatement
     from pipecrypt.keys.keystore import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
@@ -18,6 +19,8 @@ __all__ = ["count", "entry_lines", "entry_text", "file_lines", "plan_lines", "ru
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
 _MAX_SOURCES = 20
+_HOUR_SECONDS = 3600
+_DAY_HOURS = 24
 
 
 def run_lines(summary: Summary) -> Iterator[str]:
@@ -37,6 +40,17 @@ def run_lines(summary: Summary) -> Iterator[str]:
         "key service calls": summary.service_calls,
     }
     yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
+    yield from _signed_lines(summary.signed)
+
+
+def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:
+    for statement in signed[:_MAX_SOURCES]:
+        until = "" if statement.expires is None else f", until {statement.expires.isoformat()}"
+        yield f"signed {escape(statement.path)}, version {statement.version}{until}"
+    if len(signed) > _MAX_SOURCES:
+        yield f"and {len(signed) - _MAX_SOURCES:,} more"
+    for key_id in signed[0].key_ids if signed else ():
+        yield f"  by key {key_id}"
 
 
 def file_lines(summary: FileSummary) -> Iterator[str]:
@@ -119,6 +133,7 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
         "footer": f"{plan.footer}, under {plan.footer_key_reference}",
         "data keys": "one for all columns" if plan.uniform else f"one per column and {plan.data_keys}",
         "workers": str(plan.workers),
+        **({"signed by": ", ".join(plan.sign), "signed as": _signed_as(plan)} if plan.sign else {}),
     }
     yield from aligned(list(facts.items()), indent="  ")
     if plan.sources is not None:
@@ -133,6 +148,14 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
         yield "columns of the first source"
         rows = [(each.path, each.key or "-", each.key_reference or "plaintext") for each in plan.columns]
         yield from aligned([("column", "key", "key reference"), *rows], indent="  ")
+
+
+def _signed_as(plan: ConfigPlan) -> str:
+    if plan.valid_for_seconds is None:
+        return f"digests with {plan.digest}, valid for ever"
+    days, hours = divmod(plan.valid_for_seconds // _HOUR_SECONDS, _DAY_HOURS)
+    validity = [count(days, "day")] * bool(days) + [count(hours, "hour")] * bool(hours)
+    return f"digests with {plan.digest}, valid for {' and '.join(validity)}"
 
 
 def count(number: int, noun: str) -> str:

@@ -20,7 +20,10 @@ from pipecrypt.cli.encrypt_options import (
     MaxFileBytes,
     NoBindPath,
     OnBadRows,
+    Sign,
+    SignDigest,
     Uniform,
+    ValidFor,
 )
 from pipecrypt.cli.options import (
     JSONFlag,
@@ -36,6 +39,7 @@ from pipecrypt.cli.options import (
 from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.verify_mode import VerifyMode
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
@@ -86,6 +90,9 @@ def encrypt(
     batch_rows: BatchRows = None,
     compression: Compression = None,
     max_file_bytes: MaxFileBytes = None,
+    sign: Sign = None,
+    digest: SignDigest = DigestAlgorithm.SHA256,
+    valid_for: ValidFor = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     json: JSONFlag = False,
@@ -95,6 +102,7 @@ def encrypt(
     from pipecrypt.pipeline.policy import Mode, Policy
     from pipecrypt.pipeline.reading import Reading
     from pipecrypt.pipeline.request import EncryptRequest
+    from pipecrypt.pipeline.sign_options import parse_validity
     from pipecrypt.storage.location import Location
 
     names = split_names(columns or [])
@@ -109,6 +117,9 @@ def encrypt(
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         compression=None if compression is None else compression.value,
+        sign=sign or None,
+        digest=digest.value,
+        valid_for=None if valid_for is None else parse_validity(valid_for),
         **rows,
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.

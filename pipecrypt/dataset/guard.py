@@ -7,8 +7,7 @@ refuses; whoever writes it by mistake should hear of it first.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from pipecrypt.errors import ConflictError, SourceNotFoundError, StorageError
@@ -17,6 +16,7 @@ from pipecrypt.storage.listing import list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import EVERY_FILE
 from pipecrypt.storage.sink import exists, is_directory
+from pipecrypt.storage.small_files import directories_above, locate
 
 __all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
 
@@ -25,22 +25,22 @@ _log = logging.getLogger(__name__)
 
 
 def check_outside_datasets(place: Location) -> None:
-    """Pass if no directory above a file or directory is a signed dataset.
-
-    On a remote storage, only the next one is looked at, and those above partitions (`day=1`).
+    """Pass if no directory above a file or directory is a signed dataset: readers look for its statement there first.
 
     Raises:
         ConflictError: one is.
     """
-    for directory in _directories_above(place):
+    files, path = locate(place)
+    for directory in directories_above(path):
         try:
-            is_signed = exists(directory.child(MANIFEST_PATH))
+            is_signed = exists(files.location(f"{directory}/{MANIFEST_PATH}"))
         except StorageError as error:
-            _log.debug("cannot tell whether %s is a signed dataset: %s", directory.display, error.message)
-            continue  # who may write below a directory need not be allowed to look above
+            # Who may write below a directory need not be allowed to look above.
+            _log.debug("cannot tell whether a directory above is a signed dataset: %s", error.message)
+            continue
         if is_signed:
             raise ConflictError(
-                f"{place.display} lies inside {directory.display}, which is a signed dataset",
+                f"{place.display} lies inside {files.location(directory).display}, which is a signed dataset",
                 hint="write to the dataset itself with --overwrite, signed with its key; or choose another sink",
             )
 
@@ -87,18 +87,3 @@ def _paths_below(sink: Location) -> frozenset[str]:
         return frozenset(file.relative_path for file in list_sources(sink, EVERY_FILE))
     except SourceNotFoundError:
         return frozenset()
-
-
-def _directories_above(place: Location) -> Iterator[Location]:
-    if place.is_local:
-        path = os.path.dirname(os.path.abspath(place.local_path))
-        while path != os.path.dirname(path):
-            yield Location(path)
-            path = os.path.dirname(path)
-        return
-    url, slash, _ = place.url.rstrip("/").rpartition("/")
-    while slash and "://" in url:
-        yield Location(url, place.options)
-        url, slash, name = url.rpartition("/")
-        if "=" not in name:
-            return

@@ -15,10 +15,13 @@ from pipecrypt.dataset.observing import observe
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import FormatError, IntegrityError, PipecryptError
 from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
+from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind
 from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
+from pipecrypt.parquet.footer import StoredFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
+from pipecrypt.parquet.structure import check_opened_structure, check_structure
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import OpenSource, open_range_source
@@ -44,6 +47,22 @@ class Unlocking:
 
     keys_of: Callable[[Location], DataKeys]
     codec: PageCodec
+
+    def check(self, entry: FileEntry, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]) -> None:
+        """Pass if every module of an encrypted file opens, and its rows are those that were signed.
+
+        Raises:
+            IntegrityError: a module, a key or a digest of a plaintext part is another.
+            FormatError: the structure is impossible, or has another number of rows.
+            AccessError: a key is missing or was refused.
+        """
+        keys = self.keys_of(location)
+        sealed, stored = read_sealed_footer(opened)
+        with OpenedFile(sealed, opened.name, keys=keys, aad_prefix=None) as file:
+            structure = check_opened_structure(file, stored.body_end)
+        if structure.rows != entry.rows:
+            raise FormatError(f"{opened.name} has {structure.rows} rows, but {entry.rows} were signed")
+        decrypt_file(opened, _Nowhere(), keys=keys, codec=self.codec, on_bytes=on_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,8 @@ class Inspector:
 
         Without findings and failure, all of this holds of the file that was there from beginning to end: 1. it has the
         signed size and digests; 2. it has the signed footer, rows and KEK ids; 3. it is encrypted as was promised, and
-        bound to its place; 4. with keys, every module has the tag that it was encrypted with.
+        bound to its place; 4. its parts lie inside of it and over no other part, and its counts agree; 5. with keys,
+        every module has the tag that it was encrypted with, and each plaintext part the digest that the file names.
 
         Args:
             signed: what was signed about it.
@@ -106,15 +126,25 @@ class Inspector:
         seen = ObservedFile(opened.size_bytes, digests)
         is_other = bool(compare_file(signed.entry, seen))  # 1
         stored, malformed = _read_footer(opened, is_other=is_other)
-        findings = self._compare(signed, seen, stored)
+        findings = self._compare(signed, seen, stored)  # 2, 3
         if malformed is not None and not findings:
             findings = (Finding(FindingKind.MODIFIED, signed.entry.path, malformed),)
-        if self.unlocking is None or stored is None or stored.sealed is None:
+        if stored is None:
             return findings, None
-        error = _check_tags(self.unlocking, opened, location, on_bytes)
-        if isinstance(error, IntegrityError | FormatError):
-            return (*findings, Finding(FindingKind.MODIFIED, signed.entry.path, error.message)), None
-        return findings, error
+        checks: list[Callable[[], object]] = []
+        if not findings:
+            checks.append(lambda: check_structure(stored, signed.entry.path))  # 4
+        unlocking = self.unlocking
+        if unlocking is not None and stored.sealed is not None:
+            checks.append(lambda: unlocking.check(signed.entry, opened, location, on_bytes))  # 5
+        for check in checks:
+            try:
+                check()
+            except (IntegrityError, FormatError) as error:
+                findings = (*findings, Finding(FindingKind.MODIFIED, signed.entry.path, error.message))
+            except PipecryptError as error:
+                return findings, error
+        return findings, None
 
     def _digest(self, opened: OpenSource, on_bytes: Callable[[int], None]) -> Sequence[Digester]:
         digesters = [Digester(algorithm) for algorithm in self.digests]
@@ -135,8 +165,8 @@ class Inspector:
                 file, encryption = observe(stored, path)
             except FormatError as error:
                 return self._differences(signed, seen) or (Finding(FindingKind.MODIFIED, path, error.message),)
-            seen = replace(file, digests=seen.digests)  # 2
-            promise = compare_encryption(signed.manifest, path, encryption)  # 3
+            seen = replace(file, digests=seen.digests)
+            promise = compare_encryption(signed.manifest, path, encryption)
         differences = self._differences(signed, seen)
         if promise and all(each.kind in _COVERED for each in differences):
             return promise
@@ -163,18 +193,6 @@ def _footer_bytes(opened: OpenSource) -> int:
     if opened.size_bytes < _END_BYTES:
         return 0
     return int.from_bytes(opened.read_range(opened.size_bytes - _END_BYTES, _END_BYTES // 2), "little")
-
-
-def _check_tags(
-    unlocking: Unlocking, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
-) -> PipecryptError | None:
-    try:
-        decrypt_file(
-            opened, _Nowhere(), keys=unlocking.keys_of(location), codec=unlocking.codec, on_bytes=on_bytes
-        )  # 4
-    except PipecryptError as error:
-        return error
-    return None
 
 
 class _Nowhere:

@@ -333,9 +333,9 @@ def test_a_wrong_configuration_names_the_place(run: Run, people: Path, keyref: s
     assert answer.code == 2
     assert "email" in answer.err
 
-    Path("c.yaml").write_text(_CONFIG + "sign: keystore://./keys.json#signing\n")
+    Path("c.yaml").write_text(_CONFIG + "signed: keystore://./keys.json#signing\n")
     answer = run("run", "c.yaml")
-    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: c.yaml:6:1: unknown key 'sign'")
+    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: c.yaml:6:1: unknown key 'signed'")
 
     Path("c.yaml").write_text(_CONFIG.replace("columns: [{", "uniform: true\n  columns: [{"))
     answer = run("run", "c.yaml")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -527,7 +528,7 @@ def test_standard_input_cannot_be_verified() -> None:
 # ---- with keys ----
 
 
-def _with_keys(world: SignedWorld, session: KeySession) -> Unlocking:
+def _with_keys(session: KeySession) -> Unlocking:
     codec: PageCodec = ZstdCodec()
     return Unlocking(lambda _: session, codec)
 
@@ -541,7 +542,7 @@ def test_every_tag_is_checked(signed_world: SignedWorld, dataset: Path) -> None:
 
     watched = Watched()
     with KeySession([signed_world.key], credentials=signed_world.credentials) as session:
-        unlocking = _with_keys(signed_world, session)
+        unlocking = _with_keys(session)
         assert found(dataset, unlocking=unlocking, watcher=watched) == {(K.MODIFIED, A)}
         assert watched.bytes == watched.total_bytes
         assert check(dataset / B, unlocking=unlocking).tags_checked
@@ -549,7 +550,7 @@ def test_every_tag_is_checked(signed_world: SignedWorld, dataset: Path) -> None:
 
 def test_a_missing_key_is_no_finding(signed_world: SignedWorld, dataset: Path) -> None:
     with KeySession([signed_world.other_key], credentials=signed_world.credentials) as session:
-        unlocking = _with_keys(signed_world, session)
+        unlocking = _with_keys(session)
         with pytest.raises(AccessError):
             check(dataset, unlocking=unlocking)
 
@@ -563,19 +564,71 @@ def test_a_missing_key_is_no_finding(signed_world: SignedWorld, dataset: Path) -
     assert report.files == 0
 
 
-def test_chunks_and_encrypted_footers(signed_world: SignedWorld, tmp_path: Path) -> None:
-    root = tmp_path / "sealed"
-    policy = pc.Policy(default=signed_world.key, mode="chunks", compression="zstd")
-    pc.encrypt(signed_world.root / "raw", root, policy, credentials=signed_world.credentials)
-    sign(root)
-    with KeySession([signed_world.key], credentials=signed_world.credentials) as session:
-        report = check(root, unlocking=_with_keys(signed_world, session))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"columns": {"email": "KEY"}},
+        {"columns": {"email": "KEY"}, "footer": "encrypted"},
+        {"default": "KEY", "bind_path": False},
+        {"default": "KEY", "data_keys": "file", "uniform": True},
+        {"default": "KEY", "mode": "chunks", "compression": "zstd"},
+    ],
+    ids=str,
+)
+def test_what_a_run_signs_is_verified(signed_world: SignedWorld, tmp_path: Path, policy: dict[str, Any]) -> None:
+    root, world = tmp_path / "sealed", signed_world
+    given = {name: _with_key(value, world.key) for name, value in policy.items()}
+    made = pc.Policy(**given, sign=world.signing_key)
+    pc.encrypt(world.root / "raw", root, made, credentials=world.credentials)
+    assert check(root).files == 3
 
-    assert (report.files, report.tags_checked) == (3, True)
-    assert (report.policy.footer, report.policy.others) == ("encrypted", "encrypted")
-    with_clear_footer = signed_world.encrypt("clear footer") / A
-    shutil.copy(with_clear_footer, root / (A + ".chunks.parquet"))
-    assert (K.PLAINTEXT, A + ".chunks.parquet") in found(root)
+    with KeySession([world.key], credentials=world.credentials) as session:
+        unlocking = _with_keys(session)
+        report = check(root, unlocking=unlocking)
+        assert (report.files, report.tags_checked) == (3, True)
+        first = min(data_files(root))
+        _flip(root / first, 600)
+        assert {path for _, path in found(root, unlocking=unlocking)} == {first}
+    (root / first).unlink()
+    assert found(root) == {(K.MISSING, first)}
+
+
+def _with_key(value: object, key: str) -> object:
+    if isinstance(value, dict):
+        return dict.fromkeys(value, key)
+    return key if value == "KEY" else value
+
+
+def test_rows_that_only_keys_show(signed_world: SignedWorld, tmp_path: Path) -> None:
+    root, world = tmp_path / "sealed", signed_world
+    pc.encrypt(
+        world.root / "raw", root, pc.Policy(default=world.key, footer="encrypted"), credentials=world.credentials
+    )
+    sign(root)  # with no rows
+    assert check(root).files == 3
+
+    with KeySession([world.key], credentials=world.credentials) as session:
+        assert found(root, unlocking=_with_keys(session)) == {(K.MODIFIED, name) for name in NAMES}
+
+
+def test_a_clear_footer_where_an_encrypted_one_was_promised(signed_world: SignedWorld, tmp_path: Path) -> None:
+    root, world = tmp_path / "sealed", signed_world
+    pc.encrypt(
+        world.root / "raw", root, pc.Policy(default=world.key, footer="encrypted"), credentials=world.credentials
+    )
+    sign(root)
+    shutil.copy(world.encrypt("clear footer", bind_path=False) / A, root / A)
+
+    assert (K.PLAINTEXT, A) in found(root)
+
+
+def test_parts_that_cannot_be(signed_world: SignedWorld, dataset: Path) -> None:
+    data = (dataset / A).read_bytes()
+    length = int.from_bytes(data[-8:-4], "little") + 8
+    (dataset / A).write_bytes(data[:4] + data[-length:])  # a footer without what it describes
+    sign(dataset)
+
+    assert found(dataset) == {(K.MODIFIED, A)}
 
 
 # ---- digests ----

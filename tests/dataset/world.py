@@ -34,9 +34,12 @@ NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")
 SHA256 = (DigestAlgorithm.SHA256,)
 
 
+def _private_pem(seed: int) -> bytes:
+    return private_pem(Ed25519PrivateKey.from_private_bytes(bytes(range(seed, seed + 32))))
+
+
 def _signer(seed: int) -> LocalSigner:
-    key = Ed25519PrivateKey.from_private_bytes(bytes(range(seed, seed + 32)))
-    return LocalSigner(PrivateKey.from_pem(private_pem(key)))
+    return LocalSigner(PrivateKey.from_pem(_private_pem(seed)))
 
 
 ALICE, BOB, MALLORY = _signer(0), _signer(1), _signer(2)
@@ -72,11 +75,18 @@ class SignedWorld:
     def public_key(self) -> Path:
         return self.root / "alice.pub"
 
+    @property
+    def signing_key(self) -> str:
+        """Alice's."""
+        return f"pem://{self.root}/alice.pem"
+
     @classmethod
     def at(cls, root: Path) -> SignedWorld:
         made = cls(root)
         (root / "key").write_bytes(bytes(range(32)))
         (root / "key").chmod(0o600)
+        (root / "alice.pem").write_bytes(_private_pem(0))
+        (root / "alice.pem").chmod(0o600)
         made.public_key.write_text(ALICE.public_key_pem, encoding="ascii")
         for key in (made.key, made.other_key):
             create_key(key, "aes256", made.credentials)
