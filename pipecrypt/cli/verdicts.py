@@ -28,7 +28,7 @@ class Refusal:
     """What was found, in a dataset or already in its statement.
 
     Args:
-        name: what was verified.
+        name: what was verified, as the caller wrote it.
         findings: at least one.
         report: None where the statement itself was refused, so that no file was looked at.
     """
@@ -42,7 +42,7 @@ def refusal_of(error: IntegrityError, path: str) -> Refusal:
     """Return the refusal that an error of a verification of `path` stands for."""
     if isinstance(error, VerificationError):
         report: VerifyReport = error.report
-        return Refusal(report.root, report.findings, report)
+        return Refusal(path, report.findings, report)
     return Refusal(path, (finding_of(error, path),), None)
 
 
