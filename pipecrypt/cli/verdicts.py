@@ -21,6 +21,7 @@ _MAX_FINDINGS = 50
 _MAX_NAMES = 20
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _THOUSAND = 1000
+_MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
     """Yield what was verified."""
     facts = (
         _files(report),
-        f"{_size(report.bytes)}",
+        _size(report.bytes),
         f"dataset {report.dataset_id}",
         f"version {report.version}",
         f"signed by {', '.join(report.key_ids)}",
@@ -105,14 +106,14 @@ def _unchecked_lines(report: VerifyReport) -> Iterator[str]:
 
 
 def _facts(report: VerifyReport) -> Iterator[str]:
-    rate = report.bytes / max(report.seconds, 1e-9)
+    megabytes_per_second = report.bytes / max(report.seconds, 1e-9) / _MEGABYTE
     tags = "and the tag of every encrypted page" if report.tags_checked else "tags of pages need keys: --decrypt"
     facts = {
         "signed": report.created.isoformat(),
         "expires": "never" if report.expires is None else report.expires.isoformat(),
         "promised": _promise(report.policy),
         "compared": f"{', '.join(report.digests)}; {tags}",
-        "time": f"{report.seconds:.2f} s, {_size(rate)}/s",
+        "time": f"{report.seconds:.2f} s, {megabytes_per_second:,.1f} MB/s",
     }
     yield from aligned(list(facts.items()), indent="  ")
 
