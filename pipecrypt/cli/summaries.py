@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 
-__all__ = ["entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
+__all__ = ["count", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
@@ -27,7 +27,7 @@ def run_lines(summary: Summary) -> Iterator[str]:
     """Yield what a run did."""
     done = _DONE.get(summary.operation, summary.operation)
     yield (
-        f"{done} {_count(summary.files, 'file')} in {summary.seconds:.2f} s, "
+        f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
         f"{summary.megabytes_per_second:,.1f} MB/s of input"
     )
     counts = {
@@ -138,7 +138,7 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
     yield from aligned(list(facts.items()), indent="  ")
     if plan.sources is not None:
         yield ""
-        yield f"{_count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
+        yield f"{count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
         shown = [(each.path, f"{each.size_bytes:,}") for each in plan.sources[:_MAX_SOURCES]]
         yield from aligned(shown, right=(1,), indent="  ")
         if len(plan.sources) > _MAX_SOURCES:
@@ -154,11 +154,12 @@ def _signed_as(plan: ConfigPlan) -> str:
     if plan.valid_for_seconds is None:
         return f"digests with {plan.digest}, valid for ever"
     days, hours = divmod(plan.valid_for_seconds // _HOUR_SECONDS, _DAY_HOURS)
-    validity = [_count(days, "day")] * bool(days) + [_count(hours, "hour")] * bool(hours)
+    validity = [count(days, "day")] * bool(days) + [count(hours, "hour")] * bool(hours)
     return f"digests with {plan.digest}, valid for {' and '.join(validity)}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number and what is counted: `1 file`, `2 files`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -36,9 +36,11 @@ from pipecrypt.cli.options import (
     parse_aad_prefix,
     split_names,
 )
-from pipecrypt.cli.render import show, show_aside
+from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
+from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.verify_mode import VerifyMode
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
@@ -140,6 +142,10 @@ def decrypt(
     source: _Source,
     sink: _Sink,
     keys: KeyReferences,
+    trust: Trust = None,
+    threshold: Threshold = 1,
+    verify: Verify = VerifyMode.READ,
+    min_version: MinVersion = 1,
     aad_prefix: Prefix = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
@@ -147,19 +153,22 @@ def decrypt(
     log_level: LogLevelOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
+    from pipecrypt.dataset.unchecked import UNCHECKED
     from pipecrypt.pipeline.request import DecryptRequest
     from pipecrypt.storage.location import Location
 
-    _carry_out(
-        DecryptRequest(
-            source=Location(source),
-            sink=Location(sink),
-            keys=tuple(keys),
-            aad_prefix=parse_aad_prefix(aad_prefix),
-            overwrite=overwrite,
-            workers=workers,
-        )
+    request = DecryptRequest(
+        source=Location(source),
+        sink=Location(sink),
+        keys=tuple(keys),
+        aad_prefix=parse_aad_prefix(aad_prefix),
+        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version),
+        overwrite=overwrite,
+        workers=workers,
     )
+    _carry_out(request)
+    if request.checks.warns:
+        note(UNCHECKED)
 
 
 def _carry_out(request: EncryptRequest | DecryptRequest) -> None:

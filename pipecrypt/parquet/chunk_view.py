@@ -22,6 +22,7 @@ from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import DataKeys, PageCodec, RangeSource, ReadsInto
 from pipecrypt.parquet.report import RestoredFile
+from pipecrypt.parquet.tampering import as_tampering
 
 __all__ = ["ChunkView", "find_chunk_view"]
 
@@ -39,6 +40,7 @@ def find_chunk_view(
     codec: PageCodec | None = None,
     stored: StoredFooter | None = None,
     check: FooterCheck | None = None,
+    is_signed: bool = False,
 ) -> ChunkView | None:
     """Return the view of a file of chunks, or None where the file is a table, encrypted or not.
 
@@ -49,6 +51,7 @@ def find_chunk_view(
         codec: decompresses pages, where they are compressed.
         stored: the file's footer, where it was read before; after None, a PlaintextView can still open it.
         check: called with the footer before a key is asked for; what it raises passes through.
+        is_signed: the footer is a signed one: chunks that are malformed raise IntegrityErrors.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -62,7 +65,7 @@ def find_chunk_view(
     if chunks is None:
         opened.close()
         return None
-    return ChunkView._of(source, opened, chunks)
+    return ChunkView._of(source, opened, chunks, is_signed=is_signed)
 
 
 def _open(
@@ -127,13 +130,14 @@ class ChunkView:
         self._begin(source, opened, chunks)
 
     @classmethod
-    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> Self:
+    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool) -> Self:
         view = cls.__new__(cls)
-        view._begin(source, opened, chunks)
+        view._begin(source, opened, chunks, is_signed=is_signed)
         return view
 
-    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
+    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool = False) -> None:
         self._source = source
+        self._is_signed = is_signed
         self._into = source if isinstance(source, ReadsInto) else None
         self._wipe = weakref.finalize(self, opened.close)
         self._chunks = chunks
@@ -215,7 +219,8 @@ class ChunkView:
             copied = self._copy_kept(index, at, out[position - start :])
             if not copied:
                 last = (end - 1) // self._layout.chunk_bytes
-                copied = self._fetch(index, last, at, out[position - start :])
+                with as_tampering(is_signed=self._is_signed):
+                    copied = self._fetch(index, last, at, out[position - start :])
             position += copied
 
     def _check_open(self) -> None:

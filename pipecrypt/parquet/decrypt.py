@@ -38,7 +38,7 @@ from pipecrypt.parquet.layout import (
 )
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.opened import OpenedCheck, OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
@@ -56,6 +56,7 @@ def decrypt_file(
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
     check: FooterCheck | None = None,
+    check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
     on_restored: Callable[[RestoredFile], None] = ignore_restored,
     on_bytes: Callable[[int], None] = ignore_bytes,
@@ -72,6 +73,7 @@ def decrypt_file(
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
         check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
+        check_opened: told how a table is protected, before a byte is written; what it raises passes through.
         checks_digests: check what is in plaintext against the digests that the file stores of it, where it does.
         on_restored: told what a file of chunks says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
@@ -95,6 +97,8 @@ def decrypt_file(
             on_restored(chunks.restored)
             return restore_bytes(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
+        if check_opened is not None:
+            check_opened(opened.protection)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
         digests = _expected_digests(opened, segments, source.name) if checks_digests else None

@@ -6,8 +6,10 @@ Only this module turns a SealedFooter, of which nothing is authenticated, into a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
@@ -26,7 +28,7 @@ from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
-__all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]
+__all__ = ["OpenedCheck", "OpenedFile", "Protection", "is_sealed", "resolve_prefix"]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +51,23 @@ def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) ->
             hint="pass it as aad_prefix, or --aad-prefix",
         )
     return aad_prefix or b""
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What of a table is encrypted, and what its footer authenticates.
+
+    Args:
+        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
+        authenticates_all: every page has a tag, or a digest in the footer.
+    """
+
+    clear_columns: tuple[tuple[str, ...], ...]
+    authenticates_all: bool
+
+
+# Raises IntegrityError to refuse a file before anything of it is used.
+OpenedCheck: TypeAlias = Callable[[Protection], None]
 
 
 class OpenedFile:
@@ -91,6 +110,7 @@ class OpenedFile:
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
         self._sealed_columns: set[int] = set()
+        self._clear_columns: set[int] = set()
         self._footer_key_metadata = sealed.key_metadata
         self.key_metadata_of_columns: dict[int, bytes] = {}
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
@@ -105,9 +125,9 @@ class OpenedFile:
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
-            leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = RowGroups(self.footer, leaves, name, is_sealed=True)
-            check_counts(len(self.row_groups), len(leaves), name)
+            self._leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
+            self.row_groups = RowGroups(self.footer, self._leaves, name, is_sealed=True)
+            check_counts(len(self.row_groups), len(self._leaves), name)
         except BaseException:
             self.close()
             raise
@@ -159,6 +179,12 @@ class OpenedFile:
         """How many leaf columns are encrypted in at least one of the row groups opened so far."""
         return len(self._sealed_columns)
 
+    @property
+    def protection(self) -> Protection:
+        """What is encrypted and authenticated, once all row groups were opened."""
+        clear = tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
+
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).
 
@@ -174,6 +200,8 @@ class OpenedFile:
             if is_sealed(chunk):
                 self._sealed_columns.add(chunk.column)
                 self._open_or_lock(chunk)
+            else:
+                self._clear_columns.add(chunk.column)
         return chunks
 
     def open_all(self) -> list[list[Chunk]]:

@@ -25,10 +25,11 @@ from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.layout import SegmentKind
 from pipecrypt.parquet.names import FileMetaData
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
+from pipecrypt.parquet.tampering import as_tampering
 
 __all__ = ["PlaintextView"]
 
@@ -56,6 +57,8 @@ class PlaintextView:
         kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
         stored: the file's footer, where it was read before; the view changes it.
         check: called with the footer before a key is asked for; what it raises passes through.
+        check_opened: told how the table is protected, before a byte is shown; what it raises passes through. With it,
+            the footer is taken for a signed one: pages that are malformed raise IntegrityErrors.
         checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
@@ -75,10 +78,12 @@ class PlaintextView:
         kept: KeptChunks | None = None,
         stored: StoredFooter | None = None,
         check: FooterCheck | None = None,
+        check_opened: OpenedCheck | None = None,
         checks_digests: bool = True,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
+        self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
         self._opened: OpenedFile | None = None
         self._shown = Shown((), source.size_bytes, source.size_bytes)
@@ -97,6 +102,8 @@ class PlaintextView:
                 self._shown = lay_out(
                     opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
                 )
+                if check_opened is not None:
+                    check_opened(opened.protection)
             except BaseException:
                 self.close()
                 raise
@@ -297,16 +304,17 @@ class PlaintextView:
         if place is None:
             out[:] = self._checked(chunk, data)
             return
-        bounds = open_pages(
-            data,
-            place.declared_bytes,
-            place.num_values,
-            out=out,
-            cipher=opened.cipher(chunk),
-            aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
-            ctr=opened.ctr_pages,
-            what=chunk.what,
-        )
+        with as_tampering(is_signed=self._is_signed):
+            bounds = open_pages(
+                data,
+                place.declared_bytes,
+                place.num_values,
+                out=out,
+                cipher=opened.cipher(chunk),
+                aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
+                ctr=opened.ctr_pages,
+                what=chunk.what,
+            )
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
         out[end:] = bytes(len(out) - end)

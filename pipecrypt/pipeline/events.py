@@ -1,7 +1,8 @@
 """What a run tells while it works. Showing it is left to cli.
 
 Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. A run
-that fails ends with its exception instead.
+that fails ends with its exception instead. A verification tells FileChecked where a run tells FileDone, and ends with
+its report.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeAlias
 from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.pipeline.summary import Part, Summary
 
-__all__ = ["BytesDone", "Event", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
+__all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,19 @@ class FileDone:
 
 
 @dataclass(frozen=True, slots=True)
+class FileChecked:
+    """A file was compared with what was signed about it, or could not be.
+
+    Args:
+        path: below the dataset.
+        findings: how many there are about it.
+    """
+
+    path: str
+    findings: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """All files are published.
 
@@ -74,7 +88,7 @@ class RunFinished:
     summary: Summary
 
 
-Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | RunFinished
+Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | FileChecked | RunFinished
 
 
 def ignore(event: Event) -> None:

@@ -10,6 +10,7 @@ from pipecrypt.context import new_dataset_id
 from pipecrypt.dataset.guard import check_outside_datasets, check_unsigned_directory, check_unsigned_file
 from pipecrypt.errors import SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.pipeline.comparison import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
@@ -77,7 +78,11 @@ class Plan:
 def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """List and pin the sources, and fix each one's output; nothing is made.
 
+    Where keys are trusted, the sources are those that were signed, and each task holds what its file is compared with.
+
     Raises:
+        NotTrustedError: nothing is signed there, or too few trusted keys signed it.
+        IntegrityError: the statement, or which files there are, is not as it was signed.
         SourceNotFoundError: there is no source.
         UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
@@ -86,10 +91,12 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """
     below = _files_below(request)
     check_disjoint(request.source, request.sink, below)
-    sources = list_sources(request.source, below)
+    sources, signed = find_sources(request, below)
     dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
     is_single_file = _is_single_file(request, sources)
     tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
+    if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
+        tasks = compared(tasks, signed)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
     if not request.sink.is_standard_stream:
@@ -210,7 +217,7 @@ def _in_dataset(operation: Operation, dataset_id: str) -> Operation:
 
 def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dataset_id: str) -> Operation:
     if isinstance(request, DecryptRequest):
-        return Decryption(request.aad_prefix)
+        return Decryption(request.aad_prefix, mode=request.checks.mode)
     policy = request.policy
     if policy.is_chunks:
         return ChunkEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)

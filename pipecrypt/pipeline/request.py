@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipecrypt.dataset.checks import NO_CHECKS, Checks
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.pipeline.policy import Policy
@@ -55,6 +56,7 @@ class DecryptRequest:
         sink: as for encrypting.
         keys: key references; only these are ever used, whatever the files say.
         aad_prefix: the AAD prefix of files that do not store it.
+        checks: what must have been signed, and how much of each file is compared with it.
         overwrite: as for encrypting.
         workers: as for encrypting.
 
@@ -67,6 +69,7 @@ class DecryptRequest:
     sink: Location
     keys: tuple[str, ...]
     aad_prefix: bytes | None = None
+    checks: Checks = NO_CHECKS
     overwrite: bool = False
     workers: int = 1
 

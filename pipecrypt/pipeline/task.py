@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
 from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.chunk_task import encrypt_chunks
 from pipecrypt.pipeline.events import FileDone
@@ -93,13 +96,27 @@ def _encrypt(
 def _decrypt(
     task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes
 ) -> FileReport:
-    keys = keys_of_file(task.source.location, session)
-    prefix, codec = operation.aad_prefix, LazyCodec()
+    signed, mode = operation.signed, operation.mode
 
     def restore(file: RestoredFile) -> None:
         sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
 
+    def go_on() -> None:
+        on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
+
     with open_range_source(task.source) as source:
-        return decrypt_file(
-            source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_restored=restore, on_bytes=on_bytes
-        )
+        if signed is not None:
+            check_file(signed, source, mode, on_piece=go_on)
+        with as_tampering(is_signed=signed is not None):
+            return decrypt_file(
+                source,
+                sink,
+                keys=keys_of_file(task.source.location, session),
+                aad_prefix=operation.aad_prefix,
+                codec=LazyCodec(),
+                check=None if signed is None else signed.check_footer,
+                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
+                checks_digests=mode is not VerifyMode.OFF,
+                on_restored=restore,
+                on_bytes=on_bytes,
+            )

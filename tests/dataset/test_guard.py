@@ -13,7 +13,7 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.pipeline.calls import decrypt
 from pipecrypt.pipeline.writer import ParquetWriter, encrypt_batches
 from pipecrypt.storage.location import Location
-from tests.dataset.conftest import World, people, tree
+from tests.dataset.written import World, people, tree
 
 
 @pytest.fixture

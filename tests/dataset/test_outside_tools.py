@@ -15,7 +15,7 @@ from securesystemslib.signer import SSlibKey
 
 from pipecrypt.keys.signers import read_public_keys
 from pipecrypt.manifest.paths import MANIFEST_PATH
-from tests.dataset.conftest import World
+from tests.dataset.written import World
 
 
 def test_a_dataset_checks_out_with_other_tools(world: World) -> None:

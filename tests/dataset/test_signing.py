@@ -38,7 +38,7 @@ from pipecrypt.pipeline.events import Event, FileDone
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.storage.location import Location
 from tests.crypto.keys import private_pem
-from tests.dataset.conftest import World, people, tree
+from tests.dataset.written import World, people, tree
 
 BOTH = {"a.parquet", "day=1/b.parquet"}
 
