@@ -256,7 +256,8 @@ def test_a_second_version_follows_the_first(world: World) -> None:
     assert set(world.entries()) == BOTH  # and the files are bound to the dataset's id
     assert earlier.file_list_path in tree(world.out)  # whoever reads the first version still finds its list
     back = world.root / "back"
-    decrypt(world.out, back, [world.reference("pii")], credentials=world.credentials)
+    keys, trust = [world.reference("pii")], [world.reference("signing")]
+    decrypt(world.out, back, keys, trust=trust, credentials=world.credentials)
     assert tree(back) == BOTH
 
 

@@ -26,6 +26,7 @@ from pipecrypt.parquet.structure import check_structure
 from pipecrypt.pipeline.calls import encrypt
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.summary import Summary
+from pipecrypt.pipeline.verifying import verify
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class World:
         base, verified = base or self.out, self.verify(base)
         entries = {entry.path: entry for entry in verified.files((base / verified.file_list_path).read_bytes())}
         assert set(entries) == {path for path in tree(base) if not is_reserved(path)}
+        keys = [self.reference(name) for name in ("pii", "other")]
+        verify(base, [self.reference("signing")], keys=keys, workers=1, remember=False, credentials=self.credentials)
         for path, entry in entries.items():
             check_file(base / path, entry, verified.manifest)
         return entries

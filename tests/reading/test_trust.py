@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset import unchecked
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -214,6 +215,7 @@ def test_the_threshold(world: World, dataset: Path) -> None:
 
 def test_trust_of_the_environment(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_KEYS", world.key)
+    monkeypatch.setattr(unchecked, "_SAID", set())  # another test of this process may have heard it
     url = f"pipecrypt::file://{dataset}"
     with pytest.warns(pc.UncheckedWarning):
         assert len(pd.read_parquet(url)) == 300
