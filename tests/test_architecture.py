@@ -29,8 +29,10 @@ _HEAVY = ("cryptography", "fsspec", "numpy", "pandas", "pyarrow", "pydantic", "r
 # Third party -> the rooms or files that may import it. testing/ stands outside: it fakes what is behind the doors.
 _DOORS = {
     "blake3": ["crypto/"],
+    "boto3": ["keys/aws_kms_client.py"],
     "cryptography": ["crypto/"],
     "fsspec": ["storage/", "reading/filesystem.py"],
+    "pkcs11": ["keys/pkcs11_library.py"],
     "pyarrow": ["sources/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
