@@ -80,7 +80,7 @@ def test_keys_are_wiped_when_a_session_closes(world: World) -> None:
         made = [kek.key.expose_key_bytes() for kek in writer._writing.values()]
     with _reader(world) as reader:
         reader.open_data_key(key_metadata, PLACE).wipe()
-        held = [key.expose_key_bytes() for key in reader._unwrapped.values()]
+        held = [each.key.expose_key_bytes() for each in reader._unwrapped._entries.values()]
     assert made == held == [bytearray(32)]
 
 
