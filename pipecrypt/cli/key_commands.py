@@ -32,14 +32,27 @@ class KeyTypeChoice(StrEnum):
     AES256 = "aes256"
     ED25519 = "ed25519"
     MLDSA65 = "mldsa65"
+    X25519 = "x25519"
+    MLKEM768X25519 = "mlkem768x25519"
+
+
+_IDENTITIES = (KeyTypeChoice.MLKEM768X25519, KeyTypeChoice.X25519)
 
 
 @keys_app.command("new")
 def new_key(
     reference: _Reference,
     key_type: Annotated[
-        KeyTypeChoice, typer.Option("--type", help="aes256 encrypts; the others sign.")
-    ] = KeyTypeChoice.AES256,
+        KeyTypeChoice | None,
+        typer.Option(
+            "--type",
+            help="aes256 (default) encrypts; ed25519 and mldsa65 sign; the others are identities of recipients.",
+        ),
+    ] = None,
+    recipient: Annotated[
+        bool,
+        typer.Option("--recipient", help="An identity: who has its public key encrypts for it, and reads nothing."),
+    ] = False,
     new_version: _NewVersion = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
@@ -47,7 +60,12 @@ def new_key(
     """Make a key, and the keystore if there is none."""
     from pipecrypt.keys.keystore import create_key
 
-    entry = create_key(reference, key_type.value, credentials(), new_version=new_version)
+    wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
+    if recipient and wanted not in _IDENTITIES:
+        raise UsageError(
+            f"a key of type {wanted} is no identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
+        )
+    entry = create_key(reference, wanted.value, credentials(), new_version=new_version)
     show(entry, lambda: [f"made {entry_text(entry)}"])
 
 
@@ -66,8 +84,10 @@ def list_all(
 
 @keys_app.command("export")
 def export_key(
-    reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, or pem://PATH")],
-    public: Annotated[bool, typer.Option("--public", help="The public key of a signing key, as PEM.")] = False,
+    reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, pem://PATH, ...")],
+    public: Annotated[
+        bool, typer.Option("--public", help="The public key of a signing key or identity, as PEM.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Open the private key and prove that the public key was not exchanged.")
     ] = False,
@@ -75,13 +95,12 @@ def export_key(
     log_level: LogLevelOption = None,
 ) -> None:
     """Print a public key."""
-    from pipecrypt.crypto.signature import key_id
-    from pipecrypt.keys.signers import export_public_key
+    from pipecrypt.keys.export import export_public_half
 
     if not public:
         raise UsageError("only public keys can be exported", hint="add --public; secret keys stay in the keystore")
-    pem = export_public_key(reference, credentials(), prove=verify)
-    show({"public_key": pem, "key_id": key_id(pem)}, pem.splitlines)
+    half = export_public_half(reference, credentials(), prove=verify)
+    show(half, half.public_key.splitlines)
 
 
 @keys_app.command("import")

@@ -25,7 +25,7 @@ from pipecrypt.crypto.signature import (
 from pipecrypt.errors import PassphraseError, UsageError
 from pipecrypt.secret import DataKey
 
-__all__ = ["PrivateKey", "is_encrypted_pem", "new_signing_seed", "public_pem", "read_private_pem"]
+__all__ = ["PrivateKey", "is_encrypted_pem", "load_private_pem", "new_signing_seed", "public_pem", "read_private_pem"]
 
 _SeedObject: TypeAlias = Ed25519PrivateKey | MLDSA65PrivateKey
 _OpenSSLObject: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -71,7 +71,7 @@ class PrivateKey:
             UsageError: no such PEM, or a key of another algorithm, curve or size.
             PassphraseError: the text is encrypted, and the passphrase does not open it.
         """
-        private = _load(pem, passphrase)
+        private = load_private_pem(pem, passphrase)
         if isinstance(private, _SeedObject):
             return cls.from_seed(_seed_algorithm(private), DataKey(private.private_bytes_raw()))
         if not isinstance(private, _OpenSSLObject):
@@ -150,21 +150,22 @@ def read_private_pem(pem: bytes) -> tuple[SignatureAlgorithm, DataKey]:
         raise UsageError("this is a public key, which needs no keystore", hint="name its file where a key is trusted")
     if is_encrypted_pem(pem):
         raise UsageError("the private key is encrypted", hint="decrypt it with openssl pkey, or make a new one")
-    private = _load(pem, None)
+    private = load_private_pem(pem, None)
     if not isinstance(private, _SeedObject):
         raise UsageError(
-            "the private key is neither Ed25519 nor ML-DSA-65, which a keystore holds",
-            hint="sign with it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
+            "the private key is of an algorithm that a keystore does not hold",
+            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
         )
     return _seed_algorithm(private), DataKey(private.private_bytes_raw())
 
 
-def is_encrypted_pem(pem: bytes) -> bool:
-    """Say whether a passphrase is needed: PKCS #8, or the header of the older form (RFC 1421 4.6.1.1)."""
-    return b"BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
+def load_private_pem(pem: bytes, passphrase: str | None) -> object:
+    """Return the library's object of a private key in PEM, of any algorithm.
 
-
-def _load(pem: bytes, passphrase: str | None) -> object:
+    Raises:
+        UsageError: no such PEM.
+        PassphraseError: the text is encrypted, and the passphrase is missing or does not open it.
+    """
     # The text of the library's errors may quote the input, so it is repeated nowhere.
     encrypted = is_encrypted_pem(pem)
     if encrypted and passphrase is None:
@@ -180,6 +181,11 @@ def _load(pem: bytes, passphrase: str | None) -> object:
         raise UsageError(
             "this is no private key in PEM", hint="make one with openssl genpkey, or convert it with openssl pkey"
         ) from None
+
+
+def is_encrypted_pem(pem: bytes) -> bool:
+    """Say whether a passphrase is needed: PKCS #8, or the header of the older form (RFC 1421 4.6.1.1)."""
+    return b"BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
 
 
 def _from_seed(algorithm: SignatureAlgorithm, seed: DataKey) -> _SeedObject:

@@ -35,6 +35,7 @@ __all__ = [
     "PublicKey",
     "SignatureAlgorithm",
     "algorithm_of",
+    "check_rsa",
     "ecdsa_scheme",
     "key_id",
     "pss_padding",
@@ -108,6 +109,9 @@ class PublicKey:
         if isinstance(self._public, ec.EllipticCurvePublicKey):
             self._public.verify(signature, message, ecdsa_scheme(self.algorithm))
         elif isinstance(self._public, rsa.RSAPublicKey):
+            # RFC 8017 8.1.2 step 1, which OpenSSL leaves out where the first bytes are zero.
+            if len(signature) != (self._public.key_size + 7) // 8:
+                raise InvalidSignature
             self._public.verify(signature, message, pss_padding(), pss_scheme())
         else:
             self._public.verify(signature, message)
@@ -159,6 +163,22 @@ def verify(public_key_pem: str, message: bytes, signature: bytes) -> None:
     PublicKey(public_key_pem).verify(message, signature)
 
 
+def check_rsa(public: rsa.RSAPublicKey) -> None:
+    """Pass if the size and the exponent of an RSA key are safe.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if not _MIN_RSA_BITS <= public.key_size <= _MAX_RSA_BITS:
+        raise UsageError(
+            f"the RSA key has {public.key_size} bits, not {_MIN_RSA_BITS} to {_MAX_RSA_BITS}",
+            hint="make one of 3072 bits, or an Ed25519 key",
+        )
+    exponent = public.public_numbers().e
+    if not _MIN_RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT:  # cryptography refuses even ones
+        raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")
+
+
 def ecdsa_scheme(algorithm: SignatureAlgorithm) -> ec.ECDSA:
     """Return how a curve signs: the hash is as long as the curve's order, never chosen by the signature."""
     return ec.ECDSA(_HASHES[algorithm])
@@ -194,20 +214,9 @@ def _algorithm(public: _PublicObject) -> SignatureAlgorithm:
     if isinstance(public, MLDSA65PublicKey):
         return SignatureAlgorithm.MLDSA65
     if isinstance(public, rsa.RSAPublicKey):
-        _check_rsa(public)
+        check_rsa(public)
         return SignatureAlgorithm.RSA_PSS
     algorithm = _CURVES.get(public.curve.name)
     if algorithm is None:
         raise UsageError(f"the key is on the curve {public.curve.name}, not P-256 or P-384", hint=_HINT)
     return algorithm
-
-
-def _check_rsa(public: rsa.RSAPublicKey) -> None:
-    if not _MIN_RSA_BITS <= public.key_size <= _MAX_RSA_BITS:
-        raise UsageError(
-            f"the RSA key has {public.key_size} bits, not {_MIN_RSA_BITS} to {_MAX_RSA_BITS}",
-            hint="make one of 3072 bits, or an Ed25519 key",
-        )
-    exponent = public.public_numbers().e
-    if not _MIN_RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT:  # cryptography refuses even ones
-        raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")

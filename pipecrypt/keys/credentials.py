@@ -4,6 +4,8 @@ Where they come from, first found counts:
 
 1. passphrase: PIPECRYPT_PASSPHRASE, the file named by PIPECRYPT_PASSPHRASE_FILE, the prompt. Never argv.
 2. key file: PIPECRYPT_KEY_FILE, 32 random bytes, raw or in base64.
+3. PIN of a token: PIPECRYPT_PKCS11_PIN, the file that a key reference names, the prompt. Never what is a passphrase:
+   tokens lock after some wrong tries.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pipecrypt.documents import decode_base64
 from pipecrypt.errors import PassphraseError
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KEY_FILE_VARIABLE", "PASSPHRASE_FILE_VARIABLE", "PASSPHRASE_VARIABLE", "Credentials"]
+__all__ = ["KEY_FILE_VARIABLE", "PASSPHRASE_FILE_VARIABLE", "PASSPHRASE_VARIABLE", "PIN_VARIABLE", "Credentials"]
 
 PASSPHRASE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE"  # noqa: S105 - a name, no secret
 PASSPHRASE_FILE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE_FILE"  # noqa: S105 - a name, no secret
 KEY_FILE_VARIABLE: Final = "PIPECRYPT_KEY_FILE"
+PIN_VARIABLE: Final = "PIPECRYPT_PKCS11_PIN"
 _MAX_SECRET_BYTES: Final = 4096
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +86,22 @@ class Credentials:
                 raise PassphraseError("the two passphrases differ", hint="run the command again")
             self._answers[label] = answer
         return self.passphrase(label)
+
+    def pin(self, label: str, source: str | None) -> str:
+        """Return the PIN of a token.
+
+        Args:
+            label: what it is for; a person is asked once for each.
+            source: path of a file that holds the PIN, or None. It is read once: it may be a pipe.
+
+        Raises:
+            PassphraseError: none is given, it is empty, or the file cannot be read.
+        """
+        if PIN_VARIABLE in self._environ:
+            return _checked(self._environ[PIN_VARIABLE], PIN_VARIABLE)
+        if label not in self._answers:
+            self._answers[label] = self._ask(label) if source is None else _read_passphrase(source, "PIN file")
+        return self._answers[label]
 
     def has_key_file(self) -> bool:
         """Say whether a key file is named, so that new keystores are wrapped under it."""
@@ -151,13 +170,13 @@ def _rebuild(environ: dict[str, str], answers: dict[str, str], from_file: str | 
     return credentials
 
 
-def _read_passphrase(path: str) -> str:
-    data = _read_secret(path, "passphrase file")
+def _read_passphrase(path: str, what: str = "passphrase file") -> str:
+    data = _read_secret(path, what)
     try:
         # One line end is what editors and `echo` add; any other white space belongs to the passphrase.
-        return _checked(data.decode().removesuffix("\n").removesuffix("\r"), f"passphrase file {path}")
-    except UnicodeDecodeError:  # which holds the passphrase
-        raise PassphraseError(f"passphrase file {path} is not in UTF-8") from None
+        return _checked(data.decode().removesuffix("\n").removesuffix("\r"), f"{what} {path}")
+    except UnicodeDecodeError:  # which holds the secret
+        raise PassphraseError(f"{what} {path} is not in UTF-8") from None
 
 
 def _checked(passphrase: str, origin: str) -> str:

@@ -17,6 +17,8 @@ from pipecrypt.keys.service import (
     ExplicitKeys,
     KeyServices,
     MasterKey,
+    Replicas,
+    SealsOnly,
     Wipeable,
     open_key_reference,
 )
@@ -107,7 +109,7 @@ class Keyring:
             IntegrityError: the text was not made by that master key for that dataset.
             FormatError: the text is no wrapped key.
         """
-        master_key = self._master_keys.get(master_key_id)
+        master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
         if master_key is None:
             return self._unwrap_explicit(wrapped, master_key_id)
         dataset_id, sealed = parse_kek_text(wrapped)
@@ -148,7 +150,15 @@ class Keyring:
             self._by_reference[key_reference] = opened
             earlier = opened.earlier_versions() if isinstance(opened, EarlierVersions) else ()
             for master_key in (*earlier, opened):
-                self._master_keys[master_key.id] = master_key
+                # A public key never takes the place of its private half, which answers to the same id.
+                if not (isinstance(master_key, SealsOnly) and master_key.id in self._master_keys):
+                    self._master_keys[master_key.id] = master_key
+
+    def _replica_of(self, master_key_id: str) -> MasterKey | None:
+        for master_key in self._master_keys.values():
+            if isinstance(master_key, Replicas) and master_key.opens_for(master_key_id):
+                return master_key
+        return None
 
     def _unwrap_explicit(self, wrapped: str, master_key_id: str) -> DataKey:
         for keys in self._explicit:

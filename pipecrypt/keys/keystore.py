@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.crypto.aead import random_bytes
+from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
-from pipecrypt.crypto.private_key import new_signing_seed, public_pem, read_private_pem
+from pipecrypt.crypto.private_key import new_signing_seed, public_pem
+from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem
+from pipecrypt.crypto.recipient_pem import read_seed_pem
 from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
 from pipecrypt.documents import decode_base64
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, UsageError
@@ -62,12 +65,12 @@ class KeystoreEntry:
 
     Args:
         name: what key references call it.
-        master_key_id: what data files store of a master key.
+        master_key_id: what data files store of a master key or an identity.
         key_id: what statements store of a signing key, made from its public key; None for others.
-        type: aes256, ed25519 or mldsa65.
+        type: aes256, ed25519, mldsa65, x25519 or mlkem768x25519.
         version: 1 for the first of its name.
         created: UTC, ISO 8601.
-        public_key: PEM of a signing key; None for others.
+        public_key: PEM of a signing key or an identity; None for a master key.
     """
 
     name: str
@@ -92,7 +95,7 @@ def create_key(
 
     Args:
         reference: `keystore://PATH#NAME`.
-        key_type: aes256, ed25519 or mldsa65.
+        key_type: aes256, ed25519, mldsa65, x25519 or mlkem768x25519.
         credentials: they open the keystore, or become the ones of a new keystore.
         new_version: make a further version of a key that exists.
         kdf: how a new keystore turns its passphrase into a key; None for the default.
@@ -124,7 +127,8 @@ def import_key(
 
     Args:
         reference: `keystore://PATH#NAME`.
-        data: a 256-bit master key, raw or in base64, or an Ed25519 or ML-DSA-65 private key in PEM (PKCS #8).
+        data: a 256-bit master key, raw or in base64, or a private key in PEM (PKCS #8) of Ed25519, ML-DSA-65, X25519 or
+            mlkem768x25519.
         credentials: they open the keystore, or become the ones of a new keystore.
         new_version: add it as a further version of a key that exists.
         kdf: how a new keystore turns its passphrase into a key; None for the default.
@@ -189,14 +193,13 @@ def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParam
 
 
 def _new_entry(document: KeystoreDocument, new: _NewKey, key: DataKey) -> StoredKey:
-    is_signing = new.type is not KeyType.AES256
     return StoredKey(
         name=new.place.name,
         id=str(uuid.uuid4()),
         type=new.type,
         version=_next_version(document.versions(new.place.name), new),
         created=new.created.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        public_key=public_pem(_algorithm(new.type), key) if is_signing else None,
+        public_key=_public_key(new.type, key),
         sealed=b"",
     )
 
@@ -233,17 +236,23 @@ def _key_type(text: str) -> KeyType:
 def _make_key(key_type: KeyType) -> DataKey:
     if key_type is KeyType.AES256:
         return DataKey(random_bytes(DATA_KEY_BYTES))
-    return new_signing_seed(_algorithm(key_type))
+    return new_seed() if key_type.is_identity else new_signing_seed(SignatureAlgorithm(key_type.value))
 
 
-def _algorithm(key_type: KeyType) -> SignatureAlgorithm:
-    return SignatureAlgorithm(key_type.value)
+def _public_key(key_type: KeyType, key: DataKey) -> str | None:
+    if key_type is KeyType.AES256:
+        return None
+    if not key_type.is_identity:
+        return public_pem(SignatureAlgorithm(key_type.value), key)
+    identity = HPKEIdentity(RecipientAlgorithm(key_type.value), DataKey(key.expose_key_bytes()))
+    identity.wipe()
+    return encode_pem(identity.public_key)
 
 
 def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
     if data.lstrip().startswith(b"-----BEGIN"):
-        algorithm, seed = read_private_pem(data)
-        return KeyType(algorithm.value), seed
+        algorithm, seed = read_seed_pem(data)
+        return KeyType(algorithm), seed
     try:
         key_bytes = data if len(data) == DATA_KEY_BYTES else decode_base64(data.decode("ascii").strip())
         if len(key_bytes) == DATA_KEY_BYTES:
@@ -252,30 +261,25 @@ def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
         pass  # falls through to the same refusal; the cause could quote key material
     raise UsageError(
         "this is no key that a keystore holds",
-        hint="give 32 bytes, raw or in base64, or an Ed25519 or ML-DSA-65 private key in PEM",
+        hint="give 32 bytes, raw or in base64, or a private key in PEM: Ed25519, ML-DSA-65, X25519, mlkem768x25519",
     )
 
 
 def _entries(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
-    return tuple(
-        KeystoreEntry(
+    return tuple(_entry(key) for key in keys)
+
+
+def _entry(key: StoredKey) -> KeystoreEntry:
+    try:
+        return KeystoreEntry(
             name=key.name,
             master_key_id=master_key_id(key),
-            key_id=_key_id(key),
+            key_id=key_id(key.public_key) if key.type.signs and key.public_key is not None else None,
             type=key.type.value,
             version=key.version,
             created=key.created,
             public_key=key.public_key,
         )
-        for key in keys
-    )
-
-
-def _key_id(key: StoredKey) -> str | None:
-    if key.public_key is None:
-        return None
-    try:
-        return key_id(key.public_key)
     except UsageError as error:
         raise KeystoreError(
             f"key {key.name} (version {key.version}) has no valid public key: {error.message}",

@@ -8,8 +8,8 @@ Layout (UTF-8, indented for people; "protection" has the second form for a key f
                     "memory_kib": 65536, "iterations": 3, "lanes": 4},
      "protection": {"kind": "key-file"},
      "verifier": base64(sealed empty message),
-     "keys": [{"name": text, "id": uuid, "type": "aes256" | "ed25519" | "mldsa65", "version": 1.., "created": time,
-               "public_key": PEM (signing keys only), "sealed": base64(sealed key)}]}
+     "keys": [{"name": text, "id": uuid, "type": one of KeyType, "version": 1.., "created": time,
+               "public_key": PEM (all but aes256), "sealed": base64(sealed key or seed)}]}
 """
 
 from __future__ import annotations
@@ -55,6 +55,18 @@ class KeyType(StrEnum):
     AES256 = "aes256"
     ED25519 = "ed25519"
     MLDSA65 = "mldsa65"
+    X25519 = "x25519"
+    MLKEM768X25519 = "mlkem768x25519"
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it opens what was sealed to its public half."""
+        return self in (KeyType.X25519, KeyType.MLKEM768X25519)
+
+    @property
+    def signs(self) -> bool:
+        """Whether it signs."""
+        return self in (KeyType.ED25519, KeyType.MLDSA65)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +94,8 @@ class StoredKey:
         type: what it is for.
         version: 1 for the first of its name.
         created: UTC, ISO 8601.
-        public_key: PEM of a signing key; None for others.
-        sealed: the key, sealed under the protection's key; b"" while it is being made.
+        public_key: PEM of a signing key or an identity; None for a master key.
+        sealed: the key or its seed, sealed under the protection's key; b"" while it is being made.
     """
 
     name: str
@@ -210,7 +222,7 @@ def _read_key(document: Document) -> StoredKey:
     key_type = KeyType(document.text("type", max_characters=64))
     has_public_key = "public_key" in document
     if has_public_key is (key_type is KeyType.AES256):
-        raise DocumentError("signing keys have a public key, others have none")
+        raise DocumentError("signing keys and identities have a public key, others have none")
     version = document.integer("version")
     if not 1 <= version <= _MAX_KEYS:
         raise DocumentError("a version is out of range")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, UsageError
 from pipecrypt.keys.keystore_document import KeystoreDocument, StoredKey, is_key_name, parse_keystore
 from pipecrypt.keys.keystore_file import read_private_file
+from pipecrypt.keys.recipient import recipient_id
 from pipecrypt.keys.reference import KeyReference
 
 __all__ = [
@@ -100,5 +102,11 @@ def find_versions(document: KeystoreDocument, place: KeyPlace) -> tuple[StoredKe
 
 
 def master_key_id(entry: StoredKey) -> str:
-    """Return what data files store: the key's name and the version's UUID, never a path."""
+    """Return what data files store, never a path: the key's name and the version's UUID; or its recipient's id.
+
+    Raises:
+        UsageError: the public key of an identity is none.
+    """
+    if entry.type.is_identity and entry.public_key is not None:
+        return recipient_id(parse_recipient(entry.public_key))
     return f"{_SCHEME}/{entry.name}/{entry.id}"

@@ -25,6 +25,9 @@ __all__ = [
     "KeyService",
     "KeyServices",
     "MasterKey",
+    "Replicas",
+    "Rewraps",
+    "SealsOnly",
     "Wipeable",
     "check_key_reference",
     "known_schemes",
@@ -36,9 +39,15 @@ _GROUP: Final = "pipecrypt.key_services"
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "aws-kms": "pipecrypt.keys.aws_kms",
+        "azure-kv": "pipecrypt.keys.azure_kv",
+        "gcp-kms": "pipecrypt.keys.gcp_kms",
         "keystore": "pipecrypt.keys.keystore",
         "pem": "pipecrypt.keys.pem",
+        "pkcs11": "pipecrypt.keys.pkcs11",
+        "recipient": "pipecrypt.keys.recipient",
         "static": "pipecrypt.keys.static",
+        "vault": "pipecrypt.keys.vault",
     }
 )
 
@@ -73,6 +82,38 @@ class EarlierVersions(Protocol):
 
     def earlier_versions(self) -> tuple[MasterKey, ...]:
         """Return the earlier versions, each with an id of its own."""
+
+
+@runtime_checkable
+class Replicas(Protocol):
+    """A second power of a MasterKey: it opens what copies of it elsewhere wrapped, which have ids of their own."""
+
+    def opens_for(self, master_key_id: str) -> bool:
+        """Say whether an id, which comes from a file, is that of this key or of a copy; nothing is called."""
+
+
+@runtime_checkable
+class Rewraps(Protocol):
+    """A second power of a MasterKey: its service wraps a key anew, and the key never leaves it."""
+
+    def rewrap_key(self, wrapped: bytes, context: Context, to: MasterKey) -> bytes | None:
+        """Return the key in `wrapped`, wrapped under `to` for the same context; one service call.
+
+        Returns None, without a call, where the service cannot do it: the caller then unwraps and wraps.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+
+
+@runtime_checkable
+class SealsOnly(Protocol):
+    """What a MasterKey lacks: it is a public key, makes keys, and `unwrap_key` always refuses."""
+
+    @property
+    def opened_by(self) -> str:
+        """What opens what it sealed, for hints."""
 
 
 @runtime_checkable

@@ -8,18 +8,19 @@ keys of the session's own references are ever asked (GHSA-wqgp-vphw-hphf).
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, open_sealed, random_bytes
+from pipecrypt.crypto.aead import MessageCipher, open_sealed, random_bytes
 from pipecrypt.crypto.commitment import check_commitment, commit
 from pipecrypt.documents import decode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.kek_cache import KEKCache, KEKLimits
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.material import (
     KEK_ID_BYTES,
@@ -34,11 +35,9 @@ from pipecrypt.keys.material import (
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["MAX_CACHED_KEKS", "FileKeys", "KeySession"]
+__all__ = ["FileKeys", "KeySession"]
 
 ExternalEntries: TypeAlias = Callable[[], Mapping[str, KeyMaterial] | None]
-
-MAX_CACHED_KEKS: Final = 1024
 
 
 @dataclass(slots=True)
@@ -47,6 +46,7 @@ class _WritingKEK:
     cipher: MessageCipher
     id: bytes
     writer: MaterialWriter
+    made_at: float
     wraps: int = 0
 
 
@@ -59,6 +59,8 @@ class KeySession:
         dataset_id: of the dataset that is written, bound into its KEKs. None for a session that reads, or one that
             takes it from each context.
         services: key services by scheme that are asked before the built-in ones; for tests and embedders.
+        limits: how long a KEK is used before its key service is called again, and how many are kept.
+        clock: a clock that never goes back, in seconds.
 
     Raises:
         KeyReferenceError: a reference is none, or has an unknown scheme.
@@ -66,7 +68,17 @@ class KeySession:
         UsageError: a session with `dataset_id` names a key that only opens files.
     """
 
-    __slots__ = ("_dataset_id", "_keyring", "_lock", "_reader", "_unwrapped", "_writing", "data_keys_made")
+    __slots__ = (
+        "_clock",
+        "_dataset_id",
+        "_keyring",
+        "_limits",
+        "_lock",
+        "_reader",
+        "_unwrapped",
+        "_writing",
+        "data_keys_made",
+    )
 
     def __init__(
         self,
@@ -75,8 +87,12 @@ class KeySession:
         credentials: Credentials,
         dataset_id: str | None = None,
         services: KeyServices | None = None,
+        limits: KEKLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open all references."""
+        self._limits = limits or KEKLimits()
+        self._clock = clock
         self.data_keys_made = 0
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
@@ -84,7 +100,7 @@ class KeySession:
         # while another thread uses it.
         self._lock = threading.Lock()
         self._writing: dict[tuple[str, str], _WritingKEK] = {}
-        self._unwrapped: OrderedDict[tuple[str, str], DataKey] = OrderedDict()
+        self._unwrapped = KEKCache(self._limits, clock)
         self._keyring = Keyring(references, credentials, services)
         if dataset_id is not None:
             try:
@@ -181,10 +197,8 @@ class KeySession:
         with self._lock:
             for kek in self._writing.values():
                 kek.key.wipe()
-            for key in self._unwrapped.values():
-                key.wipe()
             self._writing.clear()
-            self._unwrapped.clear()
+            self._unwrapped.wipe()
             self._keyring.wipe()
 
     def __enter__(self) -> Self:
@@ -203,14 +217,13 @@ class KeySession:
         dataset_id = context.dataset_id if self._dataset_id is None else self._dataset_id
         master_key_id = self._keyring.master_key(key_reference).id
         kek = self._writing.get((master_key_id, dataset_id))
-        if kek is None or kek.wraps >= MAX_INVOCATIONS:  # SP 800-38D 8.3
+        if kek is None or self._limits.is_used_up(kek.made_at, kek.wraps, self._clock()):  # SP 800-38D 8.3
+            key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
             if kek is not None:
                 kek.key.wipe()
-            key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
             kek_id = random_bytes(KEK_ID_BYTES)
-            kek = _WritingKEK(
-                key, MessageCipher(key), kek_id, MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
-            )
+            writer = MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
+            kek = _WritingKEK(key, MessageCipher(key), kek_id, writer, self._clock())
             self._writing[master_key_id, dataset_id] = kek
         return kek
 
@@ -237,15 +250,10 @@ class KeySession:
         return key
 
     def _unwrap_cached(self, wrapped: str, master_key_id: str) -> DataKey:
-        # The whole wrapped text is part of the name: a KEK id is only the file's claim, and would let one file put
-        # its KEK in the place of another's.
-        name = (master_key_id, wrapped)
-        if name in self._unwrapped:
-            self._unwrapped.move_to_end(name)
-            return self._unwrapped[name]
-        key = self._unwrapped[name] = self._keyring.unwrap(wrapped, master_key_id)
-        if len(self._unwrapped) > MAX_CACHED_KEKS:
-            self._unwrapped.popitem(last=False)[1].wipe()
+        key = self._unwrapped.get(master_key_id, wrapped)
+        if key is None:
+            key = self._keyring.unwrap(wrapped, master_key_id)
+            self._unwrapped.put(master_key_id, wrapped, key)
         return key
 
 

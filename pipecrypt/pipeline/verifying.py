@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pipecrypt.dataset.checks import TRUST_VARIABLE
 from pipecrypt.dataset.inspection import Unlocking
 from pipecrypt.dataset.remembered import VersionMemory
 from pipecrypt.dataset.report import VerifyReport
@@ -29,7 +30,7 @@ from pipecrypt.storage.location import Location, Place
 
 __all__ = ["TRUST_VARIABLE", "verify"]
 
-TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
+
 _MAX_WORKERS: Final = 256
 _REMOTE_WORKERS: Final = 4  # for each processor
 _DATASET_ID_DIGITS: Final = 32

@@ -2,6 +2,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys import session as session_module
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.kek_cache import KEKLimits
 from pipecrypt.keys.material import parse_external_material
+from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.session import KeySession
 from pipecrypt.secret import DataKey
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
+from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
 
 DATASET = new_dataset_id()
 FILE = Context(DATASET, "a/b.parquet")
@@ -35,8 +37,21 @@ EMAIL = FILE.for_column(("customer", "email"), 0)
 PII, OPS = "memory://pii", "memory://ops"
 
 
-def _open(memory: MemoryKeyService, *references: str, dataset_id: str | None = None) -> KeySession:
-    return KeySession(references, credentials=Credentials({}), services={"memory": memory}, dataset_id=dataset_id)
+def _open(
+    memory: MemoryKeyService,
+    *references: str,
+    dataset_id: str | None = None,
+    limits: KEKLimits | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> KeySession:
+    return KeySession(
+        references,
+        credentials=Credentials({}),
+        services={"memory": memory},
+        dataset_id=dataset_id,
+        limits=limits,
+        clock=clock,
+    )
 
 
 def _changed(key_metadata: bytes, **members: Any) -> bytes:
@@ -318,32 +333,79 @@ def test_closing_wipes_keks_and_master_keys(memory: MemoryKeyService) -> None:
     session = _open(memory, PII)
     _, key_metadata = session.new_data_key(PII, EMAIL)
     session.open_data_key(key_metadata, EMAIL)
-    keks = [kek.key for kek in session._writing.values()] + list(session._unwrapped.values())
+    keks = [kek.key for kek in session._writing.values()] + [each.key for each in session._unwrapped._entries.values()]
     assert [kek.bits for kek in keks] == [256, 256]
     session.close()
     assert [kek.bits for kek in keks] == [0, 0]
 
 
-def test_cache_of_keks_is_bounded(memory: MemoryKeyService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_CACHED_KEKS", 3)
+def test_cache_of_keks_is_bounded(memory: MemoryKeyService) -> None:
     made = []
     for _ in range(5):
         with _open(memory, PII) as writer:
             made.append(writer.new_data_key(PII, EMAIL))
-    with _open(memory, PII) as reader:
+    with _open(memory, PII, limits=KEKLimits(count=3)) as reader:
         for _ in range(2):
             for key, key_metadata in made:
                 assert reader.open_data_key(key_metadata, EMAIL).same_as(key)
-                assert len(reader._unwrapped) <= 3
+                assert len(reader._unwrapped._entries) <= 3
         assert reader.service_calls == 10
 
 
-def test_a_kek_serves_a_bounded_number_of_wraps(memory: MemoryKeyService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_INVOCATIONS", 2)
-    with _open(memory, PII) as session:
+def test_a_kek_serves_a_bounded_number_of_data_keys(memory: MemoryKeyService) -> None:
+    with _open(memory, PII, limits=KEKLimits(uses=2)) as session:
         made = [session.new_data_key(PII, EMAIL) for _ in range(5)]
         assert session.service_calls == 3
+        for _ in range(3):
+            assert session.open_data_key(made[0][1], EMAIL).same_as(made[0][0])
+        assert session.service_calls == 5
         assert all(session.open_data_key(key_metadata, EMAIL).same_as(key) for key, key_metadata in made)
+
+
+def test_a_kek_serves_for_a_bounded_time(memory: MemoryKeyService) -> None:
+    now = [0.0]
+    with _open(memory, PII, limits=KEKLimits(age_seconds=60), clock=lambda: now[0]) as session:
+        made = []
+        for now[0] in (0, 59, 60, 61, 119, 120):
+            made.append(session.new_data_key(PII, EMAIL))
+        assert session.service_calls == 3
+        for now[0], calls in ((200, 4), (259, 4), (260, 5)):
+            assert session.open_data_key(made[0][1], EMAIL).same_as(made[0][0])
+            assert session.service_calls == calls
+        memory.fail()
+        assert session.open_data_key(made[0][1], EMAIL).same_as(made[0][0])
+        now[0] = 320
+        with pytest.raises(KeyServiceError):  # who lost the right to a master key goes on for no longer
+            session.open_data_key(made[0][1], EMAIL)
+        with pytest.raises(KeyServiceError):
+            session.new_data_key(PII, EMAIL)
+
+
+class TwinKey(MemoryMasterKey):
+    """A copy of a key of the service in memory, with an id of its own."""
+
+    @property
+    def id(self) -> str:
+        return f"{super().id}-twin"
+
+    def opens_for(self, master_key_id: str) -> bool:
+        return master_key_id == super().id
+
+
+class TwinService(MemoryKeyService):
+    def open_key(self, reference: KeyReference, credentials: Credentials) -> MemoryMasterKey:
+        return TwinKey(self, reference.location)
+
+
+def test_a_copy_of_a_master_key_opens_what_the_first_wrapped(memory: MemoryKeyService) -> None:
+    twins = TwinService(_keys=memory._keys)
+    with _open(memory, PII) as writer, _open(twins, OPS, PII) as reader:
+        key, key_metadata = writer.new_data_key(PII, EMAIL)
+        assert reader.open_data_key(key_metadata, EMAIL).same_as(key)
+        assert reader.service_calls == 1
+        with pytest.raises(KeyNotFoundError):
+            reader.open_data_key(_changed(key_metadata, masterKeyID="memory/else"), EMAIL)
+        assert reader.service_calls == 1
 
 
 def test_one_kek_cannot_take_the_place_of_another(memory: MemoryKeyService) -> None:
