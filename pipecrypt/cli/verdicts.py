@@ -21,6 +21,7 @@ _MAX_FINDINGS = 50
 _MAX_NAMES = 20
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _THOUSAND = 1000
+_MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Refusal:
     """What was found, in a dataset or already in its statement.
 
     Args:
-        name: what was verified.
+        name: what was verified, as the caller wrote it.
         findings: at least one.
         report: None where the statement itself was refused, so that no file was looked at.
     """
@@ -42,7 +43,7 @@ def refusal_of(error: IntegrityError, path: str) -> Refusal:
     """Return the refusal that an error of a verification of `path` stands for."""
     if isinstance(error, VerificationError):
         report: VerifyReport = error.report
-        return Refusal(report.root, report.findings, report)
+        return Refusal(path, report.findings, report)
     return Refusal(path, (finding_of(error, path),), None)
 
 
@@ -62,7 +63,7 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
     """Yield what was verified."""
     facts = (
         _files(report),
-        f"{_size(report.bytes)}",
+        _size(report.bytes),
         f"dataset {report.dataset_id}",
         f"version {report.version}",
         f"signed by {', '.join(report.key_ids)}",
@@ -105,14 +106,14 @@ def _unchecked_lines(report: VerifyReport) -> Iterator[str]:
 
 
 def _facts(report: VerifyReport) -> Iterator[str]:
-    rate = report.bytes / max(report.seconds, 1e-9)
+    megabytes_per_second = report.bytes / max(report.seconds, 1e-9) / _MEGABYTE
     tags = "and the tag of every encrypted page" if report.tags_checked else "tags of pages need keys: --decrypt"
     facts = {
         "signed": report.created.isoformat(),
         "expires": "never" if report.expires is None else report.expires.isoformat(),
         "promised": _promise(report.policy),
         "compared": f"{', '.join(report.digests)}; {tags}",
-        "time": f"{report.seconds:.2f} s, {_size(rate)}/s",
+        "time": f"{report.seconds:.2f} s, {megabytes_per_second:,.1f} MB/s",
     }
     yield from aligned(list(facts.items()), indent="  ")
 

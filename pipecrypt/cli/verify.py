@@ -45,7 +45,8 @@ def verify(
         bool, typer.Option("--no-remember", help="Neither compare with the version seen before nor remember this one.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Files read at once; default: one for each processor.")
+        int | None,
+        typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, four if remote."),
     ] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,

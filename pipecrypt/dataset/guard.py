@@ -10,11 +10,10 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from pipecrypt.errors import ConflictError, SourceNotFoundError, StorageError
+from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
-from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import EVERY_FILE
 from pipecrypt.storage.sink import exists, is_directory
 from pipecrypt.storage.small_files import directories_above, locate
 
@@ -61,7 +60,7 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         return
     if exists(sink.child(MANIFEST_PATH)):
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
-    found = _paths_below(sink) if overwrite else frozenset[str]()
+    found = {path for path, _ in take_inventory(sink, _everywhere)} if overwrite else set[str]()
     for path in paths:
         if signature_path(path) in found:
             raise _signed(sink.child(path))
@@ -82,8 +81,5 @@ def _signed(file: Location) -> ConflictError:
     return ConflictError(f"{file.display} is signed, and what would replace it is not", hint=_HINT)
 
 
-def _paths_below(sink: Location) -> frozenset[str]:
-    try:
-        return frozenset(file.relative_path for file in list_sources(sink, EVERY_FILE))
-    except SourceNotFoundError:
-        return frozenset()
+def _everywhere(names: tuple[str, ...]) -> bool:
+    return True

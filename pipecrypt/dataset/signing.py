@@ -16,13 +16,13 @@ from pipecrypt.dataset.promises import add_promises, continue_promise
 from pipecrypt.dataset.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signable import SignableFile, SignedStatement
 from pipecrypt.dataset.signers import OpenSigners
-from pipecrypt.errors import ConflictError, SinkNotEmptyError, SourceNotFoundError
+from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import EVERY_FILE
+from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.sink import is_directory
 
 __all__ = ["DatasetSigning", "FileSigning", "Signing"]
@@ -127,13 +127,20 @@ class DatasetSigning:
                 hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",
             )
 
-    def _check_there(self, found: dict[str, int]) -> None:
-        broken = {entry.path for entry in self._stays if found.get(entry.path) != entry.size_bytes}
+    def _check_there(self, found: dict[str, int | None]) -> None:
+        broken = {entry.path for entry in self._stays if self._size(entry.path, found) != entry.size_bytes}
         if broken:
             raise ConflictError(
                 f"{_named(self._sink, broken)}: signed before and not replaced, but missing or of another size",
                 hint="put them back as they were, or choose another sink",
             )
+
+    def _size(self, path: str, found: dict[str, int | None]) -> int | None:
+        if path in found:
+            return found[path]
+        # Some storages list late. Only a look at its very place tells that a file is missing.
+        pinned = pin(self._sink.child(path), path)
+        return None if pinned is None or pinned[1] is None else pinned[1].size_bytes
 
     def _check_digests(self) -> None:
         digest = self._signers.options.digest
@@ -204,14 +211,16 @@ class FileSigning:
         )
 
 
-def _sizes_below(sink: Location) -> dict[str, int]:
+def _sizes_below(sink: Location) -> dict[str, int | None]:
+    """Return what verifying finds in a directory: each path with its size, None for what is no file."""
     if not is_directory(sink):
         return {}
-    try:
-        found = list_sources(sink, EVERY_FILE)
-    except SourceNotFoundError:
-        return {}
-    return {file.relative_path: file.size_bytes for file in found if not is_reserved(file.relative_path)}
+    found = take_inventory(sink, lambda names: not is_reserved("/".join(names)))
+    return {path: None if file is None else file.size_bytes for path, file in found if _is_data(path)}
+
+
+def _is_data(path: str) -> bool:
+    return not is_reserved(path) and not is_temporary(path.rpartition("/")[2])
 
 
 def _with_only(entry: FileEntry, digest: DigestAlgorithm) -> FileEntry:

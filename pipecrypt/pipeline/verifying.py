@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pipecrypt.dataset.checks import TRUST_VARIABLE
 from pipecrypt.dataset.inspection import Unlocking
 from pipecrypt.dataset.remembered import VersionMemory
 from pipecrypt.dataset.report import VerifyReport
@@ -29,8 +30,9 @@ from pipecrypt.storage.location import Location, Place
 
 __all__ = ["TRUST_VARIABLE", "verify"]
 
-TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
+
 _MAX_WORKERS: Final = 256
+_REMOTE_WORKERS: Final = 4  # for each processor
 _DATASET_ID_DIGITS: Final = 32
 
 
@@ -66,7 +68,7 @@ def verify(
         dataset_id: the dataset that is meant, if another one may have been put there: 32 hex digits.
         remember: refuse a version older than one that was accepted here before, and remember this one.
         forget: accept whatever version is there now, and remember that one.
-        workers: files read at once; default: the number of processors.
+        workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
         storage_options: for fsspec.
         credentials: what opens the keys; default: the environment of this process.
         on_event: told about progress, in this thread. If it raises, the verification stops.
@@ -95,7 +97,7 @@ def verify(
                 requirements,
                 globs=_listed(files, "files"),
                 unlocking=unlocking,
-                workers=_worker_count(workers),
+                workers=_worker_count(workers, location),
                 watcher=_Telling(on_event, interruption),
             )
         except KeyboardInterrupt:
@@ -174,11 +176,11 @@ def _checked_id(dataset_id: str | None) -> str | None:
     return text
 
 
-def _worker_count(workers: int | None) -> int:
+def _worker_count(workers: int | None, location: Location) -> int:
     if workers is None:
-        return min(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MAX_WORKERS
-        )
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # What is far away is waited for.
+        return min(processors if location.is_local else _REMOTE_WORKERS * processors, _MAX_WORKERS)
     if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
         raise UsageError(f"{workers!r} workers", hint=f"give a number from 1 to {_MAX_WORKERS}")
     return workers

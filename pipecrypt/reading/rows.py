@@ -154,11 +154,10 @@ def read_rows(
         IntegrityError: the file was tampered with.
     """
     with ExitStack() as stack:
-        found = find_file(location)
+        found, required = find_file(location), checks.requirements
+        signed = None if required is None else find_signed(found.location, required)
         source = stack.enter_context(open_range_source(found))
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        required = checks.requirements
-        signed = None if required is None else find_signed(found.location, required)
         view = PlaintextView(
             source,
             keys=keys_of_file(found.location, session),

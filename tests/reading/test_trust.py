@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset import unchecked
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -198,15 +203,17 @@ def test_a_dataset_without_a_statement(world: World, dataset: Path) -> None:
 
 def test_the_threshold(world: World, dataset: Path) -> None:
     pems = [ALICE.public_key_pem, BOB.public_key_pem]
-    sign(dataset, ALICE)
+    # One statement, whoever signs it: of another one of the same version, the memory of versions would warn.
+    created = datetime.now(UTC).replace(microsecond=0)
+    sign(dataset, ALICE, created=created)
     with pc.open(dataset, keys=[world.key], trust=pems) as opened:
         assert opened.num_rows == 300
     with pytest.raises(NotTrustedError):
         pc.open(dataset, keys=[world.key], trust=pems, threshold=2)
-    sign(dataset, ALICE, MALLORY)
+    sign(dataset, ALICE, MALLORY, created=created)
     with pytest.raises(NotTrustedError):
         pc.open(dataset, keys=[world.key], trust=pems, threshold=2)
-    sign(dataset, BOB, ALICE)
+    sign(dataset, BOB, ALICE, created=created)
     with pc.open(dataset, keys=[world.key], trust=pems, threshold=2) as opened:
         assert opened.verified is not None
         assert len(opened.verified.key_ids) == 2
@@ -214,6 +221,7 @@ def test_the_threshold(world: World, dataset: Path) -> None:
 
 def test_trust_of_the_environment(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_KEYS", world.key)
+    monkeypatch.setattr(unchecked, "_SAID", set())  # another test of this process may have heard it
     url = f"pipecrypt::file://{dataset}"
     with pytest.warns(pc.UncheckedWarning):
         assert len(pd.read_parquet(url)) == 300
@@ -504,3 +512,69 @@ def test_contradictions_are_refused_at_once(world: World, dataset: Path, tmp_pat
     for name in ("trusts", "thresold", "verfy", "min_versions", "datasetid"):
         with pytest.raises(UsageError, match="has no option"):
             PipecryptFileSystem(**{name: "x"}, skip_instance_cache=True)
+
+
+# ---- without trust, and in other processes ----
+
+
+def test_the_warning_is_about_encrypted_files_only(
+    world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unchecked, "_SAID", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pc.UncheckedWarning)
+        with pc.open(world.root / "raw") as plain:
+            assert plain.to_table().num_rows == 300
+        with pc.open(dataset, keys=[world.key], verify="off") as opened:
+            assert opened.num_rows == 300
+        with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
+            assert opened.num_rows == 300
+        for _ in range(2):  # as an error it stops every read, not only the first
+            with pytest.raises(pc.UncheckedWarning):
+                pc.open(dataset, keys=[world.key])
+    with pytest.warns(pc.UncheckedWarning):
+        pc.open(dataset, keys=[world.key]).close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pc.UncheckedWarning)
+        with pc.open(dataset, keys=[world.key]) as opened:
+            assert opened.num_rows == 300
+
+
+_SCRIPT = """
+import pickle, sys
+import pyarrow.parquet as pq
+import pipecrypt as pc
+fs = pickle.loads({pickled!r})
+try:
+    print(pq.read_table({path!r}, filesystem=fs, partitioning=None).num_rows)
+except pc.errors.IntegrityError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_workers_check_what_was_trusted_where_they_were_started(
+    world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_environment: bool
+) -> None:
+    pem = tmp_path / "alice.pub"
+    pem.write_text(ALICE.public_key_pem)
+    sign(dataset, ALICE)
+    if from_environment:
+        monkeypatch.setenv("PIPECRYPT_TRUST", str(pem))
+    trust = None if from_environment else [str(pem)]
+    fs = PipecryptFileSystem(keys=[world.key], trust=trust, skip_instance_cache=True)
+    pickled = pickle.dumps(fs)
+    pem.unlink()  # the other process may run on another machine
+    monkeypatch.delenv("PIPECRYPT_TRUST", raising=False)
+    code = _SCRIPT.format(pickled=pickled, path=str(dataset / SECOND))
+    root = Path(__file__).parents[2]
+    for expected in ("100\n", "IntegrityError\n"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+        assert done.stdout == expected, done.stderr
+        swap(world, dataset)
+
+
+def test_a_file_system_without_trust_pickles_none(world: World) -> None:
+    fs = PipecryptFileSystem(keys=[world.key], verify="off", skip_instance_cache=True)
+    again = pickle.loads(pickle.dumps(fs))  # noqa: S301  # made here
+    assert "trust" not in again.storage_options
