@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipecrypt import errors as errors
     from pipecrypt.config.run import run_config as run
+    from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
     from pipecrypt.pipeline.reading import Reading as Reading
+    from pipecrypt.pipeline.verifying import verify as verify
     from pipecrypt.pipeline.writer import ParquetWriter as ParquetWriter
     from pipecrypt.pipeline.writer import encrypt_batches as encrypt_batches
     from pipecrypt.reading.dataset import open_dataset as open
@@ -28,6 +30,7 @@ __all__ = [
     "ParquetWriter",
     "Policy",
     "Reading",
+    "UncheckedWarning",
     "__version__",
     "crypto_factory",
     "decrypt",
@@ -40,6 +43,7 @@ __all__ = [
     "expose_data_keys",
     "open",
     "run",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -47,6 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ParquetWriter": ("pipecrypt.pipeline.writer", "ParquetWriter"),
     "Reading": ("pipecrypt.pipeline.reading", "Reading"),
+    "UncheckedWarning": ("pipecrypt.errors", "UncheckedWarning"),
     "encrypt_batches": ("pipecrypt.pipeline.writer", "encrypt_batches"),
     "decrypt_bytes": ("pipecrypt.reading.in_flight", "decrypt_bytes"),
     "encrypt_bytes": ("pipecrypt.reading.in_flight", "encrypt_bytes"),
@@ -59,6 +64,7 @@ _HOMES = {
     "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
     "open": ("pipecrypt.reading.dataset", "open_dataset"),
     "run": ("pipecrypt.config.run", "run_config"),
+    "verify": ("pipecrypt.pipeline.verifying", "verify"),
 }
 
 

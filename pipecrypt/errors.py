@@ -6,7 +6,7 @@ Misuse by our own code is an AssertionError or RuntimeError and stands outside t
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "AccessError",
@@ -35,8 +35,10 @@ __all__ = [
     "SinkNotEmptyError",
     "SourceNotFoundError",
     "StorageError",
+    "UncheckedWarning",
     "UnsupportedError",
     "UsageError",
+    "VerificationError",
     "WorkerError",
 ]
 
@@ -196,6 +198,31 @@ class RolledBackError(IntegrityError):
     default_hint = "somebody may have put an old version back; ask its writer for the newest"
 
 
+class VerificationError(IntegrityError):
+    """A dataset is not as it was signed.
+
+    Args:
+        message: names the first finding and how many there are.
+        hint: what to do next.
+        report: the `pipecrypt.dataset.report.VerifyReport`, with all findings.
+    """
+
+    default_hint = "use nothing of what is named; fetch it again from its origin, then verify again"
+
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
+        """Keep the report."""
+        super().__init__(message, hint=hint)
+        self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the report."""
+        return _rebuild_verification, (self.message, self.hint, self.report)
+
+
+def _rebuild_verification(message: str, hint: str, report: Any) -> VerificationError:
+    return VerificationError(message, hint=hint, report=report)
+
+
 class AccessError(PipecryptError):
     """A key is missing or its use was denied."""
 
@@ -238,3 +265,7 @@ class SinkNotEmptyError(ConflictError):
     """The sink holds something already."""
 
     default_hint = "pass --overwrite to replace it, or choose another sink"
+
+
+class UncheckedWarning(UserWarning):
+    """Data is used, and nothing shows who wrote it, because the reader trusts no key. No error: reading goes on."""

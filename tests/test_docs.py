@@ -92,6 +92,7 @@ def test_commands_answer_as_shown(page: Path, place: Path) -> None:
 @pytest.mark.parametrize("page", _pages_with("python"), ids=_page_name)
 def test_python_runs(page: Path, place: Path) -> None:
     _run("pipecrypt keys new keystore://./keys.json#pii; pipecrypt keys new keystore://./keys.json#payment")
+    _run("pipecrypt keys new keystore://./keys.json#signing --type ed25519")
     code = "\n".join(_blocks(page, "python"))
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -49,7 +49,9 @@ def test_type_checkers_are_told_that_it_is_typed() -> None:
     assert Path(pipecrypt.__file__).with_name("py.typed").exists()
 
 
-@pytest.mark.parametrize("name", ["encrypt", "decrypt", "run", "Policy", "decryption_properties", "crypto_factory"])
+@pytest.mark.parametrize(
+    "name", ["encrypt", "decrypt", "run", "verify", "Policy", "decryption_properties", "crypto_factory"]
+)
 def test_what_users_call_is_documented(name: str) -> None:
     documentation = getattr(pipecrypt, name).__doc__
 
@@ -63,6 +65,7 @@ def test_misuse_is_a_usage_error() -> None:
         lambda: pipecrypt.encrypt("x", "y", "keystore://k#a"),
         lambda: pipecrypt.decrypt("x", "y", keys="keystore://k#a"),
         lambda: pipecrypt.decrypt("x", "y", keys=None),
+        lambda: pipecrypt.verify("x", trust="alice.pub"),
         lambda: pipecrypt.decryption_properties(keys="keystore://k#a"),
     ):
         with pytest.raises(UsageError):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.formats import SourceFormat
 from pipecrypt.sources.options import BadRows, Codec
@@ -23,7 +24,10 @@ __all__ = [
     "MaxFileBytes",
     "NoBindPath",
     "OnBadRows",
+    "Sign",
+    "SignDigest",
     "Uniform",
+    "ValidFor",
 ]
 
 Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")]
@@ -53,4 +57,12 @@ Compression = Annotated[
 ]
 MaxFileBytes = Annotated[
     int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
+]
+Sign = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEYREF", help="Signing key; may be given several times. What is written is then signed."),
+]
+SignDigest = Annotated[DigestAlgorithm, typer.Option("--digest", help="Of files that are signed.")]
+ValidFor = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Until readers refuse the signature, such as 30d or 12h.")
 ]

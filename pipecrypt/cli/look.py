@@ -17,6 +17,8 @@ from pipecrypt.cli.options import (
 from pipecrypt.cli.render import OUTPUT, note, show, write
 from pipecrypt.cli.rows import RowFormat, format_rows
 from pipecrypt.cli.summaries import file_lines
+from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.dataset.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ def cat(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most so many rows.")] = None,
     row_format: Annotated[RowFormat, typer.Option("--format", help="How rows are written.")] = RowFormat.TABLE,
+    trust: Trust = None,
+    threshold: Threshold = 1,
+    verify: Verify = VerifyMode.READ,
+    min_version: MinVersion = 1,
     aad_prefix: Prefix = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
@@ -50,10 +56,11 @@ def cat(
         columns=split_names(columns) if columns else None,
         limit=limit,
         aad_prefix=parse_aad_prefix(aad_prefix),
+        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version),
         credentials=credentials(),
     ) as rows:
-        if rows.unchecked is not None:
-            note(rows.unchecked)
+        for text in rows.unchecked:
+            note(text)
         _tell_locked(rows, path)
         for text in format_rows(
             rows.column_names, rows.value_batches(), RowFormat.JSON if OUTPUT.as_json else row_format

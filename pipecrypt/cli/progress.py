@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipecrypt.cli.render import OUTPUT, json_text, write_progress
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunStarted
+from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -58,7 +58,7 @@ class _Tally:
             self.files, self.bytes = event.files, event.bytes
         elif isinstance(event, BytesDone):
             self.bytes_done += event.bytes
-        elif isinstance(event, FileDone):
+        elif isinstance(event, FileDone | FileChecked):
             self.files_done += 1
 
     def bytes_per_second(self, now: float) -> float:
@@ -112,6 +112,8 @@ class _JSONLines:
         elif isinstance(event, FileDone):
             for part in event.parts:
                 self._write("file_done", path=part.path, rows=part.rows, sink_bytes=part.sink_bytes)
+        elif isinstance(event, FileChecked):
+            self._write("file_checked", path=event.path, findings=event.findings)
         elif isinstance(event, BytesDone):
             self._progress()
 

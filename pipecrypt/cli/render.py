@@ -31,6 +31,7 @@ __all__ = [
     "show",
     "show_aside",
     "show_error",
+    "show_refusal",
     "silence",
     "write",
     "write_progress",
@@ -108,11 +109,32 @@ def show_error(error: PipecryptError) -> None:
     """Write an error and its hint to standard error, and its JSON twin to standard output."""
     # Flushed first, so that on a terminal the error stands below the result's beginning.
     flush()
-    for line in (f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])):
-        sys.stderr.write("".join(escape(part) + "\n" for part in line.split("\n")))
+    _write_error(error)
     if OUTPUT.as_json:
         write(json_text({"error": _error_document(error)}) + "\n")
         flush()
+
+
+def show_refusal(document: dict[str, object], lines: Callable[[], Iterable[str]], error: PipecryptError) -> int:
+    """Write a result that is a refusal, then its error, and return the error's exit code, whether they can be written.
+
+    The JSON twin is one document, which holds the error.
+    """
+    try:
+        show(document | {"error": _error_document(error)}, lines)
+        flush()
+    except (OSError, OutputError):
+        silence(sys.stdout)
+    try:
+        _write_error(error)
+    except OSError:
+        silence(sys.stderr)
+    return error.exit_code
+
+
+def _write_error(error: PipecryptError) -> None:
+    for line in (f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])):
+        sys.stderr.write("".join(escape(part) + "\n" for part in line.split("\n")))
 
 
 def flush() -> None:

@@ -9,22 +9,25 @@ from pipecrypt.cli.render import aligned, escape
 
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
+    from pipecrypt.dataset.signable import SignedStatement
     from pipecrypt.keys.keystore import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 
-__all__ = ["entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
+__all__ = ["count", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
 _MAX_SOURCES = 20
+_HOUR_SECONDS = 3600
+_DAY_HOURS = 24
 
 
 def run_lines(summary: Summary) -> Iterator[str]:
     """Yield what a run did."""
     done = _DONE.get(summary.operation, summary.operation)
     yield (
-        f"{done} {_count(summary.files, 'file')} in {summary.seconds:.2f} s, "
+        f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
         f"{summary.megabytes_per_second:,.1f} MB/s of input"
     )
     counts = {
@@ -37,6 +40,17 @@ def run_lines(summary: Summary) -> Iterator[str]:
         "key service calls": summary.service_calls,
     }
     yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
+    yield from _signed_lines(summary.signed)
+
+
+def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:
+    for statement in signed[:_MAX_SOURCES]:
+        until = "" if statement.expires is None else f", until {statement.expires.isoformat()}"
+        yield f"signed {escape(statement.path)}, version {statement.version}{until}"
+    if len(signed) > _MAX_SOURCES:
+        yield f"and {len(signed) - _MAX_SOURCES:,} more"
+    for key_id in signed[0].key_ids if signed else ():
+        yield f"  by key {key_id}"
 
 
 def file_lines(summary: FileSummary) -> Iterator[str]:
@@ -119,11 +133,12 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
         "footer": f"{plan.footer}, under {plan.footer_key_reference}",
         "data keys": "one for all columns" if plan.uniform else f"one per column and {plan.data_keys}",
         "workers": str(plan.workers),
+        **({"signed by": ", ".join(plan.sign), "signed as": _signed_as(plan)} if plan.sign else {}),
     }
     yield from aligned(list(facts.items()), indent="  ")
     if plan.sources is not None:
         yield ""
-        yield f"{_count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
+        yield f"{count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"
         shown = [(each.path, f"{each.size_bytes:,}") for each in plan.sources[:_MAX_SOURCES]]
         yield from aligned(shown, right=(1,), indent="  ")
         if len(plan.sources) > _MAX_SOURCES:
@@ -135,7 +150,16 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
         yield from aligned([("column", "key", "key reference"), *rows], indent="  ")
 
 
-def _count(number: int, noun: str) -> str:
+def _signed_as(plan: ConfigPlan) -> str:
+    if plan.valid_for_seconds is None:
+        return f"digests with {plan.digest}, valid for ever"
+    days, hours = divmod(plan.valid_for_seconds // _HOUR_SECONDS, _DAY_HOURS)
+    validity = [count(days, "day")] * bool(days) + [count(hours, "hour")] * bool(hours)
+    return f"digests with {plan.digest}, valid for {' and '.join(validity)}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and what is counted: `1 file`, `2 files`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,10 @@ from pipecrypt.cli.encrypt_options import (
     MaxFileBytes,
     NoBindPath,
     OnBadRows,
+    Sign,
+    SignDigest,
     Uniform,
+    ValidFor,
 )
 from pipecrypt.cli.options import (
     JSONFlag,
@@ -33,8 +36,11 @@ from pipecrypt.cli.options import (
     parse_aad_prefix,
     split_names,
 )
-from pipecrypt.cli.render import show, show_aside
+from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
+from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.verify_mode import VerifyMode
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
@@ -84,6 +90,9 @@ def encrypt(
     batch_rows: BatchRows = None,
     compression: Compression = None,
     max_file_bytes: MaxFileBytes = None,
+    sign: Sign = None,
+    digest: SignDigest = DigestAlgorithm.SHA256,
+    valid_for: ValidFor = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     json: JSONFlag = False,
@@ -93,9 +102,11 @@ def encrypt(
     from pipecrypt.pipeline.policy import Mode, Policy
     from pipecrypt.pipeline.reading import Reading
     from pipecrypt.pipeline.request import EncryptRequest
+    from pipecrypt.pipeline.sign_options import parse_validity
     from pipecrypt.storage.location import Location
 
     names = split_names(columns or [])
+    rows: dict[str, Any] = {} if batch_rows is None else {"batch_rows": batch_rows}
     policy = Policy(
         dict.fromkeys(names, key),
         None if columns else key,
@@ -106,7 +117,10 @@ def encrypt(
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         compression=None if compression is None else compression.value,
-        **({} if batch_rows is None else {"batch_rows": batch_rows}),
+        sign=sign or None,
+        digest=digest.value,
+        valid_for=None if valid_for is None else parse_validity(valid_for),
+        **rows,
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
     given = None if file_format is None or chunks else file_format.value
@@ -128,6 +142,10 @@ def decrypt(
     source: _Source,
     sink: _Sink,
     keys: KeyReferences,
+    trust: Trust = None,
+    threshold: Threshold = 1,
+    verify: Verify = VerifyMode.READ,
+    min_version: MinVersion = 1,
     aad_prefix: Prefix = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
@@ -135,19 +153,22 @@ def decrypt(
     log_level: LogLevelOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
+    from pipecrypt.dataset.unchecked import UNCHECKED
     from pipecrypt.pipeline.request import DecryptRequest
     from pipecrypt.storage.location import Location
 
-    _carry_out(
-        DecryptRequest(
-            source=Location(source),
-            sink=Location(sink),
-            keys=tuple(keys),
-            aad_prefix=parse_aad_prefix(aad_prefix),
-            overwrite=overwrite,
-            workers=workers,
-        )
+    request = DecryptRequest(
+        source=Location(source),
+        sink=Location(sink),
+        keys=tuple(keys),
+        aad_prefix=parse_aad_prefix(aad_prefix),
+        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version),
+        overwrite=overwrite,
+        workers=workers,
     )
+    _carry_out(request)
+    if request.checks.warns:
+        note(UNCHECKED)
 
 
 def _carry_out(request: EncryptRequest | DecryptRequest) -> None:

@@ -5,6 +5,8 @@ This is the one place where the names of keys are looked up: everything below se
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipecrypt.config.document import ValuePath
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.problem import Problem, config_error
@@ -12,6 +14,7 @@ from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.pipeline.sign_options import listed_signing_keys, make_signing_options
 from pipecrypt.storage.location import Location
 
 __all__ = ["build_request"]
@@ -27,6 +30,7 @@ def build_request(loaded: LoadedConfig, *, overwrite: bool = False, workers: int
 
     Raises:
         ConfigError: the policy contradicts itself, or a URL cannot be one.
+        UsageError: what the sink is does not go with the rest.
     """
     return EncryptRequest(
         source=_location(loaded, "source"),
@@ -67,8 +71,20 @@ def _reading(loaded: LoadedConfig) -> Reading:
         raise _at(loaded, ("source", "csv"), error) from None
 
 
+def _signing(loaded: LoadedConfig) -> dict[str, Any]:
+    sign = loaded.model.sign
+    if sign is None:
+        return {}
+    try:
+        keys, validity = listed_signing_keys(loaded.signing_keys()), sign.validity()
+        make_signing_options(keys, sign.digest, validity)
+    except UsageError as error:
+        raise _at(loaded, ("sign",), error) from None
+    return {"sign": keys, "digest": sign.digest, "valid_for": validity}
+
+
 def _policy(loaded: LoadedConfig) -> Policy:
-    encrypt = loaded.model.encrypt
+    encrypt, signing = loaded.model.encrypt, _signing(loaded)
     try:
         policy = Policy(
             columns=_columns(loaded),
@@ -81,6 +97,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
             mode=encrypt.mode,
             compression=encrypt.compression,
             **_given(batch_rows=encrypt.batch_rows, chunk_bytes=encrypt.chunk_bytes),
+            **signing,
         )
         policy.engine_policy()
     except UsageError as error:
@@ -88,7 +105,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
     return policy
 
 
-def _given(**options: int | None) -> dict[str, int]:
+def _given(**options: int | None) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -17,9 +17,17 @@ from pydantic_core import ErrorDetails
 
 from pipecrypt.config.document import MAX_CONFIG_BYTES, Document, ValuePath, parse_document
 from pipecrypt.config.interpolate import interpolate_document
-from pipecrypt.config.model import ColumnsModel, ConfigModel, EncryptModel, RunModel, SinkModel, SourceModel
+from pipecrypt.config.model import (
+    ColumnsModel,
+    ConfigModel,
+    EncryptModel,
+    RunModel,
+    SignModel,
+    SinkModel,
+    SourceModel,
+)
 from pipecrypt.config.problem import Problem, config_error, nearest_name
-from pipecrypt.errors import ConfigError, KeyReferenceError
+from pipecrypt.errors import ConfigError, KeyReferenceError, UsageError
 from pipecrypt.keys.service import check_key_reference
 
 __all__ = ["LoadedConfig", "load_config"]
@@ -30,6 +38,7 @@ _MODELS: dict[ValuePath, type[BaseModel]] = {
     ("sink",): SinkModel,
     ("encrypt",): EncryptModel,
     ("encrypt", "columns"): ColumnsModel,
+    ("sign",): SignModel,
     ("run",): RunModel,
 }
 _MUST_BE = {
@@ -64,6 +73,11 @@ class LoadedConfig:
         """Return the key reference that a name under `keys` stands for."""
         return self.model.keys[name]
 
+    def signing_keys(self) -> tuple[str, ...]:
+        """Return the key references that `sign` names, none where nothing is signed."""
+        sign = self.model.sign
+        return () if sign is None else tuple(self.model.keys.get(each, each) for each in sign.keys)
+
 
 def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> LoadedConfig:
     """Read and check the configuration at `path`.
@@ -82,7 +96,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
     except ValidationError as error:
         raise config_error(name, _problems(error.errors(include_url=False), document)) from None
     loaded = LoadedConfig(model, document)
-    if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded)]:
+    if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded), *_bad_signing(loaded)]:
         raise config_error(name, problems)
     return loaded
 
@@ -108,7 +122,7 @@ def _problems(errors: list[ErrorDetails], document: Document) -> list[Problem]:
 
 
 def _problem(error: ErrorDetails, document: Document) -> Problem:
-    path, kind = error["loc"], error["type"]
+    path, kind = _as_written(error["loc"], document), error["type"]
     if kind == "extra_forbidden":
         taken = {name[-1] for name in document.names if name[:-1] == path[:-1]}
         hint = nearest_name(str(path[-1]), _names_at(path[:-1]), taken)
@@ -135,6 +149,8 @@ def _must_be(kind: str, path: ValuePath, error: ErrorDetails) -> str:
         return f"at least {context['ge']}"
     if kind == "less_than_equal":
         return f"at most {context['le']}"
+    if path == ("sign",) and kind == "model_type":
+        return "a key, a list of keys, or a mapping"
     return _MUST_BE.get(kind, error["msg"].lower().removeprefix("input should be "))
 
 
@@ -172,6 +188,34 @@ def _bad_key_references(loaded: LoadedConfig) -> Iterator[Problem]:
             check_key_reference(reference)
         except KeyReferenceError as error:
             yield Problem(loaded.document.value_position(("keys", name)), error.message, error.hint)
+
+
+def _bad_signing(loaded: LoadedConfig) -> Iterator[Problem]:
+    sign, names = loaded.model.sign, loaded.model.keys
+    if sign is None:
+        return
+    for index, each in enumerate(sign.keys):
+        position = loaded.document.value_position(_as_written(("sign", "keys", index), loaded.document))
+        if each in names:
+            continue
+        if ":" not in each:
+            yield Problem(position, f"no key {each!r} under `keys`", nearest_name(each, names))
+            continue
+        try:
+            check_key_reference(each)
+        except KeyReferenceError as error:
+            yield Problem(position, error.message, error.hint)
+    try:
+        sign.validity()
+    except UsageError as error:
+        yield Problem(loaded.document.value_position(("sign", "valid_for")), error.message, error.hint)
+
+
+def _as_written(path: ValuePath, document: Document) -> ValuePath:
+    """Return the path in the file of a value that may stand there in a shorter form: `sign: name` or `sign: [name]`."""
+    if path[:2] == ("sign", "keys") and not isinstance(document.root.get("sign"), dict):
+        return ("sign", *path[2:])
+    return path
 
 
 def _dotted(path: ValuePath) -> str:

@@ -5,11 +5,23 @@ The docstrings and descriptions here are what `pipecrypt config schema` prints.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["CSVModel", "ColumnsModel", "ConfigModel", "EncryptModel", "RunModel", "SinkModel", "SourceModel"]
+from pipecrypt.pipeline.sign_options import parse_validity
+
+__all__ = [
+    "CSVModel",
+    "ColumnsModel",
+    "ConfigModel",
+    "EncryptModel",
+    "RunModel",
+    "SignModel",
+    "SinkModel",
+    "SourceModel",
+]
 
 MAX_WORKERS = 256
 
@@ -111,6 +123,33 @@ class EncryptModel(_Model):
     chunk_bytes: _Count | None = Field(default=None, description="size of a chunk; default: 1048576")
 
 
+class SignModel(_Model):
+    """How what the run writes is signed."""
+
+    keys: _Patterns = Field(description="signing keys: names under `keys`, or key references; each signs")
+    digest: Literal["sha256", "blake3"] = Field(
+        default="sha256", description="of whole files; blake3 is faster and needs pipecrypt[blake3]"
+    )
+    valid_for: _Text | None = Field(default=None, description="until readers refuse it: 30d or 12h; default: for ever")
+
+    def validity(self) -> timedelta | None:
+        """Return how long the statement is valid.
+
+        Raises:
+            UsageError: the text is no such time.
+        """
+        return None if self.valid_for is None else parse_validity(self.valid_for)
+
+
+_Sign = Annotated[
+    SignModel,
+    BeforeValidator(
+        lambda value: {"keys": value} if isinstance(value, str | list) else value,
+        json_schema_input_type=_Text | Annotated[list[_Text], Field(min_length=1)] | SignModel,
+    ),
+]
+
+
 class RunModel(_Model):
     """How the run goes about it."""
 
@@ -126,4 +165,8 @@ class ConfigModel(_Model):
     sink: SinkModel
     encrypt: EncryptModel
     keys: dict[_Text, _Text] = Field(min_length=1, description="names for key references such as keystore://k.json#pii")
+    sign: _Sign | None = Field(
+        default=None,
+        description="a name under `keys`, a key reference, or a list of them; a mapping says more; default: unsigned",
+    )
     run: RunModel = RunModel()

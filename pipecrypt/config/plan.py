@@ -59,6 +59,9 @@ class ConfigPlan:
         data_keys: `batch` or `file`.
         uniform: whether all columns are under the footer's data key.
         workers: files encrypted at once.
+        sign: key references of the signing keys; none where nothing is signed.
+        digest: of files in the signed statement; None likewise.
+        valid_for_seconds: how long the statement is valid; None for ever, or where there is none.
         sources: the files found; None where the source was not looked at.
         columns: the columns of the first of them; None likewise, and where files are encrypted in chunks.
     """
@@ -72,6 +75,9 @@ class ConfigPlan:
     data_keys: str
     uniform: bool
     workers: int
+    sign: tuple[str, ...]
+    digest: str | None
+    valid_for_seconds: int | None
     sources: tuple[PlannedSource, ...] | None
     columns: tuple[PlannedColumn, ...] | None
 
@@ -90,6 +96,8 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     """
     request = build_request(loaded)
     policy = request.policy.engine_policy()
+    signing = request.policy.signing
+    validity = None if signing is None else signing.valid_for
     sources, columns = None, None
     if not offline:
         planned = planned_sources(request)
@@ -105,6 +113,9 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
         data_keys=policy.data_keys.value,
         uniform=policy.uniform,
         workers=request.workers,
+        sign=() if signing is None else signing.key_references,
+        digest=None if signing is None else signing.digest.value,
+        valid_for_seconds=None if validity is None else int(validity.total_seconds()),
         sources=sources,
         columns=columns,
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pipecrypt.context import Context
-from pipecrypt.manifest.compare import ObservedEncryption, ObservedFile
+from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.parquet.footer import StoredFooter
+from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.observed import FooterColumn, FooterEncryption
+from pipecrypt.parquet.observed import observe_encryption as read_encryption
 from pipecrypt.parquet.policy import FooterMode
 
-__all__ = ["observe_encryption", "observe_footer"]
+__all__ = ["Observation", "observe", "observe_footer"]
+
+# What a footer shows of the file and of its encryption.
+Observation = tuple[ObservedFile, ObservedEncryption]
 
 
 def observe_footer(stored: StoredFooter) -> ObservedFile:
@@ -16,14 +21,40 @@ def observe_footer(stored: StoredFooter) -> ObservedFile:
     return ObservedFile(stored.size_bytes, footer_sha256=stored.sha256)
 
 
-def observe_encryption(stored: StoredFooter) -> ObservedEncryption:
-    """Return how a file is encrypted, as its footer shows without a key."""
-    sealed = stored.sealed
-    if sealed is None:
-        return ObservedEncryption(None)
-    context = Context.from_aad_prefix(sealed.algorithm.aad_prefix or b"")
-    return ObservedEncryption(
-        PromisedFooter.ENCRYPTED if sealed.mode is FooterMode.ENCRYPTED else PromisedFooter.PLAINTEXT,
-        dataset_id=context.dataset_id if context is not None else None,
-        path=context.path if context is not None else None,
+def observe(stored: StoredFooter, name: str) -> Observation:
+    """Return all that a footer shows without a key.
+
+    Rows and KEK ids are None where an encrypted footer hides them: of its KEKs it shows its own only.
+
+    Args:
+        stored: the footer, which stays as it is.
+        name: what errors call the file.
+
+    Raises:
+        FormatError: the footer is malformed.
+    """
+    seen, metadata = read_encryption(stored, name), stored.metadata
+    file = ObservedFile(
+        stored.size_bytes,
+        footer_sha256=stored.sha256,
+        rows=None if metadata is None else metadata.integer(FileMetaData.NUM_ROWS),
+        kek_ids=None if metadata is None else seen.kek_ids,
     )
+    return file, _encryption(seen)
+
+
+def _encryption(seen: FooterEncryption) -> ObservedEncryption:
+    return ObservedEncryption(
+        None if seen.mode is None else _FOOTERS[seen.mode],
+        footer_key_ids=seen.footer_key_ids,
+        columns=None if seen.columns is None else tuple(map(_column, seen.columns)),
+        dataset_id=seen.dataset_id,
+        path=seen.path,
+    )
+
+
+def _column(column: FooterColumn) -> ObservedColumn:
+    return ObservedColumn(column.path, column.is_encrypted, column.master_key_ids)
+
+
+_FOOTERS = {FooterMode.ENCRYPTED: PromisedFooter.ENCRYPTED, FooterMode.PLAINTEXT: PromisedFooter.PLAINTEXT}

@@ -21,7 +21,7 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.storage.small_files import SmallFiles, directories_above
 
-__all__ = ["SignedDataset", "open_above", "open_beside", "open_dataset", "open_signed_file"]
+__all__ = ["SignedDataset", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SignedDataset:
         if entry is None:
             refuse([Finding(FindingKind.EXTRA, path, "it was not signed")], name=self.name)
             raise AssertionError("a finding is refused")
-        return SignedFile(self.verified.manifest, entry, self.name)
+        return SignedFile(self.verified.manifest, entry, self.name, self.verified.key_ids)
 
     def below(self, path: str) -> str | None:
         """Return a path of the storage as one below the root, or None if it lies elsewhere."""
@@ -101,7 +101,7 @@ def open_dataset(files: SmallFiles, root: str, requirements: Requirements) -> Si
     """
     found = _open(files, root, requirements)
     if found is None:
-        raise _unsigned(files, root, MANIFEST_PATH)
+        raise unsigned(files, root)
     return found
 
 
@@ -110,14 +110,23 @@ def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> Sig
     place = path + SIGNATURE_SUFFIX
     envelope = _read(files, place, MAX_ENVELOPE_BYTES)
     if envelope is None:
-        raise _unsigned(files, path, SIGNATURE_SUFFIX)
+        beside = f"{path.rpartition('/')[2]}{SIGNATURE_SUFFIX} beside it, and no dataset above it"
+        raise unsigned(files, path, beside)
     name = path.rpartition("/")[2]
     verified = _verify(files, place, envelope, requirements, expected_file=name)
     entry = verified.manifest.single_file
     if entry is None:
         raise AssertionError("verified as the statement of a single file")
     _remember(files, place, verified, requirements)
-    return SignedFile(verified.manifest, entry, files.display(path))
+    return SignedFile(verified.manifest, entry, files.display(path), verified.key_ids)
+
+
+def unsigned(files: SmallFiles, path: str, missing: str = MANIFEST_PATH) -> NotTrustedError:
+    """Return the error that a file or directory has no statement."""
+    return NotTrustedError(
+        f"{files.display(path)} is not signed: there is no {missing}",
+        hint="ask its writer to sign it (sign: in the policy), or read it without trust",
+    )
 
 
 def _open(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset | None:
@@ -174,10 +183,3 @@ def _read(files: SmallFiles, path: str, max_bytes: int) -> bytes | None:
         return files.read(path, max_bytes)
     except FormatError as error:  # endless data, where a statement has a limit
         raise IntegrityError(error.message, hint=error.hint) from error
-
-
-def _unsigned(files: SmallFiles, path: str, missing: str) -> NotTrustedError:
-    return NotTrustedError(
-        f"{files.display(path)} is not signed: there is no {missing}",
-        hint="ask its writer to sign it (sign: in the policy), or read it without trust",
-    )

@@ -37,9 +37,11 @@ class VersionMemory:
 
     Args:
         directory: where they are kept; made with the first one.
+        starts_anew: nothing is recalled, and what is accepted now replaces what was kept.
     """
 
     directory: str
+    starts_anew: bool = False
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> Self | None:
@@ -62,6 +64,8 @@ class VersionMemory:
             IntegrityError: the record is malformed: taking it for none would let an old version pass.
         """
         path = self._path(place)
+        if self.starts_anew:
+            return None
         try:
             with open(path, "rb") as file:
                 data = file.read(_MAX_BYTES + 1)

@@ -5,37 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from pipecrypt.dataset.remembered import VersionMemory
+from pipecrypt.dataset.verify_mode import VerifyMode, parse_mode
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.trust import Trust
 
 __all__ = ["Requirements", "VerifyMode", "parse_mode"]
-
-
-class VerifyMode(StrEnum):
-    """How much of a dataset is checked before it is used.
-
-    FULL: also the digest of every whole file, before its first byte is used. READ: statement, list of files and
-    footers, and of the data what is read, as it is read. OFF: nothing but what encryption itself authenticates.
-    """
-
-    FULL = "full"
-    READ = "read"
-    OFF = "off"
-
-
-def parse_mode(text: str) -> VerifyMode:
-    """Return the mode that a caller names.
-
-    Raises:
-        UsageError: there is no such mode.
-    """
-    try:
-        return VerifyMode(text)
-    except ValueError:
-        raise UsageError(f"verify is {text!r}", hint='write verify="full", verify="read" or verify="off"') from None
 
 
 def _now() -> datetime:

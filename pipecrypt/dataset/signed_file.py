@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.observing import observe_encryption, observe_footer
+from pipecrypt.dataset.observing import observe, observe_footer
+from pipecrypt.errors import FormatError
 from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.findings import Finding, refuse
+from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.parquet.footer import StoredFooter
 
-__all__ = ["SignedFile"]
+__all__ = ["Origin", "SignedFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where verified data comes from.
+
+    Args:
+        dataset_id: 32 hex digits.
+        version: of the dataset; of a single file outside of one, of its statement.
+        key_ids: of the trusted keys that signed.
+    """
+
+    dataset_id: str
+    version: int
+    key_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +40,18 @@ class SignedFile:
         manifest: what was signed.
         entry: what it says about this file.
         name: what errors call the dataset.
+        key_ids: of the trusted keys that signed it.
     """
 
     manifest: Manifest
     entry: FileEntry
     name: str
+    key_ids: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> Origin:
+        """The statement, in short."""
+        return Origin(self.manifest.dataset_id, self.manifest.version, self.key_ids)
 
     def check_footer(self, stored: StoredFooter) -> None:
         """Pass if a file has the signed size and footer, and is encrypted as was promised: a `FooterCheck`.
@@ -41,10 +64,28 @@ class SignedFile:
         """
         refuse(self.compare_footer(stored), name=self.name)
 
+    def check_clear(self, columns: Iterable[tuple[str, ...]]) -> None:
+        """Pass if none of the columns that a file shows in plaintext was promised to be encrypted.
+
+        A readable footer tells `check_footer` as much; an encrypted one, only after it was opened.
+
+        Raises:
+            IntegrityError: one was.
+        """
+        path, promised = self.entry.path, self.manifest.policy.keys_of
+        broken = [f"column {'.'.join(column)!a} is not encrypted" for column in columns if promised(column) is not None]
+        refuse([Finding(FindingKind.PLAINTEXT, path, detail) for detail in broken], name=self.name)
+
     def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
         """Return what a footer shows to be different from what was signed, the broken promises first."""
-        promise = compare_encryption(self.manifest, self.entry.path, observe_encryption(stored))
-        return promise + compare_file(self.entry, observe_footer(stored))
+        path = self.entry.path
+        try:
+            file, encryption = observe(stored, path)
+        except FormatError as error:
+            # Another footer than the signed one is a finding also where it makes no sense.
+            malformed = Finding(FindingKind.MODIFIED, path, error.message)
+            return compare_file(self.entry, observe_footer(stored)) or (malformed,)
+        return compare_encryption(self.manifest, path, encryption) + compare_file(self.entry, file)
 
     def compare_digests(
         self, size_bytes: int, digests: Mapping[DigestAlgorithm, str], known: KnownDigests = NOTHING_KNOWN

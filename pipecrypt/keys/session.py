@@ -114,6 +114,15 @@ class KeySession:
         """How many calls to key services this session made, failed ones included."""
         return self._keyring.service_calls
 
+    def master_key_id(self, key_reference: str) -> str:
+        """Return what data files store of the master key that a reference names.
+
+        Raises:
+            UsageError: the reference names keys that only open files.
+        """
+        with self._lock:
+            return self._keyring.master_key(key_reference).id
+
     def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit data key and its `key_metadata`; the caller wipes the key.
 

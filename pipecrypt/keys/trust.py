@@ -93,6 +93,11 @@ class Trust:
         """The ids of the trusted keys, in the order in which they were named."""
         return tuple(self._keys)
 
+    @property
+    def pems(self) -> tuple[str, ...]:
+        """The trusted keys as PEM, in that order: `Trust.of(pems)` trusts the same."""
+        return tuple(key.pem for key in self._keys.values())
+
     def verify(self, message: bytes, signatures: Sequence[Signature]) -> tuple[str, ...]:
         """Return the ids of the trusted keys that signed `message`; otherwise as `examine`."""
         return self.examine(message, signatures).key_ids

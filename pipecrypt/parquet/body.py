@@ -2,23 +2,25 @@
 
 Two reused buffers: one is filled while a thread writes the other. Fresh buffers would cost page faults, which take
 longer than encrypting. Plaintext that stays so is copied by the system where source and sink are files, and otherwise
-written from where it was read to. Every write passes through that one thread, so bytes stay in order.
+written from where it was read to. Every write passes through that one thread, so bytes stay in order. The same thread
+digests what stays plaintext, where that is wanted: so digesting takes place beside encrypting.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
+from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.parquet.buffers import allocate_buffer
 from pipecrypt.parquet.protocols import AppendSink, CopiesRanges, HasDescriptor, RangeSource
 from pipecrypt.parquet.readahead import ReadAhead
 
-__all__ = ["Body", "ignore_bytes"]
+__all__ = ["Body", "DigestTaker", "ignore_bytes"]
 
 _FLUSH_BYTES: Final = 4 << 20
 _REPORT_BYTES: Final = 1 << 20
@@ -39,12 +41,38 @@ class _Copy:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where a digest begins (no place), or ends."""
+
+    place: tuple[int, int, int] | None
+
+
+_BEGIN: Final = _Mark(None)
+
+
+class DigestTaker(Protocol):
+    """Takes digests as they become known, on the thread that writes; its errors stop writing."""
+
+    @property
+    def algorithm(self) -> DigestAlgorithm:
+        """What the digests are made with."""
+
+    def put(self, place: tuple[int, int, int], hex_digest: str) -> None:
+        """Take the digest of what lies at a place, in hex.
+
+        Raises:
+            IntegrityError: it is not the one that is due.
+        """
+
+
 class Body:
     """The output as it grows; a context manager, inside which the sink must not be touched by others.
 
     Args:
         sink: the output.
         on_bytes: told how many bytes of the input were done.
+        digests: takes the digests of what is marked; None: nothing is digested.
     """
 
     __slots__ = (
@@ -52,6 +80,8 @@ class Body:
         "_begun",
         "_buffers",
         "_descriptor",
+        "_digester",
+        "_digests",
         "_done",
         "_filled",
         "_has_failed",
@@ -68,7 +98,7 @@ class Body:
         "position",
     )
 
-    def __init__(self, sink: AppendSink, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, sink: AppendSink, on_bytes: Callable[[int], None], digests: DigestTaker | None = None) -> None:
         """Begin at the start of the output, with no input."""
         self._ahead: ReadAhead | None = None
         self._sink = sink
@@ -77,7 +107,9 @@ class Body:
         self._room = self._buffers[0]
         self._begun = self._filled = 0  # the part of the buffer that is no part of the output yet
         self._descriptor: int | None = None
-        self._parts: list[memoryview | _Copy] = []  # of the output, in order, for the next write
+        self._digests = digests
+        self._digester: Digester | None = None  # of the part that is being written
+        self._parts: list[bytes | memoryview | _Copy | _Mark] = []  # of the output, in order, for the next write
         self._unwritten = self._done = 0
         self._is_lent = False
         self._writes: deque[Future[None]] = deque()
@@ -110,7 +142,8 @@ class Body:
         """Read from `source` from now on."""
         self.close_input()
         self._ahead = ReadAhead(source, self._leave_window)
-        can_copy = isinstance(source, HasDescriptor) and isinstance(self._sink, CopiesRanges)
+        # What is digested must be seen, and nearly all that is copied is digested.
+        can_copy = self._digests is None and isinstance(self._sink, CopiesRanges)
         self._descriptor = source.descriptor if can_copy and isinstance(source, HasDescriptor) else None
 
     def close_input(self) -> None:
@@ -177,7 +210,7 @@ class Body:
         if length >= _FLUSH_BYTES:  # long enough to be written from where it is
             self._flush()
             self._wait()
-            self._sink.write(data)
+            self._write_parts([data])  # here, because the caller may change it afterwards
             self.position += length
             return
         if length:
@@ -199,6 +232,24 @@ class Body:
                 self._append(data)
             self.done(len(data))
             start += len(data)
+
+    def begin_digest(self) -> None:
+        """Digest what is appended from now on, up to `end_digest`; nothing happens where no digests are wanted."""
+        self._mark(_BEGIN)
+
+    def end_digest(self, place: tuple[int, int, int]) -> None:
+        """End the digest, which is that of `place`."""
+        self._mark(_Mark(place))
+
+    def settle(self) -> None:
+        """Wait until all that was appended is written, and so all digests were put."""
+        self._flush()
+        self._wait()
+
+    def _mark(self, mark: _Mark) -> None:
+        if self._digests is not None:
+            self._end_part()
+            self._parts.append(mark)
 
     @property
     def copies_files(self) -> bool:
@@ -264,15 +315,28 @@ class Body:
         while self._writes:
             self._writes.popleft().result()
 
-    def _write_parts(self, parts: list[memoryview | _Copy]) -> None:
+    def _write_parts(self, parts: Sequence[bytes | memoryview | _Copy | _Mark]) -> None:
         if self._has_failed:
             return  # nothing may follow a gap
         try:
             for part in parts:
-                if not isinstance(part, _Copy):
+                if isinstance(part, _Mark):
+                    self._turn_digest(part)
+                elif not isinstance(part, _Copy):
+                    if self._digester is not None:
+                        self._digester.update(part)
                     self._sink.write(part)
                 elif isinstance(self._sink, CopiesRanges):
                     self._sink.copy_range(part.descriptor, part.start, part.length)
         except BaseException:
             self._has_failed = True
             raise
+
+    def _turn_digest(self, mark: _Mark) -> None:
+        if self._digests is None:
+            return
+        digester, self._digester = self._digester, None
+        if mark.place is None:
+            self._digester = Digester(self._digests.algorithm)
+        elif digester is not None:
+            self._digests.put(mark.place, digester.hexdigest())

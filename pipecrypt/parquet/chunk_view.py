@@ -17,11 +17,12 @@ from typing import Final, Self
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS
 from pipecrypt.parquet.byte_opening import ChunkRowGroup, OpenedChunks, opened_chunks
-from pipecrypt.parquet.footer import SealedFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.footer import FooterCheck, SealedFooter, StoredFooter, read_sealed_footer, read_stored_footer
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import DataKeys, PageCodec, RangeSource, ReadsInto
 from pipecrypt.parquet.report import RestoredFile
+from pipecrypt.parquet.tampering import as_tampering
 
 __all__ = ["ChunkView", "find_chunk_view"]
 
@@ -32,23 +33,39 @@ _KEPT_ROW_GROUPS: Final = 16
 
 
 def find_chunk_view(
-    source: RangeSource, *, keys: DataKeys, aad_prefix: bytes | None = None, codec: PageCodec | None = None
+    source: RangeSource,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None = None,
+    codec: PageCodec | None = None,
+    stored: StoredFooter | None = None,
+    check: FooterCheck | None = None,
+    is_signed: bool = False,
 ) -> ChunkView | None:
     """Return the view of a file of chunks, or None where the file is a table, encrypted or not.
+
+    Args:
+        source: the file.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        codec: decompresses pages, where they are compressed.
+        stored: the file's footer, where it was read before; after None, a PlaintextView can still open it.
+        check: called with the footer before a key is asked for; what it raises passes through.
+        is_signed: the footer is a signed one: chunks that are malformed raise IntegrityErrors.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
         AccessError: the footer is encrypted, and its key is missing or was refused.
         IntegrityError: the footer was not written with this key.
     """
-    stored = read_stored_footer(source)
+    stored = read_stored_footer(source, stored=stored, check=check)
     if stored.sealed is None or stored.sealed.mode is not FooterMode.ENCRYPTED:
         return None  # which footers of files of chunks never are
     opened, chunks = _open(stored.sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
     if chunks is None:
         opened.close()
         return None
-    return ChunkView._of(source, opened, chunks)
+    return ChunkView._of(source, opened, chunks, is_signed=is_signed)
 
 
 def _open(
@@ -105,21 +122,22 @@ class ChunkView:
         codec: PageCodec | None = None,
     ) -> None:
         """Open the footer."""
-        sealed, body_end = read_sealed_footer(source)
-        opened, chunks = _open(sealed, body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
+        sealed, stored = read_sealed_footer(source)
+        opened, chunks = _open(sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
         if chunks is None:
             opened.close()
             raise FormatError(f"{source.name} is a table, not a file of chunks", hint="open it as a table")
         self._begin(source, opened, chunks)
 
     @classmethod
-    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> Self:
+    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool) -> Self:
         view = cls.__new__(cls)
-        view._begin(source, opened, chunks)
+        view._begin(source, opened, chunks, is_signed=is_signed)
         return view
 
-    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks) -> None:
+    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool = False) -> None:
         self._source = source
+        self._is_signed = is_signed
         self._into = source if isinstance(source, ReadsInto) else None
         self._wipe = weakref.finalize(self, opened.close)
         self._chunks = chunks
@@ -201,7 +219,8 @@ class ChunkView:
             copied = self._copy_kept(index, at, out[position - start :])
             if not copied:
                 last = (end - 1) // self._layout.chunk_bytes
-                copied = self._fetch(index, last, at, out[position - start :])
+                with as_tampering(is_signed=self._is_signed):
+                    copied = self._fetch(index, last, at, out[position - start :])
             position += copied
 
     def _check_open(self) -> None:

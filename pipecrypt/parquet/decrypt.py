@@ -14,7 +14,7 @@ from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.byte_opening import opened_chunks
 from pipecrypt.parquet.byte_restore import ignore_restored, restore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
-from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_sealed_footer
+from pipecrypt.parquet.footer import PLAIN_MAGIC, FooterCheck, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
     bloom_filter_bytes,
@@ -22,6 +22,7 @@ from pipecrypt.parquet.indexes import (
     open_bloom_filter,
     sealed_bloom_filter_bytes,
 )
+from pipecrypt.parquet.integrity import ExpectedDigests
 from pipecrypt.parquet.layout import (
     UNDECLARED_BYTES,
     ChunkMove,
@@ -37,7 +38,7 @@ from pipecrypt.parquet.layout import (
 )
 from pipecrypt.parquet.modules import ModuleType, open_module
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.opened import OpenedCheck, OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
@@ -54,6 +55,9 @@ def decrypt_file(
     keys: DataKeys,
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
+    check: FooterCheck | None = None,
+    check_opened: OpenedCheck | None = None,
+    checks_digests: bool = True,
     on_restored: Callable[[RestoredFile], None] = ignore_restored,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
@@ -68,6 +72,9 @@ def decrypt_file(
         keys: finds data keys; all columns' keys are needed.
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
+        check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
+        check_opened: told how a table is protected, before a byte is written; what it raises passes through.
+        checks_digests: check what is in plaintext against the digests that the file stores of it, where it does.
         on_restored: told what a file of chunks says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
@@ -77,21 +84,27 @@ def decrypt_file(
         NotEncryptedError: the input is plaintext.
         UsageError: the file needs an AAD prefix and none was given.
         AccessError: a key is missing or was refused; names file, row group and column.
-        IntegrityError: a module, the footer, the AAD prefix or a key is not the one it was written with.
+        IntegrityError: a module, the footer, the AAD prefix or a key is not the one it was written with, or a part in
+            plaintext was changed; names file, row group and column.
+        MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    sealed, body_end = read_sealed_footer(source)
+    sealed, stored = read_sealed_footer(source, check=check)
+    body_end = stored.body_end
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
         chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
-        del sealed  # it holds the whole footer as stored
+        del sealed, stored  # they hold the whole footer as stored
         if chunks is not None:
             on_restored(chunks.restored)
             return restore_bytes(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
+        if check_opened is not None:
+            check_opened(opened.protection)
         rows = row_count(opened.footer, source.name)
         batches, encrypted = len(opened.row_groups), opened.encrypted_columns
-        with Body(sink, on_bytes) as body:
+        digests = _expected_digests(opened, segments, source.name) if checks_digests else None
+        with Body(sink, on_bytes, digests) as body:
             body.open_input(source)
-            _Decryption(body, opened).run(segments)
+            _Decryption(body, opened, digests).run(segments)
         return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
 
 
@@ -105,12 +118,20 @@ def _survey(opened: OpenedFile, body_end: int) -> Segments:
     return order_segments(parts, body_end, opened.row_groups)
 
 
+def _expected_digests(opened: OpenedFile, segments: Segments, name: str) -> ExpectedDigests | None:
+    if opened.digests_entry is None:
+        return None
+    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
+    return ExpectedDigests(opened.digests_entry, in_plaintext, opened.row_groups.what, name)
+
+
 class _Decryption:
     """The body's walk, and where its parts went."""
 
-    def __init__(self, body: Body, opened: OpenedFile) -> None:
+    def __init__(self, body: Body, opened: OpenedFile, digests: ExpectedDigests | None) -> None:
         self._body = body
         self._opened = opened
+        self._digests = digests
         self._moves: dict[tuple[int, int], ChunkMove] = {}
         self._index_places = IndexPlaces()
 
@@ -169,7 +190,9 @@ class _Decryption:
         bounds = array("q", (0, length))
         bounds_kept = PageBounds(bounds, bounds, has_dictionary=False)
         move = ChunkMove(segment.start, self._body.position, bounds_kept, is_copy=True)
+        self._body.begin_digest()
         self._body.copy(segment.start, length)
+        self._body.end_digest(segment.place)
         return move
 
     def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
@@ -185,7 +208,9 @@ class _Decryption:
             if length is None:
                 start = self._body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
                 _, length = bloom_filter_bytes(start, segment.room_bytes, chunk)
+            self._body.begin_digest()
             self._body.copy(segment.start, length)
+            self._body.end_digest(segment.place)
         metadata = chunk.metadata
         metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
         if segment.declared_bytes is not None:
@@ -203,6 +228,8 @@ class _Decryption:
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
             what = f"{'offset' if is_offsets else 'column'} index of {opened.row_groups.what(*place)}"
             data = open_module(MessageCipher(key), memoryview(data), opened.aad.module(module_type, *place), what)
+        elif self._digests is not None:
+            self._digests.check(segment.place, data)
         move = self._moves.get(place)
         if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
             data = move_offset_index(data, move, lambda: opened.row_groups.what(*place))

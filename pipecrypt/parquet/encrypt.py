@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
+from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
@@ -27,6 +28,7 @@ from pipecrypt.parquet.indexes import (
     move_offset_index,
     seal_bloom_filter,
 )
+from pipecrypt.parquet.integrity import SegmentDigests
 from pipecrypt.parquet.layout import (
     UNDECLARED_BYTES,
     ChunkMove,
@@ -43,7 +45,7 @@ from pipecrypt.parquet.layout import (
 )
 from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.page_headers import PageScan
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
@@ -51,7 +53,8 @@ from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.sealed_metadata import MetadataSealer
+from pipecrypt.parquet.thrift import Struct, WireType
 from pipecrypt.parquet.writing_keys import WritingKeys
 
 __all__ = ["FileEncryption", "encrypt_file"]
@@ -118,7 +121,8 @@ class FileEncryption:
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> None:
         """Write nothing yet."""
-        self.body = Body(sink, on_bytes)
+        self._digests = None if policy.digest is None else SegmentDigests(policy.digest)
+        self.body = Body(sink, on_bytes, self._digests)
         self._policy = policy
         # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
         self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""))
@@ -127,7 +131,7 @@ class FileEncryption:
         self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
         self._modules_by_key: Counter[object] = Counter()
         self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._paths: dict[int, Raw] = {}
+        self._sealer = MetadataSealer(policy, self._keys, self._aad)
         self._originals = Originals(policy.data_keys, 0)
         self._output = GrowingFooter()
         self._source_bytes = 0
@@ -168,7 +172,7 @@ class FileEncryption:
         check_counts(self.batches + len(row_groups), len(leaves), source.name)
         is_first = not self._output.appended
         if is_first:
-            self._keys.choose(choose_keys(self._policy, leaves, source.name))
+            self._keys.choose(leaves, choose_keys(self._policy, leaves, source.name))
             sealed = [leaf for column, leaf in enumerate(leaves) if self._keys.is_sealed(column)]
             if self._policy.footer is FooterMode.PLAINTEXT:
                 check_clear_footer(footer, sealed, source.name)
@@ -199,19 +203,30 @@ class FileEncryption:
         footer, originals = self._output.finish(key_values)
         originals.source_bytes = self._source_bytes
         push_originals(footer, originals)
-        key, key_metadata = self._keys.footer()
-        for piece in encode_sealed_footer(
-            footer, self._policy.footer, self._algorithm, key_metadata, MessageCipher(key)
-        ):
-            self.body.write(piece)
+        if self._digests is not None and self._keys.leave_plaintext:
+            self.body.settle()
+            self._digests.push(footer)
+        footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
         return FileReport(
             rows=self._output.rows,
             batches=self.batches,
             data_keys=self._keys.made,
             source_bytes=self._source_bytes,
             sink_bytes=self.body.position,
-            encrypted_columns=self._keys.sealed_columns,
+            encrypted_columns=len(sealed_columns),
+            footer_sha256=footer_sha256,
+            sealed_columns=sealed_columns,
         )
+
+    def _write_footer(self, footer: Struct) -> str:
+        """Write everything behind the last segment; return its SHA-256."""
+        (key, key_metadata), digester = self._keys.footer(), Digester()
+        for piece in encode_sealed_footer(
+            footer, self._policy.footer, self._algorithm, key_metadata, MessageCipher(key)
+        ):
+            digester.update(piece)
+            self.body.write(piece)
+        return digester.hexdigest()
 
     def _survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> Segments:
         """Return the segments in order, once all that must hold before the first byte is written does."""
@@ -228,7 +243,10 @@ class FileEncryption:
                 check_clear_fields(row_groups.struct(index), RowGroup.KNOWN, f"{source.name} row group {index}")
             row_groups.release(index)
         check_invocations(self._modules_by_key, source.name)
-        return order_segments(parts, body_end, row_groups)
+        segments = order_segments(parts, body_end, row_groups)
+        if self._digests is not None:
+            self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
+        return segments
 
     def _write_row_groups(self, row_groups: RowGroups, segments: Segments) -> None:
         due, index_places, begun = last_changes(segments), IndexPlaces(), -1
@@ -273,11 +291,16 @@ class FileEncryption:
         return ChunkMove(segment.start, new_start, sealer.bounds)
 
     def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        length, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        declared_bytes, new_start = locate_pages(chunk).declared_bytes, self.body.position
+        length = declared_bytes
+        self.body.begin_digest()
         if segment.room_bytes == length:
             self.body.copy(segment.start, length)
         else:
             length = self._copy_before_gap(segment, chunk, length)
+        self.body.end_digest(segment.place)
+        if self._digests is not None and length != declared_bytes:
+            self._digests.lengthen(chunk.row_group, chunk.column, length)
         bounds = array("q", (0, length))
         return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
 
@@ -311,7 +334,9 @@ class FileEncryption:
             self.body.write(seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk))
             self.body.done(length)
         else:
+            self.body.begin_digest()
             self.body.copy(segment.start, length)
+            self.body.end_digest(segment.place)
         metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
         if segment.declared_bytes is not None:
             metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
@@ -325,6 +350,8 @@ class FileEncryption:
         if self._keys.is_sealed(segment.column):
             module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
             data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))
+        elif self._digests is not None:
+            self._digests.put_data(segment.place, data)
         if is_offsets and not row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
         index_places.add(segment, self.body.position, len(data))
@@ -342,59 +369,11 @@ class FileEncryption:
         relocate_row_group(index, row_groups.struct(index), moves, self._originals)
         for chunk in chunks:
             if self._keys.is_sealed(chunk.column):
-                self._seal_metadata(chunk)
-                self._keys.forget_metadata(chunk)
+                self._sealer.seal(chunk)
         row_groups.close(index)
-
-    def _seal_metadata(self, chunk: Chunk) -> None:
-        entry, crypto = chunk.entry, Struct()
-        is_footer_encrypted = self._policy.footer is FooterMode.ENCRYPTED
-        if self._policy.uniform:
-            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
-        else:
-            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
-        entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
-        if self._policy.uniform and is_footer_encrypted:
-            return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
-        aad = self._aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
-        sealed = seal_module(self._keys.cipher(chunk), encode_struct(chunk.metadata), aad)
-        entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
-        if is_footer_encrypted:
-            entry.remove(ColumnChunk.META_DATA)
-        else:
-            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
-
-    def _column_key_struct(self, chunk: Chunk) -> Struct:
-        struct = Struct()
-        path = self._paths.get(chunk.column)
-        if path is None:
-            # From the schema, not from the chunk's metadata, which may say anything.
-            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
-        struct.entries = [
-            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
-            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1]),
-        ]
-        return struct
-
-
-def _encoded_path(path: tuple[str, ...]) -> Raw:
-    """Return the list of a path's names as it stands in a struct, without its field header and the struct's end."""
-    struct, names = Struct(), [name.encode() for name in path]
-    struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*names])
-    return Raw(encode_struct(struct)[1:-1])
 
 
 def _scan(segment: Segment, chunk: Chunk) -> PageScan:
     place = locate_pages(chunk)
     room = min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES)
     return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
-
-
-def _redacted(metadata: Struct) -> Struct:
-    # A field that an old draft used for something else was not opened, so nobody knows what it tells.
-    clear = metadata.kept(ColumnMetaData.CLEAR)
-    optional = (ColumnMetaData.BLOOM_FILTER_OFFSET, ColumnMetaData.BLOOM_FILTER_LENGTH)
-    for field in optional:
-        if isinstance(clear.get(field), Raw):
-            clear.remove(field)
-    return clear

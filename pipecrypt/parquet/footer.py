@@ -117,7 +117,7 @@ class SealedFooter:
 
 @dataclass(frozen=True, slots=True)
 class StoredFooter:
-    """A file's end, as read.
+    """A file's end, as read. Opening the file changes `metadata`, so one footer serves to open it once.
 
     Args:
         body_end: where the footer begins and the last segment must have ended.
@@ -151,13 +151,26 @@ def is_parquet(source: RangeSource) -> bool:
     return any(bytes(source.read_range(start, MAGIC_BYTES)) in (PLAIN_MAGIC, _SEALED_MAGIC) for start in both)
 
 
-def read_stored_footer(source: RangeSource) -> StoredFooter:
+def read_stored_footer(
+    source: RangeSource, *, stored: StoredFooter | None = None, check: FooterCheck | None = None
+) -> StoredFooter:
     """Return a file's footer, plain or encrypted, unauthenticated.
+
+    Args:
+        source: the file.
+        stored: what was read of the same file before: returned, without reading it again.
+        check: called with the footer, read before or not; what it raises passes through.
 
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
     """
-    return _read_stored(source, FILE_META_DATA)
+    return _checked(stored or _read_stored(source, FILE_META_DATA), check)
+
+
+def _checked(stored: StoredFooter, check: FooterCheck | None) -> StoredFooter:
+    if check is not None:
+        check(stored)
+    return stored
 
 
 def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> StoredFooter:
@@ -209,17 +222,19 @@ def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
     return footer.metadata, footer.body_end
 
 
-def read_sealed_footer(source: RangeSource) -> tuple[SealedFooter, int]:
-    """Return what stands in clear about an encrypted file, and where its footer begins.
+def read_sealed_footer(source: RangeSource, *, check: FooterCheck | None = None) -> tuple[SealedFooter, StoredFooter]:
+    """Return what stands in clear about an encrypted file, and the stored footer that it is part of.
+
+    `check` is called first, also with the footer of a plaintext file; what it raises passes through.
 
     Raises:
         NotEncryptedError: the file is plaintext.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = _read_stored(source, _SMALL_SEALED_FOOTER)
+    footer = _checked(_read_stored(source, _SMALL_SEALED_FOOTER), check)
     if footer.sealed is None:
         raise NotEncryptedError(f"{source.name} is not encrypted")
-    return footer.sealed, footer.body_end
+    return footer.sealed, footer
 
 
 def _read_end(source: RangeSource) -> tuple[bytes, bytes]:

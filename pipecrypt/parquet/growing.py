@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY, is_reserved
+from pipecrypt.parquet.byte_entry import CHUNKS_KEY
 from pipecrypt.parquet.chunks import RowGroups
+from pipecrypt.parquet.integrity import INTEGRITY_KEY
 from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import Originals
 from pipecrypt.parquet.thrift import Struct, Value, WireType, encode_in_place, encode_struct
@@ -43,10 +44,12 @@ class GrowingFooter:
         """Add a file whose row groups are written, `rows` in all; the first file's `originals` are kept.
 
         Raises:
-            FormatError: it has the entry by which decrypting knows files of chunks: it is none of ours.
+            FormatError: it has an entry that only our encrypted files have, by which decrypting would take it for one.
         """
-        if is_reserved(footer):
-            raise FormatError(f"a plaintext file has the key-value entry {CHUNKS_KEY.decode()!r}")
+        names = {pair.binary(KeyValue.KEY) for pair in footer.structs(FileMetaData.KEY_VALUE_METADATA)}
+        for name in (CHUNKS_KEY, INTEGRITY_KEY):
+            if name in names:
+                raise FormatError(f"a plaintext file has the key-value entry {name.decode()!r}")
         structs: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
         if not self.appended:
             self._footer, self._schema, self._originals = footer, _schema_bytes(footer), originals

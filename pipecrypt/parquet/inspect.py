@@ -1,11 +1,10 @@
 """Tell what stands in clear about a Parquet file, without any key, unauthenticated. Opening it is left to decrypt.
 
-Key metadata is read as PKMT1 JSON only as far as it names keys. Whether those names are true, only unwrapping shows.
+Names of keys are shortened where they are long: this is a summary for people, and `observed` is one for checks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, read_stored_footer
+from pipecrypt.parquet.key_names import KeyNames, read_key_names
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.originals import Originals, read_originals
 from pipecrypt.parquet.policy import FooterMode
@@ -165,47 +165,22 @@ def _column(leaf: LeafColumn, chunks: Sequence[Chunk]) -> ColumnSummary:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Material:
-    master_key_id: str | None
-    key_metadata: str | None
-    kek_id: str | None
-    has_commitment: bool
-
-
 def _keys(all_metadata: Sequence[bytes]) -> tuple[KeySummary, ...]:
-    by_owner: dict[tuple[str | None, str | None], list[tuple[bytes, _Material]]] = {}
+    by_owner: dict[tuple[str | None, str | None], list[tuple[bytes, KeyNames]]] = {}
     for key_metadata in all_metadata:
-        material = _material(key_metadata)
-        by_owner.setdefault((material.master_key_id, material.key_metadata), []).append((key_metadata, material))
+        names = read_key_names(key_metadata)
+        is_named = names.master_key_id is not None
+        owner = (_shortened(names.master_key_id or ""), None) if is_named else (None, _text(key_metadata))
+        by_owner.setdefault(owner, []).append((key_metadata, names))
     return tuple(
         KeySummary(
             master_key_id=owner[0],
             key_metadata=owner[1],
-            kek_ids=len({material.kek_id for _, material in found} - {None}),
+            kek_ids=len({names.kek_id for _, names in found} - {None}),
             data_keys=len({key_metadata for key_metadata, _ in found}),
-            has_commitment=all(material.has_commitment for _, material in found),
+            has_commitment=all(names.has_commitment for _, names in found),
         )
         for owner, found in by_owner.items()
-    )
-
-
-def _material(key_metadata: bytes) -> _Material:
-    try:
-        document = json.loads(key_metadata)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict) or document.get("keyMaterialType") != "PKMT1":
-        return _Material(None, _text(key_metadata), None, has_commitment=False)
-    master_key_id, kek_id = document.get("masterKeyID"), document.get("keyEncryptionKeyID")
-    if not isinstance(master_key_id, str):  # the material lies in another file, named by a reference
-        return _Material(None, _text(key_metadata), None, has_commitment=False)
-    own = document.get("pipecrypt")
-    return _Material(
-        master_key_id=_shortened(master_key_id),
-        key_metadata=None,
-        kek_id=kek_id if isinstance(kek_id, str) else None,
-        has_commitment=isinstance(own, dict) and "commitment" in own,
     )
 
 

@@ -79,6 +79,11 @@ class Segment(NamedTuple):
     room_bytes: int
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """What tells it from all others: row group, column, kind."""
+        return self.row_group, self.column, self.kind
+
+    @property
     def is_index(self) -> bool:
         """Whether it is a column or offset index."""
         return self.kind >= _FIRST_INDEX
@@ -190,13 +195,16 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> S
     parts.sort()
     pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == _PAGES}
     ends = chain((part[0] for part in islice(parts, 1, None)), (body_end,))
+    early: tuple[int, int] | None = None
     for (start, declared_bytes, row_group, column, kind), end in zip(parts, ends, strict=False):
         if start < MAGIC_BYTES or end - start < declared_bytes:
             raise _misplaced(row_groups.what(row_group, column))
         if kind == _PAGES:
             pages.discard((row_group, column))
         elif kind == _OFFSET_INDEX and (row_group, column) in pages:
-            raise UnsupportedError(f"{row_groups.what(row_group, column)} has its offset index before its pages")
+            early = row_group, column
+    if early is not None:
+        raise UnsupportedError(f"{row_groups.what(*early)} has its offset index before its pages")
     return Segments(parts, body_end)
 
 

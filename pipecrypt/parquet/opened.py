@@ -6,8 +6,10 @@ Only this module turns a SealedFooter, of which nothing is authenticated, into a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
@@ -15,6 +17,8 @@ from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFou
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
+from pipecrypt.parquet.integrity import pop_digests
+from pipecrypt.parquet.limits import check_counts
 from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
 from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.originals import Originals, pop_originals
@@ -24,7 +28,7 @@ from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
 
-__all__ = ["OpenedFile", "is_sealed", "resolve_prefix"]
+__all__ = ["OpenedCheck", "OpenedFile", "Protection", "is_sealed", "resolve_prefix"]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +53,23 @@ def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) ->
     return aad_prefix or b""
 
 
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What of a table is encrypted, and what its footer authenticates.
+
+    Args:
+        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
+        authenticates_all: every page has a tag, or a digest in the footer.
+    """
+
+    clear_columns: tuple[tuple[str, ...], ...]
+    authenticates_all: bool
+
+
+# Raises IntegrityError to refuse a file before anything of it is used.
+OpenedCheck: TypeAlias = Callable[[Protection], None]
+
+
 class OpenedFile:
     """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
 
@@ -67,6 +88,7 @@ class OpenedFile:
 
     Attributes:
         key_metadata_of_columns: of each encrypted column met so far, in the first row group where it is encrypted.
+        digests_entry: the entry with the digests of plaintext parts, taken out of the footer; None without one.
     """
 
     def __init__(
@@ -83,11 +105,12 @@ class OpenedFile:
         self.is_authenticated = True
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
-        self._name = name
+        self.name = name
         self._data_keys: list[DataKey] = []
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
         self._sealed_columns: set[int] = set()
+        self._clear_columns: set[int] = set()
         self._footer_key_metadata = sealed.key_metadata
         self.key_metadata_of_columns: dict[int, bytes] = {}
         prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
@@ -97,10 +120,14 @@ class OpenedFile:
         self._footer_key: DataKey | None = None
         try:
             self.footer = self._open_footer(sealed, name)  # (2)
+            self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
+            if self.digests_entry is not None and self.originals is None:
+                raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
-            leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
-            self.row_groups = RowGroups(self.footer, leaves, name, is_sealed=True)
+            self._leaves = leaf_columns(self.footer.structs(FileMetaData.SCHEMA), name)
+            self.row_groups = RowGroups(self.footer, self._leaves, name, is_sealed=True)
+            check_counts(len(self.row_groups), len(self._leaves), name)
         except BaseException:
             self.close()
             raise
@@ -152,6 +179,12 @@ class OpenedFile:
         """How many leaf columns are encrypted in at least one of the row groups opened so far."""
         return len(self._sealed_columns)
 
+    @property
+    def protection(self) -> Protection:
+        """What is encrypted and authenticated, once all row groups were opened."""
+        clear = tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
+
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).
 
@@ -167,6 +200,8 @@ class OpenedFile:
             if is_sealed(chunk):
                 self._sealed_columns.add(chunk.column)
                 self._open_or_lock(chunk)
+            else:
+                self._clear_columns.add(chunk.column)
         return chunks
 
     def open_all(self) -> list[list[Chunk]]:
@@ -185,7 +220,7 @@ class OpenedFile:
             KeyNotFoundError: it is missing, which only `allow_missing_keys` lets happen.
         """
         if self._footer_key is None:
-            raise KeyNotFoundError(f"the footer key of {self._name} is missing")
+            raise KeyNotFoundError(f"the footer key of {self.name} is missing")
         return self._footer_key
 
     def key_of(self, chunk: Chunk) -> DataKey:

@@ -9,6 +9,9 @@ at the last value. Indexes and Bloom filters are left out of the footer. The foo
 with zeros before it: so the size of a view is known without opening the file. Only locked chunks, or a footer that
 does not fit, make it larger.
 
+Where digests are checked, plaintext chunks are parts too, and what is no part is shown as zeros, not as a copy: so all
+that readers see is authenticated.
+
 A locked chunk is one whose key is missing. Readers fetch ranges across columns that they do not decode, so locked
 chunks lie behind the body, each further from the next than any reader reaches across.
 """
@@ -23,7 +26,8 @@ from typing import Final
 from pipecrypt.errors import AccessError, FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
-from pipecrypt.parquet.layout import UNDECLARED_BYTES, SegmentKind, chunk_parts, order_segments
+from pipecrypt.parquet.integrity import ExpectedDigests
+from pipecrypt.parquet.layout import UNDECLARED_BYTES, Segment, SegmentKind, chunk_parts, order_segments
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.nulls import (
     PAGE_ROWS,
@@ -69,8 +73,8 @@ class ShownPart:
     Args:
         start: offset in the view.
         length: its bytes.
-        chunk: an encrypted chunk, which lies at the same offset of the encrypted file.
-        place: where the chunk's pages lie.
+        chunk: an encrypted or digested chunk, which lies at the same offset of the encrypted file.
+        place: where the pages of an encrypted chunk lie; None of a digested one.
         data: bytes that are shown as they are.
         error: what reading raises.
     """
@@ -88,17 +92,21 @@ class Shown:
     """The view's layout.
 
     Args:
-        parts: by offset, without gaps between body_end and the end.
-        body_end: up to here, what is no part is a copy of the encrypted file; behind it, zeros.
+        parts: by offset.
+        copied_end: up to here, what is no part is a copy of the encrypted file; behind it, zeros.
         size_bytes: of the view.
+        digests: what digested chunks are checked against.
     """
 
     parts: tuple[ShownPart, ...]
-    body_end: int
+    copied_end: int
     size_bytes: int
+    digests: ExpectedDigests | None = None
 
 
-def lay_out(opened: OpenedFile, body_end: int, source_bytes: int, missing: MissingKeys) -> Shown:
+def lay_out(
+    opened: OpenedFile, body_end: int, source_bytes: int, missing: MissingKeys, *, checks_digests: bool
+) -> Shown:
     """Return the layout. The footer of `opened` is changed into the plain one; its keys stay open.
 
     Args:
@@ -106,25 +114,27 @@ def lay_out(opened: OpenedFile, body_end: int, source_bytes: int, missing: Missi
         body_end: where its footer begins.
         source_bytes: its size.
         missing: what is shown of locked columns.
+        checks_digests: check plaintext chunks, where the file stores digests of them.
 
     Raises:
         FormatError: parts lie outside the body or over each other, or a row group has no row count.
+        IntegrityError: digests are missing or left over, or of an unknown algorithm.
         LimitError: more chunks, or more nulls, than memory should hold.
     """
-    plan = _Layout(opened, body_end, missing)
-    parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.sealed_parts(), *plan.unreadable_parts()]
+    plan = _Layout(opened, body_end, missing, checks_digests=checks_digests)
+    parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable_parts()]
     for chunk in plan.chunks:
         _show_plain(chunk)
     footer = b"".join(encode_plain_footer(opened.footer))
     size = max(source_bytes, plan.end + len(footer))
     parts.append(ShownPart(size - len(footer), len(footer), data=footer))
-    return Shown(tuple(parts), body_end, size)
+    return Shown(tuple(parts), body_end if plan.digests is None else 0, size, plan.digests)
 
 
 class _Layout:
     """What the layout is made from; `end` is where its last part before the footer ends."""
 
-    def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys) -> None:
+    def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys, *, checks_digests: bool) -> None:
         row_groups = opened.open_all()
         self.chunks = [chunk for chunks in row_groups for chunk in chunks]
         self.end = body_end
@@ -135,17 +145,35 @@ class _Layout:
         self._nulls: dict[int, LeafLevels] = {}  # by column
         if missing is MissingKeys.NULL and opened.locked:
             self._nulls = _null_columns(opened)
-
-    def sealed_parts(self) -> Iterator[ShownPart]:
-        opened = self._opened
         parts = [part for chunk in self.chunks if chunk.metadata.entries for part in chunk_parts(chunk)]
-        for segment in order_segments(parts, self._body_end, opened.row_groups):
+        self._segments = order_segments(parts, body_end, opened.row_groups)
+        self.digests = self._expected_digests() if checks_digests else None
+
+    def readable_parts(self) -> Iterator[ShownPart]:
+        for segment in self._segments:
             if segment.kind is not SegmentKind.PAGES or segment.column in self._nulls:
                 continue
             chunk = self._row_groups[segment.row_group][segment.column]
-            if is_sealed(chunk) and (segment.row_group, segment.column) not in opened.locked:
+            if not is_sealed(chunk):
+                if self.digests is not None:
+                    yield self._digested_part(self.digests, segment, chunk)
+            elif (segment.row_group, segment.column) not in self._opened.locked:
                 room = min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)
                 yield ShownPart(segment.start, room, chunk, locate_pages(chunk))
+
+    def _digested_part(self, digests: ExpectedDigests, segment: Segment, chunk: Chunk) -> ShownPart:
+        # Not all the room up to the next part that is known: parts of locked columns may lie there, unseen.
+        length = digests.pages_bytes(segment.row_group, segment.column, segment.declared_bytes or 0)
+        if length > segment.room_bytes:
+            raise FormatError(f"{chunk.what} has pages that reach over other parts")
+        return ShownPart(segment.start, length, chunk)
+
+    def _expected_digests(self) -> ExpectedDigests | None:
+        entry = self._opened.digests_entry
+        if entry is None:
+            return None
+        in_plaintext = (each for each in self._segments if not is_sealed(self._row_groups[each.row_group][each.column]))
+        return ExpectedDigests(entry, in_plaintext, self._opened.row_groups.what, self._opened.name)
 
     def unreadable_parts(self) -> Iterator[ShownPart]:
         for chunk in self.chunks:

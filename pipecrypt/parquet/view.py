@@ -2,7 +2,8 @@
 
 A range is answered in four steps: find the parts that it touches, fetch their ciphertext, all at once, decrypt, put
 together. A chunk that is read whole is decrypted into the answer. A chunk of which a piece is read is decrypted whole
-too, once, and kept: finding a page takes a walk over the headers before it. The chunks read last are kept.
+too, once, and kept: finding a page takes a walk over the headers before it. The chunks read last are kept. A plaintext
+chunk whose digest the file stores is treated alike, because its digest is that of the whole: it is checked, not opened.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Final, NamedTuple, Self
 
 from pipecrypt.errors import AccessError, FormatError
 from pipecrypt.parquet.byte_entry import is_reserved
+from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
+from pipecrypt.parquet.layout import SegmentKind
 from pipecrypt.parquet.names import FileMetaData
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
+from pipecrypt.parquet.tampering import as_tampering
 
 __all__ = ["PlaintextView"]
 
@@ -51,11 +55,17 @@ class PlaintextView:
         aad_prefix: of a file that does not store it.
         missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
         kept: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
+        stored: the file's footer, where it was read before; the view changes it.
+        check: called with the footer before a key is asked for; what it raises passes through.
+        check_opened: told how the table is protected, before a byte is shown; what it raises passes through. With it,
+            the footer is taken for a signed one: pages that are malformed raise IntegrityErrors.
+        checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
         KeyNotFoundError: the key of an encrypted footer is missing.
-        IntegrityError: footer or metadata were not written with these keys.
+        IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
 
     def __init__(
@@ -66,9 +76,14 @@ class PlaintextView:
         aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
         kept: KeptChunks | None = None,
+        stored: StoredFooter | None = None,
+        check: FooterCheck | None = None,
+        check_opened: OpenedCheck | None = None,
+        checks_digests: bool = True,
     ) -> None:
         """Open the footer; columns whose key is missing stay closed until they are read."""
         self._source = source
+        self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
         self._opened: OpenedFile | None = None
         self._shown = Shown((), source.size_bytes, source.size_bytes)
@@ -77,14 +92,18 @@ class PlaintextView:
         weakref.finalize(self, self._kept.forget, self._owner)
         # One for each chunk that is read in part, so that none is decrypted twice at once.
         self._locks: dict[int, threading.Lock] = {}
-        stored = read_stored_footer(source)
+        stored = read_stored_footer(source, stored=stored, check=check)
         self._plain_schema = stored.metadata
         if stored.sealed is not None:
             opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
             self._wipe = weakref.finalize(self, opened.close)
             self._opened = opened
             try:
-                self._shown = lay_out(opened, stored.body_end, source.size_bytes, missing)
+                self._shown = lay_out(
+                    opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
+                )
+                if check_opened is not None:
+                    check_opened(opened.protection)
             except BaseException:
                 self.close()
                 raise
@@ -233,8 +252,8 @@ class PlaintextView:
         wanted = {(part.start, part.length) for part in (self._shown.parts[index] for index in missing)}
         for piece in pieces:
             part = self._part(piece)
-            if part is None and piece.start < self._shown.body_end:
-                wanted.add((piece.start, min(piece.end, self._shown.body_end) - piece.start))
+            if part is None and piece.start < self._shown.copied_end:
+                wanted.add((piece.start, min(piece.end, self._shown.copied_end) - piece.start))
             elif part is not None and part.chunk is not None and not self._is_in_part(piece):
                 wanted.add((part.start, part.length))
         ranges = sorted(wanted)
@@ -260,6 +279,9 @@ class PlaintextView:
         if len(pieces) == 1 and pieces[0].part in plain:  # no copy: kept plaintext never changes
             at = start - self._shown.parts[pieces[0].part or 0].start
             return plain[pieces[0].part or 0][at : at + length].toreadonly()
+        whole = self._part(pieces[0]) if len(pieces) == 1 else None
+        if whole is not None and whole.chunk is not None and whole.place is None:  # no copy here either
+            return self._checked(whole.chunk, fetched[whole.start]).toreadonly()
         out = memoryview(bytearray(length))
         for piece in pieces:
             part, room = self._part(piece), out[piece.start - start : piece.end - start]
@@ -275,23 +297,34 @@ class PlaintextView:
         return out.toreadonly()
 
     def _open(self, part: ShownPart, data: memoryview, out: memoryview) -> None:
-        """Decrypt a chunk into `out`, which is as long as its part."""
+        """Decrypt or check a chunk into `out`, which is as long as its part."""
         opened, chunk, place = self._opened, part.chunk, part.place
-        if opened is None or chunk is None or place is None:
-            raise AssertionError("only encrypted chunks are opened")
-        bounds = open_pages(
-            data,
-            place.declared_bytes,
-            place.num_values,
-            out=out,
-            cipher=opened.cipher(chunk),
-            aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
-            ctr=opened.ctr_pages,
-            what=chunk.what,
-        )
+        if opened is None or chunk is None:
+            raise AssertionError("only encrypted and digested chunks are opened")
+        if place is None:
+            out[:] = self._checked(chunk, data)
+            return
+        with as_tampering(is_signed=self._is_signed):
+            bounds = open_pages(
+                data,
+                place.declared_bytes,
+                place.num_values,
+                out=out,
+                cipher=opened.cipher(chunk),
+                aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
+                ctr=opened.ctr_pages,
+                what=chunk.what,
+            )
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
         out[end:] = bytes(len(out) - end)
+
+    def _checked(self, chunk: Chunk, data: memoryview) -> memoryview:
+        digests = self._shown.digests
+        if digests is None:
+            raise AssertionError("without digests, no plaintext chunk is a part")
+        digests.check((chunk.row_group, chunk.column, SegmentKind.PAGES), data)
+        return data
 
 
 def _again(error: AccessError) -> AccessError:

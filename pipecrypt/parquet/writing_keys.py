@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.chunks import Chunk
+from pipecrypt.parquet.columns import LeafColumn
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.report import SealedColumn
 from pipecrypt.secret import DataKey
 
 __all__ = ["KeyPlace", "WritingKeys"]
@@ -26,20 +28,22 @@ class WritingKeys:
         context: of the file; bound into commitments.
     """
 
-    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_policy", "made")
+    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_leaves", "_policy", "made")
 
     def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context) -> None:
         """Make no key yet."""
         self._policy = policy
         self._keys = keys
         self._context = context
+        self._leaves: Sequence[LeafColumn] = ()
         self._chosen: Sequence[str | None] = ()
         self._footer: _Made | None = None
         self._columns: dict[KeyPlace, _Made] = {}
         self.made = 0
 
-    def choose(self, references: Sequence[str | None]) -> None:
+    def choose(self, leaves: Sequence[LeafColumn], references: Sequence[str | None]) -> None:
         """Set the master key of each leaf column; None leaves it in plaintext."""
+        self._leaves = leaves
         self._chosen = references
 
     def is_sealed(self, column: int) -> bool:
@@ -47,9 +51,18 @@ class WritingKeys:
         return self._chosen[column] is not None
 
     @property
-    def sealed_columns(self) -> int:
-        """How many leaf columns are encrypted."""
-        return sum(reference is not None for reference in self._chosen)
+    def leave_plaintext(self) -> bool:
+        """Whether a leaf column stays in plaintext."""
+        return None in self._chosen
+
+    def sealed_columns(self) -> tuple[SealedColumn, ...]:
+        """Return the encrypted leaf columns, each with the master key that it is under."""
+        footer = self._policy.footer_key_reference()
+        return tuple(
+            SealedColumn(leaf.path, footer if self._policy.uniform else reference)
+            for leaf, reference in zip(self._leaves, self._chosen, strict=True)
+            if reference is not None
+        )
 
     @property
     def are_of_batches(self) -> bool:

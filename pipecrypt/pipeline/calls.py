@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from pipecrypt.dataset.checks import trust_options
+from pipecrypt.dataset.unchecked import warn_unchecked
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event, ignore
@@ -72,6 +75,11 @@ def decrypt(
     sink: Place,
     keys: Sequence[str],
     *,
+    trust: Sequence[str] | None = None,
+    threshold: int = 1,
+    verify: str = "read",
+    min_version: int = 1,
+    dataset_id: str | None = None,
     aad_prefix: bytes | None = None,
     source_options: Mapping[str, object] | None = None,
     sink_options: Mapping[str, object] | None = None,
@@ -82,10 +90,19 @@ def decrypt(
 ) -> Summary:
     """Decrypt files, and return the counts.
 
+    With keys to trust, the files must be those that were signed, none missing and none added, each as it was signed.
+
     Args:
         source: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
         sink: as for `encrypt`.
         keys: key references; only these are ever used, whatever the files say.
+        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
+            PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
+        threshold: how many different keys must have signed.
+        verify: "read": statement, list of files and footers are checked, and the data as it is decrypted. "full": also
+            the digest of every whole file, before it is decrypted. "off": none of it, and no warning.
+        min_version: lowest version of the dataset that is accepted.
+        dataset_id: of the dataset that is meant; default: whichever is there.
         aad_prefix: the AAD prefix of files that do not store it.
         source_options: storage options of the source, for fsspec.
         sink_options: storage options of the sink.
@@ -97,15 +114,20 @@ def decrypt(
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
+    asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     request = DecryptRequest(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
         aad_prefix=aad_prefix,
+        checks=asked.checks(os.environ),
         overwrite=overwrite,
         workers=workers,
     )
-    return run(request, credentials=_credentials(credentials), on_event=on_event)
+    summary = run(request, credentials=_credentials(credentials), on_event=on_event)
+    if request.checks.warns:
+        warn_unchecked()
+    return summary
 
 
 def listed_keys(keys: Sequence[str]) -> tuple[str, ...]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipecrypt.context import Context
-from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import FileInfo
-from pipecrypt.parquet.protocols import AppendSink
+from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.operation import ChunkEncryption, Task
@@ -22,7 +21,7 @@ def encrypt_chunks(  # what a task is carried out with
     task: Task,
     operation: ChunkEncryption,
     sink: AppendSink,
-    session: KeySession,
+    keys: DataKeys,
     on_bytes: Callable[[int], None],
 ) -> FileReport:
     """Write a source's bytes to `sink` as an encrypted Parquet file of chunks.
@@ -41,7 +40,7 @@ def encrypt_chunks(  # what a task is carried out with
                 stream,
                 sink,
                 operation.policy,
-                keys=session,
+                keys=keys,
                 context=context,
                 chunk_bytes=operation.chunk_bytes,
                 codec=codec,
@@ -53,7 +52,7 @@ def encrypt_chunks(  # what a task is carried out with
             source,
             sink,
             operation.policy,
-            keys=session,
+            keys=keys,
             context=context,
             info=FileInfo(file.location.name, file.mode, file.mtime_ns),
             chunk_bytes=operation.chunk_bytes,

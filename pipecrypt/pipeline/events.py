@@ -1,7 +1,8 @@
 """What a run tells while it works. Showing it is left to cli.
 
 Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. A run
-that fails ends with its exception instead.
+that fails ends with its exception instead. A verification tells FileChecked where a run tells FileDone, and ends with
+its report.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.pipeline.summary import Part, Summary
 
-__all__ = ["BytesDone", "Event", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
+__all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,24 @@ class FileDone:
 
     Args:
         parts: the record of each file published.
+        signable: what a signature will say about each; empty where nothing is signed.
     """
 
     parts: tuple[Part, ...]
+    signable: tuple[SignableFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileChecked:
+    """A file was compared with what was signed about it, or could not be.
+
+    Args:
+        path: below the dataset.
+        findings: how many there are about it.
+    """
+
+    path: str
+    findings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,7 @@ class RunFinished:
     summary: Summary
 
 
-Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | RunFinished
+Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | FileChecked | RunFinished
 
 
 def ignore(event: Event) -> None:

@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Ingestion, Task
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.summary import Part
@@ -28,8 +29,8 @@ from pipecrypt.storage.source_file import open_source_file
 __all__ = ["empty_output", "encrypt_rows", "ingest"]
 
 
-def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> tuple[Part, ...]:
-    """Carry out a task that reads rows, and return the record of each file that it published.
+def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> FileDone:
+    """Carry out a task that reads rows, and return the records of all files that it published.
 
     Args:
         task: what to do.
@@ -63,7 +64,8 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         written = output.finish()
         meter.take(max(task.source.size_bytes, file.bytes_read), None)
         output.publish()
-    return _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
+    parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
+    return FileDone(parts, tuple(noted for file in written for noted in file.signable))
 
 
 def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:

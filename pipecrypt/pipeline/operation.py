@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pipecrypt.dataset.requirements import VerifyMode
+from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.pipeline.reading import FileReading
 from pipecrypt.sources.options import EncodeOptions
@@ -69,9 +71,13 @@ class Decryption:
 
     Args:
         aad_prefix: the AAD prefix of a file that does not store it.
+        signed: what was signed about the file, verified by whoever planned; None where nothing is compared.
+        mode: how much of the file is compared.
     """
 
     aad_prefix: bytes | None
+    signed: SignedFile | None = None
+    mode: VerifyMode = VerifyMode.READ
 
 
 Operation: TypeAlias = Encryption | Ingestion | ChunkEncryption | Decryption

@@ -10,20 +10,25 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
+from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.errors import UsageError
+from pipecrypt.keys.session import KeySession
+from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.signable_output import SignableOutput
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.storage.sink import Publication, exists, open_sink
 
-__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "unnumbered"]
+__all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 
 _NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = {}
 _DIGITS: Final = 5
@@ -60,10 +65,12 @@ class WrittenFile:
     Args:
         path: its path below the sink.
         report: its counts.
+        signable: what a signature will say about it; empty where nothing is signed.
     """
 
     path: str
     report: FileReport
+    signable: tuple[SignableFile, ...]
 
 
 def numbered(path: str, index: int) -> str:
@@ -78,19 +85,39 @@ def unnumbered(path: str) -> str | None:
     return None if found is None else found["stem"] + (found["suffix"] or "")
 
 
+def sidecar_files(sink: Location, *, is_numbered: bool) -> list[Location]:
+    """Return where files will be that may have a statement beside them already.
+
+    Args:
+        sink: the one file.
+        is_numbered: whether it is rolled over, so that numbers are added to its name.
+    """
+    if not is_numbered:
+        return [sink]
+    files: list[Location] = []
+    for index in count():
+        file = sink.sibling(numbered(sink.name, index))
+        if files and not exists(file.sibling(signature_path(file.name))):
+            return files
+        files.append(file)
+    raise AssertionError("counting does not end")
+
+
 class _File:
     """One file: its publication and its encryption."""
 
-    def __init__(self, publication: Publication, path: str, encryption: FileEncryption) -> None:
+    def __init__(self, publication: Publication, path: str, spec: OutputSpec, session: KeySession) -> None:
         self.publication = publication
         self.path = path
-        self.encryption = encryption
+        self._output = SignableOutput(publication, session, spec.policy)
+        context = Context(spec.dataset_id, path)
+        self.encryption = FileEncryption(self._output.sink, spec.policy, keys=self._output.keys, context=context)
 
     def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
         with self.encryption:
-            written = WrittenFile(self.path, self.encryption.finish(key_values))
+            report = self.encryption.finish(key_values)
         self.publication.complete()
-        return written
+        return WrittenFile(self.path, report, self._output.note(self.path, report))
 
 
 class RollingOutput:
@@ -98,7 +125,7 @@ class RollingOutput:
 
     Args:
         spec: where and how.
-        keys: makes data keys.
+        session: makes data keys; it stays its owner's.
 
     Raises:
         SinkNotEmptyError: a file is there already, and may not be replaced.
@@ -106,12 +133,12 @@ class RollingOutput:
         UsageError: several files would go to standard output.
     """
 
-    def __init__(self, spec: OutputSpec, keys: DataKeys) -> None:
+    def __init__(self, spec: OutputSpec, session: KeySession) -> None:
         """Open the first file."""
         if spec.max_file_bytes is not None and spec.sink.is_standard_stream:
             raise UsageError("standard output cannot hold several files", hint="leave out the size of a file")
         self._spec = spec
-        self._keys = keys
+        self._session = session
         self._publications: list[Publication] = []
         self._written: list[WrittenFile] = []
         self._file: _File | None = self._begin(0)
@@ -173,8 +200,7 @@ class RollingOutput:
             sink, path = sink.sibling(numbered(sink.name, index)), numbered(path, index)
         publication = open_sink(sink, overwrite=spec.overwrite, token=spec.token)
         self._publications.append(publication)
-        context = Context(spec.dataset_id, path)
-        return _File(publication, path, FileEncryption(publication, spec.policy, keys=self._keys, context=context))
+        return _File(publication, path, spec, self._session)
 
     def _finish_full(self) -> WrittenFile | None:
         file, limit = self._file, self._spec.max_file_bytes

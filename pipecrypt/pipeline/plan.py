@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.guard import check_outside_datasets, check_unsigned_directory, check_unsigned_file
 from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.pipeline.comparison import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
-from pipecrypt.pipeline.output import unnumbered
+from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.sources.formats import (
@@ -21,12 +24,13 @@ from pipecrypt.sources.formats import (
     sniff_format,
 )
 from pipecrypt.storage.listing import SourceFile, list_sources
+from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
 from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending, all_parquet_and_hidden
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
-__all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "Plan", "make_plan", "planned_sources"]
+__all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "Plan", "make_plan", "planned_sources", "rolls_over"]
 
 # A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
 CHUNKS_SUFFIX: Final = ".chunks.parquet"
@@ -44,6 +48,8 @@ class Plan:
         key_references: all that the run may use.
         dataset_id: of the dataset that is written; None where files are decrypted.
         workers: processes that work at once; 1 for none but this one.
+        sink: where the outputs go.
+        is_single_file: whether `sink` names the one output itself, not the directory of all.
     """
 
     name: str
@@ -51,29 +57,50 @@ class Plan:
     key_references: tuple[str, ...]
     dataset_id: str | None
     workers: int
+    sink: Location
+    is_single_file: bool
 
     @property
     def source_bytes(self) -> int:
         """Size of all inputs."""
         return sum(task.source.size_bytes for task in self.tasks)
 
+    def in_dataset(self, dataset_id: str) -> Plan:
+        """Return the plan of writing the same files into a dataset that exists.
+
+        Args:
+            dataset_id: bound into keys and pages instead of the one that was planned.
+        """
+        tasks = tuple(replace(task, operation=_in_dataset(task.operation, dataset_id)) for task in self.tasks)
+        return replace(self, tasks=tasks, dataset_id=dataset_id)
+
 
 def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """List and pin the sources, and fix each one's output; nothing is made.
 
+    Where keys are trusted, the sources are those that were signed, and each task holds what its file is compared with.
+
     Raises:
+        NotTrustedError: nothing is signed there, or too few trusted keys signed it.
+        IntegrityError: the statement, or which files there are, is not as it was signed.
         SourceNotFoundError: there is no source.
         UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
+        ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
     """
     below = _files_below(request)
     check_disjoint(request.source, request.sink, below)
-    sources = list_sources(request.source, below)
+    sources, signed = find_sources(request, below)
     dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
-    tasks = _tasks(request, sources, dataset_id or "")
+    is_single_file = _is_single_file(request, sources)
+    tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
+    if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
+        tasks = compared(tasks, signed)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
+    if not request.sink.is_standard_stream:
+        _check_statements(request, tasks, is_single_file=is_single_file)
     if not request.overwrite and not sink_is_empty(request.sink):
         raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
     if isinstance(request, EncryptRequest):
@@ -83,7 +110,15 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     # What lives in this process's memory cannot be reached from another one.
     is_alone = request.source.is_in_this_process or request.sink.is_in_this_process
     workers = 1 if is_alone else min(request.workers, len(tasks))
-    return Plan(name=name, tasks=tasks, key_references=references, dataset_id=dataset_id, workers=workers)
+    return Plan(
+        name=name,
+        tasks=tasks,
+        key_references=references,
+        dataset_id=dataset_id,
+        workers=workers,
+        sink=request.sink,
+        is_single_file=is_single_file,
+    )
 
 
 def planned_sources(request: EncryptRequest) -> tuple[tuple[SourceFile, Operation], ...]:
@@ -107,10 +142,9 @@ def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:
     return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
 
 
-def _tasks(
-    request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile], dataset_id: str
-) -> tuple[Task, ...]:
-    sink, token = request.sink, new_token()
+def _is_single_file(request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile]) -> bool:
+    """Say whether the sink names the one output itself."""
+    sink = request.sink
     # A glob or a directory that happens to hold one file does not count: tomorrow it may hold two.
     is_one_file = len(sources) == 1 and sources[0].location == request.source
     is_named = is_one_file and not sink.names_directory and not is_directory(sink)
@@ -118,11 +152,26 @@ def _tasks(
         raise UsageError(f"{len(sources)} files cannot go to standard output", hint="name one file, or a directory")
     if request.source.is_standard_stream and not is_named:
         raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
+    return is_named
+
+
+def _tasks(
+    request: EncryptRequest | DecryptRequest,
+    sources: Sequence[SourceFile],
+    dataset_id: str,
+    *,
+    is_single_file: bool,
+) -> tuple[Task, ...]:
+    sink, token = request.sink, new_token()
     tasks = []
     for source in sources:
         operation = _operation(request, source, dataset_id)
-        path = sink.name if is_named and not sink.is_standard_stream else _output_path(operation, source.relative_path)
-        target = sink if is_named else sink.child(path)
+        path = (
+            sink.name
+            if is_single_file and not sink.is_standard_stream
+            else _output_path(operation, source.relative_path)
+        )
+        target = sink if is_single_file else sink.child(path)
         tasks.append(
             Task(source=source, sink=target, path=path, operation=operation, overwrite=request.overwrite, token=token)
         )
@@ -131,23 +180,44 @@ def _tasks(
 
 def _check_numbered(tasks: Sequence[Task]) -> None:
     """Refuse outputs that a file which is rolled over may come to replace."""
-    rolled = {task.path for task in tasks if _rolls_over(task.operation)}
+    rolled = {task.path for task in tasks if rolls_over(task.operation)}
     for task in tasks:
         original = unnumbered(task.path)
-        if original in rolled and not _rolls_over(task.operation):
+        if original in rolled and not rolls_over(task.operation):
             raise UsageError(
                 f"{task.sink.display} may be one of the files that {original} is rolled over to",
                 hint="name the source files apart, or give no size of files",
             )
 
 
-def _rolls_over(operation: Operation) -> bool:
+def _check_statements(request: EncryptRequest | DecryptRequest, tasks: Sequence[Task], *, is_single_file: bool) -> None:
+    """Refuse names that cannot be signed, and files that would make false what is signed already."""
+    check_outside_datasets(request.sink)
+    if isinstance(request, EncryptRequest) and request.policy.signing is not None:
+        for task in tasks:
+            check_signable_path(numbered(task.path, 0) if rolls_over(task.operation) else task.path)
+    elif is_single_file:
+        for file in sidecar_files(request.sink, is_numbered=rolls_over(tasks[0].operation)):
+            check_unsigned_file(file)
+    else:
+        paths = [numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks]
+        check_unsigned_directory(request.sink, paths, overwrite=request.overwrite)
+
+
+def rolls_over(operation: Operation) -> bool:
+    """Say whether a task may write several files, numbered."""
     return isinstance(operation, Ingestion) and operation.max_file_bytes is not None
+
+
+def _in_dataset(operation: Operation, dataset_id: str) -> Operation:
+    if isinstance(operation, Decryption):
+        raise AssertionError("what is decrypted is of no dataset")
+    return replace(operation, dataset_id=dataset_id)
 
 
 def _operation(request: EncryptRequest | DecryptRequest, source: SourceFile, dataset_id: str) -> Operation:
     if isinstance(request, DecryptRequest):
-        return Decryption(request.aad_prefix)
+        return Decryption(request.aad_prefix, mode=request.checks.mode)
     policy = request.policy
     if policy.is_chunks:
         return ChunkEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 
+from pipecrypt.dataset.signable import SigningOptions
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.pipeline.choice import choose
+from pipecrypt.pipeline.sign_options import DEFAULT_DIGEST, listed_signing_keys, make_signing_options
 from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["Mode", "Policy"]
@@ -46,10 +49,14 @@ class Policy:
         compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
             default) or `zstd`.
         chunk_bytes: size of a chunk.
+        sign: key reference of a signing key, or several; what is written then carries a signed statement.
+        digest: of the files in that statement: `sha256`, or `blake3`, which needs an extra.
+        valid_for: when that statement expires, counted from signing, in whole seconds; None for never.
 
     Raises:
         PolicyError: the policy contradicts itself.
         KeyReferenceError: a key reference is none, or has an unknown scheme.
+        MissingExtraError: the package for the digest is not installed.
     """
 
     columns: Mapping[str, str] | None = field(default=None, hash=False)
@@ -64,6 +71,9 @@ class Policy:
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    sign: str | Sequence[str] | None = field(default=None, hash=False)
+    digest: str = DEFAULT_DIGEST
+    valid_for: timedelta | None = None
 
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file, and keep a copy of the columns that nobody else changes."""
@@ -71,10 +81,11 @@ class Policy:
             hint = 'write columns={"email": "keystore://./keys.json#pii"}'
             raise PolicyError("the columns of a policy map each name to a key reference", hint=hint)
         object.__setattr__(self, "columns", dict(self.columns or {}))
+        object.__setattr__(self, "sign", listed_signing_keys(self.sign) or None)
         for pattern, reference in (self.columns or {}).items():
             _check_text(pattern, "a column's name")
             _check_text(reference, f"the key reference of column {pattern}")
-        for reference in self.engine_policy().key_references():
+        for reference in (*self.engine_policy().key_references(), *listed_signing_keys(self.sign)):
             check_key_reference(reference)
         if self.is_chunks:
             self._check_chunks()
@@ -85,6 +96,15 @@ class Policy:
     def is_chunks(self) -> bool:
         """Whether files are encrypted as they are, whatever they hold."""
         return _choose(Mode, self.mode, "mode") is Mode.CHUNKS
+
+    @property
+    def signing(self) -> SigningOptions | None:
+        """How what is written gets signed; None where it does not.
+
+        Raises:
+            PolicyError: as the policy itself.
+        """
+        return make_signing_options(listed_signing_keys(self.sign), self.digest, self.valid_for)
 
     def encode_options(self) -> EncodeOptions:
         """Return how row groups of sources that are not Parquet are written.
@@ -113,6 +133,7 @@ class Policy:
         Raises:
             PolicyError: the policy contradicts itself.
         """
+        signing = self.signing
         return EncryptionPolicy(
             rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
             default=self.default,
@@ -121,6 +142,7 @@ class Policy:
             footer_key=self.footer_key,
             uniform=self.uniform,
             bind_path=self.bind_path,
+            digest=None if signing is None else signing.digest,
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipecrypt.dataset.checks import NO_CHECKS, Checks
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.storage.location import Location
 
-__all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit"]
+__all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_signable_sink"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,8 @@ class EncryptRequest:
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
 
     Raises:
-        UsageError: `workers` or `max_file_bytes` is no such number, or standard output would be several files.
+        UsageError: `workers` or `max_file_bytes` is no such number, or standard output would be several files or
+            signed.
     """
 
     source: Location
@@ -42,6 +44,7 @@ class EncryptRequest:
         """Refuse numbers that mean nothing."""
         _check_workers(self.workers)
         check_file_limit(self.max_file_bytes, self.sink)
+        check_signable_sink(self.policy, self.sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class DecryptRequest:
         sink: as for encrypting.
         keys: key references; only these are ever used, whatever the files say.
         aad_prefix: the AAD prefix of files that do not store it.
+        checks: what must have been signed, and how much of each file is compared with it.
         overwrite: as for encrypting.
         workers: as for encrypting.
 
@@ -65,6 +69,7 @@ class DecryptRequest:
     sink: Location
     keys: tuple[str, ...]
     aad_prefix: bytes | None = None
+    checks: Checks = NO_CHECKS
     overwrite: bool = False
     workers: int = 1
 
@@ -89,6 +94,16 @@ def check_file_limit(max_file_bytes: object, sink: Location) -> None:
         raise UsageError(f"{max_file_bytes!r} is no size of a file", hint="give a number of bytes")
     if sink.is_standard_stream:
         raise UsageError("standard output cannot be several files", hint="give a file name, or no size of files")
+
+
+def check_signable_sink(policy: Policy, sink: Location) -> None:
+    """Check that what is written can be signed, where the policy asks for it.
+
+    Raises:
+        UsageError: it goes to standard output, which has no place for a statement.
+    """
+    if policy.signing is not None and sink.is_standard_stream:
+        raise UsageError("what goes to standard output cannot be signed", hint="give a file name, or leave out sign")
 
 
 def _check_workers(workers: object) -> None:

@@ -12,6 +12,7 @@ from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, R
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.signed_run import SignedRun, open_signed_run
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.pipeline.task import run_task
 from pipecrypt.pipeline.workers import run_in_workers
@@ -41,24 +42,33 @@ def run(
     with Interruption() as interruption:
         try:
             plan = make_plan(request)
-            on_event(RunStarted(len(plan.tasks), plan.source_bytes))
-            parts = _run_tasks(plan, credentials, on_event, interruption)
+            with open_signed_run(request, plan, credentials) as signed_run:
+                on_event(RunStarted(len(plan.tasks), plan.source_bytes))
+                parts = _run_tasks(signed_run, credentials, on_event, interruption)
+                signed = signed_run.publish()
         except KeyboardInterrupt:
             raise InterruptedRunError(f"the run was stopped by {interruption.reason}") from None
-    summary = Summary.of(plan.name, parts, time.perf_counter() - started)
+    summary = Summary.of(plan.name, parts, time.perf_counter() - started, signed=signed)
     on_event(RunFinished(summary))
     return summary
 
 
 def _run_tasks(
-    plan: Plan, credentials: Credentials, on_event: Callable[[Event], None], interruption: Interruption
+    signed_run: SignedRun, credentials: Credentials, on_event: Callable[[Event], None], interruption: Interruption
 ) -> list[Part]:
+    plan = signed_run.plan
+
+    def on_event_too(event: Event) -> None:
+        if isinstance(event, FileDone):
+            signed_run.add(event.signable)
+        on_event(event)
+
     # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. It calls no key service,
     # and what a person types is remembered for the workers.
     with KeySession(plan.key_references, credentials=credentials, dataset_id=plan.dataset_id) as session:
         if plan.workers == 1:
-            return _run_here(plan, session, on_event, interruption)
-    return run_in_workers(plan, credentials, on_event)
+            return _run_here(plan, session, on_event_too, interruption)
+    return run_in_workers(plan, credentials, on_event_too)
 
 
 def _run_here(
@@ -72,6 +82,6 @@ def _run_here(
     for task in plan.tasks:
         on_event(FileStarted(task.path))
         done = run_task(task, session, on_bytes)
-        parts += done
-        on_event(FileDone(done))
+        parts += done.parts
+        on_event(done)
     return parts

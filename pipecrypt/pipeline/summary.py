@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from pipecrypt.dataset.signable import SignedStatement
 from pipecrypt.parquet.report import FileReport
 
 __all__ = ["Part", "Summary"]
@@ -81,6 +82,7 @@ class Summary:
         megabytes_per_second: input over that time, in 1,000,000 bytes.
         parts: one for each file, in the order of their paths.
         bad_rows: rows of all inputs that did not fit and were left out.
+        signed: the statements that were published; none where nothing was signed.
     """
 
     operation: str
@@ -95,9 +97,12 @@ class Summary:
     megabytes_per_second: float
     parts: tuple[Part, ...]
     bad_rows: int = 0
+    signed: tuple[SignedStatement, ...] = ()
 
     @classmethod
-    def of(cls, operation: str, parts: Sequence[Part], seconds: float) -> Self:
+    def of(
+        cls, operation: str, parts: Sequence[Part], seconds: float, *, signed: tuple[SignedStatement, ...] = ()
+    ) -> Self:
         """Add up the parts of a run that took `seconds`."""
         source_bytes = sum(part.source_bytes for part in parts)
         return cls(
@@ -113,4 +118,5 @@ class Summary:
             megabytes_per_second=source_bytes / _MEGABYTE / seconds if seconds > 0 else 0.0,
             parts=tuple(parts),
             bad_rows=sum(part.bad_rows for part in parts),
+            signed=signed,
         )

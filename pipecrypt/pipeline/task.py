@@ -11,15 +11,20 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
+from pipecrypt.dataset.signable import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.chunk_task import encrypt_chunks
+from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
+from pipecrypt.pipeline.signable_output import SignableOutput
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.sink import Publication, open_sink
 from pipecrypt.storage.source import open_range_source
@@ -29,8 +34,8 @@ __all__ = ["OnBytes", "run_task"]
 OnBytes: TypeAlias = Callable[[int], None]
 
 
-def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, ...]:
-    """Carry out a task and return the record of each file that it published.
+def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
+    """Carry out a task and return the records of all files that it published.
 
     Args:
         task: what to do.
@@ -46,19 +51,20 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, 
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes)
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
-        if isinstance(task.operation, ChunkEncryption):
-            report = encrypt_chunks(task, task.operation, sink, session, progress)
+        if isinstance(task.operation, Decryption):
+            report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
         else:
-            with open_range_source(task.source) as source:
-                report = _transform(task, source, sink, session, progress)
+            output = SignableOutput(sink, session, task.operation.policy)
+            report = _encrypt(task, task.operation, output, progress)
+            signable = output.note(task.path, report)
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
-    return (Part.of(task.path, report, service_calls=calls, seconds=seconds),)
+    return FileDone((Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable)
 
 
-def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> tuple[Part, ...]:
+def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
     # Reading rows takes pyarrow, whose import takes longer than encrypting a small file. Parquet does without.
     from pipecrypt.pipeline.ingest import ingest  # noqa: PLC0415
 
@@ -77,21 +83,40 @@ class _Progress:
         self._on_bytes(count)
 
 
-def _transform(
-    task: Task, source: RangeSource, sink: Publication, session: KeySession, on_bytes: OnBytes
+def _encrypt(
+    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes
 ) -> FileReport:
-    operation = task.operation
-    if isinstance(operation, Encryption):
-        context = Context(operation.dataset_id, task.path)
-        return encrypt_file(source, sink, operation.policy, keys=session, context=context, on_bytes=on_bytes)
-    if isinstance(operation, Decryption):
-        keys = keys_of_file(task.source.location, session)
-        prefix, codec = operation.aad_prefix, LazyCodec()
+    if isinstance(operation, ChunkEncryption):
+        return encrypt_chunks(task, operation, output.sink, output.keys, on_bytes)
+    context = Context(operation.dataset_id, task.path)
+    with open_range_source(task.source) as source:
+        return encrypt_file(source, output.sink, operation.policy, keys=output.keys, context=context, on_bytes=on_bytes)
 
-        def restore(file: RestoredFile) -> None:
-            sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
 
-        return decrypt_file(
-            source, sink, keys=keys, aad_prefix=prefix, codec=codec, on_restored=restore, on_bytes=on_bytes
-        )
-    raise AssertionError(f"{type(operation).__name__} is carried out elsewhere")
+def _decrypt(
+    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes
+) -> FileReport:
+    signed, mode = operation.signed, operation.mode
+
+    def restore(file: RestoredFile) -> None:
+        sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+
+    def go_on() -> None:
+        on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
+
+    with open_range_source(task.source) as source:
+        if signed is not None:
+            check_file(signed, source, mode, on_piece=go_on)
+        with as_tampering(is_signed=signed is not None):
+            return decrypt_file(
+                source,
+                sink,
+                keys=keys_of_file(task.source.location, session),
+                aad_prefix=operation.aad_prefix,
+                codec=LazyCodec(),
+                check=None if signed is None else signed.check_footer,
+                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
+                checks_digests=mode is not VerifyMode.OFF,
+                on_restored=restore,
+                on_bytes=on_bytes,
+            )

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted
+from pipecrypt.pipeline.events import BytesDone, Event, FileStarted
 from pipecrypt.pipeline.operation import Task
 from pipecrypt.pipeline.task import run_task
 
@@ -118,8 +118,7 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
     progress = _Progress(connection, task.source.size_bytes)
     _send(connection, FileStarted(task.path))
-    parts = run_task(task, session, progress.on_bytes)
-    _send(connection, FileDone(parts))
+    _send(connection, run_task(task, session, progress.on_bytes))
 
 
 class _Progress:

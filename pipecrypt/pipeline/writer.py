@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.signable import SignedStatement
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
@@ -24,6 +24,7 @@ from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import check_file_limit
+from pipecrypt.pipeline.signed_output import SignedOutput
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
@@ -47,7 +48,8 @@ class ParquetWriter:
     Args:
         where: a path or any fsspec URL.
         schema: a `pyarrow.Schema`, of every batch.
-        policy: what is encrypted under which key; also says how many rows a row group has, and their compression.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression, and
+            whether a signed statement appears beside the file, after it.
         overwrite: replace a file of that name.
         storage_options: for fsspec.
         credentials: what opens the keys; default: the environment of this process.
@@ -141,10 +143,11 @@ class ParquetWriter:
         self._job.check_process()
         try:
             written = self._job.finish(self._key_values)
+            signed = self._job.sign(written)
         finally:
             self._abandon()
         part = self._job.part(written, time.perf_counter() - self._started)
-        self.summary = Summary.of("encrypt", (part,), part.seconds)
+        self.summary = Summary.of("encrypt", (part,), part.seconds, signed=signed)
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -184,13 +187,18 @@ class _Job:
         self.feed = Feed(schema)
         self._error: BaseException | None = None
         self._check(schema, policy)
-        dataset_id = new_dataset_id()
-        self._session = _session(policy, credentials, dataset_id)
+        given = _credentials(credentials)
+        self._signed = SignedOutput(policy, self._sink, given, overwrite=overwrite, is_numbered=False)
         try:
-            spec = _spec(self._sink, policy, dataset_id, overwrite=overwrite)
-            self._output = RollingOutput(spec, self._session)
+            self._session = _session(policy, given, self._signed.dataset_id)
+            try:
+                spec = _spec(self._sink, policy, self._signed.dataset_id, overwrite=overwrite)
+                self._output = RollingOutput(spec, self._session)
+            except BaseException:
+                self._session.close()
+                raise
         except BaseException:
-            self._session.close()
+            self._signed.close()
             raise
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._encrypt, name="pipecrypt-encrypt", daemon=True)
@@ -217,6 +225,9 @@ class _Job:
         (written,) = self._output.finish(key_values)
         self._output.publish()
         return written
+
+    def sign(self, written: WrittenFile) -> tuple[SignedStatement, ...]:
+        return self._signed.publish((written,))
 
     def reraise(self) -> None:
         if self._error is not None:
@@ -252,6 +263,7 @@ class _Job:
             self._output.discard()
         finally:
             self._session.close()
+            self._signed.close()
 
     def part(self, written: WrittenFile, seconds: float) -> Part:
         return Part.of(written.path, written.report, service_calls=self._session.service_calls, seconds=seconds)
@@ -274,7 +286,8 @@ def encrypt_batches(
         reader: a `pyarrow.RecordBatchReader` or `Table`, an iterable of record batches, or a frame of another library
             (`__arrow_c_stream__`).
         sink: the file; with `max_file_bytes`, numbers are added to its name.
-        policy: what is encrypted under which key; also says how many rows a row group has, and their compression.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression, and
+            whether a signed statement appears beside each file, once all files are there.
         schema: of every batch; needed where there may be none.
         max_file_bytes: begin another file once one is as large.
         overwrite: replace files of those names.
@@ -286,22 +299,27 @@ def encrypt_batches(
         PipecryptError: see `pipecrypt.errors`; nothing is published then, unless publishing failed after the first of
             several files.
     """
-    started, dataset_id, location = time.perf_counter(), new_dataset_id(), Location.of(sink, storage_options)
+    started, location, given = time.perf_counter(), Location.of(sink, storage_options), _credentials(credentials)
     check_file_limit(max_file_bytes, location)
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
-    spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
-    with _session(policy, credentials, dataset_id) as session:
-        with RollingOutput(spec, session) as output:
-            encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
-            written = output.finish()
-            output.publish()
-        calls, seconds = session.service_calls, time.perf_counter() - started
+    is_numbered = max_file_bytes is not None
+    with SignedOutput(policy, location, given, overwrite=overwrite, is_numbered=is_numbered) as signed_output:
+        dataset_id = signed_output.dataset_id
+        spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
+        with _session(policy, given, dataset_id) as session:
+            with RollingOutput(spec, session) as output:
+                encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
+                written = output.finish()
+                output.publish()
+            calls = session.service_calls
+        signed = signed_output.publish(written)
+    seconds = time.perf_counter() - started
     parts = [
         Part.of(each.path, each.report, service_calls=0 if index else calls, seconds=0.0 if index else seconds)
         for index, each in enumerate(written)
     ]
-    return Summary.of("encrypt", parts, seconds)
+    return Summary.of("encrypt", parts, seconds, signed=signed)
 
 
 def _checked_policy(policy: object) -> Policy:
@@ -314,10 +332,13 @@ def _checked_policy(policy: object) -> Policy:
     return policy
 
 
-def _session(policy: Policy, credentials: Credentials | None, dataset_id: str) -> KeySession:
+def _credentials(given: Credentials | None) -> Credentials:
+    return Credentials.from_environment() if given is None else given
+
+
+def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySession:
     references = policy.engine_policy().key_references()
-    given = Credentials.from_environment() if credentials is None else credentials
-    return KeySession(references, credentials=given, dataset_id=dataset_id)
+    return KeySession(references, credentials=credentials, dataset_id=dataset_id)
 
 
 def _spec(

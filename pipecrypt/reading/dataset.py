@@ -18,6 +18,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipecrypt.dataset.checks import trust_options
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.signed_file import Origin, SignedFile
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.chunk_view import ChunkView
@@ -44,11 +48,20 @@ class EncryptedDataset:
         location: what was opened.
         files: its files.
         fs: shows them in plaintext.
+        verified: where they come from; None where that was not checked.
     """
 
-    def __init__(self, location: Location, files: tuple[SourceFile, ...], fs: PipecryptFileSystem) -> None:
+    def __init__(
+        self,
+        location: Location,
+        files: tuple[SourceFile, ...],
+        fs: PipecryptFileSystem,
+        *,
+        verified: Origin | None = None,
+    ) -> None:
         """Open the first file, which gives the schema."""
         self._location = location
+        self._verified = verified
         self._files = files
         self._fs = fs
         self._paths = [_path(file) for file in files]
@@ -101,6 +114,14 @@ class EncryptedDataset:
     def files(self) -> tuple[str, ...]:
         """The files, in order, without user names and passwords."""
         return tuple(file.location.display for file in self._files)
+
+    @property
+    def verified(self) -> Origin | None:
+        """What was verified: dataset id, version, and the keys that signed; None where nothing was checked.
+
+        What is read is compared as it is read: an error tells.
+        """
+        return self._verified
 
     @cached_property
     def num_rows(self) -> int:
@@ -182,7 +203,8 @@ class EncryptedDataset:
         is_counted = len(self._files) == 1 or "num_rows" in self.__dict__
         rows = self.num_rows if is_counted else None
         view = self._fs.view(self._paths[0])
-        return describe(self._location.display, self.schema, view, files=len(self._files), rows=rows)
+        title, count = self._location.display, len(self._files)
+        return describe(title, self.schema, view, files=count, rows=rows, origin=self._verified)
 
     def _scanner(self, columns: Sequence[str] | None, rows: Filter, batch_rows: int) -> ds.Scanner:
         if isinstance(columns, str):
@@ -205,6 +227,10 @@ def open_dataset(
     *,
     keys: Sequence[str] | None = None,
     trust: Sequence[str] | None = None,
+    threshold: int = 1,
+    verify: str = "read",
+    min_version: int = 1,
+    dataset_id: str | None = None,
     on_missing_key: str = "error",
     aad_prefix: str | bytes | None = None,
     storage_options: Mapping[str, object] | None = None,
@@ -212,10 +238,18 @@ def open_dataset(
 ) -> EncryptedDataset:
     """Open encrypted Parquet files, and plaintext ones among them, as one table.
 
+    With keys to trust, the files are those that were signed, none missing and none added, each as it was signed.
+
     Args:
         url: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
         keys: key references; default: those in PIPECRYPT_KEYS. Only these are ever used, whatever the files say.
-        trust: public keys to check signatures against; refused, because this version has no signatures.
+        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
+            PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
+        threshold: how many different keys must have signed.
+        verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
+            the digest of every whole file, before its first byte is used. "off": none of it, and no warning.
+        min_version: lowest version of the dataset that is accepted.
+        dataset_id: of the dataset that is meant; default: whichever is there.
         on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
             read as null.
         aad_prefix: of files that do not store it.
@@ -225,24 +259,42 @@ def open_dataset(
     Raises:
         SourceNotFoundError: nothing is there.
         KeyNotFoundError: the key of an encrypted footer is missing.
-        UnsupportedError: `trust` is given.
+        NotTrustedError: nothing is signed there, or too few trusted keys signed it.
+        IntegrityError: something is not as it was signed; names the first thing.
         UsageError: an argument is malformed.
         PipecryptError: the first file cannot be opened; see `pipecrypt.errors`.
     """
     location = Location(os.fspath(url), storage_options or {})
-    files = list_sources(location)
+    asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    requirements = asked.checks(os.environ).requirements
+    files, signed, origin = _list(location, requirements)
     target = None if location.is_local else open_filesystem(files[0].location).fs
     fs = PipecryptFileSystem(
         fs=target,
         keys=keys,
         trust=trust,
+        threshold=threshold,
+        verify=verify,
+        min_version=min_version,
+        dataset_id=dataset_id,
         on_missing_key=on_missing_key,
         aad_prefix=aad_prefix,
         skip_instance_cache=True,
     )
-    if credentials is not None:
-        fs.use_credentials(credentials)
-    return EncryptedDataset(location, files, fs)
+    if credentials is not None or signed is not None:
+        fs.use(credentials=credentials, signed=signed)
+    return EncryptedDataset(location, files, fs, verified=origin)
+
+
+def _list(
+    location: Location, requirements: Requirements | None
+) -> tuple[tuple[SourceFile, ...], Mapping[str, SignedFile] | None, Origin | None]:
+    """Return the files, what was signed about each by its path, and where they come from."""
+    if requirements is None:
+        return list_sources(location), None, None
+    found = list_signed_sources(location, requirements)
+    signed = {_path(each.source): each.signed for each in found}
+    return tuple(each.source for each in found), signed, found[0].signed.origin
 
 
 def _expression(rows: Filter) -> ds.Expression | None:

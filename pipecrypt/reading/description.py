@@ -5,14 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
+from pipecrypt.dataset.signed_file import Origin
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading.view_file import FileView
 
 __all__ = ["Description", "describe"]
+
+_KEY_ID_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,9 @@ class Description:
         )
 
 
-def describe(title: str, schema: pa.Schema, view: FileView | None, *, files: int, rows: int | None) -> Description:
+def describe(
+    title: str, schema: pa.Schema, view: FileView | None, *, files: int, rows: int | None, origin: Origin | None = None
+) -> Description:
     """Return the description.
 
     Args:
@@ -68,9 +74,15 @@ def describe(title: str, schema: pa.Schema, view: FileView | None, *, files: int
         view: of the first file; None where that is not encrypted.
         files: how many there are.
         rows: how many there are; None where that is not known yet.
+        origin: what was verified; None where nothing was.
     """
     facts = [f"{files:,} file{'' if files == 1 else 's'}", "rows not counted" if rows is None else f"{rows:,} rows"]
-    facts.append(_authenticity(view, files))
+    if origin is not None:
+        signers = _joined(tuple(f"{key_id[:_KEY_ID_DIGITS]}..." for key_id in origin.key_ids))
+        facts.append(f"verified: version {origin.version} of dataset {origin.dataset_id}, signed by {signers}")
+        facts.append("each file is compared with what was signed when it is opened")
+    else:
+        facts.append(_authenticity(view, files))
     columns = tuple(_Column(field.name, str(field.type), _protection(field.name, view)) for field in schema)
     return Description(title, tuple(facts), columns)
 

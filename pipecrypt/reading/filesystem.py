@@ -9,7 +9,7 @@ The size of a view is that of the encrypted file unless keys are missing, so lis
 
 from __future__ import annotations
 
-import os
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, NoReturn
@@ -17,9 +17,12 @@ from typing import Any, ClassVar, Final, NoReturn
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
+from pipecrypt.dataset.checks import trust_options
+from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.reading.options import check_names, check_trust, view_options
+from pipecrypt.reading.options import check_names, view_options
+from pipecrypt.reading.statements import ShownAs
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
@@ -27,29 +30,37 @@ from pipecrypt.storage.filesystem import fingerprint_of, size_of
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
+_GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
 class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Shows the plaintext of encrypted Parquet files; read-only.
 
-    Key references are all that it holds and pickles; passphrases and key files come from the environment of the
-    process that reads. Each instance opens one key session, when the first file is opened, and wipes it when it is
-    closed or collected. fsspec keeps instances: `PipecryptFileSystem.clear_instance_cache()` lets them go.
+    Key references and public keys are all that it holds and pickles; passphrases and key files come from the
+    environment of the process that reads. Each instance opens one key session, when the first file is opened, and wipes
+    it when it is closed or collected. fsspec keeps instances; `PipecryptFileSystem.clear_instance_cache()` drops them.
 
     Args:
         target_protocol: the other file system; default: local files.
         target_options: its storage options.
         fs: the other file system itself, instead of both.
         keys: key references; default: those in PIPECRYPT_KEYS, separated by white space. Only these are ever used.
-        trust: public keys to check signatures against; refused, because this version has no signatures.
+        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
+            PIPECRYPT_TRUST, separated by white space. With any, files are shown only as they were signed.
+        threshold: how many different keys must have signed.
+        verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
+            the digest of every whole file, before its first byte is shown. "off": none of it, and no warning.
+        min_version: lowest version of a dataset that is accepted.
+        dataset_id: of the dataset that is meant; default: whichever is there.
         on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
             read as null.
         aad_prefix: of files that do not store it: bytes, text, or `hex:` and hex digits.
         options: whatever fsspec adds.
 
     Raises:
-        UnsupportedError: `trust`, or PIPECRYPT_TRUST, is given.
-        UsageError: an option is malformed.
+        UsageError: an option is malformed, or what is trusted holds no public key.
+        KeyReferenceError: a trusted key's reference is malformed, or has an unknown scheme.
+        AccessError: a trusted key's reference names no key.
     """
 
     protocol: ClassVar[str] = _PROTOCOL
@@ -63,6 +74,10 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         *,
         keys: Sequence[str] | None = None,
         trust: Sequence[str] | None = None,
+        threshold: int = 1,
+        verify: str = "read",
+        min_version: int = 1,
+        dataset_id: str | None = None,
         on_missing_key: str = "error",
         aad_prefix: str | bytes | None = None,
         **options: Any,
@@ -70,19 +85,30 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Open the other file system; no key yet."""
         super().__init__(**options)
         check_names(options)
-        check_trust(trust, os.environ)
-        self._view_options = view_options(keys, on_missing_key, aad_prefix)
+        asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+        self._view_options = view_options(keys, on_missing_key, aad_prefix, asked)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
-        self._views = Views(self._view_options)
+        self._views = Views(self.fs, self._view_options)
         self._finalizer = weakref.finalize(self, self._views.close)
         # Paths are spelled as the other file system spells them, which its class alone does not know.
         self._strip_protocol = self._strip
 
-    def use_credentials(self, credentials: Credentials) -> None:
-        """Open keys with these credentials, not with the environment's. They are not pickled with the file system."""
+    def use(self, *, credentials: Credentials | None = None, signed: Mapping[str, SignedFile] | None = None) -> None:
+        """Open keys with these credentials, and show these files only. Neither is pickled with the file system.
+
+        Args:
+            credentials: instead of the environment's.
+            signed: what was signed about each file, by path; None: looked for as files are opened.
+        """
         self._views.close()
-        self._views = Views(self._view_options, credentials)
+        self._views = Views(self.fs, self._view_options, credentials, pinned=signed)
         self._finalizer = weakref.finalize(self, self._views.close)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what is trusted here: another process may have no PIPECRYPT_TRUST, and none of the PEM files."""
+        make, (kind, arguments, options) = super().__reduce__()
+        pems = self._views.trusted_pems()
+        return make, (kind, arguments, options if pems is None else {**options, "trust": list(pems)})
 
     def close(self, *, for_good: bool = False) -> None:
         """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice.
@@ -114,18 +140,37 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         return info
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        """List a directory, without opening files."""
-        found = self.fs.ls(self._strip(path), detail=detail, **options)
+        """List a directory, without opening files. With keys to trust, nothing that was signed may be missing in it."""
+        place = self._strip(path)
+        found = self.fs.ls(place, detail=detail, **options)
+        depth = len(place.rstrip("/")) + 1
+        self._check_listing(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
         return [self._listed(info) for info in found] if detail else list(found)
 
     def find(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        """List all files below a path, without opening them."""
-        found = self.fs.find(self._strip(path), maxdepth=maxdepth, **options)
+        """List all files below a path, without opening them; otherwise as `ls`."""
+        place = self._strip(path)
+        found = self.fs.find(place, maxdepth=maxdepth, **options)
+        slashes = place.rstrip("/").count("/") + (maxdepth or 0)
+        if options.get("prefix"):  # some stores list what begins so, and whoever asks for it does not read a dataset
+            return self._all_listed(found)
+        self._check_listing(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
         return self._all_listed(found)
 
     def glob(self, path: str, **options: Any) -> Any:
-        """List what matches a glob, without opening files."""
-        return self._all_listed(self.fs.glob(self._strip(path), **options))
+        """List what matches a glob, without opening files; otherwise as `ls`."""
+        pattern = self._strip(path)
+        found = self.fs.glob(pattern, **options)
+        matches = re.compile(fsspec.utils.glob_translate(pattern)).match
+        directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+        self._check_listing(directory, found, lambda file: file if matches(file) else None)
+        return self._all_listed(found)
+
+    def _check_listing(self, directory: str, found: Any, shown_as: ShownAs) -> None:
+        statements = self._views.statements()
+        if statements is not None:
+            names = {str(each["name"] if isinstance(each, Mapping) else each) for each in found}
+            statements.check_listing(directory.rstrip("/"), names, shown_as)
 
     def exists(self, path: str, **options: Any) -> bool:
         """Say whether there is such a path."""

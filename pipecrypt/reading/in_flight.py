@@ -48,10 +48,14 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
         credentials: what opens the keys; default: the environment of this process.
 
     Raises:
+        UsageError: the policy signs, or encrypts files in chunks.
         PipecryptError: see `pipecrypt.errors`.
     """
     if not isinstance(policy, Policy) or policy.is_chunks:
         raise UsageError("the policy is no pipecrypt.Policy for columns", hint="write Policy(default=KEYREF)")
+    if policy.signing is not None:
+        hint = "sign files or datasets; or use a policy without sign for batches"
+        raise UsageError("the bytes of a batch carry no signature", hint=hint)
     engine_policy, sink = policy.engine_policy(), _Sink()
     session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.errors import UnsupportedError, UsageError
+from pipecrypt.dataset.checks import TrustOptions
+from pipecrypt.errors import UsageError
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.pipeline.calls import listed_keys
 
-__all__ = [
-    "KEYS_VARIABLE",
-    "TRUST_VARIABLE",
-    "ViewOptions",
-    "check_names",
-    "check_trust",
-    "key_references",
-    "view_options",
-]
+__all__ = ["KEYS_VARIABLE", "ViewOptions", "check_names", "key_references", "view_options"]
 
 KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
-TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
 _HEX: Final = "hex:"
 
 
@@ -37,20 +29,25 @@ class ViewOptions:
         keys: key references; None: those of the environment.
         missing: what is shown of columns whose key is missing.
         aad_prefix: of files that do not store it.
+        trust: what is checked of signatures.
     """
 
     keys: tuple[str, ...] | None
     missing: MissingKeys
     aad_prefix: bytes | None
+    trust: TrustOptions = field(default_factory=TrustOptions)
 
 
-def view_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None) -> ViewOptions:
+def view_options(
+    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: TrustOptions
+) -> ViewOptions:
     """Check what a caller gave.
 
     Args:
         keys: key references, or None for those of the environment.
         on_missing_key: "error" or "null".
         aad_prefix: bytes; or text, or `hex:` and hex digits.
+        trust: what is checked of signatures.
 
     Raises:
         UsageError: an option is none of that.
@@ -61,7 +58,7 @@ def view_options(keys: Sequence[str] | None, on_missing_key: str, aad_prefix: st
         raise UsageError(
             f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
         ) from None
-    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix))
+    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix), trust)
 
 
 def _prefix(given: str | bytes | None) -> bytes | None:
@@ -92,18 +89,14 @@ def check_names(others: Collection[str]) -> None:
             raise UsageError(f"the file system has no option {name!r}", hint=f"did you mean {near[0]!r}?")
 
 
-_NAMES: Final = ("keys", "trust", "on_missing_key", "aad_prefix")
+_NAMES: Final = (
+    "keys",
+    "trust",
+    "threshold",
+    "verify",
+    "min_version",
+    "dataset_id",
+    "on_missing_key",
+    "aad_prefix",
+)
 _OF_FSSPEC: Final = frozenset({"fo", "fs", "key", "token", "kwargs"})
-
-
-def check_trust(trust: Sequence[str] | None, environ: Mapping[str, str]) -> None:
-    """Refuse public keys to trust: nobody may believe that something was checked.
-
-    Raises:
-        UnsupportedError: some are given, by the caller or in the environment.
-    """
-    if trust or (trust is None and environ.get(TRUST_VARIABLE, "").split()):
-        raise UnsupportedError(
-            "this version has no signatures, so there is nothing to check public keys against",
-            hint=f"leave trust out, and unset {TRUST_VARIABLE}",
-        )

@@ -10,6 +10,11 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipecrypt.dataset.checks import NO_CHECKS, Checks
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
+from pipecrypt.dataset.signed_sources import find_signed
+from pipecrypt.dataset.unchecked import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
@@ -33,7 +38,7 @@ class Rows:
     Attributes:
         column_names: of the top-level columns that are read.
         locked_columns: dotted paths of columns whose key is missing and that were not asked for.
-        unchecked: what was not authenticated although keys were given, as a sentence; None where all was.
+        unchecked: what was not authenticated, each as a sentence.
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class Rows:
         locked: tuple[str, ...],
         limit: int | None,
         *,
-        unchecked: str | None,
+        unchecked: tuple[str, ...],
     ) -> None:
         """Keep the open file."""
         self._file = file
@@ -126,6 +131,7 @@ def read_rows(
     columns: Sequence[str] | None = None,
     limit: int | None = None,
     aad_prefix: bytes | None = None,
+    checks: Checks = NO_CHECKS,
     credentials: Credentials | None = None,
 ) -> Rows:
     """Open one file for reading rows; the caller closes it with a `with` block.
@@ -136,6 +142,7 @@ def read_rows(
         columns: exact names, nested paths, roots or globs; None: all that the keys open.
         limit: at most so many rows.
         aad_prefix: of a file that does not store it.
+        checks: what must have been signed, and how much of the file is compared with it.
         credentials: default: from the environment.
 
     Raises:
@@ -143,14 +150,23 @@ def read_rows(
         ColumnNotFoundError: there is no such column.
         UsageError: the file holds no table.
         FormatError: no Parquet file, truncated or malformed.
+        NotTrustedError: the file is not signed, or too few trusted keys signed it.
         IntegrityError: the file was tampered with.
     """
     with ExitStack() as stack:
-        found = find_file(location)
+        found, required = find_file(location), checks.requirements
+        signed = None if required is None else find_signed(found.location, required)
         source = stack.enter_context(open_range_source(found))
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        file_keys = keys_of_file(found.location, session)
-        view = stack.enter_context(PlaintextView(source, keys=file_keys, aad_prefix=aad_prefix))
+        view = PlaintextView(
+            source,
+            keys=keys_of_file(found.location, session),
+            aad_prefix=aad_prefix,
+            stored=None if signed is None else check_file(signed, source, checks.mode),
+            check_opened=None if signed is None else check_when_opened(signed, source, checks.mode),
+            checks_digests=checks.mode is not VerifyMode.OFF,
+        )
+        stack.enter_context(view)
         if view.holds_chunks:
             raise UsageError(
                 f"{view.name} holds the bytes of another file, no table",
@@ -158,20 +174,23 @@ def read_rows(
             )
         file = stack.enter_context(_open_file(view))
         chosen, locked = _choose(view, columns)
-        rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view) if keys else None)
+        rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view, checks, has_keys=bool(keys)))
         rows.keep(stack.pop_all())
         return rows
 
 
-def _unchecked(view: PlaintextView) -> str | None:
-    if not view.is_encrypted:
-        return f"{view.name} is not encrypted: nothing shows whether it was changed or exchanged"
-    if not view.is_authenticated:
-        return (
+def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:
+    if checks.requirements is not None:
+        return ()
+    found = [UNCHECKED] if view.is_encrypted and checks.warns else []
+    if has_keys and not view.is_encrypted:
+        found.append(f"{view.name} is not encrypted: nothing shows whether it was changed or exchanged")
+    elif has_keys and not view.is_authenticated:
+        found.append(
             f"the footer of {view.name} was not checked, for want of its key: "
             "columns in plaintext may have been changed or put in the place of encrypted ones"
         )
-    return None
+    return tuple(found)
 
 
 def _open_file(view: PlaintextView) -> pq.ParquetFile:

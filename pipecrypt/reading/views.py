@@ -1,27 +1,35 @@
 """Keep the views of files that were opened last, under one key session. Naming and listing files: filesystem.
 
-What kind of view a file gets is decided in `_choose_view`, and nowhere else.
+What kind of view a file gets is decided in `_choose_view`, and nowhere else. Where keys are trusted, no file gets one,
+or is shown as it is stored, before it was compared with what was signed.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecrypt.errors import StorageError, UsageError
+from pipecrypt.dataset.checks import Checks
+from pipecrypt.dataset.file_check import check_file, check_when_opened
+from pipecrypt.dataset.requirements import VerifyMode
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.unchecked import warn_unchecked
+from pipecrypt.errors import IntegrityError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.footer import is_parquet
+from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.file_keys import keys_of_object
 from pipecrypt.reading.options import ViewOptions, key_references
+from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.storage.problems import map_errors
 
@@ -50,27 +58,82 @@ class StoredFile:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """What files are opened with.
+
+    Args:
+        references: of the keys.
+        session: opens the keys.
+        checks: what is checked.
+        statements: say what was signed; None where nothing is compared.
+    """
+
+    references: tuple[str, ...]
+    session: KeySession
+    checks: Checks
+    statements: Statements | None
+
+    @property
+    def generation(self) -> int:
+        """Changes when a statement was replaced."""
+        return 0 if self.statements is None else self.statements.generation
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file that was opened.
+
+    Args:
+        fingerprint: of the file.
+        generation: of the statements that it was compared with.
+        view: None where the file is shown as it is stored.
+    """
+
+    fingerprint: str
+    generation: int
+    view: FileView | None
+
+
 class Views:
     """The views of one file system. Safe to use from several threads; closing it wipes all keys.
 
     Args:
+        fs: the fsspec file system that stores the files.
         options: how files are shown.
         credentials: what opens the keys; None: the environment, when the first key is needed.
+        pinned: what was signed about files that were listed before, by path; None: looked for as files are opened.
+
+    Raises:
+        UsageError: what is trusted holds no public key, or the options contradict each other.
+        KeyReferenceError: a trusted key's reference is malformed, or has an unknown scheme.
+        AccessError: a trusted key's reference names no key.
     """
 
-    def __init__(self, options: ViewOptions, credentials: Credentials | None = None) -> None:
-        """Open no key yet."""
+    def __init__(
+        self,
+        fs: Any,
+        options: ViewOptions,
+        credentials: Credentials | None = None,
+        *,
+        pinned: Mapping[str, SignedFile] | None = None,
+    ) -> None:
+        """Read what is trusted; open no key yet."""
+        self._fs = fs
         self._options = options
         self._credentials = credentials
+        self._pinned = pinned
+        self._asked = options.trust.completed(os.environ)
+        self._checks = self._asked.checks(os.environ)
+        self._statements = self._new_statements()
         # Taken in this order. The last two may be taken again: a file system that is collected closes its views on
         # whatever thread is at work, perhaps in here.
         self._opening = tuple(threading.Lock() for _ in range(_OPENING_LOCKS))
         self._session_lock = threading.RLock()  # of the session
         self._lock = threading.RLock()  # of the views and their users
         self._is_closed = False
-        self._session: KeySession | None = None
-        self._references: tuple[str, ...] = ()
-        self._views: OrderedDict[str, tuple[str, FileView | None]] = OrderedDict()
+        self._current: _Current | None = None
+        self._views: OrderedDict[str, _Known] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._kept = KeptChunks(_KEPT_BYTES)
 
@@ -84,24 +147,27 @@ class Views:
             StorageError: the storage failed.
         """
         with self._opening[hash(file.path) % _OPENING_LOCKS]:  # of two threads that want one new file, one opens it
-            session = self._current_session()
+            current = self._open_current()
             known = self.known(file)
             if known is None:
                 source = _FileRanges(file)
-                keys = keys_of_object(file.fs, file.path, session)
-                known = (_choose_view(source, keys, self._options, self._kept),)
+                generation = current.generation
+                known = (self._open(file, source, current),)
                 source.forget_ends()
-                self._keep(file, known[0], session)
+                self._keep(file.path, _Known(file.fingerprint, generation, known[0]), current)
+        if known[0] is not None and current.checks.warns:
+            warn_unchecked()
         return known[0]
 
     def known(self, file: StoredFile) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
-            fingerprint, view = self._views.get(file.path, (None, None))
-            if fingerprint != file.fingerprint:
+            known = self._views.get(file.path)
+            generation = 0 if self._current is None else self._current.generation
+            if known is None or (known.fingerprint, known.generation) != (file.fingerprint, generation):
                 return None
             self._views.move_to_end(file.path)
-            return (view,)
+            return (known.view,)
 
     def use(self, view: FileView) -> None:
         """Say that a file object reads the view from now on."""
@@ -126,34 +192,79 @@ class Views:
         """
         with self._session_lock, self._lock:
             self._is_closed = self._is_closed or for_good
-            for _, view in self._views.values():
-                if view is not None:
-                    view.close()
+            for known in self._views.values():
+                if known.view is not None:
+                    known.view.close()
             self._views.clear()
-            if self._session is not None:
-                self._session.close()
-                self._session = None
+            if self._current is not None:
+                self._current.session.close()
+                self._current = None
+            self._statements = self._new_statements()
 
-    def _current_session(self) -> KeySession:
+    def statements(self) -> Statements | None:
+        """Return what says what was signed; None where nothing is compared. No key is opened for it."""
+        with self._session_lock:
+            self._read_trust()
+            return self._statements
+
+    def trusted_pems(self) -> tuple[str, ...] | None:
+        """Return the public keys that are trusted now, as PEM; None where nothing is compared."""
+        with self._session_lock:
+            self._read_trust()
+            requirements = self._checks.requirements
+            return None if requirements is None else requirements.trust.pems
+
+    def _open_current(self) -> _Current:
         credentials = self._credentials or Credentials.from_environment()
         references = key_references(self._options, credentials.environ)
         with self._session_lock:
             if self._is_closed:
                 raise _closed()
-            if self._session is None or references != self._references:
+            self._read_trust()
+            current = self._current
+            if current is None or current.references != references or current.statements is not self._statements:
                 self.close()
-                self._session = KeySession(references, credentials=credentials)
-                self._references = references
-            return self._session
+                session = KeySession(references, credentials=credentials)
+                self._current = current = _Current(references, session, self._checks, self._statements)
+            return current
 
-    def _keep(self, file: StoredFile, view: FileView | None, session: KeySession) -> None:
+    def _read_trust(self) -> None:
+        # Pinned files stay with what they were listed under.
+        asked = self._asked if self._pinned is not None else self._options.trust.completed(os.environ)
+        if asked != self._asked:
+            self._checks = asked.checks(os.environ)
+            self._asked = asked
+            self._statements = self._new_statements()
+
+    def _new_statements(self) -> Statements | None:
+        if self._pinned is not None:
+            return PinnedStatements(self._pinned)
+        requirements = self._checks.requirements
+        return None if requirements is None else FoundStatements(self._fs, requirements)
+
+    def _open(self, file: StoredFile, source: _FileRanges, current: _Current) -> FileView | None:
+        keys, mode = keys_of_object(file.fs, file.path, current.session), current.checks.mode
+        if current.statements is None:
+            return _choose_view(source, keys, self._options, self._kept, None, mode=mode)
+        signed = current.statements.find(file.path)
+        if signed is None:
+            return None
+        try:
+            return _choose_view(source, keys, self._options, self._kept, signed, mode=mode)
+        except IntegrityError:
+            newer = current.statements.find_again(file.path, signed)
+            if newer is None:
+                raise
+        return _choose_view(source, keys, self._options, self._kept, newer, mode=mode)
+
+    def _keep(self, path: str, known: _Known, current: _Current) -> None:
         with self._session_lock, self._lock:
-            if self._session is not session:  # closed while the view was opened, so nobody else would close the view
-                if view is not None:
-                    view.close()
+            if self._current is not current:  # closed while the view was opened, so nobody else would close the view
+                if known.view is not None:
+                    known.view.close()
                 raise _closed()
-            self._views[file.path] = (file.fingerprint, view)
-            self._views.move_to_end(file.path)
+            self._views[path] = known
+            self._views.move_to_end(path)
             while len(self._views) > _KEPT_VIEWS:
                 # Not closed: somebody may read it. Its keys are wiped when nobody does any more.
                 self._views.popitem(last=False)
@@ -163,14 +274,38 @@ def _closed() -> UsageError:
     return UsageError("this dataset was closed, and its keys were wiped", hint="read it inside of its with block")
 
 
-def _choose_view(source: RangeSource, keys: DataKeys, options: ViewOptions, kept: KeptChunks) -> FileView | None:
+def _choose_view(
+    source: RangeSource,
+    keys: DataKeys,
+    options: ViewOptions,
+    kept: KeptChunks,
+    signed: SignedFile | None,
+    *,
+    mode: VerifyMode,
+) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
-    if not is_parquet(source):
+    if signed is not None:
+        stored = check_file(signed, source, mode)
+    elif is_parquet(source):
+        stored = read_stored_footer(source)
+    else:
         return None
-    chunks = find_chunk_view(source, keys=keys, aad_prefix=options.aad_prefix, codec=LazyCodec())
+    prefix, is_signed = options.aad_prefix, signed is not None
+    chunks = find_chunk_view(
+        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
+    )
     if chunks is not None:
         return chunks
-    view = PlaintextView(source, keys=keys, aad_prefix=options.aad_prefix, missing=options.missing, kept=kept)
+    view = PlaintextView(
+        source,
+        keys=keys,
+        aad_prefix=prefix,
+        missing=options.missing,
+        kept=kept,
+        stored=stored,
+        check_opened=None if signed is None else check_when_opened(signed, source, mode),
+        checks_digests=mode is not VerifyMode.OFF,
+    )
     return view if view.is_encrypted else None
 
 

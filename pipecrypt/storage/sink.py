@@ -12,7 +12,7 @@ from pipecrypt.storage.publication import Publication, is_temporary, new_token
 from pipecrypt.storage.remote_sink import RemotePublication
 from pipecrypt.storage.standard_streams import StandardOutput
 
-__all__ = ["Publication", "is_directory", "new_token", "open_sink", "remove_leftovers", "sink_is_empty"]
+__all__ = ["Publication", "exists", "is_directory", "new_token", "open_sink", "remove_leftovers", "sink_is_empty"]
 
 
 def open_sink(location: Location, *, overwrite: bool, token: str | None = None) -> Publication:
@@ -55,6 +55,20 @@ def is_directory(location: Location) -> bool:
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
         return (look_up(remote) or {}).get("type") == "directory"
+
+
+def exists(location: Location) -> bool:
+    """Say whether a file or a directory is at `location`.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if location.is_standard_stream:
+        return False
+    with map_errors(f"cannot read {location.display}"):
+        if location.is_local:
+            return os.path.lexists(location.local_path)
+        return look_up(open_filesystem(location)) is not None
 
 
 def sink_is_empty(location: Location) -> bool:

@@ -131,7 +131,11 @@ def test_cat_without_keys_shows_what_is_readable_and_says_so(run: Run, sealed: s
 
     assert answer.code == 0
     assert answer.out.splitlines()[0] == "id"
-    assert answer.err == "note: left out, for want of a key: email, address.city, address.zip\n"
+    assert answer.err.splitlines() == [
+        "note: authenticity was not checked: no public key to trust was given",
+        "note: left out, for want of a key: email, address.city, address.zip",
+    ]
+    assert len(run("cat", sealed, "--verify", "off").err.splitlines()) == 1
 
 
 def test_cat_of_a_column_without_its_key(run: Run, sealed: str) -> None:
@@ -329,9 +333,9 @@ def test_a_wrong_configuration_names_the_place(run: Run, people: Path, keyref: s
     assert answer.code == 2
     assert "email" in answer.err
 
-    Path("c.yaml").write_text(_CONFIG + "sign: keystore://./keys.json#signing\n")
+    Path("c.yaml").write_text(_CONFIG + "signed: keystore://./keys.json#signing\n")
     answer = run("run", "c.yaml")
-    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: c.yaml:6:1: unknown key 'sign'")
+    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: c.yaml:6:1: unknown key 'signed'")
 
     Path("c.yaml").write_text(_CONFIG.replace("columns: [{", "uniform: true\n  columns: [{"))
     answer = run("run", "c.yaml")
@@ -355,7 +359,8 @@ def test_cat_says_what_was_not_checked(run: Run, people: Path, keyref: str) -> N
     policy = pc.Policy(columns={"email": keyref, "id": "keystore://./keys.json#other"})
     pc.encrypt(str(people), "sealed.parquet", policy)
     notes = {each: run("cat", "sealed.parquet", "--key", each).err for each in (keyref, "keystore://./keys.json#other")}
-    assert sorted("was not checked" in text for text in notes.values()) == [False, True]
+    assert sorted("the footer of" in text for text in notes.values()) == [False, True]
+    assert all("authenticity was not checked" in text for text in notes.values())
 
 
 def test_cat_takes_one_file(run: Run, people: Path) -> None:

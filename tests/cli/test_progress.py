@@ -17,7 +17,7 @@ import pytest
 
 from pipecrypt.cli.progress import show_progress
 from pipecrypt.cli.render import OUTPUT
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunStarted
+from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
 from pipecrypt.pipeline.summary import Part
 
 _PART = Part(
@@ -78,6 +78,21 @@ def test_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert 5 <= len(progress) <= 11
     assert progress[-1]["bytes_done"] > progress[0]["bytes_done"]
     assert set(progress[0]) >= {"megabytes_per_second", "seconds_left", "files", "files_done", "bytes"}
+
+
+def test_a_verification_counts_the_files_it_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [RunStarted(2, 10), FileStarted("a"), BytesDone(5), FileChecked("a", 1)]
+    with show_progress(iter(range(0, 100, 10)).__next__) as on_event:
+        for event in events:
+            on_event(event)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("50 %, 1 of 2 files, ")
+
+    monkeypatch.setattr(OUTPUT, "as_json", True)
+    with show_progress(_Clock()) as on_event:
+        on_event(events[-1])
+    assert json.loads(capsys.readouterr().err) == {"event": "file_checked", "path": "a", "findings": 1}
 
 
 def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,20 @@ def test_numbers_and_booleans_may_come_from_variables(tmp_path: Path) -> None:
     [
         ("columns", "colums", "4:3", "unknown key 'colums' in encrypt", "'columns'"),
         ("keys:", "run: {worker: 2}\nkeys:", "6:7", "unknown key 'worker' in run", "'workers'"),
-        ("keys:", "sign: keystore://./k.json#s\nkeys:", "6:1", "unknown key 'sign'", "valid here: source, sink"),
+        ("keys:", "signed: x\nkeys:", "6:1", "unknown key 'signed'", "'sign'"),
+        ("keys:", "others: x\nkeys:", "6:1", "unknown key 'others'", "valid here: source, sink"),
+        ("keys:", "sign: pi\nkeys:", "6:7", "no key 'pi' under `keys`", "'pii'"),
+        ("keys:", "sign: [pii, pi]\nkeys:", "6:13", "no key 'pi' under `keys`", "'pii'"),
+        ("keys:", "sign: {keys: [pii, pi]}\nkeys:", "6:20", "no key 'pi' under `keys`", "'pii'"),
+        ("keys:", "sign: keystor://./k.json#s\nkeys:", "6:7", "unknown scheme 'keystor'", "keystore"),
+        ("keys:", "sign: {keys: pii, valid_for: 30}\nkeys:", "6:30", "sign.valid_for must be text", "schema"),
+        ("keys:", "sign: {keys: pii, valid_for: 30m}\nkeys:", "6:30", "'30m' is no time", "30d"),
+        ("keys:", "sign: {keys: pii, digest: md5}\nkeys:", "6:27", "cannot be 'md5'", "sha256"),
+        ("keys:", "sign: {key: pii, keys: pii}\nkeys:", "6:8", "unknown key 'key' in sign", "valid here"),
+        ("keys:", "sign: {digest: sha256}\nkeys:", "6:7", "sign has no 'keys'", "add `keys:`"),
+        ("keys:", "sign: 3\nkeys:", "6:7", "sign must be a key, a list of keys, or a mapping", "schema"),
+        ("keys:", "sign: []\nkeys:", "6:7", "sign must be filled in", "schema"),
+        ("keys:", "sign: [a, 1]\nkeys:", "6:11", "sign[1] must be text", "schema"),
         ("key: pii", "key: pi", "5:23", "no key 'pi'", "'pii'"),
         ("key: pii", "key: keystore://./k.json#pii", "5:23", "not a name under `keys`", "name"),
         ("match: x", "match: 5", "5:15", "text or a list of text", "schema"),
@@ -112,3 +125,25 @@ def test_values_never_stand_in_messages(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         load_config(tmp_path / name, {})
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"),
+    [
+        ("pii", ("keystore://./k.json#pii",)),
+        ("pkcs11_name", None),
+        ("keystore://./k.json#s", ("keystore://./k.json#s",)),
+        ("[pii, 'pem:///k.pem']", ("keystore://./k.json#pii", "pem:///k.pem")),
+        ("{keys: pii}", ("keystore://./k.json#pii",)),
+    ],
+)
+def test_signing_keys_are_names_or_references(tmp_path: Path, sign: str, expected: tuple[str, ...] | None) -> None:
+    if expected is None:
+        with pytest.raises(ConfigError):
+            _load(tmp_path, f"{_GOOD}sign: {sign}\n")
+    else:
+        assert _load(tmp_path, f"{_GOOD}sign: {sign}\n").signing_keys() == expected
+
+
+def test_nothing_is_signed_by_default(tmp_path: Path) -> None:
+    assert _load(tmp_path, _GOOD).signing_keys() == ()

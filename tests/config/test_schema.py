@@ -88,7 +88,13 @@ def test_the_schema_accepts_our_configurations(path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"sign": "x"},
+        {"signed": "x"},
+        {"sign": ""},
+        {"sign": []},
+        {"sign": 3},
+        {"sign": {"digest": "sha256"}},
+        {"sign": {"keys": "a", "digest": "md5"}},
+        {"sign": {"keys": ["a"], "valid_for": 30}},
         {"run": {"workers": "many"}},
         {"run": {"workers": 0}},
         {"keys": {}},
@@ -104,3 +110,13 @@ def test_the_schema_refuses_what_loading_refuses(change: dict[str, Any]) -> None
 
     assert _accepts(schema, good, schema)
     assert not _accepts(schema, good | change, schema)
+
+
+@pytest.mark.parametrize(
+    "sign", ["a", ["a", "b"], {"keys": "a"}, {"keys": ["a"], "digest": "blake3", "valid_for": "30d"}]
+)
+def test_the_schema_takes_every_form_of_sign(sign: object) -> None:
+    schema = config_schema()
+    good = {"source": {"url": "a"}, "sink": {"url": "b"}, "encrypt": {"default": "a"}, "keys": {"a": "keystore://k#a"}}
+
+    assert _accepts(schema, good | {"sign": sign}, schema)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.digest import DigestAlgorithm, digest
+from pipecrypt.errors import FormatError, IntegrityError, StorageError
 from pipecrypt.parquet.body import Body
-from tests.parquet.world import MemorySink, MemorySource
+from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.encrypt import encrypt_file
+from tests.parquet.world import MemorySink, MemorySource, RandomKeys, only, parquet_bytes, sample_table
 
 
 class _CopyingSink(MemorySink):
@@ -92,3 +96,106 @@ def test_an_error_of_the_walk_is_not_hidden_by_copies_that_wait(tmp_path: Path) 
         fail_between_copies()
     assert not sink.data
     assert "pipecrypt-write" not in " ".join(thread.name for thread in threading.enumerate())
+
+
+class _Digests:
+    """Takes digests, and notes on which threads; may refuse one."""
+
+    def __init__(self, refused: int = -1) -> None:
+        self.algorithm = DigestAlgorithm.SHA256
+        self.taken: list[tuple[tuple[int, int, int], str]] = []
+        self.threads: set[str] = set()
+        self._refused = refused
+
+    def put(self, place: tuple[int, int, int], hex_digest: str) -> None:
+        self.threads.add(threading.current_thread().name)
+        if place[0] == self._refused:
+            raise IntegrityError("another digest")
+        self.taken.append((place, hex_digest))
+
+
+class _FillingSource(MemorySource):
+    def read_into(self, start: int, out: memoryview) -> None:
+        out[:] = super().read_range(start, len(out))
+
+
+def _mixed(body: Body, data: bytes, count: int) -> list[tuple[tuple[int, int, int], str]]:
+    """Append digested and other bytes of many lengths in turn; return the digests that are due."""
+    due = []
+    for number in range(count):
+        length = (0, 1, 5000, 300_000, 5 << 20)[number % 5]
+        body.write(os.urandom(number * 100))
+        body.begin_digest()
+        body.copy(number, length)
+        body.write(b"behind it")
+        body.end_digest((number, 0, 0))
+        due.append(((number, 0, 0), digest(data[number : number + length] + b"behind it")))
+        body.commit(len(body.reserve(10)))
+    return due
+
+
+@pytest.mark.parametrize("source_type", [_FillingSource, MemorySource])
+def test_what_is_marked_is_digested_in_one_piece(source_type: type[MemorySource]) -> None:
+    data, digests, sink = os.urandom(6 << 20), _Digests(), MemorySink()
+    with Body(sink, lambda _: None, digests) as body:
+        body.open_input(source_type(data))
+        body.read_ahead((number, number + (6 << 20) - 40) for number in range(1))
+        due = _mixed(body, data, 40)
+        body.settle()
+        assert digests.taken == due
+    assert len(sink.data) == body.position
+    assert all(name.startswith("pipecrypt-write") for name in digests.threads)
+
+
+def test_what_is_digested_is_not_copied_by_the_system(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "x").write_bytes(data)
+    for digests, copies in ((_Digests(), 0), (None, 1)):
+        sink = _CopyingSink()
+        with Body(sink, lambda _: None, digests) as body:
+            body.open_input(_FileSource(tmp_path / "x"))
+            assert body.copies_files == (digests is None)
+            body.begin_digest()
+            body.copy(0, len(data))
+            body.end_digest((0, 0, 0))
+        assert bytes(sink.data) == data
+        assert len(sink.copied) == copies
+    assert digests is None
+
+
+def test_nothing_follows_a_digest_that_is_another() -> None:
+    data, digests, sink = os.urandom(6 << 20), _Digests(refused=4), MemorySink()
+
+    def append() -> None:
+        with Body(sink, lambda _: None, digests) as body:
+            body.open_input(MemorySource(data))
+            _mixed(body, data, 40)
+
+    with pytest.raises(IntegrityError):
+        append()
+    assert len(digests.taken) == 4
+    assert len(sink.data) < 7 << 20
+
+
+class _FileSink(MemorySink):
+    copied = 0
+
+    def copy_range(self, descriptor: int, start: int, length: int) -> None:
+        self.copied += length
+        self.data += os.pread(descriptor, length, start)
+
+
+def test_files_with_digests_are_seen_whole_on_both_ways(tmp_path: Path) -> None:
+    original, keys = parquet_bytes(sample_table(3000), row_group_size=1000), RandomKeys()
+    for digest_algorithm in (None, DigestAlgorithm.SHA256):
+        sealed, opened = _FileSink(), _FileSink()
+        for name, content in (("plain", original), ("sealed", None)):
+            (tmp_path / name).write_bytes(content if content is not None else bytes(sealed.data))
+            source = _FileSource(tmp_path / name)
+            if name == "plain":
+                policy, context = only("email", digest=digest_algorithm), Context(new_dataset_id(), "x")
+                encrypt_file(source, sealed, policy, keys=keys, context=context)
+            else:
+                decrypt_file(source, opened, keys=keys)
+        assert bytes(opened.data) == original
+        assert (sealed.copied > 0, opened.copied > 0) == (digest_algorithm is None,) * 2

@@ -80,7 +80,7 @@ def refuse(data: bytes, keys: RandomKeys) -> None:
 
 
 def body_end(data: bytes) -> int:
-    return read_sealed_footer(MemorySource(data))[1]
+    return read_sealed_footer(MemorySource(data))[1].body_end
 
 
 def pages(size: int) -> list[tuple[int, int]]:
@@ -94,7 +94,8 @@ def pages(size: int) -> list[tuple[int, int]]:
 
 def row_group_starts(data: bytes, keys: RandomKeys) -> list[int]:
     """Return where row groups begin, and where the last one ends."""
-    sealed, end = read_sealed_footer(MemorySource(data))
+    sealed, stored = read_sealed_footer(MemorySource(data))
+    end = stored.body_end
     with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
         return [*(locate_pages(chunks[0]).start for chunks in opened.open_all()), end]
 
@@ -109,6 +110,22 @@ def test_every_truncation(compressed: bool, size: int) -> None:
     data, _ = seal(some_text(size), keys, codec=ZSTD if compressed else None)
     for length in range(len(data)):
         refuse(data[:length], keys)
+
+
+@pytest.mark.parametrize(
+    ("size", "compressed"), [(0, False), (0, True), (1, False), (1, True), (700, False), (700, True), (CHUNK + 1, True)]
+)
+def test_every_changed_byte(size: int, compressed: bool) -> None:
+    keys = RandomKeys()
+    data, _ = seal(some_text(size), keys, codec=ZSTD if compressed else None)
+    changed = bytearray(data)
+    for place in range(len(data)):
+        changed[place] ^= 1 << place % 8
+        for read in READERS:
+            with pytest.raises(PipecryptError):
+                read(bytes(changed), keys)
+        changed[place] ^= 1 << place % 8
+    assert restore(bytes(changed), keys) == show(bytes(changed), keys) == some_text(size)
 
 
 def test_every_truncation_of_the_body() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, PipecryptError, PolicyError
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
@@ -26,6 +27,7 @@ from tests.parquet.world import (
 )
 
 PLANTED = b"PLANTED-SECRET"
+_DIGESTED = only("email", digest=DigestAlgorithm.SHA256)
 
 
 def test_every_batch_and_column_has_its_own_key() -> None:
@@ -140,7 +142,7 @@ def test_hostile_files_end_in_our_errors(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(original) - 1))
         original[place] ^= data.draw(st.integers(1, 255))
     keys = RandomKeys()
-    policy = data.draw(st.sampled_from([all_columns(), all_columns(FooterMode.ENCRYPTED), only("email")]))
+    policy = data.draw(st.sampled_from([all_columns(), all_columns(FooterMode.ENCRYPTED), only("email"), _DIGESTED]))
     try:
         encrypted = encrypt(bytes(original), policy, keys)
     except PipecryptError:
@@ -188,7 +190,8 @@ def test_any_table_comes_back(data: st.DataObject) -> None:
     )
     policy = all_columns(data.draw(st.sampled_from(FooterMode)), data.draw(st.sampled_from(KeyScope)))
     if data.draw(st.booleans()):
-        policy = only(names[0], footer=policy.footer)
+        digest = data.draw(st.sampled_from([None, *DigestAlgorithm]))
+        policy = only(names[0], footer=policy.footer, digest=digest)
     keys = RandomKeys()
     encrypted = encrypt(original, policy, keys)
     assert decrypt(encrypted, keys) == original

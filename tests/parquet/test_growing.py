@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.inspect import inspect_file
@@ -75,9 +76,14 @@ def test_the_whole_is_the_concatenation(footer: FooterMode, data_keys: KeyScope,
     assert shown.equals(file.read())
 
 
-def test_columns_left_in_plaintext_are_read_by_anybody() -> None:
-    table = sample_table(900)
-    encrypted, _ = grow(slices(table, 200, write_page_index=True), only("email"), RandomKeys())
+@pytest.mark.parametrize("digest", [None, *DigestAlgorithm])
+def test_columns_left_in_plaintext_are_read_by_anybody(digest: DigestAlgorithm | None) -> None:
+    table, keys = sample_table(900), RandomKeys()
+    encrypted, _ = grow(slices(table, 200, write_page_index=True), only("email", digest=digest), keys)
+    plain = pq.read_table(io.BytesIO(decrypt(encrypted, keys)))
+    assert plain.equals(table.cast(plain.schema))
+    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+        assert pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes)))).equals(plain)
     assert pq.read_table(io.BytesIO(encrypted), columns=["id", "tags"]).equals(table.select(["id", "tags"]))
 
 

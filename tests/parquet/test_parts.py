@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
@@ -44,9 +45,12 @@ def duckdb_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.mark.parametrize("footer", FooterMode)
 @pytest.mark.parametrize("pattern", ["name", "id", "*"])
-def test_bloom_filters_survive(duckdb_file: bytes, footer: FooterMode, pattern: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("digest", [None, DigestAlgorithm.SHA256])
+def test_bloom_filters_survive(
+    duckdb_file: bytes, footer: FooterMode, pattern: str, digest: DigestAlgorithm | None, tmp_path: Path
+) -> None:
     keys = RandomKeys()
-    encrypted = encrypt(duckdb_file, only(pattern, footer=footer), keys)
+    encrypted = encrypt(duckdb_file, only(pattern, footer=footer, digest=digest), keys)
     assert decrypt(encrypted, keys) == duckdb_file
     assert (b"PLANTED" in encrypted) == (pattern == "id")
     if pattern == "name" and footer is FooterMode.PLAINTEXT:
@@ -167,7 +171,8 @@ def test_row_groups_that_are_closed_and_opened_again(
         "write_page_checksum": True,
     }
     original = parquet_bytes(sample_table(1000), **options)
-    for policy in (all_columns(footer, scope), only("email", footer=footer)):
+    digested = only("email", footer=footer, digest=DigestAlgorithm.SHA256)
+    for policy in (all_columns(footer, scope), only("email", footer=footer), digested):
         keys = RandomKeys()
         kept_open = encrypt(original, policy, keys)
         monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", 0)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, IntegrityError, KeyNotFoundError, LimitError, UsageError
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
@@ -80,6 +81,7 @@ def test_every_file_comes_back(name: str) -> None:
         for policy in (
             all_columns(footer, scope),
             only(middle_column(original), footer=footer),
+            only(middle_column(original), footer=footer, digest=DigestAlgorithm.SHA256),
             EncryptionPolicy(default="master", footer=footer, uniform=True),
             EncryptionPolicy(default="master", footer=footer, bind_path=False),
         ):

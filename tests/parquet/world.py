@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
@@ -105,13 +106,24 @@ def all_columns(footer: FooterMode = FooterMode.PLAINTEXT, data_keys: KeyScope =
     return EncryptionPolicy(default="master", footer=footer, data_keys=data_keys)
 
 
-def only(*patterns: str, footer: FooterMode = FooterMode.PLAINTEXT, key: str = "master") -> EncryptionPolicy:
-    return EncryptionPolicy(rules=tuple(ColumnRule(pattern, key) for pattern in patterns), footer=footer)
+def only(
+    *patterns: str,
+    footer: FooterMode = FooterMode.PLAINTEXT,
+    key: str = "master",
+    digest: DigestAlgorithm | None = None,
+) -> EncryptionPolicy:
+    return EncryptionPolicy(rules=tuple(ColumnRule(pattern, key) for pattern in patterns), footer=footer, digest=digest)
 
 
 def parquet_bytes(table: pa.Table, **options: object) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, **options)
+    return out.getvalue()
+
+
+def no_row_groups(schema: pa.Schema) -> bytes:
+    out = io.BytesIO()
+    pq.ParquetWriter(out, schema).close()
     return out.getvalue()
 
 

@@ -23,7 +23,6 @@ from pipecrypt.errors import (
     IntegrityError,
     MissingExtraError,
     SourceNotFoundError,
-    UnsupportedError,
     UsageError,
 )
 from pipecrypt.parquet import view as view_module
@@ -223,8 +222,6 @@ def test_misuse(tmp_path: Path, keys: Keys, table: pa.Table, monkeypatch: pytest
     path = write(tmp_path / "a.parquet", table, keys.policy())
     with pytest.raises(SourceNotFoundError):
         pc.open(tmp_path / "none.parquet", keys=[keys.open])
-    with pytest.raises(UnsupportedError):
-        pc.open(path, keys=[keys.open], trust=["x.pub"])
     with pytest.raises(UsageError):
         pc.open(path, keys=[keys.open], on_missing_key="zero")
     with pc.open(path, keys=[keys.open]) as opened:

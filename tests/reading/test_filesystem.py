@@ -199,8 +199,8 @@ def test_closing_while_a_file_is_opened_wipes_its_keys_too(
     fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
     made, choose = [], views_module._choose_view
 
-    def close_meanwhile(*arguments: object) -> object:
-        made.append(choose(*arguments))  # type: ignore[arg-type]
+    def close_meanwhile(*arguments: object, **named: object) -> object:
+        made.append(choose(*arguments, **named))  # type: ignore[arg-type]
         fs.close(for_good=for_good)
         return made[-1]
 
@@ -231,14 +231,6 @@ def test_key_material_beside_a_file_is_bounded(
         beside.write_bytes(content)
         with pytest.raises(FormatError, match="_KEY_MATERIAL_FOR_a"):
             PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True).open(path)
-
-
-def test_trust_is_refused_while_there_are_no_signatures(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnsupportedError, match="no signatures"):
-        PipecryptFileSystem(trust=["keystore:///k.pub"], skip_instance_cache=True)
-    monkeypatch.setenv("PIPECRYPT_TRUST", "keystore:///k.pub")
-    with pytest.raises(UnsupportedError, match="no signatures"):
-        PipecryptFileSystem(skip_instance_cache=True)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +355,7 @@ def test_credentials_can_be_given_and_are_not_pickled(
     fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
     with pytest.raises(AccessError):
         fs.open(path)
-    fs.use_credentials(CREDENTIALS)
+    fs.use(credentials=CREDENTIALS)
     assert fs.open(path).read(4) == b"PAR1"
     assert CREDENTIALS.environ["PIPECRYPT_PASSPHRASE"].encode() not in pickle.dumps(fs)
 

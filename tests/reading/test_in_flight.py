@@ -180,3 +180,9 @@ assert status == 0 and kek() == first
     environ = {**os.environ, **CREDENTIALS.environ}
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=environ, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_bytes_of_a_batch_are_not_signed(keys: Keys) -> None:
+    policy = pc.Policy(default=keys.open, sign="pem:///signing.pem")
+    with pytest.raises(UsageError):
+        pc.encrypt_bytes(pa.table({"a": [1]}), policy, credentials=CREDENTIALS)

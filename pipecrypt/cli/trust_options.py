@@ -1,0 +1,45 @@
+"""The options that say whom to trust and how much to check. What they mean is left to dataset/checks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipecrypt.dataset.verify_mode import VerifyMode
+
+if TYPE_CHECKING:
+    from pipecrypt.dataset.checks import Checks
+
+__all__ = ["MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="PUBKEY",
+        help="Public key whose signature counts: a PEM file or a key reference; may be given several times. "
+        "Default: those in PIPECRYPT_TRUST.",
+    ),
+]
+Threshold = Annotated[int, typer.Option(min=1, help="How many different trusted keys must have signed.")]
+Verify = Annotated[
+    VerifyMode,
+    typer.Option(help="Check statement, footers and what is read; or every whole file first; or nothing."),
+]
+MinVersion = Annotated[int, typer.Option(min=1, help="Lowest version of the dataset that is accepted.")]
+
+
+def read_checks(trust: list[str] | None, *, threshold: int, verify: VerifyMode, min_version: int) -> Checks:
+    """Read the trusted keys, those of the environment where no option names one.
+
+    Raises:
+        UsageError: one is no public key, or something is demanded of signatures and no key is trusted.
+        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
+        AccessError: a key reference names no key.
+    """
+    from pipecrypt.dataset.checks import trust_options
+
+    asked = trust_options(trust or None, threshold=threshold, verify=verify.value, min_version=min_version)
+    return asked.checks(os.environ)

@@ -1,0 +1,80 @@
+"""The command verify. What it checks is left to pipeline and dataset, its report as text to verdicts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.render import show, show_refusal
+from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
+from pipecrypt.errors import IntegrityError, UsageError
+
+__all__ = ["verify"]
+
+
+def verify(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="Dataset, a directory or file in one, or a file beside its statement."),
+    ],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust",
+            metavar="PUBKEY",
+            help="Public key that may have signed: a PEM file or a key reference; default: PIPECRYPT_TRUST.",
+        ),
+    ] = None,
+    threshold: Annotated[int, typer.Option(min=1, help="How many of the trusted keys must have signed.")] = 1,
+    decrypt: Annotated[bool, typer.Option("--decrypt", help="Open every encrypted page too, with --key.")] = False,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--files", metavar="GLOB", help="Only files that match, relative to PATH; may be repeated."),
+    ] = None,
+    min_version: Annotated[int, typer.Option(min=1, help="Lowest version that is accepted.")] = 1,
+    dataset_id: Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Accept an older version than was seen here before, and remember it.")
+    ] = False,
+    no_remember: Annotated[
+        bool, typer.Option("--no-remember", help="Neither compare with the version seen before nor remember this one.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, four if remote."),
+    ] = None,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+) -> int:
+    """Check that a dataset is what was signed, without any key."""
+    from pipecrypt.cli.progress import show_progress
+    from pipecrypt.pipeline.verifying import verify as verify_dataset
+
+    if decrypt != bool(key):
+        raise UsageError("--decrypt and --key go together", hint="give both, or none to check without keys")
+    try:
+        with show_progress() as on_event:
+            report = verify_dataset(
+                path,
+                trust or None,
+                threshold=threshold,
+                keys=key,
+                files=files,
+                min_version=min_version,
+                dataset_id=dataset_id,
+                remember=not no_remember,
+                forget=forget,
+                workers=workers,
+                credentials=credentials() if decrypt else None,
+                on_event=on_event,
+            )
+    except IntegrityError as error:
+        refusal = refusal_of(error, path)
+        return show_refusal(refusal_document(refusal), lambda: finding_lines(refusal), error)
+    show(report_document(report), lambda: report_lines(report))
+    return 0

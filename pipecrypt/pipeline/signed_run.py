@@ -1,0 +1,102 @@
+"""What signing adds to a run: before the first file, that it can be signed; after the last, the signature.
+
+Statements and what stands in their way are left to dataset, files to task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from pipecrypt.dataset.promises import check_columns, check_frame
+from pipecrypt.dataset.signable import SignableFile, SignedStatement
+from pipecrypt.dataset.signers import OpenSigners
+from pipecrypt.dataset.signing import DatasetSigning, FileSigning, Signing
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.pipeline.operation import Decryption, Task
+from pipecrypt.pipeline.output import sidecar_files, unnumbered
+from pipecrypt.pipeline.plan import Plan, rolls_over
+from pipecrypt.pipeline.preview import source_columns
+from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+
+__all__ = ["SignedRun", "open_signed_run"]
+
+
+class SignedRun:
+    """A run and how its files are signed; for a run that signs nothing, just the run.
+
+    Attributes:
+        plan: what the run does, bound to the dataset that it continues.
+
+    Args:
+        plan: what the run does.
+        signing: how its files are signed; None where they are not.
+    """
+
+    def __init__(self, plan: Plan, signing: Signing | None) -> None:
+        """Bind the plan."""
+        self._signing = signing
+        dataset_id = None if signing is None else signing.dataset_id
+        self.plan = plan if dataset_id is None else plan.in_dataset(dataset_id)
+
+    def add(self, files: Sequence[SignableFile]) -> None:
+        """Note files that were published."""
+        if self._signing is not None:
+            self._signing.add(files)
+
+    def publish(self) -> tuple[SignedStatement, ...]:
+        """Sign all files, once every one of them is published, and publish the statements."""
+        if self._signing is None or self.plan.dataset_id is None:
+            return ()
+        return self._signing.publish(self.plan.dataset_id)
+
+
+@contextmanager
+def open_signed_run(
+    request: EncryptRequest | DecryptRequest, plan: Plan, credentials: Credentials
+) -> Iterator[SignedRun]:
+    """Open the signing keys, and look at what the sink holds; the keys are wiped when the block ends.
+
+    Raises:
+        AccessError: a signing key is missing, or the credentials do not open it.
+        NotTrustedError: other keys signed what the sink holds.
+        ConflictError: signing would leave out, or promise too much of, what the sink holds.
+        PipecryptError: see `pipecrypt.errors`; nothing was written.
+    """
+    options = request.policy.signing if isinstance(request, EncryptRequest) else None
+    if options is None:
+        yield SignedRun(plan, None)
+        return
+    with OpenSigners(options, credentials) as signers:
+        if plan.is_single_file:
+            files = sidecar_files(plan.sink, is_numbered=any(rolls_over(task.operation) for task in plan.tasks))
+            yield SignedRun(plan, FileSigning(files, signers, overwrite=request.overwrite))
+            return
+        signing = DatasetSigning(plan.sink, signers, replaces=_replaces(plan.tasks))
+        if signing.staying_promise is not None:
+            _check_promise(plan.tasks, signing.staying_promise)
+        yield SignedRun(plan, signing)
+
+
+def _replaces(tasks: Sequence[Task]) -> Callable[[str], bool]:
+    paths = {task.path for task in tasks if not rolls_over(task.operation)}
+    rolled = {task.path for task in tasks if rolls_over(task.operation)}
+    return lambda path: path in paths or unnumbered(path) in rolled
+
+
+def _check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
+    """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
+
+    Raises:
+        ConflictError: there is such a file or column.
+        PipecryptError: a source cannot be read.
+    """
+    for task in tasks:
+        operation = task.operation
+        if isinstance(operation, Decryption):
+            raise AssertionError("what is decrypted is not signed")
+        check_frame(promise, operation.policy)
+        if promise.other_key_ids is None:
+            chosen = source_columns(task.source, operation) or ()
+            check_columns(promise, ((leaf.path, reference is not None) for leaf, reference in chosen))

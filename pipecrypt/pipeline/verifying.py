@@ -1,0 +1,186 @@
+"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events. The work: dataset.
+
+It lives in this room because it tells events and can be interrupted, as runs do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pipecrypt.dataset.checks import TRUST_VARIABLE
+from pipecrypt.dataset.inspection import Unlocking
+from pipecrypt.dataset.remembered import VersionMemory
+from pipecrypt.dataset.report import VerifyReport
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.verification import verify as verify_files
+from pipecrypt.errors import InterruptedRunError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.trust import Trust
+from pipecrypt.pipeline.calls import listed_keys
+from pipecrypt.pipeline.chunk_codec import LazyCodec
+from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
+from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.pipeline.interruption import Interruption
+from pipecrypt.storage.location import Location, Place
+
+__all__ = ["TRUST_VARIABLE", "verify"]
+
+
+_MAX_WORKERS: Final = 256
+_REMOTE_WORKERS: Final = 4  # for each processor
+_DATASET_ID_DIGITS: Final = 32
+
+
+def verify(
+    url: Place,
+    trust: Sequence[str] | None = None,
+    *,
+    threshold: int = 1,
+    keys: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
+    min_version: int = 1,
+    dataset_id: str | None = None,
+    remember: bool = True,
+    forget: bool = False,
+    workers: int | None = None,
+    storage_options: Mapping[str, object] | None = None,
+    credentials: Credentials | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> VerifyReport:
+    """Check that a dataset is what was signed, and return the report. Whatever is not as it was signed raises.
+
+    Takes no key: who wrote it, that nothing is missing, added, changed, exchanged or old, and that what was promised
+    to be encrypted is. With keys, every encrypted page is opened too.
+
+    Args:
+        url: a dataset, a directory or a file in one, or a file with its statement beside it; a path or any fsspec URL.
+        trust: public keys that may have signed it: paths of PEM files, PEM texts or key references; default: those in
+            the environment variable PIPECRYPT_TRUST, separated by white space.
+        threshold: how many of them must have signed.
+        keys: key references to open files with; None to check without keys.
+        files: globs relative to `url`, to check some files of a dataset only.
+        min_version: lowest version of the dataset that is accepted.
+        dataset_id: the dataset that is meant, if another one may have been put there: 32 hex digits.
+        remember: refuse a version older than one that was accepted here before, and remember this one.
+        forget: accept whatever version is there now, and remember that one.
+        workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+        on_event: told about progress, in this thread. If it raises, the verification stops.
+
+    Raises:
+        VerificationError: something is not as it was signed; `report` holds all findings.
+        NotTrustedError: nothing is signed there, or not by enough trusted keys.
+        RolledBackError: the version is older than one that was accepted before, or than the lowest accepted.
+        ExpiredError: the statement's time is over.
+        IntegrityError: the statement or its list of files is malformed, or about another dataset.
+        UsageError: no key is trusted, or what was named cannot be verified.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
+        PipecryptError: a file could not be read or opened to the end, and nothing else was found.
+    """
+    location = Location.of(url, storage_options)
+    requirements = Requirements(
+        trust=_trust(trust, threshold, os.environ),
+        min_version=min_version,
+        dataset_id=_checked_id(dataset_id),
+        memory=_memory(remember=remember, forget=forget),
+    )
+    with Interruption() as interruption, _unlocking(keys, credentials) as unlocking:
+        try:
+            return verify_files(
+                location,
+                requirements,
+                globs=_listed(files, "files"),
+                unlocking=unlocking,
+                workers=_worker_count(workers, location),
+                watcher=_Telling(on_event, interruption),
+            )
+        except KeyboardInterrupt:
+            hint = "it says nothing yet; run it again"
+            raise InterruptedRunError(f"the verification was stopped by {interruption.reason}", hint=hint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """Tells events, and notices an interruption that was swallowed on its way."""
+
+    on_event: Callable[[Event], None]
+    interruption: Interruption
+
+    def started(self, files: int, total_bytes: int) -> None:
+        self._tell(RunStarted(files, total_bytes))
+
+    def file_started(self, path: str) -> None:
+        self._tell(FileStarted(path))
+
+    def bytes_done(self, count: int) -> None:
+        self._tell(BytesDone(count))
+
+    def file_checked(self, path: str, findings: int) -> None:
+        self._tell(FileChecked(path, findings))
+
+    def _tell(self, event: Event) -> None:
+        self.interruption.check()
+        self.on_event(event)
+
+
+@contextmanager
+def _unlocking(keys: Sequence[str] | None, credentials: Credentials | None) -> Iterator[Unlocking | None]:
+    if keys is None:
+        yield None
+        return
+    references = listed_keys(keys)
+    if not references:
+        raise UsageError("no key is given to decrypt with", hint="name the key references, or check without keys")
+    opened = Credentials.from_environment() if credentials is None else credentials
+    with KeySession(references, credentials=opened) as session:
+        yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
+
+
+def _trust(given: Sequence[str] | None, threshold: int, environ: Mapping[str, str]) -> Trust:
+    texts = _listed(given, "trust") or tuple(environ.get(TRUST_VARIABLE, "").split())
+    if not texts:
+        hint = f"name the public key of who signed it: trust=[...], --trust PUBKEY, or {TRUST_VARIABLE}"
+        raise UsageError("no key is trusted, so nothing can be verified", hint=hint)
+    return Trust.of(texts, threshold=threshold)
+
+
+def _memory(*, remember: bool, forget: bool) -> VersionMemory | None:
+    if not remember and not forget:
+        return None
+    if not remember:
+        raise UsageError("a version cannot be forgotten and not be remembered at once", hint="give one of the two")
+    memory = VersionMemory.of_user(os.environ)
+    return replace(memory, starts_anew=True) if memory is not None and forget else memory
+
+
+def _listed(texts: Sequence[str] | None, name: str) -> tuple[str, ...]:
+    if texts is None:
+        return ()
+    if isinstance(texts, str) or not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{name} is {type(texts).__name__}, not a list of texts", hint=f"write {name}=[...]")
+    return tuple(texts)
+
+
+def _checked_id(dataset_id: str | None) -> str | None:
+    if dataset_id is None:
+        return None
+    text = dataset_id.lower()
+    if len(text) != _DATASET_ID_DIGITS or not set(text) <= set("0123456789abcdef"):
+        raise UsageError(f"{dataset_id!r} is no dataset id", hint="it has 32 hex digits, as in the report of verify")
+    return text
+
+
+def _worker_count(workers: int | None, location: Location) -> int:
+    if workers is None:
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # What is far away is waited for.
+        return min(processors if location.is_local else _REMOTE_WORKERS * processors, _MAX_WORKERS)
+    if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
+        raise UsageError(f"{workers!r} workers", hint=f"give a number from 1 to {_MAX_WORKERS}")
+    return workers

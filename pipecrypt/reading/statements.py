@@ -1,0 +1,181 @@
+"""Find what was signed about the files of one file system, and keep the datasets opened so far. Comparing: views.
+
+A dataset's statement is read once, not for each of its files. It is read again when a file is not as it says, or not
+in its list, because the dataset may have a new version since; and when it expires.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from pipecrypt.dataset.opening import SignedDataset, open_above, open_beside
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.findings import Finding, FindingKind, refuse
+from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.storage.small_files import FilesystemFiles
+
+__all__ = ["FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
+
+# From a file's path to the path by which a listing shows it, which may be a directory's; None where it does not.
+ShownAs: TypeAlias = Callable[[str], str | None]
+
+
+class Statements(Protocol):
+    """Says what was signed about a file; safe to use from several threads."""
+
+    @property
+    def generation(self) -> int:
+        """A number that changes when a statement was replaced: what was shown under the one before is outdated."""
+
+    def find(self, path: str) -> SignedFile | None:
+        """Return what was signed about a file; None for a statement or list of files itself, which says it by itself.
+
+        Raises:
+            NotTrustedError: there is no statement about it, or too few trusted keys signed it.
+            IntegrityError: the statement does not hold, or the file was not signed.
+        """
+
+    def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
+        """Return what a newer statement says about a file that was refused; None if there is none."""
+
+    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+        """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
+
+        Args:
+            directory: below which was listed. Where no dataset is there or above, nothing is compared.
+            found: the paths that are shown.
+            shown_as: how each file must be.
+
+        Raises:
+            IntegrityError: a file is missing, or the statement does not hold.
+        """
+
+
+class PinnedStatements:
+    """What was signed about files that were listed before, once and for all: versions are never mixed.
+
+    Args:
+        files: by path in the file system.
+    """
+
+    generation = 0
+
+    def __init__(self, files: Mapping[str, SignedFile]) -> None:
+        """Keep them."""
+        self._files = dict(files)
+
+    def find(self, path: str) -> SignedFile | None:
+        """Return what was signed about a file."""
+        found = self._files.get(path)
+        if found is None:
+            raise IntegrityError(f"{path} is none of the signed files that were opened", hint="open it by its own name")
+        return found
+
+    def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
+        """Return None."""
+        return None
+
+    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+        """Do nothing: what was listed before has been compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDataset:
+    """A dataset, and its paths in order."""
+
+    dataset: SignedDataset
+    paths: tuple[str, ...]
+
+    def below(self, directory: str) -> tuple[str, ...]:
+        """Return the paths of the storage of all files below a directory of it."""
+        root = self.dataset.root
+        prefix = "" if directory == root else f"{self.dataset.below(directory)}/"
+        first = bisect_left(self.paths, prefix)
+        last = bisect_left(self.paths, True, lo=first, key=lambda path: not path.startswith(prefix))
+        return tuple(f"{root}/{path}" for path in self.paths[first:last])
+
+
+class FoundStatements:
+    """Looks for statements as files are opened.
+
+    Args:
+        fs: the fsspec file system that stores the files.
+        requirements: what must hold of a statement.
+    """
+
+    def __init__(self, fs: Any, requirements: Requirements) -> None:
+        """Look for nothing yet."""
+        self._files = FilesystemFiles(fs)
+        self._requirements = requirements
+        self._lock = threading.Lock()
+        self._open: dict[str, _OpenDataset] = {}
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        """How many statements were replaced."""
+        return self._generation
+
+    def find(self, path: str) -> SignedFile | None:
+        """Return what was signed about a file, first by the datasets that are open: climbing to one costs requests."""
+        with self._lock:
+            for each in self._open.values():
+                below = each.dataset.below(path)
+                if below is not None and below in each.dataset.entries and not self._is_expired(each):
+                    return each.dataset.file(below)
+            return self._look(path)
+
+    def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
+        """Return what is signed about a file now, if that is something else."""
+        with self._lock:
+            found = self._look(path)
+        return None if found == refused else found
+
+    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+        """Pass if a listing shows every signed file that it must."""
+        with self._lock:
+            known = self._known_above(directory)
+            if known is None or _missing(known, directory, found, shown_as):
+                known = self._open_above(f"{directory}/")  # perhaps a newer one
+        if known is not None:
+            refuse(_missing(known, directory, found, shown_as), name=known.dataset.name)
+
+    def _known_above(self, directory: str) -> _OpenDataset | None:
+        for each in self._open.values():
+            is_above = each.dataset.root == directory or each.dataset.below(directory) is not None
+            if is_above and not self._is_expired(each):
+                return each
+        return None
+
+    def _look(self, path: str) -> SignedFile | None:
+        found = self._open_above(path)
+        if found is None:
+            return open_beside(self._files, path, self._requirements)
+        below = found.dataset.below(path) or ""
+        return None if is_reserved(below) else found.dataset.file(below)
+
+    def _open_above(self, path: str) -> _OpenDataset | None:
+        dataset = open_above(self._files, path, self._requirements)
+        if dataset is None:
+            return None
+        known = self._open.get(dataset.root)
+        if known is not None and known.dataset.verified.statement_sha256 != dataset.verified.statement_sha256:
+            self._generation += 1
+        self._open[dataset.root] = found = _OpenDataset(dataset, tuple(dataset.entries))
+        return found
+
+    def _is_expired(self, known: _OpenDataset) -> bool:
+        expires = known.dataset.verified.manifest.expires
+        return expires is not None and self._requirements.clock() >= expires
+
+
+def _missing(known: _OpenDataset, directory: str, found: Collection[str], shown_as: ShownAs) -> tuple[Finding, ...]:
+    root = len(known.dataset.root) + 1
+    missing = (path for path in known.below(directory) if (shown := shown_as(path)) is not None and shown not in found)
+    return tuple(Finding(FindingKind.MISSING, path[root:], "it was signed, but is not there") for path in missing)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipecrypt.errors import StorageError
+from pipecrypt.storage.inventory import Admits, Kind, look_at, pin, take_inventory
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import open_range_source
+
+
+def _everything(_: tuple[str, ...]) -> bool:
+    return True
+
+
+def _names(place: Path | str, admits: Admits = _everything) -> dict[str, int | None]:
+    found = take_inventory(Location(str(place)), admits)
+    return {path: None if file is None else file.size_bytes for path, file in found}
+
+
+def test_every_name_is_found(tmp_path: Path) -> None:
+    for name in ("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-1-2.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12")
+    (tmp_path / "empty").mkdir()
+    with open(os.fsencode(tmp_path) + b"/\xff\n", "wb"):
+        pass
+
+    names = dict.fromkeys(("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-1-2.tmp"), 2)
+    assert _names(tmp_path) == {**names, "\udcff\n": 0}
+    assert set(_names(tmp_path, lambda below: below == ("x",))) == {
+        "a",
+        ".hidden",
+        "\udcff\n",
+        "x/.t.pipecrypt-1-2.tmp",
+    }
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to("file")
+
+    assert _names(tmp_path) == {"fifo": None, "broken": None, "self": None, "file": 1, "link": 1}
+
+
+@pytest.mark.parametrize("place", ["nothing", "file", "file/below"])
+def test_nothing_to_list(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert _names(tmp_path / place) == {}
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(StorageError):
+        _names(tmp_path)
+
+
+def test_other_storages(memory: fsspec.AbstractFileSystem) -> None:
+    memory.pipe_file("/root/a", b"1")
+    memory.pipe_file("/root/x/.b", b"12")
+    memory.pipe_file("/rootless", b"")
+
+    assert _names("memory://root") == {"a": 1, "x/.b": 2}
+    assert _names("memory://nothing") == {}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_at_a_place(tmp_path: Path, memory: fsspec.AbstractFileSystem, remote: bool) -> None:
+    if remote:
+        memory.pipe_file("/root/d/f", b"123")
+        root = "memory://root"
+    else:
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d/f").write_bytes(b"123")
+        root = str(tmp_path)
+
+    assert look_at(Location(f"{root}/d")) is Kind.DIRECTORY
+    assert look_at(Location(f"{root}/d/f")) is Kind.FILE
+    assert look_at(Location(f"{root}/d/g")) is Kind.NOTHING
+    assert pin(Location(f"{root}/d"), "d") is None
+    assert pin(Location(f"{root}/d/g"), "g") is None
+    assert pin(Location(f"{root}/d/f/g"), "g") is None
+    found = pin(Location(f"{root}/d/f"), "f")
+    assert found is not None
+    assert found[1] is not None
+    with open_range_source(found[1]) as opened:
+        assert bytes(opened.read_range(0, 3)) == b"123"
+
+
+def test_a_pinned_name_that_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo")
+
+    assert pin(Location(str(tmp_path / "broken")), "broken") == ("broken", None)
+    assert pin(Location(str(tmp_path / "fifo")), "fifo") == ("fifo", None)
+    assert look_at(Location(str(tmp_path / "broken"))) is Kind.FILE
