@@ -18,7 +18,7 @@ from pipecrypt.cli.render import OUTPUT, note, show, write
 from pipecrypt.cli.rows import RowFormat, format_rows
 from pipecrypt.cli.summaries import file_lines
 from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
-from pipecrypt.dataset.verify_mode import VerifyMode
+from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
 if TYPE_CHECKING:

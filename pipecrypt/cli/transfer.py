@@ -40,7 +40,7 @@ from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.verify_mode import VerifyMode
+from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
@@ -153,7 +153,7 @@ def decrypt(
     log_level: LogLevelOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
-    from pipecrypt.dataset.unchecked import UNCHECKED
+    from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
     from pipecrypt.pipeline.request import DecryptRequest
     from pipecrypt.storage.location import Location
 

@@ -1,4 +1,4 @@
-"""The options that say whom to trust and how much to check. What they mean is left to dataset/checks."""
+"""The options that say whom to trust and how much to check. What they mean is left to dataset/opening."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.dataset.verify_mode import VerifyMode
+from pipecrypt.dataset.opening.verify_mode import VerifyMode
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.checks import Checks
+    from pipecrypt.dataset.opening.trust_options import Checks
 
 __all__ = ["MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
 
@@ -39,7 +39,7 @@ def read_checks(trust: list[str] | None, *, threshold: int, verify: VerifyMode, 
         KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         AccessError: a key reference names no key.
     """
-    from pipecrypt.dataset.checks import trust_options
+    from pipecrypt.dataset.opening.trust_options import trust_options
 
     asked = trust_options(trust or None, threshold=threshold, verify=verify.value, min_version=min_version)
     return asked.checks(os.environ)

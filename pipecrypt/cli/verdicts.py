@@ -13,7 +13,7 @@ from pipecrypt.errors import IntegrityError, VerificationError
 from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.report import PolicySummary, VerifyReport
+    from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 
 __all__ = ["Refusal", "finding_lines", "refusal_document", "refusal_of", "report_document", "report_lines"]
 

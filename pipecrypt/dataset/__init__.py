@@ -1,1 +1,1 @@
-"""A signed dataset on its storage: find its statement, check it, look at its files, write a new one."""
+"""A signed dataset on its storage: `signing` writes a statement, `opening` reads one, `verifying` checks everything."""

@@ -1,6 +1,6 @@
 """Tell what stands in clear about a Parquet file, without any key, unauthenticated. Opening it is left to decrypt.
 
-Names of keys are shortened where they are long: this is a summary for people, and `observed` is one for checks.
+Names of keys are shortened where they are long: this is for people, and `footer_encryption` for checks.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pipecrypt.dataset.checks import trust_options
-from pipecrypt.dataset.unchecked import warn_unchecked
+from pipecrypt.dataset.opening.trust_options import trust_options
+from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event, ignore

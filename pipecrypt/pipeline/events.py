@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipecrypt.dataset.signable import SignableFile
+from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.pipeline.summary import Part, Summary
 
 __all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.signable import SignableFile
+from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import signature_path

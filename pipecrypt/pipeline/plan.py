@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.context import new_dataset_id
-from pipecrypt.dataset.guard import check_outside_datasets, check_unsigned_directory, check_unsigned_file
+from pipecrypt.dataset.signing.unsigned_writes import (
+    check_outside_datasets,
+    check_unsigned_directory,
+    check_unsigned_file,
+)
 from pipecrypt.errors import SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import check_signable_path
-from pipecrypt.pipeline.comparison import compared, find_sources
+from pipecrypt.pipeline.checked_sources import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipecrypt.dataset.checks import NO_CHECKS, Checks
+from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.pipeline.policy import Policy

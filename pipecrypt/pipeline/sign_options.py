@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.dataset.signable import SigningOptions
+from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.errors import PolicyError, UsageError
 from pipecrypt.manifest.envelope import MAX_SIGNATURES
 from pipecrypt.pipeline.choice import choose

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pipecrypt.dataset.promises import check_columns, check_frame
-from pipecrypt.dataset.signable import SignableFile, SignedStatement
-from pipecrypt.dataset.signers import OpenSigners
-from pipecrypt.dataset.signing import DatasetSigning, FileSigning, Signing
+from pipecrypt.dataset.signing.next_version import DatasetSigning, FileSigning, Signing
+from pipecrypt.dataset.signing.promises import check_columns, check_frame
+from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
+from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.operation import Decryption, Task

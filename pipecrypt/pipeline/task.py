@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.file_check import check_file, check_when_opened
-from pipecrypt.dataset.requirements import VerifyMode
-from pipecrypt.dataset.signable import SignableFile
+from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
+from pipecrypt.dataset.opening.requirements import VerifyMode
+from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipecrypt.dataset.checks import TRUST_VARIABLE
-from pipecrypt.dataset.inspection import Unlocking
-from pipecrypt.dataset.remembered import VersionMemory
-from pipecrypt.dataset.report import VerifyReport
-from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.verification import verify as verify_files
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.trust_options import TRUST_VARIABLE
+from pipecrypt.dataset.verifying.file_inspection import Unlocking
+from pipecrypt.dataset.verifying.report import VerifyReport
+from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipecrypt.dataset.signable import SignedStatement
+from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
@@ -24,7 +24,7 @@ from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import check_file_limit
-from pipecrypt.pipeline.signed_output import SignedOutput
+from pipecrypt.pipeline.signed_writer import SignedOutput
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups

@@ -18,10 +18,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipecrypt.dataset.checks import trust_options
-from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.signed_file import Origin, SignedFile
-from pipecrypt.dataset.signed_sources import list_signed_sources
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_file import Origin, SignedFile
+from pipecrypt.dataset.opening.signed_sources import list_signed_sources
+from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.chunk_view import ChunkView

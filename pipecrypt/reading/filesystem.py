@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final, NoReturn
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
-from pipecrypt.dataset.checks import trust_options
-from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.options import check_names, view_options

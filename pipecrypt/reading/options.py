@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.dataset.checks import TrustOptions
+from pipecrypt.dataset.opening.trust_options import TrustOptions
 from pipecrypt.errors import UsageError
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.pipeline.calls import listed_keys

@@ -10,11 +10,11 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.dataset.checks import NO_CHECKS, Checks
-from pipecrypt.dataset.file_check import check_file, check_when_opened
-from pipecrypt.dataset.requirements import VerifyMode
-from pipecrypt.dataset.signed_sources import find_signed
-from pipecrypt.dataset.unchecked import UNCHECKED
+from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
+from pipecrypt.dataset.opening.requirements import VerifyMode
+from pipecrypt.dataset.opening.signed_sources import find_signed
+from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
+from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession

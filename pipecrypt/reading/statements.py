@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from pipecrypt.dataset.opening import SignedDataset, open_above, open_beside
-from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
+from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.manifest.paths import is_reserved

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecrypt.dataset.checks import Checks
-from pipecrypt.dataset.file_check import check_file, check_when_opened
-from pipecrypt.dataset.requirements import VerifyMode
-from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.dataset.unchecked import warn_unchecked
+from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
+from pipecrypt.dataset.opening.requirements import VerifyMode
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.trust_options import Checks
+from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import IntegrityError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession

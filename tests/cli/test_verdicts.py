@@ -7,7 +7,7 @@ import pytest
 
 from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.report import PolicySummary, Unchecked, VerifyReport
+from pipecrypt.dataset.verifying.report import PolicySummary, Unchecked, VerifyReport
 from pipecrypt.errors import ExpiredError, VerificationError
 from pipecrypt.manifest.findings import Finding, FindingKind
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.dataset.observing import observe
+from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystore import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures

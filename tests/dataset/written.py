@@ -20,8 +20,8 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved, signature_path
 from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption, observe_encryption
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.observed import FooterColumn, FooterEncryption, observe_encryption
 from pipecrypt.parquet.structure import check_structure
 from pipecrypt.pipeline.calls import encrypt
 from pipecrypt.pipeline.policy import Policy

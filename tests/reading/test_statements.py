@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.reading.filesystem import PipecryptFileSystem

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset import unchecked
+from pipecrypt.dataset.opening import unchecked_warning
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -221,7 +221,7 @@ def test_the_threshold(world: World, dataset: Path) -> None:
 
 def test_trust_of_the_environment(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_KEYS", world.key)
-    monkeypatch.setattr(unchecked, "_SAID", set())  # another test of this process may have heard it
+    monkeypatch.setattr(unchecked_warning, "_SAID", set())  # another test of this process may have heard it
     url = f"pipecrypt::file://{dataset}"
     with pytest.warns(pc.UncheckedWarning):
         assert len(pd.read_parquet(url)) == 300
@@ -520,7 +520,7 @@ def test_contradictions_are_refused_at_once(world: World, dataset: Path, tmp_pat
 def test_the_warning_is_about_encrypted_files_only(
     world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unchecked, "_SAID", set())
+    monkeypatch.setattr(unchecked_warning, "_SAID", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error", pc.UncheckedWarning)
         with pc.open(world.root / "raw") as plain:

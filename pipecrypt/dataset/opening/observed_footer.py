@@ -1,0 +1,60 @@
+"""What a footer shows of a file, in the words of the manifest. Reading it is left to parquet, comparing to compare."""
+
+from __future__ import annotations
+
+from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
+from pipecrypt.manifest.promise import PromisedFooter
+from pipecrypt.parquet.footer import StoredFooter
+from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
+from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
+from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.policy import FooterMode
+
+__all__ = ["Observation", "observe", "observe_footer"]
+
+# What a footer shows of the file and of its encryption.
+Observation = tuple[ObservedFile, ObservedEncryption]
+
+
+def observe_footer(stored: StoredFooter) -> ObservedFile:
+    """Return size and footer digest, of the very bytes that were parsed."""
+    return ObservedFile(stored.size_bytes, footer_sha256=stored.sha256)
+
+
+def observe(stored: StoredFooter, name: str) -> Observation:
+    """Return all that a footer shows without a key.
+
+    Rows and KEK ids are None where an encrypted footer hides them: of its KEKs it shows its own only.
+
+    Args:
+        stored: the footer, which stays as it is.
+        name: what errors call the file.
+
+    Raises:
+        FormatError: the footer is malformed.
+    """
+    seen, metadata = read_encryption(stored, name), stored.metadata
+    file = ObservedFile(
+        stored.size_bytes,
+        footer_sha256=stored.sha256,
+        rows=None if metadata is None else metadata.integer(FileMetaData.NUM_ROWS),
+        kek_ids=None if metadata is None else seen.kek_ids,
+    )
+    return file, _encryption(seen)
+
+
+def _encryption(seen: FooterEncryption) -> ObservedEncryption:
+    return ObservedEncryption(
+        None if seen.mode is None else _FOOTERS[seen.mode],
+        footer_key_ids=seen.footer_key_ids,
+        columns=None if seen.columns is None else tuple(map(_column, seen.columns)),
+        dataset_id=seen.dataset_id,
+        path=seen.path,
+    )
+
+
+def _column(column: FooterColumn) -> ObservedColumn:
+    return ObservedColumn(column.path, column.is_encrypted, column.master_key_ids)
+
+
+_FOOTERS = {FooterMode.ENCRYPTED: PromisedFooter.ENCRYPTED, FooterMode.PLAINTEXT: PromisedFooter.PLAINTEXT}

@@ -1,0 +1,185 @@
+"""Find the statement above or beside data, verify it, and look up files in it. Looking at the files: signed_file.
+
+A dataset's statement lies in `_pipecrypt/manifest.json` in one of the directories above a file, a single file's beside
+it. Where there are both, the dataset's counts: a statement that was valid elsewhere may have been put beside the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError
+from pipecrypt.manifest.compare import KnownDigests
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
+from pipecrypt.manifest.findings import Finding, FindingKind, refuse
+from pipecrypt.manifest.model import FileListSummary
+from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
+from pipecrypt.storage.small_files import SmallFiles, directories_above
+
+__all__ = ["SignedDataset", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedDataset:
+    """A dataset whose statement and list of files were verified.
+
+    Args:
+        root: its directory, as a path of its storage.
+        name: what errors call it.
+        verified: the statement.
+        entries: its files by path below `root`, sorted.
+    """
+
+    root: str
+    name: str
+    verified: VerifiedManifest
+    entries: Mapping[str, FileEntry]
+
+    def file(self, path: str) -> SignedFile:
+        """Return the file that was signed as `path` below the root.
+
+        Raises:
+            IntegrityError: no file of that path was signed.
+        """
+        entry = self.entries.get(path)
+        if entry is None:
+            refuse([Finding(FindingKind.EXTRA, path, "it was not signed")], name=self.name)
+            raise AssertionError("a finding is refused")
+        return SignedFile(self.verified.manifest, entry, self.name, self.verified.key_ids)
+
+    def below(self, path: str) -> str | None:
+        """Return a path of the storage as one below the root, or None if it lies elsewhere."""
+        prefix = self.root + "/"
+        return path[len(prefix) :] if path.startswith(prefix) else None
+
+    def known_digests(self) -> KnownDigests:
+        """Return what tells swapped files from modified ones."""
+        return KnownDigests({value: path for path, each in self.entries.items() for value in each.digests().values()})
+
+
+def open_signed_file(files: SmallFiles, path: str, requirements: Requirements) -> SignedFile:
+    """Return what was signed about the file at `path`, as part of a dataset or by itself.
+
+    Raises:
+        NotTrustedError: there is no statement about it, or too few trusted keys signed it.
+        IntegrityError: as `verify_envelope`; or the dataset does not list the file.
+    """
+    dataset = open_above(files, path, requirements)
+    if dataset is not None:
+        return dataset.file(dataset.below(path) or "")
+    return open_beside(files, path, requirements)
+
+
+def open_above(files: SmallFiles, path: str, requirements: Requirements) -> SignedDataset | None:
+    """Return the nearest dataset that has `path` below its directory, or None if there is none.
+
+    Raises:
+        IntegrityError: as `open_dataset`.
+    """
+    for directory in directories_above(path):
+        found = _open(files, directory, requirements)
+        if found is not None:
+            return found
+    return None
+
+
+def open_dataset(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset:
+    """Return the dataset whose directory is `root`.
+
+    What holds when it returns: 1. all that `verify_envelope` lists, for the requirements; 2. the list of files is the
+    signed one, whole; 3. the statement is remembered, so that an older one is noticed next time. The caller still owes
+    to compare each file with its entry before a byte of it is used.
+
+    Raises:
+        NotTrustedError: there is no statement, or too few trusted keys signed it.
+        IntegrityError: as `verify_envelope`; or the list of files is missing or another.
+    """
+    found = _open(files, root, requirements)
+    if found is None:
+        raise unsigned(files, root)
+    return found
+
+
+def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> SignedFile:
+    """Return what the statement beside a single file says about it; otherwise as `open_dataset`."""
+    place = path + SIGNATURE_SUFFIX
+    envelope = _read(files, place, MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        beside = f"{path.rpartition('/')[2]}{SIGNATURE_SUFFIX} beside it, and no dataset above it"
+        raise unsigned(files, path, beside)
+    name = path.rpartition("/")[2]
+    verified = _verify(files, place, envelope, requirements, expected_file=name)
+    entry = verified.manifest.single_file
+    if entry is None:
+        raise AssertionError("verified as the statement of a single file")
+    _remember(files, place, verified, requirements)
+    return SignedFile(verified.manifest, entry, files.display(path), verified.key_ids)
+
+
+def unsigned(files: SmallFiles, path: str, missing: str = MANIFEST_PATH) -> NotTrustedError:
+    """Return the error that a file or directory has no statement."""
+    return NotTrustedError(
+        f"{files.display(path)} is not signed: there is no {missing}",
+        hint="ask its writer to sign it (sign: in the policy), or read it without trust",
+    )
+
+
+def _open(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset | None:
+    envelope = _read(files, f"{root}/{MANIFEST_PATH}", MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        return None
+    verified = _verify(files, root, envelope, requirements, expected_file=None)  # 1
+    summary = verified.manifest.file_list
+    if summary is None:
+        raise AssertionError("verified as the statement of a dataset")
+    entries = {entry.path: entry for entry in _entries(files, root, verified, summary)}  # 2
+    _remember(files, root, verified, requirements)  # 3
+    return SignedDataset(root, files.display(root), verified, entries)
+
+
+def _entries(files: SmallFiles, root: str, verified: VerifiedManifest, summary: FileListSummary) -> Iterator[FileEntry]:
+    path = verified.file_list_path
+    data = _read(files, f"{root}/{path}", summary.size_bytes)
+    name = files.display(root)
+    if data is None:
+        refuse([Finding(FindingKind.MISSING, path, "the list of files is not there")], name=name)
+        raise AssertionError("a finding is refused")
+    try:
+        yield from verified.files(data)
+    except IntegrityError as error:
+        raise type(error)(f"{name}: {path!a}: {error.message}", hint=error.hint) from error
+
+
+def _verify(
+    files: SmallFiles, place: str, envelope: bytes, requirements: Requirements, *, expected_file: str | None
+) -> VerifiedManifest:
+    name, memory = files.display(place), requirements.memory
+    try:
+        return verify_envelope(
+            envelope,
+            requirements.trust.verify,
+            requirements.clock(),
+            min_version=requirements.min_version,
+            remembered=memory.recall(name) if memory is not None else None,
+            expected_dataset_id=requirements.dataset_id,
+            expected_file=expected_file,
+        )
+    except IntegrityError as error:
+        raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
+
+
+def _remember(files: SmallFiles, place: str, verified: VerifiedManifest, requirements: Requirements) -> None:
+    if requirements.memory is not None:
+        requirements.memory.remember(files.display(place), verified.remember())
+
+
+def _read(files: SmallFiles, path: str, max_bytes: int) -> bytes | None:
+    try:
+        return files.read(path, max_bytes)
+    except FormatError as error:  # endless data, where a statement has a limit
+        raise IntegrityError(error.message, hint=error.hint) from error

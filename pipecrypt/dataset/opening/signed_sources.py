@@ -1,0 +1,113 @@
+"""List the files that a location names and compare them with those that were signed. Looking into them: file_check.
+
+A location may name a whole dataset, a directory in it, a glob, or one file. Of what it takes, nothing may be missing
+and nothing may be there that was not signed: a reader of several files would not notice either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_signed_file, unsigned
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.errors import SourceNotFoundError, UsageError
+from pipecrypt.manifest.compare import compare_listing
+from pipecrypt.manifest.findings import refuse
+from pipecrypt.storage.listing import SourceFile, list_sources, split_glob
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.storage.small_files import locate
+
+__all__ = ["SignedSource", "find_signed", "list_signed_sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedSource:
+    """A file that is there, and what was signed about it.
+
+    Args:
+        source: as its storage lists it.
+        signed: what the reader compares it with before it uses a byte.
+    """
+
+    source: SourceFile
+    signed: SignedFile
+
+
+def list_signed_sources(
+    location: Location, requirements: Requirements, below: Pattern = ALL_PARQUET
+) -> tuple[SignedSource, ...]:
+    """Return the files that `location` names, in the order of their relative paths.
+
+    What holds when it returns: 1. a statement that meets the requirements covers them, that of the nearest dataset, or
+    the one beside a single file; 2. each file that was signed and that the location takes is there; 3. each that is
+    there was signed. The caller still owes to compare each file with its entry.
+
+    Args:
+        location: a file, a directory or a glob.
+        requirements: what must hold of the statement.
+        below: which files of a directory count.
+
+    Raises:
+        NotTrustedError: there is no statement, or too few trusted keys signed it.
+        IntegrityError: a statement, a file or the list of files is not as it was signed.
+        SourceNotFoundError: nothing is there, and nothing was signed there.
+        UsageError: standard input, which has no place where a statement could lie.
+    """
+    _check_place(location)
+    sources, absence = _list(location, below)
+    if len(sources) == 1 and sources[0].location == location:
+        return (SignedSource(sources[0], find_signed(location, requirements)),)  # 1, 3
+    directory, pattern = _reach(location, below, sources)
+    files, place = locate(directory)
+    dataset = open_above(files, f"{place}/", requirements)  # 1
+    if dataset is None:
+        raise absence or unsigned(files, place)
+    prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
+    found = [prefix + source.relative_path for source in sources]
+    refuse(compare_listing(_expected(dataset, prefix, pattern), found), name=dataset.name)  # 2, 3
+    if absence is not None:
+        raise absence
+    return tuple(SignedSource(source, dataset.file(path)) for source, path in zip(sources, found, strict=True))
+
+
+def find_signed(location: Location, requirements: Requirements) -> SignedFile:
+    """Return what was signed about the one file that `location` names; otherwise as `open_signed_file`.
+
+    Raises:
+        UsageError: standard input, which has no place where a statement could lie.
+    """
+    _check_place(location)
+    files, path = locate(location)
+    return open_signed_file(files, path, requirements)
+
+
+def _check_place(location: Location) -> None:
+    if location.is_standard_stream:
+        raise UsageError(
+            "what comes from standard input has no statement beside it", hint="name a file, or verify nothing"
+        )
+
+
+def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], SourceNotFoundError | None]:
+    try:
+        return list_sources(location, below), None
+    except SourceNotFoundError as error:  # perhaps because all of it was removed
+        return (), error
+
+
+def _reach(location: Location, below: Pattern, sources: Sequence[SourceFile]) -> tuple[Location, Pattern]:
+    """Return the directory that a location starts from, and which files below it takes."""
+    is_directory = bool(sources) and sources[0].location == location.child(sources[0].relative_path)
+    return (location, below) if is_directory or not has_glob(location.url) else split_glob(location)
+
+
+def _expected(dataset: SignedDataset, prefix: str, pattern: Pattern) -> list[str]:
+    itself = prefix.rstrip("/")  # where the location named a file that is gone
+    return [
+        path
+        for path in dataset.entries
+        if path == itself or (path.startswith(prefix) and pattern.matches(path[len(prefix) :].split("/")))
+    ]

@@ -1,0 +1,112 @@
+"""Read the signed version that the next one follows, and refuse one that others signed. Writing: next_version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.errors import ConflictError, ExpiredError, IntegrityError, NotTrustedError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.manifest.model import Manifest
+from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
+from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import is_directory
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["EarlierVersion", "check_unchanged", "read_earlier_dataset", "read_earlier_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierVersion:
+    """A statement that one of the signing keys signed.
+
+    Args:
+        place: where it lies.
+        envelope: its bytes.
+        manifest: what it says.
+        statement_sha256: what the next version calls it.
+        entries: the files of a dataset; none for a single file.
+    """
+
+    place: Location
+    envelope: bytes
+    manifest: Manifest
+    statement_sha256: str
+    entries: tuple[FileEntry, ...] = ()
+
+
+def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion | None:
+    """Return the signed version of the dataset in a directory, or None where there is none.
+
+    Raises:
+        NotTrustedError: none of the signing keys signed it.
+        IntegrityError: statement or file list is malformed, missing or was changed.
+        StorageError: the storage refused or failed.
+    """
+    place = sink.child(MANIFEST_PATH)
+    envelope = read_small_file(place, MAX_ENVELOPE_BYTES) if is_directory(sink) else None
+    if envelope is None:
+        return None
+    verified = _verify(envelope, place, signers, expected_file=None)
+    summary = verified.manifest.file_list
+    if summary is None:
+        raise AssertionError("a statement about a single file is refused before")
+    list_place = sink.child(verified.file_list_path)
+    file_list = read_small_file(list_place, summary.size_bytes)
+    if file_list is None:
+        raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {sink.display} holds")
+    return _version(verified, place, envelope, tuple(verified.files(file_list)))
+
+
+def read_earlier_file(file: Location, signers: OpenSigners) -> EarlierVersion | None:
+    """Return the statement beside a single file, or None where there is none; raises as `read_earlier_dataset`."""
+    place = file.sibling(signature_path(file.name))
+    envelope = read_small_file(place, MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        return None
+    return _version(_verify(envelope, place, signers, expected_file=file.name), place, envelope, ())
+
+
+def check_unchanged(earlier: EarlierVersion) -> None:
+    """Pass if the statement still lies where it was read. Storages cannot compare and replace in one step.
+
+    Raises:
+        ConflictError: another run has replaced it.
+    """
+    if read_small_file(earlier.place, MAX_ENVELOPE_BYTES) != earlier.envelope:
+        raise ConflictError(
+            f"{earlier.place.display} was replaced by another run in the meantime",
+            hint="let one run at a time write here; run again with --overwrite",
+        )
+
+
+def _verify(envelope: bytes, place: Location, signers: OpenSigners, *, expected_file: str | None) -> VerifiedManifest:
+    check, now = signers.trust().verify, signers.now()
+    try:
+        return verify_envelope(envelope, check, now, expected_file=expected_file)
+    except ExpiredError:
+        # A version whose time is over is what a new one is for. All else was found to hold before expiry was looked at.
+        created = decode_statement(parse_envelope(envelope).payload).created
+        return verify_envelope(envelope, check, created, expected_file=expected_file)
+    except NotTrustedError as error:
+        raise NotTrustedError(
+            f"{place.display} was signed with other keys: {error.message}",
+            hint="sign with the key that signed it, or any version of it; or choose another sink",
+        ) from error
+    except IntegrityError as error:
+        raise IntegrityError(f"{place.display}: {error.message}", hint=error.hint) from error
+
+
+def _version(
+    verified: VerifiedManifest, place: Location, envelope: bytes, entries: tuple[FileEntry, ...]
+) -> EarlierVersion:
+    return EarlierVersion(
+        place=place,
+        envelope=envelope,
+        manifest=verified.manifest,
+        statement_sha256=verified.statement_sha256,
+        entries=entries,
+    )

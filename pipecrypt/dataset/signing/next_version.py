@@ -1,0 +1,234 @@
+"""Sign what a run writes: the parts, then the manifest, then its signatures, then where readers look for it.
+
+Before the first file it is settled what the new version follows, and that nothing in the sink would make it false. Who
+writes the files, and in which order, is left to pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.signing.earlier_version import read_earlier_dataset, read_earlier_file
+from pipecrypt.dataset.signing.promises import add_promises, continue_promise
+from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
+from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
+from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.storage.inventory import pin, take_inventory
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.publication import is_temporary
+from pipecrypt.storage.sink import is_directory
+
+__all__ = ["DatasetSigning", "FileSigning", "Signing"]
+
+_SHOWN: Final = 3
+
+
+class Signing(Protocol):
+    """How what one run writes gets signed."""
+
+    @property
+    def dataset_id(self) -> str | None:
+        """The id that the files must be bound to, because the sink has it already; None where a new one is due."""
+
+    def add(self, files: Iterable[SignableFile]) -> None:
+        """Note files that were published."""
+
+    def publish(self, dataset_id: str) -> tuple[SignedStatement, ...]:
+        """Sign all files that were added, once the run is done, and publish what was signed."""
+
+
+class DatasetSigning:
+    """Signs the files of a directory with one manifest.
+
+    Args:
+        sink: the directory.
+        signers: opened before, and wiped by their owner.
+        replaces: says of a path below the sink whether this run may write it.
+
+    Raises:
+        NotTrustedError: the sink holds a dataset that none of the signing keys signed.
+        IntegrityError: its manifest is malformed or was changed.
+        ConflictError: the sink holds files that nobody signs, or lacks some that stay.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(self, sink: Location, signers: OpenSigners, *, replaces: Callable[[str], bool]) -> None:
+        """Look at what the sink holds."""
+        self._sink = sink
+        self._signers = signers
+        self._earlier = read_earlier_dataset(sink, signers)
+        found = _sizes_below(sink)
+        entries = () if self._earlier is None else self._earlier.entries
+        self._stays = tuple(entry for entry in entries if not replaces(entry.path))
+        self._to_replace = frozenset(path for path in found if replaces(path))
+        self._entries: list[FileEntry] = []
+        self._promises: dict[PromisedPolicy, None] = {}
+        self._check_signed(found.keys() - self._to_replace)
+        self._check_there(found)
+        self._check_digests()
+
+    @property
+    def dataset_id(self) -> str | None:
+        """The id of the dataset that the sink holds."""
+        return None if self._earlier is None else self._earlier.manifest.dataset_id
+
+    @property
+    def staying_promise(self) -> PromisedPolicy | None:
+        """What was promised of files that this run leaves as they are; None where it leaves none."""
+        return self._earlier.manifest.policy if self._earlier is not None and self._stays else None
+
+    def add(self, files: Iterable[SignableFile]) -> None:
+        """Note files that were published."""
+        for file in files:
+            self._entries.append(file.entry)
+            self._promises[file.promise] = None
+
+    def publish(self, dataset_id: str) -> tuple[SignedStatement, ...]:
+        """Sign all files that were added and all that stay, and publish the manifest.
+
+        Raises:
+            ConflictError: files of an earlier run were not replaced, the promises do not fit together, or another run
+                published a version in the meantime.
+            PipecryptError: signing or publishing failed.
+        """
+        left = self._to_replace.difference(entry.path for entry in self._entries)
+        if left:
+            hint = "remove them, then run again with --overwrite"
+            raise ConflictError(
+                f"{_named(self._sink, left)}: left of an earlier run, which wrote more files", hint=hint
+            )
+        entries = sorted([*self._stays, *self._entries], key=lambda entry: entry.path)
+        statement = publish_dataset(
+            self._sink,
+            entries,
+            self._promise(),
+            dataset_id=dataset_id,
+            signers=self._signers,
+            earlier=self._earlier,
+        )
+        return (statement,)
+
+    def _promise(self) -> PromisedPolicy:
+        promise = add_promises(tuple(self._promises))
+        return promise if self.staying_promise is None else continue_promise(self.staying_promise, promise)
+
+    def _check_signed(self, found: Iterable[str]) -> None:
+        unsigned = set(found).difference(entry.path for entry in self._stays)
+        if unsigned:
+            raise ConflictError(
+                f"{_named(self._sink, unsigned)}: in the sink, but neither written by this run nor signed before",
+                hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",
+            )
+
+    def _check_there(self, found: dict[str, int | None]) -> None:
+        broken = {entry.path for entry in self._stays if self._size(entry.path, found) != entry.size_bytes}
+        if broken:
+            raise ConflictError(
+                f"{_named(self._sink, broken)}: signed before and not replaced, but missing or of another size",
+                hint="put them back as they were, or choose another sink",
+            )
+
+    def _size(self, path: str, found: dict[str, int | None]) -> int | None:
+        if path in found:
+            return found[path]
+        # Some storages list late. Only a look at its very place tells that a file is missing.
+        pinned = pin(self._sink.child(path), path)
+        return None if pinned is None or pinned[1] is None else pinned[1].size_bytes
+
+    def _check_digests(self) -> None:
+        digest = self._signers.options.digest
+        if any(digest not in entry.digests() for entry in self._stays):
+            raise ConflictError(
+                f"the files of {self._sink.display} that stay have no digests with {digest}",
+                hint="sign with the digest of the version before, or replace all files",
+            )
+        self._stays = tuple(_with_only(entry, digest) for entry in self._stays)
+
+
+class FileSigning:
+    """Signs single files, each with a statement beside it.
+
+    Args:
+        files: where files will be that may have a statement already. All of them are of one dataset.
+        signers: opened before, and wiped by their owner.
+        overwrite: whether a statement may be replaced.
+
+    Raises:
+        NotTrustedError: a file has a statement that none of the signing keys signed.
+        IntegrityError: a statement is malformed.
+        SinkNotEmptyError: a file has a statement, and nothing may be replaced.
+        ConflictError: the files have statements about different datasets.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(self, files: Sequence[Location], signers: OpenSigners, *, overwrite: bool) -> None:
+        """Look at the statements that are there."""
+        self._first = files[0]
+        self._signers = signers
+        found = {file.name: read_earlier_file(file, signers) for file in files}
+        self._earlier = {name: earlier for name, earlier in found.items() if earlier is not None}
+        self._added: list[SignableFile] = []
+        for earlier in self._earlier.values():
+            if not overwrite:
+                raise SinkNotEmptyError(f"{earlier.place.display} exists already")
+            if earlier.manifest.dataset_id != self.dataset_id:
+                what = f"{earlier.place.display} is about another dataset than the files beside it"
+                raise ConflictError(what, hint="remove the files of other runs, or choose another sink")
+
+    @property
+    def dataset_id(self) -> str | None:
+        """The id in the statements that are there."""
+        return next((earlier.manifest.dataset_id for earlier in self._earlier.values()), None)
+
+    def add(self, files: Iterable[SignableFile]) -> None:
+        """Note files that were published."""
+        self._added += files
+
+    def publish(self, dataset_id: str) -> tuple[SignedStatement, ...]:
+        """Sign each file that was added, and publish its statement.
+
+        Raises:
+            ConflictError: another run published one in the meantime.
+            PipecryptError: signing or publishing failed; the statements before that one stay.
+        """
+        return tuple(
+            publish_file(
+                self._first.sibling(file.entry.path),
+                file.entry,
+                file.promise,
+                dataset_id=dataset_id,
+                signers=self._signers,
+                earlier=self._earlier.get(file.entry.path),
+            )
+            for file in self._added
+        )
+
+
+def _sizes_below(sink: Location) -> dict[str, int | None]:
+    """Return what verifying finds in a directory: each path with its size, None for what is no file."""
+    if not is_directory(sink):
+        return {}
+    found = take_inventory(sink, lambda names: not is_reserved("/".join(names)))
+    return {path: None if file is None else file.size_bytes for path, file in found if _is_data(path)}
+
+
+def _is_data(path: str) -> bool:
+    return not is_reserved(path) and not is_temporary(path.rpartition("/")[2])
+
+
+def _with_only(entry: FileEntry, digest: DigestAlgorithm) -> FileEntry:
+    kept = {algorithm.value: value for algorithm, value in entry.digests().items() if algorithm is digest}
+    return replace(entry, sha256=kept.get(DigestAlgorithm.SHA256), blake3=kept.get(DigestAlgorithm.BLAKE3))
+
+
+def _named(sink: Location, paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sink.child(name).display for name in names[:_SHOWN]) + more

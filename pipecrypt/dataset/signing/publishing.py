@@ -1,0 +1,125 @@
+"""Publish statements: a manifest after its file list, or one beside its file. What they say is left to next_version.
+
+The statement comes last: without it there is no new version, whatever else was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.signing.earlier_version import EarlierVersion, check_unchanged
+from pipecrypt.dataset.signing.records import SignedStatement
+from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.documents import DocumentError
+from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.file_list import FileListEncoder
+from pipecrypt.manifest.model import FileListSummary, Manifest
+from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path, signature_path
+from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import open_sink
+
+__all__ = ["publish_dataset", "publish_file"]
+
+
+def publish_dataset(
+    sink: Location,
+    entries: Iterable[FileEntry],
+    promise: PromisedPolicy,
+    *,
+    dataset_id: str,
+    signers: OpenSigners,
+    earlier: EarlierVersion | None,
+) -> SignedStatement:
+    """Sign and publish the next version of a dataset whose files are all there.
+
+    Args:
+        sink: the directory.
+        entries: its files, sorted by path.
+        promise: what holds of all of them.
+        dataset_id: of the dataset.
+        signers: sign it.
+        earlier: the version that it follows.
+
+    Raises:
+        ConflictError: another run has published a version in the meantime.
+        KeyServiceError: a signing service failed or refused.
+        StorageError: the storage refused or failed.
+        UsageError: a statement cannot hold it.
+    """
+    encoder = FileListEncoder((signers.options.digest,))
+    try:
+        blocks = list(encoder.encode(entries))
+        summary = encoder.summary()
+    except DocumentError as error:
+        raise UsageError(f"{sink.display} cannot be signed: {error}", hint="encrypt into several sinks") from error
+    manifest = _manifest(summary, promise, dataset_id, signers, earlier)
+    envelope = signers.seal(manifest)
+    # No two lists of different content share a name, and readers of the version before may still read theirs.
+    _publish(sink.child(file_list_path(manifest.version, summary.sha256)), blocks, replaces=False)
+    return _publish_statement(sink.child(MANIFEST_PATH), envelope, manifest, signers, earlier)
+
+
+def publish_file(
+    file: Location,
+    entry: FileEntry,
+    promise: PromisedPolicy,
+    *,
+    dataset_id: str,
+    signers: OpenSigners,
+    earlier: EarlierVersion | None,
+) -> SignedStatement:
+    """Sign a single file and publish the statement beside it; otherwise as `publish_dataset`."""
+    manifest = _manifest(entry, promise, dataset_id, signers, earlier)
+    place = file.sibling(signature_path(file.name))
+    return _publish_statement(place, signers.seal(manifest), manifest, signers, earlier)
+
+
+def _manifest(
+    files: FileListSummary | FileEntry,
+    promise: PromisedPolicy,
+    dataset_id: str,
+    signers: OpenSigners,
+    earlier: EarlierVersion | None,
+) -> Manifest:
+    created, valid_for, digest = signers.now(), signers.options.valid_for, signers.options.digest
+    return Manifest(
+        dataset_id=dataset_id,
+        version=1 if earlier is None else earlier.manifest.version + 1,
+        previous_sha256=None if earlier is None else earlier.statement_sha256,
+        created=created,
+        expires=None if valid_for is None else created + valid_for,
+        policy=promise,
+        digests=tuple(kind for kind in DigestAlgorithm if kind is digest),
+        files=files,
+    )
+
+
+def _publish_statement(
+    place: Location, envelope: bytes, manifest: Manifest, signers: OpenSigners, earlier: EarlierVersion | None
+) -> SignedStatement:
+    if earlier is not None:
+        check_unchanged(earlier)
+    try:
+        _publish(place, [envelope], replaces=earlier is not None)
+    except SinkNotEmptyError as error:
+        raise ConflictError(
+            f"{place.display} was published by another run in the meantime",
+            hint="let one run at a time write here; run again with --overwrite",
+        ) from error
+    return SignedStatement(
+        path=place.display,
+        dataset_id=manifest.dataset_id,
+        version=manifest.version,
+        expires=manifest.expires,
+        key_ids=signers.key_ids,
+    )
+
+
+def _publish(place: Location, blocks: Sequence[bytes], *, replaces: bool) -> None:
+    with open_sink(place, overwrite=replaces) as publication:
+        for block in blocks:
+            publication.write(block)
+        publication.publish()

@@ -1,0 +1,118 @@
+"""The signing keys of one run: opened before the first file, wiped at the end. What they sign: next_version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.dataset.signing.records import SigningOptions
+from pipecrypt.documents import DocumentError
+from pipecrypt.errors import UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.service import Wipeable
+from pipecrypt.keys.signers import Signer, make_signatures, open_signer, read_public_keys
+from pipecrypt.keys.trust import Trust
+from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
+from pipecrypt.manifest.model import Manifest
+from pipecrypt.manifest.statement import encode_statement
+
+__all__ = ["OpenSigners", "utc_now"]
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+class OpenSigners:
+    """Opened signing keys; a context manager that wipes them.
+
+    Args:
+        options: which keys, and how they sign.
+        credentials: what opens them.
+        clock: gives the time in UTC.
+
+    Raises:
+        KeyReferenceError: a reference is none, or has an unknown scheme.
+        UsageError: a key signs nothing, or two references name one key.
+        AccessError: a key is missing, or the credentials do not open it.
+        IntegrityError: a key was changed after it was stored.
+    """
+
+    def __init__(
+        self, options: SigningOptions, credentials: Credentials, *, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        """Open all of them."""
+        self.options = options
+        self._clock = clock
+        self._signers: list[Signer] = []
+        try:
+            for reference in options.key_references:
+                self._signers.append(open_signer(reference, credentials))
+            self._check_different()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of the public keys, in the order of the references."""
+        return tuple(signer.key_id for signer in self._signers)
+
+    def now(self) -> datetime:
+        """Return the time in UTC, in whole seconds as statements have it."""
+        return self._clock().replace(microsecond=0)
+
+    def trust(self) -> Trust:
+        """Return the trust in what any of these keys signed, and any earlier version of one in a keystore."""
+        keys = [PublicKey(signer.public_key_pem) for signer in self._signers]
+        for reference in self.options.key_references:
+            keys += _all_versions(reference)
+        return Trust(keys)
+
+    def seal(self, manifest: Manifest) -> bytes:
+        """Return the signed envelope of a manifest.
+
+        Raises:
+            UsageError: a statement cannot hold it.
+            KeyServiceError: a service failed, refused, or returned no signature of its key.
+        """
+        try:
+            statement = encode_statement(manifest)
+        except DocumentError as error:
+            raise UsageError(
+                f"this cannot be signed: {error}", hint="encrypt fewer columns, or give a default"
+            ) from error
+        return encode_envelope(statement, make_signatures(self._signers, message_to_sign(statement)))
+
+    def close(self) -> None:
+        """Wipe the keys. Safe to call twice."""
+        for signer in self._signers:
+            if isinstance(signer, Wipeable):
+                signer.wipe()
+
+    def __enter__(self) -> Self:
+        """Return the signers themselves."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe the keys."""
+        self.close()
+
+    def _check_different(self) -> None:
+        # make_signatures would say so too, but only when everything is written.
+        for signer, reference in zip(self._signers, self.options.key_references, strict=True):
+            if self.key_ids.count(signer.key_id) > 1:
+                raise UsageError(f"{reference} is to sign twice", hint="name each signing key once")
+
+
+def _all_versions(reference: str) -> tuple[PublicKey, ...]:
+    try:
+        return read_public_keys(reference)
+    except UsageError:
+        return ()  # a service that shows no public key without opening the private one, as of pem://

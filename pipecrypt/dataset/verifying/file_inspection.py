@@ -1,0 +1,208 @@
+"""Compare one file, whole, with what was signed about it. Which files there are is left to missing_or_extra.
+
+Findings are values here, because one file that was tampered with says nothing about the next. What keeps a file from
+being looked at is a failure, and is told apart from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pipecrypt.crypto.digest import DigestAlgorithm, Digester
+from pipecrypt.dataset.opening.observed_footer import observe
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.errors import ContentError, FormatError, IntegrityError, PipecryptError
+from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.findings import Finding, FindingKind
+from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.footer import StoredFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.protocols import DataKeys, PageCodec
+from pipecrypt.parquet.structure import check_opened_structure, check_structure
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import OpenSource, open_range_source
+
+__all__ = ["Inspected", "Inspector", "Unlocking"]
+
+_PIECE_BYTES: Final = 4 << 20
+_END_BYTES: Final = 8
+# Of a file that is another one anyway, a footer is only read to name what was done to it.
+_MAX_OTHER_FOOTER_BYTES: Final = 16 << 20
+# What a broken promise says better.
+_COVERED: Final = frozenset({FindingKind.MODIFIED, FindingKind.TRUNCATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Unlocking:
+    """What opens files, so that their GCM tags can be checked too.
+
+    Args:
+        keys_of: finds the data keys of the file at a location.
+        codec: decompresses files of chunks.
+    """
+
+    keys_of: Callable[[Location], DataKeys]
+    codec: PageCodec
+
+    def check(self, entry: FileEntry, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]) -> None:
+        """Pass if every module of an encrypted file opens, and its rows are those that were signed.
+
+        Raises:
+            IntegrityError: a module, a key or a digest of a plaintext part is another.
+            FormatError: the structure is impossible, or has another number of rows.
+            AccessError: a key is missing or was refused.
+        """
+        keys = self.keys_of(location)
+        sealed, stored = read_sealed_footer(opened)
+        with OpenedFile(sealed, opened.name, keys=keys, aad_prefix=None) as file:
+            structure = check_opened_structure(file, stored.body_end)
+        if structure.rows != entry.rows:
+            raise FormatError(f"{opened.name} has {structure.rows} rows, but {entry.rows} were signed")
+        decrypt_file(opened, _Nowhere(), keys=keys, codec=self.codec, on_bytes=on_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What became of one file.
+
+    Args:
+        path: inside the dataset.
+        size_bytes: its size.
+        findings: how it differs from the signed one.
+        failure: what kept it from being checked to the end.
+    """
+
+    path: str
+    size_bytes: int
+    findings: tuple[Finding, ...] = ()
+    failure: PipecryptError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspector:
+    """Looks at files; safe to use from several threads.
+
+    Args:
+        digests: which digests of the whole file are computed; at least one of those that were signed.
+        max_bytes: size of the largest file that was signed; of a larger one no more than its beginning is digested.
+        known: tells swapped and old files from modified ones; called when a file differs.
+        unlocking: checks GCM tags too; None without keys.
+    """
+
+    digests: tuple[DigestAlgorithm, ...]
+    max_bytes: int
+    known: Callable[[], KnownDigests]
+    unlocking: Unlocking | None = None
+
+    def inspect(self, signed: SignedFile, source: SourceFile, on_bytes: Callable[[int], None]) -> Inspected:
+        """Return how a file differs from the signed one.
+
+        Without findings and failure, all of this holds of the file that was there from beginning to end: 1. it has the
+        signed size and digests; 2. it has the signed footer, rows and KEK ids; 3. it is encrypted as was promised, and
+        bound to its place; 4. its parts lie inside of it and over no other part, and its counts agree; 5. with keys,
+        every module has the tag that it was encrypted with, and each plaintext part the digest that the file names.
+
+        Args:
+            signed: what was signed about it.
+            source: the file, pinned.
+            on_bytes: told how many more bytes are done, with keys twice for each byte; what it raises passes through.
+        """
+        path = signed.entry.path
+        try:
+            with open_range_source(source) as opened:
+                findings, failure = self._look(signed, opened, source.location, on_bytes)
+        except PipecryptError as error:  # no file that could be looked at, or one that changed meanwhile
+            return Inspected(path, source.size_bytes, failure=error)
+        return Inspected(path, source.size_bytes, findings, failure)
+
+    def _look(
+        self, signed: SignedFile, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
+    ) -> tuple[tuple[Finding, ...], PipecryptError | None]:
+        digests = {each.algorithm: each.hexdigest() for each in self._digest(opened, on_bytes)}
+        seen = ObservedFile(opened.size_bytes, digests)
+        is_other = bool(compare_file(signed.entry, seen))  # 1
+        stored, malformed = _read_footer(opened, is_other=is_other)
+        findings = self._compare(signed, seen, stored)  # 2, 3
+        if malformed is not None and not findings:
+            findings = (Finding(FindingKind.MODIFIED, signed.entry.path, malformed),)
+        if stored is None:
+            return findings, None
+        checks: list[Callable[[], object]] = []
+        if not findings:
+            checks.append(lambda: check_structure(stored, signed.entry.path))  # 4
+        unlocking = self.unlocking
+        if unlocking is not None and stored.sealed is not None:
+            checks.append(lambda: unlocking.check(signed.entry, opened, location, on_bytes))  # 5
+        for check in checks:
+            try:
+                check()
+            except (IntegrityError, FormatError) as error:
+                findings = (*findings, Finding(FindingKind.MODIFIED, signed.entry.path, error.message))
+            except PipecryptError as error:
+                return findings, error
+        return findings, None
+
+    def _digest(self, opened: OpenSource, on_bytes: Callable[[int], None]) -> Sequence[Digester]:
+        digesters = [Digester(algorithm) for algorithm in self.digests]
+        # One byte more than any signed file has, so that what was appended to one changes its digest.
+        end = min(opened.size_bytes, self.max_bytes + 1)
+        for start in range(0, end, _PIECE_BYTES):
+            piece = opened.read_range(start, min(_PIECE_BYTES, end - start))
+            for digester in digesters:
+                digester.update(piece)
+            on_bytes(len(piece))
+        return digesters
+
+    def _compare(self, signed: SignedFile, seen: ObservedFile, stored: StoredFooter | None) -> tuple[Finding, ...]:
+        promise: tuple[Finding, ...] = ()
+        path = signed.entry.path
+        if stored is not None:
+            try:
+                file, encryption = observe(stored, path)
+            except ContentError as error:
+                differences = self._differences(signed, seen)
+                if not differences and not isinstance(error, FormatError):
+                    raise
+                return differences or (Finding(FindingKind.MODIFIED, path, error.message),)
+            seen = replace(file, digests=seen.digests)
+            promise = compare_encryption(signed.manifest, path, encryption)
+        differences = self._differences(signed, seen)
+        if promise and all(each.kind in _COVERED for each in differences):
+            return promise
+        kinds = {each.kind for each in differences}
+        return differences + tuple(each for each in promise if each.kind not in kinds)
+
+    def _differences(self, signed: SignedFile, seen: ObservedFile) -> tuple[Finding, ...]:
+        if not compare_file(signed.entry, seen):
+            return ()
+        return compare_file(signed.entry, seen, known=self.known())
+
+
+def _read_footer(opened: OpenSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
+    """Return the footer, or why there is none."""
+    try:
+        if is_other and _footer_bytes(opened) > _MAX_OTHER_FOOTER_BYTES:
+            return None, None
+        return read_stored_footer(opened), None
+    except ContentError as error:
+        # A changed byte may look like a feature of tomorrow. A file that was signed so is one for a later release.
+        if not is_other and not isinstance(error, FormatError):
+            raise
+        return None, error.message
+
+
+def _footer_bytes(opened: OpenSource) -> int:
+    if opened.size_bytes < _END_BYTES:
+        return 0
+    return int.from_bytes(opened.read_range(opened.size_bytes - _END_BYTES, _END_BYTES // 2), "little")
+
+
+class _Nowhere:
+    """A sink that drops its bytes. It copies nothing by itself, so that all bytes are read and checked."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Drop `data`."""

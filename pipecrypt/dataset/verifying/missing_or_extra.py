@@ -1,0 +1,132 @@
+"""Compare which files are there with which were signed. Looking into them: file_inspection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.verifying.file_selection import Selection
+from pipecrypt.dataset.verifying.tally import Tally
+from pipecrypt.errors import StorageError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.findings import Finding, FindingKind
+from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.storage.inventory import Admits, Found, pin, take_inventory
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.publication import is_temporary
+
+__all__ = ["EXTRA", "Presence", "SignedSource", "signed_source"]
+
+_MISSING: Final = "it was signed, but is not there"
+EXTRA: Final = "it is there, but was not signed"
+_NO_FILE: Final = "a file was signed, but this is none"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedSource:
+    """A file that is there, and what was signed about it.
+
+    Args:
+        signed: what was signed.
+        source: the file, pinned.
+    """
+
+    signed: SignedFile
+    source: SourceFile
+
+
+class Presence:
+    """Goes through a dataset once.
+
+    Args:
+        dataset: what was signed.
+        directory: where its files are.
+        selection: which of them count.
+        tally: told about missing and extra files, and about what cannot be listed.
+    """
+
+    def __init__(self, dataset: SignedDataset, directory: Location, selection: Selection, tally: Tally) -> None:
+        """Look at nothing yet."""
+        self._dataset = dataset
+        self._directory = directory
+        self._selection = selection
+        self._tally = tally
+        self._seen: set[str] = set()
+
+    def signed(self) -> Iterator[FileEntry]:
+        """Yield the signed files that count."""
+        return (entry for path, entry in self._dataset.entries.items() if self._selection.takes(path))
+
+    def sources(self) -> Iterator[SignedSource]:
+        """Yield each signed file that is there, in the order in which the storage names them.
+
+        What holds in the end: each file that counts was yielded, or is a finding: missing where it was signed and a
+        look at its very place found nothing, extra where it was not signed. Files of ours under `_pipecrypt/` and
+        temporary files of runs that were killed do not count. Where a listing failed, that is a failure instead, and
+        nothing is called missing.
+        """
+        try:
+            for start in self._selection.starts():
+                for found in take_inventory(self._below(start), self._admits_below(start)):
+                    yield from self._compare(_moved(found, start))
+        except StorageError as error:
+            self._tally.fail("", error)
+            return
+        for entry in self.signed():
+            if entry.path not in self._seen:
+                path = entry.path
+                yield from signed_source(self._dataset.file(path), self._directory.child(path), self._tally)
+
+    def _below(self, start: str) -> Location:
+        return self._directory.child(start) if start else self._directory
+
+    def _admits_below(self, start: str) -> Admits:
+        above = tuple(start.split("/")) if start else ()
+
+        def admits(names: tuple[str, ...]) -> bool:
+            whole = (*above, *names)
+            return not is_reserved("/".join(whole)) and self._selection.admits(whole)
+
+        return admits
+
+    def _compare(self, found: Found) -> Iterator[SignedSource]:
+        path, source = found
+        if is_reserved(path) or not self._selection.takes(path) or path in self._seen:
+            return
+        entry = self._dataset.entries.get(path)
+        if entry is not None:
+            self._seen.add(entry.path)
+            yield from _checked(self._dataset.file(entry.path), source, self._tally)
+        elif not is_temporary(path.rpartition("/")[2]):
+            self._tally.find(Finding(FindingKind.EXTRA, path, EXTRA))
+
+
+def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Iterator[SignedSource]:
+    """Yield a signed file if it is at its place; otherwise it is a finding.
+
+    Some storages list late, or not at all. Only a look at its very place tells that a file is missing.
+    """
+    try:
+        found = pin(location, signed.entry.path)
+    except StorageError as error:
+        tally.fail(signed.entry.path, error)
+        return
+    if found is None:
+        tally.find(Finding(FindingKind.MISSING, signed.entry.path, _MISSING))
+    else:
+        yield from _checked(signed, found[1], tally)
+
+
+def _checked(signed: SignedFile, source: SourceFile | None, tally: Tally) -> Iterator[SignedSource]:
+    if source is None:
+        tally.find(Finding(FindingKind.MODIFIED, signed.entry.path, _NO_FILE))
+    else:
+        yield SignedSource(signed, source)
+
+
+def _moved(found: Found, start: str) -> Found:
+    return (f"{start}/{found[0]}", found[1]) if start else found

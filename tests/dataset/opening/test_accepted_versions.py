@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import logging
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.verify import Remembered
+
+PLACE = "s3://bucket/ü\udcff"
+SEEN = Remembered("0" * 32, 7, "a" * 64)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> VersionMemory:
+    return VersionMemory(str(tmp_path / "state" / "deep"))
+
+
+def _record(memory: VersionMemory) -> Path:
+    (record,) = Path(memory.directory, "accepted").iterdir()
+    return record
+
+
+def test_what_was_remembered_is_recalled(memory: VersionMemory) -> None:
+    assert memory.recall(PLACE) is None
+    memory.remember(PLACE, SEEN)
+    assert memory.recall(PLACE) == SEEN
+    assert memory.recall("s3://bucket/other") is None
+
+    memory.remember(PLACE, replace(SEEN, version=8))
+    assert pickle.loads(pickle.dumps(memory)).recall(PLACE) == replace(SEEN, version=8)  # noqa: S301
+    assert oct(_record(memory).parent.stat().st_mode)[-3:] == "700"
+    memory.forget(PLACE)
+    memory.forget(PLACE)
+    assert memory.recall(PLACE) is None
+
+
+def test_a_memory_that_starts_anew(memory: VersionMemory) -> None:
+    memory.remember(PLACE, SEEN)
+    anew = replace(memory, starts_anew=True)
+
+    assert anew.recall(PLACE) is None
+    anew.remember(PLACE, replace(SEEN, version=1))
+    assert memory.recall(PLACE) == replace(SEEN, version=1)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b"[" * 100_000, b" " * 20_000])
+def test_a_malformed_record_is_not_taken_for_none(memory: VersionMemory, damage: bytes) -> None:
+    memory.remember(PLACE, SEEN)
+    _record(memory).write_bytes(damage)
+
+    with pytest.raises(IntegrityError):
+        memory.recall(PLACE)
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(memory: VersionMemory) -> None:
+    memory.remember(PLACE, SEEN)
+    record = _record(memory)
+    record.unlink()
+    record.mkdir()
+
+    with pytest.raises(IntegrityError):
+        memory.recall(PLACE)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    memory = VersionMemory(str(tmp_path / "file"))
+
+    with caplog.at_level(logging.WARNING):
+        memory.remember("s3://bucket", SEEN)
+
+    assert "s3://bucket" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environ", "directory"),
+    [
+        ({"PIPECRYPT_STATE_DIR": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"XDG_STATE_HOME": "/b", "HOME": "/c"}, "/b/pipecrypt"),
+        ({"HOME": "/c"}, "/c/.local/state/pipecrypt"),
+        ({"XDG_STATE_HOME": "", "HOME": "/c"}, "/c/.local/state/pipecrypt"),
+    ],
+)
+def test_where_a_user_s_memory_is(environ: dict[str, str], directory: str) -> None:
+    assert VersionMemory.of_user(environ) == VersionMemory(directory)
+
+
+@pytest.mark.parametrize("environ", [{}, {"PIPECRYPT_STATE_DIR": "", "HOME": "/c"}])
+def test_no_memory(environ: dict[str, str]) -> None:
+    assert VersionMemory.of_user(environ) is None

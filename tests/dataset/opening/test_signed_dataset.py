@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode, parse_mode
+from pipecrypt.dataset.opening.signed_dataset import open_above, open_beside, open_dataset, open_signed_file
+from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, StorageError, UsageError
+from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, locate
+from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
+
+A, B, C = NAMES
+FILES = LocatedFiles({})
+TRUSTING = Requirements(trust=trusting())
+
+
+def test_a_dataset_and_its_files(dataset: Path) -> None:
+    files, root = locate(Location(f"{dataset}/"))
+    opened = open_dataset(files, root, TRUSTING)
+
+    assert list(opened.entries) == list(NAMES)
+    assert opened.name == f"file://{dataset}"
+    assert opened.below(f"{root}/{B}") == B
+    assert opened.below(f"{root}x/{B}") is None
+    signed = opened.file(B)
+    assert signed.key_ids == (ALICE.key_id,)
+    assert pickle.loads(pickle.dumps(signed)) == signed  # noqa: S301  # workers get it
+    with pytest.raises(IntegrityError):
+        opened.file("other.parquet")
+    assert opened.known_digests().paths[opened.entries[A].sha256 or ""] == A
+
+
+def test_the_nearest_dataset_above_counts(dataset: Path) -> None:
+    above = open_above(FILES, str(dataset / B), TRUSTING)
+    assert above is not None
+    assert above.root == str(dataset)
+    assert open_above(FILES, str(dataset), TRUSTING) is None
+    assert open_signed_file(FILES, str(dataset / B), TRUSTING).entry.path == B
+
+    inner = dataset / "day=1"
+    sign(inner, policy=replace(above.verified.manifest.policy, bind_path=False))
+    nearest = open_above(FILES, str(dataset / B), TRUSTING)
+    assert nearest is not None
+    assert nearest.root == str(inner)
+
+
+def test_what_a_dataset_does_not_list_is_refused_although_it_has_its_own_statement(dataset: Path) -> None:
+    shutil.copy(dataset / A, dataset / "b.parquet")
+    sign_file(dataset / "b.parquet")
+
+    with pytest.raises(IntegrityError):
+        open_signed_file(FILES, str(dataset / "b.parquet"), TRUSTING)
+    assert open_beside(FILES, str(dataset / "b.parquet"), TRUSTING).entry.path == "b.parquet"
+
+
+def test_a_single_file(signed_world: SignedWorld, tmp_path: Path) -> None:
+    file = Path(shutil.copy(signed_world.root / "signed" / A, tmp_path / A))
+    with pytest.raises(NotTrustedError):
+        open_signed_file(FILES, str(file), TRUSTING)
+    sign_file(file)
+    signed = open_signed_file(FILES, str(file), TRUSTING)
+
+    assert (signed.entry.path, signed.name, signed.key_ids) == (A, f"file://{file}", (ALICE.key_id,))
+    signed.check_footer(read_stored_footer(MemorySource(file.read_bytes(), A)))
+    with pytest.raises(NotTrustedError):
+        open_signed_file(FILES, str(file), Requirements(trust=trusting(MALLORY)))
+    shutil.copy(f"{file}{SIGNATURE_SUFFIX}", tmp_path / f"b.parquet{SIGNATURE_SUFFIX}")
+    with pytest.raises(IntegrityError):
+        open_signed_file(FILES, str(tmp_path / "b.parquet"), TRUSTING)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda root: (root / MANIFEST_PATH).unlink(),
+        lambda root: shutil.rmtree(root / "_pipecrypt/files"),
+        lambda root: next((root / "_pipecrypt/files").iterdir()).write_bytes(b""),
+        lambda root: (root / MANIFEST_PATH).write_bytes(b"[]"),
+        lambda root: (root / MANIFEST_PATH).write_bytes(b" " * (20 << 20)),
+    ],
+    ids=["no statement", "no list", "an empty list", "no envelope", "endless"],
+)
+def test_a_dataset_that_is_refused(dataset: Path, tamper: object) -> None:
+    tamper(dataset)  # type: ignore[operator]
+
+    with pytest.raises(IntegrityError):
+        open_dataset(FILES, str(dataset), TRUSTING)
+
+
+def test_a_statement_that_cannot_be_read_is_not_taken_for_none(dataset: Path) -> None:
+    (dataset / MANIFEST_PATH).unlink()
+    (dataset / MANIFEST_PATH).mkdir()
+
+    with pytest.raises(StorageError):
+        open_above(FILES, str(dataset / A), TRUSTING)
+
+
+def test_what_is_accepted_is_remembered(dataset: Path, tmp_path: Path) -> None:
+    remembering = replace(TRUSTING, memory=VersionMemory(str(tmp_path / "state")))
+    first = sign(dataset)
+    old = (dataset / MANIFEST_PATH).read_bytes()
+    sign(dataset, **next_version(first))
+    open_signed_file(FILES, str(dataset / A), remembering)
+
+    (dataset / MANIFEST_PATH).write_bytes(old)
+    with pytest.raises(RolledBackError):
+        open_dataset(FILES, str(dataset), remembering)
+
+
+def test_what_is_refused_is_not_remembered(dataset: Path, tmp_path: Path) -> None:
+    remembering = replace(TRUSTING, memory=VersionMemory(str(tmp_path / "state")))
+    first = sign(dataset)
+    old = {path: path.read_bytes() for path in (dataset / "_pipecrypt").rglob("*") if path.is_file()}
+    sign(dataset, **next_version(first))
+    (listed,) = (path for path in (dataset / "_pipecrypt/files").iterdir() if path.name.startswith("2-"))
+    listed.unlink()
+    with pytest.raises(IntegrityError):
+        open_dataset(FILES, str(dataset), remembering)
+
+    for path, data in old.items():
+        path.write_bytes(data)
+    assert open_dataset(FILES, str(dataset), remembering).verified.manifest.version == 1
+
+
+def test_footers_are_compared(signed_world: SignedWorld, dataset: Path) -> None:
+    signed = open_signed_file(FILES, str(dataset / A), TRUSTING)
+    for path in (dataset / C, signed_world.root / "raw" / A):
+        with pytest.raises(IntegrityError):
+            signed.check_footer(read_stored_footer(MemorySource(path.read_bytes(), A)))
+    assert signed.compare_digests(signed.entry.size_bytes, signed.entry.digests()) == ()
+
+
+def test_on_an_fsspec_file_system(dataset: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"/opened/{path.relative_to(dataset).as_posix()}", path.read_bytes())
+
+    assert open_dataset(FilesystemFiles(fs), "/opened", TRUSTING).name == "memory:///opened"
+    assert open_signed_file(FilesystemFiles(fs), f"/opened/{B}", TRUSTING).entry.path == B
+    assert open_signed_file(FILES, f"memory://opened/{B}", TRUSTING).entry.path == B
+
+
+def test_requirements() -> None:
+    assert parse_mode("read") is VerifyMode.READ
+    for wrong in ("", "FULL", "none"):
+        with pytest.raises(UsageError):
+            parse_mode(wrong)
+    for version in (0, -1, True, "1"):
+        with pytest.raises(UsageError):
+            Requirements(trust=trusting(), min_version=version)  # type: ignore[arg-type]
+    assert TRUSTING.clock().tzinfo is not None

@@ -1,0 +1,91 @@
+"""Which files a location names, and whether they are those that were signed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_sources import find_signed, list_signed_sources
+from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, UsageError
+from pipecrypt.storage.location import Location
+from tests.dataset.world import NAMES, sign, sign_file, trusting
+
+REQUIRED = Requirements(trust=trusting())
+
+
+def found(*parts: object) -> list[str]:
+    location = Location("/".join(str(part) for part in parts))
+    return [each.signed.entry.path for each in list_signed_sources(location, REQUIRED)]
+
+
+def test_directories_globs_and_files(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(dataset) == found(f"{dataset}/") == found(f"file://{dataset}") == list(NAMES)
+    assert found(dataset, "day=1") == found(dataset, "day=1/*") == found(dataset, "**/b*.parquet") == [NAMES[1]]
+    assert found(dataset, "*.parquet") == found(dataset, "a.parquet") == ["a.parquet"]
+    monkeypatch.chdir(dataset / "day=1")
+    assert found(".") == found("*.parquet") == found("b ü.parquet") == [NAMES[1]]
+    assert found("..") == list(NAMES)
+
+
+def test_an_exact_name_comes_before_a_glob(dataset: Path) -> None:
+    os.rename(dataset / "a.parquet", dataset / "[x].parquet")
+    sign(dataset)
+    assert found(dataset, "[x].parquet") == ["[x].parquet"]
+    (dataset / "[x].parquet").unlink()
+    shutil.copytree(dataset / "day=1", dataset / "d[1]")
+    sign(dataset)
+    assert found(dataset, "d[1]") == ["d[1]/b ü.parquet"]
+
+
+def test_what_is_missing_or_added(dataset: Path) -> None:
+    shutil.copy(dataset / "a.parquet", dataset / "day=1" / "z.parquet")
+    for place in (dataset, f"{dataset}/day=1", f"{dataset}/**/z.parquet", f"{dataset}/day=1/z.parquet"):
+        with pytest.raises(IntegrityError, match="extra"):
+            found(place)
+    assert found(dataset, "day=2") == [NAMES[2]]
+    shutil.rmtree(dataset / "day=2")
+    for place in ("day=2", "day=2/", "day=2/*.parquet", "day=2/c.parquet", "day=*/c.parquet"):
+        with pytest.raises(IntegrityError, match="missing"):
+            found(dataset, place)
+    for place in ("day=3", "day=3/*.parquet", "day=1/none.parquet"):
+        with pytest.raises(SourceNotFoundError):
+            found(dataset, place)
+
+
+def test_everything_removed_but_the_statement(dataset: Path) -> None:
+    for name in NAMES:
+        (dataset / name).unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        found(dataset)
+
+
+def test_without_a_statement(dataset: Path) -> None:
+    shutil.rmtree(dataset / "_pipecrypt")
+    for place in (dataset, f"{dataset}/*.parquet", f"{dataset}/a.parquet"):
+        with pytest.raises(NotTrustedError):
+            found(place)
+    sign_file(dataset / "a.parquet")
+    assert found(dataset, "a.parquet") == ["a.parquet"]
+    # A statement about one file says nothing about which others there should be.
+    with pytest.raises(NotTrustedError):
+        found(dataset, "*.parquet")
+    with pytest.raises(SourceNotFoundError):
+        found(dataset, "none")
+
+
+def test_the_dataset_counts_where_there_are_both(dataset: Path) -> None:
+    extra = dataset / "extra.parquet"
+    shutil.copy(dataset / "a.parquet", extra)
+    sign_file(extra)
+    with pytest.raises(IntegrityError, match="extra"):
+        find_signed(Location(str(extra)), REQUIRED)
+
+
+def test_standard_input_has_no_statement() -> None:
+    for read in (list_signed_sources, find_signed):
+        with pytest.raises(UsageError):
+            read(Location("-"), REQUIRED)
