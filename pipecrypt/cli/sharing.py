@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from pipecrypt.cli.render import show
 from pipecrypt.cli.trust_options import Trust
 
 if TYPE_CHECKING:
+    from pipecrypt.pipeline.deep_rotation import DeepSummary
     from pipecrypt.pipeline.sharing import GrantSummary, RevokeSummary
 
 __all__ = ["grant", "revoke", "rotate"]
@@ -63,12 +64,23 @@ def rotate(
     key: Annotated[
         list[str] | None, typer.Option("--key", metavar="KEYREF", help="Further keys, to open encrypted footers.")
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Take the old key out of the files, by new footers; data stays in place.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="KEYREF", help="With --deep: let this key open it, too, by grants."),
+    ] = None,
+    sign: Annotated[
+        list[str] | None,
+        typer.Option("--sign", metavar="KEYREF", help="With --deep: sign the new version of what is signed."),
+    ] = None,
     trust: Trust = None,
     dataset_id: _DatasetIDs = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Let a new master key open all that an old one opens, by grants."""
+    """Let a new master key open all that an old one opens, by grants or new footers."""
     from pipecrypt.pipeline.sharing import rotate as rotate_keys
 
     summary = rotate_keys(
@@ -76,11 +88,31 @@ def rotate(
         old,
         new,
         keys=key or (),
+        deep=deep,
+        also=also or (),
+        sign=sign or (),
         trust=trust or None,
         dataset_ids=dataset_id or (),
         credentials=credentials(),
     )
-    show(summary, lambda: _grant_lines(summary))
+    show(summary, lambda: _rotate_lines(summary))
+
+
+def _rotate_lines(summary: GrantSummary | DeepSummary) -> list[str]:
+    if summary.operation != "rotate --deep":
+        return _grant_lines(cast("GrantSummary", summary))
+    deep = cast("DeepSummary", summary)
+    lines = [
+        f"rotated {deep.dataset} to {deep.master_key_id!a}: {deep.changed} of {deep.files} files changed",
+        f"data keys            {deep.data_keys}",
+        f"bytes moved          {deep.bytes_moved} of {deep.total_bytes}",
+        f"key service calls    {deep.service_calls}",
+    ]
+    if deep.put_back:
+        lines.append(f"put back first       {deep.put_back} files, left by a rotation that did not end")
+    lines += [f"signed {each.path}, version {each.version}" for each in deep.signed]
+    lines += [f"opens it no more: {each!a}, whose grants were for keys that are gone" for each in deep.lost_grants]
+    return [*lines, _NOT_UNDONE]
 
 
 def _grant_lines(summary: GrantSummary) -> list[str]:

@@ -1,8 +1,7 @@
 """Find the KEKs that the files below a place use, reading as few footers as can be. Opening KEKs is left to granting.
 
-Where a manifest lists the KEKs of plaintext footers, one footer is read for each KEK, however many files there are. An
-encrypted footer hides the KEKs of its columns, and a directory without a manifest lists nothing: then all footers are
-read.
+Where a manifest lists the KEKs, one footer is read for each, however many files there are. A directory without one
+lists nothing, so all footers are read. An encrypted footer hides the KEKs of its columns from who cannot open it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX, MANIFEST_PATH, file_list_path
-from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
@@ -149,9 +147,8 @@ def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSea
         for source in list_sources(place.location):
             search.read(source)
         return search.result()
-    reads_all = manifest.policy.footer is PromisedFooter.ENCRYPTED
     for entry in place.entries:
-        if reads_all or not search.knows(entry.kek_ids):
+        if not search.knows(entry.kek_ids):
             search.read(_listed(place, entry))
     return search.result()
 

@@ -10,33 +10,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.commitment import commit
+from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.documents import encode_base64
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths, time_text
+from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
 from pipecrypt.keys.kek_cache import KEKCache, KEKLimits
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.material import (
-    KEK_ID_BYTES,
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
     KeyMaterial,
     MaterialReader,
-    MaterialWriter,
     WrappedKEK,
     dataset_of_kek_text,
     kek_text,
 )
 from pipecrypt.keys.opening import check_binding, external_entry, unwrap_data_key
 from pipecrypt.keys.service import KeyServices
+from pipecrypt.keys.writing_keks import WritingKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
@@ -48,16 +44,6 @@ FindGrants: TypeAlias = Callable[[str], Iterable[Grant]]
 _Take: TypeAlias = Callable[[DataKey, DataKey], DataKey]
 
 _MAX_REMEMBERED: Final = 1024
-
-
-@dataclass(slots=True)
-class _WritingKEK:
-    key: DataKey
-    cipher: MessageCipher
-    id: bytes
-    writer: MaterialWriter
-    made_at: float
-    wraps: int = 0
 
 
 class KeySession:
@@ -81,14 +67,12 @@ class KeySession:
 
     __slots__ = (
         "__weakref__",
-        "_also",
         "_clock",
         "_dataset_id",
         "_granted",
         "_keyring",
         "_limits",
         "_lock",
-        "_made_grants",
         "_reader",
         "_unwrapped",
         "_writing",
@@ -115,12 +99,10 @@ class KeySession:
         # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
         # while another thread uses it.
         self._lock = threading.Lock()
-        self._writing: dict[tuple[str, str], _WritingKEK] = {}
         self._unwrapped = KEKCache(self._limits, clock)
-        self._also = tuple(dict.fromkeys(also))
-        self._made_grants: list[Grant] = []
         self._granted: dict[tuple[str, str], Grant] = {}  # what opened KEKs whose own master key did not
         self._keyring = Keyring([*references, *also], credentials, services)
+        self._writing = WritingKEKs(self._keyring, self._limits, clock, also)
         try:
             if dataset_id is not None:
                 self._keyring.check_makes_keys()
@@ -144,6 +126,11 @@ class KeySession:
         with self._lock:
             return self._keyring.master_key(key_reference).id
 
+    def master_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of all master keys of this session, earlier versions included."""
+        with self._lock:
+            return self._keyring.master_key_ids()
+
     def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit data key and its `key_metadata`; the caller wipes the key.
 
@@ -151,15 +138,31 @@ class KeySession:
             KeyServiceError: the key service failed or refused to make a KEK.
             UsageError: the reference names keys that only open files.
         """
+        key = DataKey(random_bytes(DATA_KEY_BYTES))
+        try:
+            with self._lock:
+                self._check_dataset(context)
+                key_metadata = self._writing.wrap(key_reference, key, context, self._dataset_id)
+        except BaseException:
+            key.wipe()
+            raise
+        self.data_keys_made += 1
+        return key, key_metadata
+
+    def adopt_data_key(self, key_reference: str, key: DataKey, context: Context, dataset_id: str) -> bytes:
+        """Return the `key_metadata` of a data key that exists, under a new KEK of this session.
+
+        Args:
+            key_reference: of the master key.
+            key: the data key.
+            context: where it is used; its commitment is made from that, as before.
+            dataset_id: that its KEK is bound to; a context without a prefix of ours does not say.
+
+        Raises:
+            PipecryptError: as `new_data_key`.
+        """
         with self._lock:
-            kek = self._writing_kek(key_reference, context)
-            key = DataKey(random_bytes(DATA_KEY_BYTES))
-            # The AAD is the KEK's id, because parquet-java and parquet-cpp unwrap data keys so.
-            wrapped = kek.cipher.seal(key.expose_key_bytes(), kek.id)
-            kek.wraps += 1
-            self.data_keys_made += 1
-        commitment = commit(key, context.key_binding())
-        return key, kek.writer.encode(wrapped, commitment, is_footer_key=context.column is None)
+            return self._writing.wrap(key_reference, key, context, dataset_id)
 
     def open_data_key(
         self,
@@ -220,8 +223,7 @@ class KeySession:
     def take_grants(self) -> tuple[Grant, ...]:
         """Return the KEKs made since the last call, wrapped for the further master keys; the caller stores them."""
         with self._lock:
-            made, self._made_grants = tuple(self._made_grants), []
-            return made
+            return self._writing.take_grants()
 
     def for_file(self, read_external: ExternalEntries, grants: FindGrants | None = None) -> FileKeys:
         """Return the keys of one file.
@@ -251,9 +253,7 @@ class KeySession:
     def close(self) -> None:
         """Wipe all keys. Safe to call twice."""
         with self._lock:
-            for kek in self._writing.values():
-                kek.key.wipe()
-            self._writing.clear()
+            self._writing.wipe()
             self._unwrapped.wipe()
             self._keyring.wipe()
 
@@ -267,29 +267,9 @@ class KeySession:
         """Close the session."""
         self.close()
 
-    def _writing_kek(self, key_reference: str, context: Context) -> _WritingKEK:
+    def _check_dataset(self, context: Context) -> None:
         if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
             raise RuntimeError("this session writes another dataset")
-        dataset_id = context.dataset_id if self._dataset_id is None else self._dataset_id
-        master_key_id = self._keyring.master_key(key_reference).id
-        kek = self._writing.get((master_key_id, dataset_id))
-        if kek is None or self._limits.is_used_up(kek.made_at, kek.wraps, self._clock()):  # SP 800-38D 8.3
-            key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
-            if kek is not None:
-                kek.key.wipe()
-            kek_id = random_bytes(KEK_ID_BYTES)
-            writer = MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
-            kek = _WritingKEK(key, MessageCipher(key), kek_id, writer, self._clock())
-            self._writing[master_key_id, dataset_id] = kek
-            self._grant_new(kek, dataset_id)
-        return kek
-
-    def _grant_new(self, kek: _WritingKEK, dataset_id: str) -> None:
-        context, since = Context(dataset_id=dataset_id, path=""), time_text(datetime.now(UTC))
-        for reference in self._also:
-            wrapped = kek_text(dataset_id, self._keyring.wrap(reference, kek.key, context))
-            master_key_id = self._keyring.master_key(reference).id
-            self._made_grants.append(Grant(encode_base64(kek.id), master_key_id, wrapped, since))
 
     def _open_material(
         self, material: KeyMaterial, context: Context, grants: FindGrants | None, take: _Take

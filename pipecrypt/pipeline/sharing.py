@@ -21,6 +21,7 @@ from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.calls import listed_keys
+from pipecrypt.pipeline.deep_rotation import DeepRotation, DeepSummary, rotate_deeply
 from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.small_files import locate
@@ -128,20 +129,28 @@ def rotate(
     new: str,
     *,
     keys: Sequence[str] = (),
+    deep: bool = False,
+    also: Sequence[str] = (),
+    sign: Sequence[str] = (),
     trust: Sequence[str] | None = None,
     dataset_ids: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     credentials: Credentials | None = None,
-) -> GrantSummary:
-    """Let a new master key open all that an old one opens; the old one still does.
+) -> GrantSummary | DeepSummary:
+    """Let a new master key open all that an old one opens; the old one still does, unless the rotation is deep.
 
-    The time does not depend on how much data there is, nor on how many files, where a manifest lists their KEKs.
+    The time does not depend on how much data there is, nor on how many files, where a manifest lists their KEKs. A deep
+    rotation takes the old master key out of the files: each gets a new footer, and a signed dataset a new version.
+    While it runs, readers of a file that is being changed fail, and so do those who verify until it is done.
 
     Args:
         dataset: as for `grant`.
         old: key reference of the master key that opens it now.
         new: key reference of the master key that shall.
-        keys: further keys that open encrypted footers.
+        keys: further keys that open encrypted footers; for a deep rotation, all footers.
+        deep: rewrite footers.
+        also: key references that the KEKs of a deep rotation are wrapped for, too.
+        sign: key references of the signing keys, for a deep rotation of what is signed.
         trust: as for `grant`.
         dataset_ids: as for `grant`.
         options: as for `grant`.
@@ -151,6 +160,18 @@ def rotate(
         PipecryptError: as `grant`.
     """
     place = _find(dataset, options, trust)
+    if deep:
+        wish = DeepRotation(
+            old=old,
+            new=new,
+            keys=listed_keys(keys),
+            also=listed_keys(also),
+            sign=listed_keys(sign),
+            dataset_ids=tuple(dataset_ids),
+        )
+        return rotate_deeply(place, wish, _opened(credentials))
+    if also or sign:
+        raise UsageError("also and sign belong to a deep rotation", hint="set deep, or leave them out")
     return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids)), _opened(credentials))
 
 

@@ -70,3 +70,30 @@ def test_hidden_files_are_named(run: Run, people: Path, keyref: str, sealed: str
 
     assert answer.code == 0, answer.err
     assert "not looked into      1 files" in answer.out
+
+
+def test_rotate_deeply(run: Run, people: Path, keyref: str, sealed: str) -> None:
+    assert run("rotate", sealed, "--from", keyref, "--to", _OTHER, "--sign", keyref).code == 2
+    answer = run("rotate", sealed, "--from", keyref, "--to", _OTHER, "--deep")
+    assert answer.code == 0, answer.err
+    assert "1 of 1 files changed" in answer.out
+    assert run("decrypt", sealed, "back/", "--key", keyref).code == 4
+    assert run("decrypt", sealed, "back/", "--key", _OTHER).code == 0
+    assert Path("back/people.parquet").read_bytes() == people.read_bytes()
+
+    summary = run("rotate", sealed, "--from", keyref, "--to", _OTHER, "--deep", "--json").document
+    assert (summary["operation"], summary["changed"], summary["bytes_moved"]) == ("rotate --deep", 0, 0)
+
+
+def test_a_signed_dataset_gets_a_new_version(run: Run, people: Path, keyref: str, sealed: str) -> None:
+    signing = "keystore://./keys.json#signing"
+    assert run("keys", "new", signing, "--type", "ed25519").code == 0
+    assert run("encrypt", people, "signed/", "--key", keyref, "--sign", signing).code == 0
+    rotate = ["rotate", "signed", "--from", keyref, "--to", _OTHER, "--deep"]
+
+    assert run(*rotate).code == 2
+    answer = run(*rotate, "--sign", signing)
+
+    assert answer.code == 0, answer.err
+    assert "signed signed/_pipecrypt/manifest.json, version 2" in answer.out
+    assert run("verify", "signed", "--trust", signing).code == 0
