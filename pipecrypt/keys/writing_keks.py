@@ -93,8 +93,8 @@ class WritingKEKs:
             kek_id = random_bytes(KEK_ID_BYTES)
             writer = MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
             kek = _WritingKEK(key, MessageCipher(key), kek_id, writer, self._clock())
+            self._grant(kek, dataset_id)  # first: a KEK that could not be wrapped for all is not used
             self._keks[master_key_id, dataset_id] = kek
-            self._grant(kek, dataset_id)
         return kek
 
     def _grant(self, kek: _WritingKEK, dataset_id: str) -> None:
