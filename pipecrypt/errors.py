@@ -15,6 +15,7 @@ __all__ = [
     "ColumnNotFoundError",
     "ConfigError",
     "ConflictError",
+    "ContentError",
     "ExpiredError",
     "FormatError",
     "IntegrityError",
@@ -69,7 +70,13 @@ def _rebuild(kind: type[PipecryptError], message: str, hint: str) -> PipecryptEr
     return kind(message, hint=hint)
 
 
-class FormatError(PipecryptError):
+class ContentError(PipecryptError):
+    """What the bytes of a file alone can make its reader raise; of a file that was changed, any of these."""
+
+    default_hint = "check that the file was copied whole and that its writer finished"
+
+
+class FormatError(ContentError):
     """The input is no Parquet file, or is truncated or malformed."""
 
     default_hint = "check that the file was copied whole and that its writer finished"
@@ -81,13 +88,13 @@ class BadRowError(FormatError):
     default_hint = "mend the row, give the type of the column, or leave bad rows out with on_bad_rows: skip"
 
 
-class LimitError(PipecryptError):
+class LimitError(ContentError):
     """The input exceeds a limit of the Parquet encryption format."""
 
     default_hint = "rewrite the file with fewer row groups or larger pages, then encrypt it"
 
 
-class UnsupportedError(PipecryptError):
+class UnsupportedError(ContentError):
     """The input is valid Parquet, but uses something that cannot be encrypted or decrypted."""
 
     default_hint = "rewrite the file with a current Parquet writer"

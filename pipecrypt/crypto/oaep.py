@@ -84,11 +84,14 @@ class OAEPIdentity:
         """
         if self._private is None:
             raise RuntimeError("this key was wiped")
+        # One answer to all that may be wrong: telling a bad padding apart would be an oracle (RFC 8017 7.1.2).
+        refusal = IntegrityError("authentication failed")
+        if len(sealed) != (self._private.key_size + 7) // 8:  # RFC 8017 7.1.2 step 1b
+            raise refusal
         try:
             message = self._private.decrypt(sealed, _padding())
         except ValueError:
-            # One answer to all that may be wrong: telling a bad padding apart would be an oracle (RFC 8017 7.1.2).
-            raise IntegrityError("authentication failed") from None
+            raise refusal from None
         return bytes(remove_context_digest(message, info))
 
     def wipe(self) -> None:

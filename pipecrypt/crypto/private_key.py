@@ -153,8 +153,8 @@ def read_private_pem(pem: bytes) -> tuple[SignatureAlgorithm, DataKey]:
     private = load_private_pem(pem, None)
     if not isinstance(private, _SeedObject):
         raise UsageError(
-            "the private key is neither Ed25519 nor ML-DSA-65, which a keystore holds",
-            hint="sign with it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
+            "the private key is of an algorithm that a keystore does not hold",
+            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
         )
     return _seed_algorithm(private), DataKey(private.private_bytes_raw())
 

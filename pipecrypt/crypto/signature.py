@@ -109,6 +109,9 @@ class PublicKey:
         if isinstance(self._public, ec.EllipticCurvePublicKey):
             self._public.verify(signature, message, ecdsa_scheme(self.algorithm))
         elif isinstance(self._public, rsa.RSAPublicKey):
+            # RFC 8017 8.1.2 step 1, which OpenSSL leaves out where the first bytes are zero.
+            if len(signature) != (self._public.key_size + 7) // 8:
+                raise InvalidSignature
             self._public.verify(signature, message, pss_padding(), pss_scheme())
         else:
             self._public.verify(signature, message)

@@ -13,7 +13,7 @@ from typing import Final
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.observing import observe
 from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.errors import FormatError, IntegrityError, PipecryptError
+from pipecrypt.errors import ContentError, FormatError, IntegrityError, PipecryptError
 from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind
@@ -163,8 +163,11 @@ class Inspector:
         if stored is not None:
             try:
                 file, encryption = observe(stored, path)
-            except FormatError as error:
-                return self._differences(signed, seen) or (Finding(FindingKind.MODIFIED, path, error.message),)
+            except ContentError as error:
+                differences = self._differences(signed, seen)
+                if not differences and not isinstance(error, FormatError):
+                    raise
+                return differences or (Finding(FindingKind.MODIFIED, path, error.message),)
             seen = replace(file, digests=seen.digests)
             promise = compare_encryption(signed.manifest, path, encryption)
         differences = self._differences(signed, seen)
@@ -185,7 +188,10 @@ def _read_footer(opened: OpenSource, *, is_other: bool) -> tuple[StoredFooter | 
         if is_other and _footer_bytes(opened) > _MAX_OTHER_FOOTER_BYTES:
             return None, None
         return read_stored_footer(opened), None
-    except FormatError as error:
+    except ContentError as error:
+        # A changed byte may look like a feature of tomorrow. A file that was signed so is one for a later release.
+        if not is_other and not isinstance(error, FormatError):
+            raise
         return None, error.message
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.observing import observe, observe_footer
-from pipecrypt.errors import FormatError
+from pipecrypt.errors import ContentError, FormatError
 from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
@@ -81,10 +81,12 @@ class SignedFile:
         path = self.entry.path
         try:
             file, encryption = observe(stored, path)
-        except FormatError as error:
+        except ContentError as error:
             # Another footer than the signed one is a finding also where it makes no sense.
-            malformed = Finding(FindingKind.MODIFIED, path, error.message)
-            return compare_file(self.entry, observe_footer(stored)) or (malformed,)
+            findings = compare_file(self.entry, observe_footer(stored))
+            if not findings and not isinstance(error, FormatError):
+                raise
+            return findings or (Finding(FindingKind.MODIFIED, path, error.message),)
         return compare_encryption(self.manifest, path, encryption) + compare_file(self.entry, file)
 
     def compare_digests(

@@ -2,13 +2,19 @@
 
 Libraries are initialized for calls from one thread at a time (PKCS #11 v2.40 5.4), so `LOCK` is held around all calls.
 A process that was forked has to initialize them again (the same section).
+SoftHSM2 writes the file of a token when somebody logs in, and who initializes the library just then misses the token.
+So processes take turns at both, as far as they know of each other: each locks the module's own file meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib
+import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -23,10 +29,13 @@ from pipecrypt.errors import (
     UsageError,
 )
 
-__all__ = ["LOCK", "load_library", "mapped", "package", "wrong_pin"]
+__all__ = ["LOCK", "load_library", "mapped", "package", "take_turns", "wrong_pin"]
 
 LOCK: Final = threading.RLock()
 _LOADED: Final[dict[str, int]] = {}  # module -> the process that initialized it
+_TURN_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.01
+_logger = logging.getLogger(__name__)
 _PIN_HINT: Final = "set PIPECRYPT_PKCS11_PIN, or name a file with pin-source; tokens lock after some wrong tries"
 
 
@@ -70,6 +79,24 @@ def load_library(path: str, name: str) -> Any:
 
 
 @contextmanager
+def take_turns(path: str) -> Iterator[None]:
+    """Wait until no other process of ours logs in by the module `path`, and let them wait meanwhile.
+
+    Nothing but SoftHSM2's races depends on it, so a lock that cannot be had, or is held too long, is done without.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # who loads it tells why
+        return
+    try:
+        _wait_for_turn(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)  # drops the lock
+
+
+@contextmanager
 def mapped(name: str) -> Iterator[None]:
     """Turn errors of the token into ours. `name`: the key reference.
 
@@ -89,6 +116,19 @@ def mapped(name: str) -> Iterator[None]:
 def wrong_pin(name: str) -> PassphraseError:
     """Return the error for a PIN that does not open the token."""
     return PassphraseError(f"{name}: the PIN does not open the token", hint=_PIN_HINT)
+
+
+def _wait_for_turn(descriptor: int, path: str) -> None:
+    deadline = time.monotonic() + _TURN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks
+        time.sleep(_LOOK_SECONDS)
+    _logger.info("another process has locked %s for %.0f s; going on without", path, _TURN_SECONDS)
 
 
 def _ours(p11: ModuleType, error: Exception, name: str) -> PipecryptError:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, random_bytes
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.pkcs11_library import LOCK, load_library, mapped, package, wrong_pin
+from pipecrypt.keys.pkcs11_library import LOCK, load_library, mapped, package, take_turns, wrong_pin
 from pipecrypt.keys.pkcs11_uri import TokenKey
 
 __all__ = ["MODULE_VARIABLE", "TokenSession", "open_token"]
@@ -202,7 +202,7 @@ def open_token(wanted: TokenKey, credentials: Credentials) -> TokenSession:
             f"{wanted.text}: no PKCS#11 module is named",
             hint=f"set {MODULE_VARIABLE}, or module-path in the reference, to its absolute path",
         )
-    with LOCK, mapped(wanted.text):
+    with LOCK, mapped(wanted.text), take_turns(path):
         token = _find_token(load_library(path, wanted.text), wanted)
         place = (path, token.serial.decode(errors="replace").strip())
         login = _LOGINS.get(place)

@@ -107,7 +107,8 @@ class VaultServer:
                     hint="name the certificate of its authority in VAULT_CACERT",
                 ) from None
             except (OSError, http.client.HTTPException) as error:
-                raise PassingError(KeyServiceError(f"{what}: {_unreached(error)}")) from None
+                hint = "check host, port and network, then run again"
+                raise PassingError(KeyServiceError(f"{what}: {_unreached(error)}", hint=hint)) from None
             return _data(status, headers, answer, what)
 
         return ask_patiently(self._patience, attempt, f"{method} {path}")
@@ -238,7 +239,9 @@ def _unreached(error: Exception) -> str:
 def _data(status: int, headers: http.client.HTTPMessage, answer: bytes, what: str) -> Document:
     if status in _BUSY:
         name = "has too many requests" if status == http.client.TOO_MANY_REQUESTS else "is sealed, or busy, or failed"
-        error = KeyServiceError(f"{what}: the server {name} (status {status})")
+        error = KeyServiceError(
+            f"{what}: the server {name} (status {status})", hint="look at vault status, then run again"
+        )
         raise PassingError(error, wait_seconds=_retry_after(headers))
     if status != http.client.OK:
         raise _refusal(status, _texts(answer, "errors"), what)

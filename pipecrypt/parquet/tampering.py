@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.errors import ContentError, IntegrityError
 
 __all__ = ["as_tampering"]
 
 
 @contextmanager
 def as_tampering(*, is_signed: bool) -> Iterator[None]:
-    """Raise FormatErrors as IntegrityErrors, if `is_signed`.
+    """Raise errors about the content as IntegrityErrors, if `is_signed`.
 
     Args:
         is_signed: the footer is one that a trusted key signed, so that what does not fit it was changed afterwards.
     """
     try:
         yield
-    except FormatError as error:
+    except ContentError as error:
         if not is_signed:
             raise
         raise IntegrityError(error.message) from error

@@ -4,12 +4,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
 
+from pipecrypt.crypto import hpke
 from pipecrypt.crypto.hpke import RAW_PUBLIC_BYTES, HPKEIdentity, HPKERecipient, new_seed
 from pipecrypt.crypto.recipient import RecipientAlgorithm, key_digest
 from pipecrypt.crypto.recipient_pem import parse_recipient
@@ -176,3 +178,26 @@ def test_the_head_of_a_structure_decides_the_algorithm() -> None:
         assert (again.algorithm, again.spki) == (algorithm, spki)
         assert len(again.raw) == RAW_PUBLIC_BYTES[algorithm]
     assert HPKERecipient.from_spki(b"") is None
+
+
+class _Lacking:
+    """ML-KEM-768 of an OpenSSL that has none."""
+
+    @staticmethod
+    def from_seed_bytes(data: bytes) -> None:
+        raise UnsupportedAlgorithm("no ML-KEM")
+
+    from_public_bytes = from_seed_bytes
+
+
+def test_an_openssl_without_ml_kem_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = _identity(RecipientAlgorithm.MLKEM768X25519).public_key.raw
+    monkeypatch.setattr(hpke, "MLKEM768PrivateKey", _Lacking)
+    monkeypatch.setattr(hpke, "MLKEM768PublicKey", _Lacking)
+    seed = new_seed()
+    with pytest.raises(UsageError):
+        HPKEIdentity(RecipientAlgorithm.MLKEM768X25519, seed)
+    with pytest.raises(RuntimeError):
+        seed.expose_key_bytes()
+    with pytest.raises(UsageError):
+        HPKERecipient(RecipientAlgorithm.MLKEM768X25519, raw)

@@ -49,6 +49,16 @@ def test_sign_and_verify(algorithm: SignatureAlgorithm, new_key: NewKey) -> None
             key.public_key.verify(message, signature)
 
 
+def test_a_signature_of_rsa_is_as_long_as_the_modulus(new_key: NewKey) -> None:
+    key = new_key(SignatureAlgorithm.RSA_PSS)
+    signature = key.sign(b"message")
+    while signature[0]:  # one in 256 begins with a zero, without which it is the same number
+        signature = key.sign(b"message")
+    key.public_key.verify(b"message", signature)
+    with pytest.raises(IntegrityError):
+        key.public_key.verify(b"message", signature[1:])
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_another_key_does_not_verify(algorithm: SignatureAlgorithm, new_key: NewKey) -> None:
     signature = new_key(algorithm, 0).sign(b"message")

@@ -245,10 +245,11 @@ def test_rows_that_are_read(world: World, max_file_bytes: int | None, is_directo
 # One version after another
 
 
-def test_a_second_version_follows_the_first(world: World) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_version_follows_the_first(world: World, workers: int) -> None:
     first = world.sign().signed[0]
     earlier = world.verify()
-    second = world.sign(overwrite=True).signed[0]
+    second = world.sign(overwrite=True, workers=workers).signed[0]
 
     verified = world.verify()
     assert (second.version, second.dataset_id) == (2, first.dataset_id)

@@ -719,6 +719,35 @@ def test_a_file_that_cannot_be_read(dataset: Path, monkeypatch: pytest.MonkeyPat
     assert caught.value.report.unchecked_files == 1
 
 
+def test_a_place_that_cannot_be_looked_at_is_no_missing_file(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, memory = _in_memory(dataset, "unseen"), fsspec.get_filesystem_class("memory")
+    whole = memory.info
+
+    def info(self: object, path: str, **options: object) -> object:
+        if path.endswith(A):
+            _failing()
+        return whole(self, path, **options)
+
+    monkeypatch.setattr(memory, "find", lambda *_, **__: {})
+    monkeypatch.setattr(memory, "info", info)
+    with pytest.raises(StorageError):
+        check(place)
+
+
+def test_earlier_lists_that_cannot_be_listed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, memory = _in_memory(dataset, "no earlier lists"), fsspec.get_filesystem_class("memory")
+    whole = memory.find
+
+    def find(self: object, path: str, *rest: object, **options: object) -> object:
+        if "_pipecrypt" in path:
+            _failing()
+        return whole(self, path, *rest, **options)
+
+    monkeypatch.setattr(memory, "find", find)
+    fsspec.filesystem("memory").pipe_file(f"/no earlier lists/{A}", bytes(10_000))
+    assert found(place) == {(K.MODIFIED, A)}
+
+
 def test_a_storage_that_cannot_be_listed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = _in_memory(dataset, "not listed")
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", _failing)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -328,6 +330,27 @@ def test_a_curve_that_signs_nothing_here(keys: Tokens) -> None:
     with pytest.raises(UsageError):
         open_signer(f"pkcs11:token={TOKEN};object=odd", keys.credentials)
     keys.destroy("odd")
+
+
+def test_processes_take_turns_but_nobody_can_hold_all_up(
+    keys: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(keys.module, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with ThreadPoolExecutor() as pool:
+            opening = pool.submit(_open, keys, PII)
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.3)
+            fcntl.flock(held, fcntl.LOCK_UN)
+            opening.result(timeout=60).wipe()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr(pkcs11_library, "_TURN_SECONDS", 0.05)
+        _open(keys, PII).wipe()
+
+    reading, writing = os.pipe()  # cannot be locked on every system, and is no module anywhere
+    with pkcs11_library.take_turns(f"/dev/fd/{reading}"):
+        os.close(writing)
+    os.close(reading)
 
 
 _FORK = """
