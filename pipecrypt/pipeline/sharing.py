@@ -119,8 +119,9 @@ def grant(
         ConflictError: another command changes the grants.
         PipecryptError: see `pipecrypt.errors`; no grant was added.
     """
-    place = _find(dataset, options, trust)
-    return _share(place, _Wish("grant", listed_keys(keys), (), to, tuple(dataset_ids)), _opened(credentials))
+    started = time.perf_counter()
+    wish = _Wish("grant", listed_keys(keys), (), to, tuple(dataset_ids), started)
+    return _share(_find(dataset, options, trust), wish, _opened(credentials))
 
 
 def rotate(
@@ -159,6 +160,7 @@ def rotate(
     Raises:
         PipecryptError: as `grant`.
     """
+    started = time.perf_counter()
     place = _find(dataset, options, trust)
     if deep:
         wish = DeepRotation(
@@ -172,7 +174,9 @@ def rotate(
         return rotate_deeply(place, wish, _opened(credentials))
     if also or sign:
         raise UsageError("also and sign belong to a deep rotation", hint="set deep, or leave them out")
-    return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids)), _opened(credentials))
+    return _share(
+        place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), _opened(credentials)
+    )
 
 
 def revoke(
@@ -226,10 +230,10 @@ class _Wish:
     for_footers: tuple[str, ...]
     to: str
     dataset_ids: tuple[str, ...]
+    started: float
 
 
 def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSummary:
-    started = time.perf_counter()
     if not wish.keys:
         raise UsageError("a key that opens the data is needed", hint="name it with --key, or keys=[...]")
     with (
@@ -256,7 +260,7 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
             used_manifest=place.manifest is not None,
             manifest_verified=place.is_verified,
             service_calls=sum(each.service_calls for each in (reading, opening, session)),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - wish.started,
         )
 
 
