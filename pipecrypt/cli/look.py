@@ -17,7 +17,7 @@ from pipecrypt.cli.options import (
 from pipecrypt.cli.render import OUTPUT, note, show, write
 from pipecrypt.cli.rows import RowFormat, format_rows
 from pipecrypt.cli.summaries import file_lines
-from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
@@ -42,6 +42,7 @@ def cat(
     threshold: Threshold = 1,
     verify: Verify = VerifyMode.READ,
     min_version: MinVersion = 1,
+    dataset_id: DatasetID = None,
     aad_prefix: Prefix = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
@@ -56,7 +57,7 @@ def cat(
         columns=split_names(columns) if columns else None,
         limit=limit,
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version),
+        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id),
         credentials=credentials(),
     ) as rows:
         for text in rows.unchecked:

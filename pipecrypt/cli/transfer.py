@@ -39,7 +39,7 @@ from pipecrypt.cli.options import (
 )
 from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
-from pipecrypt.cli.trust_options import MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.parquet.policy import FooterMode, KeyScope
@@ -149,6 +149,7 @@ def decrypt(
     threshold: Threshold = 1,
     verify: Verify = VerifyMode.READ,
     min_version: MinVersion = 1,
+    dataset_id: DatasetID = None,
     aad_prefix: Prefix = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
@@ -165,7 +166,7 @@ def decrypt(
         sink=Location(sink),
         keys=tuple(keys),
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version),
+        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id),
         overwrite=overwrite,
         workers=workers,
     )

@@ -12,7 +12,7 @@ from pipecrypt.dataset.opening.verify_mode import VerifyMode
 if TYPE_CHECKING:
     from pipecrypt.dataset.opening.trust_options import Checks
 
-__all__ = ["MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
+__all__ = ["DatasetID", "MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
 
 Trust = Annotated[
     list[str] | None,
@@ -29,17 +29,22 @@ Verify = Annotated[
     typer.Option(help="Check statement, footers and what is read; or every whole file first; or nothing."),
 ]
 MinVersion = Annotated[int, typer.Option(min=1, help="Lowest version of the dataset that is accepted.")]
+DatasetID = Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant; default: whichever.")]
 
 
-def read_checks(trust: list[str] | None, *, threshold: int, verify: VerifyMode, min_version: int) -> Checks:
+def read_checks(
+    trust: list[str] | None, *, threshold: int, verify: VerifyMode, min_version: int, dataset_id: str | None
+) -> Checks:
     """Read the trusted keys, those of the environment where no option names one.
 
     Raises:
-        UsageError: one is no public key, or something is demanded of signatures and no key is trusted.
+        UsageError: an option is malformed, or something is demanded of signatures and no key is trusted.
         KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         AccessError: a key reference names no key.
     """
     from pipecrypt.dataset.opening.trust_options import trust_options
 
-    asked = trust_options(trust or None, threshold=threshold, verify=verify.value, min_version=min_version)
+    asked = trust_options(
+        trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
+    )
     return asked.checks(os.environ)

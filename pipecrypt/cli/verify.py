@@ -8,6 +8,7 @@ import typer
 
 from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
 from pipecrypt.cli.render import show, show_refusal
+from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust
 from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
 from pipecrypt.errors import IntegrityError, UsageError
 
@@ -19,25 +20,18 @@ def verify(
         str,
         typer.Argument(metavar="PATH", help="Dataset, a directory or file in one, or a file beside its statement."),
     ],
-    trust: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--trust",
-            metavar="PUBKEY",
-            help="Public key that may have signed: a PEM file or a key reference; default: PIPECRYPT_TRUST.",
-        ),
-    ] = None,
-    threshold: Annotated[int, typer.Option(min=1, help="How many of the trusted keys must have signed.")] = 1,
-    decrypt: Annotated[bool, typer.Option("--decrypt", help="Open every encrypted page too, with --key.")] = False,
-    key: Annotated[
-        list[str] | None, typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
-    ] = None,
+    trust: Trust = None,
+    threshold: Threshold = 1,
+    min_version: MinVersion = 1,
+    dataset_id: DatasetID = None,
     files: Annotated[
         list[str] | None,
         typer.Option("--files", metavar="GLOB", help="Only files that match, relative to PATH; may be repeated."),
     ] = None,
-    min_version: Annotated[int, typer.Option(min=1, help="Lowest version that is accepted.")] = 1,
-    dataset_id: Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant.")] = None,
+    decrypt: Annotated[bool, typer.Option("--decrypt", help="Open every encrypted page too, with --key.")] = False,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
+    ] = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="Accept an older version than was seen here before, and remember it.")
     ] = False,
@@ -63,10 +57,10 @@ def verify(
                 path,
                 trust or None,
                 threshold=threshold,
-                keys=key,
-                files=files,
                 min_version=min_version,
                 dataset_id=dataset_id,
+                files=files,
+                keys=key,
                 remember=not no_remember,
                 forget=forget,
                 workers=workers,

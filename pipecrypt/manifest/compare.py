@@ -11,7 +11,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.findings import Finding, FindingKind
+from pipecrypt.manifest.findings import Finding, FindingKind, extra, missing
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.manifest.promise import PromisedFooter, PromisedPolicy
@@ -106,8 +106,8 @@ def compare_listing(signed: Collection[str], found: Iterable[str]) -> tuple[Find
     """
     there = {path for path in found if not is_reserved(path)}
     expected = frozenset(signed)
-    findings = [Finding(FindingKind.MISSING, path, "it was signed, but is not there") for path in expected - there]
-    findings += [Finding(FindingKind.EXTRA, path, "it is there, but was not signed") for path in there - expected]
+    findings = [missing(path) for path in expected - there]
+    findings += [extra(path) for path in there - expected]
     return tuple(sorted(findings, key=lambda finding: finding.path))
 
 

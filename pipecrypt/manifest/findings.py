@@ -9,7 +9,7 @@ from typing import Final
 
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
 
-__all__ = ["Finding", "FindingKind", "finding_of", "refuse"]
+__all__ = ["Finding", "FindingKind", "extra", "finding_of", "missing", "refuse"]
 
 
 class FindingKind(StrEnum):
@@ -46,6 +46,16 @@ _ERRORS: Final[dict[FindingKind, type[IntegrityError]]] = {
     FindingKind.NOT_TRUSTED: NotTrustedError,
     FindingKind.EXPIRED: ExpiredError,
 }
+
+
+def missing(path: str) -> Finding:
+    """Return the finding that a signed file is not at its place."""
+    return Finding(FindingKind.MISSING, path, "it was signed, but is not there")
+
+
+def extra(path: str) -> Finding:
+    """Return the finding that a file was not signed."""
+    return Finding(FindingKind.EXTRA, path, "it is there, but was not signed")
 
 
 def finding_of(error: IntegrityError, path: str) -> Finding:

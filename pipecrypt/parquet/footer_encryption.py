@@ -22,21 +22,17 @@ __all__ = ["FooterColumn", "FooterEncryption", "observe_encryption"]
 
 @dataclass(frozen=True, slots=True)
 class FooterColumn:
-    """How a leaf column is encrypted. Of a file without row groups, both flags say what holds for none of them.
+    """How a leaf column is encrypted.
 
     Args:
         path: from the root to the leaf.
         is_encrypted: in every row group.
-        is_touched: encrypted in at least one row group.
         master_key_ids: sorted, each once; the footer's where it is under the footer's data key.
-        has_unnamed_keys: the key metadata of at least one row group names no master key.
     """
 
     path: tuple[str, ...]
     is_encrypted: bool
-    is_touched: bool
     master_key_ids: tuple[str, ...]
-    has_unnamed_keys: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class FooterEncryption:
     Args:
         mode: None where the file is not encrypted.
         footer_key_ids: master keys of the footer: one, or none where its key metadata names none.
-        columns: leaf columns; None where the footer is encrypted.
+        columns: leaf columns, none where no row group shows any; None where the footer is encrypted.
         dataset_id: from the AAD prefix; None without a prefix of ours.
         path: from the AAD prefix.
         kek_ids: the texts "keyEncryptionKeyID" of footer and columns, sorted, each once.
@@ -88,6 +84,8 @@ def observe_encryption(stored: StoredFooter, name: str) -> FooterEncryption:
 def _columns(footer: Struct, under_footer: KeyNames, kek_ids: set[str | None], name: str) -> tuple[FooterColumn, ...]:
     leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), name)
     row_groups, seen = RowGroups(footer, leaves, name, is_sealed=True), [_Seen() for _ in leaves]
+    if not len(row_groups):
+        return ()
     for index in row_groups.ordinals:
         for chunk in row_groups.chunks(index):
             seen[chunk.column].add(chunk, under_footer)
@@ -121,9 +119,7 @@ class _Seen:
         return self._last[1]
 
     def column(self, leaf: LeafColumn, row_groups: int) -> FooterColumn:
-        return FooterColumn(
-            leaf.path, self.encrypted == row_groups, self.encrypted > 0, _ids(self.key_ids), None in self.key_ids
-        )
+        return FooterColumn(leaf.path, self.encrypted == row_groups, _ids(self.key_ids))
 
 
 def _ids(found: Iterable[str | None]) -> tuple[str, ...]:

@@ -103,12 +103,12 @@ def _decrypt(
     def restore(file: RestoredFile) -> None:
         sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
 
-    def go_on() -> None:
+    def go_on(_: int) -> None:
         on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
 
     with open_range_source(task.source) as source:
         if signed is not None:
-            check_file(signed, source, mode, on_piece=go_on)
+            check_file(signed, source, mode, on_bytes=go_on)
         with as_tampering(is_signed=signed is not None):
             return decrypt_file(
                 source,
@@ -117,7 +117,7 @@ def _decrypt(
                 aad_prefix=operation.aad_prefix,
                 codec=LazyCodec(),
                 check=None if signed is None else signed.check_footer,
-                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_piece=go_on),
+                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_bytes=go_on),
                 checks_digests=mode is not VerifyMode.OFF,
                 on_restored=restore,
                 on_bytes=on_bytes,

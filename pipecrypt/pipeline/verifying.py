@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.trust_options import TRUST_VARIABLE
+from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.dataset.verifying.file_inspection import Unlocking
 from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.trust import Trust
 from pipecrypt.pipeline.calls import listed_keys
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
@@ -28,12 +26,10 @@ from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.storage.location import Location, Place
 
-__all__ = ["TRUST_VARIABLE", "verify"]
-
+__all__ = ["verify"]
 
 _MAX_WORKERS: Final = 256
 _REMOTE_WORKERS: Final = 4  # for each processor
-_DATASET_ID_DIGITS: Final = 32
 
 
 def verify(
@@ -41,10 +37,10 @@ def verify(
     trust: Sequence[str] | None = None,
     *,
     threshold: int = 1,
-    keys: Sequence[str] | None = None,
-    files: Sequence[str] | None = None,
     min_version: int = 1,
     dataset_id: str | None = None,
+    files: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
     remember: bool = True,
     forget: bool = False,
     workers: int | None = None,
@@ -62,10 +58,10 @@ def verify(
         trust: public keys that may have signed it: paths of PEM files, PEM texts or key references; default: those in
             the environment variable PIPECRYPT_TRUST, separated by white space.
         threshold: how many of them must have signed.
-        keys: key references to open files with; None to check without keys.
-        files: globs relative to `url`, to check some files of a dataset only.
         min_version: lowest version of the dataset that is accepted.
         dataset_id: the dataset that is meant, if another one may have been put there: 32 hex digits.
+        files: globs relative to `url`, to check some files of a dataset only.
+        keys: key references to open files with; None to check without keys.
         remember: refuse a version older than one that was accepted here before, and remember this one.
         forget: accept whatever version is there now, and remember that one.
         workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
@@ -84,18 +80,14 @@ def verify(
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """
     location = Location.of(url, storage_options)
-    requirements = Requirements(
-        trust=_trust(trust, threshold, os.environ),
-        min_version=min_version,
-        dataset_id=_checked_id(dataset_id),
-        memory=_memory(remember=remember, forget=forget),
-    )
+    asked = trust_options(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
+    requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget))
     with Interruption() as interruption, _unlocking(keys, credentials) as unlocking:
         try:
             return verify_files(
                 location,
                 requirements,
-                globs=_listed(files, "files"),
+                globs=_globs(files),
                 unlocking=unlocking,
                 workers=_worker_count(workers, location),
                 watcher=_Telling(on_event, interruption),
@@ -142,14 +134,6 @@ def _unlocking(keys: Sequence[str] | None, credentials: Credentials | None) -> I
         yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
 
 
-def _trust(given: Sequence[str] | None, threshold: int, environ: Mapping[str, str]) -> Trust:
-    texts = _listed(given, "trust") or tuple(environ.get(TRUST_VARIABLE, "").split())
-    if not texts:
-        hint = f"name the public key of who signed it: trust=[...], --trust PUBKEY, or {TRUST_VARIABLE}"
-        raise UsageError("no key is trusted, so nothing can be verified", hint=hint)
-    return Trust.of(texts, threshold=threshold)
-
-
 def _memory(*, remember: bool, forget: bool) -> VersionMemory | None:
     if not remember and not forget:
         return None
@@ -159,21 +143,12 @@ def _memory(*, remember: bool, forget: bool) -> VersionMemory | None:
     return replace(memory, starts_anew=True) if memory is not None and forget else memory
 
 
-def _listed(texts: Sequence[str] | None, name: str) -> tuple[str, ...]:
-    if texts is None:
+def _globs(files: Sequence[str] | None) -> tuple[str, ...]:
+    if files is None:
         return ()
-    if isinstance(texts, str) or not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
-        raise UsageError(f"{name} is {type(texts).__name__}, not a list of texts", hint=f"write {name}=[...]")
-    return tuple(texts)
-
-
-def _checked_id(dataset_id: str | None) -> str | None:
-    if dataset_id is None:
-        return None
-    text = dataset_id.lower()
-    if len(text) != _DATASET_ID_DIGITS or not set(text) <= set("0123456789abcdef"):
-        raise UsageError(f"{dataset_id!r} is no dataset id", hint="it has 32 hex digits, as in the report of verify")
-    return text
+    if isinstance(files, str) or not isinstance(files, Iterable) or not all(isinstance(glob, str) for glob in files):
+        raise UsageError(f"files is {type(files).__name__}, not a list of texts", hint="write files=[...]")
+    return tuple(files)
 
 
 def _worker_count(workers: int | None, location: Location) -> int:

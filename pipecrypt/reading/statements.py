@@ -16,7 +16,7 @@ from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError
-from pipecrypt.manifest.findings import Finding, FindingKind, refuse
+from pipecrypt.manifest.findings import Finding, missing, refuse
 from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.storage.small_files import FilesystemFiles
 
@@ -177,5 +177,5 @@ class FoundStatements:
 
 def _missing(known: _OpenDataset, directory: str, found: Collection[str], shown_as: ShownAs) -> tuple[Finding, ...]:
     root = len(known.dataset.root) + 1
-    missing = (path for path in known.below(directory) if (shown := shown_as(path)) is not None and shown not in found)
-    return tuple(Finding(FindingKind.MISSING, path[root:], "it was signed, but is not there") for path in missing)
+    gone = (path for path in known.below(directory) if (shown := shown_as(path)) is not None and shown not in found)
+    return tuple(missing(path[root:]) for path in gone)

@@ -69,6 +69,8 @@ def test_who_is_trusted(run: Run, signed: str, monkeypatch: pytest.MonkeyPatch) 
         both = ("--trust", "other.pub", "--trust", "signing.pub")
         assert run(*command, "--key", signed, *both, "--threshold", 2).code == 3
         assert run(*command, "--key", signed, *both, "--min-version", 2).code == 3
+        assert run(*command, "--key", signed, *both, "--dataset-id", "0" * 32).code == 3
+        assert run(*command, "--key", signed, *both, "--dataset-id", "0").code == 2
         monkeypatch.setenv("PIPECRYPT_TRUST", "other.pub")
         assert run(*command, "--key", signed).code == 3
         assert command[0] == "cat" or not Path("back").exists()

@@ -20,7 +20,7 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved, signature_path
 from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption, observe_encryption
+from pipecrypt.parquet.footer_encryption import FooterEncryption, observe_encryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.structure import check_structure
 from pipecrypt.pipeline.calls import encrypt
@@ -111,24 +111,18 @@ def check_file(file: Path, entry: FileEntry, manifest: Manifest) -> None:
     seen = observe_encryption(stored, file.name)
     # An encrypted footer hides the columns, and with them the KEKs of other master keys.
     assert seen.kek_ids == entry.kek_ids if seen.columns is not None else set(seen.kek_ids) <= set(entry.kek_ids)
-    assert compare_encryption(manifest, entry.path, in_words_of_the_manifest(seen, manifest)) == ()
+    assert compare_encryption(manifest, entry.path, in_words_of_the_manifest(seen)) == ()
 
 
-def in_words_of_the_manifest(seen: FooterEncryption, manifest: Manifest) -> ObservedEncryption:
+def in_words_of_the_manifest(seen: FooterEncryption) -> ObservedEncryption:
     assert seen.mode is not None
     columns = seen.columns
-
-    def is_encrypted(column: FooterColumn) -> bool:
-        # Of a file without row groups everything holds: what was promised, and what was not.
-        is_promised = manifest.policy.keys_of(column.path) is not None
-        return column.is_encrypted if is_promised else column.is_touched
-
     return ObservedEncryption(
         footer=PromisedFooter(seen.mode.value),
         footer_key_ids=seen.footer_key_ids,
         columns=None
         if columns is None
-        else tuple(ObservedColumn(each.path, is_encrypted(each), each.master_key_ids) for each in columns),
+        else tuple(ObservedColumn(each.path, each.is_encrypted, each.master_key_ids) for each in columns),
         dataset_id=seen.dataset_id,
         path=seen.path,
     )

@@ -69,12 +69,11 @@ def test_columns_and_keys_are_told_in_full(scope: KeyScope) -> None:
     assert encrypted[("customer", "age")].master_key_ids == ("crm",)
     assert len(encrypted) == 2
     assert len(seen.columns) == 6
-    assert not any(column.has_unnamed_keys or column.is_touched != column.is_encrypted for column in seen.columns)
 
 
 def test_columns_under_the_footers_data_key_name_its_master_key() -> None:
     seen = _observed(parquet_bytes(pa.table({"a": [1]})), EncryptionPolicy(default="k", footer_key="f", uniform=True))
-    column = FooterColumn(("a",), is_encrypted=True, is_touched=True, master_key_ids=("f",), has_unnamed_keys=False)
+    column = FooterColumn(("a",), is_encrypted=True, master_key_ids=("f",))
     assert seen.columns == (column,)
     assert seen.kek_ids == ("kek of f",)
 
@@ -93,14 +92,13 @@ def test_plaintext_files_and_files_without_a_prefix() -> None:
     seen = observe_encryption(read_stored_footer(MemorySource(plain)), "memory.parquet")
     assert (seen.mode, seen.dataset_id, seen.kek_ids) == (None, None, ())
     assert seen.columns is not None
-    assert not any(column.is_touched or column.is_encrypted for column in seen.columns)
+    assert not any(column.is_encrypted for column in seen.columns)
     assert _observed(plain, EncryptionPolicy(default="k", bind_path=False)).path is None
 
 
 def test_a_file_without_row_groups_proves_nothing_of_its_columns() -> None:
     seen = _observed(no_row_groups(pa.schema([("a", pa.int64())])), all_columns())
-    assert seen.columns is not None
-    assert [(column.is_encrypted, column.is_touched) for column in seen.columns] == [(True, False)]
+    assert seen.columns == ()
 
 
 def test_keys_that_name_nothing_are_told() -> None:
@@ -108,7 +106,7 @@ def test_keys_that_name_nothing_are_told() -> None:
     seen = observe_encryption(read_stored_footer(MemorySource(data)), "memory.parquet")
     assert seen.footer_key_ids == ()
     assert seen.columns is not None
-    assert all(column.is_encrypted and column.has_unnamed_keys for column in seen.columns)
+    assert all(column.is_encrypted and not column.master_key_ids for column in seen.columns)
 
 
 @pytest.mark.parametrize("open_chunks", [0, 10_000])

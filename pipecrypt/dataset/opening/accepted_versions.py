@@ -113,10 +113,6 @@ class VersionMemory:
                 error.strerror,
             )
 
-    def forget(self, place: str) -> None:
-        """Forget a place, for whoever knows that another dataset is there now."""
-        self._path(place).unlink(missing_ok=True)
-
     def _path(self, place: str) -> Path:
         name = digest(place.encode(errors="surrogateescape"))[:_NAME_DIGITS]
         return Path(self.directory, "accepted", f"{name}.json")

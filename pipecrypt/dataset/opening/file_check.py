@@ -6,12 +6,11 @@ Reading what passed is left to parquet, which authenticates it again as it goes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from pipecrypt.crypto.digest import Digester
+from pipecrypt.dataset.opening.file_digests import computable, digest_file
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.errors import FormatError, LimitError, MissingExtraError, UnsupportedError
+from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.opened import OpenedCheck, Protection
@@ -19,15 +18,13 @@ from pipecrypt.parquet.protocols import RangeSource
 
 __all__ = ["check_file", "check_when_opened"]
 
-_PIECE_BYTES: Final = 8 << 20
 
-
-def _ignore_piece() -> None:
-    """Do nothing about a piece that was digested."""
+def _ignore_bytes(count: int) -> None:
+    """Do nothing about bytes that were digested."""
 
 
 def check_file(
-    signed: SignedFile, source: RangeSource, mode: VerifyMode, *, on_piece: Callable[[], None] = _ignore_piece
+    signed: SignedFile, source: RangeSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = _ignore_bytes
 ) -> StoredFooter:
     """Return the footer of a file that was found to be the signed one, as far as the mode says.
 
@@ -39,7 +36,7 @@ def check_file(
         signed: what was signed about it.
         source: the file.
         mode: how much is compared.
-        on_piece: called after each piece of the whole file; may raise to stop.
+        on_bytes: told after each piece of the whole file how many bytes it had; may raise to stop.
 
     Raises:
         IntegrityError: it is another file.
@@ -49,12 +46,12 @@ def check_file(
     stored = _read_footer(signed, source)  # 1
     signed.check_footer(stored)  # 2
     if mode is VerifyMode.FULL:
-        _check_digests(signed, source, on_piece=on_piece)  # 3
+        _check_digests(signed, source, on_bytes=on_bytes)  # 3
     return stored
 
 
 def check_when_opened(
-    signed: SignedFile, source: RangeSource, mode: VerifyMode, *, on_piece: Callable[[], None] = _ignore_piece
+    signed: SignedFile, source: RangeSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = _ignore_bytes
 ) -> OpenedCheck:
     """Return what is called when a file that passed `check_file` was opened, before a byte of it is used.
 
@@ -65,26 +62,20 @@ def check_when_opened(
         signed: as for `check_file`, with the same.
         source: likewise.
         mode: likewise.
-        on_piece: likewise.
+        on_bytes: likewise.
     """
 
     def check(protection: Protection) -> None:
         signed.check_clear(protection.clear_columns)
         if not protection.authenticates_all and mode is not VerifyMode.FULL:
-            _check_digests(signed, source, on_piece=on_piece)
+            _check_digests(signed, source, on_bytes=on_bytes)
 
     return check
 
 
-def _check_digests(signed: SignedFile, source: RangeSource, *, on_piece: Callable[[], None]) -> None:
-    """Pass if the whole file is the signed one, byte for byte. Memory: one piece of 8 MiB."""
-    digesters = _digesters(signed)
-    for start in range(0, source.size_bytes, _PIECE_BYTES):
-        piece = source.read_range(start, min(_PIECE_BYTES, source.size_bytes - start))
-        for digester in digesters:
-            digester.update(piece)
-        on_piece()
-    digests = {digester.algorithm: digester.hexdigest() for digester in digesters}
+def _check_digests(signed: SignedFile, source: RangeSource, *, on_bytes: Callable[[int], None]) -> None:
+    """Pass if the whole file is the signed one, byte for byte."""
+    digests = digest_file(source, computable(signed.entry.digests()), on_bytes=on_bytes)
     refuse(signed.compare_digests(source.size_bytes, digests), name=signed.name)
 
 
@@ -102,18 +93,5 @@ def _read_footer(signed: SignedFile, source: RangeSource) -> StoredFooter:
         raise AssertionError("a finding is refused") from error
     except (LimitError, UnsupportedError):
         # A changed byte may look like a feature of tomorrow. What was signed so is none of the attacker's doing.
-        _check_digests(signed, source, on_piece=lambda: None)
+        _check_digests(signed, source, on_bytes=_ignore_bytes)
         raise
-
-
-def _digesters(signed: SignedFile) -> list[Digester]:
-    """Return a digester for each digest that was signed and can be computed here, at least one."""
-    found, missing = [], None
-    for algorithm in signed.entry.digests():
-        try:
-            found.append(Digester(algorithm))
-        except MissingExtraError as error:
-            missing = error
-    if not found and missing is not None:
-        raise missing
-    return found

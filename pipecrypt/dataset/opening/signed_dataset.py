@@ -15,7 +15,7 @@ from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.compare import KnownDigests
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
-from pipecrypt.manifest.findings import Finding, FindingKind, refuse
+from pipecrypt.manifest.findings import Finding, FindingKind, extra, refuse
 from pipecrypt.manifest.model import FileListSummary
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
@@ -48,7 +48,7 @@ class SignedDataset:
         """
         entry = self.entries.get(path)
         if entry is None:
-            refuse([Finding(FindingKind.EXTRA, path, "it was not signed")], name=self.name)
+            refuse([extra(path)], name=self.name)
             raise AssertionError("a finding is refused")
         return SignedFile(self.verified.manifest, entry, self.name, self.verified.key_ids)
 

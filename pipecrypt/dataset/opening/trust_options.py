@@ -6,6 +6,7 @@ again whenever something is opened: a reader that was made before it was set mus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -18,6 +19,8 @@ from pipecrypt.keys.trust import Trust
 __all__ = ["NO_CHECKS", "TRUST_VARIABLE", "Checks", "TrustOptions", "trust_options"]
 
 TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
+_HINT: Final = f"name the public keys of who signs: trust, --trust or {TRUST_VARIABLE}"
+_DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,7 @@ class TrustOptions:
         demanded = self.threshold != 1 or self.min_version != 1 or self.dataset_id is not None
         if not texts and (demanded or self.mode is VerifyMode.FULL):
             what = 'verify="full"' if self.mode is VerifyMode.FULL else "what a statement must say"
-            raise UsageError(
-                f"{what} is asked for, and no key is trusted",
-                hint=f"name the public keys of who signs: trust, --trust or {TRUST_VARIABLE}",
-            )
+            raise UsageError(f"{what} is asked for, and no key is trusted", hint=_HINT)
         return replace(self, trust=texts)
 
     def checks(self, environ: Mapping[str, str]) -> Checks:
@@ -88,16 +88,28 @@ class TrustOptions:
             KeyReferenceError: a key reference is malformed, or has an unknown scheme.
             AccessError: a key reference names no key.
         """
-        texts = self.completed(environ).trust
-        if self.mode is VerifyMode.OFF or not texts:
+        completed = self.completed(environ)
+        if self.mode is VerifyMode.OFF or not completed.trust:
             return Checks(mode=self.mode)
-        requirements = Requirements(
-            trust=Trust.of(texts, threshold=self.threshold),
+        return Checks(completed.requirements(VersionMemory.of_user(environ)), self.mode)
+
+    def requirements(self, memory: VersionMemory | None) -> Requirements:
+        """Read the trusted keys, and return what must hold of a statement.
+
+        Args:
+            memory: what was accepted before; None to remember nothing.
+
+        Raises:
+            UsageError: no key is trusted, or a text holds no public key; the rest as `checks`.
+        """
+        if not self.trust:
+            raise UsageError("no key is trusted, so nothing can be verified", hint=_HINT)
+        return Requirements(
+            trust=Trust.of(self.trust, threshold=self.threshold),
             min_version=self.min_version,
             dataset_id=self.dataset_id,
-            memory=VersionMemory.of_user(environ),
+            memory=memory,
         )
-        return Checks(requirements, self.mode)
 
 
 def trust_options(
@@ -118,15 +130,20 @@ def trust_options(
     for what, number in (("the threshold", threshold), ("the lowest version", min_version)):
         if type(number) is not int or number < 1:
             raise UsageError(f"{what} is {number!r}", hint="give a whole number from 1")
-    if dataset_id is not None and not isinstance(dataset_id, str):
-        raise UsageError(f"the dataset id is {dataset_id!r}", hint="give its 32 hex digits as a text")
     return TrustOptions(
         trust=None if trust is None else tuple(trust),
         threshold=threshold,
         mode=parse_mode(verify),
         min_version=min_version,
-        dataset_id=dataset_id,
+        dataset_id=None if dataset_id is None else _checked_id(dataset_id),
     )
+
+
+def _checked_id(dataset_id: object) -> str:
+    text = dataset_id.lower() if isinstance(dataset_id, str) else ""
+    if _DATASET_ID.fullmatch(text) is None:
+        raise UsageError(f"{dataset_id!r} is no dataset id", hint="it has 32 hex digits, as in the report of verify")
+    return text
 
 
 def _check_trust(trust: object) -> None:

@@ -6,11 +6,12 @@ being looked at is a failure, and is told apart from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipecrypt.crypto.digest import DigestAlgorithm, Digester
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ContentError, FormatError, IntegrityError, PipecryptError
@@ -28,7 +29,6 @@ from pipecrypt.storage.source import OpenSource, open_range_source
 
 __all__ = ["Inspected", "Inspector", "Unlocking"]
 
-_PIECE_BYTES: Final = 4 << 20
 _END_BYTES: Final = 8
 # Of a file that is another one anyway, a footer is only read to name what was done to it.
 _MAX_OTHER_FOOTER_BYTES: Final = 16 << 20
@@ -122,7 +122,8 @@ class Inspector:
     def _look(
         self, signed: SignedFile, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
     ) -> tuple[tuple[Finding, ...], PipecryptError | None]:
-        digests = {each.algorithm: each.hexdigest() for each in self._digest(opened, on_bytes)}
+        # One byte more than any signed file has, so that what was appended to one changes its digest.
+        digests = digest_file(opened, self.digests, on_bytes=on_bytes, most_bytes=self.max_bytes + 1)
         seen = ObservedFile(opened.size_bytes, digests)
         is_other = bool(compare_file(signed.entry, seen))  # 1
         stored, malformed = _read_footer(opened, is_other=is_other)
@@ -145,17 +146,6 @@ class Inspector:
             except PipecryptError as error:
                 return findings, error
         return findings, None
-
-    def _digest(self, opened: OpenSource, on_bytes: Callable[[int], None]) -> Sequence[Digester]:
-        digesters = [Digester(algorithm) for algorithm in self.digests]
-        # One byte more than any signed file has, so that what was appended to one changes its digest.
-        end = min(opened.size_bytes, self.max_bytes + 1)
-        for start in range(0, end, _PIECE_BYTES):
-            piece = opened.read_range(start, min(_PIECE_BYTES, end - start))
-            for digester in digesters:
-                digester.update(piece)
-            on_bytes(len(piece))
-        return digesters
 
     def _compare(self, signed: SignedFile, seen: ObservedFile, stored: StoredFooter | None) -> tuple[Finding, ...]:
         promise: tuple[Finding, ...] = ()

@@ -9,7 +9,7 @@ from typing import Self
 from pipecrypt.errors import UsageError
 from pipecrypt.storage.pattern import Pattern, has_glob
 
-__all__ = ["EVERYTHING", "Selection"]
+__all__ = ["Selection"]
 
 _EVERYTHING_BELOW = "**"
 
@@ -91,9 +91,6 @@ class Selection:
     def __iter__(self) -> Iterator[str]:
         """Yield the globs as they were given."""
         return (glob.text for glob in self.globs)
-
-
-EVERYTHING = Selection()
 
 
 def _glob(text: str) -> _Glob:

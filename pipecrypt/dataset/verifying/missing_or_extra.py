@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_sources import SignedSource
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.errors import StorageError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.findings import Finding, FindingKind
+from pipecrypt.manifest.findings import Finding, FindingKind, extra, missing
 from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.storage.inventory import Admits, Found, pin, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.publication import is_temporary
 
-__all__ = ["EXTRA", "Presence", "SignedSource", "signed_source"]
+__all__ = ["Presence", "signed_source"]
 
-_MISSING: Final = "it was signed, but is not there"
-EXTRA: Final = "it is there, but was not signed"
 _NO_FILE: Final = "a file was signed, but this is none"
-
-
-@dataclass(frozen=True, slots=True)
-class SignedSource:
-    """A file that is there, and what was signed about it.
-
-    Args:
-        signed: what was signed.
-        source: the file, pinned.
-    """
-
-    signed: SignedFile
-    source: SourceFile
 
 
 class Presence:
@@ -102,7 +87,7 @@ class Presence:
             self._seen.add(entry.path)
             yield from _checked(self._dataset.file(entry.path), source, self._tally)
         elif not is_temporary(path.rpartition("/")[2]):
-            self._tally.find(Finding(FindingKind.EXTRA, path, EXTRA))
+            self._tally.find(extra(path))
 
 
 def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Iterator[SignedSource]:
@@ -116,7 +101,7 @@ def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Itera
         tally.fail(signed.entry.path, error)
         return
     if found is None:
-        tally.find(Finding(FindingKind.MISSING, signed.entry.path, _MISSING))
+        tally.find(missing(signed.entry.path))
     else:
         yield from _checked(signed, found[1], tally)
 
@@ -125,7 +110,7 @@ def _checked(signed: SignedFile, source: SourceFile | None, tally: Tally) -> Ite
     if source is None:
         tally.find(Finding(FindingKind.MODIFIED, signed.entry.path, _NO_FILE))
     else:
-        yield SignedSource(signed, source)
+        yield SignedSource(source, signed)
 
 
 def _moved(found: Found, start: str) -> Found:

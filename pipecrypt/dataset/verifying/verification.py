@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from pipecrypt.crypto.digest import DigestAlgorithm, Digester
+from pipecrypt.dataset.opening.file_digests import computable
 from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.opening.signed_sources import SignedSource
 from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
 from pipecrypt.dataset.verifying.known_digests import Attribution
-from pipecrypt.dataset.verifying.missing_or_extra import EXTRA, Presence, SignedSource, signed_source
+from pipecrypt.dataset.verifying.missing_or_extra import Presence, signed_source
 from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, find_subject
 from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
-from pipecrypt.errors import MissingExtraError, SourceNotFoundError, VerificationError
+from pipecrypt.errors import SourceNotFoundError, VerificationError
 from pipecrypt.manifest.compare import NOTHING_KNOWN
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.findings import Finding, FindingKind
+from pipecrypt.manifest.findings import extra
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles
@@ -93,7 +94,7 @@ def verify(
     else:
         task = _file_task(subject, files, tally)
     inspector = Inspector(
-        digests=_computable(task.manifest.digests),
+        digests=computable(task.manifest.digests),
         max_bytes=task.max_bytes,
         known=task.attribution.known if task.attribution is not None else lambda: NOTHING_KNOWN,
         unlocking=unlocking,
@@ -175,25 +176,11 @@ def _one_source(subject: FileInDataset | SingleFile, files: LocatedFiles, tally:
         location = files.location(f"{subject.dataset.root}/{subject.path}")
         yield from signed_source(subject.dataset.file(subject.path), location, tally)
     else:
-        tally.find(Finding(FindingKind.EXTRA, subject.path, EXTRA))
+        tally.find(extra(subject.path))
 
 
 def _largest(entries: Iterable[FileEntry]) -> int:
     return max((entry.size_bytes for entry in entries), default=0)
-
-
-def _computable(digests: tuple[DigestAlgorithm, ...]) -> tuple[DigestAlgorithm, ...]:
-    """Return the digests that this installation computes; one of them proves as much as all."""
-    found, missing = [], []
-    for algorithm in digests:
-        try:
-            Digester(algorithm)
-            found.append(algorithm)
-        except MissingExtraError as error:
-            missing.append(error)
-    if not found:
-        raise missing[0]
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,6 @@ def test_what_was_remembered_is_recalled(memory: VersionMemory) -> None:
     memory.remember(PLACE, replace(SEEN, version=8))
     assert pickle.loads(pickle.dumps(memory)).recall(PLACE) == replace(SEEN, version=8)  # noqa: S301
     assert oct(_record(memory).parent.stat().st_mode)[-3:] == "700"
-    memory.forget(PLACE)
-    memory.forget(PLACE)
-    assert memory.recall(PLACE) is None
 
 
 def test_a_memory_that_starts_anew(memory: VersionMemory) -> None:

@@ -52,6 +52,15 @@ def test_versions_are_remembered_where_the_environment_says(pem_file: str, tmp_p
     assert checks.requirements.memory.directory == str(tmp_path)
 
 
+def test_an_id_is_read_in_either_case() -> None:
+    assert trust_options(dataset_id="AB" * 16).dataset_id == "ab" * 16
+
+
+def test_requirements_need_a_key() -> None:
+    with pytest.raises(UsageError):
+        trust_options().requirements(None)
+
+
 def test_off_reads_no_key() -> None:
     checks = trust_options(["nowhere.pub"], verify="off").checks({TRUST_VARIABLE: "nowhere.pub"})
     assert (checks.requirements, checks.warns) == (None, False)
@@ -82,6 +91,8 @@ def test_demands_need_a_trusted_key(options: dict[str, object], pem_file: str) -
         {"threshold": True},
         {"min_version": "1"},
         {"dataset_id": b"x"},
+        {"dataset_id": "0" * 31},
+        {"dataset_id": "g" * 32},
     ],
 )
 def test_malformed_options(options: dict[str, object]) -> None:

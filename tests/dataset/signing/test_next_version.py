@@ -39,6 +39,7 @@ from pipecrypt.pipeline.policy import Policy
 from pipecrypt.storage.location import Location
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
+from tests.parquet.world import no_row_groups
 
 BOTH = {"a.parquet", "day=1/b.parquet"}
 
@@ -188,13 +189,14 @@ def test_every_kind_of_policy_is_promised_as_it_was_kept(world: World, options: 
         return world.reference(value) if value in {"pii", "other"} else value
 
     world.write("empty.parquet", people(0))
+    (world.raw / "none.parquet").write_bytes(no_row_groups(people().schema))
     given = {name: named(value) if isinstance(value, str) else value for name, value in options.items()}
     if isinstance(given.get("columns"), dict):
         given["columns"] = {name: named(key) for name, key in options["columns"].items()}  # type: ignore[attr-defined]
     world.sign(world.policy(**given))
 
     suffix = ".chunks.parquet" if options.get("mode") == "chunks" else ""
-    assert set(world.entries()) == {f"{name}{suffix}" for name in {*BOTH, "empty.parquet"}}
+    assert set(world.entries()) == {f"{name}{suffix}" for name in {*BOTH, "empty.parquet", "none.parquet"}}
 
 
 def test_files_of_different_schemas_have_one_promise(world: World) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.dataset.verifying.file_selection import EVERYTHING, Selection
+from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.errors import UsageError
 
 
@@ -56,8 +56,8 @@ def test_where_to_begin(globs: list[str], starts: tuple[str, ...]) -> None:
 
 
 def test_everything() -> None:
-    assert EVERYTHING.is_everything
-    assert EVERYTHING.starts() == ("",)
+    assert Selection().is_everything
+    assert Selection().starts() == ("",)
     assert not Selection.of(["**"]).is_everything
 
 
