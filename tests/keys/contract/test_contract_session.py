@@ -77,7 +77,7 @@ def test_a_changed_data_key_opens_nothing(world: World) -> None:
 def test_keys_are_wiped_when_a_session_closes(world: World) -> None:
     with _writer(world) as writer:
         _, key_metadata = writer.new_data_key(world.reference, PLACE)
-        made = [kek.key.expose_key_bytes() for kek in writer._writing.values()]
+        made = [kek.key.expose_key_bytes() for kek in writer._writing._keks.values()]
     with _reader(world) as reader:
         reader.open_data_key(key_metadata, PLACE).wipe()
         held = [each.key.expose_key_bytes() for each in reader._unwrapped._entries.values()]
