@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.calls import encrypt as encrypt
     from pipecrypt.pipeline.policy import Policy as Policy
     from pipecrypt.pipeline.reading import Reading as Reading
+    from pipecrypt.pipeline.sharing import grant as grant
+    from pipecrypt.pipeline.sharing import revoke as revoke
+    from pipecrypt.pipeline.sharing import rotate as rotate
     from pipecrypt.pipeline.verifying import verify as verify
     from pipecrypt.pipeline.writer import ParquetWriter as ParquetWriter
     from pipecrypt.pipeline.writer import encrypt_batches as encrypt_batches
@@ -41,7 +44,10 @@ __all__ = [
     "encrypt_bytes",
     "errors",
     "expose_data_keys",
+    "grant",
     "open",
+    "revoke",
+    "rotate",
     "run",
     "verify",
 ]
@@ -62,6 +68,9 @@ _HOMES = {
     "encrypt": ("pipecrypt.pipeline.calls", "encrypt"),
     "errors": ("pipecrypt.errors", None),
     "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
+    "grant": ("pipecrypt.pipeline.sharing", "grant"),
+    "revoke": ("pipecrypt.pipeline.sharing", "revoke"),
+    "rotate": ("pipecrypt.pipeline.sharing", "rotate"),
     "open": ("pipecrypt.reading.dataset", "open_dataset"),
     "run": ("pipecrypt.config.run", "run_config"),
     "verify": ("pipecrypt.pipeline.verifying", "verify"),

@@ -12,6 +12,7 @@ from pipecrypt.sources.formats import SourceFormat
 from pipecrypt.sources.options import BadRows, Codec
 
 __all__ = [
+    "Also",
     "BatchRows",
     "Chunks",
     "Columns",
@@ -61,6 +62,10 @@ MaxFileBytes = Annotated[
 Sign = Annotated[
     list[str] | None,
     typer.Option(metavar="KEYREF", help="Signing key; may be given several times. What is written is then signed."),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEYREF", help="Further key or recipient that shall open it; may be given several times."),
 ]
 SignDigest = Annotated[DigestAlgorithm, typer.Option("--digest", help="Of files that are signed.")]
 ValidFor = Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipecrypt.cli.key_inventory import destroy, rotate_key, usage
 from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import entry_lines, entry_text
@@ -37,6 +38,11 @@ class KeyTypeChoice(StrEnum):
 
 
 _IDENTITIES = (KeyTypeChoice.MLKEM768X25519, KeyTypeChoice.X25519)
+
+
+keys_app.command("rotate")(rotate_key)
+keys_app.command("usage")(usage)
+keys_app.command("destroy")(destroy)
 
 
 @keys_app.command("new")

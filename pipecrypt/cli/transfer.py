@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipecrypt.cli.encrypt_options import (
+    Also,
     BatchRows,
     Chunks,
     Columns,
@@ -90,6 +91,7 @@ def encrypt(
     batch_rows: BatchRows = None,
     compression: Compression = None,
     max_file_bytes: MaxFileBytes = None,
+    also: Also = None,
     sign: Sign = None,
     digest: SignDigest = DigestAlgorithm.SHA256,
     valid_for: ValidFor = None,
@@ -117,6 +119,7 @@ def encrypt(
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         compression=None if compression is None else compression.value,
+        also=also or (),
         sign=sign or None,
         digest=digest.value,
         valid_for=None if valid_for is None else parse_validity(valid_for),

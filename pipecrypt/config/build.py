@@ -95,6 +95,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
             uniform=encrypt.uniform,
             bind_path=encrypt.bind_path,
             mode=encrypt.mode,
+            also=[loaded.key_reference(name) for name in encrypt.also],
             compression=encrypt.compression,
             **_given(batch_rows=encrypt.batch_rows, chunk_bytes=encrypt.chunk_bytes),
             **signing,

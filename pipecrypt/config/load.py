@@ -169,6 +169,7 @@ def _unknown_key_names(loaded: LoadedConfig) -> Iterator[Problem]:
     used: list[tuple[ValuePath, str | None]] = [
         (("encrypt", "default"), encrypt.default),
         (("encrypt", "footer_key"), encrypt.footer_key),
+        *((("encrypt", "also", index), name) for index, name in enumerate(encrypt.also)),
     ]
     used += [(("encrypt", "columns", index, "key"), entry.key) for index, entry in enumerate(encrypt.columns)]
     for path, name in used:

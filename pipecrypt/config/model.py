@@ -112,6 +112,9 @@ class EncryptModel(_Model):
         default="batch", description="one data key per column and row group, or (for Spark) per column and file"
     )
     footer_key: _Text | None = Field(default=None, description="name of the footer's key, if it has one of its own")
+    also: tuple[_Text, ...] = Field(
+        default=(), description="names of further keys that shall open everything: other regions, partners, emergencies"
+    )
     uniform: bool = Field(default=False, description="all columns under the footer's data key (for DuckDB)")
     bind_path: bool = Field(default=True, description="bind dataset id and path into every page (not for DuckDB)")
     batch_rows: _Count | None = Field(

@@ -11,6 +11,7 @@ to encrypt                  kms:GenerateDataKey
 to decrypt                  kms:Decrypt
 to sign                     kms:GetPublicKey, kms:Sign
 to read a public key        kms:GetPublicKey
+to grant and to rotate to    kms:Encrypt
 to rewrap inside AWS        kms:ReEncryptFrom on the one key, kms:ReEncryptTo on the other
 by an alias or a key id     kms:DescribeKey as well, except to sign and to read a public key
 =========================== ==========================================================================

@@ -33,6 +33,7 @@ _METHODS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "Decrypt": "decrypt",
         "DescribeKey": "describe_key",
+        "Encrypt": "encrypt",
         "GenerateDataKey": "generate_data_key",
         "GetPublicKey": "get_public_key",
         "ReEncrypt": "re_encrypt",

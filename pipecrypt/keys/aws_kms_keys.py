@@ -78,6 +78,19 @@ class AWSMasterKey:
         wrapped = answered_bytes(answer, "CiphertextBlob", self._text, at_most=_MAX_WRAPPED_BYTES)
         return _data_key(answer, self._text), wrapped
 
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already; one `Encrypt`.
+
+        Raises:
+            KeyServiceError: AWS refused or failed.
+        """
+        plaintext = bytes(key.expose_key_bytes())
+        answer = self._client.call(
+            "Encrypt", KeyId=self.id, Plaintext=plaintext, EncryptionContext=encryption_context(context)
+        )
+        answered_key(answer, "KeyId", self._arn, self._text)
+        return answered_bytes(answer, "CiphertextBlob", self._text, at_most=_MAX_WRAPPED_BYTES)
+
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds; one `Decrypt`.
 

@@ -20,6 +20,7 @@ from pipecrypt.keys.service import (
     Replicas,
     SealsOnly,
     Wipeable,
+    WrapsKeys,
     open_key_reference,
 )
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
@@ -115,6 +116,29 @@ class Keyring:
         dataset_id, sealed = parse_kek_text(wrapped)
         context = Context(dataset_id=dataset_id or "", path="")
         return self._call(lambda: master_key.unwrap_key(sealed, context), master_key_id)
+
+    def wrap(self, key_reference: str, key: DataKey, context: Context) -> bytes:
+        """Return a key that exists, wrapped by the master key of a reference; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+            UsageError: keys of that service only wrap keys that they make, or none.
+        """
+        master_key = self.master_key(key_reference)
+        if not isinstance(master_key, WrapsKeys):
+            raise UsageError(
+                f"{key_reference} cannot wrap a key that exists", hint="name a master key of another key service"
+            )
+        return self._call(lambda: master_key.wrap_key(key, context), key_reference)
+
+    def master_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of all configured master keys, earlier versions included."""
+        return tuple(self._master_keys)
+
+    def can_open(self, master_key_id: str) -> bool:
+        """Say whether a configured master key opens what one of this id wrapped; nothing is called."""
+        master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
+        return master_key is not None and not isinstance(master_key, SealsOnly)
 
     def find(self, key_metadata: bytes, context: Context) -> DataKey:
         """Return the explicit key for the key metadata of another scheme.

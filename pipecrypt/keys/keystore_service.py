@@ -62,7 +62,11 @@ class KeystoreMasterKey:
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form."""
         key = DataKey(random_bytes(DATA_KEY_BYTES))
-        return key, seal(self._key, key.expose_key_bytes(), self._aad(context))
+        return key, self.wrap_key(key, context)
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already."""
+        return seal(self._key, key.expose_key_bytes(), self._aad(context))
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds.

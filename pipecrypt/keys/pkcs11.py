@@ -72,13 +72,21 @@ class TokenMasterKey:
         Raises:
             KeyServiceError: the token failed or refused.
         """
-        kek, nonce = DataKey(random_bytes(DATA_KEY_BYTES)), random_bytes(NONCE_BYTES)
+        kek = DataKey(random_bytes(DATA_KEY_BYTES))
         try:
-            sealed = self._session.encrypt(self._key, nonce, bytes(kek.expose_key_bytes()), self._aad(context))
+            return kek, self.wrap_key(kek, context)
         except BaseException:
             kek.wipe()
             raise
-        return kek, nonce + sealed
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already; one call to the token.
+
+        Raises:
+            KeyServiceError: the token failed or refused.
+        """
+        nonce = random_bytes(NONCE_BYTES)
+        return nonce + self._session.encrypt(self._key, nonce, bytes(key.expose_key_bytes()), self._aad(context))
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds; one call to the token.

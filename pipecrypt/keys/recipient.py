@@ -105,6 +105,10 @@ class RecipientMasterKey:
         """Return a fresh 256-bit key and its wrapped form."""
         return _generate(self._key, self._id, context)
 
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the sealed form of a key that exists already."""
+        return _seal(self._key, self._id, key, context)
+
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Refuse: a public key opens nothing.
 
@@ -146,6 +150,10 @@ class IdentityMasterKey:
         if self._wiped:
             raise RuntimeError("this key was wiped")
         return _generate(self._identity.public_key, self._id, context)
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the form of a key that exists already, sealed to the public half."""
+        return _seal(self._identity.public_key, self._id, key, context)
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds.
@@ -218,7 +226,11 @@ def check_one_strength(master_keys: Sequence[MasterKey]) -> None:
 
 def _generate(key: RecipientKey, master_key_id: str, context: Context) -> tuple[DataKey, bytes]:
     kek = DataKey(random_bytes(DATA_KEY_BYTES))
-    return kek, key.seal(kek.expose_key_bytes(), _info(master_key_id, context))
+    return kek, _seal(key, master_key_id, kek, context)
+
+
+def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:
+    return key.seal(kek.expose_key_bytes(), _info(master_key_id, context))
 
 
 def _info(master_key_id: str, context: Context) -> bytes:

@@ -29,6 +29,7 @@ __all__ = [
     "Rewraps",
     "SealsOnly",
     "Wipeable",
+    "WrapsKeys",
     "check_key_reference",
     "known_schemes",
     "load_key_service",
@@ -122,6 +123,18 @@ class Wipeable(Protocol):
 
     def wipe(self) -> None:
         """Wipe them; the session calls it when it closes."""
+
+
+@runtime_checkable
+class WrapsKeys(Protocol):
+    """A second power of a MasterKey: it wraps keys that exist, so that a KEK can have several master keys."""
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the form of a 256-bit key that `unwrap_key` opens for the same context; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+        """
 
 
 @runtime_checkable

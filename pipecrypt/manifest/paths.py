@@ -13,6 +13,8 @@ from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 
 __all__ = [
+    "GRANTS_PATH",
+    "GRANTS_SUFFIX",
     "MANIFEST_PATH",
     "MAX_PATH_BYTES",
     "RESERVED_DIRECTORY",
@@ -28,6 +30,8 @@ __all__ = [
 RESERVED_DIRECTORY: Final = "_pipecrypt"
 MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
 SIGNATURE_SUFFIX: Final = ".sig.json"
+GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
+GRANTS_SUFFIX: Final = ".grants.json"
 # The longest key of S3; paths of file systems end at 4,096, names at 255.
 MAX_PATH_BYTES: Final = 1024
 _DIGEST_DIGITS: Final = 16

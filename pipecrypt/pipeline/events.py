@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.keys.grants import Grant
 from pipecrypt.pipeline.summary import Part, Summary
 
 __all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
@@ -58,10 +59,12 @@ class FileDone:
     Args:
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
+        grants: KEKs made since the file before, wrapped for further master keys.
     """
 
     parts: tuple[Part, ...]
     signable: tuple[SignableFile, ...] = ()
+    grants: tuple[Grant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

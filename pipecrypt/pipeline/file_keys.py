@@ -1,14 +1,16 @@
-"""Find the key material that parquet-java keeps beside a file. Opening keys is left to keys/."""
+"""Find the key material and the grants that lie beside and above a file. Opening keys is left to keys/."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipecrypt.dataset.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.small_files import FilesystemFiles, locate
 from pipecrypt.storage.source import read_small_file, read_small_object
 
 __all__ = ["keys_of_file", "keys_of_object"]
@@ -18,18 +20,24 @@ _MAX_BYTES: Final = 16 << 20
 
 
 def keys_of_file(location: Location, session: KeySession) -> FileKeys:
-    """Return the keys of a file; its external key material is read when a key is kept there, and only then."""
+    """Return the keys of a file; what lies outside of it is read when a key needs it, and only then."""
     if location.is_standard_stream:
         return session.for_file(lambda: None)
     beside = location.sibling(_material_name(location.name))
-    return session.for_file(lambda: _entries(read_small_file(beside, _MAX_BYTES), beside.display))
+    files, path = locate(location)
+    return session.for_file(
+        lambda: _entries(read_small_file(beside, _MAX_BYTES), beside.display), grants_above(session, files, path)
+    )
 
 
 def keys_of_object(fs: Any, path: str, session: KeySession) -> FileKeys:
     """Return the keys of a file of an fsspec file system; otherwise as `keys_of_file`."""
     folder, slash, name = path.rpartition("/")
     beside = folder + slash + _material_name(name)
-    return session.for_file(lambda: _entries(read_small_object(fs, beside, _MAX_BYTES, beside), beside))
+    return session.for_file(
+        lambda: _entries(read_small_object(fs, beside, _MAX_BYTES, beside), beside),
+        grants_above(session, FilesystemFiles(fs), path),
+    )
 
 
 def _material_name(name: str) -> str:

@@ -50,6 +50,7 @@ class Plan:
         name: `encrypt` or `decrypt`.
         tasks: one for each output file, in the order of their paths.
         key_references: all that the run may use.
+        also: further master keys that each KEK is wrapped for.
         dataset_id: of the dataset that is written; None where files are decrypted.
         workers: processes that work at once; 1 for none but this one.
         sink: where the outputs go.
@@ -59,6 +60,7 @@ class Plan:
     name: str
     tasks: tuple[Task, ...]
     key_references: tuple[str, ...]
+    also: tuple[str, ...]
     dataset_id: str | None
     workers: int
     sink: Location
@@ -118,6 +120,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         name=name,
         tasks=tasks,
         key_references=references,
+        also=tuple(request.policy.also) if isinstance(request, EncryptRequest) else (),
         dataset_id=dataset_id,
         workers=workers,
         sink=request.sink,

@@ -49,6 +49,8 @@ class Policy:
         compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
             default) or `zstd`.
         chunk_bytes: size of a chunk.
+        also: key references of further master keys or recipients that shall open everything: in other regions, of
+            partners, to break the glass. Each KEK is wrapped for them, too, as grants beside the data.
         sign: key reference of a signing key, or several; what is written then carries a signed statement.
         digest: of the files in that statement: `sha256`, or `blake3`, which needs an extra.
         valid_for: when that statement expires, counted from signing, in whole seconds; None for never.
@@ -71,6 +73,7 @@ class Policy:
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    also: Sequence[str] = ()
     sign: str | Sequence[str] | None = field(default=None, hash=False)
     digest: str = DEFAULT_DIGEST
     valid_for: timedelta | None = None
@@ -81,11 +84,12 @@ class Policy:
             hint = 'write columns={"email": "keystore://./keys.json#pii"}'
             raise PolicyError("the columns of a policy map each name to a key reference", hint=hint)
         object.__setattr__(self, "columns", dict(self.columns or {}))
+        object.__setattr__(self, "also", _listed(self.also))
         object.__setattr__(self, "sign", listed_signing_keys(self.sign) or None)
         for pattern, reference in (self.columns or {}).items():
             _check_text(pattern, "a column's name")
             _check_text(reference, f"the key reference of column {pattern}")
-        for reference in (*self.engine_policy().key_references(), *listed_signing_keys(self.sign)):
+        for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
             check_key_reference(reference)
         if self.is_chunks:
             self._check_chunks()
@@ -144,6 +148,12 @@ class Policy:
             bind_path=self.bind_path,
             digest=None if signing is None else signing.digest,
         )
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise PolicyError(f"also is {value!r}, but must be a list of key references", hint="write also=[...]")
+    return tuple(value)
 
 
 def _check_text(value: object, what: str) -> None:

@@ -9,6 +9,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
+from pipecrypt.pipeline.run_grants import check_grantable_sink
 from pipecrypt.storage.location import Location
 
 __all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_signable_sink"]
@@ -45,6 +46,7 @@ class EncryptRequest:
         _check_workers(self.workers)
         check_file_limit(self.max_file_bytes, self.sink)
         check_signable_sink(self.policy, self.sink)
+        check_grantable_sink(self.policy.also, self.sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

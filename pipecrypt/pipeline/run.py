@@ -12,6 +12,7 @@ from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, R
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.run_grants import RunGrants
 from pipecrypt.pipeline.signed_run import SignedRun, open_signed_run
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.pipeline.task import run_task
@@ -58,14 +59,19 @@ def _run_tasks(
 ) -> list[Part]:
     plan = signed_run.plan
 
+    grants = RunGrants(plan.sink, is_single_file=plan.is_single_file)
+
     def on_event_too(event: Event) -> None:
         if isinstance(event, FileDone):
+            grants.store((part.path for part in event.parts), event.grants)
             signed_run.add(event.signable)
         on_event(event)
 
     # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. It calls no key service,
     # and what a person types is remembered for the workers.
-    with KeySession(plan.key_references, credentials=credentials, dataset_id=plan.dataset_id) as session:
+    with KeySession(
+        plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
+    ) as session:
         if plan.workers == 1:
             return _run_here(plan, session, on_event_too, interruption)
     return run_in_workers(plan, credentials, on_event_too)

@@ -61,7 +61,9 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
-    return FileDone((Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable)
+    return FileDone(
+        (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
+    )
 
 
 def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:

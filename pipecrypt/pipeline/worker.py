@@ -43,12 +43,14 @@ class WorkerSetup:
         key_references: all that the worker may use.
         credentials: what opens them.
         dataset_id: of the dataset that is written, or None.
+        also: key references of further master keys that each KEK is wrapped for.
     """
 
     directory: str
     key_references: tuple[str, ...]
     credentials: Credentials
     dataset_id: str | None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ def _on_stop(number: int, frame: FrameType | None) -> None:
 
 def _serve(connection: Connection, setup: WorkerSetup) -> None:
     try:
-        with KeySession(setup.key_references, credentials=setup.credentials, dataset_id=setup.dataset_id) as session:
+        with KeySession(
+            setup.key_references, credentials=setup.credentials, dataset_id=setup.dataset_id, also=setup.also
+        ) as session:
             _send(connection, Ready())
             while (task := _receive(connection)) is not None:
                 _carry_out(connection, task, session)

@@ -49,7 +49,7 @@ def run_in_workers(plan: Plan, credentials: Credentials, on_event: Callable[[Eve
         PipecryptError: what the first failing task raised.
         WorkerError: a worker process died.
     """
-    setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id)
+    setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id, plan.also)
     tasks, done = deque(plan.tasks), dict[str, tuple[Part, ...]]()
     with _Workers(plan.workers, setup) as workers:
         while len(done) < len(plan.tasks):

@@ -24,6 +24,7 @@ from pipecrypt.pipeline.ingest import encrypt_rows
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import check_file_limit
+from pipecrypt.pipeline.run_grants import RunGrants, check_grantable_sink
 from pipecrypt.pipeline.signed_writer import SignedOutput
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.sources.objects import batches_of
@@ -184,6 +185,7 @@ class _Job:
         self._process = os.getpid()
         self._sink = Location.of(where, options)
         self._encoding = _checked_policy(policy).encode_options()
+        check_grantable_sink(policy.also, self._sink)
         self.feed = Feed(schema)
         self._error: BaseException | None = None
         self._check(schema, policy)
@@ -224,6 +226,7 @@ class _Job:
         self.reraise()
         (written,) = self._output.finish(key_values)
         self._output.publish()
+        RunGrants(self._sink, is_single_file=True).store([self._sink.name], self._session.take_grants())
         return written
 
     def sign(self, written: WrittenFile) -> tuple[SignedStatement, ...]:
@@ -301,6 +304,7 @@ def encrypt_batches(
     """
     started, location, given = time.perf_counter(), Location.of(sink, storage_options), _credentials(credentials)
     check_file_limit(max_file_bytes, location)
+    check_grantable_sink(_checked_policy(policy).also, location)
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
     is_numbered = max_file_bytes is not None
@@ -312,6 +316,8 @@ def encrypt_batches(
                 encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
                 written = output.finish()
                 output.publish()
+            paths = [each.path for each in written]
+            RunGrants(location, is_single_file=True).store(paths, session.take_grants())
             calls = session.service_calls
         signed = signed_output.publish(written)
     seconds = time.perf_counter() - started
@@ -338,7 +344,7 @@ def _credentials(given: Credentials | None) -> Credentials:
 
 def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySession:
     references = policy.engine_policy().key_references()
-    return KeySession(references, credentials=credentials, dataset_id=dataset_id)
+    return KeySession(references, credentials=credentials, dataset_id=dataset_id, also=policy.also)
 
 
 def _spec(

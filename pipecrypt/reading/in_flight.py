@@ -48,7 +48,7 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
         credentials: what opens the keys; default: the environment of this process.
 
     Raises:
-        UsageError: the policy signs, or encrypts files in chunks.
+        UsageError: the policy signs, shares keys with others, or encrypts files in chunks.
         PipecryptError: see `pipecrypt.errors`.
     """
     if not isinstance(policy, Policy) or policy.is_chunks:
@@ -56,6 +56,8 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
     if policy.signing is not None:
         hint = "sign files or datasets; or use a policy without sign for batches"
         raise UsageError("the bytes of a batch carry no signature", hint=hint)
+    if policy.also:
+        raise UsageError("there is no place for grants beside a batch", hint="use a policy without also for batches")
     engine_policy, sink = policy.engine_policy(), _Sink()
     session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:

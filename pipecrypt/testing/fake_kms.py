@@ -120,6 +120,7 @@ class FakeKMS:
         return {
             "Decrypt": self._decrypt,
             "DescribeKey": self._describe_key,
+            "Encrypt": self._encrypt,
             "GenerateDataKey": self._generate_data_key,
             "GetPublicKey": self._get_public_key,
             "ReEncrypt": self._re_encrypt,
@@ -136,6 +137,11 @@ class FakeKMS:
         data_key = random_bytes(DATA_KEY_BYTES)
         wrapped = _wrap(key, data_key, asked.get("EncryptionContext", {}))
         return {"KeyId": key.arn(region), "Plaintext": _encode(data_key), "CiphertextBlob": _encode(wrapped)}
+
+    def _encrypt(self, asked: _Parameters, region: str) -> Mapping[str, object]:
+        key = self._usable(asked["KeyId"], region, "ENCRYPT_DECRYPT")
+        wrapped = _wrap(key, base64.b64decode(asked["Plaintext"]), asked.get("EncryptionContext", {}))
+        return {"KeyId": key.arn(region), "CiphertextBlob": _encode(wrapped), "EncryptionAlgorithm": key.spec}
 
     def _decrypt(self, asked: _Parameters, region: str) -> Mapping[str, object]:
         key = self._usable(asked["KeyId"], region, "ENCRYPT_DECRYPT")

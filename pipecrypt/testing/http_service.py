@@ -160,6 +160,9 @@ def _server(service: HTTPService) -> ThreadingHTTPServer:
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))
+            if self.close_connection:
+                # The client asked for it; told so too, it does not send its next request into the closing connection.
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(answer.body)
             self.wfile.flush()

@@ -20,7 +20,7 @@ __all__ = ["MemoryCall", "MemoryKeyService", "MemoryMasterKey"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryCall:
-    """One call of a master key: "generate" or "unwrap", whose, and in which context."""
+    """One call of a master key: "generate", "wrap" or "unwrap", whose, and in which context."""
 
     operation: str
     master_key_id: str
@@ -54,6 +54,15 @@ class MemoryMasterKey:
         master_key = self._service.use(MemoryCall("generate", self.id, context), self._name)
         key = DataKey(random_bytes(DATA_KEY_BYTES))
         return key, seal(master_key, key.expose_key_bytes(), context.key_binding())
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already.
+
+        Raises:
+            KeyServiceError: the switch says so.
+        """
+        master_key = self._service.use(MemoryCall("wrap", self.id, context), self._name)
+        return seal(master_key, key.expose_key_bytes(), context.key_binding())
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds.

@@ -1,12 +1,15 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.testing.fake_kms import FakeKMS, start_fake_kms
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from tests.keys.aws import AWS
+from tests.keys.emulators import AWS_ENVIRONMENT
 
 CHEAP_KDF = Argon2Parameters(salt=bytes(16), memory_kib=8192, iterations=1, lanes=1)
 
@@ -43,3 +46,14 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip("the vectors of parquet-testing are not here")
     return folder
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[AWS]:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
+        monkeypatch.delenv(name, raising=False)
+    kms = FakeKMS()
+    with start_fake_kms(kms) as server:
+        yield AWS(kms, server)

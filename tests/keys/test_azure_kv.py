@@ -28,9 +28,10 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.retry import Patience
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
+from tests.keys.fakes.clock import FakeTime
 
 HERE = Context(new_dataset_id(), "")
-PATIENCE = Patience(total_seconds=0.3, first_delay_seconds=0.001, max_delay_seconds=0.01, answer_seconds=0.2)
+PATIENCE = FakeTime().patience()
 HOST = "pii-vault.vault.azure.net"
 PII = "azure-kv://pii-vault/keys/pii"
 NOBODY = Credentials({})

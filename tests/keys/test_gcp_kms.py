@@ -25,9 +25,9 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.gcp_kms import GCPKMSService, GCPMasterKey
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
+from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse
 from tests.keys.fakes.gcp_transport import transport_to
 
@@ -50,7 +50,7 @@ def http(kms: FakeGCPKMS) -> Iterator[HTTPService]:
 
 @pytest.fixture
 def service(http: HTTPService) -> GCPKMSService:
-    patience = Patience(total_seconds=0.3, first_delay_seconds=0.001, max_delay_seconds=0.01, answer_seconds=0.2)
+    patience = FakeTime().patience()
     return GCPKMSService(patience, transport=transport_to(http.url))
 
 

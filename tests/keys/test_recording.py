@@ -6,8 +6,8 @@ import pytest
 
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import UsageError
-from pipecrypt.keys import session as session_module
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.kek_cache import KEKLimits
 from pipecrypt.keys.recording import RecordingKeys
 from pipecrypt.keys.session import KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
@@ -16,9 +16,13 @@ _FILE = Context(new_dataset_id(), "a.parquet")
 _PII, _OPS = "memory://pii", "memory://ops"
 
 
-def _open(memory: MemoryKeyService) -> KeySession:
+def _open(memory: MemoryKeyService, limits: KEKLimits | None = None) -> KeySession:
     return KeySession(
-        (_PII, _OPS), credentials=Credentials({}), services={"memory": memory}, dataset_id=_FILE.dataset_id
+        (_PII, _OPS),
+        credentials=Credentials({}),
+        services={"memory": memory},
+        dataset_id=_FILE.dataset_id,
+        limits=limits,
     )
 
 
@@ -41,11 +45,8 @@ def test_it_knows_the_keks_of_its_own_file_only(memory: MemoryKeyService) -> Non
         assert first.kek_ids == tuple(sorted({_kek_id(pii[0]), _kek_id(ops)}))
 
 
-def test_a_kek_that_is_used_up_is_followed_by_another(
-    memory: MemoryKeyService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "MAX_INVOCATIONS", 2)
-    with _open(memory) as session:
+def test_a_kek_that_is_used_up_is_followed_by_another(memory: MemoryKeyService) -> None:
+    with _open(memory, limits=KEKLimits(uses=2)) as session:
         keys = RecordingKeys(session)
         made = [keys.new_data_key(_PII, _FILE.for_column(("a",), batch))[1] for batch in range(5)]
 

@@ -333,7 +333,9 @@ def test_closing_wipes_keks_and_master_keys(memory: MemoryKeyService) -> None:
     session = _open(memory, PII)
     _, key_metadata = session.new_data_key(PII, EMAIL)
     session.open_data_key(key_metadata, EMAIL)
-    keks = [kek.key for kek in session._writing.values()] + [each.key for each in session._unwrapped._entries.values()]
+    keks = [kek.key for kek in session._writing._keks.values()] + [
+        each.key for each in session._unwrapped._entries.values()
+    ]
     assert [kek.bits for kek in keks] == [256, 256]
     session.close()
     assert [kek.bits for kek in keks] == [0, 0]

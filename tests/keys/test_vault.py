@@ -33,10 +33,11 @@ from pipecrypt.keys.vault import VaultMasterKey, VaultService
 from pipecrypt.keys.vault_place import VaultPlace, locate_vault_key
 from pipecrypt.keys.vault_server import VaultAddress
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 
 HERE = Context(new_dataset_id(), "")
-QUICK = VaultService(Patience(total_seconds=0.2, first_delay_seconds=0.001, answer_seconds=0.2))
+QUICK = VaultService(FakeTime().patience())
 WITH_TOKEN = Credentials({"VAULT_TOKEN": TOKEN})
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import AccessError, IntegrityError, PipecryptError
-from pipecrypt.keys.service import Wipeable
+from pipecrypt.keys.service import Wipeable, WrapsKeys
 from pipecrypt.secret import DataKey
 from tests.keys.contract import test_contract_session
 from tests.keys.contract.worlds import Trouble, World, all_worlds
@@ -27,6 +28,18 @@ def test_round_trip(world: World) -> None:
         reader = world.open_reading()
         for _ in range(2):
             assert reader.unwrap_key(wrapped, context).same_as(key)
+
+
+def test_keys_that_exist_are_wrapped(world: World) -> None:
+    maker = world.open()
+    assert isinstance(maker, WrapsKeys)
+    for context in (HERE, Context("", "")):
+        key = DataKey(random_bytes(32))
+        wrapped = maker.wrap_key(key, context)
+        assert bytes(key.expose_key_bytes()) not in wrapped
+        assert world.open_reading().unwrap_key(wrapped, context).same_as(key)
+        with pytest.raises(IntegrityError):
+            world.open_reading().unwrap_key(wrapped, ELSEWHERE[0])
 
 
 def test_no_two_keys_agree(world: World) -> None:

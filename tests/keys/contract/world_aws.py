@@ -17,39 +17,15 @@ import boto3
 import pytest
 
 from pipecrypt.keys.aws_kms import AWSKMSService
-from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.testing.fake_kms import FakeKMS, kms_action, kms_error
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 from tests.keys import emulators
 from tests.keys.contract.worlds import Servers, Trouble, World
+from tests.keys.patience import fake_patience
 
 REGION = "eu-west-1"
 _KEY_ACTIONS = frozenset({"GenerateDataKey", "Decrypt"})
-
-
-class FakeClock:
-    """A clock that goes on while somebody sleeps, and by nothing else."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def read(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def fake_patience(*, answer_seconds: float = 10) -> Patience:
-    clock = FakeClock()
-    return Patience(
-        max_delay_seconds=30,
-        answer_seconds=answer_seconds,
-        clock=clock.read,
-        sleep=clock.sleep,
-        chance=random.Random(7).random,  # noqa: S311 - tests repeat
-    )
 
 
 class AWSWorld(World):

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipecrypt.keys.azure_kv import AzureKVService
-from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
-
-_PATIENCE = Patience(total_seconds=0.5, first_delay_seconds=0.001, max_delay_seconds=0.01, answer_seconds=0.2)
+from tests.keys.fakes.clock import FakeTime
 
 
 class AzureWorld(World):
@@ -27,7 +25,9 @@ class AzureWorld(World):
         super().__init__(servers, folder)
         self._vault = FakeAzureKV(self.host, pii=FakeKey(self.key_type), ops=FakeKey(self.key_type))
         self._http = self.stack.enter_context(HTTPService(self._vault, call_name))
-        self._service = AzureKVService(_PATIENCE, credential=StaticCredential(), transport=ToLoopback(self._http.url))
+        self._service = AzureKVService(
+            FakeTime().patience(answer_seconds=1), credential=StaticCredential(), transport=ToLoopback(self._http.url)
+        )
 
     @property
     def reference(self) -> str:

@@ -8,14 +8,12 @@ from itertools import count
 from pathlib import Path
 
 from pipecrypt.keys.gcp_kms import GCPKMSService
-from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
+from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse
 from tests.keys.fakes.gcp_transport import transport_to
-
-_PATIENCE = Patience(total_seconds=0.5, first_delay_seconds=0.001, max_delay_seconds=0.01, answer_seconds=0.2)
 
 
 class GCPWorld(World):
@@ -28,7 +26,7 @@ class GCPWorld(World):
         super().__init__(servers, folder)
         self._kms = FakeGCPKMS(pii=FakeKey(), ops=FakeKey())
         self._http = self.stack.enter_context(HTTPService(self._kms, call_name))
-        self._service = GCPKMSService(_PATIENCE, transport=transport_to(self._http.url))
+        self._service = GCPKMSService(FakeTime().patience(answer_seconds=1), transport=transport_to(self._http.url))
 
     def services(self) -> KeyServices:
         return {"gcp-kms": self._service}

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.retry import Patience
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.vault import VaultService
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
+from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 
-_PATIENCE = Patience(total_seconds=0.5, first_delay_seconds=0.001, max_delay_seconds=0.01, answer_seconds=0.2)
 _KEY_BYTES = "A" * 43 + "="
 
 
@@ -46,7 +45,7 @@ class VaultWorld(World):
         return (TOKEN,)
 
     def services(self) -> KeyServices:
-        return {"vault": VaultService(_PATIENCE)}
+        return {"vault": VaultService(FakeTime().patience(answer_seconds=1))}
 
     def credentials(self) -> Credentials:
         return Credentials({"VAULT_TOKEN": TOKEN})

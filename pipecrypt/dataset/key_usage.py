@@ -1,0 +1,197 @@
+"""Tell which master key protects what in a dataset, without any key. Nothing of it is authenticated here.
+
+An encrypted footer shows its own key only, and hides the columns: those files are counted as hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipecrypt.dataset.found_grants import read_grants
+from pipecrypt.dataset.kek_search import Place
+from pipecrypt.keys.grants import Grants
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.key_names import KeyNames, read_key_names
+from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
+from pipecrypt.storage.listing import SourceFile, list_sources
+from pipecrypt.storage.small_files import locate
+from pipecrypt.storage.source import open_range_source
+
+__all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "read_usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnUsage:
+    """A column under a master key.
+
+    Args:
+        path: dotted.
+        files: how many files have it so.
+        batches: in how many row groups of them.
+        data_keys: how many different data keys.
+    """
+
+    path: str
+    files: int
+    batches: int
+    data_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """What a master key protects.
+
+    Args:
+        master_key_id: as files or grants name it.
+        files: where it wraps a key itself.
+        footers: of those whose footer key is under it.
+        columns: sorted by path.
+        keks: how many different KEKs it wraps in files.
+        granted_keks: KEKs of other master keys that it opens by grants.
+        granted_since: time of the first of those grants, in UTC; None without one.
+        shared_with: master keys that open KEKs of this one by grants, sorted.
+        only_opener_of: how many of its KEKs nothing else opens.
+    """
+
+    master_key_id: str
+    files: int
+    footers: int
+    columns: tuple[ColumnUsage, ...]
+    keks: int
+    granted_keks: int
+    granted_since: str | None
+    shared_with: tuple[str, ...]
+    only_opener_of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetUsage:
+    """Which master key protects what.
+
+    Args:
+        dataset: where.
+        version: of the manifest; None without one.
+        since: when that version was signed, in UTC; None without one.
+        files: how many there are.
+        plaintext_files: how many of them are not encrypted.
+        hidden_files: how many have an encrypted footer, which hides the keys of columns.
+        unnamed_keys: data keys whose key metadata names no master key.
+        keys: sorted by id.
+    """
+
+    dataset: str
+    version: int | None
+    since: str | None
+    files: int
+    plaintext_files: int
+    hidden_files: int
+    unnamed_keys: int
+    keys: tuple[KeyUsage, ...]
+
+
+def read_usage(place: Place) -> DatasetUsage:
+    """Return which master key protects what at a place, from footers, manifest and grants.
+
+    Raises:
+        PipecryptError: a footer cannot be read or is malformed, or there is no file.
+    """
+    grants = read_grants(place.files, locate(place.grants)[1]) or Grants()
+    tally = _Tally()
+    for source in list_sources(place.location):
+        tally.look_into(source)
+    manifest = place.manifest
+    return DatasetUsage(
+        dataset=place.name,
+        version=None if manifest is None else manifest.version,
+        since=None if manifest is None else f"{manifest.created:%Y-%m-%dT%H:%M:%SZ}",
+        files=tally.files,
+        plaintext_files=tally.plaintext,
+        hidden_files=tally.hidden,
+        unnamed_keys=tally.unnamed,
+        keys=tuple(_usage(key_id, tally.keys.get(key_id, _Seen()), grants) for key_id in _all_ids(tally, grants)),
+    )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of a master key so far."""
+
+    files: set[str] = field(default_factory=set)
+    footers: int = 0
+    keks: set[str] = field(default_factory=set)
+    column_files: dict[str, set[str]] = field(default_factory=dict)
+    batches: dict[str, int] = field(default_factory=dict)
+    data_keys: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was seen of a dataset so far."""
+
+    files: int = 0
+    plaintext: int = 0
+    hidden: int = 0
+    unnamed: int = 0
+    keys: dict[str, _Seen] = field(default_factory=dict)
+
+    def look_into(self, file: SourceFile) -> None:
+        with open_range_source(file) as source:
+            stored = read_stored_footer(source)
+        self.files += 1
+        sealed = stored.sealed
+        if sealed is None:
+            self.plaintext += 1
+            return
+        seen = self._named(read_key_names(footer_key_use(sealed, source.name).key_metadata), file)
+        if seen is not None:
+            seen.footers += 1
+        if sealed.metadata is None:
+            self.hidden += 1
+            return
+        known: set[bytes] = set()
+        for use in column_key_uses(sealed, sealed.metadata, source.name):
+            self._count(use, file, is_new=use.key_metadata not in known)
+            known.add(use.key_metadata)
+
+    def _count(self, use: KeyUse, file: SourceFile, *, is_new: bool) -> None:
+        seen = self._named(read_key_names(use.key_metadata), file)
+        if seen is None:
+            return
+        path = ".".join(use.context.column or ())
+        seen.column_files.setdefault(path, set()).add(file.relative_path)
+        seen.batches[path] = seen.batches.get(path, 0) + 1
+        seen.data_keys[path] = seen.data_keys.get(path, 0) + is_new
+
+    def _named(self, names: KeyNames, file: SourceFile) -> _Seen | None:
+        if names.master_key_id is None:
+            self.unnamed += 1
+            return None
+        seen = self.keys.setdefault(names.master_key_id, _Seen())
+        seen.files.add(file.relative_path)
+        if names.kek_id is not None:
+            seen.keks.add(names.kek_id)
+        return seen
+
+
+def _all_ids(tally: _Tally, grants: Grants) -> Iterable[str]:
+    return sorted({*tally.keys, *(grant.master_key_id for grant in grants.all)})
+
+
+def _usage(key_id: str, seen: _Seen, grants: Grants) -> KeyUsage:
+    granted = [grant for grant in grants.all if grant.master_key_id == key_id]
+    others = {kek: {each.master_key_id for each in grants.of(kek)} - {key_id} for kek in seen.keks}
+    return KeyUsage(
+        master_key_id=key_id,
+        files=len(seen.files),
+        footers=seen.footers,
+        columns=tuple(
+            ColumnUsage(path, len(seen.column_files[path]), seen.batches[path], seen.data_keys[path])
+            for path in sorted(seen.batches)
+        ),
+        keks=len(seen.keks),
+        granted_keks=len({grant.kek_id for grant in granted} - seen.keks),
+        granted_since=min((grant.since for grant in granted), default=None),
+        shared_with=tuple(sorted(set().union(*others.values()))),
+        only_opener_of=sum(not each for each in others.values()),
+    )

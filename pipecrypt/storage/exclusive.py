@@ -1,0 +1,139 @@
+"""Change a small file so that nobody else changes it meanwhile. What is in it is left to the callers.
+
+Local files: a lock on the directory, which the system drops when its holder dies. Any other storage: a file
+`<name>.lock` that only one can create. It stays where its holder dies, and nobody takes it over: whoever thinks it
+forsaken may be wrong, and both would write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
+from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.publication import new_token
+from pipecrypt.storage.sink import open_sink
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["remove_file", "replace_exclusively"]
+
+_logger = logging.getLogger(__name__)
+_SUFFIX: Final = ".lock"
+_MAX_LOCK_BYTES: Final = 1024
+_TRIES: Final = 40
+_WAIT_SECONDS: Final = 0.25
+
+
+def replace_exclusively(
+    location: Location,
+    change: Callable[[bytes | None], bytes | None],
+    *,
+    max_bytes: int,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Replace a small file by what `change` makes of it, while no other caller of this does.
+
+    Args:
+        location: the file.
+        change: given its content, None where it does not exist, returns the new one, None to leave it as it is. It
+            calls nothing slow: others wait.
+        max_bytes: of the file.
+        sleep: waits, in seconds, where another holds the lock.
+
+    Raises:
+        ConflictError: another holds the lock and does not let go.
+        FormatError: the file is larger than `max_bytes`.
+        StorageError: the storage refused or failed.
+        IntegrityError: what was read back is not what was written.
+    """
+    with _locked(location, sleep) as check_lock:
+        data = change(read_small_file(location, max_bytes))
+        if data is None:
+            return
+        check_lock()
+        with open_sink(location, overwrite=True) as sink:
+            sink.write(data)
+            sink.publish()
+        if read_small_file(location, max_bytes) != data:
+            raise IntegrityError(
+                f"{location.display} is not what was written to it",
+                hint="another program writes there too, or the storage serves old content; run again",
+            )
+
+
+def remove_file(location: Location) -> None:
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot remove {location.display}"), contextlib.suppress(FileNotFoundError):
+        if location.is_local:
+            os.unlink(location.local_path)
+        else:
+            remote = open_filesystem(location)
+            remote.fs.rm_file(remote.path)
+
+
+@contextmanager
+def _locked(location: Location, sleep: Callable[[float], None]) -> Iterator[Callable[[], None]]:
+    if not location.is_local:
+        with _lock_file(location.sibling(location.name + _SUFFIX), sleep) as check:
+            yield check
+        return
+    directory = os.path.dirname(location.local_path) or "."
+    with map_errors(f"cannot lock {directory}"):
+        os.makedirs(directory, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield lambda: None
+        finally:
+            os.close(descriptor)  # drops the lock
+
+
+@contextmanager
+def _lock_file(lock: Location, sleep: Callable[[float], None]) -> Iterator[Callable[[], None]]:
+    token = new_token().encode()
+    for _ in range(_TRIES):
+        if _create(lock, token):
+            break
+        sleep(_WAIT_SECONDS)
+    else:
+        raise ConflictError(
+            f"{lock.display} is held by another command",
+            hint="wait for it; if none is running, one died: remove that file, then run again",
+        )
+
+    def check() -> None:
+        if read_small_file(lock, _MAX_LOCK_BYTES) != token:
+            raise ConflictError(f"{lock.display} was taken away while it was held", hint="run again")
+
+    try:
+        check()  # a storage that ignores conditions lets two create it: the later one has it
+        yield check
+        check()
+    finally:
+        try:
+            remove_file(lock)
+        except StorageError as error:
+            _logger.warning("the lock stays: %s", describe(error))
+
+
+def _create(lock: Location, token: bytes) -> bool:
+    try:
+        with open_sink(lock, overwrite=False) as sink:
+            sink.write(token)
+            sink.publish()
+    except SinkNotEmptyError:
+        return False
+    return True
