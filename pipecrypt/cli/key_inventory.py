@@ -12,7 +12,7 @@ from pipecrypt.cli.summaries import entry_text
 from pipecrypt.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.key_usage import DatasetUsage, KeyUsage
+    from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
     from pipecrypt.pipeline.key_inventory import Destruction
 
 __all__ = ["destroy", "rotate_key", "usage"]

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.found_grants import read_grants
-from pipecrypt.dataset.granting import add_grants, check_datasets
-from pipecrypt.dataset.kek_search import Place, search_keks
-from pipecrypt.dataset.rekeying import Rekeying, Rewrapper
+from pipecrypt.dataset.sharing.found_grants import read_grants
+from pipecrypt.dataset.sharing.granting import add_grants, check_datasets
+from pipecrypt.dataset.sharing.kek_search import Place, search_keks
+from pipecrypt.dataset.sharing.rekeying import Rekeying, Rewrapper
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset, read_earlier_file
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipecrypt.dataset.found_grants import grants_above
+from pipecrypt.dataset.sharing.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.dataset.kek_search import find_place
-from pipecrypt.dataset.key_usage import DatasetUsage, KeyUsage, read_usage
+from pipecrypt.dataset.sharing.kek_search import find_place
+from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, read_usage
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystore import KeystoreEntry
 from pipecrypt.keys.keystore_removal import find_doomed, remove_keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipecrypt.dataset.granting import add_grants
+from pipecrypt.dataset.sharing.granting import add_grants
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.grants import Grant
 from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.dataset.found_grants import read_grants
-from pipecrypt.dataset.granting import Target, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.kek_search import Place as FoundPlace
-from pipecrypt.dataset.kek_search import find_place, search_keks
 from pipecrypt.dataset.opening.trust_options import TrustOptions, trust_options
+from pipecrypt.dataset.sharing.found_grants import read_grants
+from pipecrypt.dataset.sharing.granting import Target, check_datasets, remove_grants, share_keks
+from pipecrypt.dataset.sharing.kek_search import Place as FoundPlace
+from pipecrypt.dataset.sharing.kek_search import find_place, search_keks
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset import found_grants
+from pipecrypt.dataset.sharing import found_grants
 from pipecrypt.errors import ConflictError, IntegrityError, KeyNotFoundError, PipecryptError, PolicyError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants

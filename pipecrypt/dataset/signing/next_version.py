@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.dataset.signing.earlier_version import read_earlier_dataset, read_earlier_file
 from pipecrypt.dataset.signing.promises import add_promises, continue_promise
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
@@ -22,7 +23,6 @@ from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.sink import is_directory
 
 __all__ = ["DatasetSigning", "FileSigning", "Signing"]
@@ -216,11 +216,7 @@ def _sizes_below(sink: Location) -> dict[str, int | None]:
     if not is_directory(sink):
         return {}
     found = take_inventory(sink, lambda names: not is_reserved("/".join(names)))
-    return {path: None if file is None else file.size_bytes for path, file in found if _is_data(path)}
-
-
-def _is_data(path: str) -> bool:
-    return not is_reserved(path) and not is_temporary(path.rpartition("/")[2])
+    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path)}
 
 
 def _with_only(entry: FileEntry, digest: DigestAlgorithm) -> FileEntry:

@@ -21,14 +21,14 @@ from pipecrypt.manifest.paths import RESERVED_DIRECTORY, file_list_path
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.small_files import LocatedFiles
 
-__all__ = ["Attribution"]
+__all__ = ["LazyKnownDigests"]
 
 _LIST_NAME: Final = re.compile(r"\A(?P<version>[1-9][0-9]{0,18})-(?P<digest>[0-9a-f]{16})\.jsonl\Z", re.ASCII)
 _MAX_LISTS: Final = 4
 _MAX_LIST_BYTES: Final = 64 << 20
 
 
-class Attribution:
+class LazyKnownDigests:
     """What tells swapped and old files from modified ones; looked up when the first file differs, and then kept.
 
     Args:

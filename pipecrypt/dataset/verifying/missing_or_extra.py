@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import SignedSource
@@ -17,7 +18,6 @@ from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.storage.inventory import Admits, Found, pin, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.publication import is_temporary
 
 __all__ = ["Presence", "signed_source"]
 
@@ -86,7 +86,7 @@ class Presence:
         if entry is not None:
             self._seen.add(entry.path)
             yield from _checked(self._dataset.file(entry.path), source, self._tally)
-        elif not is_temporary(path.rpartition("/")[2]):
+        elif is_data(path):
             self._tally.find(extra(path))
 
 

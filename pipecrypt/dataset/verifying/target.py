@@ -19,7 +19,7 @@ from pipecrypt.storage.inventory import Kind, look_at
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles, locate
 
-__all__ = ["DatasetPart", "FileInDataset", "SingleFile", "Subject", "find_subject"]
+__all__ = ["DatasetPart", "FileInDataset", "SingleFile", "Target", "find_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class SingleFile:
     path: str
 
 
-Subject: TypeAlias = DatasetPart | FileInDataset | SingleFile
+Target: TypeAlias = DatasetPart | FileInDataset | SingleFile
 
 
-def find_subject(
+def find_target(
     location: Location, requirements: Requirements, globs: Sequence[str] = ()
-) -> tuple[LocatedFiles, Subject]:
+) -> tuple[LocatedFiles, Target]:
     """Return what a caller named, with its statement verified, and its storage.
 
     A directory with a statement is a dataset. A path below one belongs to it, whatever lies beside that path: a
@@ -105,7 +105,7 @@ def find_subject(
     return files, SingleFile(open_beside(files, path, requirements), path)
 
 
-def _in_dataset(dataset: SignedDataset, path: str, kind: Kind, globs: Sequence[str]) -> Subject:
+def _in_dataset(dataset: SignedDataset, path: str, kind: Kind, globs: Sequence[str]) -> Target:
     below = dataset.below(path)
     if not below:
         raise AssertionError("a dataset found above a path has it below")

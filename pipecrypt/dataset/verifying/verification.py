@@ -7,7 +7,7 @@ files, one piece of a file for each thread, and the findings.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,15 +16,14 @@ from pipecrypt.dataset.opening.file_digests import computable
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_sources import SignedSource
 from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
-from pipecrypt.dataset.verifying.known_digests import Attribution
+from pipecrypt.dataset.verifying.known_digests import LazyKnownDigests
 from pipecrypt.dataset.verifying.missing_or_extra import Presence, signed_source
 from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 from pipecrypt.dataset.verifying.tally import Tally
-from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, find_subject
+from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, find_target
 from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
 from pipecrypt.errors import SourceNotFoundError, VerificationError
-from pipecrypt.manifest.compare import NOTHING_KNOWN
-from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
 from pipecrypt.manifest.findings import extra
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.storage.location import Location
@@ -87,16 +86,13 @@ def verify(
         PipecryptError: 4 does not hold, and nothing else was found: what kept the first file from being checked.
     """
     started = time.perf_counter()
-    files, subject = find_subject(location, requirements, globs)  # 1
+    files, target = find_target(location, requirements, globs)  # 1
     tally = Tally()
-    if isinstance(subject, DatasetPart):
-        task = _dataset_task(subject, files, tally)
-    else:
-        task = _file_task(subject, files, tally)
+    task = _file_task(target, files, tally) if isinstance(target, SingleFile) else _dataset_task(target, files, tally)
     inspector = Inspector(
         digests=computable(task.manifest.digests),
         max_bytes=task.max_bytes,
-        known=task.attribution.known if task.attribution is not None else lambda: NOTHING_KNOWN,
+        known=task.known,
         unlocking=unlocking,
     )
     _carry_out(task, inspector, tally, workers, watcher)  # 2, 3
@@ -116,71 +112,54 @@ class _Task:
     due_files: int
     due_bytes: int
     max_bytes: int
-    attribution: Attribution | None
+    known: Callable[[], KnownDigests]
 
 
-def _dataset_task(part: DatasetPart, files: LocatedFiles, tally: Tally) -> _Task:
-    dataset = part.dataset
-    presence = Presence(dataset, files.location(dataset.root), part.selection, tally)
-    count = total_bytes = 0
-    for entry in presence.signed():
-        count, total_bytes = count + 1, total_bytes + entry.size_bytes
-    return _Task(
-        name=dataset.name,
-        manifest=dataset.verified.manifest,
-        key_ids=dataset.verified.key_ids,
-        sources=presence.sources(),
-        is_whole=part.selection.is_everything,
-        signed_files=len(dataset.entries),
-        due_files=count,
-        due_bytes=total_bytes,
-        max_bytes=_largest(dataset.entries.values()),
-        attribution=Attribution(dataset, files),
-    )
-
-
-def _file_task(subject: FileInDataset | SingleFile, files: LocatedFiles, tally: Tally) -> _Task:
-    if isinstance(subject, SingleFile):
-        signed, entries = subject.signed, [subject.signed.entry]
-        return _Task(
-            name=signed.name,
-            manifest=signed.manifest,
-            key_ids=signed.key_ids,
-            sources=_one_source(subject, files, tally),
-            is_whole=True,
-            signed_files=1,
-            due_files=1,
-            due_bytes=signed.entry.size_bytes,
-            max_bytes=_largest(entries),
-            attribution=None,
-        )
-    dataset, entry = subject.dataset, subject.dataset.entries.get(subject.path)
-    return _Task(
-        name=dataset.name,
-        manifest=dataset.verified.manifest,
-        key_ids=dataset.verified.key_ids,
-        sources=_one_source(subject, files, tally),
-        is_whole=False,
-        signed_files=len(dataset.entries),
-        due_files=1 if entry is not None else 0,
-        due_bytes=entry.size_bytes if entry is not None else 0,
-        max_bytes=_largest(dataset.entries.values()),
-        attribution=Attribution(dataset, files),
-    )
-
-
-def _one_source(subject: FileInDataset | SingleFile, files: LocatedFiles, tally: Tally) -> Iterator[SignedSource]:
-    if isinstance(subject, SingleFile):
-        yield from signed_source(subject.signed, files.location(subject.path), tally)
-    elif subject.path in subject.dataset.entries:
-        location = files.location(f"{subject.dataset.root}/{subject.path}")
-        yield from signed_source(subject.dataset.file(subject.path), location, tally)
+def _dataset_task(target: DatasetPart | FileInDataset, files: LocatedFiles, tally: Tally) -> _Task:
+    dataset = target.dataset
+    sources: Iterable[SignedSource]
+    if isinstance(target, DatasetPart):
+        presence = Presence(dataset, files.location(dataset.root), target.selection, tally)
+        due, sources, is_whole = list(presence.signed()), presence.sources(), target.selection.is_everything
     else:
-        tally.find(extra(subject.path))
+        entry = dataset.entries.get(target.path)
+        due, sources, is_whole = [] if entry is None else [entry], _file_in_dataset(target, files, tally), False
+    return _Task(
+        name=dataset.name,
+        manifest=dataset.verified.manifest,
+        key_ids=dataset.verified.key_ids,
+        sources=sources,
+        is_whole=is_whole,
+        signed_files=len(dataset.entries),
+        due_files=len(due),
+        due_bytes=sum(entry.size_bytes for entry in due),
+        max_bytes=max((entry.size_bytes for entry in dataset.entries.values()), default=0),
+        known=LazyKnownDigests(dataset, files).known,
+    )
 
 
-def _largest(entries: Iterable[FileEntry]) -> int:
-    return max((entry.size_bytes for entry in entries), default=0)
+def _file_task(target: SingleFile, files: LocatedFiles, tally: Tally) -> _Task:
+    signed = target.signed
+    return _Task(
+        name=signed.name,
+        manifest=signed.manifest,
+        key_ids=signed.key_ids,
+        sources=signed_source(signed, files.location(target.path), tally),
+        is_whole=True,
+        signed_files=1,
+        due_files=1,
+        due_bytes=signed.entry.size_bytes,
+        max_bytes=signed.entry.size_bytes,
+        known=lambda: NOTHING_KNOWN,
+    )
+
+
+def _file_in_dataset(target: FileInDataset, files: LocatedFiles, tally: Tally) -> Iterator[SignedSource]:
+    dataset, path = target.dataset, target.path
+    if path in dataset.entries:
+        yield from signed_source(dataset.file(path), files.location(f"{dataset.root}/{path}"), tally)
+    else:
+        tally.find(extra(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipecrypt.dataset.found_grants import read_grants
-from pipecrypt.dataset.kek_search import Place
+from pipecrypt.dataset.sharing.found_grants import read_grants
+from pipecrypt.dataset.sharing.kek_search import Place
 from pipecrypt.keys.grants import Grants
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_names import KeyNames, read_key_names

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from pipecrypt.dataset.found_grants import grants_above, read_grants
-from pipecrypt.dataset.kek_search import FoundKEK, KEKSearch, Place
+from pipecrypt.dataset.sharing.found_grants import grants_above, read_grants
+from pipecrypt.dataset.sharing.kek_search import FoundKEK, KEKSearch, Place
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UsageError
 from pipecrypt.keys.grants import (
     MAX_GRANTS_BYTES,
