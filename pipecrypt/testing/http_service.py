@@ -63,6 +63,7 @@ class HTTPService:
         self._lock = threading.Lock()
         self._released = threading.Event()
         self._released.set()
+        self._has_stopped = False
         self._server = _server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -77,7 +78,8 @@ class HTTPService:
         return self
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Refuse connections from now on, and answer nothing on those that are open."""
+        self._has_stopped = True
         self.release()
         self._server.shutdown()
         self._server.server_close()
@@ -99,6 +101,8 @@ class HTTPService:
 
     def answer(self, request: HTTPRequest) -> HTTPAnswer:
         """Count a request and answer it."""
+        if self._has_stopped:
+            return HTTPAnswer(0)
         name = self.call_name(request)
         if name is None:
             return self.handler(request)

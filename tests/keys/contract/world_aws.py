@@ -17,7 +17,7 @@ import boto3
 import pytest
 
 from pipecrypt.keys.aws_kms import AWSKMSService
-from pipecrypt.keys.service import KeyServices
+from pipecrypt.keys.service import KeyServices, MasterKey
 from pipecrypt.testing.fake_kms import FakeKMS, kms_action, kms_error
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 from tests.keys import emulators
@@ -37,6 +37,7 @@ class AWSWorld(World):
         for name, value in emulators.AWS_ENVIRONMENT.items():
             patch.setenv(name, value)
         self._service = AWSKMSService(fake_patience())
+        self._opened: dict[tuple[AWSKMSService, str], MasterKey] = {}
         self._front = HTTPService(self.handler(), kms_action)
         self.stack.enter_context(_serving(self._front))
         self.arn, self.other_arn = self.make_key(), self.make_key()
@@ -68,6 +69,13 @@ class AWSWorld(World):
     @property
     def secrets(self) -> tuple[str, ...]:
         return emulators.SECRET_ACCESS_KEY, emulators.SESSION_TOKEN
+
+    def open(self, reference: str | None = None) -> MasterKey:
+        # Making a client of boto3 is what is slow here. It asks nobody, and an opened key remembers nothing.
+        name = (self._service, reference or self.reference)
+        if name not in self._opened:
+            self._opened[name] = super().open(name[1])
+        return self._opened[name]
 
     def services(self) -> KeyServices:
         return {"aws-kms": self._service}
