@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -34,6 +36,13 @@ def test_a_small_file(files: tuple[SmallFiles, str]) -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         LocatedFiles({}).read(str(tmp_path), 10)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_does_not_block(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(FormatError):
+        LocatedFiles({}).read(str(tmp_path / "a"), 10)
 
 
 def test_how_paths_are_shown() -> None:
