@@ -82,8 +82,10 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
     with map_errors(f"cannot read {location.display}"):
         try:
             data = _read_start(location, max_bytes + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise _no_regular_file(location.display) from error
     return _checked_size(data, max_bytes, location.display)
 
 
@@ -91,15 +93,21 @@ def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | 
     """Return a whole small file of an fsspec file system, or None if there is none; errors call it `name`.
 
     Raises:
-        FormatError: the file is larger than `max_bytes`.
+        FormatError: it is larger than `max_bytes`, or a directory.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot read {name}"):
         try:
             data = _object_start(fs, path, max_bytes + 1, name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise _no_regular_file(name) from error
     return _checked_size(data, max_bytes, name)
+
+
+def _no_regular_file(name: str) -> FormatError:
+    return FormatError(f"{name} is no regular file", hint=_NOT_EXPECTED)
 
 
 def _checked_size(data: bytes, max_bytes: int, name: str) -> bytes:
@@ -124,7 +132,7 @@ def _read_start(location: Location, length: int) -> bytes:
         # Without O_NONBLOCK a named pipe in the place of a file would hang here until somebody writes.
         with open(os.open(location.local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise FormatError(f"{location.display} is no regular file", hint=_NOT_EXPECTED)
+                raise _no_regular_file(location.display)
             return file.read(length)
     remote = open_filesystem(location)
     return _object_start(remote.fs, remote.path, length, location.display)
