@@ -26,6 +26,7 @@ __all__ = [
     "KeystoreError",
     "LimitError",
     "MissingExtraError",
+    "NoRegularFileError",
     "NotEncryptedError",
     "NotTrustedError",
     "OutputError",
@@ -115,7 +116,13 @@ class NotEncryptedError(PipecryptError):
 class StorageError(PipecryptError):
     """The storage refused or failed: permissions, space, network."""
 
-    default_hint = "check the path, its permissions and the free space; nothing was published"
+    default_hint = "check the path, its permissions and the free space"
+
+
+class NoRegularFileError(StorageError):
+    """A named pipe, a socket or a device is where a file is due."""
+
+    default_hint = "copy it to a file first"
 
 
 class OutputError(PipecryptError):

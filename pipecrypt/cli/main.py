@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _trace_if_debugging()
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(InterruptedRunError("interrupted"))
+        return _fail(InterruptedRunError("interrupted", hint="run the command again"))
     except Exception as error:  # the last resort: one line, so that no traceback hides it
         _trace_if_debugging()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))

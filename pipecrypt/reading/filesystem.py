@@ -30,6 +30,8 @@ from pipecrypt.storage.filesystem import fingerprint_of, size_of
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
+# What fsspec calls a directory, and a named pipe, a socket or a device: readers skip these without a word.
+_NO_FILES: Final = frozenset({"directory", "other"})
 _GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
@@ -142,35 +144,39 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """List a directory, without opening files. With keys to trust, nothing that was signed may be missing in it."""
         place = self._strip(path)
-        found = self.fs.ls(place, detail=detail, **options)
+        found = self.fs.ls(place, detail=detail or self._compares(), **options)
         depth = len(place.rstrip("/")) + 1
         self._check_listing(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
-        return [self._listed(info) for info in found] if detail else list(found)
+        return [self._listed(info) for info in found] if detail else list(map(_name, found))
 
-    def find(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+    def find(self, path: str, maxdepth: int | None = None, *, detail: bool = False, **options: Any) -> Any:
         """List all files below a path, without opening them; otherwise as `ls`."""
         place = self._strip(path)
-        found = self.fs.find(place, maxdepth=maxdepth, **options)
+        found = self.fs.find(place, maxdepth=maxdepth, detail=detail or self._compares(), **options)
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
         if options.get("prefix"):  # some stores list what begins so, and whoever asks for it does not read a dataset
-            return self._all_listed(found)
+            return self._all_listed(found, detail)
         self._check_listing(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
-        return self._all_listed(found)
+        return self._all_listed(found, detail)
 
-    def glob(self, path: str, **options: Any) -> Any:
+    def glob(self, path: str, *, detail: bool = False, **options: Any) -> Any:
         """List what matches a glob, without opening files; otherwise as `ls`."""
         pattern = self._strip(path)
-        found = self.fs.glob(pattern, **options)
+        found = self.fs.glob(pattern, detail=detail or self._compares(), **options)
         matches = re.compile(fsspec.utils.glob_translate(pattern)).match
         directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
         self._check_listing(directory, found, lambda file: file if matches(file) else None)
-        return self._all_listed(found)
+        return self._all_listed(found, detail)
+
+    def _compares(self) -> bool:
+        return self._views.statements() is not None
 
     def _check_listing(self, directory: str, found: Any, shown_as: ShownAs) -> None:
         statements = self._views.statements()
         if statements is not None:
-            names = {str(each["name"] if isinstance(each, Mapping) else each) for each in found}
-            statements.check_listing(directory.rstrip("/"), names, shown_as)
+            infos = found.values() if isinstance(found, Mapping) else found
+            kinds = {str(info["name"]): info.get("type") not in _NO_FILES for info in infos}
+            statements.check_listing(directory.rstrip("/"), kinds, shown_as)
 
     def exists(self, path: str, **options: Any) -> bool:
         """Say whether there is such a path."""
@@ -256,8 +262,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def _stored(self, info: Mapping[str, Any], path: str) -> StoredFile:
         return StoredFile(self.fs, path, size_of(info, path), fingerprint_of(info))
 
-    def _all_listed(self, found: Any) -> Any:
-        return {path: self._listed(info) for path, info in found.items()} if isinstance(found, dict) else found
+    def _all_listed(self, found: Any, detail: bool) -> Any:
+        return {path: self._listed(info) for path, info in found.items()} if detail else list(found)
 
     def _listed(self, info: Mapping[str, Any]) -> dict[str, Any]:
         listed = dict(info)
@@ -285,6 +291,10 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
     mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = copy = mv = move = rename = _refuse
     pipe = pipe_file = put = put_file = upload = touch = write_bytes = write_text = _refuse
+
+
+def _name(listed: Any) -> str:
+    return str(listed["name"] if isinstance(listed, Mapping) else listed)
 
 
 def _range(start: int | None, end: int | None, size: int) -> tuple[int, int]:

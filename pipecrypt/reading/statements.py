@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -44,12 +44,12 @@ class Statements(Protocol):
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
         """Return what a newer statement says about a file that was refused; None if there is none."""
 
-    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
         """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
 
         Args:
             directory: below which was listed. Where no dataset is there or above, nothing is compared.
-            found: the paths that are shown.
+            found: the paths that are shown, and of each whether it is a file.
             shown_as: how each file must be.
 
         Raises:
@@ -81,7 +81,7 @@ class PinnedStatements:
         """Return None."""
         return None
 
-    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
         """Do nothing: what was listed before has been compared."""
 
 
@@ -137,7 +137,7 @@ class FoundStatements:
             found = self._look(path)
         return None if found == refused else found
 
-    def check_listing(self, directory: str, found: Collection[str], shown_as: ShownAs) -> None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
         """Pass if a listing shows every signed file that it must."""
         with self._lock:
             known = self._known_above(directory)
@@ -175,7 +175,12 @@ class FoundStatements:
         return expires is not None and self._requirements.clock() >= expires
 
 
-def _missing(known: _OpenDataset, directory: str, found: Collection[str], shown_as: ShownAs) -> tuple[Finding, ...]:
+def _missing(known: _OpenDataset, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> tuple[Finding, ...]:
     root = len(known.dataset.root) + 1
-    gone = (path for path in known.below(directory) if (shown := shown_as(path)) is not None and shown not in found)
-    return tuple(missing(path[root:]) for path in gone)
+
+    def is_shown(path: str) -> bool:
+        shown = shown_as(path)
+        # What is no file in the place of one would be skipped by readers, as if nothing had been signed there.
+        return shown is None or (found.get(path, False) if shown == path else shown in found)
+
+    return tuple(missing(path[root:]) for path in known.below(directory) if not is_shown(path))

@@ -19,7 +19,8 @@ from pipecrypt.storage.problems import map_errors
 
 __all__ = ["Admits", "Found", "Kind", "look_at", "pin", "take_inventory"]
 
-# A path below the directory, with `/`, and the file; None for what is neither a file nor a directory.
+# A path below the directory, with `/`, and the file; None for what is neither a file nor a directory, and for a link
+# that leads to a directory above itself.
 Found: TypeAlias = "tuple[str, SourceFile | None]"
 # Says of the names that lead to a directory whether the walk goes into it.
 Admits: TypeAlias = Callable[[tuple[str, ...]], bool]
@@ -72,7 +73,7 @@ def pin(location: Location, relative_path: str) -> Found | None:
 
 
 def take_inventory(directory: Location, admits: Admits) -> Iterator[Found]:
-    """Yield everything below a directory that is no directory itself, each once.
+    """Yield everything below a directory that is no directory itself, and links that lead in a circle, each once.
 
     Local directories are read one at a time, in no order between them; other storages answer with one list.
 
@@ -110,7 +111,10 @@ def _walk_local(directory: Location, admits: Admits) -> Iterator[Found]:
                 if status is None or not stat.S_ISDIR(status.st_mode):
                     path = "/".join(below)
                     yield path, None if status is None else _local(directory.child(path), path, status)
-                elif _identity(status) not in ancestors and admits(below):
+                elif _identity(status) in ancestors:
+                    # A link back up: others who follow it read every file above once more.
+                    yield "/".join(below), None
+                elif admits(below):
                     pending.append((below, (*ancestors, _identity(status))))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
+from pipecrypt.errors import NoRegularFileError, SourceNotFoundError, UsageError
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
@@ -58,6 +58,7 @@ def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[Sour
 
     Raises:
         SourceNotFoundError: nothing is there, or nothing matches.
+        NoRegularFileError: something that counts is a named pipe, a socket or a device.
         StorageError: the storage refused or failed.
         UsageError: a name cannot be mirrored under a sink.
     """
@@ -148,7 +149,7 @@ def _local_file(location: Location, relative_path: str) -> SourceFile:
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{location.display} does not exist, or is a broken link") from error
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"{location.display} is no regular file", hint="copy it to a file first")
+        raise NoRegularFileError(f"{location.display} is no regular file")
     mode = stat.S_IMODE(status.st_mode) & _PERMISSION_BITS
     return SourceFile(
         location, relative_path, status.st_size, local_fingerprint(status), mode=mode, mtime_ns=status.st_mtime_ns

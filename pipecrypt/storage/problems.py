@@ -13,10 +13,10 @@ from pipecrypt.errors import MissingExtraError, PipecryptError, StorageError
 __all__ = ["describe", "map_errors"]
 
 _HINTS: Final = {
-    errno.ENOSPC: "free some space, then run again; nothing was published",
-    errno.EDQUOT: "free some of the quota, then run again; nothing was published",
-    errno.EACCES: "check the permissions of the path; nothing was published",
-    errno.EPERM: "check the permissions of the path; nothing was published",
+    errno.ENOSPC: "free some space, then run again",
+    errno.EDQUOT: "free some of the quota, then run again",
+    errno.EACCES: "check the permissions of the path",
+    errno.EPERM: "check the permissions of the path",
     errno.EROFS: "the file system is mounted read-only; choose another sink",
     errno.EIO: "the device failed; check the system's log",
     errno.ENAMETOOLONG: "choose a shorter name",

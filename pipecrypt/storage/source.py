@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
 from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem, size_of
@@ -15,6 +16,8 @@ from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.standard_streams import InputInMemory
 
 __all__ = ["OpenSource", "open_range_source", "read_small_file", "read_small_object", "read_start"]
+
+_NOT_EXPECTED: Final = "this is not what it should be"
 
 
 class OpenSource(Protocol):
@@ -70,7 +73,7 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
     """Return a whole small file, or None if there is none.
 
     Raises:
-        FormatError: the file is larger than `max_bytes`.
+        FormatError: it is larger than `max_bytes`, or no regular file.
         StorageError: the storage refused or failed.
     """
     if not location.is_local:
@@ -79,8 +82,10 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
     with map_errors(f"cannot read {location.display}"):
         try:
             data = _read_start(location, max_bytes + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise _no_regular_file(location.display) from error
     return _checked_size(data, max_bytes, location.display)
 
 
@@ -88,20 +93,26 @@ def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | 
     """Return a whole small file of an fsspec file system, or None if there is none; errors call it `name`.
 
     Raises:
-        FormatError: the file is larger than `max_bytes`.
+        FormatError: it is larger than `max_bytes`, or a directory.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot read {name}"):
         try:
             data = _object_start(fs, path, max_bytes + 1, name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise _no_regular_file(name) from error
     return _checked_size(data, max_bytes, name)
+
+
+def _no_regular_file(name: str) -> FormatError:
+    return FormatError(f"{name} is no regular file", hint=_NOT_EXPECTED)
 
 
 def _checked_size(data: bytes, max_bytes: int, name: str) -> bytes:
     if len(data) > max_bytes:
-        raise FormatError(f"{name} is larger than {max_bytes} bytes", hint="this is not what it should be")
+        raise FormatError(f"{name} is larger than {max_bytes} bytes", hint=_NOT_EXPECTED)
     return data
 
 
@@ -109,6 +120,7 @@ def read_start(location: Location, length: int) -> bytes:
     """Return the first bytes of a file, at most `length`.
 
     Raises:
+        FormatError: it is no regular file.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot read {location.display}"):
@@ -117,7 +129,10 @@ def read_start(location: Location, length: int) -> bytes:
 
 def _read_start(location: Location, length: int) -> bytes:
     if location.is_local:
-        with open(location.local_path, "rb") as file:
+        # Without O_NONBLOCK a named pipe in the place of a file would hang here until somebody writes.
+        with open(os.open(location.local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _no_regular_file(location.display)
             return file.read(length)
     remote = open_filesystem(location)
     return _object_start(remote.fs, remote.path, length, location.display)

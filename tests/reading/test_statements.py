@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -89,7 +91,7 @@ def test_a_statement_that_expires_meanwhile(dataset: Path) -> None:
     with pytest.raises(ExpiredError):
         known.find(f"{dataset}/{NAMES[0]}")
     with pytest.raises(ExpiredError):
-        known.check_listing(str(dataset), set(), lambda path: path)
+        known.check_listing(str(dataset), {}, lambda path: path)
 
 
 def test_files_outside_of_datasets(dataset: Path, tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_pinned_files(dataset: Path) -> None:
     pinned = PinnedStatements({"x": signed})
     assert pinned.find("x") is signed
     assert pinned.find_again("x", signed) is None
-    pinned.check_listing("", set(), lambda path: path)
+    pinned.check_listing("", {}, lambda path: path)
     with pytest.raises(IntegrityError):
         pinned.find("y")
 
@@ -168,6 +170,30 @@ def test_a_missing_file_is_noticed(fs: PipecryptFileSystem, dataset: Path, listi
     fs.find(f"{dataset}/day=2")
     with pytest.raises(IntegrityError, match="missing"):
         listing(fs, dataset)
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("detail", [False, True])
+def test_what_is_no_file_counts_as_missing(
+    fs: PipecryptFileSystem, dataset: Path, put: Callable[[Path], None], detail: bool
+) -> None:
+    (dataset / NAMES[0]).unlink()
+    put(dataset / NAMES[0])
+    directory = str((dataset / NAMES[0]).parent)
+    for listing in (
+        lambda: fs.ls(directory, detail=detail),
+        lambda: fs.find(str(dataset), withdirs=True, detail=detail),
+        lambda: fs.glob(f"{directory}/*", detail=detail),
+    ):
+        with pytest.raises(IntegrityError, match="missing"):
+            listing()
+
+
+def test_listings_have_the_form_of_fsspec(fs: PipecryptFileSystem, dataset: Path) -> None:
+    assert fs.ls(str(dataset), detail=False) == LOCAL.ls(str(dataset), detail=False)
+    assert fs.find(str(dataset)) == LOCAL.find(str(dataset))
+    assert fs.find(str(dataset), detail=True).keys() == LOCAL.find(str(dataset), detail=True).keys()
+    assert fs.glob(f"{dataset}/**") == LOCAL.glob(f"{dataset}/**")
 
 
 def test_a_missing_directory_is_noticed(fs: PipecryptFileSystem, dataset: Path) -> None:

@@ -47,7 +47,16 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     (tmp_path / "link").symlink_to("file")
 
-    assert _names(tmp_path) == {"fifo": None, "broken": None, "self": None, "file": 1, "link": 1}
+    assert _names(tmp_path) == {"fifo": None, "broken": None, "self": None, "loop": None, "file": 1, "link": 1}
+
+
+def test_links_back_up_are_named_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/file").write_bytes(b"1")
+    (tmp_path / "a/b/up").symlink_to("..")
+    (tmp_path / "aside").symlink_to("a")
+
+    assert _names(tmp_path) == {"a/file": 1, "a/b/up": None, "aside/file": 1, "aside/b/up": None}
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "file/below"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -31,9 +33,30 @@ def test_a_small_file(files: tuple[SmallFiles, str]) -> None:
         reader.read(f"{root}/a/b", 2)
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [LocatedFiles({}), FilesystemFiles(fsspec.filesystem("file"))])
+def test_a_directory_in_the_place_of_a_file_and_the_reverse(tmp_path: Path, files: SmallFiles) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    with pytest.raises(FormatError):
+        files.read(str(tmp_path), 10)
+    assert files.read(str(tmp_path / "file/below"), 10) is None
+
+
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+
+    def denied(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(StorageError):
-        LocatedFiles({}).read(str(tmp_path), 10)
+        LocatedFiles({}).read(str(tmp_path / "file"), 10)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_does_not_block(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(FormatError):
+        LocatedFiles({}).read(str(tmp_path / "a"), 10)
 
 
 def test_how_paths_are_shown() -> None:

@@ -166,7 +166,7 @@ def test_small_files(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
         with pytest.raises(FormatError):
             read_small_file(Location(url), 1)
     assert read_small_file(Location("memory://empty.json"), 1) == b""
-    with pytest.raises(StorageError):
+    with pytest.raises(FormatError):
         read_small_file(Location(str(tmp_path)), 10)
 
 

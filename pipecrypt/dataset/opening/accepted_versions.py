@@ -67,7 +67,8 @@ class VersionMemory:
         if self.starts_anew:
             return None
         try:
-            with open(path, "rb") as file:
+            # Without O_NONBLOCK a named pipe would hang here; read as empty, it is a malformed record.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 data = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return None

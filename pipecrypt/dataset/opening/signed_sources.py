@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_signed_file, unsigned
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.errors import SourceNotFoundError, UsageError
+from pipecrypt.errors import IntegrityError, NoRegularFileError, SourceNotFoundError, UsageError
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
+from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
+from pipecrypt.storage.inventory import Kind, look_at
 from pipecrypt.storage.listing import SourceFile, list_sources, split_glob
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
@@ -64,6 +66,8 @@ def list_signed_sources(
     files, place = locate(directory)
     dataset = open_above(files, f"{place}/", requirements)  # 1
     if dataset is None:
+        if absence is not None:
+            _refuse_missing(location, requirements)  # 2
         raise absence or unsigned(files, place)
     prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
     found = [prefix + source.relative_path for source in sources]
@@ -96,6 +100,16 @@ def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], S
         return list_sources(location, below), None
     except SourceNotFoundError as error:  # perhaps because all of it was removed
         return (), error
+    except NoRegularFileError as error:  # nobody signs one
+        raise IntegrityError(f"{error.message}, so it was not signed") from error
+
+
+def _refuse_missing(location: Location, requirements: Requirements) -> None:
+    """Pass if a location names no single file that was signed; nothing is there."""
+    files, path = locate(location)
+    if look_at(files.location(path + SIGNATURE_SUFFIX)) is Kind.FILE:
+        signed = open_beside(files, path, requirements)
+        refuse(compare_listing([signed.entry.path], ()), name=signed.name)
 
 
 def _reach(location: Location, below: Pattern, sources: Sequence[SourceFile]) -> tuple[Location, Pattern]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,11 +56,12 @@ def test_a_malformed_record_is_not_taken_for_none(memory: VersionMemory, damage:
         memory.recall(PLACE)
 
 
-def test_a_record_that_cannot_be_read_is_not_taken_for_none(memory: VersionMemory) -> None:
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(memory: VersionMemory, put: Callable[[Path], None]) -> None:
     memory.remember(PLACE, SEEN)
     record = _record(memory)
     record.unlink()
-    record.mkdir()
+    put(record)
 
     with pytest.raises(IntegrityError):
         memory.recall(PLACE)

@@ -11,7 +11,7 @@ import pytest
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode, parse_mode
 from pipecrypt.dataset.opening.signed_dataset import open_above, open_beside, open_dataset, open_signed_file
-from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, StorageError, UsageError
+from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
@@ -101,7 +101,7 @@ def test_a_statement_that_cannot_be_read_is_not_taken_for_none(dataset: Path) ->
     (dataset / MANIFEST_PATH).unlink()
     (dataset / MANIFEST_PATH).mkdir()
 
-    with pytest.raises(StorageError):
+    with pytest.raises(IntegrityError):
         open_above(FILES, str(dataset / A), TRUSTING)
 
 

@@ -56,6 +56,27 @@ def test_what_is_missing_or_added(dataset: Path) -> None:
             found(dataset, place)
 
 
+def test_what_is_no_file_was_not_signed(dataset: Path) -> None:
+    os.mkfifo(dataset / "day=1" / "pipe.parquet")
+    for place in (dataset, f"{dataset}/day=1/*"):
+        with pytest.raises(IntegrityError):
+            found(place)
+    assert found(dataset, "day=2") == [NAMES[2]]
+
+
+def test_a_single_file_removed_from_beside_its_statement(tmp_path: Path, dataset: Path) -> None:
+    alone = tmp_path / "alone" / "a.parquet"
+    alone.parent.mkdir()
+    shutil.copy(dataset / "a.parquet", alone)
+    sign_file(alone)
+    alone.unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        found(alone)
+    for place in (alone.parent / "b.parquet", alone.parent / "*.parquet"):
+        with pytest.raises(SourceNotFoundError):
+            found(place)
+
+
 def test_everything_removed_but_the_statement(dataset: Path) -> None:
     for name in NAMES:
         (dataset / name).unlink()
