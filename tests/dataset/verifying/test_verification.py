@@ -221,7 +221,7 @@ def test_links_are_followed_as_readers_do(dataset: Path, tmp_path: Path) -> None
     assert check(dataset).files == 3
 
     (dataset / "loop").symlink_to(dataset)
-    assert check(dataset).files == 3
+    assert found(dataset) == {(K.EXTRA, "loop")}  # readers that follow it read every file twice
 
 
 def test_a_plaintext_file_where_encryption_was_promised(signed_world: SignedWorld, dataset: Path) -> None:
