@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.service import check_key_reference
+from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.run_grants import check_grantable_sink
@@ -102,10 +103,15 @@ def check_signable_sink(policy: Policy, sink: Location) -> None:
     """Check that what is written can be signed, where the policy asks for it.
 
     Raises:
-        UsageError: it goes to standard output, which has no place for a statement.
+        UsageError: it goes to standard output, which has no place for a statement; or it has the name of a statement.
     """
-    if policy.signing is not None and sink.is_standard_stream:
+    if policy.signing is None:
+        return
+    if sink.is_standard_stream:
         raise UsageError("what goes to standard output cannot be signed", hint="give a file name, or leave out sign")
+    if sink.name.endswith(SIGNATURE_SUFFIX):
+        hint = "choose another sink: what has this name is taken for a statement, and nobody could verify it"
+        raise UsageError(f"{sink.display} has the name of a statement, so it cannot be signed", hint=hint)
 
 
 def _check_workers(workers: object) -> None:

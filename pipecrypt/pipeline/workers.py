@@ -12,6 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -77,6 +78,8 @@ class _Worker:
         self.process: SpawnProcess = context.Process(
             target=work, args=(theirs, setup), name="pipecrypt-worker", daemon=True
         )
+        # It is started with the first process otherwise, and then takes SIGINT and SIGTERM out of the mask again.
+        resource_tracker.ensure_running()
         old = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_WHILE_STARTING)
         try:
             self.process.start()

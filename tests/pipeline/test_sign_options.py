@@ -9,7 +9,9 @@ import pytest
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import KeyReferenceError, PolicyError, UsageError
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import check_signable_sink
 from pipecrypt.pipeline.sign_options import parse_validity
+from pipecrypt.storage.location import Location
 
 KEY, SIGNING = "keystore://./keys.json#pii", "keystore://./keys.json#signing"
 
@@ -92,3 +94,10 @@ def test_nonsense_is_no_validity(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_validity(text)
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("sink", ["-", "a.sig.json", "memory://x/a.sig.json", "a.sig.json/"])
+def test_what_has_no_place_for_a_statement_is_not_signed(sink: str) -> None:
+    with pytest.raises(UsageError):
+        check_signable_sink(Policy(default=KEY, sign=SIGNING), Location(sink))
+    check_signable_sink(Policy(default=KEY), Location(sink))

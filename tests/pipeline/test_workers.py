@@ -123,6 +123,39 @@ def test_interrupt_while_workers_start(world: World, start: Start) -> None:
         assert world.tree() == {}
 
 
+_MASKS = """
+import os, signal
+from multiprocessing import util
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.pipeline.worker import BLOCKED_WHILE_STARTING, WorkerSetup
+from pipecrypt.pipeline.workers import _Worker
+
+spawn = util.spawnv_passfds
+
+def spy(path, arguments, descriptors):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if "spawn_main" in str(arguments):
+        print("worker", blocked >= BLOCKED_WHILE_STARTING, flush=True)
+    return spawn(path, arguments, descriptors)
+
+util.spawnv_passfds = spy
+if __name__ == "__main__":
+    for _ in range(2):
+        worker = _Worker(WorkerSetup(os.getcwd(), (), Credentials({}), None))
+        worker.process.kill()
+        worker.process.join()
+"""
+
+
+def test_no_signal_reaches_a_worker_that_starts(tmp_path: Path) -> None:
+    script = tmp_path / "masks.py"
+    script.write_text(_MASKS)
+    output = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert output.splitlines() == ["worker True"] * 2
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_driver_leaves_temporary_names_at_most(world: World, start: Start, workers: int) -> None:
     process = start(workers, LONG)
