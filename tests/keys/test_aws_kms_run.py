@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.cli.main import main
-from pipecrypt.errors import KeyServiceError
+from pipecrypt.errors import KeyServiceError, NotTrustedError
 from pipecrypt.keys.aws_kms import SERVICE
 from pipecrypt.keys.retry import Patience
+from pipecrypt.keys.signers import read_public_keys
 from pipecrypt.pipeline.calls import decrypt, encrypt
 from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.verifying import verify
 from pipecrypt.testing.fake_kms import kms_error
 from pipecrypt.testing.http_service import HTTPRequest
 from tests.keys import emulators
@@ -155,6 +157,33 @@ def test_a_service_that_dies_after_the_keks_were_made_is_not_missed(aws: AWS, ra
     assert aws.server.trouble is not None
     assert _published(tmp_path / "out") == _published(raw)
     assert aws.server.calls == {"GenerateDataKey": 1}
+
+
+@pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384", "RSA_2048"])
+def test_a_dataset_signed_in_aws_is_verified_offline(aws: AWS, raw: Path, tmp_path: Path, spec: str) -> None:
+    key, signing = aws.new_key(), aws.new_key(spec=spec)
+    encrypt(raw, tmp_path / "out", Policy(default=key, sign=signing))
+    assert aws.server.calls["Sign"] == 1
+    public = tmp_path / "public.pem"
+    public.write_text(read_public_keys(signing)[0].pem)
+    aws.server.calls.clear()
+    verify(tmp_path / "out", trust=[str(public)])
+    assert aws.server.calls == {}
+    decrypt(tmp_path / "out", tmp_path / "back", keys=[key], trust=[str(public)])
+    assert aws.server.calls == {"Decrypt": 1}
+    other = tmp_path / "other.pem"
+    other.write_text(read_public_keys(aws.new_key(spec=spec))[0].pem)
+    with pytest.raises(NotTrustedError):
+        verify(tmp_path / "out", trust=[str(other)])
+
+
+@pytest.mark.usefixtures("nobody_waits")
+def test_a_signing_key_that_fails_publishes_no_statement(aws: AWS, raw: Path, tmp_path: Path) -> None:
+    key, signing = aws.new_key(), aws.new_key(spec="ECC_NIST_P256")
+    aws.fail("KMSInternalException", status=500, action="Sign")
+    with pytest.raises(KeyServiceError):
+        encrypt(raw, tmp_path / "out", Policy(default=key, sign=signing))
+    assert not (tmp_path / "out" / "_pipecrypt" / "manifest.json").exists()
 
 
 def test_a_file_of_another_account_causes_no_call(aws: AWS, raw: Path, tmp_path: Path) -> None:
