@@ -223,7 +223,9 @@ def test_key_material_beside_a_file_is_bounded(
     path = str(write(tmp_path / "a.parquet", table, keys.policy()))
     beside = tmp_path / "_KEY_MATERIAL_FOR_a.parquet.json"
 
-    def ask(session: KeySession, key_metadata: bytes, context: object, *, external: Callable[[], object]) -> object:
+    def ask(
+        session: KeySession, key_metadata: bytes, context: object, *, external: Callable[[], object], grants: object
+    ) -> object:
         return external()
 
     monkeypatch.setattr(KeySession, "open_data_key", ask)
