@@ -104,7 +104,6 @@ def encrypt(
     from pipecrypt.pipeline.policy import Mode, Policy
     from pipecrypt.pipeline.reading import Reading
     from pipecrypt.pipeline.request import EncryptRequest
-    from pipecrypt.pipeline.sign_options import parse_validity
     from pipecrypt.storage.location import Location
 
     names = split_names(columns or [])
@@ -120,9 +119,7 @@ def encrypt(
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         compression=None if compression is None else compression.value,
         also=also or (),
-        sign=sign or None,
-        digest=digest.value,
-        valid_for=None if valid_for is None else parse_validity(valid_for),
+        **_signing(sign, digest, valid_for),
         **rows,
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
@@ -139,6 +136,14 @@ def encrypt(
             workers=workers,
         )
     )
+
+
+def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:
+    """Return what a policy takes about signatures."""
+    from pipecrypt.pipeline.sign_options import parse_validity
+
+    validity = None if valid_for is None else parse_validity(valid_for)
+    return {"sign": sign or None, "digest": digest.value, "valid_for": validity}
 
 
 def decrypt(

@@ -67,8 +67,8 @@ def _run_tasks(
             signed_run.add(event.signable)
         on_event(event)
 
-    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. It calls no key service,
-    # and what a person types is remembered for the workers.
+    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
+    # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
     with KeySession(
         plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
     ) as session:

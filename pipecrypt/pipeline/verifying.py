@@ -93,8 +93,12 @@ def verify(
                 watcher=_Telling(on_event, interruption),
             )
         except KeyboardInterrupt:
-            hint = "it says nothing yet; run it again"
-            raise InterruptedRunError(f"the verification was stopped by {interruption.reason}", hint=hint) from None
+            raise _stopped(interruption) from None
+
+
+def _stopped(interruption: Interruption) -> InterruptedRunError:
+    hint = "it says nothing yet; run it again"
+    return InterruptedRunError(f"the verification was stopped by {interruption.reason}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

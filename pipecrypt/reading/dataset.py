@@ -266,8 +266,7 @@ def open_dataset(
     """
     location = Location(os.fspath(url), storage_options or {})
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    requirements = asked.checks(os.environ).requirements
-    files, signed, origin = _list(location, requirements)
+    files, signed, origin = _list(location, asked.checks(os.environ).requirements)
     target = None if location.is_local else open_filesystem(files[0].location).fs
     fs = PipecryptFileSystem(
         fs=target,
