@@ -4,7 +4,7 @@ One file a line, sorted by path (by code points, which is the order of UTF-8), U
 
     {"path":"a/part-0.parquet","size_bytes":1234,"rows":10,"sha256":"<hex>","footer_sha256":"<hex>","kek_ids":["<id>"]}
 
-With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its place. There is one spelling: members in this order,
+After the KEK ids, `"task":"<hex>"` may follow. With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its place. There is one spelling: members in this order,
 no spaces, nothing escaped that JSON allows as it is. A line that would be written differently is refused, and with it
 duplicate and unknown members, floats and escaped spellings of a name. A list of no files is empty.
 """
@@ -122,9 +122,10 @@ def decode_file_list(data: bytes, digests: tuple[DigestAlgorithm, ...]) -> Itera
 def _encode_entry(entry: FileEntry) -> bytes:
     digests = "".join(f'"{name}":"{digest}",' for name, digest in entry.digests().items())
     kek_ids = ",".join(map(encode_basestring, entry.kek_ids))
+    task = "" if entry.task_id is None else f',"task":"{entry.task_id}"'
     return (
         f'{{"path":{encode_basestring(entry.path)},"size_bytes":{entry.size_bytes},"rows":{entry.rows},{digests}'
-        f'"footer_sha256":"{entry.footer_sha256}","kek_ids":[{kek_ids}]}}\n'
+        f'"footer_sha256":"{entry.footer_sha256}","kek_ids":[{kek_ids}]{task}}}\n'
     ).encode()
 
 
@@ -167,4 +168,5 @@ def _entry_of(members: dict[str, object], shared: _Shared) -> FileEntry:
         footer_sha256=cast("str", members.get("footer_sha256")),
         kek_ids=shared.of(tuple(kek_ids)),
         blake3=cast("str | None", members.get("blake3")),
+        task_id=cast("str | None", members.get("task")),
     )
