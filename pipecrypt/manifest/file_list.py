@@ -4,9 +4,11 @@ One file a line, sorted by path (by code points, which is the order of UTF-8), U
 
     {"path":"a/part-0.parquet","size_bytes":1234,"rows":10,"sha256":"<hex>","footer_sha256":"<hex>","kek_ids":["<id>"]}
 
-After the KEK ids, `"task":"<hex>"` may follow. With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its place. There is one spelling: members in this order,
-no spaces, nothing escaped that JSON allows as it is. A line that would be written differently is refused, and with it
-duplicate and unknown members, floats and escaped spellings of a name. A list of no files is empty.
+After the KEK ids, `"task":"<hex>"` may follow. With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its
+place.
+There is one spelling: members in this order, no spaces, nothing escaped that JSON allows as it is. A line that would be
+written differently is refused, and with it duplicate and unknown members, floats and escaped spellings of a name. A
+list of no files is empty.
 """
 
 from __future__ import annotations
