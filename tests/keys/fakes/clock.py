@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipecrypt.keys.retry import Patience
+from pipecrypt.keys.services.retry import Patience
 
 
 class FakeTime:

@@ -1,0 +1,1 @@
+"""The key service `keystore://` and the making of its keys. `making` is where to begin."""
