@@ -18,7 +18,7 @@ from pipecrypt.crypto.recipient_pem import parse_identity
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.services.keystore.file import read_private_file
+from pipecrypt.keys.services.private_file import read_private_file
 from pipecrypt.keys.services.recipient import IdentityMasterKey
 from pipecrypt.keys.signers import LocalSigner
 

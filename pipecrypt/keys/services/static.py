@@ -22,7 +22,7 @@ from pipecrypt.documents import Document, DocumentError, decode_base64, parse_do
 from pipecrypt.errors import FormatError, IntegrityError, KeyReferenceError, KeystoreError, UnsupportedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.services.keystore.file import read_private_file
+from pipecrypt.keys.services.private_file import read_private_file
 from pipecrypt.secret import DataKey
 
 __all__ = ["SERVICE", "StaticKeyService", "StaticKeys"]

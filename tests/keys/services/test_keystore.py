@@ -33,8 +33,8 @@ from pipecrypt.keys.service import EarlierVersions, MasterKey
 from pipecrypt.keys.services.keystore import document as keystore_document
 from pipecrypt.keys.services.keystore import making as keystore_module
 from pipecrypt.keys.services.keystore import seal as keystore_seal
-from pipecrypt.keys.services.keystore.making import SERVICE, create_key, import_key, list_keys
-from pipecrypt.keys.services.keystore.service import KeystoreMasterKey
+from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
+from pipecrypt.keys.services.keystore.service import SERVICE, KeystoreMasterKey
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.signers import export_public_key
 from pipecrypt.secret import DataKey

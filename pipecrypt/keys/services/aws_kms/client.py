@@ -1,4 +1,4 @@
-"""Call AWS KMS through boto3: retries, a bound on calls, errors of ours, no key in a log. What is asked: aws_kms_keys.
+"""Call AWS KMS through boto3: retries, a bound on calls, errors of ours, no key in a log. What is asked: keys.
 
 The one door to boto3, which is imported when a client is made. boto3's own retries are off, so that one budget of
 time holds for all tries of a call. Answers hold keys in the clear, and botocore writes whole answers and signed headers

@@ -1,4 +1,4 @@
-"""A symmetric key and a signing key of AWS KMS. Retries and errors are left to aws_kms_client, references to aws_kms.
+"""A symmetric key and a signing key of AWS KMS. Retries and errors are left to client, references to reference.
 
 What AWS answers is checked here, because who answers is whoever the endpoint leads to:
 

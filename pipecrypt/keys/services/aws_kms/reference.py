@@ -1,4 +1,4 @@
-"""Read references of AWS KMS keys, and compare key ARNs. Asking AWS about them is left to aws_kms_client.
+"""Read references of AWS KMS keys, and compare key ARNs. Asking AWS about them is left to client.
 
 URI forms, and the options they take::
 

@@ -1,7 +1,7 @@
-"""The key service `aws-kms://`: master keys and signing keys in AWS KMS. Using them is left to aws_kms_keys.
+"""The key service `aws-kms://`: master keys and signing keys in AWS KMS. Using them is left to keys.
 
 URI form: `aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID`, `aws-kms://alias/NAME?region=REGION`, `aws-kms://ID?region=REGION`;
-more forms and the options region, profile, endpoint and max_calls_per_second: see aws_kms_reference.
+more forms and the options region, profile, endpoint and max_calls_per_second: see `reference`.
 Extra: `pip install "pipecrypt[aws]"`.
 Credentials: what boto3 finds: the environment, a profile, web identity, the container, the instance.
 Permissions, on the key itself:

@@ -1,4 +1,4 @@
-"""Call Azure Key Vault with its libraries: patience, errors of ours, no key in a log. What is asked: azure_kv.
+"""Call Azure Key Vault with its libraries: patience, errors of ours, no key in a log. What is asked: service.
 
 The one door to azure.identity and azure.keyvault.keys, which are imported when a client is made. Requests go through
 the pipeline of `KeyClient`, which finds credentials and answers the vault's challenges; its own retries are off, so

@@ -1,4 +1,4 @@
-"""The key service `azure-kv://`: keys of Azure Key Vault and Managed HSM. Calling them is left to azure_kv_client.
+"""The key service `azure-kv://`: keys of Azure Key Vault and Managed HSM. Calling them is left to client.
 
 URI form: `azure-kv://VAULT/keys/NAME`, to which `/VERSION` may be added: new KEKs are wrapped under that version then,
 in the place of the newest. VAULT is the vault's name, or its host, such as `pii.vault.azure.net` or

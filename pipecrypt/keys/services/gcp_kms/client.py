@@ -1,4 +1,4 @@
-"""Call Google Cloud KMS with Google's library: patience, errors of ours, no key in a log. What is asked: gcp_kms.
+"""Call Google Cloud KMS with Google's library: patience, errors of ours, no key in a log. What is asked: service.
 
 The one door to `google.cloud.kms_v1`, which is imported when a client is made. Calls go over HTTPS with JSON, because
 gRPC does not survive a fork. The library's own retries are off, so that one budget of time holds for all tries.

@@ -1,6 +1,6 @@
 """Compute CRC-32C, the checksum that Google Cloud KMS sends along. It finds accidents; against attackers it is nothing.
 
-What it is compared with is left to gcp_kms.
+What it is compared with is left to its siblings.
 """
 
 from __future__ import annotations

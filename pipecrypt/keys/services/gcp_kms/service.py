@@ -1,4 +1,4 @@
-"""The key service `gcp-kms://`: keys of Google Cloud KMS. Calling it is left to gcp_kms_client, signing to its sibling.
+"""The key service `gcp-kms://`: keys of Google Cloud KMS. Calling it is left to client, signing to signer.
 
 URI form: `gcp-kms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY`, to which
 `/cryptoKeyVersions/N` may be added: new KEKs are wrapped under that version then, in the place of the primary one.

@@ -1,4 +1,4 @@
-"""Sign with asymmetric keys of Google Cloud KMS. Keys that wrap are left to gcp_kms.
+"""Sign with asymmetric keys of Google Cloud KMS. Keys that wrap are left to service.
 
 Algorithms: EC_SIGN_P256_SHA256, EC_SIGN_P384_SHA384, EC_SIGN_ED25519, and RSA_SIGN_PSS_2048_SHA256, _3072_ and _4096_.
 All but Ed25519 keys are sent a digest, so the size of a message does not matter to the service.

@@ -1,1 +1,1 @@
-"""The key service `keystore://` and the making of its keys. `making` is where to begin."""
+"""The key service `keystore://` and its keys. `service` is where to begin."""

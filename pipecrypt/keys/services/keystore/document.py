@@ -23,9 +23,9 @@ from typing import Final, TypeAlias
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
 from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.errors import KeystoreError
+from pipecrypt.keys.services.private_file import MAX_PRIVATE_FILE_BYTES
 
 __all__ = [
-    "MAX_KEYSTORE_BYTES",
     "KeyFileProtection",
     "KeyType",
     "KeystoreDocument",
@@ -38,7 +38,6 @@ __all__ = [
     "protection_text",
 ]
 
-MAX_KEYSTORE_BYTES: Final = 16 * 1024 * 1024
 _VERSION: Final = 1
 _MAX_KEYS: Final = 10_000
 _MAX_SEALED_BYTES: Final = 256
@@ -154,7 +153,7 @@ def parse_keystore(data: bytes, name: str) -> KeystoreDocument:
         KeystoreError: it is malformed, or a later release wrote it.
     """
     try:
-        document = parse_document(data, max_bytes=MAX_KEYSTORE_BYTES)
+        document = parse_document(data, max_bytes=MAX_PRIVATE_FILE_BYTES)
         version = document.integer("pipecrypt_keystore")
         if version != _VERSION:
             raise KeystoreError(f"keystore {name} has version {version}, not {_VERSION}", hint="upgrade pipecrypt")

@@ -1,4 +1,4 @@
-"""Read and replace the file of a keystore, safely among concurrent writers. What is in it is left to its siblings.
+"""Replace the file of a keystore, safely among concurrent writers. Reading is left to private_file, text to document.
 
 Writers take an exclusive lock on the directory, read, and put a new file in the place of the old one (temporary file
 with mode 0600, fsync, rename, fsync of the directory). Readers need no lock: they see the old file or the new one.
@@ -7,26 +7,20 @@ POSIX systems only.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import logging
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.errors import KeystoreError, StorageError
-from pipecrypt.keys.services.keystore.document import MAX_KEYSTORE_BYTES
+from pipecrypt.keys.services.private_file import file_failure
 
-__all__ = ["LockedDirectory", "locked_directory", "read_private_file"]
+__all__ = ["LockedDirectory", "locked_directory"]
 
 _PRIVATE_FILE: Final = 0o600
 _PRIVATE_DIRECTORY: Final = 0o700
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_logger = logging.getLogger(__name__)
 
 
 class LockedDirectory:
@@ -85,31 +79,7 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
         finally:
             os.close(descriptor)  # drops the lock
     except OSError as error:
-        raise _failed("written", path, error) from error
-
-
-def read_private_file(path: Path, what: str = "keystore") -> bytes | None:
-    """Return the content of a file that only its owner should see, or None if it does not exist.
-
-    Raises:
-        KeystoreError: it cannot be read, is no regular file, or is too long.
-    """
-    try:
-        # Without O_NONBLOCK a named pipe would hang here until somebody writes.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise KeystoreError(f"{what} {path} is no regular file")
-            data = file.read(MAX_KEYSTORE_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise _failed("read", path, error, what) from error
-    if len(data) > MAX_KEYSTORE_BYTES:
-        raise KeystoreError(f"{what} {path} is longer than {MAX_KEYSTORE_BYTES} bytes")
-    if mode & _OTHERS:
-        _logger.warning("%s %s is open to other users; chmod 600 it", what, path)
-    return data
+        raise file_failure(error, "keystore", path, "written") from error
 
 
 def _resolve(path: Path) -> Path:
@@ -117,13 +87,4 @@ def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise _failed("written", path, error) from error
-
-
-def _failed(verb: str, path: Path, error: Exception, what: str = "keystore") -> KeystoreError | StorageError:
-    number = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(number).lower() if number else "no valid path"
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{what} {path} cannot be {verb}: {reason}", hint="free some space; nothing was changed")
-    hint = "check the permissions of the directory" if number in (errno.EACCES, errno.EPERM, errno.EROFS) else None
-    return KeystoreError(f"{what} {path} cannot be {verb}: {reason}", hint=hint)
+        raise file_failure(error, "keystore", path, "written") from error

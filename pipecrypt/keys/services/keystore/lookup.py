@@ -10,7 +10,7 @@ from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, UsageError
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey, is_key_name, parse_keystore
-from pipecrypt.keys.services.keystore.file import read_private_file
+from pipecrypt.keys.services.private_file import read_private_file
 from pipecrypt.keys.services.recipient import recipient_id
 
 __all__ = [
@@ -72,7 +72,7 @@ def read_keystore_if_any(path: Path) -> KeystoreDocument | None:
     Raises:
         KeystoreError: it cannot be read or is malformed.
     """
-    data = read_private_file(path)
+    data = read_private_file(path, "keystore")
     return None if data is None else parse_keystore(data, str(path))
 
 

@@ -1,9 +1,4 @@
-"""The key service `keystore://` and its keys: make, import, list. Text, seal and file are left to its siblings.
-
-URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
-Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.
-Permissions: to read the file; to add keys, also to write in its directory.
-"""
+"""Make, import and list the keys of a keystore. Using them is left to service, text, seal and file to siblings."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
@@ -43,12 +37,9 @@ from pipecrypt.keys.services.keystore.lookup import (
     read_keystore_if_any,
 )
 from pipecrypt.keys.services.keystore.seal import new_keystore, seal_key, unlock_keystore
-from pipecrypt.keys.services.keystore.service import KeystoreService
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SERVICE", "KeystoreEntry", "create_key", "import_key", "list_keys"]
-
-SERVICE: Final = KeystoreService()
+__all__ = ["KeystoreEntry", "create_key", "import_key", "list_keys"]
 
 
 def _utc_now() -> datetime:

@@ -1,4 +1,4 @@
-"""Take keys out of a keystore for good. Making keys is left to keystore, telling what becomes unreadable to pipeline.
+"""Take keys out of a keystore for good. Making keys is left to making, telling what becomes unreadable to pipeline.
 
 The keystore's file is replaced. Copies of it, backups and the blocks of the disk where it lay are not reached.
 """

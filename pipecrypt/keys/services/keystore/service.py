@@ -1,4 +1,8 @@
-"""The keys of a keystore, opened in this process: the key service itself. Making and listing keys: keystore.
+"""The key service `keystore://`: keys in a file, opened in this process. Making and listing them is left to making.
+
+URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
+Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.
+Permissions: to read the file; to add keys, also to write in its directory.
 
 Data files store the master key id `keystore/<name>/<uuid>`, never the path, or for an identity the id of its recipient.
 Each version of a key has an id of its own: new KEKs are wrapped under the newest, and the earlier ones still unwrap.
@@ -28,7 +32,7 @@ from pipecrypt.keys.services.recipient import IdentityMasterKey
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KeystoreMasterKey", "KeystoreService"]
+__all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
 
 _KEK_LABEL: Final = b"pipecrypt keystore kek v1"
 
@@ -181,6 +185,9 @@ class KeystoreService:
                 # The seal authenticates the public key in the file, too.
                 open_stored_key(document, newest, wrapping, str(place.path)).wipe()
         return parse_recipient(newest.public_key)
+
+
+SERVICE: Final = KeystoreService()
 
 
 def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey]) -> IdentityMasterKey:

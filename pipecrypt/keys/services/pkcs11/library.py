@@ -1,4 +1,4 @@
-"""Load the library that speaks to tokens, and map its errors: the one door to python-pkcs11. Tokens: pkcs11_token.
+"""Load the library that speaks to tokens, and map its errors: the one door to python-pkcs11. Tokens: token.
 
 Libraries are initialized for calls from one thread at a time (PKCS #11 v2.40 5.4), so `LOCK` is held around all calls.
 A process that was forked has to initialize them again (the same section).

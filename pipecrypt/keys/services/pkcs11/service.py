@@ -1,6 +1,6 @@
-"""The key service `pkcs11:`: master keys and signing keys in tokens, such as HSMs and SoftHSM2. The wire: pkcs11_token.
+"""The key service `pkcs11:`: master keys and signing keys in tokens, such as HSMs and SoftHSM2. The wire: token.
 
-URI form (RFC 7512): `pkcs11:token=LABEL;object=LABEL`, or with `serial=` and `id=`; see `pkcs11_uri`.
+URI form (RFC 7512): `pkcs11:token=LABEL;object=LABEL`, or with `serial=` and `id=`; see `uri`.
 Credentials: the PIN from PIPECRYPT_PKCS11_PIN, the file of `pin-source`, or the prompt. The module from `module-path`
 or PIPECRYPT_PKCS11_MODULE; its code runs in this process.
 Permissions: CKA_ENCRYPT to write and CKA_DECRYPT to read, for an AES key of 256 bits; CKA_SIGN for a private key on

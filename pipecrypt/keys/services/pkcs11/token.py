@@ -1,4 +1,4 @@
-"""Find keys in tokens, log in, and let tokens encrypt, decrypt and sign. Layouts and ids are left to pkcs11.
+"""Find keys in tokens, log in, and let tokens encrypt, decrypt and sign. Layouts and ids are left to service.
 
 A login belongs to a process, not to a session (PKCS #11 v2.40 5.6), so all keys of a token share one, and the last to
 go logs out.

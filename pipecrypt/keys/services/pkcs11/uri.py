@@ -1,4 +1,4 @@
-"""Read the references of keys in tokens, URIs of RFC 7512. Finding the key, and logging in, are left to pkcs11_token.
+"""Read the references of keys in tokens, URIs of RFC 7512. Finding the key, and logging in, are left to token.
 
 Attributes of the path, split by `;`, percent escapes decoded after that: `token`, `manufacturer`, `model`, `serial`,
 `object`, `id` (bytes), `type`. Of the query, split by `&`: `module-path`, `pin-source`, and our own `pipecrypt-id`.

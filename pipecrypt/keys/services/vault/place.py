@@ -1,4 +1,4 @@
-"""Find which server, mount and key a `vault://` reference names. Talking to the server is left to vault_server.
+"""Find which server, mount and key a `vault://` reference names. Talking to the server is left to server.
 
 The id that data files store is `vault/HOST[:PORT]/[NAMESPACE/]MOUNT/KEY`, without the port where it is 8200. HOST is
 the one in the reference, or else that of VAULT_ADDR; never the one in the option `address`. A namespace in a path means

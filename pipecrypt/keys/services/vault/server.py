@@ -1,6 +1,6 @@
 """Talk to one Vault or OpenBao server: find it, prove who it is, send the token, bound its answers.
 
-What is asked of it is left to vault and vault_signer. Certificates are always checked; plain HTTP is for this machine
+What is asked of it is left to service and signer. Certificates are always checked; plain HTTP is for this machine
 only. Redirects are not followed, because they would take the token elsewhere. Answers are JSON of at most 256 KiB.
 """
 
@@ -24,7 +24,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.services.keystore.file import read_private_file
+from pipecrypt.keys.services.private_file import read_private_file
 from pipecrypt.keys.services.retry import PassingError, Patience, ask_patiently
 
 __all__ = ["VaultAddress", "VaultServer", "address_from_url", "is_this_machine", "variable"]

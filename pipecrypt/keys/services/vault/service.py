@@ -1,4 +1,4 @@
-"""The key service `vault://`: the transit engine of HashiCorp Vault or OpenBao. HTTP is left to vault_server.
+"""The key service `vault://`: the transit engine of HashiCorp Vault or OpenBao. HTTP is left to server.
 
 URI form: `vault://HOST[:PORT]/MOUNT/KEY`, port 8200 by default, or `vault:///MOUNT/KEY` with the host of VAULT_ADDR.
 A mount may have several parts. Options: `namespace=N`, else VAULT_NAMESPACE; `address=https://HOST:PORT`, where the

@@ -1,4 +1,4 @@
-"""Sign with keys of the transit engine of Vault or OpenBao. Keys that wrap are left to vault.
+"""Sign with keys of the transit engine of Vault or OpenBao. Keys that wrap are left to service.
 
 Keys of type ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 and rsa-4096. The newest version signs. All but
 Ed25519 keys are sent a digest, so the size of a message does not matter to the server.
