@@ -20,6 +20,7 @@ from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.services.aws_kms.client import KMSClient
 from pipecrypt.keys.services.aws_kms.reference import KeyARN
+from pipecrypt.keys.signers import WithPublicKey
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["AWSMasterKey", "AWSSigner", "answered_bytes", "answered_key", "encryption_context"]
@@ -139,7 +140,7 @@ class AWSMasterKey:
             raise IntegrityError(f"{self._text}: the wrapped key has {len(wrapped)} bytes, which AWS KMS never makes")
 
 
-class AWSSigner:
+class AWSSigner(WithPublicKey):
     """An asymmetric KMS key that signs. The message is digested here; only its digest goes to AWS.
 
     Args:
@@ -149,24 +150,14 @@ class AWSSigner:
         text: the key reference, for errors.
     """
 
-    __slots__ = ("_arn", "_client", "_public_key", "_text")
+    __slots__ = ("_arn", "_client", "_text")
 
     def __init__(self, client: KMSClient, arn: KeyARN, public_key: PublicKey, text: str) -> None:
         """Keep them."""
+        super().__init__(public_key)
         self._client = client
         self._arn = arn
-        self._public_key = public_key
         self._text = text
-
-    @property
-    def key_id(self) -> str:
-        """The id of the public key."""
-        return self._public_key.key_id
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key, as PEM."""
-        return self._public_key.pem
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`, ECDSA in DER; one `Sign`.

@@ -22,11 +22,11 @@ A multi-Region key opens in each of its regions what it wrapped in another.
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Mapping
 from typing import Final
 
+from pipecrypt.crypto.pem_text import pem_text
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -128,9 +128,8 @@ def _public_key(client: KMSClient, place: AWSKeyPlace) -> tuple[KeyARN, PublicKe
     arn = _own_arn(answer, "KeyId", place)
     if answer.get("KeyUsage") != _SIGNS:
         raise UsageError(f"{place.text} is a key that signs nothing", hint="aws kms create-key --key-usage SIGN_VERIFY")
-    der = base64.b64encode(answered_bytes(answer, "PublicKey", place.text, at_most=_MAX_PUBLIC_KEY_BYTES)).decode()
-    lines = [der[start : start + 64] for start in range(0, len(der), 64)]
-    public_key = PublicKey("\n".join(("-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", "")))
+    der = answered_bytes(answer, "PublicKey", place.text, at_most=_MAX_PUBLIC_KEY_BYTES)
+    public_key = PublicKey(pem_text("PUBLIC KEY", der))
     if public_key.algorithm not in _SIGNING:
         raise UsageError(
             f"{place.text} is a key of {public_key.algorithm}, which is not used with AWS KMS here",

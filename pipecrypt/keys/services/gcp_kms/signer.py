@@ -15,6 +15,7 @@ from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.services.gcp_kms.client import GCPKMSClient
 from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
 from pipecrypt.keys.services.retry import PassingError
+from pipecrypt.keys.signers import WithPublicKey
 
 __all__ = ["GCPSigner", "open_gcp_signer"]
 
@@ -32,7 +33,7 @@ _ALGORITHMS: Final = MappingProxyType(
 )
 
 
-class GCPSigner:
+class GCPSigner(WithPublicKey):
     """One version of a signing key.
 
     Args:
@@ -42,24 +43,14 @@ class GCPSigner:
         text: the key reference.
     """
 
-    __slots__ = ("_client", "_name", "_public_key", "_text")
+    __slots__ = ("_client", "_name", "_text")
 
     def __init__(self, client: GCPKMSClient, name: str, public_key: PublicKey, text: str) -> None:
         """Keep them."""
+        super().__init__(public_key)
         self._client = client
         self._name = name
-        self._public_key = public_key
         self._text = text
-
-    @property
-    def key_id(self) -> str:
-        """The id of the public key."""
-        return self._public_key.key_id
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key, as PEM."""
-        return self._public_key.pem
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`; one `AsymmetricSign`.
@@ -86,10 +77,6 @@ class GCPSigner:
         if not was_received or answer.signature_crc32c != crc32c(signature):
             raise _damaged(self._text)
         return signature
-
-    def __repr__(self) -> str:
-        """Show the public key's id."""
-        return f"<GCPSigner {self.key_id}>"
 
 
 def open_gcp_signer(client: GCPKMSClient, name: str, text: str) -> GCPSigner:

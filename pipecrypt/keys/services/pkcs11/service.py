@@ -33,6 +33,7 @@ from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.pkcs11.library import package
 from pipecrypt.keys.services.pkcs11.token import TokenSession, open_token
 from pipecrypt.keys.services.pkcs11.uri import TokenKey, parse_token_key
+from pipecrypt.keys.signers import WithPublicKey
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "TokenMasterKey", "TokenService", "TokenSigner"]
@@ -117,7 +118,7 @@ class TokenMasterKey:
         return b"".join(b"%08x" % len(part) + part for part in parts) + context.key_binding()
 
 
-class TokenSigner:
+class TokenSigner(WithPublicKey):
     """A private key in a token that signs.
 
     Args:
@@ -126,23 +127,13 @@ class TokenSigner:
         public_key: its public half.
     """
 
-    __slots__ = ("_key", "_public_key", "_session")
+    __slots__ = ("_key", "_session")
 
     def __init__(self, session: TokenSession, key: Any, public_key: PublicKey) -> None:
         """Keep them."""
+        super().__init__(public_key)
         self._session = session
         self._key = key
-        self._public_key = public_key
-
-    @property
-    def key_id(self) -> str:
-        """The id of the public key."""
-        return self._public_key.key_id
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key, as PEM."""
-        return self._public_key.pem
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`; one call to the token.
@@ -162,10 +153,6 @@ class TokenSigner:
     def wipe(self) -> None:
         """Let go of the token; the last key of this process logs out."""
         self._session.close()
-
-    def __repr__(self) -> str:
-        """Show the public key's id."""
-        return f"<TokenSigner {self.key_id}>"
 
 
 class TokenService:

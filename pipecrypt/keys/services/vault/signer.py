@@ -10,11 +10,13 @@ import hashlib
 import re
 from typing import Final
 
+from pipecrypt.crypto.pem_text import pem_text
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64
 from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.services.vault.place import VaultPlace
 from pipecrypt.keys.services.vault.server import VaultServer
+from pipecrypt.keys.signers import WithPublicKey
 
 __all__ = ["VaultSigner", "open_vault_signer"]
 
@@ -27,7 +29,7 @@ _ED25519_BYTES: Final = 32
 _SIGNATURE: Final = re.compile(r"vault:v(?P<version>[1-9][0-9]{0,8}):(?P<value>[A-Za-z0-9+/]+={0,2})")
 
 
-class VaultSigner:
+class VaultSigner(WithPublicKey):
     """One version of a signing key.
 
     Args:
@@ -37,24 +39,14 @@ class VaultSigner:
         public_key: of that version.
     """
 
-    __slots__ = ("_place", "_public_key", "_server", "_version")
+    __slots__ = ("_place", "_server", "_version")
 
     def __init__(self, place: VaultPlace, server: VaultServer, version: int, public_key: PublicKey) -> None:
         """Keep them."""
+        super().__init__(public_key)
         self._place = place
         self._server = server
         self._version = version
-        self._public_key = public_key
-
-    @property
-    def key_id(self) -> str:
-        """The id of the public key."""
-        return self._public_key.key_id
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key, as PEM."""
-        return self._public_key.pem
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`.
@@ -72,10 +64,6 @@ class VaultSigner:
             return decode_base64(match["value"])
         except (DocumentError, ValueError):
             raise KeyServiceError(f"{self._place.text}: the server's answer holds no signature") from None
-
-    def __repr__(self) -> str:
-        """Show the public key's id."""
-        return f"<VaultSigner {self.key_id}>"
 
 
 def open_vault_signer(place: VaultPlace, server: VaultServer) -> VaultSigner:
@@ -106,7 +94,7 @@ def _public_key(answer: Document, version: int, key_type: str) -> PublicKey:
         raw = decode_base64(text)
         if len(raw) != _ED25519_BYTES:
             raise ValueError("an Ed25519 key has 32 bytes")
-        text = f"-----BEGIN PUBLIC KEY-----\n{encode_base64(_ED25519_PREFIX + raw)}\n-----END PUBLIC KEY-----\n"
+        text = pem_text("PUBLIC KEY", _ED25519_PREFIX + raw)
     try:
         return PublicKey(text)
     except UsageError as error:
