@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
 from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyReferenceError, PolicyError, UsageError
@@ -31,7 +30,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import public_blocks, read_public_file
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import MasterKey
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
+from pipecrypt.secret import DataKey
 
 __all__ = [
     "SERVICE",
@@ -103,7 +103,7 @@ class RecipientMasterKey:
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form."""
-        return _generate(self._key, self._id, context)
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the sealed form of a key that exists already."""
@@ -149,7 +149,7 @@ class IdentityMasterKey:
         """Return a fresh 256-bit key and its wrapped form."""
         if self._wiped:
             raise RuntimeError("this key was wiped")
-        return _generate(self._identity.public_key, self._id, context)
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the form of a key that exists already, sealed to the public half."""
@@ -224,18 +224,12 @@ def check_one_strength(master_keys: Sequence[MasterKey]) -> None:
         )
 
 
-def _generate(key: RecipientKey, master_key_id: str, context: Context) -> tuple[DataKey, bytes]:
-    kek = DataKey(random_bytes(DATA_KEY_BYTES))
-    return kek, _seal(key, master_key_id, kek, context)
-
-
 def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:
     return key.seal(kek.expose_key_bytes(), _info(master_key_id, context))
 
 
 def _info(master_key_id: str, context: Context) -> bytes:
-    parts = (_KEK_LABEL, master_key_id.encode())
-    return b"".join(b"%08x" % len(part) + part for part in parts) + context.key_binding()
+    return bind_to_master_key(_KEK_LABEL, master_key_id, context)
 
 
 def _read(reference: KeyReference) -> RecipientKey:

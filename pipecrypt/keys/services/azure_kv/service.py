@@ -28,7 +28,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
 from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
@@ -36,6 +35,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.azure_kv.client import AzureKVClient, open_azure_client
 from pipecrypt.keys.services.retry import Patience
+from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap, join_parts
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "AzureKVService", "AzureMasterKey"]
@@ -105,12 +105,7 @@ class AzureMasterKey:
             KeyServiceError: Azure refused or failed.
             UsageError: the key is of a type that wraps nothing here.
         """
-        key = DataKey(random_bytes(DATA_KEY_BYTES))
-        try:
-            return key, self.wrap_key(key, context)
-        except BaseException:
-            key.wipe()
-            raise
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the wrapped form of a key that exists already; one wrapKey, and before the first one look at the key.
@@ -199,13 +194,13 @@ class AzureMasterKey:
         return version
 
     def _info(self, context: Context) -> bytes:
-        return self._named() + context.key_binding()
+        return bind_to_master_key(_LABEL, self.id, context)
 
     def _head(self, suite: int) -> bytes:
         return bytes([suite]) + hashlib.sha256(self._named()).digest()[:_TAG_BYTES]
 
     def _named(self) -> bytes:
-        return b"".join(b"%08x" % len(part) + part for part in (_LABEL, self.id.encode()))
+        return join_parts(_LABEL, self.id.encode())
 
     def _nonsense(self, error: Exception) -> KeyServiceError:
         what = str(error) if isinstance(error, DocumentError) else type(error).__name__

@@ -25,7 +25,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
@@ -33,6 +32,7 @@ from pipecrypt.keys.services.gcp_kms.client import GCPKMSClient, open_gcp_client
 from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
 from pipecrypt.keys.services.gcp_kms.signer import GCPSigner, open_gcp_signer
 from pipecrypt.keys.services.retry import PassingError, Patience
+from pipecrypt.keys.services.wrapping import generate_and_wrap
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey"]
@@ -81,12 +81,7 @@ class GCPMasterKey:
             KeyNotFoundError: there is no such key.
             KeyServiceError: Google refused or failed.
         """
-        key = DataKey(random_bytes(DATA_KEY_BYTES))
-        try:
-            return key, self.wrap_key(key, context)
-        except BaseException:
-            key.wipe()
-            raise
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the wrapped form of a key that exists already; one `Encrypt`.

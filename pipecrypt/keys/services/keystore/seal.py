@@ -25,6 +25,7 @@ from pipecrypt.keys.services.keystore.document import (
     StoredKey,
     protection_text,
 )
+from pipecrypt.keys.services.wrapping import join_parts
 from pipecrypt.secret import DataKey
 
 __all__ = ["new_keystore", "open_stored_key", "seal_key", "unlock_keystore"]
@@ -116,5 +117,4 @@ def _entry_aad(document: KeystoreDocument, entry: StoredKey) -> bytes:
 
 
 def _aad(label: bytes, document: KeystoreDocument, *fields: bytes) -> bytes:
-    parts = (label, document.id.encode(), protection_text(document.protection), *fields)
-    return b"".join(b"%08x" % len(part) + part for part in parts)
+    return join_parts(label, document.id.encode(), protection_text(document.protection), *fields)

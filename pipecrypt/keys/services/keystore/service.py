@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
+from pipecrypt.crypto.aead import open_sealed, seal
 from pipecrypt.crypto.hpke import HPKEIdentity
 from pipecrypt.crypto.private_key import PrivateKey
 from pipecrypt.crypto.recipient import RecipientAlgorithm, RecipientKey
@@ -29,8 +29,9 @@ from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKe
 from pipecrypt.keys.services.keystore.lookup import KeyPlace, find_versions, locate_key, master_key_id, read_keystore
 from pipecrypt.keys.services.keystore.seal import open_stored_key, unlock_keystore
 from pipecrypt.keys.services.recipient import IdentityMasterKey
+from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import LocalSigner
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.secret import DataKey
 
 __all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
 
@@ -65,8 +66,7 @@ class KeystoreMasterKey:
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form."""
-        key = DataKey(random_bytes(DATA_KEY_BYTES))
-        return key, self.wrap_key(key, context)
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the wrapped form of a key that exists already."""
@@ -94,8 +94,7 @@ class KeystoreMasterKey:
         self._key.wipe()
 
     def _aad(self, context: Context) -> bytes:
-        parts = (_KEK_LABEL, self._id.encode())
-        return b"".join(b"%08x" % len(part) + part for part in parts) + context.key_binding()
+        return bind_to_master_key(_KEK_LABEL, self._id, context)
 
 
 class KeystoreService:

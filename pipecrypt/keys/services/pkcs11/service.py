@@ -33,6 +33,7 @@ from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.pkcs11.library import package
 from pipecrypt.keys.services.pkcs11.token import TokenSession, open_token
 from pipecrypt.keys.services.pkcs11.uri import TokenKey, parse_token_key
+from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import WithPublicKey
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
@@ -73,12 +74,7 @@ class TokenMasterKey:
         Raises:
             KeyServiceError: the token failed or refused.
         """
-        kek = DataKey(random_bytes(DATA_KEY_BYTES))
-        try:
-            return kek, self.wrap_key(kek, context)
-        except BaseException:
-            kek.wipe()
-            raise
+        return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the wrapped form of a key that exists already; one call to the token.
@@ -114,8 +110,7 @@ class TokenMasterKey:
         return f"<TokenMasterKey {self._id}>"
 
     def _aad(self, context: Context) -> bytes:
-        parts = (_KEK_LABEL, self._id.encode())
-        return b"".join(b"%08x" % len(part) + part for part in parts) + context.key_binding()
+        return bind_to_master_key(_KEK_LABEL, self._id, context)
 
 
 class TokenSigner(WithPublicKey):

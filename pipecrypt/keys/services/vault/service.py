@@ -26,7 +26,6 @@ import re
 from typing import Final
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64
 from pipecrypt.errors import IntegrityError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -36,6 +35,7 @@ from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.services.vault.place import VaultPlace, locate_vault_key
 from pipecrypt.keys.services.vault.server import VaultServer
 from pipecrypt.keys.services.vault.signer import VaultSigner, open_vault_signer
+from pipecrypt.keys.services.wrapping import generate_and_wrap
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "VaultMasterKey", "VaultService"]
@@ -78,8 +78,7 @@ class VaultMasterKey:
             KeyServiceError: the server refused, failed, or answered nonsense.
         """
         if not self._is_derived:
-            key = DataKey(random_bytes(DATA_KEY_BYTES))
-            return key, self.wrap_key(key, context)
+            return generate_and_wrap(self.wrap_key, context)
         answer = self._ask("datakey/plaintext", {"bits": 256, **self._binding(context)})
         wrapped = self._wrapped(answer)
         return self._plaintext(answer), wrapped
