@@ -28,7 +28,7 @@ from pipecrypt.keys.services.azure_kv.service import AzureKVService, AzureMaster
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
-from tests.keys.fakes.clock import FakeTime
+from tests.keys.fakes.clock import PATIENT_SECONDS, FakeTime
 
 HERE = Context(new_dataset_id(), "")
 PATIENCE = FakeTime().patience()
@@ -240,7 +240,14 @@ def test_only_unwrapping_can_find_a_wrong_ciphertext(service: AzureKVService, ht
 
 def test_a_vault_that_asks_for_time_is_given_it(http: HTTPService) -> None:
     waits: list[float] = []
-    patience = Patience(sleep=waits.append, chance=lambda: 0.0)
+    # A try that a busy machine cuts short would be one more wait.
+    patience = Patience(
+        connect_seconds=PATIENT_SECONDS,
+        answer_seconds=PATIENT_SECONDS,
+        clock=lambda: 0.0,
+        sleep=waits.append,
+        chance=lambda: 0.0,
+    )
     service = AzureKVService(patience, credential=StaticCredential(), transport=ToLoopback(http.url))
     answers = [HTTPAnswer(429, b"", {"Retry-After": text}) for text in ("2", "soon", "999999")]
     http.trouble = lambda request: answers.pop(0) if answers else None
