@@ -19,6 +19,7 @@ from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.task_id import task_id
 from pipecrypt.sources.formats import (
     MAGIC_BYTES,
     SourceFormat,
@@ -180,7 +181,15 @@ def _tasks(
         )
         target = sink if is_single_file else sink.child(path)
         tasks.append(
-            Task(source=source, sink=target, path=path, operation=operation, overwrite=request.overwrite, token=token)
+            Task(
+                id=task_id(source, path, operation),
+                source=source,
+                sink=target,
+                path=path,
+                operation=operation,
+                overwrite=request.overwrite,
+                token=token,
+            )
         )
     return tuple(tasks)
 
