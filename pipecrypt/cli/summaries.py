@@ -10,7 +10,7 @@ from pipecrypt.cli.render import aligned, escape
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
     from pipecrypt.dataset.signing.records import SignedStatement
-    from pipecrypt.keys.keystore import KeystoreEntry
+    from pipecrypt.keys.services.keystore.making import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from itertools import pairwise
 from typing import BinaryIO, cast
 
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Ingestion, Task

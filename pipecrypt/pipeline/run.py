@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted, ignore
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan

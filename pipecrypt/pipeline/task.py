@@ -14,7 +14,7 @@ from pipecrypt.context import Context
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.report import FileReport, RestoredFile

@@ -14,7 +14,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.context import Context
 from pipecrypt.errors import AccessError, ConflictError, FormatError, IntegrityError, PipecryptError, UsageError
-from pipecrypt.keys.keystore import create_key
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses
 from pipecrypt.parquet.memory_source import MemorySource
