@@ -15,6 +15,7 @@ from pipecrypt.errors import UsageError
 __all__ = [
     "GRANTS_PATH",
     "GRANTS_SUFFIX",
+    "LOCK_DIRECTORY",
     "MANIFEST_PATH",
     "MAX_PATH_BYTES",
     "RESERVED_DIRECTORY",
@@ -35,6 +36,7 @@ RESERVED_DIRECTORY: Final = "_pipecrypt"
 MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
 SIGNATURE_SUFFIX: Final = ".sig.json"
 RUNS_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/runs"
+LOCK_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/lock"
 GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
 GRANTS_SUFFIX: Final = ".grants.json"
 # The longest key of S3; paths of file systems end at 4,096, names at 255.

@@ -62,7 +62,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     return FileDone(
-        (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
+        task.id, (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
     )
 
 

@@ -18,6 +18,7 @@ from pipecrypt.storage.location import Location
 __all__ = [
     "Publication",
     "is_temporary",
+    "is_temporary_of",
     "new_token",
     "occupied",
     "temporary_name",
@@ -174,6 +175,11 @@ def temporary_name(name: str, token: str) -> str:
 def is_temporary(name: str) -> bool:
     """Say whether `name` is what a run that was killed leaves behind."""
     return name.startswith(".") and _MARK in name and name.endswith(_SUFFIX)
+
+
+def is_temporary_of(name: str, token: str) -> bool:
+    """Say whether `name` is a temporary file of the run `token`."""
+    return is_temporary(name) and f"{_MARK}{token}-" in name
 
 
 def occupied(location: Location) -> SinkNotEmptyError:

@@ -72,7 +72,7 @@ def list_signed_sources(
         raise absence or unsigned(files, place)
     prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
     expected = _expected(dataset, prefix, pattern)
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest)
+    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run)
     found = {prefix + source.relative_path: source for source in sources}
     found |= {path: _below(prefix, staged[path]) for path in expected if path in staged}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
@@ -87,7 +87,7 @@ def _single(source: SourceFile, location: Location, requirements: Requirements) 
     if dataset is None:
         return SignedSource(source, open_beside(files, path, requirements))
     below = dataset.below(path) or ""
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest).get(below)
+    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run).get(below)
     if staged is not None:
         source = replace(staged, relative_path=source.relative_path)
     return SignedSource(source, dataset.file(below))

@@ -9,7 +9,6 @@ signed like any other file: putting something there gains an attacker what repla
 from __future__ import annotations
 
 from pipecrypt.dataset.opening.data_files import is_data
-from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.listing import SourceFile
@@ -18,17 +17,17 @@ from pipecrypt.storage.location import Location
 __all__ = ["staged_files"]
 
 
-def staged_files(directory: Location, manifest: Manifest) -> dict[str, SourceFile]:
+def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFile]:
     """Return the staged files of a version by their paths below the dataset; usually none.
 
     Args:
         directory: of the dataset.
-        manifest: verified.
+        run_id: the run that the verified statement names.
 
     Raises:
         StorageError: the storage refused or failed.
     """
-    if manifest.run is None:
+    if run_id is None:
         return {}
-    found = take_inventory(directory.child(staged_path(manifest.run)), lambda _: True)
+    found = take_inventory(directory.child(staged_path(run_id)), lambda _: True)
     return {path: file for path, file in found if file is not None and is_data(path)}

@@ -9,42 +9,30 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from pipecrypt.dataset.opening.staged_files import staged_files
-from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file, remove_empty_directories
 
-__all__ = ["finish_version", "is_finished"]
+__all__ = ["finish_version"]
 
 
-def is_finished(sink: Location, manifest: Manifest) -> bool:
-    """Say whether every file of a version is at its place.
-
-    Raises:
-        StorageError: the storage refused or failed.
-    """
-    return not staged_files(sink, manifest)
-
-
-def finish_version(sink: Location, manifest: Manifest, listed: Collection[str], *, removes: Iterable[str] = ()) -> None:
+def finish_version(sink: Location, run_id: str, listed: Collection[str], *, removes: Iterable[str] = ()) -> None:
     """Move what is staged to its place, and remove what the version no longer has.
 
     The caller holds the lock of the sink, and the statement was published and verified.
 
     Args:
         sink: the directory of the dataset.
-        manifest: of the version.
+        run_id: of the run that the statement names.
         listed: the paths of its files: what was staged besides, by an attempt that failed, is removed.
         removes: paths of files of the version before.
 
     Raises:
         StorageError: the storage refused or failed; do it again.
     """
-    if manifest.run is None:
-        return
-    directory = sink.child(staged_path(manifest.run))
-    for path, file in staged_files(sink, manifest).items():
+    directory = sink.child(staged_path(run_id))
+    for path, file in staged_files(sink, run_id).items():
         if path in listed:
             move_file(file.location, sink.child(path))
         else:

@@ -70,7 +70,7 @@ class Presence:
 
     def _staged(self) -> Iterator[SignedSource]:
         """Yield the files of a version that was signed a moment ago, or whose run was killed then."""
-        for path, source in staged_files(self._directory, self._dataset.verified.manifest).items():
+        for path, source in staged_files(self._directory, self._dataset.verified.manifest.run).items():
             if path in self._dataset.entries and self._selection.takes(path):
                 self._seen.add(path)
                 yield SignedSource(source, self._dataset.file(path))

@@ -157,7 +157,7 @@ def _file_task(target: SingleFile, files: LocatedFiles, tally: Tally) -> _Task:
 
 def _file_in_dataset(target: FileInDataset, files: LocatedFiles, tally: Tally) -> Iterator[SignedSource]:
     dataset, path = target.dataset, target.path
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest).get(path)
+    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run).get(path)
     if staged is not None and path in dataset.entries:
         yield SignedSource(staged, dataset.file(path))
     elif path in dataset.entries:

@@ -16,6 +16,7 @@ A block says nothing secret. It lies where an attacker may write, so a run that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -36,6 +37,8 @@ MAX_BLOCK_TASKS: Final = 500
 _VERSION: Final = 1
 _MAX_TEXT: Final = 4096
 _MAX_LIST: Final = 100_000
+_DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_TOKEN: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _COUNTS: Final = ("source_bytes", "sink_bytes", "rows", "batches", "data_keys", "service_calls", "bad_rows")
 
 
@@ -145,8 +148,8 @@ def _header(document: Document) -> RunHeader:
     check_run_id(run_id)
     return RunHeader(
         run_id=run_id,
-        dataset_id=document.text("dataset", max_characters=_MAX_TEXT),
-        token=document.text("token", max_characters=_MAX_TEXT),
+        dataset_id=_matching(document, "dataset", _DATASET_ID),
+        token=_matching(document, "token", _TOKEN),
         is_staged=document.boolean("staged"),
     )
 
@@ -177,6 +180,13 @@ def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> Signabl
     if not 0 <= number < len(promises):
         raise DocumentError("'promise' is no number of a line")
     return SignableFile(entry, promises[number])
+
+
+def _matching(document: Document, name: str, pattern: re.Pattern[str]) -> str:
+    text = document.text(name, max_characters=_MAX_TEXT)
+    if pattern.fullmatch(text) is None:
+        raise DocumentError(f"{name!r} is not as pipecrypt makes it")
+    return text
 
 
 def _count(document: Document, name: str) -> int:
