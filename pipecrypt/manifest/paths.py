@@ -18,6 +18,8 @@ __all__ = [
     "MANIFEST_PATH",
     "MAX_PATH_BYTES",
     "RESERVED_DIRECTORY",
+    "ROTATION_LOCK_PATH",
+    "ROTATION_LOCK_SUFFIX",
     "SIGNATURE_SUFFIX",
     "check_file_name",
     "check_path",
@@ -32,6 +34,8 @@ MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
 SIGNATURE_SUFFIX: Final = ".sig.json"
 GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
 GRANTS_SUFFIX: Final = ".grants.json"
+ROTATION_LOCK_PATH: Final = f"{RESERVED_DIRECTORY}/rotation.lock"
+ROTATION_LOCK_SUFFIX: Final = ".rotation.lock"
 # The longest key of S3; paths of file systems end at 4,096, names at 255.
 MAX_PATH_BYTES: Final = 1024
 _DIGEST_DIGITS: Final = 16

@@ -28,6 +28,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.storage.exclusive import hold_exclusively
 from pipecrypt.storage.inventory import Kind, look_at
 from pipecrypt.storage.listing import list_sources
 from pipecrypt.storage.location import Location
@@ -106,12 +107,15 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
 
     Raises:
         UsageError: what is there is signed, and no signing key was given; or it is a part of what is.
+        ConflictError: another deep rotation of it is running.
         PipecryptError: see `pipecrypt.errors`. Of signed files, those that were changed are put back; where even that
             fails, or the process dies, the same call goes on from there.
     """
     started = time.perf_counter()
     _check_signing(place, wish)
     with ExitStack() as stack:
+        # Another rotation would take the undo files of this one for those of a dead process, and put files back.
+        stack.enter_context(hold_exclusively(place.files.location(place.path), place.rotation_lock))
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
         sessions = _Sessions(

@@ -20,7 +20,14 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
 from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX, MANIFEST_PATH, file_list_path
+from pipecrypt.manifest.paths import (
+    GRANTS_PATH,
+    GRANTS_SUFFIX,
+    MANIFEST_PATH,
+    ROTATION_LOCK_PATH,
+    ROTATION_LOCK_SUFFIX,
+    file_list_path,
+)
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
@@ -60,6 +67,12 @@ class Place:
     def grants(self) -> Location:
         """Where its grants lie."""
         return self.files.location(self.path + GRANTS_SUFFIX if self.is_file else f"{self.path}/{GRANTS_PATH}")
+
+    @property
+    def rotation_lock(self) -> Location:
+        """The file by which a deep rotation holds it, where the storage is not local."""
+        suffix = ROTATION_LOCK_SUFFIX if self.is_file else f"/{ROTATION_LOCK_PATH}"
+        return self.files.location(self.path + suffix)
 
     @property
     def name(self) -> str:
