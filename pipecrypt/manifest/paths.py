@@ -19,6 +19,7 @@ __all__ = [
     "MANIFEST_PATH",
     "MAX_PATH_BYTES",
     "RESERVED_DIRECTORY",
+    "ROTATION_LOCK_SUFFIX",
     "RUNS_DIRECTORY",
     "SIGNATURE_SUFFIX",
     "check_file_name",
@@ -39,6 +40,7 @@ RUNS_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/runs"
 LOCK_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/lock"
 GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
 GRANTS_SUFFIX: Final = ".grants.json"
+ROTATION_LOCK_SUFFIX: Final = ".rotation.lock"
 # The longest key of S3; paths of file systems end at 4,096, names at 255.
 MAX_PATH_BYTES: Final = 1024
 _DIGEST_DIGITS: Final = 16

@@ -11,7 +11,6 @@ given back. A run that is killed before 7 leaves the dataset as it was, one that
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,9 +21,9 @@ from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, staged_path
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY, staged_path
 from pipecrypt.pipeline.changes import Changes, check_changes, compare_with_done, written_by
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.journal.block import RunHeader, TaskRecord
@@ -37,29 +36,14 @@ from pipecrypt.pipeline.plan import Plan
 from pipecrypt.pipeline.request import EncryptRequest
 from pipecrypt.pipeline.run_id import new_run_id
 from pipecrypt.pipeline.signed_run import check_promise
+from pipecrypt.pipeline.sink_locking import locked_sink
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import remove_empty_directories
-from pipecrypt.storage.sink import is_directory, remove_leftovers_in, sink_is_empty
-from pipecrypt.storage.sink_lock import SinkLock, current_holder
+from pipecrypt.storage.sink import remove_leftovers_in, sink_is_empty
+from pipecrypt.storage.sink_lock import SinkLock
 
-__all__ = ["DirectoryRun", "check_unlocked", "open_directory_run"]
-
-
-def check_unlocked(sink: Location) -> None:
-    """Pass if no run is writing to a sink now.
-
-    Raises:
-        ConflictError: one is.
-        StorageError: the storage refused or failed.
-    """
-    holder = current_holder(sink.child(LOCK_DIRECTORY))
-    if holder is not None:
-        raise ConflictError(
-            f"{sink.display}: run {holder.who!a} is writing there now",
-            hint="let it end first: one run at a time writes to a sink",
-        )
+__all__ = ["DirectoryRun", "open_directory_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,33 +216,17 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink, run_id = plan.sink, new_run_id(now)
-    was_there = is_directory(sink)
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:
             signers = stack.enter_context(OpenSigners(request.policy.signing, credentials))
-        lock = stack.enter_context(_locked(sink, run_id, was_there=was_there))
+        lock = stack.enter_context(locked_sink(sink, run_id))
         found = _look(request, sink, signers)
         if found.past is not None and request.run.resumes and found.past.unfinished is not None:
             run_id = found.past.unfinished.header.run_id
         elif found.past is not None:
             run_id = new_run_id(now, found.past.run_ids)
         yield DirectoryRun(request, plan, lock, found, run_id)
-
-
-@contextmanager
-def _locked(sink: Location, run_id: str, *, was_there: bool) -> Iterator[SinkLock]:
-    try:
-        with SinkLock(sink.child(LOCK_DIRECTORY), run_id) as lock:
-            yield lock
-    finally:
-        # A run that failed leaves no directory that it made for its lock only.
-        remove_empty_directories(sink.child(LOCK_DIRECTORY))
-        with contextlib.suppress(OSError):
-            if sink.is_local:
-                os.rmdir(sink.child(RESERVED_DIRECTORY).local_path)
-                if not was_there:
-                    os.rmdir(sink.local_path)
 
 
 def _look(request: EncryptRequest, sink: Location, signers: OpenSigners | None) -> _Found:

@@ -12,13 +12,14 @@ from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import InterruptedRunError, PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.pipeline.directory_run import DirectoryRun, check_unlocked, open_directory_run
+from pipecrypt.pipeline.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted, ignore
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.run_grants import RunGrants
 from pipecrypt.pipeline.signed_run import SignedRun, open_signed_run
+from pipecrypt.pipeline.sink_locking import check_unlocked
 from pipecrypt.pipeline.summary import Part, Summary
 from pipecrypt.pipeline.task import run_task
 from pipecrypt.pipeline.workers import run_in_workers

@@ -12,6 +12,7 @@ next number, or its own file gone, and must stop. What is written while the lock
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -194,6 +195,12 @@ class SinkLock:
             _write(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
             return False
+        except StorageError:
+            # It may be there all the same: others would wait for somebody who never came to work.
+            with contextlib.suppress(PipecryptError):
+                if self._holds(mine):
+                    remove_file(self._place(mine.number))
+            raise
         return True
 
     def _is_alone(self, mine: LockHolder, seen: set[int]) -> bool:

@@ -253,7 +253,7 @@ def test_signals_in_this_process(world: World, number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
     def listen(event: Event) -> None:
-        if isinstance(event, BytesDone) and not world.tree():
+        if isinstance(event, BytesDone) and not set(world.tree()) - {"_pipecrypt/lock/1.json"}:
             os.kill(os.getpid(), number)
 
     with pytest.raises(InterruptedRunError) as caught:
