@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pipecrypt.errors import MissingExtraError, PipecryptError, StorageError
+from pipecrypt.errors import MissingExtraError, PipecryptError, StorageAccessError, StorageError
 
 __all__ = ["describe", "map_errors"]
 
@@ -21,7 +21,7 @@ _HINTS: Final = {
     errno.EIO: "the device failed; check the system's log",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}
+_EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure", "aiohttp": "http", "requests": "http"}
 _SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
 _USER_INFO: Final = re.compile(r"://(?:[^/@:\s]*:(?!\d+(?:/|\s|$))[^\s'\"]*@|[^/@\s]*@)")
 _SHOWN_CHARACTERS: Final = 300
@@ -36,6 +36,7 @@ def map_errors(what: str) -> Iterator[None]:
 
     Raises:
         StorageError: the storage refused or failed.
+        StorageAccessError: it denied access.
         MissingExtraError: the package for this storage is not installed.
     """
     try:
@@ -44,6 +45,8 @@ def map_errors(what: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise _missing_extra(what, error) from error
+    except PermissionError as error:
+        raise StorageAccessError(f"{what}: {describe(error)}", hint=_hint(error)) from error
     except Exception as error:
         raise StorageError(f"{what}: {describe(error)}", hint=_hint(error)) from error
 
