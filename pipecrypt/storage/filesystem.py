@@ -16,7 +16,7 @@ import fsspec
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.retry import Retry
+from pipecrypt.storage.retry import Retry, http_status, is_transient
 from pipecrypt.storage.transfer import OPTION, TransferSettings, transfer_settings
 
 __all__ = [
@@ -36,6 +36,7 @@ _VERSION_FIELDS: Final = (
     *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created"),
 )
 _S3: Final = frozenset({"s3", "s3a"})
+_ABSENT: Final = frozenset({None, 404, 410})
 # s3fs makes five attempts around five of botocore. One is left: Retry makes the others, and knows when time is over.
 _ONE_ATTEMPT: Final = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "max_pool_connections": 32}
 
@@ -110,7 +111,10 @@ def look_up(remote: RemoteFilesystem) -> dict[str, Any] | None:
     """
     try:
         return dict(remote.retry.call(lambda: remote.fs.info(remote.path)))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        # Of a web server fsspec says "not found" whatever went wrong.
+        if error.__cause__ is not None and (is_transient(error) or http_status(error) not in _ABSENT):
+            raise error.__cause__ from None
         return None
 
 

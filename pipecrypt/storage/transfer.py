@@ -38,7 +38,7 @@ class TransferSettings:
     part_bytes: int = 8 << 20
     parts_in_flight: int = 4
     range_bytes: int = 8 << 20
-    ranges_in_flight: int = 4
+    ranges_in_flight: int = 8
 
     def __post_init__(self) -> None:
         """Refuse what no storage takes."""

@@ -15,7 +15,7 @@ from tests.storage.test_s3_sink import Bucket
 def test_servers_that_honour_them(s3_server: Any) -> None:
     bucket = Bucket(s3_server)
     assert check_writers(bucket.location("out"), Writers.SEVERAL).outcome is Preconditions.HONOURED
-    assert bucket.keys() == []
+    assert bucket.names() == []
     assert bucket.uploads() == []
 
 
@@ -32,7 +32,7 @@ def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.Monke
         check_writers(bucket.location("out/"), Writers.SEVERAL)
     assert caught.value.exit_code == 5
     assert check_writers(bucket.location("out/"), Writers.ONE).outcome is Preconditions.IGNORED
-    assert bucket.keys() == []
+    assert bucket.names() == []
     assert bucket.uploads() == []
 
 

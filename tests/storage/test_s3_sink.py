@@ -32,7 +32,7 @@ class Bucket:
     def location(self, key: str) -> Location:
         return Location(f"s3://{self.name}/{key}", self.options)
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return sorted(each["Key"] for each in self.client.list_objects_v2(Bucket=self.name).get("Contents", ()))
 
     def get(self, key: str) -> bytes:
@@ -60,7 +60,7 @@ def _publish(location: Location, data: bytes, *, overwrite: bool = False) -> Non
 def test_publishes_whole_objects(bucket: Bucket, size: int, overwrite: bool) -> None:
     data = os.urandom(size)
     _publish(bucket.location("x/ü a+b.bin"), data, overwrite=overwrite)
-    assert bucket.keys() == ["x/ü a+b.bin"]
+    assert bucket.names() == ["x/ü a+b.bin"]
     assert bucket.get("x/ü a+b.bin") == data
     assert bucket.uploads() == []
     assert bucket.client.head_object(Bucket=bucket.name, Key="x/ü a+b.bin")["Metadata"]["pipecrypt-write-id"]
@@ -69,7 +69,7 @@ def test_publishes_whole_objects(bucket: Bucket, size: int, overwrite: bool) -> 
 def test_no_file_is_made_on_a_disk(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
     _publish(bucket.location("a"), bytes(2 * PART))
-    assert bucket.keys() == ["a"]
+    assert bucket.names() == ["a"]
 
 
 @pytest.mark.parametrize("size", [1, 2 * PART])
@@ -80,7 +80,7 @@ def test_nothing_is_left_after_an_error(bucket: Bucket, size: int, error: type[B
         sink.write(bytes(size))
         sink.write(bytes(size))
         raise error
-    assert bucket.keys() == []
+    assert bucket.names() == []
     assert bucket.uploads() == [other]
 
 
@@ -104,13 +104,13 @@ def test_a_complete_file_waits_at_the_storage(bucket: Bucket) -> None:
         sink.write(b"few")
         sink.complete()
         assert len(bucket.uploads()) == 1
-        assert bucket.keys() == []
+        assert bucket.names() == []
         sink.publish()
     assert bucket.get("a") == b"few"
     with open_sink(bucket.location("b"), overwrite=False) as sink:
         sink.write(b"few")
         sink.complete()
-    assert bucket.keys() == ["a"]
+    assert bucket.names() == ["a"]
     assert bucket.uploads() == []
 
 
