@@ -50,7 +50,8 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes)
-    with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
+    expected = task.source.size_bytes or None
+    with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
         if isinstance(task.operation, Decryption):
             report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
         else:

@@ -126,7 +126,7 @@ def remove_file(location: Location) -> None:
             os.unlink(location.local_path)
         else:
             remote = open_filesystem(location)
-            remote.fs.rm_file(remote.path)
+            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _local(location: Location, relative_path: str, status: os.stat_result) -> So
 def _find_remote(directory: Location) -> Iterator[Found]:
     remote = open_filesystem(directory)
     try:
-        found = remote.fs.find(remote.path, detail=True)
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return
     for path, info in found.items():

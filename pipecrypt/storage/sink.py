@@ -11,6 +11,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import Publication, is_temporary, new_token
 from pipecrypt.storage.remote_sink import RemotePublication
+from pipecrypt.storage.s3_sink import S3Publication
 from pipecrypt.storage.standard_streams import StandardOutput
 
 __all__ = [
@@ -25,13 +26,16 @@ __all__ = [
 ]
 
 
-def open_sink(location: Location, *, overwrite: bool, token: str | None = None) -> Publication:
+def open_sink(
+    location: Location, *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+) -> Publication:
     """Open a new file at `location`; nothing is made before the first write, nothing appears before `publish`.
 
     Args:
         location: the file.
         overwrite: whether it may replace a file.
         token: the run's, for `remove_leftovers`.
+        expected_bytes: about how large the file will be, where that is known.
 
     Raises:
         SinkNotEmptyError: the file exists, and may not be replaced.
@@ -39,8 +43,13 @@ def open_sink(location: Location, *, overwrite: bool, token: str | None = None) 
     """
     if location.is_standard_stream:
         return StandardOutput(location)
-    kind = LocalPublication if location.is_local else RemotePublication
-    return kind(location, overwrite=overwrite, token=token or new_token())
+    token = token or new_token()
+    if location.is_local:
+        return LocalPublication(location, overwrite=overwrite, token=token)
+    remote = open_filesystem(location)
+    if remote.is_s3:
+        return S3Publication(location, remote, overwrite=overwrite, expected_bytes=expected_bytes)
+    return RemotePublication(location, remote, overwrite=overwrite, token=token)
 
 
 def remove_leftovers(location: Location, token: str) -> None:
@@ -126,7 +135,7 @@ def _local_is_empty(path: str, besides: str | None) -> bool:
 def _remote_is_empty(location: Location, besides: str | None) -> bool:
     remote = open_filesystem(location)
     try:
-        found = remote.fs.find(remote.path, detail=True)
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
     except FileNotFoundError:
         return True
     prefix = None if besides is None else besides.rstrip("/") + "/"
