@@ -287,7 +287,7 @@ class ConflictError(PipecryptError):
 class UnsafeSinkError(ConflictError):
     """The sink cannot keep two writers apart: it takes a second object where a first one is."""
 
-    default_hint = "let one run at a time write there and say so, or choose a storage that honours If-None-Match"
+    default_hint = "let one run at a time write there and say so (run.only_writer: true), or choose another storage"
 
 
 class SinkNotEmptyError(ConflictError):

@@ -40,6 +40,7 @@ from pipecrypt.pipeline.sink_locking import locked_sink
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.preconditions import Writers, check_writers
 from pipecrypt.storage.sink import remove_leftovers_in, sink_is_empty
 from pipecrypt.storage.sink_lock import SinkLock
 
@@ -209,6 +210,7 @@ def open_directory_run(
         now: the time, in UTC.
 
     Raises:
+        UnsafeSinkError: the storage cannot exclude a second run, and nobody vouched that there is none.
         ConflictError: another run is writing there, was not finished, or what is there stands in the way.
         NotTrustedError: other keys signed what the sink holds.
         IntegrityError: what earlier runs left is not as they wrote it.
@@ -216,6 +218,8 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink, run_id = plan.sink, new_run_id(now)
+    if request.run.keeps_journal:
+        check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:

@@ -135,7 +135,7 @@ def _identity(status: os.stat_result) -> _Identity:
 def _local(location: Location, relative_path: str, status: os.stat_result) -> SourceFile | None:
     if not stat.S_ISREG(status.st_mode):
         return None
-    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status))
+    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status), mtime_ns=status.st_mtime_ns)
 
 
 # ---- any other storage ----

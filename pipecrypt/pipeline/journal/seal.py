@@ -5,13 +5,14 @@ The journal lies in the sink. A resumed run signs what the journal says was writ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.pipeline.journal.block import MAX_BLOCK_BYTES
 
-__all__ = ["PlainSeal", "Seal", "SignedSeal"]
+__all__ = ["PlainSeal", "Seal", "SignedSeal", "UncheckedSeal"]
 
 _PAYLOAD_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
 
@@ -69,3 +70,31 @@ class SignedSeal:
     def open(self, stored: bytes) -> bytes:
         """Return the block, if one of the keys signed it."""
         return self._signers.open_payload(stored, _PAYLOAD_TYPE)
+
+
+class UncheckedSeal:
+    """Opens blocks without asking who signed them, for whoever has no key and trusts nothing that they say.
+
+    Args:
+        suffix: of the blocks.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        """Keep the suffix."""
+        self.suffix = suffix
+        self.max_bytes = MAX_ENVELOPE_BYTES
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> UncheckedSeal:
+        """Return the seal for blocks of these names."""
+        return cls(PlainSeal.suffix if any(name.endswith(PlainSeal.suffix) for name in names) else SignedSeal.suffix)
+
+    def seal(self, block: bytes) -> bytes:
+        """Refuse."""
+        raise AssertionError("nothing is written without a seal")
+
+    def open(self, stored: bytes) -> bytes:
+        """Return the block."""
+        if self.suffix == PlainSeal.suffix:
+            return stored
+        return parse_envelope(stored, payload_type=_PAYLOAD_TYPE).payload
