@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import ConflictError
+from pipecrypt.pipeline.journal.block import TaskRecord
 from pipecrypt.pipeline.operation import Task
 from pipecrypt.pipeline.output import unnumbered
 from pipecrypt.pipeline.plan import rolls_over
@@ -35,16 +36,18 @@ class Changes:
     removed: tuple[str, ...]
 
 
-def compare_with_done(tasks: Iterable[Task], done: Mapping[str, str], *, skips: Collection[str] = ()) -> Changes:
+def compare_with_done(tasks: Iterable[Task], done: Mapping[str, str], adopted: Mapping[str, TaskRecord]) -> Changes:
     """Return what is left to do.
 
     Args:
         tasks: all tasks of the plan.
         done: from the path of each output that is there to the id of the task that wrote it.
-        skips: further ids of tasks that are done.
+        adopted: from ids to records of tasks that are done by a run that is continued.
     """
     planned = tuple(tasks)
-    ids = set(done.values()).union(skips)
+    rewritten = {part.path for record in adopted.values() for part in record.parts}
+    done = {path: task_id for path, task_id in done.items() if path not in rewritten}
+    ids = {*done.values(), *adopted}
     to_do = tuple(task for task in planned if task.id not in ids)
     planned_ids = {task.id for task in planned}
     stale = sorted(path for path, task_id in done.items() if task_id not in planned_ids)

@@ -104,7 +104,7 @@ def clean(
     place = Location.of(sink, sink_options)
     if not is_directory(place):
         raise UsageError(f"{place.display} is no directory", hint="name the directory that runs write to")
-    cleaning = _Cleaning(place, clock() - grace, is_dry_run=dry_run)
+    cleaning = _Cleaning(place, clock(), grace, is_dry_run=dry_run)
     if dry_run:
         check_unlocked(place)
         return cleaning.carry_out()
@@ -127,9 +127,10 @@ def parse_grace(text: str) -> timedelta:
 class _Cleaning:
     """One walk over a sink."""
 
-    def __init__(self, sink: Location, before: datetime, *, is_dry_run: bool) -> None:
+    def __init__(self, sink: Location, now: datetime, grace: timedelta, *, is_dry_run: bool) -> None:
         self._sink = sink
-        self._before = before
+        self._now = now
+        self._grace = grace
         self._is_dry_run = is_dry_run
         self._listed: frozenset[str] = frozenset()
         self._run: str | None = None
@@ -143,7 +144,7 @@ class _Cleaning:
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
-        old = [run for run in dead if run.run_id < last_finished or _began(run.run_id) < self._before]
+        old = [run for run in dead if run.run_id < last_finished or self._is_past(_began(run.run_id))]
         kept = [run for run in dead if run not in old]
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._temporary()])
         for path in doomed:
@@ -213,7 +214,11 @@ class _Cleaning:
     def _is_old(self, file: SourceFile) -> bool:
         if file.mtime_ns is None:
             return False  # a storage that tells no time: what cannot be known to be old stays
-        return datetime.fromtimestamp(file.mtime_ns / _NANOSECONDS, UTC) < self._before
+        return self._is_past(datetime.fromtimestamp(file.mtime_ns / _NANOSECONDS, UTC))
+
+    def _is_past(self, moment: datetime) -> bool:
+        # Without a grace period everything is over, whatever clocks say.
+        return self._grace <= timedelta() or moment < self._now - self._grace
 
 
 def _signed_version(sink: Location) -> tuple[frozenset[str], str | None]:

@@ -78,8 +78,8 @@ class DirectoryRun:
         self._found = found
         self.run_id = run_id
         self._header = _header(plan, found, run_id)
-        self.changes = _changes(request, plan, found)
-        adopted = _resumed(found, request)
+        adopted, self._dropped = _resumed(request, plan, found)
+        self.changes = _changes(request, plan, found, adopted)
         self.adopted: tuple[Part, ...] = tuple(part for record in adopted.values() for part in record.parts)
         self._signing = self._open_signing(adopted)
         for record in adopted.values():
@@ -101,8 +101,10 @@ class DirectoryRun:
         """Note that the run begins."""
         if self._keeps_journal:
             self._journal.begin()
-            if self.plan.tasks and self._is_resumed:
+            if self._is_resumed:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
+            for path in self._dropped:
+                remove_file(self._found.sink.child(path))
 
     def add(self, done: FileDone) -> None:
         """Note files that were published."""
@@ -139,7 +141,8 @@ class DirectoryRun:
         self.flush()
         self._lock.check()
         statements = () if self._signing is None else self._publish_signed(self._signing)
-        if self._signing is None:
+        if self._signing is None and self.changes.removed:
+            self._journal.removes(self.changes.removed)
             for path in self.changes.removed:
                 remove_file(self._found.sink.child(path))
         if self._keeps_journal:
@@ -180,7 +183,7 @@ class DirectoryRun:
         found = self._found
         if found.signers is None:
             return None
-        writes, removed = written_by(self.changes.to_do), set(self.changes.removed)
+        writes, removed = written_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
         noted = {part.path for record in adopted.values() for part in record.parts}
         signing = DatasetSigning(
             found.sink,
@@ -253,11 +256,21 @@ def _header(plan: Plan, found: _Found, run_id: str) -> RunHeader:
     return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=found.is_staged)
 
 
-def _resumed(found: _Found, request: EncryptRequest) -> Mapping[str, TaskRecord]:
-    return found.past.adopted if found.past is not None and request.run.resumes else {}
+def _resumed(request: EncryptRequest, plan: Plan, found: _Found) -> tuple[Mapping[str, TaskRecord], tuple[str, ...]]:
+    """Return what the run that is continued has done of the plan, and paths of files that it would not write now."""
+    past = found.past
+    if past is None or past.unfinished is None or not request.run.resumes:
+        return {}, ()
+    planned = {task.id for task in plan.tasks}
+    adopted = {task_id: record for task_id, record in past.adopted.items() if task_id in planned}
+    writes, kept = written_by(plan.tasks), {part.path for record in adopted.values() for part in record.parts}
+    noted = {part.path for record in past.unfinished.records.values() for part in record.parts}
+    # A source was changed or taken away since. What is staged needs no care: no version lists it.
+    dropped = [] if past.unfinished.header.is_staged else [path for path in noted - kept if not writes(path)]
+    return adopted, tuple(sorted(dropped))
 
 
-def _changes(request: EncryptRequest, plan: Plan, found: _Found) -> Changes:
+def _changes(request: EncryptRequest, plan: Plan, found: _Found, adopted: Mapping[str, TaskRecord]) -> Changes:
     past = found.past
     if past is None or request.overwrite:
         return Changes(to_do=plan.tasks, skipped=0, replaced=(), removed=())
@@ -266,7 +279,7 @@ def _changes(request: EncryptRequest, plan: Plan, found: _Found) -> Changes:
     is_known = bool(past.done) or past.unfinished is not None
     if (not is_known and not sink_is_empty(found.sink, besides=RESERVED_DIRECTORY)) or "" in past.done.values():
         raise SinkNotEmptyError(f"the sink {found.sink.display} holds files that no run of a configuration wrote")
-    changes = compare_with_done(plan.tasks, past.done, skips=_resumed(found, request))
+    changes = compare_with_done(plan.tasks, past.done, adopted)
     check_changes(changes, request.run.on_source_change)
     return changes
 
