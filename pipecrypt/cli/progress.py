@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipecrypt.cli.render import OUTPUT, json_text, write_progress
-from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
+from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -58,6 +58,8 @@ class _Tally:
             self.files, self.bytes = event.files, event.bytes
         elif isinstance(event, BytesDone):
             self.bytes_done += event.bytes
+        elif isinstance(event, TaskRetried):
+            self.bytes_done -= event.bytes_undone
         elif isinstance(event, FileDone | FileChecked):
             self.files_done += 1
 
@@ -80,6 +82,8 @@ class _PlainLines:
     def on_event(self, event: Event) -> None:
         self._tally.take(event)
         now = self._clock()
+        if isinstance(event, TaskRetried):
+            write_progress(_retrying(event))
         if now - self._last >= _LINE_SECONDS:
             self._last = now
             write_progress(self._line(now))
@@ -112,6 +116,8 @@ class _JSONLines:
         elif isinstance(event, FileDone):
             for part in event.parts:
                 self._write("file_done", path=part.path, rows=part.rows, sink_bytes=part.sink_bytes)
+        elif isinstance(event, TaskRetried):
+            self._write("task_retried", path=event.path, attempt=event.attempt, reason=event.reason)
         elif isinstance(event, FileChecked):
             self._write("file_checked", path=event.path, findings=event.findings)
         elif isinstance(event, BytesDone):
@@ -148,12 +154,18 @@ class _Bar:
     def on_event(self, event: Event) -> None:
         tally = self._tally
         tally.take(event)
+        if isinstance(event, TaskRetried):
+            self._progress.console.print(_retrying(event), markup=False, highlight=False)
         self._progress.update(
             self._task,
             completed=tally.bytes_done,
             total=tally.bytes or None,
             files=f"{tally.files_done}/{tally.files}",
         )
+
+
+def _retrying(event: TaskRetried) -> str:
+    return f"retrying {event.path}, attempt {event.attempt}: its worker {event.reason}"
 
 
 @contextmanager

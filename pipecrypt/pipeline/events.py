@@ -1,8 +1,8 @@
 """What a run tells while it works. Showing it is left to cli.
 
-Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. A run
-that fails ends with its exception instead. A verification tells FileChecked where a run tells FileDone, and ends with
-its report.
+Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed, and TaskRetried
+where a file begins anew; RunFinished. A run that fails ends with its exception instead. A verification tells
+FileChecked where a run tells FileDone, and ends with its report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.grants import Grant
 from pipecrypt.pipeline.summary import Part, Summary
 
-__all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
+__all__ = [
+    "BytesDone",
+    "Event",
+    "FileChecked",
+    "FileDone",
+    "FileStarted",
+    "RunFinished",
+    "RunStarted",
+    "TaskRetried",
+    "ignore",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,23 @@ class BytesDone:
     """
 
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetried:
+    """The worker at a file died, and the file is done again.
+
+    Args:
+        path: as in its part.
+        attempt: the number of the attempt that follows, from 2.
+        reason: what became of the worker.
+        bytes_undone: how much of what BytesDone told will be told again.
+    """
+
+    path: str
+    attempt: int
+    reason: str
+    bytes_undone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +120,7 @@ class RunFinished:
     summary: Summary
 
 
-Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | FileChecked | RunFinished
+Event: TypeAlias = RunStarted | FileStarted | BytesDone | TaskRetried | FileDone | FileChecked | RunFinished
 
 
 def ignore(event: Event) -> None:

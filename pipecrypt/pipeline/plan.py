@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipecrypt.context import new_dataset_id
@@ -19,6 +19,7 @@ from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.run_options import RunOptions
 from pipecrypt.pipeline.task_id import task_id
 from pipecrypt.sources.formats import (
     MAGIC_BYTES,
@@ -56,6 +57,7 @@ class Plan:
         workers: processes that work at once; 1 for none but this one.
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
+        options: how the run goes about it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Plan:
     workers: int
     sink: Location
     is_single_file: bool
+    options: RunOptions = field(default_factory=RunOptions)
 
     @property
     def source_bytes(self) -> int:
@@ -128,6 +131,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         workers=workers,
         sink=request.sink,
         is_single_file=is_single_file,
+        options=request.run if isinstance(request, EncryptRequest) else RunOptions(),
     )
 
 

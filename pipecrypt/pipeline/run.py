@@ -11,9 +11,9 @@ from dataclasses import replace
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import InterruptedRunError, PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.directory_run import DirectoryRun, open_directory_run
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted, ignore
+from pipecrypt.pipeline.events import Event, FileDone, RunFinished, RunStarted, ignore
+from pipecrypt.pipeline.executors.choice import run_tasks
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
@@ -21,8 +21,6 @@ from pipecrypt.pipeline.run_grants import RunGrants
 from pipecrypt.pipeline.signed_run import SignedRun, open_signed_run
 from pipecrypt.pipeline.sink_locking import check_unlocked
 from pipecrypt.pipeline.summary import Part, Summary
-from pipecrypt.pipeline.task import run_task
-from pipecrypt.pipeline.workers import run_in_workers
 
 __all__ = ["run"]
 
@@ -140,27 +138,4 @@ def _run_tasks(
             opened.check_quickly()
         on_event(event)
 
-    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
-    # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
-    with KeySession(
-        plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
-    ) as session:
-        if plan.workers == 1:
-            return _run_here(plan, session, on_event_too, interruption)
-    return run_in_workers(plan, credentials, on_event_too)
-
-
-def _run_here(
-    plan: Plan, session: KeySession, on_event: Callable[[Event], None], interruption: Interruption
-) -> list[Part]:
-    def on_bytes(count: int) -> None:
-        interruption.check()
-        on_event(BytesDone(count))
-
-    parts: list[Part] = []
-    for task in plan.tasks:
-        on_event(FileStarted(task.path))
-        done = run_task(task, session, on_bytes)
-        parts += done.parts
-        on_event(done)
-    return parts
+    return run_tasks(plan, credentials, on_event_too, interruption)

@@ -1,4 +1,4 @@
-"""A worker process: its own key session, one task at a time, events back over its own pipe. The driver is in workers.
+"""A worker process: its own key session, one task at a time, events back over its own pipe. The driver is in local.
 
 A worker outlives neither a stop nor its driver: SIGTERM and a broken pipe unwind the task at hand, which removes its
 temporary file. Signals from the terminal go to the driver, which decides.
