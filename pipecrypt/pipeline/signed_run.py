@@ -15,8 +15,8 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.operation import Decryption, Task
-from pipecrypt.pipeline.output import sidecar_files, unnumbered
-from pipecrypt.pipeline.plan import Plan, rolls_over
+from pipecrypt.pipeline.output import unnumbered
+from pipecrypt.pipeline.plan import Plan, rolls_over, split_path, statement_places
 from pipecrypt.pipeline.preview import source_columns
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 
@@ -70,7 +70,7 @@ def open_signed_run(
         return
     with OpenSigners(options, credentials) as signers:
         if plan.is_single_file:
-            files = sidecar_files(plan.sink, is_numbered=any(rolls_over(task.operation) for task in plan.tasks))
+            files = statement_places(plan.sink, plan.tasks)
             yield SignedRun(plan, FileSigning(files, signers, overwrite=request.overwrite))
             return
         signing = DatasetSigning(plan.sink, signers, replaces=_replaces(plan.tasks))
@@ -82,7 +82,10 @@ def open_signed_run(
 def _replaces(tasks: Sequence[Task]) -> Callable[[str], bool]:
     paths = {task.path for task in tasks if not rolls_over(task.operation)}
     rolled = {task.path for task in tasks if rolls_over(task.operation)}
-    return lambda path: path in paths or unnumbered(path) in rolled
+    # Written whole before, or in more parts, a file that is split now would be in the dataset twice.
+    split = {path for task in tasks if (path := split_path(task)) is not None}
+    numbered = rolled | split
+    return lambda path: path in paths or path in split or unnumbered(path) in numbered
 
 
 def _check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
