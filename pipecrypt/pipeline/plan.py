@@ -13,7 +13,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, check_signable_path
 from pipecrypt.pipeline.checked_sources import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
@@ -118,7 +118,9 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     _check_numbered(tasks)
     if not request.sink.is_standard_stream:
         _check_statements(request, tasks, is_single_file=is_single_file)
-    if not request.overwrite:
+    # A run that keeps a journal looks by itself, while it has the lock, what of it is done already.
+    keeps_journal = isinstance(request, EncryptRequest) and request.run.keeps_journal and not is_single_file
+    if not request.overwrite and not keeps_journal:
         _check_sink(request.sink, tasks if is_single_file else ())
     if isinstance(request, EncryptRequest):
         name, references = "encrypt", request.policy.engine_policy().key_references()
@@ -233,7 +235,7 @@ def _split(
 def _check_sink(sink: Location, tasks: Sequence[Task]) -> None:
     """Refuse a sink that holds something; `tasks` where a single file may be split, and have other names."""
     for place in dict.fromkeys([sink, *(task.sink for task in tasks)]):
-        if not sink_is_empty(place):
+        if not sink_is_empty(place, besides=LOCK_DIRECTORY):
             raise SinkNotEmptyError(f"the sink {place.display} holds something already")
 
 

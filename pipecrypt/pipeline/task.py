@@ -14,7 +14,7 @@ from pipecrypt.context import Context
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.protocols import RangeSource
@@ -52,7 +52,8 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes, task.input_bytes if _is_part(task) else None)
-    with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
+    expected = task.input_bytes or None
+    with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
         if isinstance(task.operation, Decryption):
             report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
         else:
@@ -65,7 +66,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     source_bytes = task.input_bytes if _is_part(task) else None
     part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
-    return FileDone((part,), signable, session.take_grants())
+    return FileDone(task.id, (part,), signable, session.take_grants())
 
 
 def _is_part(task: Task) -> bool:

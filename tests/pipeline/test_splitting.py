@@ -12,16 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipecrypt as pc
-from pipecrypt.errors import AlreadyEncryptedError, ConflictError, FormatError, SinkNotEmptyError, UsageError
-from pipecrypt.keys.keystore import create_key
+from pipecrypt.errors import (
+    AlreadyEncryptedError,
+    ConflictError,
+    FormatError,
+    InterruptedRunError,
+    SinkNotEmptyError,
+    UsageError,
+)
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.calls import decrypt
-from pipecrypt.pipeline.events import BytesDone, Event, RunStarted
+from pipecrypt.pipeline.events import BytesDone, Event, FileStarted, RunStarted
 from pipecrypt.pipeline.operation import Encryption
 from pipecrypt.pipeline.plan import make_plan
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import EncryptRequest
 from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.splitting import share_out
 from pipecrypt.pipeline.summary import Summary
 from pipecrypt.storage.location import Location
@@ -179,3 +186,40 @@ def test_shares_add_up(sizes: list[int], more_bytes: int, split_bytes: int) -> N
     assert min(share.size_bytes for share in shares) >= 0
     largest = max(sizes)
     assert all(sum(sizes[i] for i in share.row_groups) <= 1.5 * split_bytes + 2 * largest for share in shares)
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_split_and_made_whole_again(world: World, big: Path, signing: str, *, is_signed: bool) -> None:
+    """Where runs keep a journal, another size is a change like others: nothing of the old outputs stays."""
+    journal = RunOptions(keeps_journal=True, split_bytes=SPLIT_BYTES)
+    asked = (_signed if is_signed else request)(world, run=journal)
+    assert carry_out(world, asked)[0].files == 6
+    assert carry_out(world, asked)[0].files == 0
+    whole = replace(asked, run=replace(journal, split_bytes=None))
+    with pytest.raises(ConflictError):
+        carry_out(world, whole)
+    for options, names in ((whole.run, [BIG]), (journal, PARTS)):
+        changed = replace(asked, run=replace(options, on_source_change=OnSourceChange.REPLACE))
+        carry_out(world, changed)
+        assert sorted(path.name for path in world.out.glob("big*")) == names
+        if is_signed:
+            assert pc.verify(world.out, trust=[signing], credentials=world.credentials).findings == ()
+
+
+def test_a_run_is_continued_between_two_parts(world: World, big: Path) -> None:
+    asked = request(world, run=RunOptions(keeps_journal=True, split_bytes=SPLIT_BYTES))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, FileStarted) and event.path == PARTS[1]:
+            raise InterruptedRunError("stopped")
+
+    with pytest.raises(InterruptedRunError):
+        run(asked, credentials=world.credentials, on_event=stop)
+    before = world.tree()
+    assert PARTS[0] in before
+    assert PARTS[1] not in before
+    carry_out(world, replace(asked, run=replace(asked.run, resumes=True)))
+    assert world.tree()[PARTS[0]] == before[PARTS[0]]
+    decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
+    parts = sorted((world.root / "back").glob("big*"))
+    assert pa.concat_tables(pq.read_table(path) for path in parts).equals(pq.read_table(big))
