@@ -50,7 +50,7 @@ from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.page_headers import PageScan
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource, ShowsPart
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.sealed_metadata import MetadataSealer
@@ -191,8 +191,12 @@ class FileEncryption:
         self._moves.clear()
         if self._keys.are_of_batches:
             self._modules_by_key.clear()
-        self._source_bytes += source.size_bytes
-        self._output.append(footer, row_count(footer, source.name), row_groups, originals=self._originals)
+        originals = self._originals
+        if isinstance(source, ShowsPart):
+            # Nobody has the part as a file either, and what stood in the whole one would be wrong in it.
+            originals = Originals(self._policy.data_keys, 0)
+        self._source_bytes += source.part_bytes if isinstance(source, ShowsPart) else source.size_bytes
+        self._output.append(footer, row_count(footer, source.name), row_groups, originals=originals)
 
     def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
         """Write the footer and return the counts; at least one file was appended.

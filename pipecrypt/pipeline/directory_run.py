@@ -24,7 +24,7 @@ from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, staged_path
-from pipecrypt.pipeline.changes import Changes, check_changes, compare_with_done, written_by
+from pipecrypt.pipeline.changes import Changes, check_changes, compare_with_done, superseded_by, written_by
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.journal.journal import Journal
@@ -183,13 +183,13 @@ class DirectoryRun:
         found = self._found
         if found.signers is None:
             return None
-        writes, removed = written_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
+        superseded, removed = superseded_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
         noted = {part.path for record in adopted.values() for part in record.parts}
         signing = DatasetSigning(
             found.sink,
             found.signers,
             found.earlier,
-            replaces=lambda path: path in removed or path in noted or writes(path),
+            replaces=lambda path: path in removed or path in noted or superseded(path),
         )
         if signing.staying_promise is not None:
             check_promise(self.changes.to_do, signing.staying_promise)

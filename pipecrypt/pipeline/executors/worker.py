@@ -120,7 +120,7 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    progress = _Progress(connection, task.source.size_bytes)
+    progress = _Progress(connection, task.input_bytes)
     _send(connection, FileStarted(task.path))
     _send(connection, run_task(task, session, progress.on_bytes))
 
