@@ -1,8 +1,8 @@
 """What a run tells while it works. Showing it is left to cli.
 
-Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. A run
-that fails ends with its exception instead. A verification tells FileChecked where a run tells FileDone, and ends with
-its report.
+Order: RunStarted; for each file FileStarted, any number of BytesDone, FileDone, several files mixed; RunFinished. What
+is tried once more tells FileRetried, and begins again with FileStarted. A run that fails ends with its exception
+instead. A verification tells FileChecked where a run tells FileDone, and ends with its report.
 """
 
 from __future__ import annotations
@@ -12,9 +12,21 @@ from typing import TypeAlias
 
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.grants import Grant
+from pipecrypt.parquet.report import KeyBytes
+from pipecrypt.pipeline.stages import NO_STAGES, StageSeconds
 from pipecrypt.pipeline.summary import Part, Summary
 
-__all__ = ["BytesDone", "Event", "FileChecked", "FileDone", "FileStarted", "RunFinished", "RunStarted", "ignore"]
+__all__ = [
+    "BytesDone",
+    "Event",
+    "FileChecked",
+    "FileDone",
+    "FileRetried",
+    "FileStarted",
+    "RunFinished",
+    "RunStarted",
+    "ignore",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,21 @@ class BytesDone:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRetried:
+    """A file's attempt was lost, and it is tried once more.
+
+    Args:
+        path: as in its part.
+        reason: what happened, without secrets.
+        bytes_lost: how many BytesDone of it count no more.
+    """
+
+    path: str
+    reason: str
+    bytes_lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class FileDone:
     """A source file is done, and what it became is published.
 
@@ -60,11 +87,15 @@ class FileDone:
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
         grants: KEKs made since the file before, wrapped for further master keys.
+        stages: what the time went into.
+        bytes_by_key: how much was encrypted under each master key, and stays in plaintext.
     """
 
     parts: tuple[Part, ...]
     signable: tuple[SignableFile, ...] = ()
     grants: tuple[Grant, ...] = ()
+    stages: StageSeconds = NO_STAGES
+    bytes_by_key: tuple[KeyBytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +122,7 @@ class RunFinished:
     summary: Summary
 
 
-Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileDone | FileChecked | RunFinished
+Event: TypeAlias = RunStarted | FileStarted | BytesDone | FileRetried | FileDone | FileChecked | RunFinished
 
 
 def ignore(event: Event) -> None:
