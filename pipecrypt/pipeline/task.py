@@ -54,7 +54,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
         if isinstance(task.operation, Decryption):
             report, signable = (
-                _decrypt(task, task.operation, sink, session, progress, clock),
+                _decrypt(task, task.operation, sink, session, progress, clock=clock),
                 tuple[SignableFile, ...](),
             )
         else:

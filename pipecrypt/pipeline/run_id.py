@@ -1,0 +1,57 @@
+"""Name runs, and know which one is at work, for logs and progress. What a run does is left to run."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final
+
+__all__ = ["current_run_id", "is_run_id", "new_run_id", "running"]
+
+_RANDOM_BYTES: Final = 4
+_RUN_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
+_current: ContextVar[str | None] = ContextVar("pipecrypt_run_id", default=None)
+_lock: Final = threading.Lock()
+_at_work: list[str] = []
+
+
+def new_run_id(now: datetime, random: Callable[[int], bytes]) -> str:
+    """Return the id of a run that begins now: `YYYYMMDDTHHMMSSZ-<8 hex digits>`, so that ids sort by time.
+
+    Args:
+        now: the time, with its zone.
+        random: returns so many random bytes.
+    """
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{random(_RANDOM_BYTES).hex()}"
+
+
+def is_run_id(text: str) -> bool:
+    """Say whether a text is spelled like the id of a run."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+@contextmanager
+def running(run_id: str) -> Iterator[None]:
+    """Name the run that is at work in the block, and in the threads that it starts."""
+    token = _current.set(run_id)
+    with _lock:
+        _at_work.append(run_id)
+    try:
+        yield
+    finally:
+        with _lock:
+            _at_work.remove(run_id)
+        _current.reset(token)
+
+
+def current_run_id() -> str | None:
+    """Return the id of the run at work here; None where there is none, or nobody can tell which."""
+    run_id = _current.get()
+    if run_id is not None:
+        return run_id
+    with _lock:  # a thread knows no context of its starter, but where one run is at work it can be no other
+        return _at_work[0] if len(set(_at_work)) == 1 else None
