@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import aligned, escape, show
 from pipecrypt.errors import OutputError
 
@@ -28,6 +28,7 @@ def report(
     ] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
     from pipecrypt.pipeline.report_document import read_report
