@@ -178,7 +178,7 @@ def test_a_terminal_names_the_files_at_work(monkeypatch: pytest.MonkeyPatch) -> 
         on_event(FileDone((_PART,)))
         on_event(FileStarted("b.parquet"))
 
-    assert "[red]first.parquet, b.parquet" in terminal.getvalue().splitlines()[-1]
+    assert "[red]first.parquet, b.parquet" in terminal.getvalue()
 
 
 def test_json_lines_name_the_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
