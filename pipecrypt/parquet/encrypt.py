@@ -211,6 +211,7 @@ class FileEncryption:
             self.body.settle()
             self._digests.push(footer)
         footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
+        self.body.settle()  # nothing follows, and what is waited for here is told below
         return FileReport(
             rows=self._output.rows,
             batches=self.batches,
@@ -220,6 +221,9 @@ class FileEncryption:
             encrypted_columns=len(sealed_columns),
             footer_sha256=footer_sha256,
             sealed_columns=sealed_columns,
+            bytes_by_key=self._keys.bytes_by_key(),
+            read_seconds=self.body.read_seconds,
+            write_seconds=self.body.write_seconds,
         )
 
     def _write_footer(self, footer: Struct) -> str:
@@ -281,6 +285,7 @@ class FileEncryption:
         seal_or_copy = self._seal_pages if self._keys.is_sealed(chunk.column) else self._copy_pages
         move = seal_or_copy(segment, chunk)
         self._moves[chunk.row_group, chunk.column] = move
+        self._keys.count(chunk.column, move.bounds.old[-1])
         relocate_chunk(chunk, move, self._originals)
 
     def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:

@@ -97,6 +97,11 @@ class DirectoryRun:
         """Whether anything is to be written, removed or signed."""
         return bool(self._tasks or self.changes.removed or self.adopted or self._is_expired)
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether a report of the run is kept: it keeps a journal, and has something to do."""
+        return self._keeps_journal and self.has_work
+
     def begin(self) -> None:
         """Note that the run begins."""
         if self._keeps_journal:
@@ -232,7 +237,7 @@ def open_directory_run(
         if found.past is not None and request.run.resumes and found.past.unfinished is not None:
             run_id = found.past.unfinished.header.run_id
         elif found.past is not None:
-            run_id = new_run_id(now, found.past.run_ids)
+            run_id = new_run_id(now, earlier=found.past.run_ids)
         yield DirectoryRun(request, plan, lock, found, run_id)
 
 

@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.grants import Grant
+from pipecrypt.parquet.report import KeyBytes
+from pipecrypt.pipeline.stages import NO_STAGES, StageSeconds
 from pipecrypt.pipeline.summary import Part, Summary
 
 __all__ = [
@@ -88,12 +90,16 @@ class FileDone:
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
         grants: KEKs made since the file before, wrapped for further master keys.
+        stages: what the time went into.
+        bytes_by_key: how much was encrypted under each master key, and stays in plaintext.
     """
 
     task_id: str
     parts: tuple[Part, ...]
     signable: tuple[SignableFile, ...] = ()
     grants: tuple[Grant, ...] = ()
+    stages: StageSeconds = NO_STAGES
+    bytes_by_key: tuple[KeyBytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.signable_output import SignableOutput
+from pipecrypt.pipeline.stages import StageClock, bytes_by_key
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.sink import Publication, open_sink
 from pipecrypt.storage.source import open_range_source
@@ -51,22 +52,26 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
     if isinstance(task.operation, Ingestion):
         return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
-    progress = _Progress(on_bytes, task.input_bytes if _is_part(task) else None)
+    progress, clock = _Progress(on_bytes, task.input_bytes if _is_part(task) else None), StageClock()
     expected = task.input_bytes or None
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
         if isinstance(task.operation, Decryption):
-            report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
+            report, signable = (
+                _decrypt(task, task.operation, sink, session, progress, clock=clock),
+                tuple[SignableFile, ...](),
+            )
         else:
             output = SignableOutput(sink, session, task.operation.policy)
-            report = _encrypt(task, task.operation, output, progress)
+            report = _encrypt(task, task.operation, output, progress, clock)
             signable = output.note(task.path, report)
+        clock.worked([report])
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     source_bytes = task.input_bytes if _is_part(task) else None
     part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
-    return FileDone(task.id, (part,), signable, session.take_grants())
+    return FileDone(task.id, (part,), signable, session.take_grants(), clock.published(), bytes_by_key([report]))
 
 
 def _is_part(task: Task) -> bool:
@@ -96,18 +101,20 @@ class _Progress:
 
 
 def _encrypt(
-    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes
+    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes, clock: StageClock
 ) -> FileReport:
     if isinstance(operation, ChunkEncryption):
+        clock.opened()
         return encrypt_chunks(task, operation, output.sink, output.keys, on_bytes)
     context = Context(operation.dataset_id, task.path)
     with open_range_source(task.source) as file:
         source: RangeSource = file if operation.row_groups is None else slice_row_groups(file, operation.row_groups)
+        clock.opened()
         return encrypt_file(source, output.sink, operation.policy, keys=output.keys, context=context, on_bytes=on_bytes)
 
 
 def _decrypt(
-    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes
+    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes, *, clock: StageClock
 ) -> FileReport:
     signed, mode = operation.signed, operation.mode
 
@@ -118,6 +125,7 @@ def _decrypt(
         on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
 
     with open_range_source(task.source) as source:
+        clock.opened()
         if signed is not None:
             check_file(signed, source, mode, on_bytes=go_on)
         with as_tampering(is_signed=signed is not None):
