@@ -1,4 +1,7 @@
-"""What holds for all tests: none remembers accepted versions in this user's home, or finds those of another test."""
+"""What holds for all tests: none remembers accepted versions in this user's home, or finds those of another test.
+
+Servers that several folders of tests use are made known here too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import uuid
 from pathlib import Path
 
 import pytest
+
+from tests.servers.fixtures import moto_s3_server, s3_server, seaweedfs_server
+
+__all__ = ["moto_s3_server", "s3_server", "seaweedfs_server"]
 
 
 @pytest.fixture(scope="session")
