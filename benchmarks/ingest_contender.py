@@ -83,7 +83,7 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
 
 def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt as pc
-    import pipecrypt.keys.keystore
+    import pipecrypt.keys.services.keystore.making
     import pipecrypt.pipeline.ingest
     import pipecrypt.pipeline.run  # imports are start-up
 

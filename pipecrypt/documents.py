@@ -15,6 +15,7 @@ from typing import Final, NoReturn, TypeAlias
 __all__ = ["Document", "DocumentError", "decode_base64", "encode_base64", "parse_document"]
 
 _SHOWN_CHARACTERS: Final = 60
+_INFINITE: Final = float("inf")  # what Python reads 1e999 as
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
 
 
@@ -74,6 +75,17 @@ class Document:
         if isinstance(value, bool) or not isinstance(value, int):
             raise DocumentError(f"{_shown(name)} is missing or no integer")
         return value
+
+    def number(self, name: str) -> float:
+        """Return a member that is a number; the caller bounds it.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _INFINITE:
+            raise DocumentError(f"{_shown(name)} is missing or no number")
+        return float(value)
 
     def boolean(self, name: str, *, default: bool | None = None) -> bool:
         """Return a boolean member, which parquet-java writes as the string "true" or "false".

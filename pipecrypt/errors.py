@@ -36,8 +36,10 @@ __all__ = [
     "RolledBackError",
     "SinkNotEmptyError",
     "SourceNotFoundError",
+    "StorageAccessError",
     "StorageError",
     "UncheckedWarning",
+    "UnsafeSinkError",
     "UnsupportedError",
     "UsageError",
     "VerificationError",
@@ -117,6 +119,13 @@ class StorageError(PipecryptError):
     """The storage refused or failed: permissions, space, network."""
 
     default_hint = "check the path, its permissions and the free space"
+
+
+class StorageAccessError(StorageError):
+    """The storage denied access: to a path, a bucket or an object."""
+
+    exit_code = 4
+    default_hint = "check the credentials and what they permit; docs/storage.md lists what is needed"
 
 
 class NoRegularFileError(StorageError):
@@ -273,6 +282,12 @@ class ConflictError(PipecryptError):
 
     exit_code = 5
     default_hint = "look at the sink before running again"
+
+
+class UnsafeSinkError(ConflictError):
+    """The sink cannot keep two writers apart: it takes a second object where a first one is."""
+
+    default_hint = "let one run at a time write there and say so (run.only_writer: true), or choose another storage"
 
 
 class SinkNotEmptyError(ConflictError):

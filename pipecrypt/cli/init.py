@@ -51,7 +51,7 @@ def init(
     log_level: LogLevelOption = None,
 ) -> None:
     """Write a commented configuration and a keystore with one key; overwrites nothing."""
-    from pipecrypt.keys.keystore import create_key
+    from pipecrypt.keys.services.keystore.making import create_key
 
     config, keystore = directory / _CONFIG_NAME, directory / _KEYSTORE_NAME
     _check_absent(config, keystore)

@@ -64,7 +64,7 @@ def new_key(
     log_level: LogLevelOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
-    from pipecrypt.keys.keystore import create_key
+    from pipecrypt.keys.services.keystore.making import create_key
 
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
     if recipient and wanted not in _IDENTITIES:
@@ -82,7 +82,7 @@ def list_all(
     log_level: LogLevelOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase."""
-    from pipecrypt.keys.keystore import list_keys
+    from pipecrypt.keys.services.keystore.making import list_keys
 
     entries = sorted(list_keys(keystore), key=lambda entry: (entry.name, entry.version))
     show({"keys": entries}, lambda: entry_lines(entries))
@@ -120,7 +120,7 @@ def import_from_file(
     log_level: LogLevelOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
-    from pipecrypt.keys.keystore import import_key
+    from pipecrypt.keys.services.keystore.making import import_key
 
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version)
     show(entry, lambda: [f"imported {entry_text(entry)}"])

@@ -26,7 +26,7 @@ def rotate_key(
     log_level: LogLevelOption = None,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
-    from pipecrypt.keys.keystore import create_key, list_keys
+    from pipecrypt.keys.services.keystore.making import create_key, list_keys
 
     newest = list_keys(reference)[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipecrypt import __version__
+from pipecrypt.cli.cleaning import clean
 from pipecrypt.cli.config_commands import config_app
 from pipecrypt.cli.init import init
 from pipecrypt.cli.key_commands import keys_app
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate):
+for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, clean):
     app.command()(_command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")

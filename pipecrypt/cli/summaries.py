@@ -10,7 +10,7 @@ from pipecrypt.cli.render import aligned, escape
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
     from pipecrypt.dataset.signing.records import SignedStatement
-    from pipecrypt.keys.keystore import KeystoreEntry
+    from pipecrypt.keys.services.keystore.making import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.summary import Summary
 
@@ -25,6 +25,10 @@ _DAY_HOURS = 24
 
 def run_lines(summary: Summary) -> Iterator[str]:
     """Yield what a run did."""
+    if summary.skipped and not (summary.files or summary.signed or summary.removed):
+        are, them = ("is", "it") if summary.skipped == 1 else ("are", "them")
+        yield f"nothing to do: {count(summary.skipped, 'file')} {are} as an earlier run left {them}"
+        return
     done = _DONE.get(summary.operation, summary.operation)
     yield (
         f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
@@ -34,6 +38,7 @@ def run_lines(summary: Summary) -> Iterator[str]:
         "source bytes": summary.source_bytes,
         "sink bytes": summary.sink_bytes,
         "rows": summary.rows,
+        **_left_alone(summary),
         **({"bad rows left out": summary.bad_rows} if summary.bad_rows else {}),
         "batches": summary.batches,
         "data keys": summary.data_keys,
@@ -41,6 +46,15 @@ def run_lines(summary: Summary) -> Iterator[str]:
     }
     yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
     yield from _signed_lines(summary.signed)
+
+
+def _left_alone(summary: Summary) -> dict[str, int]:
+    found = {
+        "done by an earlier run": summary.skipped,
+        "replaced": len(summary.replaced),
+        "removed": len(summary.removed),
+    }
+    return {name: number for name, number in found.items() if number}
 
 
 def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:

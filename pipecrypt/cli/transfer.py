@@ -61,7 +61,10 @@ _Sink = Annotated[
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML configuration.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the sink holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that was not finished, if any.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Encrypt all sources again, also those that were done before.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
@@ -71,7 +74,14 @@ def run(
     from pipecrypt.config.run import run_config
 
     with show_progress() as on_event:
-        summary = run_config(config, overwrite=overwrite, workers=workers, credentials=credentials(), on_event=on_event)
+        summary = run_config(
+            config,
+            overwrite=overwrite,
+            resume=resume,
+            workers=workers,
+            credentials=credentials(),
+            on_event=on_event,
+        )
     show(summary, lambda: run_lines(summary))
 
 

@@ -14,19 +14,23 @@ from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.pipeline.run_options import ExecutorKind, OnSourceChange, RunOptions
 from pipecrypt.pipeline.sign_options import listed_signing_keys, make_signing_options
 from pipecrypt.storage.location import Location
 
 __all__ = ["build_request"]
 
 
-def build_request(loaded: LoadedConfig, *, overwrite: bool = False, workers: int | None = None) -> EncryptRequest:
+def build_request(
+    loaded: LoadedConfig, *, overwrite: bool = False, workers: int | None = None, resumes: bool = False
+) -> EncryptRequest:
     """Return what the configuration asks for; nothing is opened.
 
     Args:
         loaded: the configuration.
         overwrite: replace what the sink holds.
         workers: instead of `run.workers`.
+        resumes: continue the run that was not finished.
 
     Raises:
         ConfigError: the policy contradicts itself, or a URL cannot be one.
@@ -40,7 +44,25 @@ def build_request(loaded: LoadedConfig, *, overwrite: bool = False, workers: int
         max_file_bytes=loaded.model.sink.max_file_bytes,
         overwrite=overwrite,
         workers=loaded.model.run.workers if workers is None else workers,
+        run=_run_options(loaded, resumes=resumes),
     )
+
+
+def _run_options(loaded: LoadedConfig, *, resumes: bool) -> RunOptions:
+    run = loaded.model.run
+    try:
+        return RunOptions(
+            keeps_journal=True,
+            resumes=resumes,
+            on_source_change=OnSourceChange(run.on_source_change),
+            split_bytes=run.split_bytes,
+            executor=ExecutorKind(run.executor),
+            address=run.address,
+            attempts=run.attempts,
+            is_only_writer=run.only_writer,
+        )
+    except UsageError as error:
+        raise _at(loaded, ("run",), error) from None
 
 
 def _location(loaded: LoadedConfig, name: str) -> Location:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipecrypt.pipeline.run_options import DEFAULT_ATTEMPTS, MAX_ATTEMPTS
 from pipecrypt.pipeline.sign_options import parse_validity
 
 __all__ = [
@@ -157,6 +158,24 @@ class RunModel(_Model):
     """How the run goes about it."""
 
     workers: _Workers = Field(default=1, description="files encrypted at once, each in a process of its own")
+    executor: Literal["local", "dask"] = Field(
+        default="local", description="processes of this machine, or a Dask cluster (needs pipecrypt[dask])"
+    )
+    address: _Text | None = Field(default=None, description="of the Dask scheduler; default: a cluster of this machine")
+    attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), BeforeValidator(_no_boolean)] = Field(
+        default=DEFAULT_ATTEMPTS, description="how often a file is tried whose worker process died"
+    )
+    on_source_change: Literal["fail", "replace"] = Field(
+        default="fail", description="what to do about sources that changed, or are gone, since they were encrypted"
+    )
+    split_bytes: _Count | None = Field(
+        default=None,
+        description="cut Parquet sources of at least twice this size into tasks of about this size, by row groups",
+    )
+    only_writer: bool = Field(
+        default=False,
+        description="you vouch that nobody else writes to the sink, for storages that cannot exclude a second run",
+    )
 
 
 class ConfigModel(_Model):

@@ -19,6 +19,7 @@ def run_config(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     credentials: Credentials | None = None,
     environ: Mapping[str, str] | None = None,
@@ -30,7 +31,8 @@ def run_config(
 
     Args:
         path: the YAML file.
-        overwrite: replace what the sink holds; otherwise a sink that is not empty is refused.
+        overwrite: encrypt all sources again; otherwise those that an earlier run has done are left as they are.
+        resume: continue the run that was not finished, if there is one.
         workers: instead of `run.workers`.
         credentials: what opens the keys; default: the environment of this process.
         environ: values for `${VAR}`; default: the environment of this process.
@@ -41,7 +43,7 @@ def run_config(
         PipecryptError: the run failed; see `pipecrypt.errors`.
     """
     loaded = load_config(path, os.environ if environ is None else environ)
-    request = build_request(loaded, overwrite=overwrite, workers=workers)
+    request = build_request(loaded, overwrite=overwrite, workers=workers, resumes=resume)
     return run(
         request,
         credentials=Credentials.from_environment() if credentials is None else credentials,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pipecrypt.crypto.recipient import encode_pem
 from pipecrypt.crypto.signature import key_id
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.recipient import Recipients, recipient_id
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import load_key_service
+from pipecrypt.keys.services.recipient import Recipients, recipient_id
 from pipecrypt.keys.signers import export_public_key
 
 __all__ = ["PublicHalf", "export_public_half"]

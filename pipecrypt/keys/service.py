@@ -1,7 +1,8 @@
 """What a key service is, and how one is found by its scheme. Opening data files with it is left to session.
 
-A key service is one file with one `SERVICE` object, named in the entry point group `pipecrypt.key_services` under its
-scheme. Its master keys never leave it. More power than a protocol asks for is a second, optional protocol.
+A key service is one file or sub-room of `services/` with one `SERVICE` object, named in the entry point group
+`pipecrypt.key_services` under its scheme. Its master keys never leave it. More power than a protocol asks for is a
+second, optional protocol.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ _GROUP: Final = "pipecrypt.key_services"
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "aws-kms": "pipecrypt.keys.aws_kms",
-        "azure-kv": "pipecrypt.keys.azure_kv",
-        "gcp-kms": "pipecrypt.keys.gcp_kms",
-        "keystore": "pipecrypt.keys.keystore",
-        "pem": "pipecrypt.keys.pem",
-        "pkcs11": "pipecrypt.keys.pkcs11",
-        "recipient": "pipecrypt.keys.recipient",
-        "static": "pipecrypt.keys.static",
-        "vault": "pipecrypt.keys.vault",
+        "aws-kms": "pipecrypt.keys.services.aws_kms.service",
+        "azure-kv": "pipecrypt.keys.services.azure_kv.service",
+        "gcp-kms": "pipecrypt.keys.services.gcp_kms.service",
+        "keystore": "pipecrypt.keys.services.keystore.service",
+        "pem": "pipecrypt.keys.services.pem",
+        "pkcs11": "pipecrypt.keys.services.pkcs11.service",
+        "recipient": "pipecrypt.keys.services.recipient",
+        "static": "pipecrypt.keys.services.static",
+        "vault": "pipecrypt.keys.services.vault.service",
     }
 )
 

@@ -24,6 +24,7 @@ __all__ = [
     "Signer",
     "SigningService",
     "SigningServices",
+    "WithPublicKey",
     "export_public_key",
     "make_signatures",
     "open_signer",
@@ -84,7 +85,35 @@ class PublicKeys(Protocol):
 SigningServices: TypeAlias = Mapping[str, SigningService | PublicKeys]
 
 
-class LocalSigner:
+class WithPublicKey:
+    """What every signer of ours tells: its public key.
+
+    Args:
+        public_key: of the private key that signs.
+    """
+
+    __slots__ = ("_public_key",)
+
+    def __init__(self, public_key: PublicKey) -> None:
+        """Keep it."""
+        self._public_key = public_key
+
+    @property
+    def key_id(self) -> str:
+        """The id of the public key."""
+        return self._public_key.key_id
+
+    @property
+    def public_key_pem(self) -> str:
+        """The public key, as PEM."""
+        return self._public_key.pem
+
+    def __repr__(self) -> str:
+        """Show the public key's id."""
+        return f"<{type(self).__name__} {self.key_id}>"
+
+
+class LocalSigner(WithPublicKey):
     """A private key in this process.
 
     Args:
@@ -95,17 +124,8 @@ class LocalSigner:
 
     def __init__(self, private_key: PrivateKey) -> None:
         """Keep it."""
+        super().__init__(private_key.public_key)
         self._private_key = private_key
-
-    @property
-    def key_id(self) -> str:
-        """The id of the public key."""
-        return self._private_key.public_key.key_id
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key, as PEM."""
-        return self._private_key.public_key.pem
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`."""
@@ -114,10 +134,6 @@ class LocalSigner:
     def wipe(self) -> None:
         """Wipe the private key, as far as Python can: see `crypto.private_key`."""
         self._private_key.wipe()
-
-    def __repr__(self) -> str:
-        """Show the public key's id."""
-        return f"<LocalSigner {self.key_id}>"
 
 
 def open_signer(text: str, credentials: Credentials, *, services: SigningServices | None = None) -> Signer:

@@ -32,6 +32,7 @@ class FileEntry:
         footer_sha256: of its last bytes: footer, footer length and magic.
         kek_ids: ids of the key encryption keys in its key material, sorted, each once.
         blake3: of the whole file, in lower-case hex, where the manifest names it.
+        task_id: of the task that wrote it, 64 hex digits; None where no run is to tell later that it was done.
 
     Raises:
         DocumentError: a member is outside of its range. A writer checks paths with `check_signable_path` before.
@@ -44,6 +45,7 @@ class FileEntry:
     footer_sha256: str
     kek_ids: tuple[str, ...]
     blake3: str | None = None
+    task_id: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, from our own code or a hostile file."""
@@ -53,6 +55,8 @@ class FileEntry:
         check_digest("footer_sha256", self.footer_sha256)
         for algorithm, digest in self.digests().items():
             check_digest(algorithm.value, digest)
+        if self.task_id is not None:
+            check_digest("task", self.task_id)
         if self.sha256 is None and self.blake3 is None:
             raise DocumentError(f"file {self.path!a} has no digest")
         _check_kek_ids(self.kek_ids)

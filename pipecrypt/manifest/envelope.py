@@ -59,33 +59,43 @@ class UntrustedEnvelope:
     signatures: tuple[Signature, ...]
 
 
-def message_to_sign(statement: bytes) -> bytes:
-    """Return the bytes that each signer signs and each verifier checks: PAE(payload type, statement)."""
-    kind = PAYLOAD_TYPE.encode()
+def message_to_sign(statement: bytes, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Return the bytes that each signer signs and each verifier checks: PAE(payload type, statement).
+
+    Args:
+        statement: or what else is signed.
+        payload_type: keeps signatures of one kind of payload from counting for another.
+    """
+    kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(statement), statement)
 
 
-def encode_envelope(statement: bytes, signatures: Sequence[Signature]) -> bytes:
+def encode_envelope(statement: bytes, signatures: Sequence[Signature], *, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return the envelope as it is stored: compact JSON, standard base64, one LF at the end.
 
     Args:
-        statement: from `encode_statement`.
+        statement: from `encode_statement`, or what else is signed.
         signatures: each of `message_to_sign(statement)`; at least one.
+        payload_type: as for `message_to_sign`.
     """
     if not 0 < len(signatures) <= MAX_SIGNATURES:
         raise RuntimeError(f"an envelope has 1 to {MAX_SIGNATURES} signatures")
     document = {
         "payload": encode_base64(statement),
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": payload_type,
         "signatures": [{"keyid": one.key_id, "sig": encode_base64(one.value)} for one in signatures],
     }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
-def parse_envelope(data: bytes) -> UntrustedEnvelope:
+def parse_envelope(data: bytes, *, payload_type: str = PAYLOAD_TYPE) -> UntrustedEnvelope:
     """Return what an envelope holds, without any check of signatures.
 
     Members that DSSE does not name are ignored, as it asks. The caller reads at most MAX_ENVELOPE_BYTES + 1 bytes.
+
+    Args:
+        data: the envelope.
+        payload_type: the only one that is accepted.
 
     Raises:
         IntegrityError: no envelope, of another payload type, without signatures, or beyond the limits.
@@ -96,8 +106,8 @@ def parse_envelope(data: bytes) -> UntrustedEnvelope:
             raise DocumentError("too many objects and lists")
         document = parse_document(data, max_bytes=MAX_ENVELOPE_BYTES)
         # protocol.md: a payload of another type may parse as ours, and mean something else.
-        if document.text("payloadType", max_characters=_MAX_TYPE_CHARACTERS) != PAYLOAD_TYPE:
-            raise DocumentError(f"the payload type is not {PAYLOAD_TYPE}")
+        if document.text("payloadType", max_characters=_MAX_TYPE_CHARACTERS) != payload_type:
+            raise DocumentError(f"the payload type is not {payload_type}")
         signatures = document.documents("signatures", max_count=MAX_SIGNATURES)
         if not signatures:
             raise DocumentError("no signatures")

@@ -4,9 +4,11 @@ One file a line, sorted by path (by code points, which is the order of UTF-8), U
 
     {"path":"a/part-0.parquet","size_bytes":1234,"rows":10,"sha256":"<hex>","footer_sha256":"<hex>","kek_ids":["<id>"]}
 
-With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its place. There is one spelling: members in this order,
-no spaces, nothing escaped that JSON allows as it is. A line that would be written differently is refused, and with it
-duplicate and unknown members, floats and escaped spellings of a name. A list of no files is empty.
+After the KEK ids, `"task":"<hex>"` may follow. With BLAKE3, `"blake3":"<hex>"` follows `sha256`, or stands in its
+place.
+There is one spelling: members in this order, no spaces, nothing escaped that JSON allows as it is. A line that would be
+written differently is refused, and with it duplicate and unknown members, floats and escaped spellings of a name. A
+list of no files is empty.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.model import FileListSummary
 
-__all__ = ["MAX_LINE_BYTES", "FileListEncoder", "decode_file_list"]
+__all__ = ["MAX_LINE_BYTES", "FileListEncoder", "decode_file_line", "decode_file_list", "encode_file_line"]
 
 # A path, three digests and 1,024 KEK ids of 16 bytes in base64 take half of it.
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -77,7 +79,7 @@ class FileListEncoder:
     def _line(self, entry: FileEntry) -> bytes:
         if entry.path <= self._path or tuple(entry.digests()) != self._digests:
             raise RuntimeError("entries are not sorted by path, or have other digests than the list")
-        line = _encode_entry(entry)
+        line = encode_file_line(entry)
         if len(line) > MAX_LINE_BYTES:
             raise DocumentError(f"file {entry.path!a} takes more than {MAX_LINE_BYTES} bytes in the list")
         self._path = entry.path
@@ -119,13 +121,24 @@ def decode_file_list(data: bytes, digests: tuple[DigestAlgorithm, ...]) -> Itera
         earlier, start = entry.path, end
 
 
-def _encode_entry(entry: FileEntry) -> bytes:
+def encode_file_line(entry: FileEntry) -> bytes:
+    """Return the line of one file, with its LF."""
     digests = "".join(f'"{name}":"{digest}",' for name, digest in entry.digests().items())
     kek_ids = ",".join(map(encode_basestring, entry.kek_ids))
+    task = "" if entry.task_id is None else f',"task":"{entry.task_id}"'
     return (
         f'{{"path":{encode_basestring(entry.path)},"size_bytes":{entry.size_bytes},"rows":{entry.rows},{digests}'
-        f'"footer_sha256":"{entry.footer_sha256}","kek_ids":[{kek_ids}]}}\n'
+        f'"footer_sha256":"{entry.footer_sha256}","kek_ids":[{kek_ids}]{task}}}\n'
     ).encode()
+
+
+def decode_file_line(line: bytes) -> FileEntry:
+    """Return the file of one line.
+
+    Raises:
+        DocumentError: malformed, or in another spelling than ours.
+    """
+    return _decode_entry(line, _Shared())
 
 
 class _Shared(dict[tuple[str, ...], tuple[str, ...]]):
@@ -149,7 +162,7 @@ def _decode_entry(line: bytes, shared: _Shared) -> FileEntry:
         raise DocumentError("no JSON object")
     entry = _entry_of(cast("dict[str, object]", members), shared)
     # The one comparison that stands for many: no second spelling of an entry passes.
-    if _encode_entry(entry) != line:
+    if encode_file_line(entry) != line:
         raise DocumentError("spelled in another way than pipecrypt does")
     return entry
 
@@ -167,4 +180,5 @@ def _entry_of(members: dict[str, object], shared: _Shared) -> FileEntry:
         footer_sha256=cast("str", members.get("footer_sha256")),
         kek_ids=shared.of(tuple(kek_ids)),
         blake3=cast("str | None", members.get("blake3")),
+        task_id=cast("str | None", members.get("task")),
     )

@@ -10,7 +10,7 @@ from typing import Final
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.documents import DocumentError
 from pipecrypt.manifest.entry import FileEntry, check_count, check_digest
-from pipecrypt.manifest.paths import check_file_name
+from pipecrypt.manifest.paths import check_file_name, check_run_id
 from pipecrypt.manifest.promise import PromisedPolicy
 
 __all__ = ["MAX_FILES", "MAX_FILE_LIST_BYTES", "FileListSummary", "Manifest"]
@@ -63,6 +63,8 @@ class Manifest:
         policy: what is encrypted.
         digests: which digests of whole files are given, in the order of `DigestAlgorithm`; at least one.
         files: the file list of a dataset, or the one file of a statement beside a file.
+        run: id of the run that wrote the version, where some of its files may still lie in that run's own directory;
+            None where all of them were at their places before the statement was signed.
 
     Raises:
         DocumentError: a member is outside of its range, or contradicts another.
@@ -76,9 +78,12 @@ class Manifest:
     policy: PromisedPolicy
     digests: tuple[DigestAlgorithm, ...]
     files: FileListSummary | FileEntry
+    run: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
+        if self.run is not None:
+            check_run_id(self.run)
         if _DATASET_ID.fullmatch(self.dataset_id) is None:
             raise DocumentError("the dataset id is not 32 lower-case hex digits")
         self._check_chain()

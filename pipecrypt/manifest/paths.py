@@ -15,23 +15,32 @@ from pipecrypt.errors import UsageError
 __all__ = [
     "GRANTS_PATH",
     "GRANTS_SUFFIX",
+    "LOCK_DIRECTORY",
     "MANIFEST_PATH",
     "MAX_PATH_BYTES",
     "RESERVED_DIRECTORY",
+    "ROTATION_LOCK_SUFFIX",
+    "RUNS_DIRECTORY",
     "SIGNATURE_SUFFIX",
     "check_file_name",
     "check_path",
+    "check_run_id",
     "check_signable_path",
     "file_list_path",
     "is_reserved",
+    "run_path",
     "signature_path",
+    "staged_path",
 ]
 
 RESERVED_DIRECTORY: Final = "_pipecrypt"
 MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
 SIGNATURE_SUFFIX: Final = ".sig.json"
+RUNS_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/runs"
+LOCK_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/lock"
 GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
 GRANTS_SUFFIX: Final = ".grants.json"
+ROTATION_LOCK_SUFFIX: Final = ".rotation.lock"
 # The longest key of S3; paths of file systems end at 4,096, names at 255.
 MAX_PATH_BYTES: Final = 1024
 _DIGEST_DIGITS: Final = 16
@@ -39,12 +48,33 @@ _DIGEST_DIGITS: Final = 16
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
 _EMPTY_OR_DOTS: Final = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 _DRIVE: Final = re.compile(r"\A[A-Za-z]:")
+_RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}", re.ASCII)
 _RESERVED: Final = re.compile(r"\A_pipecrypt(?:/|\Z)", re.IGNORECASE | re.ASCII)
 
 
 def file_list_path(version: int, list_sha256: str) -> str:
     """Return where the file list of a version lies; no two lists of different content share a name."""
     return f"{RESERVED_DIRECTORY}/files/{version}-{list_sha256[:_DIGEST_DIGITS]}.jsonl"
+
+
+def check_run_id(run_id: str) -> None:
+    """Pass if a text is the id of a run: when it began, in UTC, and what tells it from others of that second.
+
+    Raises:
+        DocumentError: it is not; what leads out of the directory of runs is not, in particular.
+    """
+    if not isinstance(run_id, str) or _RUN_ID.fullmatch(run_id) is None:
+        raise DocumentError("the id of the run is not of the form 20260131T120000Z-0123abcd")
+
+
+def run_path(run_id: str, name: str) -> str:
+    """Return where a file about a run lies."""
+    return f"{RUNS_DIRECTORY}/{run_id}/{name}"
+
+
+def staged_path(run_id: str) -> str:
+    """Return the directory where files of a version lie that have not reached their places yet."""
+    return run_path(run_id, "staged")
 
 
 def signature_path(file_path: str) -> str:

@@ -8,7 +8,8 @@ Both kinds are compact JSON in UTF-8, members in this order::
      "predicate": {"dataset": <32 hex>, "version": 1, "previous_sha256": <hex> | null,
                    "created": "2026-01-31T12:00:00Z", "expires": "..." | null,
                    "policy": <see promise>, "digests": ["sha256"],
-                   "file_list": {"size_bytes": n, "count": n, "total_bytes": n, "total_rows": n}}}
+                   "file_list": {"size_bytes": n, "count": n, "total_bytes": n, "total_rows": n},
+                   "run": "20260131T120000Z-0123abcd"}}        only where a run staged files
 
     {..., "subject": [{"name": "part-0.parquet", "digest": {"sha256": <of the file>}}],
      "predicateType": "urn:pipecrypt:file:v1",
@@ -56,6 +57,7 @@ _TEXT_CHARACTERS: Final = 256
 # RFC 3339 in the one spelling that we write; datetime's own parser takes many more.
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+_RUN: Final = "run"
 _COMMON: Final = ("dataset", "version", "previous_sha256", "created", "expires", "policy", "digests")
 
 
@@ -88,6 +90,7 @@ def encode_statement(manifest: Manifest) -> bytes:
             "policy": encode_policy(manifest.policy),
             "digests": [algorithm.value for algorithm in manifest.digests],
             **body,
+            **({} if manifest.run is None else {_RUN: manifest.run}),
         },
     }
     data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -119,7 +122,9 @@ def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Mani
     if kind not in {DATASET_PREDICATE_TYPE, FILE_PREDICATE_TYPE}:
         raise DocumentError(f"its predicate type {kind!a} is unknown to this version of pipecrypt")
     body = "file_list" if kind == DATASET_PREDICATE_TYPE else "file"
-    predicate.only(*_COMMON, body)
+    # Writers leave the run out where there is none, so that a null would be a second spelling.
+    has_run = kind == DATASET_PREDICATE_TYPE and _RUN in predicate
+    predicate.only(*_COMMON, body, *((_RUN,) if has_run else ()))
     version = predicate.integer("version")
     digests = _decode_digests(predicate)
     return Manifest(
@@ -135,6 +140,7 @@ def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Mani
         files=_decode_list(version, predicate.document(body), subject)
         if kind == DATASET_PREDICATE_TYPE
         else _decode_file(digests, predicate.document(body), subject),
+        run=predicate.text(_RUN, max_characters=_TEXT_CHARACTERS) if has_run else None,
     )
 
 

@@ -17,7 +17,7 @@ from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer, plain_off
 from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, length_prefix, page_header
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.protocols import ByteStream, PageCodec, RangeSource, ReadsInto
+from pipecrypt.parquet.protocols import ByteStream, FetchesSeveral, PageCodec, RangeSource, ReadsInto
 
 __all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source", "chunks_of_stream"]
 
@@ -223,7 +223,7 @@ def chunks_of_source(source: RangeSource) -> FillChunk:
     def fill(out: memoryview) -> int:
         nonlocal position, window, window_start
         length = min(len(out), source.size_bytes - position)
-        if isinstance(source, ReadsInto):
+        if isinstance(source, ReadsInto) and not isinstance(source, FetchesSeveral):
             source.read_into(position, out[:length])
         else:
             if position + length > window_start + len(window):

@@ -12,7 +12,7 @@ from pipecrypt.parquet.byte_entry import ChunkCompression
 from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer
 from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, ByteLayout, length_prefix, page_header
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
-from pipecrypt.parquet.protocols import CheapSeeks, RangeSource, ReadsInto
+from pipecrypt.parquet.protocols import CheapSeeks, FetchesSeveral, RangeSource, ReadsInto
 
 __all__ = ["PlainChunks", "plain_chunks"]
 
@@ -132,8 +132,32 @@ class _FillingPlainChunks(PlainChunks):
         self.fill(start, out, self._read_raw)
 
 
+class _FetchingPlainChunks(PlainChunks):
+    """The same where each read of the bytes' file is a request, and several may be under way."""
+
+    __slots__ = ("_into", "ranges_in_flight")
+
+    def __init__(self, source: RangeSource, layout: ByteLayout, into: ReadsInto, ranges_in_flight: int) -> None:
+        super().__init__(source, layout)
+        self._into = into
+        self.ranges_in_flight = ranges_in_flight
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`, by one request."""
+        first, end = self._raw(start), self._raw(start + len(out))
+        raw = memoryview(bytearray(end - first))
+        self._into.read_into(first, raw)
+
+        def read_raw(at: int, piece: memoryview) -> None:
+            piece[:] = raw[at - first : at - first + len(piece)]
+
+        self.fill(start, out, read_raw)
+
+
 def plain_chunks(source: RangeSource, layout: ByteLayout) -> PlainChunks:
     """Return the plaintext Parquet file of the chunks of `source`; it fills buffers if `source` does."""
+    if isinstance(source, ReadsInto) and isinstance(source, FetchesSeveral):
+        return _FetchingPlainChunks(source, layout, source, source.ranges_in_flight)
     if isinstance(source, ReadsInto):
         return _FillingPlainChunks(source, layout, source.read_into)
     return PlainChunks(source, layout)

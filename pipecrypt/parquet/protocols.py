@@ -17,6 +17,7 @@ __all__ = [
     "CheapSeeks",
     "CopiesRanges",
     "DataKeys",
+    "FetchesSeveral",
     "HasDescriptor",
     "PageCodec",
     "RangeSource",
@@ -89,6 +90,15 @@ class ReadsMany(Protocol):
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""
+
+
+@runtime_checkable
+class FetchesSeveral(Protocol):
+    """A further power of a source that fills buffers: several reads at once are faster than one after another."""
+
+    @property
+    def ranges_in_flight(self) -> int:
+        """How many are useful."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
-"""Read a source ahead of its walk, in windows, on a thread of its own. Which windows there are is left to layout.
+"""Read a source ahead of its walk, in windows, on threads of its own. Which windows there are is left to layout.
 
 Reading a local file takes a fifth of the time of encrypting it, and is done by the system while Python does the rest.
 Three reused buffers: one is filled, one is read from, and out of the third the window before may still be written.
+From a store several windows are on their way at once, each with a buffer more, because an answer takes its time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 from pipecrypt.parquet.buffers import allocate_buffer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.protocols import FetchesSeveral, RangeSource, ReadsInto
 
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
@@ -35,6 +36,7 @@ class ReadAhead:
 
     __slots__ = (
         "_current",
+        "_depth",
         "_free",
         "_gathered",
         "_gathered_end",
@@ -42,11 +44,9 @@ class ReadAhead:
         "_into",
         "_leave",
         "_pending",
-        "_pending_buffer",
-        "_pending_start",
         "_source",
         "_start",
-        "_thread",
+        "_threads",
         "_view",
         "_windows",
     )
@@ -57,13 +57,13 @@ class ReadAhead:
         self._leave = leave
         self._into = source if isinstance(source, ReadsInto) else None
         self._windows: deque[tuple[int, int]] = deque()
-        self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * 2)
-        self._current = self._pending_buffer = _NOTHING
+        self._depth = max(1, source.ranges_in_flight) if isinstance(source, FetchesSeveral) else 1
+        self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * (self._depth + 1))
+        self._current = _NOTHING
         self._start, self._view = 0, _NOTHING
         self._gathered, self._gathered_start, self._gathered_end = bytearray(), 0, 0
-        self._pending: Future[memoryview] | None = None
-        self._pending_start = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-read")
+        self._pending: deque[tuple[int, memoryview, Future[memoryview]]] = deque()  # start, buffer, what is read
+        self._threads = ThreadPoolExecutor(self._depth, thread_name_prefix="pipecrypt-read")
 
     def plan(self, windows: Iterable[tuple[int, int]]) -> None:
         """Begin to read windows (start, end), in ascending order, as the walk comes to them."""
@@ -80,7 +80,7 @@ class ReadAhead:
                 return self._view[at : at + length]
             if self._gathers(start) or self._start <= start < self._start + len(self._view):
                 return self._gather(start, end)
-            if self._pending is None or start < self._pending_start:
+            if not self._pending or start < self._pending[0][0]:
                 return self._source.read_range(start, length)
             self._advance()
 
@@ -107,7 +107,7 @@ class ReadAhead:
         return start >= self._start + len(self._view)
 
     def _is_planned(self, start: int) -> bool:
-        is_ahead = self._pending is not None and start >= self._pending_start
+        is_ahead = bool(self._pending) and start >= self._pending[0][0]
         return is_ahead or self._gathers(start) or self._start <= start < self._start + len(self._view)
 
     def _gathers(self, start: int) -> bool:
@@ -126,7 +126,7 @@ class ReadAhead:
         gathered = memoryview(self._gathered)
         while self._gathered_end < end:
             at = self._gathered_end - self._start
-            if at >= len(self._view) and self._pending is not None:
+            if at >= len(self._view) and self._pending:
                 self._advance()
                 continue
             if not 0 <= at < len(self._view):  # what lies between windows was not planned
@@ -137,28 +137,28 @@ class ReadAhead:
         return gathered[start - origin : end - origin]
 
     def _advance(self) -> None:
-        if self._pending is not None:
-            view = self._pending.result()
+        if self._pending:
+            start, buffer, filled = self._pending[0]
+            view = filled.result()
+            self._pending.popleft()
             self._free.append((self._current, self._leave()))
-            self._start, self._view, self._current = self._pending_start, view, self._pending_buffer
+            self._start, self._view, self._current = start, view, buffer
             self._fetch_next()
 
     def close(self) -> None:
-        """Wait for the read under way, so that the source can be closed."""
+        """Wait for the reads under way, so that the source can be closed."""
         self._windows.clear()
-        self._thread.shutdown(wait=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _fetch_next(self) -> None:
-        self._pending = None
-        if not self._windows or self._into is None:
-            return
-        start, end = self._windows.popleft()
-        # The buffer used last, unless it is still written from: the third one is never touched where nothing is lent.
-        buffer, last_use = self._free.popleft() if self._free[-1][1] else self._free.pop()
-        if end - start > len(buffer):
-            buffer = allocate_buffer(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
-        self._pending_start, self._pending_buffer = start, buffer
-        self._pending = self._thread.submit(_fill, self._into, start, buffer[: end - start], last_use)
+        while self._windows and self._into is not None and len(self._pending) < self._depth:
+            start, end = self._windows.popleft()
+            # The buffer used last, unless it is still written from: one is never touched where nothing is lent.
+            buffer, last_use = self._free.popleft() if self._free[-1][1] else self._free.pop()
+            if end - start > len(buffer):
+                buffer = allocate_buffer(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
+            room = buffer[: end - start]
+            self._pending.append((start, buffer, self._threads.submit(_fill, self._into, start, room, last_use)))
 
 
 def _fill(source: ReadsInto, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.sharing.found_grants import read_grants
@@ -23,17 +24,23 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.pipeline.journal.seal import SignedSeal
+from pipecrypt.pipeline.past_runs import put_in_place
+from pipecrypt.pipeline.sink_locking import locked_sink
+from pipecrypt.storage.exclusive import hold_exclusively
 from pipecrypt.storage.inventory import Kind, look_at
 from pipecrypt.storage.listing import list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import directories_above, locate
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
+
+_ROTATION: Final = "a deep rotation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +114,21 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
 
     Raises:
         UsageError: what is there is signed, and no signing key was given; or it is a part of what is.
+        ConflictError: another deep rotation of it is running, or a run writes there.
         PipecryptError: see `pipecrypt.errors`. Of signed files, those that were changed are put back; where even that
             fails, or the process dies, the same call goes on from there.
     """
     started = time.perf_counter()
     _check_signing(place, wish)
     with ExitStack() as stack:
+        # Another rotation would take the undo files of this one for those of a dead process, and put files back.
+        location = place.files.location(place.path)
+        held = hold_exclusively(location, place.rotation_lock) if place.is_file else locked_sink(location, _ROTATION)
+        stack.enter_context(held)
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
+        if signers is not None and not place.is_file:
+            put_in_place(location, earlier, SignedSeal(signers))  # footers change where their files belong
         sessions = _Sessions(
             *(
                 stack.enter_context(KeySession(references, credentials=credentials, also=also))

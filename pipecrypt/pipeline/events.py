@@ -57,11 +57,13 @@ class FileDone:
     """A source file is done, and what it became is published.
 
     Args:
+        task_id: of the task.
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
         grants: KEKs made since the file before, wrapped for further master keys.
     """
 
+    task_id: str
     parts: tuple[Part, ...]
     signable: tuple[SignableFile, ...] = ()
     grants: tuple[Grant, ...] = ()

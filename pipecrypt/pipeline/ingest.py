@@ -12,7 +12,7 @@ from contextlib import closing
 from itertools import pairwise
 from typing import BinaryIO, cast
 
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Ingestion, Task
@@ -65,7 +65,7 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         meter.take(max(task.source.size_bytes, file.bytes_read), None)
         output.publish()
     parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
-    return FileDone(parts, tuple(noted for file in written for noted in file.signable), session.take_grants())
+    return FileDone(task.id, parts, tuple(noted for file in written for noted in file.signable), session.take_grants())
 
 
 def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:

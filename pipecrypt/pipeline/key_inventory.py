@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pipecrypt.dataset.sharing.kek_search import find_place
 from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, read_usage
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import KeystoreEntry
-from pipecrypt.keys.keystore_removal import find_doomed, remove_keys
+from pipecrypt.keys.services.keystore.making import KeystoreEntry
+from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys
 from pipecrypt.storage.location import Location, Place
 
 __all__ = ["Destruction", "Loss", "destroy_keys", "key_usage"]

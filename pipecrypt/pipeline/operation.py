@@ -23,10 +23,12 @@ class Encryption:
     Args:
         policy: which columns under which key.
         dataset_id: the run's, bound into keys and pages.
+        row_groups: which of the file's row groups, where several tasks share a large file; None for all.
     """
 
     policy: EncryptionPolicy
     dataset_id: str
+    row_groups: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Task:
     """One source file and where its output goes.
 
     Args:
+        id: 64 hex digits, the same in every run that does the same with the same source.
         source: the input, pinned.
         sink: the output; the first name of several, where outputs roll over at a size.
         path: the output's path below the sink, bound into what is encrypted.
@@ -96,6 +99,7 @@ class Task:
         token: the run's; marks its temporary files.
     """
 
+    id: str
     source: SourceFile
     sink: Location
     path: str

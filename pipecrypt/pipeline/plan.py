@@ -13,12 +13,13 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, check_signable_path
 from pipecrypt.pipeline.checked_sources import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.task_id import task_id
 from pipecrypt.sources.formats import (
     MAGIC_BYTES,
     SourceFormat,
@@ -107,7 +108,9 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     _check_numbered(tasks)
     if not request.sink.is_standard_stream:
         _check_statements(request, tasks, is_single_file=is_single_file)
-    if not request.overwrite and not sink_is_empty(request.sink):
+    # A run that keeps a journal looks by itself, while it has the lock, what of it is done already.
+    keeps_journal = isinstance(request, EncryptRequest) and request.run.keeps_journal and not is_single_file
+    if not request.overwrite and not keeps_journal and not sink_is_empty(request.sink, besides=LOCK_DIRECTORY):
         raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
     if isinstance(request, EncryptRequest):
         name, references = "encrypt", request.policy.engine_policy().key_references()
@@ -180,7 +183,15 @@ def _tasks(
         )
         target = sink if is_single_file else sink.child(path)
         tasks.append(
-            Task(source=source, sink=target, path=path, operation=operation, overwrite=request.overwrite, token=token)
+            Task(
+                id=task_id(source, path, operation),
+                source=source,
+                sink=target,
+                path=path,
+                operation=operation,
+                overwrite=request.overwrite,
+                token=token,
+            )
         )
     return tuple(tasks)
 

@@ -11,6 +11,7 @@ from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.run_grants import check_grantable_sink
+from pipecrypt.pipeline.run_options import RunOptions
 from pipecrypt.storage.location import Location
 
 __all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_signable_sink"]
@@ -28,6 +29,7 @@ class EncryptRequest:
         max_file_bytes: size at which another output file is begun, for such sources; None for one file each.
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
+        run: how the run goes about it.
 
     Raises:
         UsageError: `workers` or `max_file_bytes` is no such number, or standard output would be several files or
@@ -41,6 +43,7 @@ class EncryptRequest:
     max_file_bytes: int | None = None
     overwrite: bool = False
     workers: int = 1
+    run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

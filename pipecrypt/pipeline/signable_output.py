@@ -8,8 +8,8 @@ from __future__ import annotations
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.dataset.signing.signable_file import note_file
-from pipecrypt.keys.recording import RecordingKeys
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.recording import RecordingKeys
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport

@@ -5,17 +5,18 @@ Statements and what stands in their way are left to dataset, files to task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipecrypt.dataset.signing.next_version import DatasetSigning, FileSigning, Signing
+from pipecrypt.dataset.signing.next_version import FileSigning
 from pipecrypt.dataset.signing.promises import check_columns, check_frame
-from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
+from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Decryption, Task
-from pipecrypt.pipeline.output import sidecar_files, unnumbered
+from pipecrypt.pipeline.output import sidecar_files
 from pipecrypt.pipeline.plan import Plan, rolls_over
 from pipecrypt.pipeline.preview import source_columns
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
@@ -34,16 +35,25 @@ class SignedRun:
         signing: how its files are signed; None where they are not.
     """
 
-    def __init__(self, plan: Plan, signing: Signing | None) -> None:
+    def __init__(self, plan: Plan, signing: FileSigning | None) -> None:
         """Bind the plan."""
         self._signing = signing
         dataset_id = None if signing is None else signing.dataset_id
         self.plan = plan if dataset_id is None else plan.in_dataset(dataset_id)
 
-    def add(self, files: Sequence[SignableFile]) -> None:
+    def add(self, done: FileDone) -> None:
         """Note files that were published."""
         if self._signing is not None:
-            self._signing.add(files)
+            self._signing.add(done.signable)
+
+    def begin(self) -> None:
+        """Do nothing: there is no journal."""
+
+    def check_quickly(self) -> None:
+        """Pass: there is no lock."""
+
+    def flush(self) -> None:
+        """Do nothing: there is no journal."""
 
     def publish(self) -> tuple[SignedStatement, ...]:
         """Sign all files, once every one of them is published, and publish the statements."""
@@ -73,19 +83,10 @@ def open_signed_run(
             files = sidecar_files(plan.sink, is_numbered=any(rolls_over(task.operation) for task in plan.tasks))
             yield SignedRun(plan, FileSigning(files, signers, overwrite=request.overwrite))
             return
-        signing = DatasetSigning(plan.sink, signers, replaces=_replaces(plan.tasks))
-        if signing.staying_promise is not None:
-            _check_promise(plan.tasks, signing.staying_promise)
-        yield SignedRun(plan, signing)
+        raise AssertionError("a directory is written by a run of its own kind")
 
 
-def _replaces(tasks: Sequence[Task]) -> Callable[[str], bool]:
-    paths = {task.path for task in tasks if not rolls_over(task.operation)}
-    rolled = {task.path for task in tasks if rolls_over(task.operation)}
-    return lambda path: path in paths or unnumbered(path) in rolled
-
-
-def _check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
+def check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
     """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
 
     Raises:

@@ -83,6 +83,10 @@ class Summary:
         parts: one for each file, in the order of their paths.
         bad_rows: rows of all inputs that did not fit and were left out.
         signed: the statements that were published; none where nothing was signed.
+        run_id: of a run that wrote a directory; None for any other.
+        skipped: files that an earlier run had done.
+        replaced: outputs that were written again, because their sources had changed.
+        removed: outputs that were removed, because their sources were gone.
     """
 
     operation: str
@@ -98,12 +102,16 @@ class Summary:
     parts: tuple[Part, ...]
     bad_rows: int = 0
     signed: tuple[SignedStatement, ...] = ()
+    run_id: str | None = None
+    skipped: int = 0
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls, operation: str, parts: Sequence[Part], seconds: float, *, signed: tuple[SignedStatement, ...] = ()
     ) -> Self:
-        """Add up the parts of a run that took `seconds`."""
+        """Add up the parts of a run that took `seconds`; what it left alone is left to the caller."""
         source_bytes = sum(part.source_bytes for part in parts)
         return cls(
             operation=operation,

@@ -14,7 +14,7 @@ from pipecrypt.context import Context
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.report import FileReport, RestoredFile
@@ -50,7 +50,8 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
     progress = _Progress(on_bytes)
-    with open_sink(task.sink, overwrite=task.overwrite, token=task.token) as sink:
+    expected = task.source.size_bytes or None
+    with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
         if isinstance(task.operation, Decryption):
             report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
         else:
@@ -62,7 +63,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     return FileDone(
-        (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
+        task.id, (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
     )
 
 

@@ -18,7 +18,7 @@ from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.calls import listed_keys
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore

@@ -58,13 +58,13 @@ def run_in_workers(plan: Plan, credentials: Credentials, on_event: Callable[[Eve
                 if isinstance(message, Failed):
                     raise message.error
                 if isinstance(message, FileDone) and worker.task is not None:
-                    done[worker.task.path] = message.parts
+                    done[worker.task.id] = message.parts
                     worker.task = None
                 if isinstance(message, Ready | FileDone) and tasks:
                     worker.begin(tasks.popleft())
                 if not isinstance(message, Ready):
                     on_event(message)
-    return [part for task in plan.tasks for part in done[task.path]]
+    return [part for task in plan.tasks for part in done[task.id]]
 
 
 class _Worker:

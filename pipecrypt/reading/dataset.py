@@ -28,7 +28,7 @@ from pipecrypt.parquet.chunk_view import ChunkView
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.description import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.filesystem import open_filesystem, open_filesystem_for_others
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.location import Location
 
@@ -267,7 +267,7 @@ def open_dataset(
     location = Location(os.fspath(url), storage_options or {})
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     files, signed, origin = _list(location, asked.checks(os.environ).requirements)
-    target = None if location.is_local else open_filesystem(files[0].location).fs
+    target = None if location.is_local else open_filesystem_for_others(files[0].location)
     fs = PipecryptFileSystem(
         fs=target,
         keys=keys,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import FormatError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow.parquet.encryption as pe
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.calls import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]

@@ -1,4 +1,4 @@
-"""Change a small file so that nobody else changes it meanwhile. What is in it is left to the callers.
+"""Change a small file, or hold a dataset, while nobody else does. What is in it is left to the callers.
 
 Local files: a lock on the directory, which the system drops when its holder dies. Any other storage: a file
 `<name>.lock` that only one can create. It stays where its holder dies, and nobody takes it over: whoever thinks it
@@ -24,7 +24,7 @@ from pipecrypt.storage.publication import new_token
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["remove_file", "replace_exclusively"]
+__all__ = ["hold_exclusively", "remove_file", "replace_exclusively"]
 
 _logger = logging.getLogger(__name__)
 _SUFFIX: Final = ".lock"
@@ -70,6 +70,51 @@ def replace_exclusively(
             )
 
 
+@contextmanager
+def hold_exclusively(
+    location: Location, lock: Location, *, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[None]:
+    """Hold a directory or file for as long as the block lasts; another caller of this is refused meanwhile.
+
+    Args:
+        location: what is held; it exists.
+        lock: the file that stands for it where the storage is not local.
+        sleep: waits, in seconds, where another holds the lock file.
+
+    Raises:
+        ConflictError: another holds it, or the lock file was taken away meanwhile.
+        StorageError: the storage refused or failed.
+    """
+    if not location.is_local:
+        with _lock_file(lock, sleep):
+            yield
+        return
+    descriptor = _open_held(location)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # drops the lock
+
+
+def _open_held(location: Location) -> int:
+    path = location.local_path
+    with map_errors(f"cannot lock {location.display}"):
+        # NFS locks a file only for who may write to it; directories cannot be opened so.
+        access = os.O_RDONLY | os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR
+        descriptor = os.open(path, access | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ConflictError(
+                f"another command is changing {location.display}", hint="wait until it is done, then run again"
+            ) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
 def remove_file(location: Location) -> None:
     """Remove a file; one that is not there is fine.
 
@@ -81,7 +126,7 @@ def remove_file(location: Location) -> None:
             os.unlink(location.local_path)
         else:
             remote = open_filesystem(location)
-            remote.fs.rm_file(remote.path)
+            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
 
 
 @contextmanager

@@ -16,12 +16,15 @@ import fsspec
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.retry import Retry, http_status, is_transient
+from pipecrypt.storage.transfer import OPTION, TransferSettings, transfer_settings
 
 __all__ = [
     "RemoteFilesystem",
     "fingerprint_of",
     "look_up",
     "open_filesystem",
+    "open_filesystem_for_others",
     "protocol_of",
     "size_of",
     "strip_protocol",
@@ -30,8 +33,12 @@ __all__ = [
 # What tells two versions of an object apart, best first; stores name it differently.
 _VERSION_FIELDS: Final = (
     *("ETag", "etag", "generation", "md5Hash", "content_md5", "crc32c"),
-    *("mtime", "LastModified", "last_modified", "updated", "modified", "created"),
+    *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created"),
 )
+_S3: Final = frozenset({"s3", "s3a"})
+_ABSENT: Final = frozenset({None, 404, 410})
+# s3fs makes five attempts around five of botocore. One is left: Retry makes the others, and knows when time is over.
+_ONE_ATTEMPT: Final = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "max_pool_connections": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +49,59 @@ class RemoteFilesystem:
         fs: an `fsspec.AbstractFileSystem`.
         path: the path without scheme.
         protocol: the scheme.
+        settings: how calls are made.
+        retry: makes them, again where a failure passes.
     """
 
     fs: Any
     path: str
     protocol: str
+    settings: TransferSettings
+    retry: Retry
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether calls of S3 can be made past the file system, by s3fs."""
+        return self.protocol in _S3 and hasattr(self.fs, "call_s3")
 
 
 def open_filesystem(location: Location) -> RemoteFilesystem:
-    """Open the file system of a location that is not local.
+    """Open the file system of a location that is not local. It makes one attempt where it can be told to.
 
     Raises:
         MissingExtraError: the package for this storage is not installed.
         UsageError: no storage has this scheme or takes these options.
         StorageError: the storage cannot be reached.
     """
-    options = dict(location.options)
-    if not location.is_chained:
-        options.setdefault("use_listings_cache", False)
+    settings = transfer_settings(location.options)
+    options = _options(location)
+    protocol = protocol_of(location)
+    if protocol in _S3 and not location.is_chained:
+        given = options.get("config_kwargs")
+        options["config_kwargs"] = _ONE_ATTEMPT | (dict(given) if isinstance(given, Mapping) else {})
     with _map_open_errors(location):
         fs, path = fsspec.core.url_to_fs(location.url, **options)
-    return RemoteFilesystem(fs, str(path), protocol_of(location))
+    remote = RemoteFilesystem(fs, str(path), protocol, settings, Retry(settings.deadline_seconds))
+    if remote.is_s3 and not location.is_chained:
+        fs.retries = 1  # of this instance, which nobody has who did not ask for one attempt
+    return remote
+
+
+def open_filesystem_for_others(location: Location) -> Any:
+    """Open the file system of a location that is not local, for a library that leaves trying again to it.
+
+    Raises:
+        PipecryptError: as `open_filesystem`.
+    """
+    with _map_open_errors(location):
+        return fsspec.core.url_to_fs(location.url, **_options(location))[0]
+
+
+def _options(location: Location) -> dict[str, Any]:
+    options = {name: value for name, value in location.options.items() if name != OPTION}
+    if not location.is_chained:
+        options.setdefault("use_listings_cache", False)
+    return options
 
 
 def look_up(remote: RemoteFilesystem) -> dict[str, Any] | None:
@@ -71,8 +110,11 @@ def look_up(remote: RemoteFilesystem) -> dict[str, Any] | None:
     `exists` and `isdir` of fsspec say no to whatever goes wrong, which would let an unreachable file be replaced.
     """
     try:
-        return dict(remote.fs.info(remote.path))
-    except FileNotFoundError:
+        return dict(remote.retry.call(lambda: remote.fs.info(remote.path)))
+    except FileNotFoundError as error:
+        # Of a web server fsspec says "not found" whatever went wrong.
+        if error.__cause__ is not None and (is_transient(error) or http_status(error) not in _ABSENT):
+            raise error.__cause__ from None
         return None
 
 

@@ -135,7 +135,7 @@ def _identity(status: os.stat_result) -> _Identity:
 def _local(location: Location, relative_path: str, status: os.stat_result) -> SourceFile | None:
     if not stat.S_ISREG(status.st_mode):
         return None
-    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status))
+    return SourceFile(location, relative_path, status.st_size, local_fingerprint(status), mtime_ns=status.st_mtime_ns)
 
 
 # ---- any other storage ----
@@ -144,7 +144,7 @@ def _local(location: Location, relative_path: str, status: os.stat_result) -> So
 def _find_remote(directory: Location) -> Iterator[Found]:
     remote = open_filesystem(directory)
     try:
-        found = remote.fs.find(remote.path, detail=True)
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return
     for path, info in found.items():

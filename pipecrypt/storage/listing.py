@@ -203,7 +203,7 @@ def _list_remote(location: Location, below: Pattern) -> Iterator[SourceFile]:
 def _find_remote(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
     remote = open_filesystem(directory)
     try:
-        found = remote.fs.find(remote.path, detail=True)
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
     except FileNotFoundError:
         return
     for path, info in found.items():

@@ -18,9 +18,16 @@ from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.storage.attributes import apply_attributes
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import Publication, occupied, temporary_name, temporary_prefix, write_fully
+from pipecrypt.storage.publication import (
+    Publication,
+    is_temporary_of,
+    occupied,
+    temporary_name,
+    temporary_prefix,
+    write_fully,
+)
 
-__all__ = ["LocalPublication", "remove_local_leftovers"]
+__all__ = ["LocalPublication", "remove_local_leftovers", "remove_run_leftovers"]
 
 _log = logging.getLogger(__name__)
 _CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -192,6 +199,15 @@ def remove_local_leftovers(location: Location, token: str) -> None:
         for name in os.listdir(directory):
             if name.startswith(prefix):
                 _unlink_leftover(os.path.join(directory, name))
+
+
+def remove_run_leftovers(directory: str, token: str) -> None:
+    """Remove the temporary files of any name that the run `token` left in a directory."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(directory):
+            if is_temporary_of(name, token):
+                with contextlib.suppress(FileNotFoundError):
+                    _unlink_leftover(os.path.join(directory, name))
 
 
 def _check_replaceable(location: Location, *, overwrite: bool) -> None:

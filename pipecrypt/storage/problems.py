@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pipecrypt.errors import MissingExtraError, PipecryptError, StorageError
+from pipecrypt.errors import MissingExtraError, PipecryptError, StorageAccessError, StorageError
+from pipecrypt.storage.retry import http_status
 
 __all__ = ["describe", "map_errors"]
 
@@ -21,7 +22,8 @@ _HINTS: Final = {
     errno.EIO: "the device failed; check the system's log",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}
+_EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure", "aiohttp": "http", "requests": "http"}
+_DENIED: Final = frozenset({401, 403})
 _SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
 _USER_INFO: Final = re.compile(r"://(?:[^/@:\s]*:(?!\d+(?:/|\s|$))[^\s'\"]*@|[^/@\s]*@)")
 _SHOWN_CHARACTERS: Final = 300
@@ -36,6 +38,7 @@ def map_errors(what: str) -> Iterator[None]:
 
     Raises:
         StorageError: the storage refused or failed.
+        StorageAccessError: it denied access.
         MissingExtraError: the package for this storage is not installed.
     """
     try:
@@ -45,7 +48,9 @@ def map_errors(what: str) -> Iterator[None]:
     except ImportError as error:
         raise _missing_extra(what, error) from error
     except Exception as error:
-        raise StorageError(f"{what}: {describe(error)}", hint=_hint(error)) from error
+        is_denied = isinstance(error, PermissionError) or http_status(error) in _DENIED
+        kind = StorageAccessError if is_denied else StorageError
+        raise kind(f"{what}: {describe(error)}", hint=_hint(error)) from error
 
 
 def describe(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """What all ways to publish a file share: written front to back, then published whole or discarded.
 
-How that is done is left to local_sink and remote_sink.
+How that is done is left to local_sink, s3_sink and remote_sink.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipecrypt.storage.location import Location
 __all__ = [
     "Publication",
     "is_temporary",
+    "is_temporary_of",
     "new_token",
     "occupied",
     "temporary_name",
@@ -73,9 +74,13 @@ class Publication(ABC):
         """
         with self._lock:
             self._check_open()
-            if not self._is_complete:
-                self._complete()
-                self._is_complete = True
+            self._make_complete()
+            self._park()
+
+    def _make_complete(self) -> None:
+        if not self._is_complete:
+            self._complete()
+            self._is_complete = True
 
     def restore_attributes(self, *, mode: int | None, mtime_ns: int | None) -> None:
         """Set what the file will have when it appears; storages that keep no such thing ignore it.
@@ -98,9 +103,9 @@ class Publication(ABC):
             StorageError: the storage refused or failed; nothing was published.
             ConflictError: it is unknown whether the file was published.
         """
-        self.complete()
         with self._lock:
             self._check_open()
+            self._make_complete()
             self._publish()
             self._is_open = False
 
@@ -127,6 +132,9 @@ class Publication(ABC):
 
     def _complete(self) -> None:  # noqa: B027 - most storages have nothing to do
         """Do what can be done before the file appears."""
+
+    def _park(self) -> None:  # noqa: B027 - likewise
+        """Give back memory: the file is complete, and is published later."""
 
     @abstractmethod
     def _publish(self) -> None: ...
@@ -174,6 +182,11 @@ def temporary_name(name: str, token: str) -> str:
 def is_temporary(name: str) -> bool:
     """Say whether `name` is what a run that was killed leaves behind."""
     return name.startswith(".") and _MARK in name and name.endswith(_SUFFIX)
+
+
+def is_temporary_of(name: str, token: str) -> bool:
+    """Say whether `name` is a temporary file of the run `token`."""
+    return is_temporary(name) and f"{_MARK}{token}-" in name
 
 
 def occupied(location: Location) -> SinkNotEmptyError:

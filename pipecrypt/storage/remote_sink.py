@@ -15,7 +15,7 @@ from typing import Any, Final
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.filesystem import look_up, open_filesystem, size_of
+from pipecrypt.storage.filesystem import RemoteFilesystem, look_up, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, temporary_name, unknown_outcome, write_fully
@@ -34,6 +34,7 @@ class RemotePublication(Publication):
 
     Args:
         location: where the object will be.
+        remote: its file system.
         overwrite: whether it may replace another one.
         token: stands in the temporary name.
 
@@ -42,10 +43,10 @@ class RemotePublication(Publication):
         StorageError: the storage refused or failed.
     """
 
-    def __init__(self, location: Location, *, overwrite: bool, token: str) -> None:
+    def __init__(self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, token: str) -> None:
         """Look at what is there; make nothing yet."""
         super().__init__(location)
-        self._remote = open_filesystem(location)
+        self._remote = remote
         self._overwrite = overwrite
         parent, slash, _ = self._remote.path.rpartition("/")
         self._temporary = parent + slash + temporary_name(location.name, token)
@@ -92,11 +93,14 @@ class RemotePublication(Publication):
         return descriptor if os.path.exists(descriptor) else str(self._spool.name)
 
     def _upload(self) -> None:
-        try:
-            mode = "overwrite" if self._overwrite else "create"
-            self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
-        except Exception as error:
-            self._settle(error)
+        def attempt() -> None:
+            try:
+                mode = "overwrite" if self._overwrite else "create"
+                self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
+            except Exception as error:
+                self._settle(error)
+
+        self._remote.retry.call(attempt)
 
     def _settle(self, error: Exception) -> None:
         """Find out what a failed upload did: its answer may have been lost although the object is there.
@@ -123,15 +127,18 @@ class RemotePublication(Publication):
         for start in range(0, size, _COMPARE_BYTES):
             end = min(start + _COMPARE_BYTES, size)
             ours = os.pread(self._spool.fileno(), end - start, start)
-            if bytes(self._fs.cat_file(self._remote.path, start=start, end=end)) != ours:
+            if self._stored(start, end) != ours:
                 return True, False
         return True, True
+
+    def _stored(self, start: int, end: int) -> bytes:
+        return bytes(self._remote.retry.call(lambda: self._fs.cat_file(self._remote.path, start=start, end=end)))
 
     def _upload_and_rename(self) -> None:
         with contextlib.suppress(NotImplementedError, FileExistsError):
             self._fs.makedirs(self._fs._parent(self._remote.path), exist_ok=True)
         try:
-            self._fs.put_file(self._spool_path, self._temporary)
+            self._remote.retry.call(lambda: self._fs.put_file(self._spool_path, self._temporary))
             self._check_size()
             self._check_replaceable()  # once more: an upload takes a while
             _rename(self._fs, self._temporary, self._remote.path)
@@ -141,7 +148,7 @@ class RemotePublication(Publication):
 
     def _check_size(self) -> None:
         expected = os.fstat(self._spool.fileno()).st_size
-        stored = size_of(self._fs.info(self._temporary), self.name)
+        stored = size_of(self._remote.retry.call(lambda: self._fs.info(self._temporary)), self.name)
         if stored != expected:
             raise StorageError(f"the storage kept {stored} of {expected} bytes of {self.name}")
 

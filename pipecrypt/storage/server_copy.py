@@ -17,21 +17,20 @@ from pipecrypt.storage.filesystem import (
     fingerprint_of,
     look_up,
     open_filesystem,
-    protocol_of,
     size_of,
 )
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import unknown_outcome
+from pipecrypt.storage.retry import error_code
+from pipecrypt.storage.s3_object import asks_to_repeat, precondition_failed
 
 __all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
 
 MIN_BODY_BYTES: Final = 5 << 20
 _PART_BYTES: Final = 256 << 20  # the answer comes when the part is copied: small enough for usual timeouts
 _MAX_PARTS: Final = 9_000
-_S3_PROTOCOLS: Final = frozenset({"s3", "s3a"})
-_REFUSED: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 _log = logging.getLogger(__name__)
@@ -56,10 +55,10 @@ class ReplacesEnds(Protocol):
 
 def ends_replaced_by(location: Location) -> ReplacesEnds | None:
     """Return what replaces the end of an object on its store; None where bodies have to come here."""
-    if location.is_local or location.is_chained or protocol_of(location) not in _S3_PROTOCOLS:
+    if location.is_local or location.is_chained:
         return None
     remote = open_filesystem(location)
-    if not hasattr(remote.fs, "call_s3") or remote.fs.split_path(remote.path)[2] is not None:
+    if not remote.is_s3 or remote.fs.split_path(remote.path)[2] is not None:
         return None
     # The source of a copy would need these keys under other names.
     if any(name.startswith("SSECustomer") for name in remote.fs.s3_additional_kwargs):
@@ -82,12 +81,14 @@ class _S3Ends:
             try:
                 parts = self._send(upload_id, str(etag), body_end, tail)
                 self._check_unchanged(source)  # for servers that ignore conditions
+                self._complete(upload_id, parts, str(etag), (source, body_end, tail))
             except BaseException as error:
                 self._abort(upload_id)
-                if _code(error) in _UNKNOWN_CALL:
+                if error_code(error) in _UNKNOWN_CALL:
                     return False
-                raise (self._has_changed() if _code(error) in _REFUSED else error) from error
-            self._complete(upload_id, parts, str(etag), (source, body_end, tail))
+                if precondition_failed(error) or asks_to_repeat(error):
+                    raise self._has_changed() from error
+                raise
             return True
 
     def _send(self, upload_id: str, etag: str, body_end: int, tail: bytes) -> list[dict[str, object]]:
@@ -109,15 +110,20 @@ class _S3Ends:
     def _complete(
         self, upload_id: str, parts: list[dict[str, object]], etag: str, wish: tuple[SourceFile, int, bytes]
     ) -> None:
-        try:
-            self._call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, IfMatch=etag)
-        except Exception as error:
-            self._settle(error, upload_id, wish)
+        arguments = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, "IfMatch": etag}
 
-    def _settle(self, error: Exception, upload_id: str, wish: tuple[SourceFile, int, bytes]) -> None:
+        def attempt() -> None:
+            try:
+                self._call_once("complete_multipart_upload", **arguments)
+            except Exception as error:
+                self._settle(error, wish)
+
+        self._remote.retry.call(attempt)
+
+    def _settle(self, error: Exception, wish: tuple[SourceFile, int, bytes]) -> None:
         """Find out what a failed completion did: its answer may have been lost although the object is there.
 
-        The new end holds fresh nonces, so an object that ends so is ours. While that is unknown nothing is deleted.
+        The new end holds fresh nonces, so an object that ends so is ours.
         """
         source, body_end, tail = wish
         try:
@@ -129,14 +135,16 @@ class _S3Ends:
         if is_ours:
             _log.info("%s was replaced although its upload failed: %s", self._location.display, describe(error))
             return
-        self._abort(upload_id)
-        raise (error if is_old else self._has_changed()) from error
+        if is_old:
+            raise error
+        raise self._has_changed() from error
 
     def _ends_with(self, info: dict[str, Any] | None, body_end: int, tail: bytes) -> bool:
         size = body_end + len(tail)
         if info is None or size_of(info, self._location.display) != size:
             return False
-        return bytes(self._remote.fs.cat_file(self._remote.path, start=body_end, end=size)) == tail
+        end = self._remote.retry.call(lambda: self._remote.fs.cat_file(self._remote.path, start=body_end, end=size))
+        return bytes(end) == tail
 
     def _check_unchanged(self, source: SourceFile) -> dict[str, Any]:
         info = look_up(self._remote)
@@ -145,14 +153,20 @@ class _S3Ends:
         return info
 
     def _abort(self, upload_id: str) -> None:
-        """Drop the parts of this upload; those of others are theirs."""
+        """Drop the parts of this upload, if it is not complete; those of others are theirs."""
         try:
             self._call("abort_multipart_upload", UploadId=upload_id)
+        except FileNotFoundError:
+            return
         except Exception as error:
             _log.warning("parts of an upload of %s stay: %s", self._location.display, describe(error))
 
     def _call(self, action: str, **arguments: object) -> Any:
-        return self._remote.fs.call_s3(action, Bucket=self._bucket, Key=self._name, **arguments)
+        return self._remote.retry.call(lambda: self._call_once(action, **arguments))
+
+    def _call_once(self, action: str, **arguments: object) -> Any:
+        seconds = self._remote.settings.deadline_seconds
+        return self._remote.fs.call_s3(action, Bucket=self._bucket, Key=self._name, **arguments, timeout=seconds)
 
     def _has_changed(self) -> ConflictError:
         return ConflictError(
@@ -165,9 +179,3 @@ def _ranges(body_end: int) -> Iterator[tuple[int, int]]:
     count = min(_MAX_PARTS, -(-body_end // _PART_BYTES))
     for number in range(count):
         yield body_end * number // count, body_end * (number + 1) // count
-
-
-def _code(error: BaseException) -> str:
-    """Return what S3 called an error: s3fs keeps what it translated as the cause."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from pipecrypt.storage.filesystem import look_up, open_filesystem
-from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers
+from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers, remove_run_leftovers
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import Publication, is_temporary, new_token
 from pipecrypt.storage.remote_sink import RemotePublication
+from pipecrypt.storage.s3_sink import S3Publication
 from pipecrypt.storage.standard_streams import StandardOutput
 
-__all__ = ["Publication", "exists", "is_directory", "new_token", "open_sink", "remove_leftovers", "sink_is_empty"]
+__all__ = [
+    "Publication",
+    "exists",
+    "is_directory",
+    "new_token",
+    "open_sink",
+    "remove_leftovers",
+    "remove_leftovers_in",
+    "sink_is_empty",
+]
 
 
-def open_sink(location: Location, *, overwrite: bool, token: str | None = None) -> Publication:
+def open_sink(
+    location: Location, *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+) -> Publication:
     """Open a new file at `location`; nothing is made before the first write, nothing appears before `publish`.
 
     Args:
         location: the file.
         overwrite: whether it may replace a file.
         token: the run's, for `remove_leftovers`.
+        expected_bytes: about how large the file will be, where that is known.
 
     Raises:
         SinkNotEmptyError: the file exists, and may not be replaced.
@@ -29,8 +43,13 @@ def open_sink(location: Location, *, overwrite: bool, token: str | None = None) 
     """
     if location.is_standard_stream:
         return StandardOutput(location)
-    kind = LocalPublication if location.is_local else RemotePublication
-    return kind(location, overwrite=overwrite, token=token or new_token())
+    token = token or new_token()
+    if location.is_local:
+        return LocalPublication(location, overwrite=overwrite, token=token)
+    remote = open_filesystem(location)
+    if remote.is_s3:
+        return S3Publication(location, remote, overwrite=overwrite, expected_bytes=expected_bytes)
+    return RemotePublication(location, remote, overwrite=overwrite, token=token)
 
 
 def remove_leftovers(location: Location, token: str) -> None:
@@ -71,10 +90,20 @@ def exists(location: Location) -> bool:
         return look_up(open_filesystem(location)) is not None
 
 
-def sink_is_empty(location: Location) -> bool:
+def remove_leftovers_in(locations: Iterable[Location], token: str) -> None:
+    """Remove the temporary files of the run `token` from the directories of these files, each looked at once."""
+    for directory in {os.path.dirname(each.local_path) or "." for each in locations if each.is_local}:
+        remove_run_leftovers(directory, token)
+
+
+def sink_is_empty(location: Location, *, besides: str | None = None) -> bool:
     """Say whether nothing is at `location`, or a directory without files.
 
     What runs that were killed left behind does not count.
+
+    Args:
+        location: a file or a directory.
+        besides: path of a directory below it whose files do not count either.
 
     Raises:
         StorageError: the storage refused or failed.
@@ -82,29 +111,38 @@ def sink_is_empty(location: Location) -> bool:
     if location.is_standard_stream:
         return True
     with map_errors(f"cannot read {location.display}"):
-        return _local_is_empty(location.local_path) if location.is_local else _remote_is_empty(location)
+        left_out = None if besides is None else location.child(besides)
+        if not location.is_local:
+            return _remote_is_empty(location, None if left_out is None else open_filesystem(left_out).path)
+        return _local_is_empty(location.local_path, None if left_out is None else left_out.local_path)
 
 
-def _local_is_empty(path: str) -> bool:
+def _local_is_empty(path: str, besides: str | None) -> bool:
+    if path == besides:
+        return True
     if not os.path.isdir(path):
         return not os.path.lexists(path)
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                if not _local_is_empty(entry.path):
+                if not _local_is_empty(entry.path, besides):
                     return False
             elif not is_temporary(entry.name):
                 return False
     return True
 
 
-def _remote_is_empty(location: Location) -> bool:
+def _remote_is_empty(location: Location, besides: str | None) -> bool:
     remote = open_filesystem(location)
     try:
-        found = remote.fs.find(remote.path, detail=True)
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
     except FileNotFoundError:
         return True
+    prefix = None if besides is None else besides.rstrip("/") + "/"
     return not any(
-        info.get("type", "file") == "file" and not path.endswith("/") and not is_temporary(path.rsplit("/", 1)[-1])
+        info.get("type", "file") == "file"
+        and not path.endswith("/")
+        and not is_temporary(path.rsplit("/", 1)[-1])
+        and (prefix is None or not path.startswith(prefix))
         for path, info in found.items()
     )

@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
-from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.errors import FormatError, IntegrityError, StorageError
+from pipecrypt.storage.filesystem import open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.remote_source import RemoteRanges, changed, check_range
+from pipecrypt.storage.retry import Retry, TruncatedError
 from pipecrypt.storage.standard_streams import InputInMemory
 
 __all__ = ["OpenSource", "open_range_source", "read_small_file", "read_small_object", "read_start"]
 
+_ONCE: Final = Retry(0)  # a caller's file system has its own way of trying again
 _NOT_EXPECTED: Final = "this is not what it should be"
 
 
@@ -63,10 +66,10 @@ def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
         opened.close()
 
 
-def _open_ranges(source: SourceFile) -> _LocalRanges | _RemoteRanges | InputInMemory:
+def _open_ranges(source: SourceFile) -> _LocalRanges | RemoteRanges | InputInMemory:
     if source.location.is_standard_stream:
         return InputInMemory()
-    return _LocalRanges(source) if source.location.is_local else _RemoteRanges(source)
+    return _LocalRanges(source) if source.location.is_local else RemoteRanges(source)
 
 
 def read_small_file(location: Location, max_bytes: int) -> bytes | None:
@@ -78,7 +81,7 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
     """
     if not location.is_local:
         remote = open_filesystem(location)
-        return read_small_object(remote.fs, remote.path, max_bytes, location.display)
+        return _read_small(remote.fs, remote.path, max_bytes, location.display, remote.retry)
     with map_errors(f"cannot read {location.display}"):
         try:
             data = _read_start(location, max_bytes + 1)
@@ -96,9 +99,13 @@ def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | 
         FormatError: it is larger than `max_bytes`, or a directory.
         StorageError: the storage refused or failed.
     """
+    return _read_small(fs, path, max_bytes, name, _ONCE)
+
+
+def _read_small(fs: Any, path: str, max_bytes: int, name: str, retry: Retry) -> bytes | None:
     with map_errors(f"cannot read {name}"):
         try:
-            data = _object_start(fs, path, max_bytes + 1, name)
+            data = retry.call(lambda: _object_start(fs, path, max_bytes + 1, name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError as error:
@@ -135,27 +142,16 @@ def _read_start(location: Location, length: int) -> bytes:
                 raise _no_regular_file(location.display)
             return file.read(length)
     remote = open_filesystem(location)
-    return _object_start(remote.fs, remote.path, length, location.display)
+    return remote.retry.call(lambda: _object_start(remote.fs, remote.path, length, location.display))
 
 
 def _object_start(fs: Any, path: str, length: int, name: str) -> bytes:
     # Some stores refuse a range that reaches past the end.
-    size = size_of(fs.info(path), name)
-    return bytes(fs.cat_file(path, start=0, end=min(size, length))) if size else b""
-
-
-def _check_range(source: SourceFile, start: int, length: int) -> None:
-    if start < 0 or length < 0 or start + length > source.size_bytes:
-        end = start + length
-        raise FormatError(
-            f"{source.location.display} has {source.size_bytes} bytes, but bytes {start} to {end} are due"
-        )
-
-
-def _changed(source: SourceFile) -> ConflictError:
-    return ConflictError(
-        f"{source.location.display} changed while it was read", hint="wait until its writer is done, then run again"
-    )
+    due = min(size_of(fs.info(path), name), length)
+    data = bytes(fs.cat_file(path, start=0, end=due)) if due else b""
+    if len(data) < due:
+        raise TruncatedError(f"{len(data)} bytes came where {due} were asked for")
+    return data[:due]
 
 
 class _LocalRanges:
@@ -177,10 +173,10 @@ class _LocalRanges:
             try:
                 self._file = os.open(source.location.local_path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
-                raise _changed(source) from error
+                raise changed(source) from error
             if local_fingerprint(os.fstat(self._file)) != source.fingerprint:  # another file by that name
                 os.close(self._file)
-                raise _changed(source)
+                raise changed(source)
             self._check_end()
 
     def _check_end(self) -> None:
@@ -190,14 +186,14 @@ class _LocalRanges:
         has_grown = local_fingerprint(os.fstat(self._file)) != self._source.fingerprint
         os.close(self._file)
         if has_grown:
-            raise _changed(self._source)
+            raise changed(self._source)
         raise StorageError(
             f"{self.name} holds more than the {self.size_bytes} bytes that its file system reports",
             hint="copy it to a file first, or send it to standard input",
         )
 
     def read_range(self, start: int, length: int) -> memoryview:
-        _check_range(self._source, start, length)
+        check_range(self._source, start, length)
         if length > len(self._buffer):
             self._buffer = bytearray(length + length // 8)
         view = memoryview(self._buffer)[:length]
@@ -210,7 +206,7 @@ class _LocalRanges:
             while filled < len(out):  # one call reads at most 2 GiB
                 count = os.preadv(self._file, [out[filled:]], start + filled)
                 if not count:
-                    raise _changed(self._source)
+                    raise changed(self._source)
                 filled += count
 
     @property
@@ -222,44 +218,9 @@ class _LocalRanges:
             try:
                 status = os.stat(self._source.location.local_path)
             except FileNotFoundError as error:
-                raise _changed(self._source) from error
+                raise changed(self._source) from error
         if local_fingerprint(status) != self._source.fingerprint:
-            raise _changed(self._source)
+            raise changed(self._source)
 
     def close(self) -> None:
         os.close(self._file)
-
-
-class _RemoteRanges:
-    """Ranges of an object, one request each."""
-
-    __slots__ = ("_remote", "_source", "name", "size_bytes")
-
-    def __init__(self, source: SourceFile) -> None:
-        self._source = source
-        self._remote = open_filesystem(source.location)
-        self.name = source.location.display
-        self.size_bytes = source.size_bytes
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        _check_range(self._source, start, length)
-        if not length:
-            return memoryview(b"")
-        with map_errors(f"cannot read {self.name}"):
-            data = self._remote.fs.cat_file(self._remote.path, start=start, end=start + length)
-        if len(data) != length:
-            self.check_unchanged()
-            raise StorageError(
-                f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
-                hint="run again; if this stays, the storage does not serve ranges: copy the file first",
-            )
-        return memoryview(data)
-
-    def check_unchanged(self) -> None:
-        with map_errors(f"cannot read {self.name}"):
-            info = look_up(self._remote)
-        if info is None or fingerprint_of(info) != self._source.fingerprint:
-            raise _changed(self._source)
-
-    def close(self) -> None:
-        """Leave the file system to fsspec, which shares it."""

@@ -28,7 +28,7 @@ from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.storage.sink import open_sink, remove_leftovers
 from pipecrypt.storage.source import open_range_source, read_small_file
 
-__all__ = ["Undo", "drop_undo", "put_back", "read_undo", "replace_tail", "write_undo"]
+__all__ = ["Undo", "drop_undo", "is_undo", "put_back", "read_undo", "replace_tail", "write_undo"]
 
 _MAGIC: Final = b"pcundo1\0"
 _PLACE_BYTES: Final = 8
@@ -54,6 +54,11 @@ class Undo:
     body_end: int
     tail: bytes
     sha256: str
+
+
+def is_undo(name: str) -> bool:
+    """Say whether a file of this name keeps the old end of another."""
+    return name.endswith(_UNDO_SUFFIX)
 
 
 def read_undo(file: Location) -> Undo | None:

@@ -27,7 +27,7 @@ def _raise(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def listing(_reference: str) -> None:
         raise error
 
-    monkeypatch.setattr("pipecrypt.keys.keystore.list_keys", listing)
+    monkeypatch.setattr("pipecrypt.keys.services.keystore.making.list_keys", listing)
 
 
 def test_without_arguments_it_helps(run: Run) -> None:

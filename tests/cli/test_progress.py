@@ -30,7 +30,7 @@ def _ten_seconds() -> Iterator[Event]:
     yield FileStarted("a.parquet")
     for _ in range(100):
         yield BytesDone(1_000_000)
-    yield FileDone((_PART,))
+    yield FileDone("0" * 64, (_PART,))
 
 
 class _Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipecrypt.keys.retry import Patience
+from pipecrypt.keys.services.retry import Patience
 
 
 class FakeClock:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.keys import pkcs11_token
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.pkcs11_library import package
+from pipecrypt.keys.services.pkcs11 import token as pkcs11_token
+from pipecrypt.keys.services.pkcs11.library import package
 
 PIN, OTHER_PIN = "48151623", "99999999"
 TOKEN, REPLICA, TWINS = "pipecrypt", "replica", "twins"

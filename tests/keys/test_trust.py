@@ -24,8 +24,8 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import create_key
 from pipecrypt.keys.public_keys import MAX_PUBLIC_KEY_BYTES
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures, open_signer
 from pipecrypt.keys.trust import MAX_SIGNATURES, Trust
 from tests.crypto.keys import private_pem

@@ -14,11 +14,12 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.context import Context
 from pipecrypt.errors import AccessError, ConflictError, FormatError, IntegrityError, PipecryptError, UsageError
-from pipecrypt.keys.keystore import create_key
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.deep_rotation import DeepSummary
+from pipecrypt.pipeline.sink_locking import locked_sink
 from pipecrypt.storage import tail
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import NAMES, World
@@ -247,6 +248,42 @@ def test_an_undo_file_of_another_file_is_refused(world: World) -> None:
         rotate(world)
     os.unlink(tail._undo_place(two).local_path)
     assert rotate(world).changed == 3
+
+
+@pytest.mark.parametrize("part", ["", "a.parquet"], ids=["dataset", "file"])
+def test_two_rotations_at_once_are_refused(world: World, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    encrypt(world)
+    place = world.out / part
+    before = world.tree()
+    refused = []
+    real = tail.write_undo
+
+    def meet_another(*arguments: Any) -> int:
+        kept = real(*arguments)
+        if not refused:
+            refused.append(True)
+            with pytest.raises(ConflictError):
+                pc.rotate(place, world.key, world.reference("third"), deep=True)
+        return kept
+
+    monkeypatch.setattr("pipecrypt.dataset.sharing.rekeying.write_undo", meet_another)
+
+    rotate(world, place)
+
+    assert refused
+    assert world.tree() != before
+    pc.decrypt(place, world.root / "back", [world.reference("other")])
+    assert rotate(world, place).changed == 0  # the lock is gone
+
+
+def test_on_other_storages_too_a_rotation_and_a_run_exclude_each_other(world: World) -> None:
+    place = f"memory://{world.root.name}-held"
+    pc.encrypt(world.raw, place, pc.Policy(columns={"email": world.key}))
+
+    with locked_sink(Location(place), "a run"), pytest.raises(ConflictError):
+        rotate(world, place)
+    assert rotate(world, place).changed == 3
+    assert rotate(world, place).changed == 0
 
 
 def _die_at(step: int) -> Callable[[], None]:

@@ -29,7 +29,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.pipeline.calls import decrypt, encrypt
 from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted
@@ -253,7 +253,7 @@ def test_signals_in_this_process(world: World, number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
     def listen(event: Event) -> None:
-        if isinstance(event, BytesDone) and not world.tree():
+        if isinstance(event, BytesDone) and not set(world.tree()) - {"_pipecrypt/lock/1.json"}:
             os.kill(os.getpid(), number)
 
     with pytest.raises(InterruptedRunError) as caught:

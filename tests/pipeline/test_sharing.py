@@ -16,7 +16,7 @@ from pipecrypt.dataset.sharing import found_grants
 from pipecrypt.errors import ConflictError, IntegrityError, KeyNotFoundError, PipecryptError, PolicyError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants
-from pipecrypt.keys.keystore import create_key
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.sharing import GrantSummary

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import AccessError, FormatError, KeyNotFoundError, UnsupportedError, UsageError
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.reading import views as views_module
 from pipecrypt.reading.filesystem import PipecryptFileSystem

@@ -26,7 +26,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.reading import in_flight
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import CREDENTIALS, Keys

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import create_key
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from tests.parquet.world import MemorySource, encrypt, parquet_bytes

@@ -152,7 +152,11 @@ def test_short_answer_of_a_store(faulty: type[FaultyStore]) -> None:
     with fsspec.open("faulty://a.parquet", "wb") as file:
         file.write(DATA)
     faulty.plan(Faults("cat_file", short_bytes=3))
-    with pytest.raises(StorageError), open_range_source(_pin("faulty://a.parquet")) as source:
+    with open_range_source(_pin("faulty://a.parquet")) as source:
+        assert source.read_range(0, 10) == DATA[:10]  # the second attempt brings all
+    faulty.plan(Faults("cat_file", at=0, short_bytes=3))
+    (pinned,) = list_sources(Location("faulty://a.parquet", {"transfer": {"deadline_seconds": 0.5}}))
+    with pytest.raises(StorageError), open_range_source(pinned) as source:
         source.read_range(0, 10)
 
 

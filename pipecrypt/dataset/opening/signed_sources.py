@@ -7,11 +7,12 @@ and nothing may be there that was not signed: a reader of several files would no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.errors import IntegrityError, NoRegularFileError, SourceNotFoundError, UsageError
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
@@ -61,7 +62,7 @@ def list_signed_sources(
     _check_place(location)
     sources, absence = _list(location, below)
     if len(sources) == 1 and sources[0].location == location:
-        return (SignedSource(sources[0], find_signed(location, requirements)),)  # 1, 3
+        return (_single(sources[0], location, requirements),)  # 1, 3
     directory, pattern = _reach(location, below, sources)
     files, place = locate(directory)
     dataset = open_above(files, f"{place}/", requirements)  # 1
@@ -70,11 +71,30 @@ def list_signed_sources(
             _refuse_missing(location, requirements)  # 2
         raise absence or unsigned(files, place)
     prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
-    found = [prefix + source.relative_path for source in sources]
-    refuse(compare_listing(_expected(dataset, prefix, pattern), found), name=dataset.name)  # 2, 3
-    if absence is not None:
+    expected = _expected(dataset, prefix, pattern)
+    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run)
+    found = {prefix + source.relative_path: source for source in sources}
+    found |= {path: _below(prefix, staged[path]) for path in expected if path in staged}
+    refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
+    if absence is not None and not found:
         raise absence
-    return tuple(SignedSource(source, dataset.file(path)) for source, path in zip(sources, found, strict=True))
+    return tuple(SignedSource(source, dataset.file(path)) for path, source in sorted(found.items()))
+
+
+def _single(source: SourceFile, location: Location, requirements: Requirements) -> SignedSource:
+    files, path = locate(location)
+    dataset = open_above(files, path, requirements)
+    if dataset is None:
+        return SignedSource(source, open_beside(files, path, requirements))
+    below = dataset.below(path) or ""
+    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run).get(below)
+    if staged is not None:
+        source = replace(staged, relative_path=source.relative_path)
+    return SignedSource(source, dataset.file(below))
+
+
+def _below(prefix: str, staged: SourceFile) -> SourceFile:
+    return replace(staged, relative_path=staged.relative_path.removeprefix(prefix))
 
 
 def find_signed(location: Location, requirements: Requirements) -> SignedFile:

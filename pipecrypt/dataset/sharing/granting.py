@@ -22,7 +22,7 @@ from pipecrypt.keys.grants import (
     time_text,
 )
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.storage.exclusive import replace_exclusively
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import locate

@@ -20,7 +20,13 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
 from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX, MANIFEST_PATH, file_list_path
+from pipecrypt.manifest.paths import (
+    GRANTS_PATH,
+    GRANTS_SUFFIX,
+    MANIFEST_PATH,
+    ROTATION_LOCK_SUFFIX,
+    file_list_path,
+)
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
@@ -60,6 +66,11 @@ class Place:
     def grants(self) -> Location:
         """Where its grants lie."""
         return self.files.location(self.path + GRANTS_SUFFIX if self.is_file else f"{self.path}/{GRANTS_PATH}")
+
+    @property
+    def rotation_lock(self) -> Location:
+        """The file by which a deep rotation holds a single file, where the storage is not local."""
+        return self.files.location(self.path + ROTATION_LOCK_SUFFIX)
 
     @property
     def name(self) -> str:

@@ -6,13 +6,13 @@ writes the files, and in which order, is left to pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.data_files import is_data
-from pipecrypt.dataset.signing.earlier_version import read_earlier_dataset, read_earlier_file
+from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_file
 from pipecrypt.dataset.signing.promises import add_promises, continue_promise
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
@@ -50,20 +50,21 @@ class DatasetSigning:
     Args:
         sink: the directory.
         signers: opened before, and wiped by their owner.
-        replaces: says of a path below the sink whether this run may write it.
+        earlier: the version that the sink holds, from `read_earlier_dataset`.
+        replaces: says of a path below the sink whether this run may write or remove it.
 
     Raises:
-        NotTrustedError: the sink holds a dataset that none of the signing keys signed.
-        IntegrityError: its manifest is malformed or was changed.
         ConflictError: the sink holds files that nobody signs, or lacks some that stay.
         StorageError: the storage refused or failed.
     """
 
-    def __init__(self, sink: Location, signers: OpenSigners, *, replaces: Callable[[str], bool]) -> None:
+    def __init__(
+        self, sink: Location, signers: OpenSigners, earlier: EarlierVersion | None, *, replaces: Callable[[str], bool]
+    ) -> None:
         """Look at what the sink holds."""
         self._sink = sink
         self._signers = signers
-        self._earlier = read_earlier_dataset(sink, signers)
+        self._earlier = earlier
         found = _sizes_below(sink)
         entries = () if self._earlier is None else self._earlier.entries
         self._stays = tuple(entry for entry in entries if not replaces(entry.path))
@@ -90,15 +91,32 @@ class DatasetSigning:
             self._entries.append(file.entry)
             self._promises[file.promise] = None
 
-    def publish(self, dataset_id: str) -> tuple[SignedStatement, ...]:
+    @property
+    def left_over(self) -> frozenset[str]:
+        """Paths that were to be replaced, and were not: an earlier run wrote more files."""
+        return self._to_replace.difference(entry.path for entry in self._entries)
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The paths of the next version's files, as far as they were added or stay."""
+        return frozenset(entry.path for entry in (*self._stays, *self._entries))
+
+    def publish(
+        self, dataset_id: str, *, run: str | None = None, removes: Collection[str] = ()
+    ) -> tuple[SignedStatement, ...]:
         """Sign all files that were added and all that stay, and publish the manifest.
+
+        Args:
+            dataset_id: of the dataset.
+            run: id of the run that staged the files that were added; None where they are at their places.
+            removes: paths that the caller removes afterwards.
 
         Raises:
             ConflictError: files of an earlier run were not replaced, the promises do not fit together, or another run
                 published a version in the meantime.
             PipecryptError: signing or publishing failed.
         """
-        left = self._to_replace.difference(entry.path for entry in self._entries)
+        left = self.left_over.difference(removes)
         if left:
             hint = "remove them, then run again with --overwrite"
             raise ConflictError(
@@ -112,10 +130,13 @@ class DatasetSigning:
             dataset_id=dataset_id,
             signers=self._signers,
             earlier=self._earlier,
+            run=run,
         )
         return (statement,)
 
     def _promise(self) -> PromisedPolicy:
+        if not self._promises and self.staying_promise is not None:
+            return self.staying_promise  # files were removed, and none was added
         promise = add_promises(tuple(self._promises))
         return promise if self.staying_promise is None else continue_promise(self.staying_promise, promise)
 

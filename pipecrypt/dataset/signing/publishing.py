@@ -6,6 +6,7 @@ The statement comes last: without it there is no new version, whatever else was 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, check_unchanged
@@ -32,6 +33,7 @@ def publish_dataset(
     dataset_id: str,
     signers: OpenSigners,
     earlier: EarlierVersion | None,
+    run: str | None = None,
 ) -> SignedStatement:
     """Sign and publish the next version of a dataset whose files are all there.
 
@@ -42,6 +44,7 @@ def publish_dataset(
         dataset_id: of the dataset.
         signers: sign it.
         earlier: the version that it follows.
+        run: id of the run that staged files of it; None where all are at their places.
 
     Raises:
         ConflictError: another run has published a version in the meantime.
@@ -55,7 +58,7 @@ def publish_dataset(
         summary = encoder.summary()
     except DocumentError as error:
         raise UsageError(f"{sink.display} cannot be signed: {error}", hint="encrypt into several sinks") from error
-    manifest = _manifest(summary, promise, dataset_id, signers, earlier)
+    manifest = replace(_manifest(summary, promise, dataset_id, signers, earlier), run=run)
     envelope = signers.seal(manifest)
     # No two lists of different content share a name, and readers of the version before may still read theirs.
     _publish(sink.child(file_list_path(manifest.version, summary.sha256)), blocks, replaces=False)

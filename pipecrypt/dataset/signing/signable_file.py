@@ -6,7 +6,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.recording import RecordingKeys
+from pipecrypt.keys.sessions.recording import RecordingKeys
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy

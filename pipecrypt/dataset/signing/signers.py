@@ -15,7 +15,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import Wipeable
 from pipecrypt.keys.signers import Signer, make_signatures, open_signer, read_public_keys
 from pipecrypt.keys.trust import Trust
-from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
+from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.statement import encode_statement
 
@@ -87,6 +87,26 @@ class OpenSigners:
                 f"this cannot be signed: {error}", hint="encrypt fewer columns, or give a default"
             ) from error
         return encode_envelope(statement, make_signatures(self._signers, message_to_sign(statement)))
+
+    def seal_payload(self, payload: bytes, payload_type: str) -> bytes:
+        """Return the signed envelope of what is no statement.
+
+        Raises:
+            KeyServiceError: a service failed, refused, or returned no signature of its key.
+        """
+        signatures = make_signatures(self._signers, message_to_sign(payload, payload_type=payload_type))
+        return encode_envelope(payload, signatures, payload_type=payload_type)
+
+    def open_payload(self, envelope: bytes, payload_type: str) -> bytes:
+        """Return what one of these keys, or an earlier version of one, signed.
+
+        Raises:
+            IntegrityError: no envelope, or of another type of payload.
+            NotTrustedError: none of these keys signed it.
+        """
+        untrusted = parse_envelope(envelope, payload_type=payload_type)
+        self.trust().verify(message_to_sign(untrusted.payload, payload_type=payload_type), untrusted.signatures)
+        return untrusted.payload
 
     def close(self) -> None:
         """Wipe the keys. Safe to call twice."""

@@ -9,6 +9,7 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import SignedSource
+from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.errors import StorageError
@@ -55,6 +56,7 @@ class Presence:
         nothing is called missing.
         """
         try:
+            yield from self._staged()
             for start in self._selection.starts():
                 for found in take_inventory(self._below(start), self._admits_below(start)):
                     yield from self._compare(_moved(found, start))
@@ -65,6 +67,13 @@ class Presence:
             if entry.path not in self._seen:
                 path = entry.path
                 yield from signed_source(self._dataset.file(path), self._directory.child(path), self._tally)
+
+    def _staged(self) -> Iterator[SignedSource]:
+        """Yield the files of a version that was signed a moment ago, or whose run was killed then."""
+        for path, source in staged_files(self._directory, self._dataset.verified.manifest.run).items():
+            if path in self._dataset.entries and self._selection.takes(path):
+                self._seen.add(path)
+                yield SignedSource(source, self._dataset.file(path))
 
     def _below(self, start: str) -> Location:
         return self._directory.child(start) if start else self._directory

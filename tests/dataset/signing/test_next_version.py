@@ -27,7 +27,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keystore import create_key
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.keys.trust import Trust
 from pipecrypt.manifest.paths import MANIFEST_PATH
@@ -37,6 +37,7 @@ from pipecrypt.pipeline.calls import decrypt
 from pipecrypt.pipeline.events import Event, FileDone
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink_lock import SinkLock
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
 from tests.parquet.world import no_row_groups
@@ -495,27 +496,49 @@ def test_one_key_under_two_names_is_refused_before_anything_is_written(world: Wo
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_of_two_runs_at_once_one_fails(world: World, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_runs_at_once_the_second_is_refused(world: World, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if version == 2:
         world.sign()
     seal = signers.OpenSigners.seal
-    others: list[int] = []
+    refused: list[int] = []
 
     def seal_late(self: signers.OpenSigners, manifest: object) -> bytes:
-        if not others:
-            others.append(world.sign(overwrite=True).signed[0].version)
+        monkeypatch.setattr(signers.OpenSigners, "seal", seal)
+        with pytest.raises(ConflictError) as caught:
+            world.sign(overwrite=True)
+        refused.append(caught.value.exit_code)
         return seal(self, manifest)  # type: ignore[arg-type]
 
-    def sign_meanwhile(self: signers.OpenSigners, manifest: object) -> bytes:
-        monkeypatch.setattr(signers.OpenSigners, "seal", seal)
-        return seal_late(self, manifest)
-
-    monkeypatch.setattr(signers.OpenSigners, "seal", sign_meanwhile)
-    with pytest.raises(ConflictError) as caught:
-        world.sign(overwrite=True)
-    assert caught.value.exit_code == 5
-    assert others == [version]
+    monkeypatch.setattr(signers.OpenSigners, "seal", seal_late)
+    assert world.sign(overwrite=True).signed[0].version == version
+    assert refused == [5]
     assert world.verify().manifest.version == version
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_whose_lock_was_taken_publishes_no_version(
+    world: World, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if version == 2:
+        world.sign()
+    statement = _manifest_bytes(world)
+
+    def take(self: SinkLock) -> None:
+        (world.out / "_pipecrypt/lock/9.json").write_bytes(b"{}")
+        real(self)
+
+    real = SinkLock.check
+    monkeypatch.setattr(SinkLock, "check", take)
+    with pytest.raises(ConflictError):
+        world.sign(overwrite=True)
+    assert _manifest_bytes(world) == statement
+    if version == 2:
+        world.verify()
+
+
+def _manifest_bytes(world: World) -> bytes | None:
+    place = world.out / MANIFEST_PATH
+    return place.read_bytes() if place.exists() else None
 
 
 def test_paths_that_cannot_be_signed_are_refused_when_planning(world: World) -> None:

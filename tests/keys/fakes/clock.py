@@ -1,8 +1,16 @@
-"""A clock that moves only when somebody sleeps, so that what a call takes on a busy machine counts for nothing."""
+"""A clock that moves only when somebody sleeps, so that what a call takes on a busy machine counts for nothing.
+
+Sockets wait by the real clock. So nothing short of a hang runs into their limits, unless a test asks for short ones.
+"""
 
 from __future__ import annotations
 
-from pipecrypt.keys.retry import Patience
+from typing import Final
+
+from pipecrypt.keys.services.retry import Patience
+
+# Longer than a machine that is busy stops a process, and shorter than the limit of a test.
+PATIENT_SECONDS: Final = 120.0
 
 
 class FakeTime:
@@ -14,11 +22,12 @@ class FakeTime:
         self.slept.append(seconds)
         self.seconds += seconds
 
-    def patience(self, *, answer_seconds: float = 10.0) -> Patience:
+    def patience(self, *, answer_seconds: float = PATIENT_SECONDS) -> Patience:
         """Four tries: after waits of 1, 2 and 4 seconds."""
         return Patience(
             total_seconds=8,
             first_delay_seconds=1,
+            connect_seconds=PATIENT_SECONDS,
             answer_seconds=answer_seconds,
             clock=lambda: self.seconds,
             sleep=self.sleep,

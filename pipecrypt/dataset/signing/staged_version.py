@@ -1,0 +1,43 @@
+"""Move the files of a signed version from where its run staged them to their places. Reading it meanwhile: opening.
+
+The version is signed before, so this only tidies up, and may be done again and again: by the run itself, by the next
+one if it was killed, or by whoever cleans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.manifest.paths import staged_path
+from pipecrypt.storage.exclusive import remove_file
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.move import move_file, remove_empty_directories
+
+__all__ = ["finish_version"]
+
+
+def finish_version(sink: Location, run_id: str, listed: Collection[str], *, removes: Iterable[str] = ()) -> None:
+    """Move what is staged to its place, and remove what the version no longer has.
+
+    The caller holds the lock of the sink, and the statement was published and verified.
+
+    Args:
+        sink: the directory of the dataset.
+        run_id: of the run that the statement names.
+        listed: the paths of its files: what was staged besides, by an attempt that failed, is removed.
+        removes: paths of files of the version before.
+
+    Raises:
+        StorageError: the storage refused or failed; do it again.
+    """
+    directory = sink.child(staged_path(run_id))
+    for path, file in staged_files(sink, run_id).items():
+        if path in listed:
+            move_file(file.location, sink.child(path))
+        else:
+            remove_file(file.location)
+    for path in removes:
+        if path not in listed:
+            remove_file(sink.child(path))
+    remove_empty_directories(directory)

@@ -1,0 +1,1 @@
+"""The key service `aws-kms://`. `service` is where to begin."""

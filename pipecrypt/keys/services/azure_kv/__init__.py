@@ -1,0 +1,1 @@
+"""The key service `azure-kv://`. `service` is where to begin."""

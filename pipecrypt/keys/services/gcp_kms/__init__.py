@@ -1,0 +1,1 @@
+"""The key service `gcp-kms://`. `service` is where to begin."""

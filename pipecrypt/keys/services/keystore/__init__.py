@@ -1,0 +1,1 @@
+"""The key service `keystore://` and its keys. `service` is where to begin."""

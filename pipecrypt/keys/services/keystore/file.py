@@ -1,0 +1,90 @@
+"""Replace the file of a keystore, safely among concurrent writers. Reading is left to private_file, text to document.
+
+Writers take an exclusive lock on the directory, read, and put a new file in the place of the old one (temporary file
+with mode 0600, fsync, rename, fsync of the directory). Readers need no lock: they see the old file or the new one.
+POSIX systems only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pipecrypt.keys.services.private_file import file_failure
+
+__all__ = ["LockedDirectory", "locked_directory"]
+
+_PRIVATE_FILE: Final = 0o600
+_PRIVATE_DIRECTORY: Final = 0o700
+
+
+class LockedDirectory:
+    """A keystore's directory while this process holds its lock.
+
+    Args:
+        path: of the keystore, with no symbolic link in it.
+        descriptor: of the directory.
+    """
+
+    __slots__ = ("_descriptor", "_path")
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Keep both; `locked_directory` closes the descriptor."""
+        self._path = path
+        self._descriptor = descriptor
+
+    def replace(self, data: bytes) -> None:
+        """Put a file with `data` in the place of the keystore, whole or not at all.
+
+        Raises:
+            OSError: the file system failed or refused; `locked_directory` maps it.
+        """
+        temporary = f".{self._path.name}.{secrets.token_hex(8)}.tmp"
+        # O_EXCL and the mode at creation: at no time is the file open to others, and no planted link is followed.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, _PRIVATE_FILE, dir_fd=self._descriptor)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, self._path.name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self._descriptor)
+            raise
+        os.fsync(self._descriptor)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[LockedDirectory]:
+    """Hold the lock of the directory of the keystore `path`; waits for other writers. The directory is made if absent.
+
+    Raises:
+        KeystoreError: the file system refused, also inside of the `with` block.
+        StorageError: it is full.
+    """
+    path = _resolve(path)
+    try:
+        path.parent.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield LockedDirectory(path, descriptor)
+        finally:
+            os.close(descriptor)  # drops the lock
+    except OSError as error:
+        raise file_failure(error, "keystore", path, "written") from error
+
+
+def _resolve(path: Path) -> Path:
+    # A symbolic link is kept, and the file that it points to is replaced.
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise file_failure(error, "keystore", path, "written") from error

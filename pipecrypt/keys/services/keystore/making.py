@@ -1,0 +1,284 @@
+"""Make, import and list the keys of a keystore. Using them is left to service, text, seal and file to siblings."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipecrypt.crypto.aead import random_bytes
+from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
+from pipecrypt.crypto.kdf import KDFParameters, new_parameters
+from pipecrypt.crypto.private_key import new_signing_seed, public_pem
+from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem
+from pipecrypt.crypto.recipient_pem import read_seed_pem
+from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
+from pipecrypt.documents import decode_base64
+from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.reference import parse_key_reference
+from pipecrypt.keys.services.keystore.document import (
+    KeystoreDocument,
+    KeyType,
+    StoredKey,
+    encode_keystore,
+    parse_keystore,
+)
+from pipecrypt.keys.services.keystore.file import locked_directory
+from pipecrypt.keys.services.keystore.lookup import (
+    KeyPlace,
+    find_versions,
+    keystore_path,
+    locate_key,
+    master_key_id,
+    read_keystore,
+    read_keystore_if_any,
+)
+from pipecrypt.keys.services.keystore.seal import new_keystore, seal_key, unlock_keystore
+from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+
+__all__ = ["KeystoreEntry", "create_key", "import_key", "list_keys"]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NewKey:
+    """What makes an entry besides the key itself."""
+
+    place: KeyPlace
+    type: KeyType
+    new_version: bool
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeystoreEntry:
+    """What a keystore tells about one version of one key without its passphrase, so nothing here is authenticated.
+
+    Args:
+        name: what key references call it.
+        master_key_id: what data files store of a master key or an identity.
+        key_id: what statements store of a signing key, made from its public key; None for others.
+        type: aes256, ed25519, mldsa65, x25519 or mlkem768x25519.
+        version: 1 for the first of its name.
+        created: UTC, ISO 8601.
+        public_key: PEM of a signing key or an identity; None for a master key.
+    """
+
+    name: str
+    master_key_id: str
+    key_id: str | None
+    type: str
+    version: int
+    created: str
+    public_key: str | None
+
+
+def create_key(
+    reference: str,
+    key_type: str,
+    credentials: Credentials,
+    *,
+    new_version: bool = False,
+    kdf: KDFParameters | None = None,
+    clock: Callable[[], datetime] = _utc_now,
+) -> KeystoreEntry:
+    """Make a key in a keystore, and the keystore if there is none.
+
+    Args:
+        reference: `keystore://PATH#NAME`.
+        key_type: aes256, ed25519, mldsa65, x25519 or mlkem768x25519.
+        credentials: they open the keystore, or become the ones of a new keystore.
+        new_version: make a further version of a key that exists.
+        kdf: how a new keystore turns its passphrase into a key; None for the default.
+        clock: gives the time of creation.
+
+    Raises:
+        UsageError: an unknown type, or another type than the earlier versions have.
+        ConflictError: there is such a key, and `new_version` is not set.
+        KeyNotFoundError: `new_version` is set, and there is no such key.
+        PassphraseError: passphrase or key file is missing or wrong; nothing was written.
+        KeystoreError: the keystore is malformed, or cannot be written.
+    """
+    place, wanted = locate_key(parse_key_reference(reference)), _key_type(key_type)
+    new = _NewKey(place=place, type=wanted, new_version=new_version, created=clock())
+    with _make_key(wanted) as key:
+        return _add_key(new, key, credentials, kdf)
+
+
+def import_key(
+    reference: str,
+    data: bytes,
+    credentials: Credentials,
+    *,
+    new_version: bool = False,
+    kdf: KDFParameters | None = None,
+    clock: Callable[[], datetime] = _utc_now,
+) -> KeystoreEntry:
+    """Put an existing key into a keystore; arguments and errors as in `create_key`.
+
+    Args:
+        reference: `keystore://PATH#NAME`.
+        data: a 256-bit master key, raw or in base64, or a private key in PEM (PKCS #8) of Ed25519, ML-DSA-65, X25519 or
+            mlkem768x25519.
+        credentials: they open the keystore, or become the ones of a new keystore.
+        new_version: add it as a further version of a key that exists.
+        kdf: how a new keystore turns its passphrase into a key; None for the default.
+        clock: gives the time of creation.
+
+    Raises:
+        UsageError: `data` is no such key.
+    """
+    place = locate_key(parse_key_reference(reference))
+    key_type, key = _read_key(data)
+    with key:
+        new = _NewKey(place=place, type=key_type, new_version=new_version, created=clock())
+        return _add_key(new, key, credentials, kdf)
+
+
+def list_keys(reference: str) -> tuple[KeystoreEntry, ...]:
+    """Return what a keystore holds, without its passphrase.
+
+    Args:
+        reference: a path, `keystore://PATH`, or `keystore://PATH#NAME` for one key's versions only.
+
+    Raises:
+        KeystoreError: the keystore is missing or malformed.
+        KeyNotFoundError: it has no key of that name.
+    """
+    if "://" not in reference:
+        return _entries(read_keystore(Path(reference)).keys)
+    parsed = parse_key_reference(reference)
+    if parsed.fragment is None:
+        return _entries(read_keystore(keystore_path(parsed)).keys)
+    place = locate_key(parsed)
+    return _entries(find_versions(read_keystore(place.path), place))
+
+
+def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParameters | None) -> KeystoreEntry:
+    path, name = new.place.path, str(new.place.path)
+    # Everything that may fail or wait for a person comes before the lock and before anything is written.
+    empty: KeystoreDocument | None = None
+    seen = read_keystore_if_any(path)
+    try:
+        if seen is None:
+            _next_version((), new)
+            empty, wrapping = new_keystore(str(uuid.uuid4()), name, credentials, kdf or new_parameters())
+        else:
+            _next_version(seen.versions(new.place.name), new)
+            wrapping = unlock_keystore(seen, name, credentials)
+        wrapping.wipe()
+        with locked_directory(path) as directory:
+            document = (read_keystore_if_any(path) or empty) if seen is None else read_keystore(path)
+            if document is None:
+                raise AssertionError("an absent keystore was prepared above")
+            # Another writer may have been faster: what is unlocked and extended is what is there now.
+            with unlock_keystore(document, name, credentials) as wrapping:
+                entry = _new_entry(document, new, key)
+                entry = seal_key(document, entry, key, wrapping)
+            data = encode_keystore(replace(document, keys=(*document.keys, entry)))
+            parse_keystore(data, name)  # never write what could not be read, such as one key too many
+            directory.replace(data)
+    finally:
+        credentials.forget()
+    return _entries((entry,))[0]
+
+
+def _new_entry(document: KeystoreDocument, new: _NewKey, key: DataKey) -> StoredKey:
+    return StoredKey(
+        name=new.place.name,
+        id=str(uuid.uuid4()),
+        type=new.type,
+        version=_next_version(document.versions(new.place.name), new),
+        created=new.created.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        public_key=_public_key(new.type, key),
+        sealed=b"",
+    )
+
+
+def _next_version(versions: tuple[StoredKey, ...], new: _NewKey) -> int:
+    place = new.place
+    if not versions:
+        if new.new_version:
+            raise KeyNotFoundError(
+                f"{place.text}: there is no key {place.name} to make a new version of", hint="make it without a version"
+            )
+        return 1
+    if not new.new_version:
+        raise ConflictError(
+            f"{place.text}: keystore {place.path} has a key {place.name} already",
+            hint="choose another name, or ask for a new version of it",
+        )
+    if versions[0].type is not new.type:
+        raise UsageError(
+            f"{place.text} is of type {versions[0].type}, not {new.type}", hint="a key's versions are of one type"
+        )
+    return versions[-1].version + 1
+
+
+def _key_type(text: str) -> KeyType:
+    try:
+        return KeyType(text)
+    except ValueError as error:
+        raise UsageError(
+            f"a keystore makes no keys of type {text!a}", hint=f"it makes {', '.join(kind.value for kind in KeyType)}"
+        ) from error
+
+
+def _make_key(key_type: KeyType) -> DataKey:
+    if key_type is KeyType.AES256:
+        return DataKey(random_bytes(DATA_KEY_BYTES))
+    return new_seed() if key_type.is_identity else new_signing_seed(SignatureAlgorithm(key_type.value))
+
+
+def _public_key(key_type: KeyType, key: DataKey) -> str | None:
+    if key_type is KeyType.AES256:
+        return None
+    if not key_type.is_identity:
+        return public_pem(SignatureAlgorithm(key_type.value), key)
+    identity = HPKEIdentity(RecipientAlgorithm(key_type.value), DataKey(key.expose_key_bytes()))
+    identity.wipe()
+    return encode_pem(identity.public_key)
+
+
+def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
+    if data.lstrip().startswith(b"-----BEGIN"):
+        algorithm, seed = read_seed_pem(data)
+        return KeyType(algorithm), seed
+    try:
+        key_bytes = data if len(data) == DATA_KEY_BYTES else decode_base64(data.decode("ascii").strip())
+        if len(key_bytes) == DATA_KEY_BYTES:
+            return KeyType.AES256, DataKey(key_bytes)
+    except ValueError:
+        pass  # falls through to the same refusal; the cause could quote key material
+    raise UsageError(
+        "this is no key that a keystore holds",
+        hint="give 32 bytes, raw or in base64, or a private key in PEM: Ed25519, ML-DSA-65, X25519, mlkem768x25519",
+    )
+
+
+def _entries(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
+    return tuple(_entry(key) for key in keys)
+
+
+def _entry(key: StoredKey) -> KeystoreEntry:
+    try:
+        return KeystoreEntry(
+            name=key.name,
+            master_key_id=master_key_id(key),
+            key_id=key_id(key.public_key) if key.type.signs and key.public_key is not None else None,
+            type=key.type.value,
+            version=key.version,
+            created=key.created,
+            public_key=key.public_key,
+        )
+    except UsageError as error:
+        raise KeystoreError(
+            f"key {key.name} (version {key.version}) has no valid public key: {error.message}",
+            hint="restore the keystore from its backup",
+        ) from error

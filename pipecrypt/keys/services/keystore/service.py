@@ -1,0 +1,208 @@
+"""The key service `keystore://`: keys in a file, opened in this process. Making and listing them is left to making.
+
+URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
+Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.
+Permissions: to read the file; to add keys, also to write in its directory.
+
+Data files store the master key id `keystore/<name>/<uuid>`, never the path, or for an identity the id of its recipient.
+Each version of a key has an id of its own: new KEKs are wrapped under the newest, and the earlier ones still unwrap.
+The newest version of a signing key signs; the public keys of all versions can be read without the passphrase, and
+nothing authenticates them then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import open_sealed, seal
+from pipecrypt.crypto.hpke import HPKEIdentity
+from pipecrypt.crypto.private_key import PrivateKey
+from pipecrypt.crypto.recipient import RecipientAlgorithm, RecipientKey
+from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto.signature import SignatureAlgorithm
+from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey
+from pipecrypt.keys.services.keystore.lookup import KeyPlace, find_versions, locate_key, master_key_id, read_keystore
+from pipecrypt.keys.services.keystore.seal import open_stored_key, unlock_keystore
+from pipecrypt.keys.services.recipient import IdentityMasterKey
+from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
+from pipecrypt.keys.signers import LocalSigner
+from pipecrypt.secret import DataKey
+
+__all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
+
+_KEK_LABEL: Final = b"pipecrypt keystore kek v1"
+
+
+class KeystoreMasterKey:
+    """A 256-bit master key of a keystore, opened in this process.
+
+    The wrapped form of a KEK is one sealed message under the master key, with the AAD::
+
+        part(label) || part(master key id) || context.key_binding()      part(x) = length (8 hex digits) || x
+
+    Args:
+        key_id: what data files store.
+        key: the master key; owned, and wiped by `wipe`.
+        earlier: the versions before it.
+    """
+
+    __slots__ = ("_earlier", "_id", "_key")
+
+    def __init__(self, key_id: str, key: DataKey, earlier: tuple[KeystoreMasterKey, ...] = ()) -> None:
+        """Keep them."""
+        self._id = key_id
+        self._key = key
+        self._earlier = earlier
+
+    @property
+    def id(self) -> str:
+        """What data files store."""
+        return self._id
+
+    def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key and its wrapped form."""
+        return generate_and_wrap(self.wrap_key, context)
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already."""
+        return seal(self._key, key.expose_key_bytes(), self._aad(context))
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds.
+
+        Raises:
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+        try:
+            return DataKey(open_sealed(self._key, wrapped, self._aad(context)))
+        except (IntegrityError, ValueError) as error:
+            raise IntegrityError(
+                f"the key encryption key was not wrapped by master key {self._id} for this dataset"
+            ) from error
+
+    def earlier_versions(self) -> tuple[KeystoreMasterKey, ...]:
+        """Return the versions before it."""
+        return self._earlier
+
+    def wipe(self) -> None:
+        """Wipe this version's key."""
+        self._key.wipe()
+
+    def _aad(self, context: Context) -> bytes:
+        return bind_to_master_key(_KEK_LABEL, self._id, context)
+
+
+class KeystoreService:
+    """The key service of the scheme `keystore`."""
+
+    def open_key(self, reference: KeyReference, credentials: Credentials) -> KeystoreMasterKey | IdentityMasterKey:
+        """Unlock all versions of a master key or of an identity.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is a signing key.
+            PassphraseError: passphrase or key file is missing or wrong.
+            IntegrityError: the key was changed after it was written.
+        """
+        place = locate_key(reference)
+        document = read_keystore(place.path)
+        versions = find_versions(document, place)
+        key_type = versions[0].type
+        if key_type.signs:
+            raise UsageError(
+                f"{reference.text} is a signing key ({key_type}), which encrypts nothing",
+                hint="make a master key: pipecrypt keys new KEYREF --type aes256",
+            )
+        with unlock_keystore(document, str(place.path), credentials) as wrapping:
+            keys = [open_stored_key(document, entry, wrapping, str(place.path)) for entry in versions]
+        if key_type.is_identity:
+            return _identities(RecipientAlgorithm(key_type.value), keys)
+        opened: tuple[KeystoreMasterKey, ...] = ()
+        for entry, key in zip(versions, keys, strict=True):
+            opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened))
+        return opened[-1]
+
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> LocalSigner:
+        """Unlock the newest version of a signing key.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is no signing key.
+            PassphraseError: passphrase or key file is missing or wrong.
+            IntegrityError: the key was changed after it was written.
+        """
+        place = locate_key(reference)
+        document, versions = _signing_versions(place)
+        newest = versions[-1]
+        with unlock_keystore(document, str(place.path), credentials) as wrapping:
+            seed = open_stored_key(document, newest, wrapping, str(place.path))
+        return LocalSigner(PrivateKey.from_seed(SignatureAlgorithm(newest.type.value), seed))
+
+    def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
+        """Return the public keys of all versions of a signing key, oldest first, as the file has them.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is no signing key.
+        """
+        _, versions = _signing_versions(locate_key(reference))
+        return tuple(entry.public_key for entry in versions if entry.public_key is not None)
+
+    def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
+        """Return the public key of an identity's newest version, or None for a key of another type.
+
+        Args:
+            reference: names the key.
+            credentials: asked only to prove.
+            prove: unlock the keystore and derive the public key; else the file is taken at its word.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            PassphraseError: passphrase or key file is missing or wrong.
+            IntegrityError: the key or its public half was changed after it was written.
+        """
+        place = locate_key(reference)
+        document = read_keystore(place.path)
+        newest = find_versions(document, place)[-1]
+        if not newest.type.is_identity or newest.public_key is None:
+            return None
+        if prove:
+            with unlock_keystore(document, str(place.path), credentials) as wrapping:
+                # The seal authenticates the public key in the file, too.
+                open_stored_key(document, newest, wrapping, str(place.path)).wipe()
+        return parse_recipient(newest.public_key)
+
+
+SERVICE: Final = KeystoreService()
+
+
+def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey]) -> IdentityMasterKey:
+    opened: tuple[IdentityMasterKey, ...] = ()
+    for seed in seeds:
+        opened = (*opened, IdentityMasterKey(HPKEIdentity(algorithm, seed), opened))
+    return opened[-1]
+
+
+def _signing_versions(place: KeyPlace) -> tuple[KeystoreDocument, tuple[StoredKey, ...]]:
+    document = read_keystore(place.path)
+    versions = find_versions(document, place)
+    if not versions[0].type.signs:
+        what = "an identity" if versions[0].type.is_identity else "a master key"
+        raise UsageError(
+            f"{place.text} is {what}, which signs nothing",
+            hint="make a signing key: pipecrypt keys new KEYREF --type ed25519",
+        )
+    return document, versions

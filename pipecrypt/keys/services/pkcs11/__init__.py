@@ -1,0 +1,1 @@
+"""The key service `pkcs11:`. `service` is where to begin."""

@@ -1,0 +1,1 @@
+"""The key service `vault://`. `service` is where to begin."""

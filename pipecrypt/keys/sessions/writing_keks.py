@@ -1,0 +1,104 @@
+"""The KEKs that a session makes, one for each master key and dataset. Opening those of others is left to session.
+
+Not safe across threads; the session holds its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pipecrypt.context import Context
+from pipecrypt.crypto.aead import MessageCipher, random_bytes
+from pipecrypt.crypto.commitment import commit
+from pipecrypt.documents import encode_base64
+from pipecrypt.keys.grants import Grant, time_text
+from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
+from pipecrypt.keys.sessions.kek_cache import KEKLimits
+from pipecrypt.keys.sessions.keyring import Keyring
+from pipecrypt.secret import DataKey
+
+__all__ = ["WritingKEKs"]
+
+
+@dataclass(slots=True)
+class _WritingKEK:
+    key: DataKey
+    cipher: MessageCipher
+    id: bytes
+    writer: MaterialWriter
+    made_at: float
+    wraps: int = 0
+
+
+class WritingKEKs:
+    """Wraps data keys under KEKs that it makes when they are needed.
+
+    Args:
+        keyring: calls the key services.
+        limits: how long a KEK is used.
+        clock: a clock that never goes back, in seconds.
+        also: key references that each KEK is wrapped for, too.
+    """
+
+    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits")
+
+    def __init__(self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str]) -> None:
+        """Make no KEK yet."""
+        self._keyring = keyring
+        self._limits = limits
+        self._clock = clock
+        self._also = tuple(dict.fromkeys(also))
+        self._keks: dict[tuple[str, str], _WritingKEK] = {}
+        self._grants: list[Grant] = []
+
+    def wrap(self, key_reference: str, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
+        """Return the `key_metadata` of a data key.
+
+        Args:
+            key_reference: of the master key.
+            key: the data key.
+            context: where it is used.
+            dataset_id: that the KEK is bound to; None for that of the context.
+
+        Raises:
+            KeyServiceError: the key service failed or refused to make a KEK.
+            UsageError: the reference names keys that only open files.
+        """
+        kek = self._kek(key_reference, context.dataset_id if dataset_id is None else dataset_id)
+        # The AAD is the KEK's id, because parquet-java and parquet-cpp unwrap data keys so.
+        wrapped = kek.cipher.seal(key.expose_key_bytes(), kek.id)
+        kek.wraps += 1
+        return kek.writer.encode(wrapped, commit(key, context.key_binding()), is_footer_key=context.column is None)
+
+    def take_grants(self) -> tuple[Grant, ...]:
+        """Return the KEKs made since the last call, wrapped for the further master keys."""
+        made, self._grants = tuple(self._grants), []
+        return made
+
+    def wipe(self) -> None:
+        """Wipe all KEKs and forget them."""
+        for kek in self._keks.values():
+            kek.key.wipe()
+        self._keks.clear()
+
+    def _kek(self, key_reference: str, dataset_id: str) -> _WritingKEK:
+        master_key_id = self._keyring.master_key(key_reference).id
+        kek = self._keks.get((master_key_id, dataset_id))
+        if kek is None or self._limits.is_used_up(kek.made_at, kek.wraps, self._clock()):  # SP 800-38D 8.3
+            key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
+            if kek is not None:
+                kek.key.wipe()
+            kek_id = random_bytes(KEK_ID_BYTES)
+            writer = MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
+            kek = _WritingKEK(key, MessageCipher(key), kek_id, writer, self._clock())
+            self._grant(kek, dataset_id)  # first: a KEK that could not be wrapped for all is not used
+            self._keks[master_key_id, dataset_id] = kek
+        return kek
+
+    def _grant(self, kek: _WritingKEK, dataset_id: str) -> None:
+        context, since = Context(dataset_id=dataset_id, path=""), time_text(datetime.now(UTC))
+        for reference in self._also:
+            wrapped = kek_text(dataset_id, self._keyring.wrap(reference, kek.key, context))
+            self._grants.append(Grant(encode_base64(kek.id), self._keyring.master_key(reference).id, wrapped, since))

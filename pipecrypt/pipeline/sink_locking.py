@@ -1,0 +1,57 @@
+"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: storage/sink_lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipecrypt.errors import ConflictError
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.move import remove_empty_directories
+from pipecrypt.storage.sink import is_directory
+from pipecrypt.storage.sink_lock import SinkLock, current_holder
+
+__all__ = ["check_unlocked", "locked_sink"]
+
+
+def check_unlocked(sink: Location) -> None:
+    """Pass if nobody is writing to a sink now.
+
+    Raises:
+        ConflictError: somebody is.
+        StorageError: the storage refused or failed.
+    """
+    holder = current_holder(sink.child(LOCK_DIRECTORY))
+    if holder is not None:
+        raise ConflictError(
+            f"{sink.display}: {holder.who!a} is writing there now",
+            hint="let it end first: one run at a time writes to a sink",
+        )
+
+
+@contextmanager
+def locked_sink(sink: Location, who: str) -> Iterator[SinkLock]:
+    """Hold the lock of a sink until the block ends; what was made for the lock only goes with it.
+
+    Args:
+        sink: the directory.
+        who: the name that others are told.
+
+    Raises:
+        ConflictError: somebody else holds it.
+        StorageError: the storage refused or failed.
+    """
+    was_there = is_directory(sink)
+    try:
+        with SinkLock(sink.child(LOCK_DIRECTORY), who) as lock:
+            yield lock
+    finally:
+        remove_empty_directories(sink.child(LOCK_DIRECTORY))
+        with contextlib.suppress(OSError):
+            if sink.is_local:
+                os.rmdir(sink.child(RESERVED_DIRECTORY).local_path)
+                if not was_there:
+                    os.rmdir(sink.local_path)

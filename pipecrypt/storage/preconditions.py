@@ -1,0 +1,142 @@
+"""Find out whether a sink lets only one of two writers create an object. What follows from it is left to the callers.
+
+A store that ignores `If-None-Match`, as some servers that only speak S3 do, takes the second object and says nothing.
+No documentation tells reliably, so it is tried: one small object is created twice, both ways in which files are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from pipecrypt.errors import UnsafeSinkError
+from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.publication import new_token
+from pipecrypt.storage.retry import http_status
+from pipecrypt.storage.s3_object import S3Object, precondition_failed
+
+__all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "honours_preconditions"]
+
+_log = logging.getLogger(__name__)
+_DIRECTORY: Final = "_pipecrypt"
+_CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # documented, by fsspec's `mode="create"`
+_UNSUPPORTED: Final = frozenset({400, 501})
+
+
+class Preconditions(Enum):
+    """How a sink keeps two writers of one name apart."""
+
+    HONOURED = "honoured"
+    """The store refuses the second object; this was tried, or is documented."""
+    BY_OTHER_MEANS = "by other means"
+    """Links of a local file system, or one process's memory."""
+    IGNORED = "ignored"
+    """Nothing does: the second writer replaces the first one's object."""
+
+
+class Writers(Enum):
+    """How many runs the user lets write to a sink at once."""
+
+    SEVERAL = "several"
+    ONE = "one"
+
+
+@dataclass(frozen=True, slots=True)
+class PreconditionReport:
+    """How a sink keeps two writers apart, and how that is known.
+
+    Args:
+        outcome: the answer.
+        reason: one phrase for people.
+    """
+
+    outcome: Preconditions
+    reason: str
+
+    @property
+    def lets_several_write(self) -> bool:
+        """Whether two runs may write to the sink at once."""
+        return self.outcome is not Preconditions.IGNORED
+
+
+def check_writers(sink: Location, writers: Writers) -> PreconditionReport:
+    """Refuse a sink that cannot keep two writers apart, unless the user says that there is only one.
+
+    Raises:
+        UnsafeSinkError: it cannot, and there may be several.
+        StorageError: the storage refused or failed.
+    """
+    report = honours_preconditions(sink)
+    if not report.lets_several_write:
+        if writers is Writers.SEVERAL:
+            raise UnsafeSinkError(f"{sink.display} cannot keep two writers apart: {report.reason}")
+        _log.warning("%s cannot keep two writers apart, and one was promised: %s", sink.display, report.reason)
+    return report
+
+
+def honours_preconditions(sink: Location) -> PreconditionReport:
+    """Say how a sink keeps two writers of one name apart. On S3 this takes some seven requests.
+
+    Args:
+        sink: the directory of a dataset; the objects that are made for trying lie in its `_pipecrypt/` and are removed.
+
+    Raises:
+        StorageError: the storage refused or failed.
+        StorageAccessError: it denied making objects there.
+    """
+    if sink.is_local or sink.is_in_this_process:
+        return PreconditionReport(Preconditions.BY_OTHER_MEANS, "files appear by a link, or in one process's memory")
+    remote = open_filesystem(sink.child(f"{_DIRECTORY}/probe-{new_token()}{new_token()}"))
+    if remote.is_s3 and not sink.is_chained:
+        with map_errors(f"cannot try whether {sink.display} honours If-None-Match"):
+            return _try_s3(remote)
+    if remote.protocol in _CREATES_IF_ABSENT and not sink.is_chained:
+        return PreconditionReport(Preconditions.HONOURED, "the store creates objects only where none is")
+    reason = f"{remote.protocol}:// has no way to create a file only where none is"
+    return PreconditionReport(Preconditions.IGNORED, reason)
+
+
+def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
+    probe, call = S3Object(remote), remote.retry.call
+    # Not conditional: a store that does not know conditions may refuse the first one already.
+    call(lambda: probe.put(b"", "probe", if_absent=False))
+    try:
+        if not _refuses(remote, lambda: probe.put(b"", "probe", if_absent=True)):
+            return PreconditionReport(Preconditions.IGNORED, "the store took a second object in spite of If-None-Match")
+        if not _refuses(remote, lambda: _upload(probe)):
+            reason = "the store completed an upload in parts in spite of If-None-Match"
+            return PreconditionReport(Preconditions.IGNORED, reason)
+        return PreconditionReport(
+            Preconditions.HONOURED, "the store refused a second object, in one piece and in parts"
+        )
+    finally:
+        try:
+            call(probe.remove)
+        except Exception as error:
+            _log.warning("%s stays: %s", remote.path, describe(error))
+
+
+def _upload(probe: S3Object) -> None:
+    upload_id = probe.begin_upload("probe")
+    try:
+        tag = probe.put_part(upload_id, 1, b"probe")
+        probe.complete_upload(upload_id, [tag], if_absent=True)
+    finally:
+        probe.abort_upload(upload_id)
+
+
+def _refuses(remote: RemoteFilesystem, create: Callable[[], None]) -> bool:
+    try:
+        remote.retry.call(create)
+    except Exception as error:
+        if precondition_failed(error):
+            return True
+        if http_status(error) in _UNSUPPORTED:
+            return False
+        raise
+    return False

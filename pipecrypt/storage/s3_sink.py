@@ -1,0 +1,196 @@
+"""Publish an object on S3 as it is made: parts go up while the next one is filled, and no disk holds any of it.
+
+The object appears with the last call, whole or not at all. Each carries a random write id in its metadata, so that
+after an answer was lost a look at it tells ours from another writer's. How calls are made is left to s3_object.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from pipecrypt.errors import PipecryptError, StorageError
+from pipecrypt.storage.filesystem import RemoteFilesystem
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.publication import Publication, occupied, unknown_outcome
+from pipecrypt.storage.retry import Retry, http_status, is_transient
+from pipecrypt.storage.s3_object import S3Head, S3Object, asks_to_repeat, precondition_failed
+from pipecrypt.storage.s3_parts import PartUpload, first_part_bytes, part_bytes
+
+__all__ = ["S3Publication"]
+
+_log = logging.getLogger(__name__)
+_WRITE_ID_BYTES: Final = 16
+_NOT_FOUND: Final = 404
+_FIRST_REFUSAL: Final = 400
+_FIRST_SERVER_FAULT: Final = 500
+
+
+class S3Publication(Publication):
+    """A new object on S3.
+
+    Args:
+        location: where the object will be.
+        remote: its file system.
+        overwrite: whether it may replace another one.
+        expected_bytes: about how large it will be, where that is known; chooses the size of parts.
+
+    Raises:
+        SinkNotEmptyError: the object exists, and may not be replaced.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(
+        self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, expected_bytes: int | None = None
+    ) -> None:
+        """Look at what is there; make nothing yet."""
+        super().__init__(location)
+        self._overwrite = overwrite
+        self._settings = remote.settings
+        self._retry = Retry(remote.settings.deadline_seconds)
+        self._object = S3Object(remote)
+        self._write_id = secrets.token_hex(_WRITE_ID_BYTES)
+        self._first_bytes = first_part_bytes(remote.settings, expected_bytes)
+        self._buffer = bytearray()
+        self._upload: PartUpload | None = None
+        self._tags: list[str] = []
+        with map_errors(f"cannot write {self.name}"):
+            if not overwrite and self._is_there():
+                raise occupied(location)
+
+    def _is_there(self) -> bool:
+        try:
+            return self._retry.call(self._object.head) is not None
+        except PermissionError:
+            return False  # whoever may write need not be allowed to look: the condition of the write decides
+
+    def _append(self, data: memoryview) -> None:
+        octets, taken = data.cast("B"), 0
+        with map_errors(f"cannot write {self.name}"):
+            while taken < len(octets):
+                room = self._part_bytes() - len(self._buffer)
+                if not room:  # more follows, so this is not the only part
+                    self._send()
+                    continue
+                self._buffer += octets[taken : taken + room]
+                taken += min(room, len(octets) - taken)
+
+    def _part_bytes(self) -> int:
+        return part_bytes(self._first_bytes, self._upload.next_number if self._upload else 1)
+
+    def _send(self) -> None:
+        if self._upload is None:
+            self._upload = PartUpload(self._object, self._settings, self._write_id)
+        part, self._buffer = self._buffer, bytearray()
+        self._upload.add(part)
+
+    def _complete(self) -> None:
+        if self._upload is not None:
+            with map_errors(f"cannot write {self.name}"):
+                if self._buffer:
+                    self._send()
+                self._tags = self._upload.finish()
+
+    def _park(self) -> None:
+        # Many small files may wait to be published together: the store keeps them, not the memory.
+        if self._upload is None and self._buffer:
+            with map_errors(f"cannot write {self.name}"):
+                self._send()
+            self._complete()
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot publish {self.name}"):
+            upload = self._upload
+            if upload is None:
+                self._settled(lambda: self._object.put(self._buffer, self._write_id, if_absent=not self._overwrite))
+            else:
+                self._publish_parts(upload)
+        self._buffer = bytearray()
+
+    def _publish_parts(self, upload: PartUpload) -> None:
+        identifier, tags, if_absent = upload.upload_id, self._tags, not self._overwrite
+        try:
+            self._settled(lambda: self._object.complete_upload(identifier, tags, if_absent=if_absent))
+        except PipecryptError:
+            raise
+        except Exception as error:
+            # The call may still be under way. After the abort it cannot take effect any more, so a last look decides.
+            self._abort(upload)
+            if not self._is_ours(self._read_back(error)):
+                raise
+        self._upload = None
+        self._check_size(upload.size_bytes)
+
+    def _settled(self, send: Callable[[], None]) -> None:
+        """Make the call that lets the object appear, until it is known whether it did."""
+
+        def attempt() -> None:
+            try:
+                send()
+            except Exception as error:
+                self._settle(error)
+
+        # A condition that failed though nothing is there: the other object went away meanwhile.
+        self._retry.call(attempt, is_passing=lambda e: is_transient(e) or asks_to_repeat(e) or precondition_failed(e))
+
+    def _settle(self, error: Exception) -> None:
+        """Find out what a failed call did: its answer may have been lost although the object is there.
+
+        Raises:
+            SinkNotEmptyError: another writer's object is there.
+            ConflictError: the store does not tell; nothing is deleted.
+            Exception: the failure itself: no object of ours is there.
+        """
+        if _was_refused(error):
+            raise error
+        head = self._read_back(error)
+        if self._is_ours(head):
+            _log.info("%s was published although its answer was lost: %s", self.name, describe(error))
+            return
+        if head is not None and not self._overwrite:
+            raise occupied(self.location) from error
+        raise error
+
+    def _read_back(self, error: Exception) -> S3Head | None:
+        try:
+            return self._retry.call(self._object.head)
+        except Exception as unreadable:
+            self._upload = None  # not even parts are dropped while it is unknown what they became
+            raise unknown_outcome(self.location, describe(unreadable)) from error
+
+    def _is_ours(self, head: S3Head | None) -> bool:
+        return head is not None and head.write_id == self._write_id
+
+    def _check_size(self, expected: int) -> None:
+        try:
+            head = self._retry.call(self._object.head)
+        except PermissionError:
+            return
+        if head is None or not self._is_ours(head) or head.size_bytes == expected:
+            return  # what another writer put there since is not ours to judge
+        self._object.remove()
+        raise StorageError(f"the storage kept {head.size_bytes} of {expected} bytes of {self.name}; they were removed")
+
+    def _discard(self) -> None:
+        self._buffer = bytearray()
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            self._abort(upload)
+
+    def _abort(self, upload: PartUpload) -> None:
+        upload.abandon()
+        try:
+            self._retry.call(lambda: self._object.abort_upload(upload.upload_id))
+        except Exception as error:
+            _log.warning("parts of %s stay at the storage, see docs/storage.md: %s", self.name, describe(error))
+
+
+def _was_refused(error: Exception) -> bool:
+    """Say whether a store answered that it did not do what was asked, for a reason that a look cannot change."""
+    status = http_status(error)
+    if status is None or is_transient(error) or precondition_failed(error) or asks_to_repeat(error):
+        return False
+    return _FIRST_REFUSAL <= status < _FIRST_SERVER_FAULT and status != _NOT_FOUND

@@ -1,0 +1,304 @@
+"""Let one process at a time write to a directory, on any storage that can create a file only if it is absent.
+
+The lock is a file `<directory>/<n>.json` with rising numbers; whoever created the highest one holds it::
+
+    {"holder": "<who>", "write_id": "<32 hex>", "place": "<machine>", "process": n, "started": "<when>",
+     "interval_seconds": s, "beat": n}
+
+Its holder writes it again every few seconds with the next beat. A holder that died stops beating: whoever waited for
+several intervals in vain creates the next number. So no clocks are compared. A holder that was only asleep finds the
+next number, or its own file gone, and must stop. What is written while the lock is held is left to the callers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.crypto.aead import random_bytes
+from pipecrypt.documents import DocumentError, parse_document
+from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
+from pipecrypt.storage.exclusive import remove_file
+from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
+from pipecrypt.storage.sink import open_sink
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["LockHolder", "LockTiming", "SinkLock", "current_holder"]
+
+_log = logging.getLogger(__name__)
+_NAME: Final = re.compile(r"(?P<number>\d{1,12})\.json", re.ASCII)
+_MAX_BYTES: Final = 4096
+_MAX_TEXT: Final = 512
+_WRITE_ID_BYTES: Final = 16
+_TRIES: Final = 6
+_MAX_INTERVAL_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class LockTiming:
+    """How long things take.
+
+    Args:
+        interval_seconds: between two beats.
+        patience: how many of the holder's intervals without a beat tell that it died.
+        sleep: waits, in seconds.
+    """
+
+    interval_seconds: int = 10
+    patience: int = 3
+    sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """What a lock file says. An attacker may have written it: it can keep others out, and nothing else.
+
+    Args:
+        number: of the file.
+        who: the holder's own name, such as the id of its run.
+        write_id: tells this file from another of the same number.
+        process: which process it is.
+        interval_seconds: between its beats.
+        beat: rises while it lives.
+    """
+
+    number: int
+    who: str
+    write_id: str
+    process: ProcessIdentity
+    interval_seconds: int
+    beat: int
+
+    def encode(self) -> bytes:
+        """Return the content of the file."""
+        members = {
+            "holder": self.who,
+            "write_id": self.write_id,
+            "place": self.process.place,
+            "process": self.process.number,
+            "started": self.process.started,
+            "interval_seconds": self.interval_seconds,
+            "beat": self.beat,
+        }
+        return json.dumps(members).encode() + b"\n"
+
+
+def current_holder(directory: Location, *, timing: LockTiming | None = None) -> LockHolder | None:
+    """Return who holds the lock of a directory and lives, or None; may wait for a beat.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    found = _highest(directory)
+    return None if found is None or _is_dead(directory, found, timing or LockTiming()) else found
+
+
+class SinkLock:
+    """The lock of a directory, held; a context manager that gives it back.
+
+    Args:
+        directory: where the lock files lie.
+        who: the name that others are told.
+        timing: how long things take.
+
+    Raises:
+        ConflictError: another process holds it, or took it a moment earlier.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(self, directory: Location, who: str, *, timing: LockTiming | None = None) -> None:
+        """Take the lock, from a dead holder if need be."""
+        self._directory = directory
+        self._timing = timing or LockTiming()
+        self._is_lost = False
+        self._ends = threading.Event()
+        write_id = random_bytes(_WRITE_ID_BYTES).hex()
+        interval = self._timing.interval_seconds
+        self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
+        self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
+        self._beating.start()
+
+    def check(self) -> None:
+        """Pass if this process still holds the lock, by a look at the storage.
+
+        Raises:
+            ConflictError: another one took it, thinking that this one had died.
+            StorageError: the storage refused or failed.
+        """
+        if self._is_lost or not self._is_mine():
+            self._is_lost = True
+            raise ConflictError(
+                f"{self._directory.display} was taken by another run, because this one did not answer for long",
+                hint="look which run goes on there; this one published nothing more",
+            )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the last beat found another holder; costs nothing."""
+        return self._is_lost
+
+    def release(self) -> None:
+        """Give the lock back. Safe to call twice."""
+        if self._ends.is_set():
+            return
+        self._ends.set()
+        self._beating.join()
+        try:
+            if not self._is_lost and self._is_mine():
+                remove_file(self._place(self._mine.number))
+        except PipecryptError as error:
+            _log.warning("the lock in %s stays: %s", self._directory.display, error.message)
+
+    def __enter__(self) -> Self:
+        """Return the lock."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self.release()
+
+    def _place(self, number: int) -> Location:
+        return self._directory.child(f"{number}.json")
+
+    def _take(self, wanted: LockHolder) -> LockHolder:
+        for attempt in range(_TRIES):
+            seen = set(_numbers(self._directory))
+            before = _highest(self._directory)
+            if before is not None and not _is_dead(self._directory, before, self._timing):
+                raise _held(self._directory, before)
+            mine = replace(wanted, number=1 if before is None else before.number + 1)
+            if self._create(mine):
+                if self._is_alone(mine, seen):
+                    self._forget(before)
+                    return mine
+                remove_file(self._place(mine.number))
+            # Two found a dead holder at once: one of them waits longer.
+            self._timing.sleep((attempt + 1) * (1 + random_bytes(1)[0] / 64) / 10)
+        raise ConflictError(
+            f"{self._directory.display} is wanted by several runs at once", hint="let one run at a time write there"
+        )
+
+    def _create(self, mine: LockHolder) -> bool:
+        try:
+            _write(self._place(mine.number), mine, overwrite=False)
+        except SinkNotEmptyError:
+            return False
+        except StorageError:
+            # It may be there all the same: others would wait for somebody who never came to work.
+            with contextlib.suppress(PipecryptError):
+                if self._holds(mine):
+                    remove_file(self._place(mine.number))
+            raise
+        return True
+
+    def _is_alone(self, mine: LockHolder, seen: set[int]) -> bool:
+        """Look once more: numbers begin again at 1, so another process may have taken one below or above."""
+        return not set(_numbers(self._directory)) - seen - {mine.number} and self._holds(mine)
+
+    def _holds(self, mine: LockHolder) -> bool:
+        found = _read(self._directory, mine.number)
+        return found is not None and found.write_id == mine.write_id
+
+    def _is_mine(self) -> bool:
+        return max(_numbers(self._directory), default=0) == self._mine.number and self._holds(self._mine)
+
+    def _forget(self, before: LockHolder | None) -> None:
+        if before is not None:
+            _log.warning("%s was locked by %s, which has died", self._directory.display, before.who)
+            for number in _numbers(self._directory):
+                if number <= before.number:
+                    remove_file(self._place(number))
+
+    def _beat(self) -> None:
+        while not self._ends.wait(self._timing.interval_seconds):
+            try:
+                if not self._is_mine():
+                    self._is_lost = True
+                    return
+                self._mine = replace(self._mine, beat=self._mine.beat + 1)
+                _write(self._place(self._mine.number), self._mine, overwrite=True)
+            except PipecryptError as error:
+                # The next beat may get through; others wait for several.
+                _log.warning("cannot renew the lock in %s: %s", self._directory.display, error.message)
+
+
+def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> bool:
+    lives = is_running(holder.process)
+    if lives is not None:
+        return not lives
+    pause = min(holder.interval_seconds, _MAX_INTERVAL_SECONDS)
+    for _ in range(timing.patience):
+        timing.sleep(pause)
+        now = _read(directory, holder.number)
+        if now is None or now != holder:
+            return now is None  # given back, or it beats
+    return True
+
+
+def _held(directory: Location, holder: LockHolder) -> ConflictError:
+    return ConflictError(
+        f"{directory.display}: run {holder.who!a} is writing there now",
+        hint="let it end first: one run at a time writes to a sink",
+    )
+
+
+def _highest(directory: Location) -> LockHolder | None:
+    for number in sorted(_numbers(directory), reverse=True):
+        found = _read(directory, number)
+        if found is not None:
+            return found
+    return None
+
+
+def _numbers(directory: Location) -> list[int]:
+    found = (_NAME.fullmatch(path) for path, _ in take_inventory(directory, lambda _: False))
+    return [int(name["number"]) for name in found if name is not None]
+
+
+def _read(directory: Location, number: int) -> LockHolder | None:
+    try:
+        data = read_small_file(directory.child(f"{number}.json"), _MAX_BYTES)
+    except FormatError as error:
+        raise StorageError(f"{directory.display} holds a lock that is none", hint="remove it") from error
+    return None if data is None else _decode(directory, number, data)
+
+
+def _decode(directory: Location, number: int, data: bytes) -> LockHolder:
+    try:
+        document = parse_document(data, max_bytes=_MAX_BYTES)
+        process = ProcessIdentity(
+            document.text("place", max_characters=_MAX_TEXT),
+            document.integer("process"),
+            document.text("started", max_characters=_MAX_TEXT),
+        )
+        return LockHolder(
+            number,
+            document.text("holder", max_characters=_MAX_TEXT),
+            document.text("write_id", max_characters=_MAX_TEXT),
+            process,
+            document.integer("interval_seconds"),
+            document.integer("beat"),
+        )
+    except DocumentError as error:
+        place = directory.child(f"{number}.json").display
+        raise ConflictError(
+            f"{place} is no lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
+        ) from error
+
+
+def _write(place: Location, holder: LockHolder, *, overwrite: bool) -> None:
+    with open_sink(place, overwrite=overwrite) as sink:
+        sink.write(holder.encode())
+        sink.publish()

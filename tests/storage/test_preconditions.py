@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecrypt.errors import StorageError, UnsafeSinkError
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.preconditions import Preconditions, Writers, check_writers, honours_preconditions
+from pipecrypt.storage.s3_object import S3Object
+from tests.storage.test_s3_sink import Bucket
+
+
+def test_servers_that_honour_them(s3_server: Any) -> None:
+    bucket = Bucket(s3_server)
+    assert check_writers(bucket.location("out"), Writers.SEVERAL).outcome is Preconditions.HONOURED
+    assert bucket.names() == []
+    assert bucket.uploads() == []
+
+
+@pytest.mark.parametrize("method", ["put", "complete_upload"])
+def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    real = getattr(S3Object, method)
+
+    def ignoring(self: S3Object, *arguments: Any, if_absent: bool) -> None:
+        real(self, *arguments, if_absent=False)
+
+    monkeypatch.setattr(S3Object, method, ignoring)  # as a server that does not look at the header
+    bucket = Bucket(moto_s3_server)
+    with pytest.raises(UnsafeSinkError) as caught:
+        check_writers(bucket.location("out/"), Writers.SEVERAL)
+    assert caught.value.exit_code == 5
+    assert check_writers(bucket.location("out/"), Writers.ONE).outcome is Preconditions.IGNORED
+    assert bucket.names() == []
+    assert bucket.uploads() == []
+
+
+def test_sinks_that_have_other_means(tmp_path: Path) -> None:
+    for url in (str(tmp_path), "memory://x", "-"):
+        assert honours_preconditions(Location(url)).outcome is Preconditions.BY_OTHER_MEANS
+
+
+def test_sinks_that_have_none(faulty: object) -> None:
+    with pytest.raises(UnsafeSinkError):
+        check_writers(Location("faulty://b/out"), Writers.SEVERAL)
+
+
+def test_a_store_that_fails(moto_s3_server: Any) -> None:
+    with pytest.raises(StorageError):
+        honours_preconditions(Location("s3://no-such-bucket-here/out", moto_s3_server.options))

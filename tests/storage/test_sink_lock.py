@@ -1,0 +1,181 @@
+"""The lock of a sink: one holder at a time, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
+from pipecrypt.storage.sink_lock import LockTiming, SinkLock, current_holder
+
+
+@pytest.fixture(params=["local", "memory"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    if request.param == "local":
+        yield Location(str(tmp_path / "lock"))
+        return
+    yield Location(f"memory://lock-{tmp_path.name}/lock")
+    fsspec.filesystem("memory").rm(f"/lock-{tmp_path.name}", recursive=True)
+
+
+def _never(seconds: float) -> None:
+    raise AssertionError(f"waited for {seconds} s")
+
+
+def _put(directory: Location, number: int, **members: object) -> None:
+    content = {"holder": "another", "write_id": "00", "place": "elsewhere", "process": 1, "started": "1"}
+    content |= {"interval_seconds": 1, "beat": 0} | members
+    with fsspec.open(directory.child(f"{number}.json").url, "w", auto_mkdir=True) as file:
+        json.dump(content, file)
+
+
+def _names(directory: Location) -> list[str]:
+    fs, path = fsspec.core.url_to_fs(directory.url)
+    return sorted(name.rsplit("/", 1)[-1] for name in fs.find(path)) if fs.exists(path) else []
+
+
+def test_a_second_run_is_told_who_holds_the_lock(directory: Location) -> None:
+    with SinkLock(directory, "run-1", timing=LockTiming(sleep=_never)):
+        holder = current_holder(directory, timing=LockTiming(sleep=_never))
+        assert holder is not None
+        assert holder.who == "run-1"
+        with pytest.raises(ConflictError, match="run-1"):
+            SinkLock(directory, "run-2", timing=LockTiming(sleep=_never))
+    assert current_holder(directory) is None
+    assert _names(directory) == []
+    SinkLock(directory, "run-2", timing=LockTiming(sleep=_never)).release()
+
+
+def test_a_process_of_this_machine_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    directory = Location(str(tmp_path / "lock"))
+    code = (
+        "import os, signal; from pipecrypt.storage.location import Location; "
+        "from pipecrypt.storage.sink_lock import SinkLock; "
+        f"SinkLock(Location({directory.url!r}), 'dead'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert _names(directory) == ["1.json"]
+    with SinkLock(directory, "next", timing=LockTiming(sleep=_never)) as lock:
+        lock.check()
+        assert _names(directory) == ["2.json"]
+
+
+def test_a_holder_elsewhere_counts_as_dead_after_several_intervals_without_a_beat(directory: Location) -> None:
+    _put(directory, 7, interval_seconds=5)
+    waited: list[float] = []
+    with SinkLock(directory, "next", timing=LockTiming(patience=4, sleep=waited.append)):
+        assert waited == [5, 5, 5, 5]
+        assert _names(directory) == ["8.json"]
+
+
+def test_a_holder_elsewhere_that_beats_keeps_its_lock(directory: Location) -> None:
+    _put(directory, 7)
+
+    def beat(_: float) -> None:
+        _put(directory, 7, beat=1)
+
+    with pytest.raises(ConflictError, match="another"):
+        SinkLock(directory, "next", timing=LockTiming(sleep=beat))
+
+
+def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
+    with SinkLock(directory, "slow", timing=LockTiming(sleep=_never)) as lock:
+        lock.check()
+        _put(directory, 2)
+        with pytest.raises(ConflictError):
+            lock.check()
+        assert lock.is_lost
+    assert _names(directory) == ["1.json", "2.json"]  # it no longer touches what is another's
+
+
+def test_a_holder_whose_file_was_replaced_must_stop(directory: Location) -> None:
+    with SinkLock(directory, "slow", timing=LockTiming(sleep=_never)) as lock:
+        _put(directory, 1)
+        with pytest.raises(ConflictError):
+            lock.check()
+
+
+def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:
+    with SinkLock(directory, "run", timing=LockTiming(interval_seconds=0)) as lock:  # beats without a pause
+        first = current_holder(directory)
+        assert first is not None
+        _wait(lambda: (current_holder(directory) or first).beat > first.beat)
+        _put(directory, 2)
+        _wait(lambda: lock.is_lost)
+
+
+def test_of_many_at_once_one_at_a_time_holds_the_lock(directory: Location) -> None:
+    _put(directory, 3, place=this_process().place)  # a dead one, which all of them find: process 1 began otherwise
+    holding, most, gate = [0], [0], threading.Lock()
+
+    def attempt(number: int) -> bool:
+        try:
+            with SinkLock(directory, f"run-{number}"):
+                with gate:
+                    holding[0] += 1
+                    most[0] = max(most[0], holding[0])
+                time.sleep(0.02)
+                with gate:
+                    holding[0] -= 1
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = sum(pool.map(attempt, range(24)))
+    assert most[0] == 1
+    assert won >= 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"holder": 1}'])
+def test_what_is_no_lock_is_told(directory: Location, content: bytes) -> None:
+    with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
+        file.write(content)
+    with pytest.raises(ConflictError, match="no lock"):
+        SinkLock(directory, "run", timing=LockTiming(sleep=_never))
+
+
+def test_a_huge_file_is_no_lock(directory: Location) -> None:
+    with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
+        file.write(b" " * 10_000)
+    with pytest.raises(StorageError):
+        SinkLock(directory, "run", timing=LockTiming(sleep=_never))
+
+
+def test_processes_are_told_apart() -> None:
+    me = this_process()
+    assert is_running(me) is True
+    assert is_running(ProcessIdentity(me.place, me.number, "0")) is False
+    assert is_running(ProcessIdentity("elsewhere", me.number, me.started)) is None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        started = _start_of(child.pid)
+        assert is_running(ProcessIdentity(me.place, child.pid, started)) is True
+    finally:
+        child.kill()
+        zombie = _wait(lambda: is_running(ProcessIdentity(me.place, child.pid, started)) is False)
+        child.communicate()
+    assert zombie is None
+
+
+def _start_of(number: int) -> str:
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, os.getpid()
+        time.sleep(0.005)
