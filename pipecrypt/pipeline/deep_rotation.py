@@ -76,7 +76,8 @@ class DeepSummary:
         files: how many there are.
         changed: how many got a new footer.
         data_keys: that were wrapped again.
-        bytes_moved: that were written, undo files included; bodies too, where the storage replaces whole objects.
+        bytes_moved: that were sent from here, undo files included; bodies too, where the storage neither changes files
+            in place nor copies within itself.
         total_bytes: of all files.
         put_back: files that an earlier call had left in between, and that were put back first.
         lost_grants: master keys that had grants of KEKs which the files no longer use; they open them no more.

@@ -112,7 +112,7 @@ class Rekeying:
         files: how many were looked at.
         changed: where footers were replaced.
         data_keys: that were wrapped again.
-        bytes_moved: that were written, undo files included.
+        bytes_moved: that were sent from here, undo files included.
         total_bytes: of all files.
         put_back: files that an earlier call had left in between.
     """
