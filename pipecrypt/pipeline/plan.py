@@ -19,7 +19,7 @@ from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
-from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.splitting import Share, shares_of_each
 from pipecrypt.pipeline.task_id import task_id
 from pipecrypt.sources.formats import (
@@ -79,6 +79,11 @@ class Plan:
     sink: Location
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether a Dask cluster carries out the tasks; a single file is no work for one."""
+        return self.options.executor is ExecutorKind.DASK and not self.is_single_file
 
     @property
     def source_bytes(self) -> int:

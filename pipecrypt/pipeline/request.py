@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
-from pipecrypt.errors import UsageError
+from pipecrypt.errors import MissingExtraError, UsageError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.reading import Reading
 from pipecrypt.pipeline.run_grants import check_grantable_sink
-from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.run_options import ExecutorKind, RunOptions
 from pipecrypt.storage.location import Location
 
 __all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_signable_sink"]
@@ -32,8 +33,9 @@ class EncryptRequest:
         run: how the run goes about it.
 
     Raises:
-        UsageError: `workers` or `max_file_bytes` is no such number, or standard output would be several files or
-            signed.
+        UsageError: `workers` or `max_file_bytes` is no such number, standard output would be several files or
+            signed, or a cluster cannot reach source or sink.
+        MissingExtraError: Dask is asked for, and its package is not installed.
     """
 
     source: Location
@@ -51,6 +53,8 @@ class EncryptRequest:
         check_file_limit(self.max_file_bytes, self.sink)
         check_signable_sink(self.policy, self.sink)
         check_grantable_sink(self.policy.also, self.sink)
+        if self.run.executor is ExecutorKind.DASK:
+            _check_cluster(self.source, self.sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,18 @@ def check_signable_sink(policy: Policy, sink: Location) -> None:
     if sink.name.endswith(SIGNATURE_SUFFIX):
         hint = "choose another sink: what has this name is taken for a statement, and nobody could verify it"
         raise UsageError(f"{sink.display} has the name of a statement, so it cannot be signed", hint=hint)
+
+
+def _check_cluster(source: Location, sink: Location) -> None:
+    """Refuse now what workers elsewhere cannot reach, and a cluster that nothing here can talk to."""
+    for place in (source, sink):
+        if place.is_in_this_process:
+            raise UsageError(
+                f"{place.display} is in this process only, where no worker of a cluster reaches it",
+                hint="use a storage that all workers see, or run.executor: local",
+            )
+    if importlib.util.find_spec("distributed") is None:
+        raise MissingExtraError("Dask is not installed", hint="pip install pipecrypt[dask]")
 
 
 def _check_workers(workers: object) -> None:

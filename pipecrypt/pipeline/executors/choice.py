@@ -6,6 +6,7 @@ import os
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.pipeline.executors.alone import AloneSetup
 from pipecrypt.pipeline.executors.here import HereExecutor
 from pipecrypt.pipeline.executors.local import LocalExecutor
 from pipecrypt.pipeline.executors.protocol import Executor, OnEvent
@@ -13,6 +14,7 @@ from pipecrypt.pipeline.executors.worker import WorkerSetup
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan
 from pipecrypt.pipeline.summary import Part
+from pipecrypt.storage.sink import new_token
 
 __all__ = ["run_tasks"]
 
@@ -36,11 +38,18 @@ def run_tasks(plan: Plan, credentials: Credentials, on_event: OnEvent, interrupt
     with KeySession(
         plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
     ) as session:
-        if plan.workers == 1:
+        if plan.workers == 1 and not plan.is_on_cluster:
             return HereExecutor(session, interruption).run(plan.tasks, on_event)
     return _choose(plan, credentials).run(plan.tasks, on_event)
 
 
 def _choose(plan: Plan, credentials: Credentials) -> Executor:
+    if plan.is_on_cluster:
+        # Dask and its network are loaded where a run wants them, and only there.
+        from pipecrypt.pipeline.executors.dask import DaskExecutor  # noqa: PLC0415
+
+        alone = AloneSetup(new_token() + new_token(), plan.key_references, plan.dataset_id, plan.also)
+        options = plan.options
+        return DaskExecutor(alone, address=options.address, workers=plan.workers, attempts=options.attempts)
     setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id, plan.also)
     return LocalExecutor(setup, workers=plan.workers, attempts=plan.options.attempts)

@@ -1,0 +1,184 @@
+"""Carry out tasks on a Dask cluster, of this machine or another. What a worker does with one is left to alone.
+
+Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only; and an
+attempt may replace what an earlier one published, because the run holds the lock of its sink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, Final
+
+from pipecrypt.errors import ConflictError, MissingExtraError, PipecryptError, WorkerError
+from pipecrypt.pipeline.events import BytesDone, FileStarted, TaskRetried
+from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
+from pipecrypt.pipeline.executors.ledger import Ledger
+from pipecrypt.pipeline.executors.protocol import OnEvent
+from pipecrypt.pipeline.operation import Task
+from pipecrypt.pipeline.summary import Part
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import remove_leftovers
+
+__all__ = ["DaskExecutor"]
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS: Final = 0.5  # how long Ctrl-C may wait
+_CONNECT_SECONDS: Final = 30
+_END_SECONDS: Final = 5
+
+
+class DaskExecutor:
+    """The workers of a Dask cluster.
+
+    Args:
+        setup: what each worker needs to know.
+        address: of the scheduler; None: a cluster of this machine is started, and ended.
+        workers: how many processes a cluster of this machine has.
+        attempts: how often a task is tried whose worker died.
+    """
+
+    def __init__(self, setup: AloneSetup, *, address: str | None, workers: int, attempts: int) -> None:
+        """Start nothing yet."""
+        self._setup = setup
+        self._address = address
+        self._workers = workers
+        self._attempts = attempts
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
+        """Carry out all tasks, as `Executor`.
+
+        Raises:
+            PipecryptError: what the first failing task raised.
+            WorkerError: workers died as often at one task as the run lets them, or the scheduler is gone.
+        """
+        with _client(self._address, self._workers) as client:
+            run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
+            try:
+                return run.finish([_portable(task) for task in tasks])
+            finally:
+                run.end()
+
+
+class _Run:
+    """The way of tasks through a cluster."""
+
+    def __init__(self, client: Any, setup: AloneSetup, ledger: Ledger, on_event: OnEvent) -> None:
+        self._client = client
+        self._setup = setup
+        self._ledger = ledger
+        self._on_event = on_event
+        self._waiting: deque[tuple[Task, int]] = deque()
+        self._flying: dict[Any, tuple[Task, int]] = {}
+
+    def finish(self, tasks: Sequence[Task]) -> list[Part]:
+        self._waiting.extend((task, 1) for task in tasks)
+        while not self._ledger.is_complete:
+            self._submit()
+            for future in self._ended():
+                self._settle(future, *self._flying.pop(future))
+        return self._ledger.parts()
+
+    def end(self) -> None:
+        """Leave nothing at work, and no key open; an error may be on its way."""
+        with contextlib.suppress(Exception):
+            self._client.cancel(list(self._flying), force=True)
+        self._flying.clear()
+        with contextlib.suppress(Exception):
+            self._client.run(end_run, self._setup.name, on_error="ignore")
+
+    def _submit(self) -> None:
+        # No task waits at a worker: Dask blames the death of one on all that it had.
+        most = max(sum(self._client.nthreads().values()), 1)
+        while self._waiting and len(self._flying) < most:
+            task, attempt = self._waiting.popleft()
+            key = f"pipecrypt-{self._setup.name}-{task.id[:16]}-{attempt}"
+            future = self._client.submit(run_task_alone, task, self._setup, key=key, pure=False, retries=0)
+            self._flying[future] = task, attempt
+            if attempt == 1:
+                self._on_event(FileStarted(task.path))
+
+    def _ended(self) -> list[Any]:
+        with contextlib.suppress(TimeoutError), self._client.as_current():
+            _distributed().wait(list(self._flying), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
+        return [future for future in self._flying if future.done()]
+
+    def _settle(self, future: Any, task: Task, attempt: int) -> None:
+        error = None if future.status == "finished" else _error_of(future)
+        if error is None:
+            done = self._ledger.take(future.result())
+            if done is not None:
+                self._on_event(BytesDone(task.input_bytes))
+                self._on_event(done)
+            return
+        if not isinstance(error, _distributed().KilledWorker):
+            raise error
+        remove_leftovers(task.sink, task.token)
+        again, attempt = self._ledger.fail(task, "died")
+        self._on_event(TaskRetried(task.path, attempt, "died", 0))
+        self._waiting.appendleft((again, attempt))
+
+
+def _error_of(future: Any) -> BaseException:
+    if future.status != "error":
+        return WorkerError(f"the Dask scheduler has lost a task ({future.status})", hint="look at the scheduler's log")
+    error: BaseException = future.exception()
+    if isinstance(error, (PipecryptError, _distributed().KilledWorker)):
+        return error
+    return WorkerError(f"a Dask worker failed with {type(error).__name__}: {error}", hint="look at the worker's log")
+
+
+def _portable(task: Task) -> Task:
+    """Return a task that a worker elsewhere can carry out, once more if need be."""
+    source = replace(task.source, location=_absolute(task.source.location))
+    return replace(task, source=source, sink=_absolute(task.sink), overwrite=True)
+
+
+def _absolute(location: Location) -> Location:
+    return Location(os.path.abspath(location.local_path), location.options) if location.is_local else location
+
+
+@contextmanager
+def _client(address: str | None, workers: int) -> Iterator[Any]:
+    distributed = _distributed()
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            # A task whose worker died comes back to us, who count attempts and tell of them.
+            stack.enter_context(_dask().config.set({"distributed.scheduler.allowed-failures": 0}))
+            cluster = distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+            )
+            target = stack.enter_context(cluster)
+        else:
+            target = address
+        try:
+            client = distributed.Client(target, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            raise ConflictError(
+                f"no Dask scheduler answers at {address}", hint="check run.address, and that the cluster runs"
+            ) from error
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(Exception):
+                client.close(timeout=_END_SECONDS)
+
+
+def _distributed() -> ModuleType:
+    try:
+        import distributed  # noqa: PLC0415 - takes a second, and only runs on a cluster need it
+    except ImportError as error:
+        raise MissingExtraError("Dask is not installed", hint="pip install pipecrypt[dask]") from error
+    return distributed
+
+
+def _dask() -> ModuleType:
+    import dask  # noqa: PLC0415 - comes with distributed
+
+    return dask
