@@ -32,6 +32,8 @@ _DOORS = {
     "blake3": ["crypto/"],
     "boto3": ["keys/services/aws_kms/client.py"],
     "cryptography": ["crypto/"],
+    "dask": ["pipeline/executors/dask.py"],
+    "distributed": ["pipeline/executors/dask.py"],
     "fsspec": ["storage/", "reading/filesystem.py"],
     "google": ["keys/services/gcp_kms/client.py"],
     "pkcs11": ["keys/services/pkcs11/library.py"],

@@ -9,6 +9,7 @@ from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event
+from pipecrypt.pipeline.executors.mapped import MapTasks
 from pipecrypt.pipeline.run import run
 from pipecrypt.pipeline.summary import Summary
 
@@ -24,6 +25,7 @@ def run_config(
     credentials: Credentials | None = None,
     environ: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    map_tasks: MapTasks | None = None,
 ) -> Summary:
     """Encrypt what the configuration at `path` names, and return the counts.
 
@@ -37,6 +39,7 @@ def run_config(
         credentials: what opens the keys; default: the environment of this process.
         environ: values for `${VAR}`; default: the environment of this process.
         on_event: told about progress.
+        map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
 
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
@@ -48,6 +51,7 @@ def run_config(
         request,
         credentials=Credentials.from_environment() if credentials is None else credentials,
         on_event=_ignore if on_event is None else on_event,
+        map_tasks=map_tasks,
     )
 
 

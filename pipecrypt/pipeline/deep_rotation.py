@@ -169,12 +169,8 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
     except BaseException:
         rekeying.roll_back()
         raise
-    if not rekeying.changed and not rekeying.put_back and new_id not in rewrapper.seen_master_keys:
-        # Done before, the files would have keys under the new one. As it is, the old one is a mistake.
-        raise KeyNotFoundError(
-            f"no file of {place.name} has a key under {wish.old}",
-            hint="pipecrypt keys usage tells which keys there are",
-        )
+    if not rekeying.changed and not rekeying.put_back:
+        _check_done_before(place, wish, is_done=new_id in rewrapper.seen_master_keys)
     signed = _sign(place, signers, earlier, [each for each in entries if each is not None], (old_ids, new_id), rekeying)
     rekeying.finish()
     return DeepSummary(
@@ -192,6 +188,13 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
         service_calls=sum(each.service_calls for each in (sessions.reading, sessions.old, sessions.new)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_done_before(place: Place, wish: DeepRotation, *, is_done: bool) -> None:
+    """Pass if files have keys under the new master key; where none has, the old one is a mistake."""
+    if not is_done:
+        hint = "pipecrypt keys usage tells which keys there are"
+        raise KeyNotFoundError(f"no file of {place.name} has a key under {wish.old}", hint=hint)
 
 
 def _check_signing(place: Place, wish: DeepRotation) -> None:

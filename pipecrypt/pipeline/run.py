@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
@@ -14,6 +14,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.pipeline.events import Event, FileDone, RunFinished, RunStarted, ignore
 from pipecrypt.pipeline.executors.choice import run_tasks
+from pipecrypt.pipeline.executors.mapped import MapTasks
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
 from pipecrypt.pipeline.report_document import store_report
@@ -29,7 +30,11 @@ __all__ = ["run"]
 
 
 def run(
-    request: EncryptRequest | DecryptRequest, *, credentials: Credentials, on_event: Callable[[Event], None] = ignore
+    request: EncryptRequest | DecryptRequest,
+    *,
+    credentials: Credentials,
+    on_event: Callable[[Event], None] = ignore,
+    map_tasks: MapTasks | None = None,
 ) -> Summary:
     """Encrypt or decrypt all files of a source, each published whole or not at all.
 
@@ -40,6 +45,7 @@ def run(
         request: what to do.
         credentials: what opens the keys.
         on_event: told about progress, in this thread. If it raises, the run stops.
+        map_tasks: calls the tasks in processes of the caller's own, such as those of Ray or Spark.
 
     Raises:
         InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; what was published stays, all else is removed.
@@ -53,7 +59,7 @@ def run(
             plan = _plan(request)
             with _opened(request, plan, credentials) as opened, _reported(opened, on_event) as tell:
                 tell(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
-                summary = _carry_out(opened, credentials, tell, interruption, started)
+                summary = _carry_out(opened, _Work(credentials, interruption, map_tasks), tell, started)
                 tell(RunFinished(summary))
         except KeyboardInterrupt:
             is_resumable = isinstance(request, EncryptRequest) and request.run.keeps_journal
@@ -104,18 +110,23 @@ def _reported(opened: SignedRun | DirectoryRun, on_event: Callable[[Event], None
         store_report(opened.plan.sink, collector.report())
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Who does the tasks."""
+
+    credentials: Credentials
+    interruption: Interruption
+    map_tasks: MapTasks | None
+
+
 def _carry_out(
-    opened: SignedRun | DirectoryRun,
-    credentials: Credentials,
-    on_event: Callable[[Event], None],
-    interruption: Interruption,
-    started: float,
+    opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable[[Event], None], started: float
 ) -> Summary:
     if isinstance(opened, DirectoryRun) and not opened.has_work:
         return _told(Summary.of(opened.plan.name, (), time.perf_counter() - started), opened)
     opened.begin()
     try:
-        parts = _run_tasks(opened, credentials, on_event, interruption) if opened.plan.tasks else []
+        parts = _run_tasks(opened, work, on_event) if opened.plan.tasks else []
     except BaseException:
         # What is noted need not be done again. Another error is on its way.
         with contextlib.suppress(PipecryptError):
@@ -139,12 +150,7 @@ def _told(summary: Summary, opened: SignedRun | DirectoryRun) -> Summary:
     )
 
 
-def _run_tasks(
-    opened: SignedRun | DirectoryRun,
-    credentials: Credentials,
-    on_event: Callable[[Event], None],
-    interruption: Interruption,
-) -> list[Part]:
+def _run_tasks(opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable[[Event], None]) -> list[Part]:
     plan = opened.plan
     grants = RunGrants(plan.sink, is_single_file=plan.is_single_file)
 
@@ -156,4 +162,4 @@ def _run_tasks(
             opened.check_quickly()
         on_event(event)
 
-    return run_tasks(plan, credentials, on_event_too, interruption)
+    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks)

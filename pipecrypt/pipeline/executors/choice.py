@@ -9,6 +9,7 @@ from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.executors.alone import AloneSetup
 from pipecrypt.pipeline.executors.here import HereExecutor
 from pipecrypt.pipeline.executors.local import LocalExecutor
+from pipecrypt.pipeline.executors.mapped import MappedExecutor, MapTasks
 from pipecrypt.pipeline.executors.protocol import Executor, OnEvent
 from pipecrypt.pipeline.executors.worker import WorkerSetup
 from pipecrypt.pipeline.interruption import Interruption
@@ -19,7 +20,13 @@ from pipecrypt.storage.sink import new_token
 __all__ = ["run_tasks"]
 
 
-def run_tasks(plan: Plan, credentials: Credentials, on_event: OnEvent, interruption: Interruption) -> list[Part]:
+def run_tasks(
+    plan: Plan,
+    credentials: Credentials,
+    on_event: OnEvent,
+    interruption: Interruption,
+    map_tasks: MapTasks | None = None,
+) -> list[Part]:
     """Carry out the tasks of a plan as its options say, and return their parts in the order of the tasks.
 
     Args:
@@ -27,6 +34,7 @@ def run_tasks(plan: Plan, credentials: Credentials, on_event: OnEvent, interrupt
         credentials: what opens the keys.
         on_event: told about progress, in this thread. If it raises, all ends.
         interruption: asked now and then whether to stop.
+        map_tasks: calls the tasks, instead of who the options name.
 
     Raises:
         AccessError: a key is missing, or the credentials do not open it; nothing was made.
@@ -38,8 +46,10 @@ def run_tasks(plan: Plan, credentials: Credentials, on_event: OnEvent, interrupt
     with KeySession(
         plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
     ) as session:
-        if plan.workers == 1 and not plan.is_on_cluster:
+        if plan.workers == 1 and not plan.is_on_cluster and map_tasks is None:
             return HereExecutor(session, interruption).run(plan.tasks, on_event)
+    if map_tasks is not None:
+        return MappedExecutor(_alone(plan), map_tasks).run(plan.tasks, on_event)
     return _choose(plan, credentials).run(plan.tasks, on_event)
 
 
@@ -48,8 +58,11 @@ def _choose(plan: Plan, credentials: Credentials) -> Executor:
         # Dask and its network are loaded where a run wants them, and only there.
         from pipecrypt.pipeline.executors.dask import DaskExecutor  # noqa: PLC0415
 
-        alone = AloneSetup(new_token() + new_token(), plan.key_references, plan.dataset_id, plan.also)
         options = plan.options
-        return DaskExecutor(alone, address=options.address, workers=plan.workers, attempts=options.attempts)
+        return DaskExecutor(_alone(plan), address=options.address, workers=plan.workers, attempts=options.attempts)
     setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id, plan.also)
     return LocalExecutor(setup, workers=plan.workers, attempts=plan.options.attempts)
+
+
+def _alone(plan: Plan) -> AloneSetup:
+    return AloneSetup(new_token() + new_token(), plan.key_references, plan.dataset_id, plan.also)

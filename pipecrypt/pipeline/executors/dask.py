@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
@@ -20,10 +18,10 @@ from pipecrypt.errors import ConflictError, MissingExtraError, PipecryptError, W
 from pipecrypt.pipeline.events import BytesDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.ledger import Ledger
+from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.operation import Task
 from pipecrypt.pipeline.summary import Part
-from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import remove_leftovers
 
 __all__ = ["DaskExecutor"]
@@ -61,7 +59,7 @@ class DaskExecutor:
         with _client(self._address, self._workers) as client:
             run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
             try:
-                return run.finish([_portable(task) for task in tasks])
+                return run.finish([portable_task(task) for task in tasks])
             finally:
                 run.end()
 
@@ -132,16 +130,6 @@ def _error_of(future: Any) -> BaseException:
     if isinstance(error, (PipecryptError, _distributed().KilledWorker)):
         return error
     return WorkerError(f"a Dask worker failed with {type(error).__name__}: {error}", hint="look at the worker's log")
-
-
-def _portable(task: Task) -> Task:
-    """Return a task that a worker elsewhere can carry out, once more if need be."""
-    source = replace(task.source, location=_absolute(task.source.location))
-    return replace(task, source=source, sink=_absolute(task.sink), overwrite=True)
-
-
-def _absolute(location: Location) -> Location:
-    return Location(os.path.abspath(location.local_path), location.options) if location.is_local else location
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""Carry out tasks by an engine that a caller brings: Ray, Spark, or any that maps a function. A task itself: alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipecrypt.errors import WorkerError
+from pipecrypt.pipeline.events import BytesDone, FileDone
+from pipecrypt.pipeline.executors.alone import AloneSetup, run_task_alone
+from pipecrypt.pipeline.executors.ledger import Ledger
+from pipecrypt.pipeline.executors.portable import portable_task
+from pipecrypt.pipeline.executors.protocol import OnEvent
+from pipecrypt.pipeline.operation import Task
+from pipecrypt.pipeline.summary import Part
+
+__all__ = ["MapTasks", "MappedExecutor", "TaskCall"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """One task, to be called in any process that sees source and sink and can open the keys.
+
+    Nothing in it is secret, unless storage options are.
+
+    Args:
+        task: what to do.
+        setup: of its run.
+    """
+
+    task: Task
+    setup: AloneSetup
+
+    def __call__(self) -> FileDone:
+        """Carry it out; what it returns goes back to the driver, in any order, once or more often."""
+        return run_task_alone(self.task, self.setup)
+
+
+# Calls each of the calls somewhere, and yields what they return as it comes.
+MapTasks: TypeAlias = Callable[[Sequence[TaskCall]], Iterable[FileDone]]
+
+
+class MappedExecutor:
+    """An engine of the caller's.
+
+    Args:
+        setup: what each process needs to know.
+        map_tasks: calls the tasks.
+    """
+
+    def __init__(self, setup: AloneSetup, map_tasks: MapTasks) -> None:
+        """Start nothing yet."""
+        self._setup = setup
+        self._map_tasks = map_tasks
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
+        """Carry out all tasks, as `Executor`.
+
+        Raises:
+            WorkerError: the engine came to an end without the result of a task.
+            PipecryptError: what a task raised, if the engine passes it on as it is.
+        """
+        ledger, by_id = Ledger(tasks, 1), {task.id: task for task in tasks}
+        for result in self._map_tasks([TaskCall(portable_task(task), self._setup) for task in tasks]):
+            done = ledger.take(result)
+            if done is not None:
+                on_event(BytesDone(by_id[done.task_id].input_bytes))
+                on_event(done)
+        missing = [task.path for task in tasks if not ledger.is_done(task.id)]
+        if missing:
+            raise WorkerError(
+                f"no result of {len(missing)} tasks came back, such as {missing[0]!a}",
+                hint="look at the engine's log; --resume does what is missing",
+            )
+        return ledger.parts()

@@ -1,0 +1,84 @@
+"""Tasks handed to an engine of the caller's: results in any order, twice, lost; and the recipes in the docs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import pipecrypt as pc
+from pipecrypt.errors import WorkerError
+from pipecrypt.pipeline.events import FileDone
+from pipecrypt.pipeline.executors.mapped import TaskCall
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.summary import Summary
+from pipecrypt.storage.location import Location
+from tests.pipeline.conftest import World
+
+_PAGE = Path(__file__).parents[3] / "docs" / "executors.md"
+
+
+@pytest.fixture(autouse=True)
+def _environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+
+
+def _run(
+    world: World, map_tasks: Callable[[Sequence[TaskCall]], Iterator[FileDone]], *, resumes: bool = False
+) -> Summary:
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location(str(world.out)),
+        policy=Policy(default=world.key),
+        run=RunOptions(keeps_journal=True, resumes=resumes),
+    )
+    return run(request, credentials=world.credentials, map_tasks=map_tasks)
+
+
+def _check(world: World) -> None:
+    back = world.root / "back"
+    pc.decrypt(world.out, back, [world.key], verify="off", credentials=world.credentials)
+    assert world.tree(back) == world.tree(world.raw)
+
+
+def test_results_come_in_any_order_and_twice(world: World) -> None:
+    def backwards_and_twice(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        copies: list[TaskCall] = pickle.loads(pickle.dumps(list(calls)))  # noqa: S301 - made here
+        for call in reversed(copies):
+            result = call()
+            yield result
+            yield result
+
+    assert _run(world, backwards_and_twice).files == 3
+    _check(world)
+
+
+def test_lost_results_end_the_run_and_are_done_when_it_is_resumed(world: World) -> None:
+    with pytest.raises(WorkerError):
+        _run(world, lambda calls: (call() for call in calls[:1]))
+    assert _run(world, lambda calls: (call() for call in calls), resumes=True).files == 2
+    _check(world)
+
+
+@pytest.mark.parametrize("engine", ["threads", "ray", "spark"])
+def test_the_recipes_work(world: World, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = {"ray": "ray", "spark": "pyspark"}.get(engine)
+    if package is not None:
+        if not os.environ.get(f"PIPECRYPT_TEST_{engine.upper()}"):
+            pytest.skip(f"set PIPECRYPT_TEST_{engine.upper()}=1 to run it on {engine}")
+        pytest.importorskip(package)
+        root = str(Path(__file__).parents[3])
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    recipe = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+    names: dict[str, Callable[[Sequence[TaskCall]], Iterator[FileDone]]] = {}
+    exec(recipe, names)  # noqa: S102 - our own documentation
+    assert _run(world, names[f"on_{engine}"]).files == 3
+    _check(world)
