@@ -146,7 +146,7 @@ class _Cleaning:
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
         old = [run for run in dead if run.run_id < last_finished or self._is_past(_began(run.run_id))]
         kept = [run for run in dead if run not in old]
-        doomed = dict.fromkeys([*self._of_runs(old, runs), *self._temporary()])
+        doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
                 remove_file(self._sink.child(path))
@@ -185,6 +185,13 @@ class _Cleaning:
         for run in old:
             prefix = run_path(run.run_id, "")
             yield from (path for path in self._found if path.startswith(prefix))
+
+    def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
+        """Yield what is staged by finished runs whose version is not the one that is there."""
+        for run in runs:
+            prefix = run_path(run.run_id, "staged/")
+            if run.is_finished and run.run_id != self._run:
+                yield from (path for path in self._found if path.startswith(prefix))
 
     def _dataset_of(self, run: FoundRun) -> Iterator[str]:
         past = self._read(run)
