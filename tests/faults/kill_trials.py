@@ -27,7 +27,7 @@ from typing import Any
 from pipecrypt.pipeline import directory_run
 from pipecrypt.pipeline.journal import journal
 from pipecrypt.storage import local_sink
-from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, replace_workers
+from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, in_one_process
 
 __all__ = ["serve"]
 
@@ -84,10 +84,8 @@ def _forked(action: Callable[[], Any], kill_after: float | None = None) -> tuple
         data += piece
     os.close(ours)
     _, status = os.waitpid(pid, 0)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # its workers
-    except ProcessLookupError:
-        pass
     return status, json.loads(data) if data else None
 
 
@@ -220,6 +218,11 @@ def _no_temporary_names() -> None:
     local_sink.LocalPublication.__init__ = init  # type: ignore[method-assign]
 
 
+def _nothing_set_aside() -> None:
+    """Leave files at their places that the next version does not have."""
+    directory_run.set_aside = lambda *_: None
+
+
 def _same_keys() -> None:
     """Let a broken generator give every process the same keys."""
     from pipecrypt.keys.sessions import session  # noqa: PLC0415
@@ -238,6 +241,7 @@ def _no_journal() -> None:
 _SABOTAGE: dict[str, Callable[[], None]] = {
     "": _nothing,
     "no staging": _no_staging,
+    "nothing is set aside": _nothing_set_aside,
     "no temporary names": _no_temporary_names,
     "same keys": _same_keys,
     "no journal": _no_journal,
@@ -277,7 +281,7 @@ def _prepared(scene: str, root: str) -> list[str]:
     shop = prepare(SCENES[scene], Path(root))
     if shop.scene.is_second:
         (shop.root / "old.json").write_text(json.dumps(list(map(list, shop.plaintext().items()))))
-    rehearsal = replace_workers(shop.fresh("rehearsal"))
+    rehearsal = in_one_process(shop.fresh("rehearsal"))
     rehearsal.run()
     rehearsal.seen()
     rehearsal.clean()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import pipecrypt as pc
 from pipecrypt.crypto.digest import digest
-from pipecrypt.errors import NotTrustedError, PipecryptError
+from pipecrypt.errors import NotTrustedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.cleaning import clean
@@ -29,7 +29,17 @@ from pipecrypt.pipeline.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.summary import Summary
 from pipecrypt.storage.location import Location
 
-__all__ = ["SCENES", "Scene", "Shop", "commitments", "prepare", "repeated_keys"]
+__all__ = [
+    "SCENES",
+    "Scene",
+    "Shop",
+    "commitments",
+    "contents",
+    "in_one_process",
+    "prepare",
+    "repeated_keys",
+    "write_source",
+]
 
 _COMMITMENT = re.compile(rb'"commitment":"([A-Za-z0-9+/=]{44})"')
 _KEPT = re.compile(
@@ -249,14 +259,14 @@ def prepare(scene: Scene, root: Path) -> Shop:
     for name, rows in (("a", 60), ("day=1/b", 90), ("day=2/c", 30)):
         write_source(shop.raw, name, rows, scene.kind)
     if scene.is_second:
-        replace_workers(shop).run()
+        in_one_process(shop).run()
         write_source(shop.raw, "day=1/b", 40, scene.kind, "new")
         write_source(shop.raw, "day=3/d", 20, scene.kind)
         next(shop.raw.glob("day=2/c*")).unlink()
     return shop
 
 
-def replace_workers(shop: Shop) -> Shop:
+def in_one_process(shop: Shop) -> Shop:
     return replace(shop, scene=replace(shop.scene, workers=1))
 
 
@@ -269,6 +279,3 @@ def write_source(raw: Path, name: str, rows: int, kind: str, word: str = "old") 
     else:
         table = pa.table({"id": range(rows), "email": emails})
         pq.write_table(table, path, row_group_size=30)
-
-
-__all__ += ["contents", "replace_workers", "write_source", "PipecryptError"]
