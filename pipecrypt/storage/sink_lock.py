@@ -195,7 +195,9 @@ class SinkLock:
             _write(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
             return False
-        except StorageError:
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False  # whoever cleaned up at this moment took what was not the lock yet: look again
             # It may be there all the same: others would wait for somebody who never came to work.
             with contextlib.suppress(PipecryptError):
                 if self._holds(mine):

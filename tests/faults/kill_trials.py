@@ -27,7 +27,7 @@ from typing import Any
 from pipecrypt.pipeline import directory_run
 from pipecrypt.pipeline.journal import journal
 from pipecrypt.storage import local_sink
-from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, in_one_process
+from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
 __all__ = ["serve"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -162,7 +163,7 @@ class Shop:
         report = pc.verify(
             self.sink,
             [self.key("signing")],
-            keys=[self.key("pii")],
+            keys=[self.key("pii"), self.key("other")],
             storage_options=self.options,
             credentials=self.credentials,
         )
@@ -174,7 +175,7 @@ class Shop:
         pc.decrypt(
             self.sink,
             back,
-            [self.key("pii")],
+            [self.key("pii"), self.key("other")],
             trust=[self.key("signing")] if self.scene.is_signed else None,
             verify="read" if self.scene.is_signed else "off",
             source_options=self.options,
@@ -197,12 +198,15 @@ class Shop:
             return None
 
     def files(self) -> dict[str, bytes]:
-        """Return all files of a local sink."""
+        """Return all files of the sink."""
+        if "://" in self.sink:
+            fs, start = fsspec.core.url_to_fs(self.sink, use_listings_cache=False, **self.options)
+            return {path[len(start) :].lstrip("/"): data for path, data in fs.cat(fs.find(start)).items()}
         base = Path(self.sink)
         return {path.relative_to(base).as_posix(): path.read_bytes() for path in base.rglob("*") if path.is_file()}
 
     def leftovers(self) -> list[str]:
-        """Return what is in a local sink and belongs to no version and no finished run."""
+        """Return what is in the sink and belongs to no version and no finished run."""
         files = self.files()
         finished = {name.rpartition("/")[0] for name in files if name.endswith("/finished.json")}
         return sorted(name for name in files if _is_left(name, finished))
@@ -255,6 +259,7 @@ def prepare(scene: Scene, root: Path) -> Shop:
     (root / "key").chmod(0o600)
     shop = Shop(scene, root, str(root / "template"))
     create_key(shop.key("pii"), "aes256", shop.credentials)
+    create_key(shop.key("other"), "aes256", shop.credentials)
     create_key(shop.key("signing"), "ed25519", shop.credentials)
     for name, rows in (("a", 60), ("day=1/b", 90), ("day=2/c", 30)):
         write_source(shop.raw, name, rows, scene.kind)
