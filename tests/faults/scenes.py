@@ -201,7 +201,8 @@ class Shop:
         """Return all files of the sink."""
         if "://" in self.sink:
             fs, start = fsspec.core.url_to_fs(self.sink, use_listings_cache=False, **self.options)
-            return {path[len(start) :].lstrip("/"): data for path, data in fs.cat(fs.find(start)).items()}
+            found = [path for path in fs.find(start) if path != start]  # of nothing it finds the start itself
+            return {path[len(start) + 1 :]: fs.cat_file(path) for path in found}
         base = Path(self.sink)
         return {path.relative_to(base).as_posix(): path.read_bytes() for path in base.rglob("*") if path.is_file()}
 
