@@ -30,7 +30,7 @@ from pipecrypt.manifest.paths import (
 )
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_run
+from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
 from pipecrypt.pipeline.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.sink_locking import check_unlocked, locked_sink
 from pipecrypt.storage.exclusive import remove_file
@@ -194,9 +194,10 @@ class _Cleaning:
                 yield from (path for path in self._found if path.startswith(prefix))
 
     def _dataset_of(self, run: FoundRun) -> Iterator[str]:
-        past = self._read(run)
-        if past is not None and not past.header.is_staged:
-            yield past.header.dataset_id
+        # A journal that was damaged leads to the files of its run all the same.
+        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        if header is not None and not header.is_staged:
+            yield header.dataset_id
 
     def _noted(self, run: FoundRun) -> Iterator[str]:
         past = self._read(run)
