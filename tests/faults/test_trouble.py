@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import signal
 import subprocess
@@ -21,11 +20,10 @@ from pipecrypt.pipeline import directory_run
 from pipecrypt.pipeline import run as run_module
 from pipecrypt.pipeline.cleaning import clean
 from pipecrypt.pipeline.events import Event, FileStarted
+from pipecrypt.pipeline.run_id import new_run_id
 from pipecrypt.storage import local_sink, publication
-from pipecrypt.testing.faulty_store import Faults, FaultyOS, patched_os
+from pipecrypt.testing.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
-
-NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
 class _FullDisk(Faults):
@@ -149,8 +147,11 @@ def test_a_source_changes_while_it_is_encrypted(first: Shop, workers: int) -> No
 @pytest.mark.parametrize("scene", ["next", "unsigned-next"])
 @pytest.mark.parametrize("skew", [timedelta(days=-4000), timedelta(days=4000)])
 def test_clocks_that_are_wrong(tmp_path: Path, scene: str, skew: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine of the second run is behind or ahead: what it writes is later all the same."""
-    shop = prepare(SCENES[scene], tmp_path).fresh("sink")
+    _three_runs(prepare(SCENES[scene], tmp_path).fresh("sink"), skew, monkeypatch)
+
+
+def _three_runs(shop: Shop, skew: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine of the second run be behind or ahead: what it writes is later all the same."""
     with monkeypatch.context() as patch:
         for module in (directory_run, run_module):
             patch.setattr(module, "utc_now", lambda: datetime.now(UTC) + skew)
@@ -178,10 +179,16 @@ def test_the_grace_period_goes_by_the_clock_that_cleans(second: Shop, monkeypatc
     _check(second)
 
 
-def test_the_disks_are_not_just_slow(first: Shop) -> None:
-    """What the suites above rely on: the faults bite, and the counted calls are those of publishing."""
-    full = _FullDisk(at=1, error=errno.ENOSPC)
-    assert FaultyOS(full).write is not os.write
-    with patched_os(full, local_sink, publication), pytest.raises(StorageError):
-        first.run()
-    assert full.calls["write"] >= 1
+def test_without_tidying_up_a_full_disk_is_noticed(second: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_sink.LocalPublication, "_discard", lambda self: None)
+    with patched_os(_FullDisk(at=5, error=errno.ENOSPC), local_sink, publication), pytest.raises(StorageError):
+        second.run()
+    assert [name for name in second.files() if name.rpartition("/")[2].startswith(".")]
+
+
+def test_without_a_look_at_earlier_runs_a_wrong_clock_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_run, "new_run_id", lambda now, earlier=(): new_run_id(now))
+    with pytest.raises((AssertionError, PipecryptError)):
+        _three_runs(prepare(SCENES["unsigned-next"], tmp_path).fresh("sink"), timedelta(days=-4000), monkeypatch)
