@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.pipeline.calls import decrypt as decrypt
     from pipecrypt.pipeline.calls import encrypt as encrypt
+    from pipecrypt.pipeline.cleaning import clean as clean
     from pipecrypt.pipeline.policy import Policy as Policy
     from pipecrypt.pipeline.reading import Reading as Reading
     from pipecrypt.pipeline.sharing import grant as grant

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import show, write
 from pipecrypt.cli.summaries import plan_lines
 
@@ -24,6 +24,7 @@ def check(
     offline: Annotated[bool, typer.Option("--offline", help="Look at no source and no sink.")] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Check a configuration and show what it would do; opens no key and writes nothing."""
     from pipecrypt.config.load import load_config

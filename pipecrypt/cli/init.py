@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.errors import ConflictError, StorageError
 
@@ -49,6 +49,7 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it does not exist.")] = Path(),
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Write a commented configuration and a keystore with one key; overwrites nothing."""
     from pipecrypt.keys.services.keystore.making import create_key

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipecrypt.cli.key_inventory import destroy, rotate_key, usage
-from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import entry_lines, entry_text
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
@@ -62,6 +62,7 @@ def new_key(
     new_version: _NewVersion = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
     from pipecrypt.keys.services.keystore.making import create_key
@@ -80,6 +81,7 @@ def list_all(
     keystore: Annotated[str, typer.Argument(metavar="KEYSTORE", help="Path of a keystore, or keystore://PATH[#NAME].")],
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase."""
     from pipecrypt.keys.services.keystore.making import list_keys
@@ -99,6 +101,7 @@ def export_key(
     ] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Print a public key."""
     from pipecrypt.keys.export import export_public_half
@@ -118,6 +121,7 @@ def import_from_file(
     new_version: _NewVersion = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
     from pipecrypt.keys.services.keystore.making import import_key

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import entry_text
 from pipecrypt.errors import UsageError
@@ -24,6 +24,7 @@ def rotate_key(
     reference: _Reference,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
     from pipecrypt.keys.services.keystore.making import create_key, list_keys
@@ -37,6 +38,7 @@ def usage(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset, a directory or a file.")],
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Show which master key protects what, without any key."""
     from pipecrypt.pipeline.key_inventory import key_usage
@@ -58,6 +60,7 @@ def destroy(
     yes: Annotated[bool, typer.Option("--yes", help="Remove the key for good.")] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Remove a key from its keystore for good, and with it all that only it opens."""
     from pipecrypt.pipeline.key_inventory import destroy_keys

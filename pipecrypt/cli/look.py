@@ -8,6 +8,7 @@ import typer
 
 from pipecrypt.cli.options import (
     JSONFlag,
+    LogFormatOption,
     LogLevelOption,
     Prefix,
     credentials,
@@ -46,6 +47,7 @@ def cat(
     aad_prefix: Prefix = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
     from pipecrypt.reading.rows import read_rows
@@ -81,6 +83,7 @@ def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="File, directory or glob; a path or an fsspec URL.")],
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.parquet.inspect import inspect_file

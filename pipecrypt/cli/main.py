@@ -20,19 +20,20 @@ from pipecrypt.cli.config_commands import config_app
 from pipecrypt.cli.init import init
 from pipecrypt.cli.key_commands import keys_app
 from pipecrypt.cli.look import cat, inspect
-from pipecrypt.cli.options import JSONFlag, LogLevel, LogLevelOption, set_log_level
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
+from pipecrypt.cli.report import report
 from pipecrypt.cli.sharing import grant, revoke, rotate
 from pipecrypt.cli.transfer import decrypt, encrypt, run
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
+from pipecrypt.pipeline.log_setup import LogFormat, LogSetup, write_logs
 
 __all__ = ["app", "main"]
 
 _PROGRAM = "pipecrypt"
 _FAILED = 1
 _INTERRUPTED = 130
-_LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 # Plain help: the same in every locale, width and log, and no rich to import.
 app = typer.Typer(
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, clean):
+for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, clean, report):
     app.command()(_command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
@@ -60,6 +61,7 @@ def _root(
     ] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     pass
 
@@ -72,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
-    logging.basicConfig(format=_LOG_FORMAT)
-    set_log_level(LogLevel.WARNING)
+    write_logs(LogSetup(logging.WARNING, LogFormat.TEXT))
     # Looked for before parsing, so that an error in the arguments has its JSON twin too.
     OUTPUT.as_json = "--json" in given
     try:

@@ -12,6 +12,7 @@ import typer
 
 from pipecrypt.cli.render import OUTPUT
 from pipecrypt.errors import PassphraseError, UsageError
+from pipecrypt.pipeline.log_setup import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "JSONFlag",
     "KeyReferences",
+    "LogFormat",
+    "LogFormatOption",
     "LogLevel",
     "LogLevelOption",
     "Overwrite",
@@ -31,7 +34,6 @@ __all__ = [
 ]
 
 _HEX = "hex:"
-_LOGGER = "pipecrypt"
 
 
 class LogLevel(StrEnum):
@@ -54,13 +56,27 @@ def _take_log_level(value: LogLevel | None) -> LogLevel | None:
     return value
 
 
-# The callbacks of these two act, so commands declare them and leave their values alone.
+def _take_log_format(value: LogFormat | None) -> LogFormat | None:
+    if value is not None:
+        write_logs(LogSetup(_logs().level, value))
+    return value
+
+
+def _logs() -> LogSetup:
+    return current_logs() or LogSetup(logging.WARNING, LogFormat.TEXT)
+
+
+# The callbacks of these three act, so commands declare them and leave their values alone.
 JSONFlag = Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")]
 LogLevelOption = Annotated[
     LogLevel | None,
     typer.Option(
         "--log-level", callback=_take_log_level, help="Log to standard error from this level on; default: warning."
     ),
+]
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
 ]
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
@@ -81,7 +97,7 @@ def set_log_level(level: LogLevel) -> None:
 
     Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
     """
-    logging.getLogger(_LOGGER).setLevel(level.upper())
+    write_logs(LogSetup(getattr(logging, level.upper()), _logs().format))
 
 
 def credentials() -> Credentials:

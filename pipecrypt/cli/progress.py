@@ -5,6 +5,7 @@ The summary, on standard output, is left to summaries.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pipecrypt.cli.render import OUTPUT, json_text, write_progress
-from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
+from pipecrypt.cli.render import OUTPUT, escape, json_text, write_progress
+from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
+from pipecrypt.pipeline.run_id import current_run_id
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,6 +26,8 @@ Clock: TypeAlias = Callable[[], float]
 _LINE_SECONDS = 5.0
 _JSON_SECONDS = 1.0
 _MB = 1_000_000
+_MOST_NAMES = 3
+_NUMBER = re.compile(r"-\d{5,}(?=(\.[^./]*)?\Z)")
 
 
 class _Display(Protocol):
@@ -58,6 +62,8 @@ class _Tally:
             self.files, self.bytes = event.files, event.bytes
         elif isinstance(event, BytesDone):
             self.bytes_done += event.bytes
+        elif isinstance(event, TaskRetried):
+            self.bytes_done = max(self.bytes_done - event.bytes_undone, 0)
         elif isinstance(event, FileDone | FileChecked):
             self.files_done += 1
 
@@ -80,6 +86,8 @@ class _PlainLines:
     def on_event(self, event: Event) -> None:
         self._tally.take(event)
         now = self._clock()
+        if isinstance(event, TaskRetried):
+            write_progress(_retrying(event))
         if now - self._last >= _LINE_SECONDS:
             self._last = now
             write_progress(self._line(now))
@@ -91,7 +99,9 @@ class _PlainLines:
         return (
             f"{percent} %, {tally.files_done} of {tally.files} files, "
             f"{tally.bytes_done / _MB:,.0f} of {tally.bytes / _MB:,.0f} MB, "
-            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s" + ("" if left is None else f", {left:,.0f} s left")
+            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s"
+            + ("" if left is None else f", {left:,.0f} s left")
+            + f", {now - tally.began:,.0f} s so far"
         )
 
 
@@ -112,6 +122,8 @@ class _JSONLines:
         elif isinstance(event, FileDone):
             for part in event.parts:
                 self._write("file_done", path=part.path, rows=part.rows, sink_bytes=part.sink_bytes)
+        elif isinstance(event, TaskRetried):
+            self._write("task_retried", path=event.path, attempt=event.attempt, reason=event.reason)
         elif isinstance(event, FileChecked):
             self._write("file_checked", path=event.path, findings=event.findings)
         elif isinstance(event, BytesDone):
@@ -130,11 +142,14 @@ class _JSONLines:
             bytes=tally.bytes,
             bytes_done=tally.bytes_done,
             megabytes_per_second=round(tally.bytes_per_second(now) / _MB, 1),
+            seconds=round(now - tally.began, 1),
             seconds_left=None if left is None else round(left, 1),
         )
 
     def _write(self, event_name: str, **members: object) -> None:
-        write_progress(json_text({"event": event_name, **members}))
+        run_id = current_run_id()
+        named = {} if run_id is None else {"run_id": run_id}
+        write_progress(json_text({"event": event_name, **named, **members}))
 
 
 class _Bar:
@@ -144,16 +159,40 @@ class _Bar:
         self._progress = progress
         self._task = task
         self._tally = _Tally(0.0)
+        self._at_work: dict[str, None] = {}
 
     def on_event(self, event: Event) -> None:
         tally = self._tally
         tally.take(event)
+        if isinstance(event, TaskRetried):
+            self._progress.console.print(_retrying(event), markup=False, highlight=False)
+        if isinstance(event, FileStarted):
+            self._at_work[event.path] = None
+        elif isinstance(event, FileChecked | TaskRetried):
+            self._at_work.pop(event.path, None)
+        elif isinstance(event, FileDone):
+            self._leave(event)
         self._progress.update(
             self._task,
             completed=tally.bytes_done,
             total=tally.bytes or None,
             files=f"{tally.files_done}/{tally.files}",
+            at_work=self._names(),
         )
+
+    def _leave(self, event: FileDone) -> None:
+        for part in event.parts:
+            # A file that is rolled over began under the name without a number.
+            began = part.path if part.path in self._at_work else _NUMBER.sub("", part.path)
+            self._at_work.pop(began, None)
+
+    def _names(self) -> str:
+        names = [escape(path) for path in self._at_work]
+        return ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES))
+
+
+def _retrying(event: TaskRetried) -> str:
+    return f"retrying {event.path}, attempt {event.attempt}: its worker {event.reason}"
 
 
 @contextmanager
@@ -164,9 +203,11 @@ def _bar() -> Iterator[_Display]:
         DownloadColumn,
         Progress,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.fields[files]} files"),
@@ -174,12 +215,15 @@ def _bar() -> Iterator[_Display]:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
+        TimeElapsedColumn(),
+        # No markup: a name may hold brackets. What does not fit is cut off.
+        TextColumn("{task.fields[at_work]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     # `transient`: the bar makes room for the summary; an error stands where the bar was.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         OUTPUT.set_aside = lambda: _stopped(progress)
         try:
-            yield _Bar(progress, progress.add_task("", total=None, files="0/0"))
+            yield _Bar(progress, progress.add_task("", total=None, files="0/0", at_work=""))
         finally:
             OUTPUT.set_aside = nullcontext
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.trust_options import Trust
 
@@ -34,6 +34,7 @@ def grant(
     dataset_id: _DatasetIDs = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Let one more master key open a dataset, without touching its files."""
     from pipecrypt.pipeline.sharing import grant as grant_keys
@@ -49,6 +50,7 @@ def revoke(
     ],
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Remove the grants of a master key; says what that does not undo."""
     from pipecrypt.pipeline.sharing import revoke as revoke_grants
@@ -79,6 +81,7 @@ def rotate(
     dataset_id: _DatasetIDs = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Let a new master key open all that an old one opens, by grants or new footers."""
     from pipecrypt.pipeline.sharing import rotate as rotate_keys

@@ -29,6 +29,7 @@ from pipecrypt.cli.encrypt_options import (
 from pipecrypt.cli.options import (
     JSONFlag,
     KeyReferences,
+    LogFormatOption,
     LogLevelOption,
     Overwrite,
     Prefix,
@@ -68,6 +69,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt what a configuration names."""
     from pipecrypt.cli.progress import show_progress
@@ -109,6 +111,7 @@ def encrypt(
     overwrite: Overwrite = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
     from pipecrypt.pipeline.policy import Mode, Policy
@@ -170,6 +173,7 @@ def decrypt(
     overwrite: Overwrite = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show, show_refusal
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust
 from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
@@ -44,6 +44,7 @@ def verify(
     ] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> int:
     """Check that a dataset is what was signed, without any key."""
     from pipecrypt.cli.progress import show_progress

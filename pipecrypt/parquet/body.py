@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -73,6 +74,11 @@ class Body:
         sink: the output.
         on_bytes: told how many bytes of the input were done.
         digests: takes the digests of what is marked; None: nothing is digested.
+
+    Attributes:
+        position: how much was appended to the output, in bytes.
+        read_seconds: how long the input was waited for.
+        write_seconds: how long the output was waited for.
     """
 
     __slots__ = (
@@ -96,6 +102,8 @@ class Body:
         "_writer",
         "_writes",
         "position",
+        "read_seconds",
+        "write_seconds",
     )
 
     def __init__(self, sink: AppendSink, on_bytes: Callable[[int], None], digests: DigestTaker | None = None) -> None:
@@ -118,6 +126,7 @@ class Body:
         self._has_failed = False
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-write")
         self.position = 0
+        self.read_seconds = self.write_seconds = 0.0
 
     def __enter__(self) -> Self:
         """Return the body."""
@@ -172,11 +181,17 @@ class Body:
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
-        return self._input.read(start, length)
+        began = perf_counter()
+        view = self._input.read(start, length)
+        self.read_seconds += perf_counter() - began
+        return view
 
     def read_some(self, start: int, least: int, most: int) -> memoryview:
         """Return `least` bytes from `start`, and up to `most` if they are at hand; valid until the next read."""
-        return self._input.read_some(start, least, most)
+        began = perf_counter()
+        view = self._input.read_some(start, least, most)
+        self.read_seconds += perf_counter() - began
+        return view
 
     def done(self, count: int) -> None:
         """Count how many bytes of the input were done; they are reported in large steps, and when the input ends."""
@@ -210,7 +225,9 @@ class Body:
         if length >= _FLUSH_BYTES:  # long enough to be written from where it is
             self._flush()
             self._wait()
+            began = perf_counter()
             self._write_parts([data])  # here, because the caller may change it afterwards
+            self.write_seconds += perf_counter() - began
             self.position += length
             return
         if length:
@@ -242,7 +259,8 @@ class Body:
         self._mark(_Mark(place))
 
     def settle(self) -> None:
-        """Wait until all that was appended is written, and so all digests were put."""
+        """Report what was done, and wait until all that was appended is written, and so all digests were put."""
+        self._report()
         self._flush()
         self._wait()
 
@@ -306,14 +324,19 @@ class Body:
             self._begun = self._filled = 0
             free, self._spare_use = self._spare_use, write
             if free is not None:
-                free.result()
+                self._await(free)
         # Copies need no buffer, so several may wait: sealing goes on meanwhile.
         while self._writes and (len(self._writes) > _MOST_WRITES or self._writes[0].done()):
-            self._writes.popleft().result()
+            self._await(self._writes.popleft())
 
     def _wait(self) -> None:
         while self._writes:
-            self._writes.popleft().result()
+            self._await(self._writes.popleft())
+
+    def _await(self, write: Future[None]) -> None:
+        began = perf_counter()
+        write.result()
+        self.write_seconds += perf_counter() - began
 
     def _write_parts(self, parts: Sequence[bytes | memoryview | _Copy | _Mark]) -> None:
         if self._has_failed:

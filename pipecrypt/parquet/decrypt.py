@@ -105,7 +105,17 @@ def decrypt_file(
         with Body(sink, on_bytes, digests) as body:
             body.open_input(source)
             _Decryption(body, opened, digests).run(segments)
-        return FileReport(rows, batches, opened.data_key_count, source.size_bytes, body.position, encrypted)
+            body.settle()  # nothing follows, and what is waited for here is told below
+        return FileReport(
+            rows=rows,
+            batches=batches,
+            data_keys=opened.data_key_count,
+            source_bytes=source.size_bytes,
+            sink_bytes=body.position,
+            encrypted_columns=encrypted,
+            read_seconds=body.read_seconds,
+            write_seconds=body.write_seconds,
+        )
 
 
 def _survey(opened: OpenedFile, body_end: int) -> Segments:

@@ -50,7 +50,7 @@ from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.page_headers import PageScan
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource, ShowsPart
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.sealed_metadata import MetadataSealer
@@ -191,8 +191,12 @@ class FileEncryption:
         self._moves.clear()
         if self._keys.are_of_batches:
             self._modules_by_key.clear()
-        self._source_bytes += source.size_bytes
-        self._output.append(footer, row_count(footer, source.name), row_groups, originals=self._originals)
+        originals = self._originals
+        if isinstance(source, ShowsPart):
+            # Nobody has the part as a file either, and what stood in the whole one would be wrong in it.
+            originals = Originals(self._policy.data_keys, 0)
+        self._source_bytes += source.part_bytes if isinstance(source, ShowsPart) else source.size_bytes
+        self._output.append(footer, row_count(footer, source.name), row_groups, originals=originals)
 
     def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
         """Write the footer and return the counts; at least one file was appended.
@@ -207,6 +211,7 @@ class FileEncryption:
             self.body.settle()
             self._digests.push(footer)
         footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
+        self.body.settle()  # nothing follows, and what is waited for here is told below
         return FileReport(
             rows=self._output.rows,
             batches=self.batches,
@@ -216,6 +221,9 @@ class FileEncryption:
             encrypted_columns=len(sealed_columns),
             footer_sha256=footer_sha256,
             sealed_columns=sealed_columns,
+            bytes_by_key=self._keys.bytes_by_key(),
+            read_seconds=self.body.read_seconds,
+            write_seconds=self.body.write_seconds,
         )
 
     def _write_footer(self, footer: Struct) -> str:
@@ -277,6 +285,7 @@ class FileEncryption:
         seal_or_copy = self._seal_pages if self._keys.is_sealed(chunk.column) else self._copy_pages
         move = seal_or_copy(segment, chunk)
         self._moves[chunk.row_group, chunk.column] = move
+        self._keys.count(chunk.column, move.bounds.old[-1])
         relocate_chunk(chunk, move, self._originals)
 
     def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:

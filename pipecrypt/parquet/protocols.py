@@ -23,6 +23,7 @@ __all__ = [
     "RangeSource",
     "ReadsInto",
     "ReadsMany",
+    "ShowsPart",
 ]
 
 
@@ -108,6 +109,15 @@ class HasDescriptor(Protocol):
     @property
     def descriptor(self) -> int:
         """The open file."""
+
+
+@runtime_checkable
+class ShowsPart(Protocol):
+    """A sixth power of a RangeSource: it shows a part of a larger file, in its place, with gaps around it."""
+
+    @property
+    def part_bytes(self) -> int:
+        """Size of the file that the part alone would be."""
 
 
 class AppendSink(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FileReport", "RestoredFile", "SealedColumn"]
+__all__ = ["FileReport", "KeyBytes", "RestoredFile", "SealedColumn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,19 @@ class SealedColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyBytes:
+    """How much of a file is under a master key.
+
+    Args:
+        key_reference: of the master key; None for what stays in plaintext.
+        page_bytes: of pages, compressed as Parquet holds them, before they are encrypted.
+    """
+
+    key_reference: str | None
+    page_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileReport:
     """Counts of one file.
 
@@ -53,6 +66,9 @@ class FileReport:
         restored: set where a file of chunks was decrypted.
         footer_sha256: of everything behind the last segment of an encrypted file, in hex; empty for a decrypted one.
         sealed_columns: which columns were encrypted under which master key, by ordinal; empty for a decrypted file.
+        bytes_by_key: pages under each master key, and in plaintext; empty for a decrypted file.
+        read_seconds: how long the engine waited for the input, as far as it reads it itself.
+        write_seconds: how long it waited for the output.
     """
 
     rows: int
@@ -64,3 +80,6 @@ class FileReport:
     restored: RestoredFile | None = None
     footer_sha256: str = ""
     sealed_columns: tuple[SealedColumn, ...] = ()
+    bytes_by_key: tuple[KeyBytes, ...] = ()
+    read_seconds: float = 0.0
+    write_seconds: float = 0.0

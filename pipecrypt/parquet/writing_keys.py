@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipecrypt.context import Context
@@ -10,7 +11,7 @@ from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.columns import LeafColumn
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.report import SealedColumn
+from pipecrypt.parquet.report import KeyBytes, SealedColumn
 from pipecrypt.secret import DataKey
 
 __all__ = ["KeyPlace", "WritingKeys"]
@@ -28,7 +29,7 @@ class WritingKeys:
         context: of the file; bound into commitments.
     """
 
-    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_leaves", "_policy", "made")
+    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_leaves", "_page_bytes", "_policy", "made")
 
     def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context) -> None:
         """Make no key yet."""
@@ -39,6 +40,7 @@ class WritingKeys:
         self._chosen: Sequence[str | None] = ()
         self._footer: _Made | None = None
         self._columns: dict[KeyPlace, _Made] = {}
+        self._page_bytes: Counter[int] = Counter()  # by column
         self.made = 0
 
     def choose(self, leaves: Sequence[LeafColumn], references: Sequence[str | None]) -> None:
@@ -63,6 +65,19 @@ class WritingKeys:
             for leaf, reference in zip(self._leaves, self._chosen, strict=True)
             if reference is not None
         )
+
+    def count(self, column: int, page_bytes: int) -> None:
+        """Count pages of a leaf column that were sealed, or copied."""
+        self._page_bytes[column] += page_bytes
+
+    def bytes_by_key(self) -> tuple[KeyBytes, ...]:
+        """Return how much is under each master key, those first that are met first, then what is in plaintext."""
+        footer, counts = self._policy.footer_key_reference(), Counter[str | None]()
+        for column, page_bytes in sorted(self._page_bytes.items()):
+            reference = self._chosen[column]
+            counts[footer if self._policy.uniform and reference is not None else reference] += page_bytes
+        ordered = sorted(counts.items(), key=lambda item: item[0] is None)
+        return tuple(KeyBytes(reference, page_bytes) for reference, page_bytes in ordered)
 
     @property
     def are_of_batches(self) -> bool:

@@ -11,10 +11,10 @@ from pipecrypt.errors import ConflictError
 from pipecrypt.pipeline.journal.block import TaskRecord
 from pipecrypt.pipeline.operation import Task
 from pipecrypt.pipeline.output import unnumbered
-from pipecrypt.pipeline.plan import rolls_over
+from pipecrypt.pipeline.plan import rolls_over, split_path
 from pipecrypt.pipeline.run_options import OnSourceChange
 
-__all__ = ["Changes", "check_changes", "compare_with_done", "written_by"]
+__all__ = ["Changes", "check_changes", "compare_with_done", "superseded_by", "written_by"]
 
 _SHOWN: Final = 3
 
@@ -81,6 +81,17 @@ def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
         by_kind[rolls_over(task.operation)].add(task.path)
     plain, rolled = by_kind[False], by_kind[True]
     return lambda path: path in plain or unnumbered(path) in rolled
+
+
+def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
+    """Return what says of a path whether its rows would be in the dataset twice if it stayed beside these outputs.
+
+    These are the paths that are written, and of a source that is split now, what it was written to before, whole or in
+    more parts.
+    """
+    to_do = tuple(tasks)
+    writes, split = written_by(to_do), {path for task in to_do if (path := split_path(task)) is not None}
+    return lambda path: writes(path) or path in split or unnumbered(path) in split
 
 
 def _by_change(changes: Changes) -> dict[str, tuple[str, ...]]:

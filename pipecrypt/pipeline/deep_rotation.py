@@ -21,7 +21,7 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earli
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.errors import ConflictError, UsageError
+from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.sessions.session import KeySession
@@ -76,7 +76,8 @@ class DeepSummary:
         files: how many there are.
         changed: how many got a new footer.
         data_keys: that were wrapped again.
-        bytes_moved: that were written, undo files included; bodies too, where the storage replaces whole objects.
+        bytes_moved: that were sent from here, undo files included; bodies too, where the storage neither changes files
+            in place nor copies within itself.
         total_bytes: of all files.
         put_back: files that an earlier call had left in between, and that were put back first.
         lost_grants: master keys that had grants of KEKs which the files no longer use; they open them no more.
@@ -113,6 +114,7 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
 
     Raises:
         UsageError: what is there is signed, and no signing key was given; or it is a part of what is.
+        KeyNotFoundError: nothing there is under the old master key, nor under the new one.
         ConflictError: another deep rotation of it is running, or a run writes there.
         PipecryptError: see `pipecrypt.errors`. Of signed files, those that were changed are put back; where even that
             fails, or the process dies, the same call goes on from there.
@@ -167,6 +169,12 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
     except BaseException:
         rekeying.roll_back()
         raise
+    if not rekeying.changed and not rekeying.put_back and new_id not in rewrapper.seen_master_keys:
+        # Done before, the files would have keys under the new one. As it is, the old one is a mistake.
+        raise KeyNotFoundError(
+            f"no file of {place.name} has a key under {wish.old}",
+            hint="pipecrypt keys usage tells which keys there are",
+        )
     signed = _sign(place, signers, earlier, [each for each in entries if each is not None], (old_ids, new_id), rekeying)
     rekeying.finish()
     return DeepSummary(

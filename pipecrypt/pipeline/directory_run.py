@@ -24,7 +24,7 @@ from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, staged_path
-from pipecrypt.pipeline.changes import Changes, check_changes, compare_with_done, written_by
+from pipecrypt.pipeline.changes import Changes, check_changes, compare_with_done, superseded_by, written_by
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.journal.journal import Journal
@@ -96,6 +96,11 @@ class DirectoryRun:
     def has_work(self) -> bool:
         """Whether anything is to be written, removed or signed."""
         return bool(self._tasks or self.changes.removed or self.adopted or self._is_expired)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether a report of the run is kept: it keeps a journal, and has something to do."""
+        return self._keeps_journal and self.has_work
 
     def begin(self) -> None:
         """Note that the run begins."""
@@ -191,13 +196,13 @@ class DirectoryRun:
         found = self._found
         if found.signers is None:
             return None
-        writes, removed = written_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
+        superseded, removed = superseded_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
         noted = {part.path for record in adopted.values() for part in record.parts}
         signing = DatasetSigning(
             found.sink,
             found.signers,
             found.earlier,
-            replaces=lambda path: path in removed or path in noted or writes(path),
+            replaces=lambda path: path in removed or path in noted or superseded(path),
         )
         if signing.staying_promise is not None:
             check_promise(self.changes.to_do, signing.staying_promise)
@@ -240,7 +245,7 @@ def open_directory_run(
         if found.past is not None and request.run.resumes and found.past.unfinished is not None:
             run_id = found.past.unfinished.header.run_id
         elif found.past is not None:
-            run_id = new_run_id(now, found.past.run_ids)
+            run_id = new_run_id(now, earlier=found.past.run_ids)
         yield DirectoryRun(request, plan, lock, found, run_id)
 
 

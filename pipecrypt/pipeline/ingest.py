@@ -17,6 +17,7 @@ from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Ingestion, Task
 from pipecrypt.pipeline.output import OutputSpec, RollingOutput, WrittenFile
+from pipecrypt.pipeline.stages import StageClock, bytes_by_key
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.sources.batches import open_batches
 from pipecrypt.sources.objects import batches_of
@@ -47,12 +48,13 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
     if not isinstance(operation, Ingestion):
         raise AssertionError("a task that reads rows is an ingestion")
     started, calls_before = time.perf_counter(), session.service_calls
-    meter = _Meter(on_bytes)
+    meter, clock = _Meter(on_bytes), StageClock()
     with RollingOutput(_spec(task, operation), session) as output:
         with open_source_file(task.source) as file:
             stream = _open(file, task.source, operation)
+            clock.opened()
             with closing(stream):
-                encrypt_rows(
+                read_seconds = encrypt_rows(
                     stream,
                     output,
                     operation.encoding,
@@ -63,9 +65,12 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         written = output.finish()
         meter.take(max(task.source.size_bytes, file.bytes_read), None)
+        reports = [file.report for file in written]
+        clock.worked(reports, read_seconds=read_seconds)
         output.publish()
     parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
-    return FileDone(task.id, parts, tuple(noted for file in written for noted in file.signable), session.take_grants())
+    signable = tuple(noted for file in written for noted in file.signable)
+    return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports))
 
 
 def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:
@@ -95,8 +100,8 @@ def encrypt_rows(
     *,
     name: str,
     on_batch: Callable[[WrittenFile | None], None],
-) -> None:
-    """Encrypt all batches of a stream into an output.
+) -> float:
+    """Encrypt all batches of a stream into an output, and return how many seconds it waited for them.
 
     Args:
         stream: where they come from.
@@ -105,9 +110,13 @@ def encrypt_rows(
         name: what errors call the stream.
         on_batch: called after each row group, with the file that was full before it, if any.
     """
+    waited, began = 0.0, time.perf_counter()
     with closing(encode_row_groups(stream, encoding)) as groups:
         for group in groups:
+            waited += time.perf_counter() - began
             on_batch(output.append(MemorySource(group.data, name)))
+            began = time.perf_counter()
+    return waited + time.perf_counter() - began
 
 
 def _spec(task: Task, operation: Ingestion) -> OutputSpec:

@@ -10,6 +10,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+from pipecrypt.errors import InterruptedRunError
+
 __all__ = ["Interruption"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,6 +33,17 @@ class Interruption:
     def reason(self) -> str:
         """What happened, for an error message."""
         return signal.Signals(self._seen).name if self._seen is not None else "Ctrl-C"
+
+    def error(self, *, is_resumable: bool) -> InterruptedRunError:
+        """Return the error of a run that was stopped.
+
+        Args:
+            is_resumable: whether the run keeps a journal, so that it can be continued.
+        """
+        hint = (
+            "files already published are whole; continue with pipecrypt run CONFIG --resume" if is_resumable else None
+        )
+        return InterruptedRunError(f"the run was stopped by {self.reason}", hint=hint)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal was seen.

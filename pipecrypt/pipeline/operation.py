@@ -24,11 +24,13 @@ class Encryption:
         policy: which columns under which key.
         dataset_id: the run's, bound into keys and pages.
         row_groups: which of the file's row groups, where several tasks share a large file; None for all.
+        share_bytes: how much of the file's size counts as theirs: the shares of all tasks add up to it. None likewise.
     """
 
     policy: EncryptionPolicy
     dataset_id: str
     row_groups: range | None = None
+    share_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +108,11 @@ class Task:
     operation: Operation
     overwrite: bool
     token: str
+
+    @property
+    def input_bytes(self) -> int:
+        """How much of the input this task does: all of it, or its share of a large file."""
+        operation = self.operation
+        if isinstance(operation, Encryption) and operation.share_bytes is not None:
+            return operation.share_bytes
+        return self.source.size_bytes

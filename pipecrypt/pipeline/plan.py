@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipecrypt.context import new_dataset_id
@@ -19,6 +19,8 @@ from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
 from pipecrypt.pipeline.reading import FileReading, Reading
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.splitting import Share, shares_of_each
 from pipecrypt.pipeline.task_id import task_id
 from pipecrypt.sources.formats import (
     MAGIC_BYTES,
@@ -35,7 +37,16 @@ from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending, all_parqu
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
-__all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "Plan", "make_plan", "planned_sources", "rolls_over"]
+__all__ = [
+    "CHUNKS_SUFFIX",
+    "ENCRYPTED_FILES",
+    "Plan",
+    "make_plan",
+    "planned_sources",
+    "rolls_over",
+    "split_path",
+    "statement_places",
+]
 
 # A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
 CHUNKS_SUFFIX: Final = ".chunks.parquet"
@@ -56,6 +67,7 @@ class Plan:
         workers: processes that work at once; 1 for none but this one.
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
+        options: how the run goes about it.
     """
 
     name: str
@@ -66,11 +78,12 @@ class Plan:
     workers: int
     sink: Location
     is_single_file: bool
+    options: RunOptions = field(default_factory=RunOptions)
 
     @property
     def source_bytes(self) -> int:
         """Size of all inputs."""
-        return sum(task.source.size_bytes for task in self.tasks)
+        return sum(task.input_bytes for task in self.tasks)
 
     def in_dataset(self, dataset_id: str) -> Plan:
         """Return the plan of writing the same files into a dataset that exists.
@@ -112,8 +125,8 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         _check_statements(request, tasks, is_single_file=is_single_file)
     # A run that keeps a journal looks by itself, while it has the lock, what of it is done already.
     keeps_journal = isinstance(request, EncryptRequest) and request.run.keeps_journal and not is_single_file
-    if not request.overwrite and not keeps_journal and not sink_is_empty(request.sink, besides=LOCK_DIRECTORY):
-        raise SinkNotEmptyError(f"the sink {request.sink.display} holds something already")
+    if not request.overwrite and not keeps_journal:
+        _check_sink(request.sink, tasks if is_single_file else ())
     if isinstance(request, EncryptRequest):
         name, references = "encrypt", request.policy.engine_policy().key_references()
     else:
@@ -130,6 +143,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         workers=workers,
         sink=request.sink,
         is_single_file=is_single_file,
+        options=request.run if isinstance(request, EncryptRequest) else RunOptions(),
     )
 
 
@@ -175,27 +189,60 @@ def _tasks(
     is_single_file: bool,
 ) -> tuple[Task, ...]:
     sink, token = request.sink, new_token()
+    operations = [_operation(request, source, dataset_id) for source in sources]
     tasks = []
-    for source in sources:
-        operation = _operation(request, source, dataset_id)
+    for source, whole, shares in zip(sources, operations, _shares(request, sources, operations), strict=True):
         path = (
-            sink.name
-            if is_single_file and not sink.is_standard_stream
-            else _output_path(operation, source.relative_path)
+            sink.name if is_single_file and not sink.is_standard_stream else _output_path(whole, source.relative_path)
         )
         target = sink if is_single_file else sink.child(path)
-        tasks.append(
-            Task(
-                id=task_id(source, path, operation),
-                source=source,
-                sink=target,
-                path=path,
-                operation=operation,
-                overwrite=request.overwrite,
-                token=token,
+        for operation, output, place in _split(whole, path, target, shares):
+            tasks.append(
+                Task(
+                    id=task_id(source, output, operation),
+                    source=source,
+                    sink=place,
+                    path=output,
+                    operation=operation,
+                    overwrite=request.overwrite,
+                    token=token,
+                )
             )
-        )
     return tuple(tasks)
+
+
+def _shares(
+    request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile], operations: Sequence[Operation]
+) -> list[tuple[Share, ...]]:
+    """Return for each source how it is split; nothing for those that stay whole."""
+    shares: list[tuple[Share, ...]] = [()] * len(sources)
+    # Standard output cannot be several files.
+    if isinstance(request, DecryptRequest) or request.run.split_bytes is None or request.sink.is_standard_stream:
+        return shares
+    chosen = [index for index, operation in enumerate(operations) if isinstance(operation, Encryption)]
+    found = shares_of_each([sources[index] for index in chosen], request.run.split_bytes)
+    for index, of_file in zip(chosen, found, strict=True):
+        shares[index] = of_file
+    return shares
+
+
+def _split(
+    operation: Operation, path: str, sink: Location, shares: Sequence[Share]
+) -> Iterator[tuple[Operation, str, Location]]:
+    """Yield what is done, the path and the place of each output; the one output of a file that stays whole."""
+    if not shares or not isinstance(operation, Encryption):
+        yield operation, path, sink
+        return
+    for index, share in enumerate(shares):
+        part = replace(operation, row_groups=share.row_groups, share_bytes=share.size_bytes)
+        yield part, numbered(path, index), sink.sibling(numbered(sink.name, index))
+
+
+def _check_sink(sink: Location, tasks: Sequence[Task]) -> None:
+    """Refuse a sink that holds something; `tasks` where a single file may be split, and have other names."""
+    for place in dict.fromkeys([sink, *(task.sink for task in tasks)]):
+        if not sink_is_empty(place, besides=LOCK_DIRECTORY):
+            raise SinkNotEmptyError(f"the sink {place.display} holds something already")
 
 
 def _check_numbered(tasks: Sequence[Task]) -> None:
@@ -227,11 +274,24 @@ def _check_statements(request: EncryptRequest | DecryptRequest, tasks: Sequence[
         for task in tasks:
             check_signable_path(numbered(task.path, 0) if rolls_over(task.operation) else task.path)
     elif is_single_file:
-        for file in sidecar_files(request.sink, is_numbered=rolls_over(tasks[0].operation)):
+        for file in statement_places(request.sink, tasks):
             check_unsigned_file(file)
     else:
         paths = [numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks]
         check_unsigned_directory(request.sink, paths, overwrite=request.overwrite)
+
+
+def statement_places(sink: Location, tasks: Sequence[Task]) -> list[Location]:
+    """Return which files of a single source may have a statement beside them already."""
+    if any(split_path(task) is not None for task in tasks):
+        return [task.sink for task in tasks]
+    return sidecar_files(sink, is_numbered=any(rolls_over(task.operation) for task in tasks))
+
+
+def split_path(task: Task) -> str | None:
+    """Return which path the output would have if its source were not split; None where it is not."""
+    is_part = isinstance(task.operation, Encryption) and task.operation.row_groups is not None
+    return unnumbered(task.path) if is_part else None
 
 
 def rolls_over(operation: Operation) -> bool:

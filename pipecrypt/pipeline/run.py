@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipecrypt.dataset.signing.signers import utc_now
-from pipecrypt.errors import InterruptedRunError, PipecryptError, SinkNotEmptyError
+from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.directory_run import DirectoryRun, open_directory_run
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted, ignore
+from pipecrypt.pipeline.events import Event, FileDone, RunFinished, RunStarted, ignore
+from pipecrypt.pipeline.executors.choice import run_tasks
 from pipecrypt.pipeline.interruption import Interruption
 from pipecrypt.pipeline.plan import Plan, make_plan
+from pipecrypt.pipeline.report_document import store_report
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.run_grants import RunGrants
+from pipecrypt.pipeline.run_id import new_run_id, running
+from pipecrypt.pipeline.run_report import RunCollector
 from pipecrypt.pipeline.signed_run import SignedRun, open_signed_run
 from pipecrypt.pipeline.sink_locking import check_unlocked
 from pipecrypt.pipeline.summary import Part, Summary
-from pipecrypt.pipeline.task import run_task
-from pipecrypt.pipeline.workers import run_in_workers
 
 __all__ = ["run"]
 
@@ -50,14 +51,13 @@ def run(
     with Interruption() as interruption:
         try:
             plan = _plan(request)
-            with _opened(request, plan, credentials) as opened:
-                on_event(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
-                summary = _carry_out(opened, credentials, on_event, interruption, started)
+            with _opened(request, plan, credentials) as opened, _reported(opened, on_event) as tell:
+                tell(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
+                summary = _carry_out(opened, credentials, tell, interruption, started)
+                tell(RunFinished(summary))
         except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"the run was stopped by {interruption.reason}", hint=_how_to_go_on(request)
-            ) from None
-    on_event(RunFinished(summary))
+            is_resumable = isinstance(request, EncryptRequest) and request.run.keeps_journal
+            raise interruption.error(is_resumable=is_resumable) from None
     return summary
 
 
@@ -80,6 +80,28 @@ def _opened(
     else:
         with open_signed_run(request, plan, credentials) as signed_run:
             yield signed_run
+
+
+@contextmanager
+def _reported(opened: SignedRun | DirectoryRun, on_event: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
+    """Yield what is told the events of a run; of one that keeps a journal they make a report, however it ends."""
+    run_id = opened.run_id if isinstance(opened, DirectoryRun) else new_run_id(utc_now())
+    with running(run_id):
+        if not isinstance(opened, DirectoryRun) or not opened.is_reported:
+            yield on_event
+            return
+        collector = RunCollector(run_id, opened.plan.name, now=utc_now, clock=time.monotonic)
+
+        def tell(event: Event) -> None:
+            collector.take(event)
+            on_event(event)
+
+        try:
+            yield tell
+        except BaseException as error:
+            store_report(opened.plan.sink, collector.report(error))
+            raise
+        store_report(opened.plan.sink, collector.report())
 
 
 def _carry_out(
@@ -117,12 +139,6 @@ def _told(summary: Summary, opened: SignedRun | DirectoryRun) -> Summary:
     )
 
 
-def _how_to_go_on(request: EncryptRequest | DecryptRequest) -> str | None:
-    if isinstance(request, EncryptRequest) and request.run.keeps_journal:
-        return "continue it with --resume: files that are done are not done again"
-    return None
-
-
 def _run_tasks(
     opened: SignedRun | DirectoryRun,
     credentials: Credentials,
@@ -140,27 +156,4 @@ def _run_tasks(
             opened.check_quickly()
         on_event(event)
 
-    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
-    # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
-    with KeySession(
-        plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
-    ) as session:
-        if plan.workers == 1:
-            return _run_here(plan, session, on_event_too, interruption)
-    return run_in_workers(plan, credentials, on_event_too)
-
-
-def _run_here(
-    plan: Plan, session: KeySession, on_event: Callable[[Event], None], interruption: Interruption
-) -> list[Part]:
-    def on_bytes(count: int) -> None:
-        interruption.check()
-        on_event(BytesDone(count))
-
-    parts: list[Part] = []
-    for task in plan.tasks:
-        on_event(FileStarted(task.path))
-        done = run_task(task, session, on_bytes)
-        parts += done.parts
-        on_event(done)
-    return parts
+    return run_tasks(plan, credentials, on_event_too, interruption)

@@ -1,30 +1,67 @@
-"""Name runs. What they leave under their names is left to journal and report."""
+"""Name runs, and know which one is at work, for logs and progress. What a run does is left to run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pipecrypt.crypto.aead import random_bytes
+__all__ = ["current_run_id", "is_run_id", "new_run_id", "running"]
 
-__all__ = ["new_run_id"]
-
+_RANDOM_BYTES: Final = 4
 _TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _TIME_CHARACTERS: Final = 16
-_RANDOM_BYTES: Final = 4
+_RUN_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
+_current: ContextVar[str | None] = ContextVar("pipecrypt_run_id", default=None)
+_lock: Final = threading.Lock()
+_at_work: list[str] = []
 
 
-def new_run_id(now: datetime, earlier: Sequence[str] = ()) -> str:
-    """Return the id of a run that begins: its time, and what tells it from others of that second.
+def new_run_id(now: datetime, random: Callable[[int], bytes] = secrets.token_bytes, earlier: Sequence[str] = ()) -> str:
+    """Return the id of a run that begins now: `YYYYMMDDTHHMMSSZ-<8 hex digits>`, so that ids sort by time.
 
-    Ids sort by time, so an id later than all earlier ones is made even where this machine's clock is behind.
+    An id later than all earlier ones is made even where this machine's clock is behind.
 
     Args:
-        now: the time, in UTC.
+        now: the time, with its zone.
+        random: returns so many random bytes.
         earlier: ids of runs of the same sink.
     """
+    began = now.astimezone(UTC)
     last = max(earlier, default="")[:_TIME_CHARACTERS]
-    if last and now.strftime(_TIME_FORMAT) <= last:
-        now = datetime.strptime(last + "+0000", _TIME_FORMAT + "%z") + timedelta(seconds=1)
-    return f"{now.strftime(_TIME_FORMAT)}-{random_bytes(_RANDOM_BYTES).hex()}"
+    if last and began.strftime(_TIME_FORMAT) <= last:
+        began = datetime.strptime(last, _TIME_FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
+    return f"{began.strftime(_TIME_FORMAT)}-{random(_RANDOM_BYTES).hex()}"
+
+
+def is_run_id(text: str) -> bool:
+    """Say whether a text is spelled like the id of a run."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+@contextmanager
+def running(run_id: str) -> Iterator[None]:
+    """Name the run that is at work in the block, and in the threads that it starts."""
+    token = _current.set(run_id)
+    with _lock:
+        _at_work.append(run_id)
+    try:
+        yield
+    finally:
+        with _lock:
+            _at_work.remove(run_id)
+        _current.reset(token)
+
+
+def current_run_id() -> str | None:
+    """Return the id of the run at work here; None where there is none, or nobody can tell which."""
+    run_id = _current.get()
+    if run_id is not None:
+        return run_id
+    with _lock:  # a thread knows no context of its starter, but where one run is at work it can be no other
+        return _at_work[0] if len(set(_at_work)) == 1 else None

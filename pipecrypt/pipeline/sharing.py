@@ -15,7 +15,7 @@ from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.granting import Target, check_datasets, remove_grants, share_keks
 from pipecrypt.dataset.sharing.kek_search import Place as FoundPlace
 from pipecrypt.dataset.sharing.kek_search import find_place, search_keks
-from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, UsageError
+from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.sessions.keyring import Keyring
@@ -243,6 +243,8 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
     ):
         target = Target(session, wish.to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
+        if not search.keks and not search.hidden:
+            raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
         ids = check_datasets(place, search, wish.dataset_ids)
         shared = share_keks(place, search, opening, target)
         return GrantSummary(

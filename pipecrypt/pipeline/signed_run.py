@@ -16,8 +16,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.operation import Decryption, Task
-from pipecrypt.pipeline.output import sidecar_files
-from pipecrypt.pipeline.plan import Plan, rolls_over
+from pipecrypt.pipeline.plan import Plan, statement_places
 from pipecrypt.pipeline.preview import source_columns
 from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
 
@@ -80,7 +79,7 @@ def open_signed_run(
         return
     with OpenSigners(options, credentials) as signers:
         if plan.is_single_file:
-            files = sidecar_files(plan.sink, is_numbered=any(rolls_over(task.operation) for task in plan.tasks))
+            files = statement_places(plan.sink, plan.tasks)
             yield SignedRun(plan, FileSigning(files, signers, overwrite=request.overwrite))
             return
         raise AssertionError("a directory is written by a run of its own kind")

@@ -17,7 +17,9 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.row_group_slice import slice_row_groups
 from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.pipeline.chunk_codec import LazyCodec
 from pipecrypt.pipeline.chunk_task import encrypt_chunks
@@ -25,6 +27,7 @@ from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.file_keys import keys_of_file
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.signable_output import SignableOutput
+from pipecrypt.pipeline.stages import StageClock, bytes_by_key
 from pipecrypt.pipeline.summary import Part
 from pipecrypt.storage.sink import Publication, open_sink
 from pipecrypt.storage.source import open_range_source
@@ -41,7 +44,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         task: what to do.
         session: this process's keys.
         on_bytes: told how many bytes of the input were done; the last call comes just before publishing and brings
-            the sum to the input's size. It may raise, to stop: then nothing is published.
+            the sum to the input's size, or to the task's share of it. It may raise, to stop: then nothing is published.
 
     Raises:
         PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
@@ -49,22 +52,30 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
     if isinstance(task.operation, Ingestion):
         return _ingest(task, session, on_bytes)
     started, calls_before = time.perf_counter(), session.service_calls
-    progress = _Progress(on_bytes)
-    expected = task.source.size_bytes or None
+    progress, clock = _Progress(on_bytes, task.input_bytes if _is_part(task) else None), StageClock()
+    expected = task.input_bytes or None
     with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
         if isinstance(task.operation, Decryption):
-            report, signable = _decrypt(task, task.operation, sink, session, progress), tuple[SignableFile, ...]()
+            report, signable = (
+                _decrypt(task, task.operation, sink, session, progress, clock=clock),
+                tuple[SignableFile, ...](),
+            )
         else:
             output = SignableOutput(sink, session, task.operation.policy)
-            report = _encrypt(task, task.operation, output, progress)
+            report = _encrypt(task, task.operation, output, progress, clock)
             signable = output.note(task.path, report)
+        clock.worked([report])
         # The source was still the pinned one when its block ended, so what was made from it may appear.
-        on_bytes(max(task.source.size_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
+        on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         sink.publish()
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
-    return FileDone(
-        task.id, (Part.of(task.path, report, service_calls=calls, seconds=seconds),), signable, session.take_grants()
-    )
+    source_bytes = task.input_bytes if _is_part(task) else None
+    part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
+    return FileDone(task.id, (part,), signable, session.take_grants(), clock.published(), bytes_by_key([report]))
+
+
+def _is_part(task: Task) -> bool:
+    return isinstance(task.operation, Encryption) and task.operation.row_groups is not None
 
 
 def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
@@ -75,29 +86,35 @@ def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
 
 
 class _Progress:
-    """Counts what it passes on."""
+    """Counts what it passes on, and passes on no more than `most` bytes in all."""
 
-    def __init__(self, on_bytes: OnBytes) -> None:
+    def __init__(self, on_bytes: OnBytes, most: int | None) -> None:
         self._on_bytes = on_bytes
+        self._most = most
         self.bytes_done = 0
 
     def __call__(self, count: int) -> None:
+        if self._most is not None:
+            count = min(count, self._most - self.bytes_done)
         self.bytes_done += count
         self._on_bytes(count)
 
 
 def _encrypt(
-    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes
+    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes, clock: StageClock
 ) -> FileReport:
     if isinstance(operation, ChunkEncryption):
+        clock.opened()
         return encrypt_chunks(task, operation, output.sink, output.keys, on_bytes)
     context = Context(operation.dataset_id, task.path)
-    with open_range_source(task.source) as source:
+    with open_range_source(task.source) as file:
+        source: RangeSource = file if operation.row_groups is None else slice_row_groups(file, operation.row_groups)
+        clock.opened()
         return encrypt_file(source, output.sink, operation.policy, keys=output.keys, context=context, on_bytes=on_bytes)
 
 
 def _decrypt(
-    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes
+    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes, *, clock: StageClock
 ) -> FileReport:
     signed, mode = operation.signed, operation.mode
 
@@ -108,6 +125,7 @@ def _decrypt(
         on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
 
     with open_range_source(task.source) as source:
+        clock.opened()
         if signed is not None:
             check_file(signed, source, mode, on_bytes=go_on)
         with as_tampering(is_signed=signed is not None):

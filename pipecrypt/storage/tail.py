@@ -6,7 +6,8 @@ The old end lies beside the file in `.<name>.pipecrypt-undo.tmp`, hidden from re
     rest: last 4 KiB of the body (fewer where it is shorter) || old end
 
 So at any moment either the old file is there or it can be had back: a crash leaves an undo file, and putting back is
-safe to repeat. Local files change in place. Any other storage replaces whole objects, so the body is copied.
+safe to repeat. Local files change in place. Other storages replace whole objects: some copy the body themselves, see
+server_copy; with all others it is read and written here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import write_fully
+from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.storage.sink import open_sink, remove_leftovers
 from pipecrypt.storage.source import open_range_source, read_small_file
 
@@ -115,14 +117,14 @@ def drop_undo(file: Location) -> None:
 
 
 def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
-    """Replace everything from `body_end` on, durably, and return how many bytes were moved.
+    """Replace everything from `body_end` on, durably, and return how many bytes were sent from here.
 
     Raises:
         ConflictError: the file is not the one that was pinned.
         StorageError: the storage refused or failed.
     """
     if not source.location.is_local:
-        return _rewrite(source, body_end, tail)
+        return _replace_object(source, body_end, tail)
     with open_range_source(source):
         pass  # still the pinned one
     with map_errors(f"cannot write {source.location.display}"):
@@ -135,6 +137,13 @@ def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
         finally:
             os.close(descriptor)
     return len(tail)
+
+
+def _replace_object(source: SourceFile, body_end: int, tail: bytes) -> int:
+    server = ends_replaced_by(source.location) if body_end >= MIN_BODY_BYTES else None
+    if server is not None and server.replace_end(source, body_end, tail):
+        return len(tail)
+    return _rewrite(source, body_end, tail)
 
 
 def _rewrite(source: SourceFile, body_end: int, tail: bytes) -> int:

@@ -18,6 +18,7 @@ import pytest
 from pipecrypt.cli.progress import show_progress
 from pipecrypt.cli.render import OUTPUT
 from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
+from pipecrypt.pipeline.run_id import running
 from pipecrypt.pipeline.summary import Part
 
 _PART = Part(
@@ -62,7 +63,7 @@ def test_a_log_gets_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str])
     lines = _run(capsys)
 
     assert lines[0].startswith("49 %, 0 of 2 files, 49 of 100 MB, 9 MB/s, ")
-    assert lines[0].endswith(" s left")
+    assert lines[0].endswith(" s left, 5 s so far")
     assert 1 <= len(lines) <= 3
 
 
@@ -158,3 +159,30 @@ def _read_until_quiet(terminal: int, marker: bytes, seconds: float) -> bytes:
                 break
             text += piece
     return text
+
+
+def test_a_terminal_names_the_files_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+
+    with show_progress() as on_event:
+        on_event(RunStarted(9, 100))
+        on_event(FileStarted("[red]first.parquet"))
+        on_event(FileStarted("a.parquet"))
+        on_event(FileDone("0" * 64, (_PART,)))
+        on_event(FileStarted("b.parquet"))
+
+    assert "[red]first.parquet, b.parquet" in terminal.getvalue()
+
+
+def test_json_lines_name_the_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OUTPUT, "as_json", True)
+    with running("20261128T020000Z-00000000"):
+        documents = [json.loads(line) for line in _run(capsys)]
+    assert {document["run_id"] for document in documents} == {"20261128T020000Z-00000000"}

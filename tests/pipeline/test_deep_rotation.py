@@ -13,7 +13,16 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.context import Context
-from pipecrypt.errors import AccessError, ConflictError, FormatError, IntegrityError, PipecryptError, UsageError
+from pipecrypt.errors import (
+    AccessError,
+    ConflictError,
+    FormatError,
+    IntegrityError,
+    KeyNotFoundError,
+    NotEncryptedError,
+    PipecryptError,
+    UsageError,
+)
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses
@@ -380,3 +389,16 @@ def check_rotated_files(world: World, sign: list[str]) -> None:
     assert all((target / name).read_bytes() == (world.raw / name).read_bytes() for name in NAMES)
     if sign:
         pc.verify(world.out, trust=sign)
+
+
+def test_a_wrong_old_key_is_no_success(world: World) -> None:
+    encrypt(world)
+    with pytest.raises(KeyNotFoundError):
+        pc.rotate(world.out, world.reference("third"), world.reference("other"), keys=[world.key], deep=True)
+    assert rotate(world).changed == 3
+    assert rotate(world).changed == 0  # done before is success
+
+
+def test_nothing_to_share_is_told(world: World) -> None:
+    with pytest.raises(NotEncryptedError):
+        pc.grant(world.raw / NAMES[0], to=world.reference("other"), keys=[world.key])

@@ -13,7 +13,15 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.dataset.sharing import found_grants
-from pipecrypt.errors import ConflictError, IntegrityError, KeyNotFoundError, PipecryptError, PolicyError, UsageError
+from pipecrypt.errors import (
+    ConflictError,
+    IntegrityError,
+    KeyNotFoundError,
+    NotEncryptedError,
+    PipecryptError,
+    PolicyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants
 from pipecrypt.keys.services.keystore.making import create_key
@@ -298,7 +306,8 @@ def test_what_cannot_be_granted(world: World, tmp_path: Path) -> None:
         pc.revoke(world.out, "keystore/nobody/0")
     plain = tmp_path / "plain.parquet"
     pq.write_table(pa.table({"a": [1]}), plain)
-    assert pc.grant(plain, world.reference("other"), [world.key]).keks == 0
+    with pytest.raises(NotEncryptedError):
+        pc.grant(plain, world.reference("other"), [world.key])
 
 
 def test_a_thousand_files_read_the_grants_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

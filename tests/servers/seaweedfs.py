@@ -50,11 +50,12 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
 def _command(weed: str, folder: Path, ports: Sequence[int]) -> list[str]:
     # The gRPC ports are named too: by default each is its HTTP port plus 10000, which may be no port.
+    # Each bucket takes several volumes, which are empty files at first: each test has a bucket.
     s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports
     return [
         *(weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-master.port={master}", f"-master.port.grpc={master_grpc}", "-master.volumeSizeLimitMB=64"),
-        *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", "-volume.max=200"),
+        *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", "-volume.max=5000"),
         *("-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}"),
         *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]

@@ -49,6 +49,7 @@ class Rewrapper:
         self._dataset_ids: frozenset[str] = frozenset()
         self._reader = MaterialReader()
         self.left_keks: set[str] = set()
+        self.seen_master_keys: set[str] = set()
 
     def allow(self, dataset_ids: Iterable[str]) -> None:
         """Wrap keys of these datasets, which the caller means; see `granting.check_datasets`."""
@@ -68,6 +69,7 @@ class Rewrapper:
         material = self._reader.parse(key_metadata)
         if not isinstance(material, KeyMaterial) or material.kek is None or material.commitment is None:
             return None
+        self.seen_master_keys.add(material.master_key_id)
         if material.master_key_id not in self._old_ids:
             return None
         dataset_id = dataset_of_kek_text(material.kek.wrapped) or ""
@@ -112,7 +114,7 @@ class Rekeying:
         files: how many were looked at.
         changed: where footers were replaced.
         data_keys: that were wrapped again.
-        bytes_moved: that were written, undo files included.
+        bytes_moved: that were sent from here, undo files included.
         total_bytes: of all files.
         put_back: files that an earlier call had left in between.
     """

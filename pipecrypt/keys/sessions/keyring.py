@@ -5,11 +5,12 @@ Caching what comes back, and what files say about keys, are left to session and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from pipecrypt.context import Context
-from pipecrypt.errors import KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
+from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import parse_kek_text
 from pipecrypt.keys.service import (
@@ -23,6 +24,7 @@ from pipecrypt.keys.service import (
     WrapsKeys,
     open_key_reference,
 )
+from pipecrypt.keys.sessions.kek_cache import KEKLimits, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["Keyring"]
@@ -38,16 +40,24 @@ class Keyring:
         references: key references; a second mention of one counts once.
         credentials: what opens the key services.
         services: key services by scheme that are asked before the built-in ones.
+        wrong: counts what a master key did not wrap; by default for as long as this lives.
 
     Raises:
         KeyReferenceError: a reference is none, or has an unknown scheme.
         AccessError: a key is missing, or the credentials do not open it.
     """
 
-    __slots__ = ("_by_reference", "_explicit", "_master_keys", "_opened", "service_calls")
+    __slots__ = ("_by_reference", "_explicit", "_master_keys", "_opened", "_wrong", "service_calls")
 
-    def __init__(self, references: Sequence[str], credentials: Credentials, services: KeyServices | None) -> None:
+    def __init__(
+        self,
+        references: Sequence[str],
+        credentials: Credentials,
+        services: KeyServices | None,
+        wrong: WrongKEKs | None = None,
+    ) -> None:
         """Open all references; what derives slowly is derived once for all of them."""
+        self._wrong = wrong or WrongKEKs(KEKLimits(), time.monotonic)
         self.service_calls = 0
         self._opened: dict[str, MasterKey | ExplicitKeys] = {}
         self._by_reference: dict[str, MasterKey] = {}
@@ -106,7 +116,7 @@ class Keyring:
 
         Raises:
             KeyNotFoundError: the master key is none of the configured ones; lists it and those.
-            KeyServiceError: the service failed or refused.
+            KeyServiceError: the service failed or refused, or met too many wrong texts; see `WrongKEKs`.
             IntegrityError: the text was not made by that master key for that dataset.
             FormatError: the text is no wrapped key.
         """
@@ -115,7 +125,13 @@ class Keyring:
             return self._unwrap_explicit(wrapped, master_key_id)
         dataset_id, sealed = parse_kek_text(wrapped)
         context = Context(dataset_id=dataset_id or "", path="")
-        return self._call(lambda: master_key.unwrap_key(sealed, context), master_key_id)
+        # By the configured key's own id: files may call one key by several, as a replica in another region.
+        self._wrong.check(master_key.id)
+        try:
+            return self._call(lambda: master_key.unwrap_key(sealed, context), master_key_id)
+        except (IntegrityError, FormatError):
+            self._wrong.add(master_key.id)
+            raise
 
     def wrap(self, key_reference: str, key: DataKey, context: Context) -> bytes:
         """Return a key that exists, wrapped by the master key of a reference; one service call.

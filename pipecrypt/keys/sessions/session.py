@@ -29,7 +29,7 @@ from pipecrypt.keys.material import (
     kek_text,
 )
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
+from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits, WrongKEKs
 from pipecrypt.keys.sessions.keyring import Keyring
 from pipecrypt.keys.sessions.opening import check_binding, external_entry, unwrap_data_key
 from pipecrypt.keys.sessions.writing_keks import WritingKEKs
@@ -56,7 +56,7 @@ class KeySession:
             takes it from each context.
         also: key references of further master keys that each new KEK is wrapped for; see `take_grants`.
         services: key services by scheme that are asked before the built-in ones; for tests and embedders.
-        limits: how long a KEK is used before its key service is called again, and how many are kept.
+        limits: how long a KEK is used before its key service is called again, and how many are kept, or may be wrong.
         clock: a clock that never goes back, in seconds.
 
     Raises:
@@ -101,7 +101,7 @@ class KeySession:
         self._lock = threading.Lock()
         self._unwrapped = KEKCache(self._limits, clock)
         self._granted: dict[tuple[str, str], Grant] = {}  # what opened KEKs whose own master key did not
-        self._keyring = Keyring([*references, *also], credentials, services)
+        self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(self._limits, clock))
         self._writing = WritingKEKs(self._keyring, self._limits, clock, also)
         try:
             if dataset_id is not None:

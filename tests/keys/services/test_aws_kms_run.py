@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from pipecrypt.pipeline.verifying import verify
 from pipecrypt.testing.fake_kms import kms_error
 from pipecrypt.testing.http_service import HTTPRequest
 from tests.keys import emulators
-from tests.keys.aws import AWS
+from tests.keys.aws import AWS, asked_action
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld
 from tests.keys.contract.worlds import Servers
 from tests.keys.patience import fake_patience
@@ -96,6 +98,38 @@ def test_two_worker_processes_make_two_calls_for_each_master_key(aws: AWS, raw: 
     decrypt(tmp_path / "out", tmp_path / "back", keys=[pii, ops])
     assert aws.server.calls == {"GenerateDataKey": 4, "Decrypt": 4}
     assert all(pq.read_table(tmp_path / "back" / name).equals(TABLE) for name in _published(raw))
+
+
+def test_ten_thousand_batches_in_two_processes_take_two_calls_each_way_for_each_master_key(
+    aws: AWS, tmp_path: Path
+) -> None:
+    half = pa.table({"id": range(BATCHES // 2), "email": ["x"] * (BATCHES // 2)})
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        pq.write_table(half, tmp_path / "in" / f"{number}.parquet", row_group_size=1)
+    keys = {"id": aws.new_key(), "email": aws.new_key()}
+    asked: Counter[tuple[str, str]] = Counter()
+
+    def count(request: HTTPRequest) -> None:
+        asked[asked_action(request), json.loads(request.body)["KeyId"]] += 1
+        # The first call of writing waits for the second, which the other worker makes: each encrypts one file.
+        if aws.server.calls.total() > 1:
+            aws.server.release()
+
+    aws.server.trouble = count
+    aws.server.hold()
+    written = encrypt(tmp_path / "in", tmp_path / "out", Policy(columns=keys), workers=2)
+    names = [reference.removeprefix("aws-kms://").partition("?")[0] for reference in keys.values()]
+    assert asked == {("GenerateDataKey", name): 2 for name in names}
+    assert aws.server.calls == {"GenerateDataKey": 4}
+    asked.clear()
+    read = decrypt(tmp_path / "out", tmp_path / "back", keys=list(keys.values()), workers=2)
+    assert asked == {("Decrypt", name): 2 for name in names}
+    assert aws.server.calls == {"GenerateDataKey": 4, "Decrypt": 4}
+    assert (written.service_calls, read.service_calls) == (4, 4)
+    for name in _published(tmp_path / "in"):
+        assert pq.ParquetFile(tmp_path / "in" / name).num_row_groups == BATCHES // 2
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
 
 
 @pytest.mark.usefixtures("nobody_waits")

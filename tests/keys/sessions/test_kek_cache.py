@@ -98,7 +98,8 @@ def test_nothing_of_a_key_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"age_seconds": 0}, {"uses": 0}, {"uses": MAX_INVOCATIONS + 1}, {"count": 0}, {"text_bytes": 0}]
+    "limits",
+    [{"age_seconds": 0}, {"uses": 0}, {"uses": MAX_INVOCATIONS + 1}, {"count": 0}, {"text_bytes": 0}, {"wrong": 0}],
 )
 def test_limits_let_something_pass(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="limit"):

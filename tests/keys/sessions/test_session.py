@@ -354,6 +354,53 @@ def test_cache_of_keks_is_bounded(memory: MemoryKeyService) -> None:
         assert reader.service_calls == 10
 
 
+def _wrong_keks(key_metadata: bytes, count: int) -> list[bytes]:
+    wrapped = json.loads(key_metadata)["wrappedKEK"]
+    head, sealed = wrapped.rpartition(".")[0], decode_base64(wrapped.rpartition(".")[2])
+    return [
+        _changed(key_metadata, wrappedKEK=f"{head}.{encode_base64(sealed[:-4] + number.to_bytes(4, 'big'))}")
+        for number in range(count)
+    ]
+
+
+def test_ten_thousand_forged_keks_cost_sixteen_calls(memory: MemoryKeyService) -> None:
+    with _open(memory, PII, OPS) as writer:
+        _, honest = writer.new_data_key(PII, EMAIL)
+        key, other = writer.new_data_key(OPS, EMAIL)
+    now = [0.0]
+    with _open(memory, PII, OPS, clock=lambda: now[0]) as reader:
+        errors = []
+        for forged in _wrong_keks(honest, 10_000):
+            with pytest.raises((IntegrityError, KeyServiceError)) as caught:
+                reader.open_data_key(forged, EMAIL)
+            errors.append(caught.type)
+        assert errors == [IntegrityError] * 16 + [KeyServiceError] * (10_000 - 16)
+        assert reader.service_calls == 16
+        assert "memory/pii" in str(caught.value)
+        assert reader.open_data_key(other, EMAIL).same_as(key)  # other master keys go on
+        now[0] = 3600.0
+        reader.open_data_key(honest, EMAIL).wipe()
+
+
+def test_what_a_service_refuses_or_opens_is_no_forgery(memory: MemoryKeyService) -> None:
+    made = []
+    for _ in range(50):
+        with _open(memory, PII) as writer:
+            made.append(writer.new_data_key(PII, EMAIL))
+    with _open(memory, PII, limits=KEKLimits(count=1)) as reader:
+        memory.fail()
+        for _, key_metadata in made:
+            with pytest.raises(KeyServiceError, match="told to fail"):
+                reader.open_data_key(key_metadata, EMAIL)
+        memory.failure = None
+        for forged in _wrong_keks(made[0][1], 15):
+            with pytest.raises(IntegrityError):
+                reader.open_data_key(forged, EMAIL)
+        for key, key_metadata in made:
+            assert reader.open_data_key(key_metadata, EMAIL).same_as(key)
+        assert reader.service_calls == 115
+
+
 def test_a_kek_serves_a_bounded_number_of_data_keys(memory: MemoryKeyService) -> None:
     with _open(memory, PII, limits=KEKLimits(uses=2)) as session:
         made = [session.new_data_key(PII, EMAIL) for _ in range(5)]

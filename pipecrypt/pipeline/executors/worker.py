@@ -1,4 +1,4 @@
-"""A worker process: its own key session, one task at a time, events back over its own pipe. The driver is in workers.
+"""A worker process: its own key session, one task at a time, events back over its own pipe. The driver is in local.
 
 A worker outlives neither a stop nor its driver: SIGTERM and a broken pipe unwind the task at hand, which removes its
 temporary file. Signals from the terminal go to the driver, which decides.
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Final, TypeAlias
@@ -23,7 +23,9 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.events import BytesDone, Event, FileStarted
+from pipecrypt.pipeline.log_setup import LogSetup, current_logs, write_logs
 from pipecrypt.pipeline.operation import Task
+from pipecrypt.pipeline.run_id import current_run_id, running
 from pipecrypt.pipeline.task import run_task
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
@@ -44,6 +46,8 @@ class WorkerSetup:
         credentials: what opens them.
         dataset_id: of the dataset that is written, or None.
         also: key references of further master keys that each KEK is wrapped for.
+        logs: how logs are written; default: as in this process.
+        run_id: of the run; default: the one at work here.
     """
 
     directory: str
@@ -51,6 +55,8 @@ class WorkerSetup:
     credentials: Credentials
     dataset_id: str | None
     also: tuple[str, ...] = ()
+    logs: LogSetup | None = field(default_factory=current_logs)
+    run_id: str | None = field(default_factory=current_run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,10 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
         _take_over_signals()
         threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
         os.chdir(setup.directory)
-        _serve(connection, setup)
+        if setup.logs is not None:
+            write_logs(setup.logs)
+        with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
+            _serve(connection, setup)
     except _StopError:
         sys.exit(STOPPED_EXIT_CODE)
 
@@ -120,7 +129,7 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    progress = _Progress(connection, task.source.size_bytes)
+    progress = _Progress(connection, task.input_bytes)
     _send(connection, FileStarted(task.path))
     _send(connection, run_task(task, session, progress.on_bytes))
 

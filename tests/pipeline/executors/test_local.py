@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
-from pipecrypt.pipeline import worker
 from pipecrypt.pipeline.calls import decrypt
 from pipecrypt.pipeline.events import BytesDone
+from pipecrypt.pipeline.executors import worker
 from tests.pipeline.conftest import NAMES, World
 
 SCRIPT = Path(__file__).parent / "slow_script.py"
@@ -29,11 +29,14 @@ def start(world: World) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
     (world.root / "marks").mkdir()
 
-    def call(workers: int, seconds: float, script: Path = SCRIPT) -> subprocess.Popen[str]:
+    def call(
+        workers: int, seconds: float, script: Path = SCRIPT, *, attempts: int | None = None
+    ) -> subprocess.Popen[str]:
         arguments = [world.raw, world.out, world.key, workers, world.root / "marks", seconds]
+        arguments += [] if attempts is None else [attempts]
         process = subprocess.Popen(
             [sys.executable, str(script), *map(str, arguments)],
-            env=os.environ | world.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
+            env=os.environ | world.environ | {"PYTHONPATH": str(SCRIPT.parents[3])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -127,8 +130,8 @@ _MASKS = """
 import os, signal
 from multiprocessing import util
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.worker import BLOCKED_WHILE_STARTING, WorkerSetup
-from pipecrypt.pipeline.workers import _Worker
+from pipecrypt.pipeline.executors.worker import BLOCKED_WHILE_STARTING, WorkerSetup
+from pipecrypt.pipeline.executors.local import _Worker
 
 spawn = util.spawnv_passfds
 
@@ -187,8 +190,30 @@ def test_a_frozen_worker_publishes_nothing_after_its_driver_died(world: World, s
     assert set(world.tree()) == held
 
 
+def _reads_back(world: World) -> None:
+    decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
+    assert world.tree(world.root / "back") == world.tree(world.raw)
+
+
 def test_killed_worker(world: World, start: Start) -> None:
-    process = start(2, LONG)
+    process = start(2, LONG, attempts=2)
+    victim, other = _marked(world, 2)
+    os.kill(victim, signal.SIGKILL)
+    _marked(world, 3)  # a fresh one is at the same file
+    (world.root / "go-on").touch()
+    output, _ = process.communicate(timeout=30)
+    retried, done = output.splitlines()
+    assert retried.startswith("retried ")
+    assert " 2 was killed by SIGKILL " in retried
+    assert int(retried.rsplit(" ", 1)[1]) >= 0
+    assert done == "done 3"
+    assert world.leftovers() == []
+    assert not _is_alive(other)
+    _reads_back(world)
+
+
+def test_killed_worker_without_a_second_attempt(world: World, start: Start) -> None:
+    process = start(2, LONG, attempts=1)
     victim, other = _marked(world, 2)
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=30)
@@ -197,6 +222,32 @@ def test_killed_worker(world: World, start: Start) -> None:
     assert any(name in output for name in NAMES)
     assert world.tree() == {}
     assert not _is_alive(other)
+
+
+def test_killed_each_time(world: World, start: Start) -> None:
+    (world.root / "die").write_text("before")
+    output, _ = start(2, 0.0, attempts=3).communicate(timeout=60)
+    *retried, failed = output.splitlines()
+    assert failed.startswith("WorkerError")
+    assert "as were 2 before it" in failed
+    assert len(retried) >= 2
+    assert len(list((world.root / "marks").iterdir())) >= 3
+    assert world.leftovers() == []
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_killed_between_publishing_and_telling(world: World, start: Start, attempts: int) -> None:
+    """The file is there, its record is lost: the next attempt replaces it, though nothing may be overwritten."""
+    (world.root / "die").write_text("behind")
+    output, _ = start(2, 0.0, attempts=attempts).communicate(timeout=60)
+    if attempts == 1:
+        assert output.startswith("WorkerError")
+        return
+    retried, done = output.splitlines()
+    path = next(name for name in NAMES if retried.startswith(f"retried {name} 2 "))
+    assert int(retried.rsplit(" ", 1)[1]) == (world.raw / path).stat().st_size  # no byte counts twice
+    assert done == "done 3"
+    _reads_back(world)
 
 
 def test_a_script_without_a_guard(world: World, start: Start, tmp_path: Path) -> None:
@@ -225,7 +276,8 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
         time.sleep(0.2 + step * 0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        whole = set(world.tree()) - set(world.leftovers()) if world.out.exists() else set()
+        held = set(world.tree()) - set(world.leftovers()) if world.out.exists() else set()
+        whole = {name for name in held if name.endswith(".parquet")}
         if whole:
             for name in world.leftovers():
                 (world.out / name).unlink()

@@ -1,0 +1,181 @@
+"""Replace the end of an object where the store copies the rest itself. Where none does, tail sends the whole object.
+
+S3: a multipart upload whose first parts are ranges of the object as it is (UploadPartCopy), and whose last part is the
+new end. The old object stays until the upload is completed. Both the copies and the completion are bound to its ETag.
+S3 wants at least 5 MiB in each part but the last, at most 5 GiB, and at most 10,000 parts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from pipecrypt.errors import ConflictError
+from pipecrypt.storage.filesystem import (
+    RemoteFilesystem,
+    fingerprint_of,
+    look_up,
+    open_filesystem,
+    size_of,
+)
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.problems import describe, map_errors
+from pipecrypt.storage.publication import unknown_outcome
+from pipecrypt.storage.retry import error_code
+from pipecrypt.storage.s3_object import asks_to_repeat, precondition_failed
+
+__all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
+
+MIN_BODY_BYTES: Final = 5 << 20
+_PART_BYTES: Final = 256 << 20  # the answer comes when the part is copied: small enough for usual timeouts
+_MAX_PARTS: Final = 9_000
+_UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+_log = logging.getLogger(__name__)
+
+
+class ReplacesEnds(Protocol):
+    """What some storages can do beyond reading and publishing."""
+
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+        """Replace everything from `body_end` on; say whether that was done, or this store cannot after all.
+
+        Args:
+            source: the pinned object.
+            body_end: at least `MIN_BODY_BYTES`.
+            tail: the new end, not empty.
+
+        Raises:
+            ConflictError: the object is not the one that was pinned, or it is unknown what became of it.
+            StorageError: the storage refused or failed; the object is as it was.
+        """
+
+
+def ends_replaced_by(location: Location) -> ReplacesEnds | None:
+    """Return what replaces the end of an object on its store; None where bodies have to come here."""
+    if location.is_local or location.is_chained:
+        return None
+    remote = open_filesystem(location)
+    if not remote.is_s3 or remote.fs.split_path(remote.path)[2] is not None:
+        return None
+    # The source of a copy would need these keys under other names.
+    if any(name.startswith("SSECustomer") for name in remote.fs.s3_additional_kwargs):
+        return None
+    return _S3Ends(remote, location)
+
+
+class _S3Ends:
+    def __init__(self, remote: RemoteFilesystem, location: Location) -> None:
+        self._remote = remote
+        self._location = location
+        self._bucket, self._name, _ = remote.fs.split_path(remote.path)
+
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+        with map_errors(f"cannot write {self._location.display}"):
+            etag = self._check_unchanged(source).get("ETag")
+            if not etag:
+                return False
+            upload_id = str(self._call("create_multipart_upload")["UploadId"])
+            try:
+                parts = self._send(upload_id, str(etag), body_end, tail)
+                self._check_unchanged(source)  # for servers that ignore conditions
+                self._complete(upload_id, parts, str(etag), (source, body_end, tail))
+            except BaseException as error:
+                self._abort(upload_id)
+                if error_code(error) in _UNKNOWN_CALL:
+                    return False
+                if precondition_failed(error) or asks_to_repeat(error):
+                    raise self._has_changed() from error
+                raise
+            return True
+
+    def _send(self, upload_id: str, etag: str, body_end: int, tail: bytes) -> list[dict[str, object]]:
+        parts: list[dict[str, object]] = []
+        for start, end in _ranges(body_end):
+            copied = self._call(
+                "upload_part_copy",
+                UploadId=upload_id,
+                PartNumber=len(parts) + 1,
+                CopySource={"Bucket": self._bucket, "Key": self._name},
+                CopySourceRange=f"bytes={start}-{end - 1}",
+                CopySourceIfMatch=etag,
+            )
+            parts.append({"PartNumber": len(parts) + 1, "ETag": copied["CopyPartResult"]["ETag"]})
+        sent = self._call("upload_part", UploadId=upload_id, PartNumber=len(parts) + 1, Body=tail)
+        parts.append({"PartNumber": len(parts) + 1, "ETag": sent["ETag"]})
+        return parts
+
+    def _complete(
+        self, upload_id: str, parts: list[dict[str, object]], etag: str, wish: tuple[SourceFile, int, bytes]
+    ) -> None:
+        arguments = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, "IfMatch": etag}
+
+        def attempt() -> None:
+            try:
+                self._call_once("complete_multipart_upload", **arguments)
+            except Exception as error:
+                self._settle(error, wish)
+
+        self._remote.retry.call(attempt)
+
+    def _settle(self, error: Exception, wish: tuple[SourceFile, int, bytes]) -> None:
+        """Find out what a failed completion did: its answer may have been lost although the object is there.
+
+        The new end holds fresh nonces, so an object that ends so is ours.
+        """
+        source, body_end, tail = wish
+        try:
+            info = look_up(self._remote)
+            is_old = info is not None and fingerprint_of(info) == source.fingerprint
+            is_ours = not is_old and self._ends_with(info, body_end, tail)
+        except Exception as unreadable:
+            raise unknown_outcome(self._location, describe(unreadable)) from error
+        if is_ours:
+            _log.info("%s was replaced although its upload failed: %s", self._location.display, describe(error))
+            return
+        if is_old:
+            raise error
+        raise self._has_changed() from error
+
+    def _ends_with(self, info: dict[str, Any] | None, body_end: int, tail: bytes) -> bool:
+        size = body_end + len(tail)
+        if info is None or size_of(info, self._location.display) != size:
+            return False
+        end = self._remote.retry.call(lambda: self._remote.fs.cat_file(self._remote.path, start=body_end, end=size))
+        return bytes(end) == tail
+
+    def _check_unchanged(self, source: SourceFile) -> dict[str, Any]:
+        info = look_up(self._remote)
+        if info is None or fingerprint_of(info) != source.fingerprint:
+            raise self._has_changed()
+        return info
+
+    def _abort(self, upload_id: str) -> None:
+        """Drop the parts of this upload, if it is not complete; those of others are theirs."""
+        try:
+            self._call("abort_multipart_upload", UploadId=upload_id)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            _log.warning("parts of an upload of %s stay: %s", self._location.display, describe(error))
+
+    def _call(self, action: str, **arguments: object) -> Any:
+        return self._remote.retry.call(lambda: self._call_once(action, **arguments))
+
+    def _call_once(self, action: str, **arguments: object) -> Any:
+        seconds = self._remote.settings.deadline_seconds
+        return self._remote.fs.call_s3(action, Bucket=self._bucket, Key=self._name, **arguments, timeout=seconds)
+
+    def _has_changed(self) -> ConflictError:
+        return ConflictError(
+            f"{self._location.display} was replaced meanwhile", hint="wait until its writer is done, then run again"
+        )
+
+
+def _ranges(body_end: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a body, as equal as can be, so that none is smaller than S3 allows."""
+    count = min(_MAX_PARTS, -(-body_end // _PART_BYTES))
+    for number in range(count):
+        yield body_end * number // count, body_end * (number + 1) // count
