@@ -30,7 +30,7 @@ from pipecrypt.manifest.paths import (
 )
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_run
+from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
 from pipecrypt.pipeline.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.sink_locking import check_unlocked, locked_sink
 from pipecrypt.storage.exclusive import remove_file
@@ -146,7 +146,7 @@ class _Cleaning:
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
         old = [run for run in dead if run.run_id < last_finished or self._is_past(_began(run.run_id))]
         kept = [run for run in dead if run not in old]
-        doomed = dict.fromkeys([*self._of_runs(old, runs), *self._temporary()])
+        doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
                 remove_file(self._sink.child(path))
@@ -186,10 +186,18 @@ class _Cleaning:
             prefix = run_path(run.run_id, "")
             yield from (path for path in self._found if path.startswith(prefix))
 
+    def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
+        """Yield what is staged by finished runs whose version is not the one that is there."""
+        for run in runs:
+            prefix = run_path(run.run_id, "staged/")
+            if run.is_finished and run.run_id != self._run:
+                yield from (path for path in self._found if path.startswith(prefix))
+
     def _dataset_of(self, run: FoundRun) -> Iterator[str]:
-        past = self._read(run)
-        if past is not None and not past.header.is_staged:
-            yield past.header.dataset_id
+        # A journal that was damaged leads to the files of its run all the same.
+        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        if header is not None and not header.is_staged:
+            yield header.dataset_id
 
     def _noted(self, run: FoundRun) -> Iterator[str]:
         past = self._read(run)

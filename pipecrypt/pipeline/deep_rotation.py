@@ -286,7 +286,13 @@ def _sign(  # noqa: PLR0917
             )
         return (
             publish_dataset(
-                location, entries, promise, dataset_id=manifest.dataset_id, signers=signers, earlier=earlier
+                location,
+                entries,
+                promise,
+                dataset_id=manifest.dataset_id,
+                signers=signers,
+                earlier=earlier,
+                run=manifest.run,
             ),
         )
     except ConflictError as error:

@@ -11,7 +11,7 @@ given back. A run that is killed before 7 leaves the dataset as it was, one that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +20,7 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earli
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
-from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, staged_path
@@ -169,11 +169,19 @@ class DirectoryRun:
         removes = self._removes(signing)
         if removes:
             self._journal.removes(removes)
-        run = self.run_id if self._header.is_staged else None
+            self._set_aside(removes)
+        run = self.run_id if self._header.is_staged or self._keeps_journal else None
         statements = signing.publish(self._header.dataset_id, run=run, removes=removes)
         if run is not None:
             finish_version(self._found.sink, run, signing.listed, removes=removes)
         return statements
+
+    def _set_aside(self, paths: Iterable[str]) -> None:
+        """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""
+        earlier = self._found.earlier
+        if earlier is not None and earlier.manifest.run is not None:
+            listed = {entry.path for entry in earlier.entries}
+            set_aside(self._found.sink, earlier.manifest.run, (path for path in paths if path in listed))
 
     def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
         """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""

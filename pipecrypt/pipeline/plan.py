@@ -13,7 +13,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, check_signable_path
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_path, is_reserved
 from pipecrypt.pipeline.checked_sources import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.output import numbered, sidecar_files, unnumbered
@@ -50,8 +50,8 @@ __all__ = [
 
 # A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
 CHUNKS_SUFFIX: Final = ".chunks.parquet"
-# A directory's encrypted files: those of a tree in chunks may be hidden.
-ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX)
+# A directory's encrypted files: those of a tree in chunks may be hidden. What a run has staged is in no place yet.
+ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX, left_out=RESERVED_DIRECTORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,8 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         tasks = compared(tasks, signed)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
+    if isinstance(request, EncryptRequest) and not is_single_file:
+        _check_reserved(tasks)
     if not request.sink.is_standard_stream:
         _check_statements(request, tasks, is_single_file=is_single_file)
     # A run that keeps a journal looks by itself, while it has the lock, what of it is done already.
@@ -258,6 +260,16 @@ def _check_numbered(tasks: Sequence[Task]) -> None:
                 f"{task.sink.display} may be one of the files that {original} is rolled over to",
                 hint="name the source files apart, or give no size of files",
             )
+
+
+def _check_reserved(tasks: Sequence[Task]) -> None:
+    """Refuse outputs where runs keep what is theirs: nobody would take them for data again."""
+    reserved = next((task for task in tasks if is_reserved(task.path)), None)
+    if reserved is not None:
+        raise UsageError(
+            f"{reserved.source.location.display} would be written below {RESERVED_DIRECTORY}/",
+            hint="rename that directory, or name the source files by a glob",
+        )
 
 
 def _check_statements(request: EncryptRequest | DecryptRequest, tasks: Sequence[Task], *, is_single_file: bool) -> None:

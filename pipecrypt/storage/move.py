@@ -30,7 +30,7 @@ def move_file(old: Location, new: Location) -> None:
         source, target = open_filesystem(old), open_filesystem(new)
         with contextlib.suppress(NotImplementedError, FileExistsError):
             target.fs.makedirs(target.fs._parent(target.path), exist_ok=True)
-        target.fs.cp_file(source.path, target.path)
+        target.retry.call(lambda: target.fs.cp_file(source.path, target.path))
     remove_file(old)
 
 

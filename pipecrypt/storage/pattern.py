@@ -25,16 +25,20 @@ class Pattern:
         suffixes: if given, how names must end besides, in lower case.
         takes_hidden: whether names that begin with `_` or `.` match like others.
         hidden_suffixes: if given, they do so on the way to files whose names end so.
+        left_out: name of a directory at the very top that never matches.
     """
 
     parts: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
     takes_hidden: bool = False
     hidden_suffixes: tuple[str, ...] = ()
+    left_out: str | None = None
 
     def matches(self, names: Sequence[str]) -> bool:
         """Say whether the file at `names` matches."""
         if self.suffixes and not names[-1].lower().endswith(self.suffixes):
+            return False
+        if names[0] == self.left_out:
             return False
         takes_hidden = self.takes_hidden or names[-1].endswith(self.hidden_suffixes)
         return len(self.parts) in self._positions(names, takes_hidden=takes_hidden)
@@ -42,6 +46,8 @@ class Pattern:
     def admits_directory(self, names: Sequence[str]) -> bool:
         """Say whether a file below the directory at `names` can match."""
         takes_hidden = self.takes_hidden or bool(self.hidden_suffixes)
+        if names and names[0] == self.left_out:
+            return False
         return any(position < len(self.parts) for position in self._positions(names, takes_hidden=takes_hidden))
 
     def _positions(self, names: Sequence[str], *, takes_hidden: bool) -> set[int]:
@@ -83,9 +89,14 @@ def all_ending(suffixes: tuple[str, ...]) -> Pattern:
     return Pattern((_ANY_DEPTH, "*"), suffixes)
 
 
-def all_parquet_and_hidden(suffix: str) -> Pattern:
-    """Return the pattern of all Parquet files below a directory, and of the hidden ones whose names end so."""
-    return Pattern((_ANY_DEPTH, "*.parquet"), hidden_suffixes=(suffix,))
+def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
+    """Return the pattern of all Parquet files below a directory, and of the hidden ones whose names end so.
+
+    Args:
+        suffix: of names that may be hidden.
+        left_out: a directory at the top where none of them counts.
+    """
+    return Pattern((_ANY_DEPTH, "*.parquet"), hidden_suffixes=(suffix,), left_out=left_out)
 
 
 def has_glob(text: str) -> bool:

@@ -42,6 +42,7 @@ _MAX_TEXT: Final = 512
 _WRITE_ID_BYTES: Final = 16
 _TRIES: Final = 6
 _MAX_INTERVAL_SECONDS: Final = 600
+_held_here: Final[set[str]] = set()  # write ids of the locks that this process holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,12 @@ class SinkLock:
         self._ends = threading.Event()
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
-        self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
+        _held_here.add(write_id)
+        try:
+            self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
+        except BaseException:
+            _held_here.discard(write_id)
+            raise
         self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
         self._beating.start()
 
@@ -153,6 +159,7 @@ class SinkLock:
             return
         self._ends.set()
         self._beating.join()
+        _held_here.discard(self._mine.write_id)
         try:
             if not self._is_lost and self._is_mine():
                 remove_file(self._place(self._mine.number))
@@ -195,7 +202,9 @@ class SinkLock:
             _write(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
             return False
-        except StorageError:
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False  # whoever cleaned up at this moment took what was not the lock yet: look again
             # It may be there all the same: others would wait for somebody who never came to work.
             with contextlib.suppress(PipecryptError):
                 if self._holds(mine):
@@ -235,6 +244,8 @@ class SinkLock:
 
 
 def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> bool:
+    if holder.process == this_process() and holder.write_id not in _held_here:
+        return True  # this process gave it back, and the storage did not take it
     lives = is_running(holder.process)
     if lives is not None:
         return not lives

@@ -27,6 +27,7 @@ _DELAY_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 60.0
 _SLOW_DOWN: Final = b"<Error><Code>SlowDown</Code><Message>planned</Message></Error>"
 _HOP_BY_HOP: Final = frozenset({"connection", "transfer-encoding", "keep-alive", "content-length"})
+_CONDITIONS: Final = frozenset({"if-none-match", "if-match"})
 _LINGER_NOTHING: Final = struct.pack("ii", 1, 0)  # closing sends a reset
 
 
@@ -49,6 +50,7 @@ class FaultProxy:
         seed: chooses the requests that fail.
         share: of all requests, from 0 to 1.
         lost_creation: number, from 1, of the request with `If-None-Match` whose answer is lost; 0 for none.
+        ignores_conditions: whether the server is told of no condition, as if it knew none.
         url: of the proxy.
         seen: how many requests failed in each way.
     """
@@ -57,6 +59,7 @@ class FaultProxy:
     seed: int = 0
     share: float = 0.0
     lost_creation: int = 0
+    ignores_conditions: bool = False
     url: str = ""
     seen: Counter[FaultKind] = field(default_factory=Counter)
     creations: int = 0
@@ -83,9 +86,11 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(upstream: str, *, seed: int = 0, share: float = 0.0, lost_creation: int = 0) -> Iterator[FaultProxy]:
+def fault_proxy(
+    upstream: str, *, seed: int = 0, share: float = 0.0, lost_creation: int = 0, ignores_conditions: bool = False
+) -> Iterator[FaultProxy]:
     """Serve on a free port of this machine until the block ends; see `FaultProxy`."""
-    proxy = FaultProxy(upstream, seed, share, lost_creation)
+    proxy = FaultProxy(upstream, seed, share, lost_creation, ignores_conditions)
     server = _Server(proxy)
     thread = threading.Thread(target=server.serve_forever, name="fault-proxy", daemon=True)
     thread.start()
@@ -160,8 +165,11 @@ class _Exchange(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=_TIMEOUT_SECONDS)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            server = self.server
+            assert isinstance(server, _Server)  # noqa: S101 - as above
+            left_out = _HOP_BY_HOP | {"expect"} | (_CONDITIONS if server.proxy.ignores_conditions else set())
             for name, value in self.headers.items():
-                if name.lower() not in _HOP_BY_HOP | {"expect"}:
+                if name.lower() not in left_out:
                     connection.putheader(name, value)
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)

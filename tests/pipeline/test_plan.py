@@ -126,3 +126,14 @@ def test_decrypting_needs_keys() -> None:
         DecryptRequest(source=Location("x"), sink=Location("y"), keys=())
     with pytest.raises(KeyReferenceError):
         DecryptRequest(source=Location("x"), sink=Location("y"), keys=("pii",))
+
+
+def test_no_output_lies_among_what_runs_keep(tmp_path: Path) -> None:
+    _touch(tmp_path, "raw/a", "raw/_pipecrypt/manifest.json")
+    request = EncryptRequest(
+        source=Location(str(tmp_path / "raw")),
+        sink=Location(str(tmp_path / "out")),
+        policy=Policy(default=KEY, mode="chunks"),
+    )
+    with pytest.raises(UsageError, match="_pipecrypt"):
+        make_plan(request)

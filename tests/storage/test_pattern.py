@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern
+from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, all_parquet_and_hidden
 
 
 def _pattern(text: str) -> Pattern:
@@ -57,3 +57,13 @@ def test_every_matching_file_lies_in_admitted_directories() -> None:
     for pattern in (ALL_PARQUET, _pattern("a/**/c/*"), _pattern("*/b/*/*")):
         assert pattern.matches(names)
         assert all(pattern.admits_directory(names[:depth]) for depth in range(1, len(names)))
+
+
+def test_hidden_files_count_but_not_below_what_is_left_out() -> None:
+    pattern = all_parquet_and_hidden(".chunks.parquet", left_out="_ours")
+    assert pattern.matches(["_x", ".a.chunks.parquet"])
+    assert pattern.admits_directory(["_x", "_ours"])
+    assert pattern.matches(["x", "_ours", "a.chunks.parquet"])
+    assert not pattern.matches(["_ours", "a.chunks.parquet"])
+    assert not pattern.admits_directory(["_ours"])
+    assert not pattern.admits_directory(["_ours", "runs"])

@@ -179,3 +179,33 @@ def _wait(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, os.getpid()
         time.sleep(0.005)
+
+
+def test_what_this_process_could_not_give_back_does_not_keep_it_out(directory: Location) -> None:
+    lock = SinkLock(directory, "run-1", timing=LockTiming(sleep=_never))
+    with pytest.raises(ConflictError):
+        SinkLock(directory, "run-2", timing=LockTiming(sleep=_never))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipecrypt.storage.sink_lock.remove_file", _refuse)
+        lock.release()
+    assert _names(directory) == ["1.json"]
+    SinkLock(directory, "run-2", timing=LockTiming(sleep=_never)).release()
+
+
+def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, waits = Location(str(tmp_path / "lock")), list[float]()
+    real = os.link
+
+    def link(*given: object, **options: object) -> None:
+        if not waits:
+            os.unlink(given[0])  # type: ignore[call-overload]
+        real(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", link)
+    with SinkLock(directory, "run-1", timing=LockTiming(sleep=waits.append)):
+        assert len(waits) == 1
+        assert _names(directory) == ["1.json"]
+
+
+def _refuse(location: Location) -> None:
+    raise StorageError(f"cannot remove {location.display}")

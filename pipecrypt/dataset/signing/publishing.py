@@ -60,8 +60,9 @@ def publish_dataset(
         raise UsageError(f"{sink.display} cannot be signed: {error}", hint="encrypt into several sinks") from error
     manifest = replace(_manifest(summary, promise, dataset_id, signers, earlier), run=run)
     envelope = signers.seal(manifest)
-    # No two lists of different content share a name, and readers of the version before may still read theirs.
-    _publish(sink.child(file_list_path(manifest.version, summary.sha256)), blocks, replaces=False)
+    # No two lists of different content share a name, so readers of the version before still read theirs. A list that
+    # is there already is this one: a run that was killed before its statement left it.
+    _publish(sink.child(file_list_path(manifest.version, summary.sha256)), blocks, replaces=True)
     return _publish_statement(sink.child(MANIFEST_PATH), envelope, manifest, signers, earlier)
 
 

@@ -5,9 +5,10 @@ What lies there may have been written by anybody. Names and sizes are bounded; b
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["FoundRun", "PastRun", "find_runs", "read_run"]
+__all__ = ["FoundRun", "PastRun", "find_runs", "read_header", "read_run"]
 
 _BLOCK: Final = re.compile(r"parts-(?P<sequence>\d{6,9})(?P<suffix>\.jsonl?)", re.ASCII)
 _DEPTH: Final = 2  # <run id>/<name>: what a run staged lies deeper
@@ -108,6 +109,25 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
         removes=tuple(path for block in blocks for path in block.removes),
         next_sequence=len(blocks),
     )
+
+
+def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:
+    """Return what the first block that can be read says of a run, or None: for those who clean up after it.
+
+    Args:
+        sink: the directory.
+        run: whose journal may be damaged.
+        seal_of: gives the seal for the name of a block.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    for name in run.blocks:
+        with contextlib.suppress(IntegrityError):
+            header = _read(sink.child(run_path(run.run_id, name)), seal_of(name)).header
+            if header.run_id == run.run_id:
+                return header
+    return None
 
 
 def _read(place: Location, seal: Seal) -> Block:
