@@ -12,13 +12,16 @@ from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import ConflictError
+from pipecrypt.errors import ConflictError, ContentError, StorageError
+from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.journal.block import TaskRecord
 from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_run
 from pipecrypt.pipeline.journal.journal import Journal
 from pipecrypt.pipeline.journal.seal import Seal
 from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import open_range_source
 
 __all__ = ["PastRuns", "put_in_place"]
 
@@ -115,17 +118,32 @@ def _is_over(past: PastRun, earlier: EarlierVersion | None) -> bool:
 
 
 def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
+    """Return the tasks whose files are the ones that the run has written, as their sizes and footers tell.
+
+    The journal of another sink, signed with the same key, may have been put here; its files are not those. A footer
+    holds the digests of what is in plaintext and is bound to all else by keys, and whoever verifies compares the rest.
+    """
     header = past.header
     if header.is_staged:
-        sizes = {path: file.size_bytes for path, file in staged_files(sink, header.run_id).items()}
+        found = staged_files(sink, header.run_id)
     else:
-        found = take_inventory(sink, lambda _: True)
-        sizes = {path: file.size_bytes for path, file in found if file is not None}
-    return {
-        task_id: record
-        for task_id, record in past.records.items()
-        if all(sizes.get(part.path) == part.sink_bytes for part in record.parts)
-    }
+        found = {path: file for path, file in take_inventory(sink, lambda _: True) if file is not None}
+    return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
+
+
+def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
+    files = [(part, found.get(part.path)) for part in record.parts]
+    if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
+        return False
+    return all(_has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+
+
+def _has_footer(file: SourceFile, sha256: str) -> bool:
+    try:
+        with open_range_source(file) as source:
+            return read_stored_footer(source).sha256 == sha256
+    except (ContentError, StorageError):
+        return False  # it is written again
 
 
 def _signed_tasks(earlier: EarlierVersion | None) -> dict[str, str]:
