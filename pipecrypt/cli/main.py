@@ -21,6 +21,7 @@ from pipecrypt.cli.init import init
 from pipecrypt.cli.key_commands import keys_app
 from pipecrypt.cli.look import cat, inspect
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
+from pipecrypt.cli.planning import plan
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
 from pipecrypt.cli.report import report
 from pipecrypt.cli.sharing import grant, revoke, rotate
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, clean, report):
+for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, plan, clean, report):
     app.command()(_command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")

@@ -38,6 +38,7 @@ from pipecrypt.cli.options import (
     parse_aad_prefix,
     split_names,
 )
+from pipecrypt.cli.planning import show_plan
 from pipecrypt.cli.render import note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
@@ -66,15 +67,21 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Encrypt all sources again, also those that were done before.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, as plan does.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Do the tasks of this saved plan, and no others.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
-) -> None:
+) -> int:
     """Encrypt what a configuration names."""
     from pipecrypt.cli.progress import show_progress
     from pipecrypt.config.run import run_config
 
+    if dry_run:
+        return show_plan(config, overwrite=overwrite, resume=resume)
     with show_progress() as on_event:
         summary = run_config(
             config,
@@ -83,8 +90,10 @@ def run(
             workers=workers,
             credentials=credentials(),
             on_event=on_event,
+            plan=plan,
         )
     show(summary, lambda: run_lines(summary))
+    return 0
 
 
 def encrypt(

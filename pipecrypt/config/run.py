@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
@@ -11,6 +12,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.events import Event
 from pipecrypt.pipeline.executors.mapped import MapTasks
 from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.saved_plan import read_saved_plan
 from pipecrypt.pipeline.summary import Summary
 
 __all__ = ["run_config"]
@@ -26,6 +28,7 @@ def run_config(
     environ: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] | None = None,
     map_tasks: MapTasks | None = None,
+    plan: str | os.PathLike[str] | None = None,
 ) -> Summary:
     """Encrypt what the configuration at `path` names, and return the counts.
 
@@ -40,6 +43,7 @@ def run_config(
         environ: values for `${VAR}`; default: the environment of this process.
         on_event: told about progress.
         map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
+        plan: a saved plan, of `pipecrypt plan --out`: only its tasks are done, and all of them as they were planned.
 
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
@@ -47,6 +51,8 @@ def run_config(
     """
     loaded = load_config(path, os.environ if environ is None else environ)
     request = build_request(loaded, overwrite=overwrite, workers=workers, resumes=resume)
+    if plan is not None:
+        request = replace(request, only_tasks=read_saved_plan(plan))
     return run(
         request,
         credentials=Credentials.from_environment() if credentials is None else credentials,

@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_directory,
     check_unsigned_file,
 )
-from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_path, is_reserved
 from pipecrypt.pipeline.checked_sources import compared, find_sources
 from pipecrypt.pipeline.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
@@ -122,6 +122,8 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
     if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
         tasks = compared(tasks, signed)
+    if isinstance(request, EncryptRequest) and request.only_tasks is not None:
+        tasks = _chosen(tasks, request.only_tasks)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
     if isinstance(request, EncryptRequest) and not is_single_file:
@@ -150,6 +152,17 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         is_single_file=is_single_file,
         options=request.run if isinstance(request, EncryptRequest) else RunOptions(),
     )
+
+
+def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
+    """Return the tasks of a saved plan."""
+    chosen = tuple(task for task in tasks if task.id in ids)
+    if len(chosen) != len(ids):
+        raise ConflictError(
+            f"{len(ids) - len(chosen)} of {len(ids)} tasks of the saved plan are not what they were",
+            hint="a source changed or is gone, or the configuration is another: plan anew",
+        )
+    return chosen
 
 
 def planned_sources(request: EncryptRequest) -> tuple[tuple[SourceFile, Operation], ...]:

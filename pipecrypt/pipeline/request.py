@@ -31,6 +31,7 @@ class EncryptRequest:
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
         run: how the run goes about it.
+        only_tasks: ids of the tasks of a saved plan: no others are done, and each must be there; None for all.
 
     Raises:
         UsageError: `workers` or `max_file_bytes` is no such number, standard output would be several files or
@@ -46,6 +47,7 @@ class EncryptRequest:
     overwrite: bool = False
     workers: int = 1
     run: RunOptions = field(default_factory=RunOptions)
+    only_tasks: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

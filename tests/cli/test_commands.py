@@ -418,3 +418,29 @@ def test_no_standard_input_to_ask_on(people: Path, keyref: str, monkeypatch: pyt
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, start_new_session=True)
     assert done.returncode == 4
     assert "unexpected" not in done.stderr
+
+
+def test_a_plan_is_shown_saved_and_done(run: Run, people: Path, keyref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.yaml").write_text(_CONFIG)
+    monkeypatch.setenv("SOURCE", str(people))
+    shown = run("plan", "c.yaml", "--out", "plan.json")
+    assert (shown.code, shown.out.splitlines()[0].split(",")[0]) == (0, "1 file to encrypt")
+    document = run("run", "c.yaml", "--dry-run", "--json").document
+    assert (document["to_do"], document["conflicts"]) == (1, [])
+    assert not Path("out").exists()
+    assert run("run", "c.yaml", "--plan", "plan.json").code == 0
+    assert run("plan", "c.yaml", "--json").document["skipped"] == 1
+    Path("out/foreign").mkdir()
+    Path("c.yaml").write_text(_CONFIG.replace("email", "id"))
+    conflict = run("plan", "c.yaml")
+    assert (conflict.code, "conflict: " in conflict.out) == (5, True)
+    assert run("run", "c.yaml", "--plan", "plan.json").code == 5
+    assert run("run", "c.yaml", "--plan", "none.json").code == 2
+
+
+def test_clean_tells_what_it_does(run: Run, people: Path, keyref: str) -> None:
+    assert run("encrypt", people, "out/", "--key", keyref).code == 0
+    assert run("clean", "out").out.splitlines()[0] == "removed 0 files, 0 bytes"
+    assert run("clean", "out", "--grace", "0s", "--dry-run", "--json").document["is_dry_run"] is True
+    assert run("clean", "out", "--grace", "soon").code == 2
+    assert run("clean", "nowhere").code == 2

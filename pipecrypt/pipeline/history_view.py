@@ -1,0 +1,83 @@
+"""What a sink says has been done, for whoever has no key to verify it. Nothing may be written on the strength of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.manifest.file_list import decode_file_list
+from pipecrypt.manifest.paths import MANIFEST_PATH, RESERVED_DIRECTORY, file_list_path
+from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.pipeline.journal.history import find_runs, read_run
+from pipecrypt.pipeline.journal.seal import UncheckedSeal
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import is_directory, sink_is_empty
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["NotedWork", "noted_without_keys"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotedWork:
+    """What statement and journals say.
+
+    Args:
+        done: from the path of each output to the id of its task; empty where it was written without one.
+        unfinished: id of the run that waits to be continued, if there is one.
+        has_foreign_files: whether files are there that no run wrote.
+    """
+
+    done: Mapping[str, str]
+    unfinished: str | None
+    has_foreign_files: bool
+
+
+def noted_without_keys(sink: Location) -> NotedWork:
+    """Return what a sink says has been done there.
+
+    Raises:
+        IntegrityError: statement or journal is malformed.
+        StorageError: the storage refused or failed.
+    """
+    if not is_directory(sink):
+        return NotedWork(done={}, unfinished=None, has_foreign_files=False)
+    runs = find_runs(sink)
+    finished = [run for run in runs if run.is_finished]
+    last_finished = max((run.run_id for run in finished), default="")
+    waiting = [run.run_id for run in runs if run.blocks and not run.is_finished and run.run_id > last_finished]
+    entries = _listed(sink)
+    if entries is not None:
+        done = {entry.path: entry.task_id or "" for entry in entries}
+    else:
+        past = [read_run(sink, run, UncheckedSeal.of(run.blocks)) for run in finished]
+        done = {
+            part.path: record.task_id
+            for each in past
+            if each is not None
+            for record in each.records.values()
+            for part in record.parts
+            if part.path not in each.removes
+        }
+    is_known = bool(done) or bool(waiting)
+    return NotedWork(
+        done=done,
+        unfinished=waiting[-1] if waiting else None,
+        has_foreign_files="" in done.values() or (not is_known and not sink_is_empty(sink, besides=RESERVED_DIRECTORY)),
+    )
+
+
+def _listed(sink: Location) -> list[FileEntry] | None:
+    envelope = read_small_file(sink.child(MANIFEST_PATH), MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        return None
+    manifest = decode_statement(parse_envelope(envelope).payload)
+    if manifest.file_list is None:
+        raise IntegrityError(f"{sink.child(MANIFEST_PATH).display} is about a single file")
+    place = sink.child(file_list_path(manifest.version, manifest.file_list.sha256))
+    data = read_small_file(place, manifest.file_list.size_bytes)
+    if data is None:
+        raise IntegrityError(f"{place.display} is missing")
+    return list(decode_file_list(data, manifest.digests))
