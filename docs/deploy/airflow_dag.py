@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.sdk import dag, task
 
-COMMAND = ["pipecrypt", "run", "/etc/pipecrypt/orders.yaml", "--overwrite", "--json", "--log-format", "json"]
+COMMAND = ["pipecrypt", "run", "/etc/pipecrypt/orders.yaml", "--resume", "--json", "--log-format", "json"]
 WORTH_A_RETRY = 1
 
 
