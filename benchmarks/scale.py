@@ -1,0 +1,105 @@
+"""What do many small files, and a very large one, take? Run: python -m benchmarks.scale [--files 10000]
+
+Small files: seconds of planning, of the run and of a repeated run with nothing to do, and the overhead for each file.
+The large file is written with few distinct bytes, planned and run in parts by two workers. Peak memory of this process
+and of its largest worker is printed after each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.pipeline.plan_report import report_plan
+from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.storage.location import Location
+
+_Result = TypeVar("_Result")
+_SPLIT_BYTES = 1 << 30
+
+
+def _timed(what: str, call: Callable[[], _Result]) -> tuple[_Result, float]:
+    began = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - began
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    print(f"{what:34} {seconds:8.2f} s   peak {here} MiB here, {workers} MiB in the largest worker", flush=True)
+    return result, seconds
+
+
+def _request(source: Path, sink: Path, key: str, split_bytes: int | None) -> EncryptRequest:
+    return EncryptRequest(
+        source=Location(str(source)),
+        sink=Location(str(sink)),
+        policy=Policy(default=key),
+        workers=2,
+        run=RunOptions(keeps_journal=True, split_bytes=split_bytes),
+    )
+
+
+def _small_files(root: Path, count: int) -> Path:
+    source = root / "small"
+    for number in range(count):
+        directory = source / f"part={number % 100}"
+        directory.mkdir(parents=True, exist_ok=True)
+        if number == 0:
+            pq.write_table(pa.table({"id": [1, 2, 3], "email": ["a", "b", "c"]}), directory / "0.parquet")
+        else:
+            os.link(source / "part=0/0.parquet", directory / f"{number}.parquet")
+    return source
+
+
+def _large_file(root: Path, gigabytes: float) -> Path:
+    source = root / "large"
+    source.mkdir()
+    table = pa.table({f"c{number}": pa.array([bytes(1000)] * 10_000) for number in range(8)})
+    groups = round(gigabytes * 1e9 / (table.nbytes or 1))
+    with pq.ParquetWriter(source / "0.parquet", table.schema, compression="none", use_dictionary=False) as to:
+        for _ in range(groups):
+            to.write_table(table, row_group_size=10_000)
+    return source
+
+
+def main() -> None:
+    """Print seconds and peak memory of each step."""
+    parser = argparse.ArgumentParser(description="many files, and a large one")
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--gigabytes", type=float, default=10)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        (root / "key").write_bytes(os.urandom(32))
+        (root / "key").chmod(0o600)
+        os.environ["PIPECRYPT_KEY_FILE"] = str(root / "key")
+        credentials, key = Credentials.from_environment(), f"keystore://{root}/keys.json#pii"
+        create_key(key, "aes256", credentials)
+        request = _request(_small_files(root, given.files), root / "out-small", key, None)
+        _timed(f"plan of {given.files} files", lambda: report_plan(request))
+        _, seconds = _timed("run, two workers", lambda: run(request, credentials=credentials))
+        print(f"  {1000 * seconds / given.files:.2f} ms for each file")
+        _timed("run again, nothing to do", lambda: run(request, credentials=credentials))
+        large = _request(_large_file(root, given.gigabytes), root / "out-large", key, _SPLIT_BYTES)
+        size = (root / "large/0.parquet").stat().st_size
+        report, _ = _timed(f"plan of one file of {size / 1e9:.1f} GB", lambda: report_plan(large))
+        print(f"  {report.to_do} tasks")
+        _, seconds = _timed("run, two workers", lambda: run(large, credentials=credentials))
+        print(f"  {size / 1e6 / seconds:,.0f} MB/s")
+
+
+if __name__ == "__main__":
+    main()
