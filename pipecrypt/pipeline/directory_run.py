@@ -293,6 +293,9 @@ def _changes(request: EncryptRequest, plan: Plan, found: _Found, adopted: Mappin
     if (not is_known and not sink_is_empty(found.sink, besides=RESERVED_DIRECTORY)) or "" in past.done.values():
         raise SinkNotEmptyError(f"the sink {found.sink.display} holds files that no run of a configuration wrote")
     changes = compare_with_done(plan.tasks, past.done, adopted)
+    if request.only_tasks is not None:
+        # A saved plan leaves sources out on purpose: what has no task in it is not gone.
+        changes = replace(changes, removed=())
     check_changes(changes, request.run.on_source_change)
     return changes
 
