@@ -94,7 +94,7 @@ def _trials(scene: str) -> Iterator[_Trials]:
                 process.kill()
 
 
-@pytest.mark.parametrize("scene", ["first", "next"])
+@pytest.mark.parametrize("scene", ["next", pytest.param("first", marks=pytest.mark.long)])
 def test_killed_at_each_step_of_the_protocol(scene: str) -> None:
     with _trials(scene) as trials:
         steps = trials.steps()
@@ -128,7 +128,7 @@ def test_what_makes_it_hold_is_missed(scene: str, sabotage: str, step: str) -> N
         calls = trials.steps()[step]
         problems = trials.at(calls, sabotage)
         if sabotage == "no temporary names":
-            problems = trials.at(range(20, len(trials.calls), 15), sabotage)
+            problems = trials.at(range(25, len(trials.calls), 30), sabotage)
         assert problems != []
         assert trials.at(calls) == []
 
