@@ -35,16 +35,24 @@ def plan(
     return show_plan(config, out=out)
 
 
-def show_plan(config: Path, *, out: Path | None = None, overwrite: bool = False, resume: bool = False) -> int:
+def show_plan(
+    config: Path,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.build import build_request
     from pipecrypt.config.load import load_config
     from pipecrypt.pipeline.plan_report import report_plan
     from pipecrypt.pipeline.saved_plan import save_plan
 
-    report = report_plan(build_request(load_config(config, os.environ), overwrite=overwrite, resumes=resume))
+    loaded = load_config(config, os.environ)
+    report = report_plan(build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers))
     if out is not None:
-        save_plan(report.tasks, out)
+        save_plan(report, out)
     show(report, lambda: _lines(report))
     return _CONFLICT if report.conflicts else 0
 
@@ -61,6 +69,8 @@ def _lines(report: PlanReport) -> Iterator[str]:
     yield from aligned(list(facts.items()), indent="  ")
     for reference, columns in report.columns_by_key:
         yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + escape(reference)}"
+    if report.skipped:
+        yield "  what was done before is what the sink says, not verified"
     for conflict in report.conflicts:
         yield f"conflict: {escape(conflict)}"
     for drift in report.drifts[:_SHOWN]:

@@ -44,6 +44,7 @@ from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.errors import UsageError
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
@@ -81,7 +82,9 @@ def run(
     from pipecrypt.config.run import run_config
 
     if dry_run:
-        return show_plan(config, overwrite=overwrite, resume=resume)
+        if plan is not None:
+            raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
+        return show_plan(config, overwrite=overwrite, resume=resume, workers=workers)
     with show_progress() as on_event:
         summary = run_config(
             config,
@@ -128,10 +131,8 @@ def encrypt(
     from pipecrypt.pipeline.request import EncryptRequest
     from pipecrypt.storage.location import Location
 
-    names = split_names(columns or [])
-    rows: dict[str, Any] = {} if batch_rows is None else {"batch_rows": batch_rows}
     policy = Policy(
-        dict.fromkeys(names, key),
+        dict.fromkeys(split_names(columns or []), key),
         None if columns else key,
         footer.value,
         data_keys.value,
@@ -142,22 +143,25 @@ def encrypt(
         compression=None if compression is None else compression.value,
         also=also or (),
         **_signing(sign, digest, valid_for),
-        **rows,
+        **_batches(batch_rows),
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
     given = None if file_format is None or chunks else file_format.value
-    reading = Reading(format=given, on_bad_rows=on_bad_rows.value)
-    _carry_out(
-        EncryptRequest(
-            source=Location(source),
-            sink=Location(sink),
-            policy=policy,
-            reading=reading,
-            max_file_bytes=max_file_bytes,
-            overwrite=overwrite,
-            workers=workers,
-        )
+    request = EncryptRequest(
+        source=Location(source),
+        sink=Location(sink),
+        policy=policy,
+        reading=Reading(format=given, on_bad_rows=on_bad_rows.value),
+        max_file_bytes=max_file_bytes,
+        overwrite=overwrite,
+        workers=workers,
     )
+    _carry_out(request)
+
+
+def _batches(batch_rows: int | None) -> dict[str, Any]:
+    """Return what a policy takes about row groups."""
+    return {} if batch_rows is None else {"batch_rows": batch_rows}
 
 
 def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:

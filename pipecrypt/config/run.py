@@ -52,7 +52,9 @@ def run_config(
     loaded = load_config(path, os.environ if environ is None else environ)
     request = build_request(loaded, overwrite=overwrite, workers=workers, resumes=resume)
     if plan is not None:
-        request = replace(request, only_tasks=read_saved_plan(plan))
+        saved = read_saved_plan(plan)
+        saved.check_sink(request.sink)
+        request = replace(request, only_tasks=saved.task_ids)
     return run(
         request,
         credentials=Credentials.from_environment() if credentials is None else credentials,

@@ -99,23 +99,29 @@ def decrypt_file(
         segments = _survey(opened, body_end)
         if check_opened is not None:
             check_opened(opened.protection)
-        rows = row_count(opened.footer, source.name)
-        batches, encrypted = len(opened.row_groups), opened.encrypted_columns
         digests = _expected_digests(opened, segments, source.name) if checks_digests else None
-        with Body(sink, on_bytes, digests) as body:
-            body.open_input(source)
-            _Decryption(body, opened, digests).run(segments)
-            body.settle()  # nothing follows, and what is waited for here is told below
-        return FileReport(
-            rows=rows,
-            batches=batches,
-            data_keys=opened.data_key_count,
-            source_bytes=source.size_bytes,
-            sink_bytes=body.position,
-            encrypted_columns=encrypted,
-            read_seconds=body.read_seconds,
-            write_seconds=body.write_seconds,
-        )
+        return _restore_table(opened, segments, digests, source, Body(sink, on_bytes, digests))
+
+
+def _restore_table(
+    opened: OpenedFile, segments: Segments, digests: ExpectedDigests | None, source: RangeSource, output: Body
+) -> FileReport:
+    rows = row_count(opened.footer, source.name)
+    batches, encrypted = len(opened.row_groups), opened.encrypted_columns
+    with output as body:
+        body.open_input(source)
+        _Decryption(body, opened, digests).run(segments)
+        body.settle()  # nothing follows, and what is waited for here is told below
+    return FileReport(
+        rows=rows,
+        batches=batches,
+        data_keys=opened.data_key_count,
+        source_bytes=source.size_bytes,
+        sink_bytes=body.position,
+        encrypted_columns=encrypted,
+        read_seconds=body.read_seconds,
+        write_seconds=body.write_seconds,
+    )
 
 
 def _survey(opened: OpenedFile, body_end: int) -> Segments:

@@ -15,20 +15,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipecrypt.dataset.opening.observed_footer import observe
+from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, UsageError
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
-from pipecrypt.manifest.file_list import decode_file_list
+from pipecrypt.errors import IntegrityError, PipecryptError, UsageError
 from pipecrypt.manifest.paths import (
-    MANIFEST_PATH,
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
-    file_list_path,
     is_reserved,
     run_path,
 )
-from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
 from pipecrypt.pipeline.journal.seal import UncheckedSeal
@@ -40,7 +36,7 @@ from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.move import remove_empty_directories
 from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.source import open_range_source, read_small_file
+from pipecrypt.storage.source import open_range_source
 from pipecrypt.storage.tail import is_undo
 
 __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
@@ -138,7 +134,9 @@ class _Cleaning:
 
     def carry_out(self) -> CleanSummary:
         """Look, and remove; the caller holds the lock."""
-        self._listed, self._run = _signed_version(self._sink)
+        version = read_unverified_version(self._sink)
+        if version is not None:
+            self._listed, self._run = frozenset(entry.path for entry in version.entries), version.run
         self._found = {path: file for path, file in take_inventory(self._sink, lambda _: True) if file is not None}
         put_in_place = self._put_in_place()
         runs = find_runs(self._sink)
@@ -227,22 +225,6 @@ class _Cleaning:
     def _is_past(self, moment: datetime) -> bool:
         # Without a grace period everything is over, whatever clocks say.
         return self._grace <= timedelta() or moment < self._now - self._grace
-
-
-def _signed_version(sink: Location) -> tuple[frozenset[str], str | None]:
-    """Return the paths that the version there lists, and the run that wrote it; what is no version stops everything."""
-    envelope = read_small_file(sink.child(MANIFEST_PATH), MAX_ENVELOPE_BYTES)
-    if envelope is None:
-        return frozenset(), None
-    manifest = decode_statement(parse_envelope(envelope).payload)
-    summary = manifest.file_list
-    if summary is None:
-        raise IntegrityError(f"{sink.child(MANIFEST_PATH).display} is about a single file")
-    place = sink.child(file_list_path(manifest.version, summary.sha256))
-    data = read_small_file(place, summary.size_bytes)
-    if data is None:
-        raise ConflictError(f"{place.display} is missing", hint="what the dataset needs cannot be told; remove nothing")
-    return frozenset(entry.path for entry in decode_file_list(data, manifest.digests)), manifest.run
 
 
 def _began(run_id: str) -> datetime:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipecrypt.errors import IntegrityError
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
-from pipecrypt.manifest.file_list import decode_file_list
-from pipecrypt.manifest.paths import MANIFEST_PATH, RESERVED_DIRECTORY, file_list_path
-from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.dataset.opening.unverified_version import read_unverified_version
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.journal.history import find_runs, read_run
 from pipecrypt.pipeline.journal.seal import UncheckedSeal
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory, sink_is_empty
-from pipecrypt.storage.source import read_small_file
 
 __all__ = ["NotedWork", "noted_without_keys"]
 
@@ -48,9 +43,9 @@ def noted_without_keys(sink: Location) -> NotedWork:
     finished = [run for run in runs if run.is_finished]
     last_finished = max((run.run_id for run in finished), default="")
     waiting = [run.run_id for run in runs if run.blocks and not run.is_finished and run.run_id > last_finished]
-    entries = _listed(sink)
-    if entries is not None:
-        done = {entry.path: entry.task_id or "" for entry in entries}
+    version = read_unverified_version(sink)
+    if version is not None:
+        done = {entry.path: entry.task_id or "" for entry in version.entries}
     else:
         past = [read_run(sink, run, UncheckedSeal.of(run.blocks)) for run in finished]
         done = {
@@ -67,17 +62,3 @@ def noted_without_keys(sink: Location) -> NotedWork:
         unfinished=waiting[-1] if waiting else None,
         has_foreign_files="" in done.values() or (not is_known and not sink_is_empty(sink, besides=RESERVED_DIRECTORY)),
     )
-
-
-def _listed(sink: Location) -> list[FileEntry] | None:
-    envelope = read_small_file(sink.child(MANIFEST_PATH), MAX_ENVELOPE_BYTES)
-    if envelope is None:
-        return None
-    manifest = decode_statement(parse_envelope(envelope).payload)
-    if manifest.file_list is None:
-        raise IntegrityError(f"{sink.child(MANIFEST_PATH).display} is about a single file")
-    place = sink.child(file_list_path(manifest.version, manifest.file_list.sha256))
-    data = read_small_file(place, manifest.file_list.size_bytes)
-    if data is None:
-        raise IntegrityError(f"{place.display} is missing")
-    return list(decode_file_list(data, manifest.digests))

@@ -81,9 +81,14 @@ class Plan:
     options: RunOptions = field(default_factory=RunOptions)
 
     @property
+    def may_travel(self) -> bool:
+        """Whether engines elsewhere may carry out the tasks, perhaps twice: the run must hold the lock of its sink."""
+        return self.dataset_id is not None and not self.is_single_file
+
+    @property
     def is_on_cluster(self) -> bool:
-        """Whether a Dask cluster carries out the tasks; a single file is no work for one."""
-        return self.options.executor is ExecutorKind.DASK and not self.is_single_file
+        """Whether a Dask cluster carries out the tasks."""
+        return self.options.executor is ExecutorKind.DASK and self.may_travel
 
     @property
     def source_bytes(self) -> int:

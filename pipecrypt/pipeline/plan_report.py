@@ -73,6 +73,7 @@ class PlanReport:
     """What a run would do.
 
     Args:
+        sink: where the run would write, as errors show it.
         tasks: all tasks, those that are done included.
         to_do: how many are left.
         skipped: how many an earlier run has done.
@@ -89,6 +90,7 @@ class PlanReport:
         drifting: how many there are.
     """
 
+    sink: str
     tasks: tuple[PlannedTask, ...]
     to_do: int
     skipped: int
@@ -114,13 +116,14 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     plan = make_plan(request)
     conflicts: list[str] = []
     changes = _changes(request, plan, conflicts)
-    looks = _Looks()
+    looks = _Looks(_look_at(plan.tasks[0]).schema)  # the same one whatever is done already
     for look in _look_at_all(changes.to_do):
         looks.take(look)
     workers = max(1, min(request.workers, len(changes.to_do)))
     signing = request.policy.signing
     is_work = bool(changes.to_do or changes.removed)
     return PlanReport(
+        sink=request.sink.display,
         tasks=tuple(
             PlannedTask(each.id, each.source.relative_path, each.path, each.input_bytes) for each in plan.tasks
         ),
@@ -201,8 +204,8 @@ def _batches(task: Task) -> int:
 class _Looks:
     """What all sources show, without keeping each."""
 
-    def __init__(self) -> None:
-        self._first: _Schema | None = None
+    def __init__(self, first: _Schema | None) -> None:
+        self._first = first
         self._batches = 0
         self.drifts: list[SchemaDrift] = []
         self.drifting = 0

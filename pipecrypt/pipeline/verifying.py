@@ -79,18 +79,14 @@ def verify(
         InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """
-    location = Location.of(url, storage_options)
+    place = Location.of(url, storage_options)
     asked = trust_options(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
     requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget))
     with Interruption() as interruption, _unlocking(keys, credentials) as unlocking:
         try:
+            watcher, count = _Telling(on_event, interruption), _worker_count(workers, place)
             return verify_files(
-                location,
-                requirements,
-                globs=_globs(files),
-                unlocking=unlocking,
-                workers=_worker_count(workers, location),
-                watcher=_Telling(on_event, interruption),
+                place, requirements, globs=_globs(files), unlocking=unlocking, workers=count, watcher=watcher
             )
         except KeyboardInterrupt:
             raise _stopped(interruption) from None

@@ -436,6 +436,10 @@ def test_a_plan_is_shown_saved_and_done(run: Run, people: Path, keyref: str, mon
     assert (conflict.code, "conflict: " in conflict.out) == (5, True)
     assert run("run", "c.yaml", "--plan", "plan.json").code == 5
     assert run("run", "c.yaml", "--plan", "none.json").code == 2
+    assert run("run", "c.yaml", "--plan", "plan.json", "--dry-run").code == 2
+    Path("c.yaml").write_text(_CONFIG.replace("out/", "another/"))
+    assert run("run", "c.yaml", "--plan", "plan.json").code == 5
+    assert not Path("another").exists()
 
 
 def test_clean_tells_what_it_does(run: Run, people: Path, keyref: str) -> None:

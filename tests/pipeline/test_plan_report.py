@@ -95,9 +95,9 @@ def test_drift_is_told(world: World, request_of: EncryptRequest) -> None:
 
 def test_a_saved_plan_is_done_as_it_was_planned(world: World, request_of: EncryptRequest, tmp_path: Path) -> None:
     place = tmp_path / "plan.json"
-    save_plan(report_plan(request_of).tasks, place)
+    save_plan(report_plan(request_of), place)
     write_table(world.raw / "later.parquet", 5)
-    planned = replace(request_of, only_tasks=read_saved_plan(place))
+    planned = replace(request_of, only_tasks=read_saved_plan(place).task_ids)
     assert run(planned, credentials=world.credentials).files == 3
     write_table(world.raw / NAMES[0], 5)
     with pytest.raises(ConflictError, match="1 of 3 tasks"):
@@ -107,8 +107,44 @@ def test_a_saved_plan_is_done_as_it_was_planned(world: World, request_of: Encryp
         run(other, credentials=world.credentials)
 
 
+def test_what_a_saved_plan_leaves_out_is_not_gone(world: World, request_of: EncryptRequest, tmp_path: Path) -> None:
+    save_plan(report_plan(request_of), tmp_path / "plan.json")
+    write_table(world.raw / "later.parquet", 5)
+    run(request_of, credentials=world.credentials)
+    saved = read_saved_plan(tmp_path / "plan.json")
+    for choice in OnSourceChange:
+        options = replace(request_of.run, on_source_change=choice)
+        planned = replace(request_of, only_tasks=saved.task_ids, run=options)
+        summary = run(planned, credentials=world.credentials)
+        assert (summary.files, summary.removed) == (0, ())
+    assert (world.out / "later.parquet").exists()
+    assert run(request_of, credentials=world.credentials).files == 0
+
+
+def test_a_saved_plan_is_for_its_sink(request_of: EncryptRequest, tmp_path: Path) -> None:
+    save_plan(report_plan(request_of), tmp_path / "plan.json")
+    saved = read_saved_plan(tmp_path / "plan.json")
+    saved.check_sink(request_of.sink)
+    with pytest.raises(ConflictError):
+        saved.check_sink(Location(str(tmp_path / "elsewhere")))
+
+
+def test_drift_is_from_the_first_source_though_it_is_done(world: World, request_of: EncryptRequest) -> None:
+    run(request_of, credentials=world.credentials)
+    pq.write_table(pa.table({"id": [1], "email": ["a"], "more": [1]}), world.raw / "new.parquet")
+    assert [drift.added for drift in report_plan(request_of).drifts] == [("more",)]
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"version": 2, "tasks": []}', b'{"version": 1, "tasks": [{"id": "../x"}]}', b"{" * 9999]
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"version": 2, "sink": "s", "tasks": []}',
+        b'{"version": 1, "tasks": []}',
+        b'{"version": 1, "sink": "s", "tasks": [{"id": "../x"}]}',
+        b"{" * 9999,
+    ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plan.json").write_bytes(content)
@@ -120,7 +156,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_plan_holds_no_storage_options(world: World, request_of: EncryptRequest, tmp_path: Path) -> None:
     secret = replace(request_of, source=Location(str(world.raw), {"auto_mkdir": "s3cr3t"}))
-    save_plan(report_plan(secret).tasks, tmp_path / "plan.json")
+    save_plan(report_plan(secret), tmp_path / "plan.json")
     text = (tmp_path / "plan.json").read_text()
     assert "s3cr3t" not in text
     assert json.loads(text)["tasks"][0].keys() == {"id", "source", "path", "source_bytes"}

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.sessions.session import KeySession
@@ -59,10 +60,14 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_with_spark(tmp_path: Path, classes: Path, policy: EncryptionPolicy, table: pa.Table) -> tuple[str, str]:
     with KeySession(policy.key_references(), credentials=CREDENTIALS) as session:
         data = encrypt(parquet_bytes(table, row_group_size=100), policy, session, path="a.parquet")
-        sealed, _ = read_sealed_footer(MemorySource(data))
-        material = json.loads(sealed.key_metadata)
-        with session.unwrap_kek_text(material["wrappedKEK"], material["masterKeyID"]) as kek:
-            line = f"{material['wrappedKEK']} {base64.b64encode(kek.expose_key_bytes()).decode()}\n"
+        return read_file_with_spark(tmp_path, classes, data, session)
+
+
+def read_file_with_spark(tmp_path: Path, classes: Path, data: bytes, session: KeySession) -> tuple[str, str]:
+    sealed, _ = read_sealed_footer(MemorySource(data))
+    material = json.loads(sealed.key_metadata)
+    with session.unwrap_kek_text(material["wrappedKEK"], material["masterKeyID"]) as kek:
+        line = f"{material['wrappedKEK']} {base64.b64encode(kek.expose_key_bytes()).decode()}\n"
     (tmp_path / "a.parquet").write_bytes(data)
     (tmp_path / "table").write_text(line)
     command = [SPARK_PYTHON, "-c", READER, str(classes), str(tmp_path / "table"), str(tmp_path / "a.parquet")]
@@ -84,6 +89,22 @@ TABLE = pa.table({"id": range(250), "email": [f"user{row}@example.com" for row i
 def test_spark_reads_one_data_key_per_file(tmp_path: Path, classes: Path, key: str, footer: FooterMode) -> None:
     policy = EncryptionPolicy(rules=(ColumnRule("email", key),), footer=footer, data_keys=KeyScope.FILE)
     output, errors = read_with_spark(tmp_path, classes, policy, TABLE)
+    assert "ROWS " in output, errors[-2000:]
+    rows = json.loads(output.split("ROWS ", maxsplit=1)[1].splitlines()[0])
+    assert rows == [list(row.values()) for row in TABLE.to_pylist()]
+
+
+@pytest.mark.parametrize("footer", ["plaintext", "encrypted"])
+def test_spark_reads_what_was_rotated_deeply(tmp_path: Path, classes: Path, key: str, footer: str) -> None:
+    other = key.replace("#pii", "#other")
+    create_key(other, "aes256", CREDENTIALS)
+    plain, sealed = tmp_path / "plain.parquet", tmp_path / "sealed.parquet"
+    plain.write_bytes(parquet_bytes(TABLE, row_group_size=100))
+    policy = pc.Policy(columns={"email": key}, footer=footer, data_keys="file")
+    pc.encrypt(plain, sealed, policy, credentials=CREDENTIALS)
+    assert pc.rotate(sealed, key, other, deep=True, credentials=CREDENTIALS).changed == 1
+    with KeySession([other], credentials=CREDENTIALS) as session:
+        output, errors = read_file_with_spark(tmp_path, classes, sealed.read_bytes(), session)
     assert "ROWS " in output, errors[-2000:]
     rows = json.loads(output.split("ROWS ", maxsplit=1)[1].splitlines()[0])
     assert rows == [list(row.values()) for row in TABLE.to_pylist()]

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.sessions.session import KeySession
@@ -45,6 +46,8 @@ class _OpenRun:
 
 _lock: Final = threading.Lock()
 _open: Final[dict[str, _OpenRun]] = {}
+_ended: Final[dict[str, None]] = {}
+_MOST_ENDED: Final = 1000  # a process that lives for months need not know all of them
 
 
 def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
@@ -58,9 +61,12 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
         setup: of its run.
 
     Raises:
+        InterruptedRunError: `end_run` was called here for this run.
         PipecryptError: as `run_task`; nothing of this file is left in the sink.
     """
     with _lock:
+        if setup.name in _ended:
+            raise _over()
         run = _open.get(setup.name)
         if run is None:
             credentials = Credentials.from_environment()
@@ -68,15 +74,30 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
                 setup.key_references, credentials=credentials, dataset_id=setup.dataset_id, also=setup.also
             )
             run = _open[setup.name] = _OpenRun(session.__enter__())
-    done = run_task(task, run.session, lambda _: None)
+    done = run_task(task, run.session, lambda _: _check_going_on(setup.name))
     with _lock:
         run.grants.update(dict.fromkeys(done.grants))
         return replace(done, grants=tuple(run.grants))
 
 
+def _check_going_on(name: str) -> None:
+    if name in _ended:
+        raise _over()
+
+
+def _over() -> InterruptedRunError:
+    return InterruptedRunError("the run has ended elsewhere, so this task ends too")
+
+
 def end_run(name: str) -> None:
-    """Wipe the keys of a run in this process. A run that is not open here is fine."""
+    """Wipe the keys of a run in this process, and let none of its tasks publish any more.
+
+    A task that is at work stops at its next step, before its file appears. A run that is not open here is fine.
+    """
     with _lock:
         run = _open.pop(name, None)
+        _ended[name] = None
+        while len(_ended) > _MOST_ENDED:
+            del _ended[next(iter(_ended))]
     if run is not None:
         run.session.__exit__(None, None, None)

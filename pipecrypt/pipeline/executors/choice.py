@@ -41,14 +41,16 @@ def run_tasks(
         WorkerError: a task's worker died as often as the options let it.
         PipecryptError: what the first failing task raised.
     """
+    # A single file is done here: without a lock nobody may do it twice.
+    is_mapped = map_tasks is not None and plan.may_travel
     # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
     # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
     with KeySession(
         plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
     ) as session:
-        if plan.workers == 1 and not plan.is_on_cluster and map_tasks is None:
+        if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
             return HereExecutor(session, interruption).run(plan.tasks, on_event)
-    if map_tasks is not None:
+    if map_tasks is not None and is_mapped:
         return MappedExecutor(_alone(plan), map_tasks).run(plan.tasks, on_event)
     return _choose(plan, credentials).run(plan.tasks, on_event)
 

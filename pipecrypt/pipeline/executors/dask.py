@@ -86,10 +86,13 @@ class _Run:
     def end(self) -> None:
         """Leave nothing at work, and no key open; an error may be on its way."""
         with contextlib.suppress(Exception):
+            self._client.run(end_run, self._setup.name, on_error="ignore")
+        # Cancelling stops no function that is at work. They have been told, and end before the lock is given back.
+        with contextlib.suppress(Exception), self._client.as_current():
+            _distributed().wait(list(self._flying), timeout=_END_SECONDS)
+        with contextlib.suppress(Exception):
             self._client.cancel(list(self._flying), force=True)
         self._flying.clear()
-        with contextlib.suppress(Exception):
-            self._client.run(end_run, self._setup.name, on_error="ignore")
 
     def _submit(self) -> None:
         # No task waits at a worker: Dask blames the death of one on all that it had.

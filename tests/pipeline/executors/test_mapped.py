@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.errors import WorkerError
-from pipecrypt.pipeline.events import FileDone
+from pipecrypt.errors import InterruptedRunError, SinkNotEmptyError, WorkerError
+from pipecrypt.pipeline.events import BytesDone, Event, FileDone
+from pipecrypt.pipeline.executors import alone
+from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.mapped import TaskCall
+from pipecrypt.pipeline.plan import make_plan
 from pipecrypt.pipeline.policy import Policy
 from pipecrypt.pipeline.request import EncryptRequest
 from pipecrypt.pipeline.run import run
@@ -68,6 +72,47 @@ def test_lost_results_end_the_run_and_are_done_when_it_is_resumed(world: World) 
     _check(world)
 
 
+def test_a_single_file_is_done_here_and_replaces_nothing(world: World) -> None:
+    def never(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        raise AssertionError(f"{len(calls)} tasks travel without a lock")
+
+    sink = world.root / "one.parquet"
+    request = EncryptRequest(
+        source=Location(str(world.raw / "a.parquet")),
+        sink=Location(str(sink)),
+        policy=Policy(default=world.key),
+        run=RunOptions(keeps_journal=True),
+    )
+
+    def appear(event: Event) -> None:
+        if isinstance(event, BytesDone) and not sink.exists():
+            sink.write_bytes(b"of another")
+
+    with pytest.raises(SinkNotEmptyError):
+        run(request, credentials=world.credentials, map_tasks=never, on_event=appear)
+    assert sink.read_bytes() == b"of another"
+
+
+def test_a_task_of_a_run_that_ended_publishes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(
+        EncryptRequest(source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy(default=world.key))
+    )
+    setup = AloneSetup("ended", plan.key_references, plan.dataset_id)
+    run_task_alone(plan.tasks[0], setup)
+    real = alone._check_going_on
+
+    def end_meanwhile(name: str) -> None:
+        end_run(name)
+        real(name)
+
+    monkeypatch.setattr(alone, "_check_going_on", end_meanwhile)
+    with pytest.raises(InterruptedRunError):
+        run_task_alone(plan.tasks[1], setup)  # at work when the run ends
+    with pytest.raises(InterruptedRunError):
+        run_task_alone(plan.tasks[2], setup)  # sent before, and begun afterwards
+    assert list(world.tree()) == ["a.parquet"]
+
+
 @pytest.mark.parametrize("engine", ["threads", "ray", "spark"])
 def test_the_recipes_work(world: World, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = {"ray": "ray", "spark": "pyspark"}.get(engine)
@@ -77,6 +122,7 @@ def test_the_recipes_work(world: World, engine: str, monkeypatch: pytest.MonkeyP
         pytest.importorskip(package)
         root = str(Path(__file__).parents[3])
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+        monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     recipe = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
     names: dict[str, Callable[[Sequence[TaskCall]], Iterator[FileDone]]] = {}
     exec(recipe, names)  # noqa: S102 - our own documentation

@@ -1,0 +1,54 @@
+"""Read the version that lies in a dataset without asking who signed it, for whoever has no key to trust.
+
+Nothing may be written or believed on the strength of it: it tells what to leave alone, or what is likely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.manifest.file_list import decode_file_list
+from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
+from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["UnverifiedVersion", "read_unverified_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedVersion:
+    """What a statement says that anybody may have written.
+
+    Args:
+        entries: the files that it lists.
+        run: the run that wrote it, if it names one.
+    """
+
+    entries: tuple[FileEntry, ...]
+    run: str | None
+
+
+def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
+    """Return what the statement in a directory says, or None where there is none.
+
+    Raises:
+        IntegrityError: it is malformed, is about a single file, or its list of files is missing or malformed.
+        StorageError: the storage refused or failed.
+    """
+    place = directory.child(MANIFEST_PATH)
+    envelope = read_small_file(place, MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        return None
+    manifest = decode_statement(parse_envelope(envelope).payload)
+    summary = manifest.file_list
+    if summary is None:
+        raise IntegrityError(f"{place.display} is about a single file", hint="it was put there by mistake, or worse")
+    list_place = directory.child(file_list_path(manifest.version, summary.sha256))
+    data = read_small_file(list_place, summary.size_bytes)
+    if data is None:
+        raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {directory.display} holds")
+    return UnverifiedVersion(tuple(decode_file_list(data, manifest.digests)), manifest.run)
