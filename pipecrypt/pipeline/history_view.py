@@ -9,6 +9,7 @@ from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.journal.history import find_runs, read_run
 from pipecrypt.pipeline.journal.seal import UncheckedSeal
+from pipecrypt.pipeline.past_runs import has_written
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory, sink_is_empty
 
@@ -42,7 +43,9 @@ def noted_without_keys(sink: Location) -> NotedWork:
     runs = find_runs(sink)
     finished = [run for run in runs if run.is_finished]
     last_finished = max((run.run_id for run in finished), default="")
-    waiting = [run.run_id for run in runs if run.blocks and not run.is_finished and run.run_id > last_finished]
+    later = (run for run in runs if run.blocks and not run.is_finished and run.run_id > last_finished)
+    noted = (read_run(sink, run, UncheckedSeal.of(run.blocks)) for run in later)
+    waiting = [past.header.run_id for past in noted if past is not None and has_written(sink, past)]
     version = read_unverified_version(sink)
     if version is not None:
         done = {entry.path: entry.task_id or "" for entry in version.entries}

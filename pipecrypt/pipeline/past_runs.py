@@ -13,6 +13,7 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import ConflictError, ContentError, StorageError
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.journal.block import TaskRecord
 from pipecrypt.pipeline.journal.history import FoundRun, PastRun, find_runs, read_run
@@ -21,9 +22,10 @@ from pipecrypt.pipeline.journal.seal import Seal
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import sink_is_empty
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["PastRuns", "put_in_place"]
+__all__ = ["PastRuns", "has_written", "put_in_place"]
 
 
 def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> None:
@@ -85,6 +87,8 @@ class PastRuns:
         if unfinished is not None and _is_over(unfinished, earlier):
             Journal(sink, unfinished.header, seal).finish(utc_now())
             unfinished = None
+        if unfinished is not None and not has_written(sink, unfinished):
+            unfinished = None
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
@@ -103,6 +107,19 @@ class PastRuns:
                 f"run {self.unfinished.header.run_id} was not finished",
                 hint="continue it with --resume, or begin anew with --overwrite",
             )
+
+
+def has_written(sink: Location, past: PastRun) -> bool:
+    """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if past.records:
+        return True
+    if past.header.is_staged:
+        return bool(staged_files(sink, past.header.run_id))
+    return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
 
 
 def _last(sink: Location, runs: list[FoundRun], seal: Seal) -> PastRun | None:
