@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import ExecutorKind, RunOptions
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
+from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location
 
 FILES = 8

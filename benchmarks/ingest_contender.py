@@ -84,8 +84,8 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
 def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt as pc
     import pipecrypt.keys.services.keystore.making
-    import pipecrypt.pipeline.ingest
-    import pipecrypt.pipeline.run  # imports are start-up
+    import pipecrypt.pipeline.run.run  # imports are start-up
+    import pipecrypt.pipeline.task.ingest
 
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.
     keystore, key_file = source.with_name("keys.json"), source.with_name("keystore.key")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.deep_rotation import DeepSummary
+from pipecrypt.pipeline.calls.deep_rotation import DeepSummary
 
 FEW_FILES = 10
 PROMISED_SHARE = 0.02

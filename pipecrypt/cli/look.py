@@ -87,7 +87,7 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.parquet.inspect import inspect_file
-    from pipecrypt.pipeline.plan import ENCRYPTED_FILES
+    from pipecrypt.pipeline.planning.plan import ENCRYPTED_FILES
     from pipecrypt.storage.listing import list_sources
     from pipecrypt.storage.location import Location
     from pipecrypt.storage.source import open_range_source

@@ -28,7 +28,7 @@ from pipecrypt.cli.sharing import grant, revoke, rotate
 from pipecrypt.cli.transfer import decrypt, encrypt, run
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
-from pipecrypt.pipeline.log_setup import LogFormat, LogSetup, write_logs
+from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs
 
 __all__ = ["app", "main"]
 

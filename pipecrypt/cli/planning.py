@@ -14,7 +14,7 @@ from pipecrypt.cli.render import aligned, escape, show
 from pipecrypt.cli.summaries import count
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.plan_report import PlanReport, SchemaDrift
+    from pipecrypt.pipeline.planning.plan_report import PlanReport, SchemaDrift
 
 __all__ = ["plan", "show_plan"]
 
@@ -46,8 +46,8 @@ def show_plan(
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.build import build_request
     from pipecrypt.config.load import load_config
-    from pipecrypt.pipeline.plan_report import report_plan
-    from pipecrypt.pipeline.saved_plan import save_plan
+    from pipecrypt.pipeline.planning.plan_report import report_plan
+    from pipecrypt.pipeline.planning.saved_plan import save_plan
 
     loaded = load_config(config, os.environ)
     report = report_plan(build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers))

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipecrypt.cli.render import OUTPUT, escape, json_text, write_progress
-from pipecrypt.pipeline.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
-from pipecrypt.pipeline.run_id import current_run_id
+from pipecrypt.pipeline.progress.events import (
+    BytesDone,
+    Event,
+    FileChecked,
+    FileDone,
+    FileStarted,
+    RunStarted,
+    TaskRetried,
+)
+from pipecrypt.pipeline.progress.run_id import current_run_id
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -13,7 +13,7 @@ from pipecrypt.cli.render import aligned, escape, show
 from pipecrypt.errors import OutputError
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.run_report import RunReport
+    from pipecrypt.pipeline.progress.run_report import RunReport
 
 __all__ = ["report"]
 
@@ -31,7 +31,7 @@ def report(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
-    from pipecrypt.pipeline.report_document import read_report
+    from pipecrypt.pipeline.progress.report_document import read_report
     from pipecrypt.storage.location import Location
 
     found = read_report(Location(path), run_id)

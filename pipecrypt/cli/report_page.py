@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pipecrypt.cli.render import escape
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.run_report import RunReport, Sample
+    from pipecrypt.pipeline.progress.run_report import RunReport, Sample
 
 __all__ = ["report_page"]
 

@@ -49,7 +49,7 @@ from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.request import DecryptRequest, EncryptRequest
+    from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 
 __all__ = ["decrypt", "encrypt", "run"]
 
@@ -126,9 +126,9 @@ def encrypt(
     log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
-    from pipecrypt.pipeline.policy import Mode, Policy
-    from pipecrypt.pipeline.reading import Reading
-    from pipecrypt.pipeline.request import EncryptRequest
+    from pipecrypt.pipeline.request.policy import Mode, Policy
+    from pipecrypt.pipeline.request.reading import Reading
+    from pipecrypt.pipeline.request.request import EncryptRequest
     from pipecrypt.storage.location import Location
 
     policy = Policy(
@@ -166,7 +166,7 @@ def _batches(batch_rows: int | None) -> dict[str, Any]:
 
 def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:
     """Return what a policy takes about signatures."""
-    from pipecrypt.pipeline.sign_options import parse_validity
+    from pipecrypt.pipeline.request.sign_options import parse_validity
 
     validity = None if valid_for is None else parse_validity(valid_for)
     return {"sign": sign or None, "digest": digest.value, "valid_for": validity}
@@ -190,7 +190,7 @@ def decrypt(
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
-    from pipecrypt.pipeline.request import DecryptRequest
+    from pipecrypt.pipeline.request.request import DecryptRequest
     from pipecrypt.storage.location import Location
 
     request = DecryptRequest(
@@ -209,7 +209,7 @@ def decrypt(
 
 def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
     from pipecrypt.cli.progress import show_progress
-    from pipecrypt.pipeline.run import run as run_request
+    from pipecrypt.pipeline.run.run import run as run_request
 
     with show_progress() as on_event:
         summary = run_request(request, credentials=credentials(), on_event=on_event)

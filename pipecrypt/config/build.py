@@ -11,11 +11,11 @@ from pipecrypt.config.document import ValuePath
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import ConfigError, PolicyError, UsageError
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.reading import Reading
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run_options import ExecutorKind, OnSourceChange, RunOptions
-from pipecrypt.pipeline.sign_options import listed_signing_keys, make_signing_options
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.reading import Reading
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import ExecutorKind, OnSourceChange, RunOptions
+from pipecrypt.pipeline.request.sign_options import listed_signing_keys, make_signing_options
 from pipecrypt.storage.location import Location
 
 __all__ = ["build_request"]

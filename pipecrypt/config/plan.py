@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import LoadedConfig
-from pipecrypt.pipeline.operation import Operation
-from pipecrypt.pipeline.plan import planned_sources
-from pipecrypt.pipeline.preview import source_columns
+from pipecrypt.pipeline.planning.plan import planned_sources
+from pipecrypt.pipeline.planning.preview import source_columns
+from pipecrypt.pipeline.task.operation import Operation
 from pipecrypt.storage.listing import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]

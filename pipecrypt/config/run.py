@@ -9,11 +9,11 @@ from dataclasses import replace
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.events import Event
 from pipecrypt.pipeline.executors.mapped import MapTasks
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.saved_plan import read_saved_plan
-from pipecrypt.pipeline.summary import Summary
+from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
+from pipecrypt.pipeline.progress.events import Event
+from pipecrypt.pipeline.progress.summary import Summary
+from pipecrypt.pipeline.run.run import run
 
 __all__ = ["run_config"]
 

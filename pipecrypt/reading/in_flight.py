@@ -23,8 +23,8 @@ from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.calls import listed_keys
-from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.calls.files import listed_keys
+from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
 

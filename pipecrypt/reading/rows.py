@@ -20,7 +20,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.file_keys import keys_of_file
+from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.storage.listing import find_file

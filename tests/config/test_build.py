@@ -10,7 +10,7 @@ from pipecrypt.config.load import load_config
 from pipecrypt.config.plan import plan_config
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ConfigError, UsageError
-from pipecrypt.pipeline.request import EncryptRequest
+from pipecrypt.pipeline.request.request import EncryptRequest
 
 _GOOD = """\
 source: {url: a.parquet}

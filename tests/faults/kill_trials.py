@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipecrypt.pipeline import directory_run
-from pipecrypt.pipeline.journal import journal
+from pipecrypt.pipeline.history.journal import journal
+from pipecrypt.pipeline.run import directory_run
 from pipecrypt.storage import local_sink
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 

@@ -22,12 +22,12 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import NotTrustedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.cleaning import clean
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import OnSourceChange, RunOptions
-from pipecrypt.pipeline.summary import Summary
+from pipecrypt.pipeline.history.cleaning import clean
+from pipecrypt.pipeline.progress.summary import Summary
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
+from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location
 
 __all__ = [

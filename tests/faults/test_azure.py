@@ -14,8 +14,8 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError
-from pipecrypt.pipeline.events import Event, FileDone
-from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.sink_lock import SinkLock
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 from tests.servers.s3_server import free_ports, serving

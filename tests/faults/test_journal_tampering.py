@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import NotTrustedError, PipecryptError
-from pipecrypt.pipeline.events import Event, FileDone
-from pipecrypt.pipeline.journal import journal
-from pipecrypt.pipeline.journal.seal import SignedSeal, UncheckedSeal
-from pipecrypt.pipeline.run import run
+from pipecrypt.pipeline.history.journal import journal
+from pipecrypt.pipeline.history.journal.seal import SignedSeal, UncheckedSeal
+from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.run.run import run
 from tests.faults.scenes import SCENES, Shop, prepare
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
 from pipecrypt.keys.signers import LocalSigner
-from pipecrypt.pipeline import directory_run
-from pipecrypt.pipeline import run as run_module
-from pipecrypt.pipeline.cleaning import clean
-from pipecrypt.pipeline.events import Event, FileStarted
-from pipecrypt.pipeline.run_id import new_run_id
+from pipecrypt.pipeline.history.cleaning import clean
+from pipecrypt.pipeline.progress.events import Event, FileStarted
+from pipecrypt.pipeline.progress.run_id import new_run_id
+from pipecrypt.pipeline.run import directory_run
+from pipecrypt.pipeline.run import run as run_module
 from pipecrypt.storage import local_sink, publication
 from pipecrypt.testing.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source

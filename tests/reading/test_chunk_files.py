@@ -14,8 +14,8 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, UsageError
-from pipecrypt.pipeline.calls import encrypt
-from pipecrypt.pipeline.policy import Policy
+from pipecrypt.pipeline.calls.files import encrypt
+from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.storage.location import Location

@@ -14,9 +14,9 @@ from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.pipeline.events import FileDone
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.task import run_task
+from pipecrypt.pipeline.progress.events import FileDone
+from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.pipeline.task.task import run_task
 
 __all__ = ["AloneSetup", "end_run", "run_task_alone"]
 

@@ -12,9 +12,9 @@ from pipecrypt.pipeline.executors.local import LocalExecutor
 from pipecrypt.pipeline.executors.mapped import MappedExecutor, MapTasks
 from pipecrypt.pipeline.executors.protocol import Executor, OnEvent
 from pipecrypt.pipeline.executors.worker import WorkerSetup
-from pipecrypt.pipeline.interruption import Interruption
-from pipecrypt.pipeline.plan import Plan
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.planning.plan import Plan
+from pipecrypt.pipeline.progress.interruption import Interruption
+from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.storage.sink import new_token
 
 __all__ = ["run_tasks"]

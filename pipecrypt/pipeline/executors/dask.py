@@ -15,13 +15,13 @@ from types import ModuleType
 from typing import Any, Final
 
 from pipecrypt.errors import ConflictError, MissingExtraError, PipecryptError, WorkerError
-from pipecrypt.pipeline.events import BytesDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.ledger import Ledger
 from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.progress.events import BytesDone, FileStarted, TaskRetried
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.sink import remove_leftovers
 
 __all__ = ["DaskExecutor"]

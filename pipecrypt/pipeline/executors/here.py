@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.pipeline.events import BytesDone, FileStarted
 from pipecrypt.pipeline.executors.protocol import OnEvent
-from pipecrypt.pipeline.interruption import Interruption
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
-from pipecrypt.pipeline.task import run_task
+from pipecrypt.pipeline.progress.events import BytesDone, FileStarted
+from pipecrypt.pipeline.progress.interruption import Interruption
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.pipeline.task.task import run_task
 
 __all__ = ["HereExecutor"]
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.grants import Grant
-from pipecrypt.pipeline.events import FileDone
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.progress.events import FileDone
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
 
 __all__ = ["Ledger"]
 

@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from pipecrypt.errors import WorkerError
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone, TaskRetried
 from pipecrypt.pipeline.executors.ledger import Ledger
 from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.executors.worker import (
@@ -32,8 +31,9 @@ from pipecrypt.pipeline.executors.worker import (
     WorkerSetup,
     work,
 )
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone, TaskRetried
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.sink import remove_leftovers
 
 __all__ = ["LocalExecutor"]

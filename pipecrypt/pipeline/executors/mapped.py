@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipecrypt.errors import WorkerError
-from pipecrypt.pipeline.events import BytesDone, FileDone
 from pipecrypt.pipeline.executors.alone import AloneSetup, run_task_alone
 from pipecrypt.pipeline.executors.ledger import Ledger
 from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.progress.events import BytesDone, FileDone
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
 
 __all__ = ["MapTasks", "MappedExecutor", "TaskCall"]
 

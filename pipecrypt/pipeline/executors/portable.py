@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pipecrypt.pipeline.operation import Task
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
 
 __all__ = ["portable_task"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from pipecrypt.pipeline.events import Event
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.progress.events import Event
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.operation import Task
 
 __all__ = ["Executor", "OnEvent"]
 

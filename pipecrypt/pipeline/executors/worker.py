@@ -22,11 +22,11 @@ from typing import Final, TypeAlias
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.pipeline.events import BytesDone, Event, FileStarted
-from pipecrypt.pipeline.log_setup import LogSetup, current_logs, write_logs
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.run_id import current_run_id, running
-from pipecrypt.pipeline.task import run_task
+from pipecrypt.pipeline.progress.events import BytesDone, Event, FileStarted
+from pipecrypt.pipeline.progress.log_setup import LogSetup, current_logs, write_logs
+from pipecrypt.pipeline.progress.run_id import current_run_id, running
+from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.pipeline.task.task import run_task
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
 

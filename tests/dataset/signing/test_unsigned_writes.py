@@ -10,8 +10,8 @@ import pytest
 
 from pipecrypt.dataset.signing import unsigned_writes
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.pipeline.calls import decrypt
-from pipecrypt.pipeline.writer import ParquetWriter, encrypt_batches
+from pipecrypt.pipeline.calls.files import decrypt
+from pipecrypt.pipeline.calls.writer import ParquetWriter, encrypt_batches
 from pipecrypt.storage.location import Location
 from tests.dataset.written import World, people, tree
 

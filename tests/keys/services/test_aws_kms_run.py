@@ -17,9 +17,9 @@ from pipecrypt.errors import KeyServiceError, NotTrustedError
 from pipecrypt.keys.services.aws_kms.service import SERVICE
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.signers import read_public_keys
-from pipecrypt.pipeline.calls import decrypt, encrypt
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.verifying import verify
+from pipecrypt.pipeline.calls.files import decrypt, encrypt
+from pipecrypt.pipeline.calls.verifying import verify
+from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.testing.fake_kms import kms_error
 from pipecrypt.testing.http_service import HTTPRequest
 from tests.keys import emulators

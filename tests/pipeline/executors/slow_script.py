@@ -16,13 +16,13 @@ from pathlib import Path
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.pipeline import task
-from pipecrypt.pipeline.events import Event, FileDone, TaskRetried
 from pipecrypt.pipeline.executors import worker
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import RunOptions
+from pipecrypt.pipeline.progress.events import Event, FileDone, TaskRetried
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import RunOptions
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.pipeline.task import task
 from pipecrypt.storage.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]

@@ -14,15 +14,15 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError, MissingExtraError, UsageError, WorkerError
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.events import Event, FileDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.executors import dask as dask_executor
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.plan import make_plan
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import ExecutorKind, RunOptions
+from pipecrypt.pipeline.planning.plan import make_plan
+from pipecrypt.pipeline.progress.events import Event, FileDone, FileStarted, TaskRetried
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import World, write_table
 

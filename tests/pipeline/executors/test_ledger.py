@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from pipecrypt.errors import WorkerError
-from pipecrypt.pipeline.events import FileDone
 from pipecrypt.pipeline.executors.ledger import Ledger
-from pipecrypt.pipeline.operation import Task
-from pipecrypt.pipeline.plan import make_plan
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.summary import Part
+from pipecrypt.pipeline.planning.plan import make_plan
+from pipecrypt.pipeline.progress.events import FileDone
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import World
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
-from pipecrypt.pipeline.calls import decrypt
-from pipecrypt.pipeline.events import BytesDone
+from pipecrypt.pipeline.calls.files import decrypt
 from pipecrypt.pipeline.executors import worker
+from pipecrypt.pipeline.progress.events import BytesDone
 from tests.pipeline.conftest import NAMES, World
 
 SCRIPT = Path(__file__).parent / "slow_script.py"

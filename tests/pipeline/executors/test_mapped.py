@@ -13,16 +13,16 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import InterruptedRunError, SinkNotEmptyError, WorkerError
-from pipecrypt.pipeline.events import BytesDone, Event, FileDone
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.mapped import TaskCall
-from pipecrypt.pipeline.plan import make_plan
-from pipecrypt.pipeline.policy import Policy
-from pipecrypt.pipeline.request import EncryptRequest
-from pipecrypt.pipeline.run import run
-from pipecrypt.pipeline.run_options import RunOptions
-from pipecrypt.pipeline.summary import Summary
+from pipecrypt.pipeline.planning.plan import make_plan
+from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone
+from pipecrypt.pipeline.progress.summary import Summary
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import RunOptions
+from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import World
 

@@ -1,0 +1,98 @@
+"""What signing adds to files that a script writes itself. Runs are left to signed_run, statements to dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.signing.next_version import FileSigning
+from pipecrypt.dataset.signing.records import SignedStatement
+from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.signing.unsigned_writes import check_outside_datasets, check_unsigned_file
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import check_signable_sink
+from pipecrypt.pipeline.task.output import WrittenFile, sidecar_files
+from pipecrypt.storage.location import Location
+
+__all__ = ["SignedOutput"]
+
+
+class SignedOutput:
+    """How one file, or several of a size, is signed; a context manager that wipes the signing keys.
+
+    Attributes:
+        dataset_id: what the files must be bound to.
+
+    Args:
+        policy: says whether they are signed at all.
+        sink: the file; with `is_numbered`, numbers are added to its name.
+        credentials: what opens the signing keys.
+        overwrite: whether files and their statements may be replaced.
+        is_numbered: whether there may be several files.
+
+    Raises:
+        UsageError: standard output cannot be signed, or the name cannot.
+        AccessError: a signing key is missing, or the credentials do not open it.
+        ConflictError: a statement would become false.
+        NotTrustedError: other keys signed what is there.
+    """
+
+    def __init__(
+        self, policy: Policy, sink: Location, credentials: Credentials, *, overwrite: bool, is_numbered: bool
+    ) -> None:
+        """Open the signing keys, and look at the statements that are there."""
+        check_signable_sink(policy, sink)
+        self._signers: OpenSigners | None = None
+        self._signing: FileSigning | None = None
+        if not sink.is_standard_stream:
+            self._look(policy, sink, credentials, overwrite=overwrite, is_numbered=is_numbered)
+        known = None if self._signing is None else self._signing.dataset_id
+        self.dataset_id = known or new_dataset_id()
+
+    def publish(self, written: Iterable[WrittenFile]) -> tuple[SignedStatement, ...]:
+        """Sign files that were published, each with a statement beside it.
+
+        Raises:
+            PipecryptError: signing or publishing failed; the statements before that one stay.
+        """
+        if self._signing is None:
+            return ()
+        self._signing.add(noted for file in written for noted in file.signable)
+        return self._signing.publish(self.dataset_id)
+
+    def close(self) -> None:
+        """Wipe the signing keys. Safe to call twice."""
+        if self._signers is not None:
+            self._signers.close()
+
+    def __enter__(self) -> Self:
+        """Return the output itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe the signing keys."""
+        self.close()
+
+    def _look(
+        self, policy: Policy, sink: Location, credentials: Credentials, *, overwrite: bool, is_numbered: bool
+    ) -> None:
+        check_outside_datasets(sink)
+        files = sidecar_files(sink, is_numbered=is_numbered)
+        options = policy.signing
+        if options is None:
+            for file in files:
+                check_unsigned_file(file)
+            return
+        check_signable_path(files[0].name)
+        self._signers = OpenSigners(options, credentials)
+        try:
+            self._signing = FileSigning(files, self._signers, overwrite=overwrite)
+        except BaseException:
+            self.close()
+            raise

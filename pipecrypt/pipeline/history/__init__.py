@@ -1,0 +1,1 @@
+"""What runs leave in a sink: journal, lock, records; read, continued and cleaned. What is left to do: planning/."""

@@ -1,0 +1,239 @@
+"""Remove what dead runs left in a sink. Whatever a living run, a signed version or a finished run needs stays.
+
+It takes the lock of the sink, so no run lives meanwhile. It needs no key: what it reads was not authenticated, and so
+it removes a data file only where the file itself says that it is of the run that did not finish, and no version or
+finished run lists it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pipecrypt.dataset.opening.observed_footer import observe
+from pipecrypt.dataset.opening.unverified_version import read_unverified_version
+from pipecrypt.dataset.signing.signers import utc_now
+from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.errors import IntegrityError, PipecryptError, UsageError
+from pipecrypt.manifest.paths import (
+    RESERVED_DIRECTORY,
+    RUNS_DIRECTORY,
+    is_reserved,
+    run_path,
+)
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
+from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
+from pipecrypt.pipeline.history.sink_locking import check_unlocked, locked_sink
+from pipecrypt.storage.exclusive import remove_file
+from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location, Place
+from pipecrypt.storage.move import remove_empty_directories
+from pipecrypt.storage.publication import is_temporary
+from pipecrypt.storage.sink import is_directory
+from pipecrypt.storage.source import open_range_source
+from pipecrypt.storage.tail import is_undo
+
+__all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
+
+_log = logging.getLogger(__name__)
+DEFAULT_GRACE: Final = timedelta(hours=24)
+_RUN_TIME: Final = "%Y%m%dT%H%M%SZ"
+_TIME_CHARACTERS: Final = 16
+_PROBES: Final = f"{RESERVED_DIRECTORY}/probe-"
+_GRACE: Final = re.compile(r"(?P<count>\d{1,7})(?P<unit>[smhd])", re.ASCII)
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanSummary:
+    """What was removed, or would be.
+
+    Args:
+        sink: the directory.
+        is_dry_run: whether nothing was touched.
+        removed: paths below the sink, sorted.
+        removed_bytes: their sizes.
+        runs: ids of the runs that left them.
+        kept_runs: ids of runs that did not finish, and are younger than the grace period.
+        put_in_place: whether files of a signed version were moved to their places.
+    """
+
+    sink: str
+    is_dry_run: bool
+    removed: tuple[str, ...]
+    removed_bytes: int
+    runs: tuple[str, ...]
+    kept_runs: tuple[str, ...]
+    put_in_place: bool
+
+
+def clean(
+    sink: Place,
+    *,
+    grace: timedelta = DEFAULT_GRACE,
+    dry_run: bool = False,
+    sink_options: dict[str, object] | None = None,
+    clock: Callable[[], datetime] = utc_now,
+) -> CleanSummary:
+    """Remove what runs left in a directory that were killed at least `grace` ago and were not resumed.
+
+    Args:
+        sink: the directory; a path or any fsspec URL.
+        grace: how long a run may still be resumed.
+        dry_run: only say what would be removed.
+        sink_options: storage options, for fsspec.
+        clock: gives the time in UTC.
+
+    Raises:
+        UsageError: there is no such directory.
+        ConflictError: a run is writing there now.
+        IntegrityError: the statement there is malformed.
+        StorageError: the storage refused or failed.
+    """
+    place = Location.of(sink, sink_options)
+    if not is_directory(place):
+        raise UsageError(f"{place.display} is no directory", hint="name the directory that runs write to")
+    cleaning = _Cleaning(place, clock(), grace, is_dry_run=dry_run)
+    if dry_run:
+        check_unlocked(place)
+        return cleaning.carry_out()
+    with locked_sink(place, "pipecrypt clean"):
+        return cleaning.carry_out()
+
+
+def parse_grace(text: str) -> timedelta:
+    """Return a grace period from text such as `24h`, `7d`, `90m` or `0s`.
+
+    Raises:
+        UsageError: it is no such text.
+    """
+    found = _GRACE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text[:40]!a} is no grace period", hint="write a number and a unit: 24h, 7d, 90m, 0s")
+    return timedelta(seconds=int(found["count"]) * _UNIT_SECONDS[found["unit"]])
+
+
+class _Cleaning:
+    """One walk over a sink."""
+
+    def __init__(self, sink: Location, now: datetime, grace: timedelta, *, is_dry_run: bool) -> None:
+        self._sink = sink
+        self._now = now
+        self._grace = grace
+        self._is_dry_run = is_dry_run
+        self._listed: frozenset[str] = frozenset()
+        self._run: str | None = None
+        self._found: dict[str, SourceFile] = {}
+
+    def carry_out(self) -> CleanSummary:
+        """Look, and remove; the caller holds the lock."""
+        version = read_unverified_version(self._sink)
+        if version is not None:
+            self._listed, self._run = frozenset(entry.path for entry in version.entries), version.run
+        self._found = {path: file for path, file in take_inventory(self._sink, lambda _: True) if file is not None}
+        put_in_place = self._put_in_place()
+        runs = find_runs(self._sink)
+        last_finished = max((run.run_id for run in runs if run.is_finished), default="")
+        dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
+        old = [run for run in dead if run.run_id < last_finished or self._is_past(_began(run.run_id))]
+        kept = [run for run in dead if run not in old]
+        doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
+        for path in doomed:
+            if not self._is_dry_run:
+                remove_file(self._sink.child(path))
+        if not self._is_dry_run:
+            remove_empty_directories(self._sink.child(RUNS_DIRECTORY))
+        return CleanSummary(
+            sink=self._sink.display,
+            is_dry_run=self._is_dry_run,
+            removed=tuple(sorted(doomed)),
+            removed_bytes=sum(self._found[path].size_bytes for path in doomed),
+            runs=tuple(run.run_id for run in old),
+            kept_runs=tuple(run.run_id for run in kept),
+            put_in_place=put_in_place,
+        )
+
+    def _put_in_place(self) -> bool:
+        """Finish a version that was signed: its files are no leftovers, wherever they lie."""
+        if self._run is None:
+            return False
+        prefix = run_path(self._run, "staged/")
+        is_due = any(path.startswith(prefix) and path[len(prefix) :] in self._listed for path in self._found)
+        if is_due and not self._is_dry_run:
+            finish_version(self._sink, self._run, self._listed)
+        return is_due
+
+    def _of_runs(self, old: list[FoundRun], runs: tuple[FoundRun, ...]) -> Iterator[str]:
+        """Yield what the runs left: their own directories, and data files that never became part of anything."""
+        datasets: set[str] = set()
+        for run in old:
+            datasets.update(self._dataset_of(run))
+            # The journal goes last: what it leads to must not be left without it.
+        needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
+        for path, file in self._found.items():
+            if path not in needed and not is_reserved(path) and datasets and _dataset_id(file) in datasets:
+                yield path
+        for run in old:
+            prefix = run_path(run.run_id, "")
+            yield from (path for path in self._found if path.startswith(prefix))
+
+    def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
+        """Yield what is staged by finished runs whose version is not the one that is there."""
+        for run in runs:
+            prefix = run_path(run.run_id, "staged/")
+            if run.is_finished and run.run_id != self._run:
+                yield from (path for path in self._found if path.startswith(prefix))
+
+    def _dataset_of(self, run: FoundRun) -> Iterator[str]:
+        # A journal that was damaged leads to the files of its run all the same.
+        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        if header is not None and not header.is_staged:
+            yield header.dataset_id
+
+    def _noted(self, run: FoundRun) -> Iterator[str]:
+        past = self._read(run)
+        for record in () if past is None else past.records.values():
+            yield from (part.path for part in record.parts)
+
+    def _read(self, run: FoundRun) -> PastRun | None:
+        try:
+            return read_run(self._sink, run, UncheckedSeal.of(run.blocks))
+        except IntegrityError as error:
+            _log.warning("%s", error.message)
+            return None
+
+    def _temporary(self) -> Iterator[str]:
+        """Yield temporary files and probes that are older than the grace period; locks go with their holders."""
+        for path, file in self._found.items():
+            name = path.rpartition("/")[2]
+            is_leftover = (is_temporary(name) and not is_undo(name)) or path.startswith(_PROBES)
+            if is_leftover and self._is_old(file):
+                yield path
+
+    def _is_old(self, file: SourceFile) -> bool:
+        if file.mtime_ns is None:
+            return self._grace <= timedelta()  # object stores are not asked when: what may be young stays
+        return self._is_past(datetime.fromtimestamp(file.mtime_ns / _NANOSECONDS, UTC))
+
+    def _is_past(self, moment: datetime) -> bool:
+        # Without a grace period everything is over, whatever clocks say.
+        return self._grace <= timedelta() or moment < self._now - self._grace
+
+
+def _began(run_id: str) -> datetime:
+    return datetime.strptime(run_id[:_TIME_CHARACTERS], _RUN_TIME).replace(tzinfo=UTC)
+
+
+def _dataset_id(file: SourceFile) -> str | None:
+    try:
+        with open_range_source(file) as source:
+            return observe(read_stored_footer(source), source.name)[1].dataset_id
+    except PipecryptError:
+        return None  # not ours to remove

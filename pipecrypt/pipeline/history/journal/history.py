@@ -1,0 +1,142 @@
+"""Read what earlier runs noted about themselves. Acting on it is left to the driver.
+
+What lies there may have been written by anybody. Names and sizes are bounded; blocks count only if the seal opens them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.documents import DocumentError
+from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, check_run_id, run_path
+from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
+from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
+from pipecrypt.pipeline.history.journal.seal import Seal
+from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import read_small_file
+
+__all__ = ["FoundRun", "PastRun", "find_runs", "read_header", "read_run"]
+
+_BLOCK: Final = re.compile(r"parts-(?P<sequence>\d{6,9})(?P<suffix>\.jsonl?)", re.ASCII)
+_DEPTH: Final = 2  # <run id>/<name>: what a run staged lies deeper
+_HINT: Final = "pipecrypt clean removes what unfinished runs left; then run again"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A run that has left its directory; nothing in it was read yet.
+
+    Args:
+        run_id: its id; ids sort by the time when runs began.
+        blocks: names of its blocks, in order.
+        is_finished: whether it says so.
+    """
+
+    run_id: str
+    blocks: tuple[str, ...]
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """What a run noted.
+
+    Args:
+        header: what it is.
+        records: the tasks it has done, by task id; of a task done twice, the last.
+        removes: paths that it removes once its version is signed.
+        next_sequence: of the block that would follow.
+    """
+
+    header: RunHeader
+    records: Mapping[str, TaskRecord]
+    removes: tuple[str, ...]
+    next_sequence: int
+
+
+def find_runs(sink: Location) -> tuple[FoundRun, ...]:
+    """Return the runs that left their directories in a sink, the first begun first.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for path, _ in take_inventory(sink.child(RUNS_DIRECTORY), lambda below: len(below) < _DEPTH):
+        run_id, _, name = path.partition("/")
+        try:
+            check_run_id(run_id)
+        except DocumentError:
+            continue
+        names[run_id].add(name)
+    return tuple(
+        FoundRun(run_id, tuple(sorted(filter(_BLOCK.fullmatch, names[run_id]))), FINISHED in names[run_id])
+        for run_id in sorted(names)
+    )
+
+
+def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
+    """Return what a run noted, or None where it was killed before it noted anything.
+
+    What holds when it returns: 1. the seal opens each block, 2. each is the one that its name says, of this run, and
+    none is missing in between, 3. all have the same header.
+
+    Raises:
+        IntegrityError: a block is not as the run wrote it.
+        StorageError: the storage refused or failed.
+    """
+    blocks: list[Block] = []
+    for name in run.blocks:
+        place = sink.child(run_path(run.run_id, name))
+        block = _read(place, seal)  # 1
+        expected = len(blocks)
+        if block.sequence != expected or name != block_name(expected, seal.suffix):
+            raise IntegrityError(f"{place.display} is not block {expected} of its journal", hint=_HINT)  # 2
+        if block.header.run_id != run.run_id or block.header != (blocks or [block])[0].header:
+            raise IntegrityError(f"{place.display} is of another run than its journal", hint=_HINT)  # 2, 3
+        blocks.append(block)
+    if not blocks:
+        return None
+    return PastRun(
+        header=blocks[0].header,
+        records={record.task_id: record for block in blocks for record in block.records},
+        removes=tuple(path for block in blocks for path in block.removes),
+        next_sequence=len(blocks),
+    )
+
+
+def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:
+    """Return what the first block that can be read says of a run, or None: for those who clean up after it.
+
+    Args:
+        sink: the directory.
+        run: whose journal may be damaged.
+        seal_of: gives the seal for the name of a block.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    for name in run.blocks:
+        with contextlib.suppress(IntegrityError):
+            header = _read(sink.child(run_path(run.run_id, name)), seal_of(name)).header
+            if header.run_id == run.run_id:
+                return header
+    return None
+
+
+def _read(place: Location, seal: Seal) -> Block:
+    try:
+        stored = read_small_file(place, seal.max_bytes)
+        if stored is None:
+            raise IntegrityError(f"{place.display} was removed while it was read", hint=_HINT)
+        return decode_block(seal.open(stored))
+    except (DocumentError, FormatError) as error:
+        raise IntegrityError(f"{place.display} is no block of a journal: {error}", hint=_HINT) from error
+    except IntegrityError as error:
+        raise type(error)(f"{place.display}: {error.message}", hint=error.hint or _HINT) from error

@@ -1,0 +1,178 @@
+"""What earlier runs left in a sink: a version to put in place, a run to continue, tasks that are done.
+
+Looked at once, while the lock of the sink is held. What a run does about it is left to directory_run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.signing.earlier_version import EarlierVersion
+from pipecrypt.dataset.signing.signers import utc_now
+from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.errors import ConflictError, ContentError, StorageError
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.pipeline.history.journal.block import TaskRecord
+from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_run
+from pipecrypt.pipeline.history.journal.journal import Journal
+from pipecrypt.pipeline.history.journal.seal import Seal
+from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.storage.source import open_range_source
+
+__all__ = ["PastRuns", "has_written", "put_in_place"]
+
+
+def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> None:
+    """Do what is left of a version that was signed by a run that was killed then; the caller holds the lock.
+
+    Raises:
+        IntegrityError: what that run noted is not as it wrote it.
+        StorageError: the storage refused or failed.
+    """
+    run_id = None if earlier is None else earlier.manifest.run
+    if earlier is None or run_id is None:
+        return
+    found = next((run for run in find_runs(sink) if run.run_id == run_id), None)
+    has_journal = found is not None and bool(found.blocks)
+    if not staged_files(sink, run_id) and (found is None or found.is_finished or not has_journal):
+        return
+    past = read_run(sink, found, seal) if found is not None and has_journal else None
+    removes = () if past is None else past.removes
+    finish_version(sink, run_id, {entry.path for entry in earlier.entries}, removes=removes)
+    if past is not None:
+        Journal(sink, past.header, seal).finish(utc_now())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRuns:
+    """What the journals in a sink say.
+
+    Args:
+        run_ids: of all runs that left something.
+        unfinished: the last run, if it noted something and did not finish.
+        adopted: its tasks whose files are all there.
+        done: from the path of each output of finished runs to the id of its task.
+    """
+
+    run_ids: tuple[str, ...]
+    unfinished: PastRun | None
+    adopted: Mapping[str, TaskRecord]
+    done: Mapping[str, str]
+
+    @classmethod
+    def look(cls, sink: Location, seal: Seal, earlier: EarlierVersion | None, *, is_signed: bool) -> PastRuns:
+        """Read the journals in a sink.
+
+        Args:
+            sink: the directory.
+            seal: how blocks are stored.
+            earlier: the signed version that the sink holds.
+            is_signed: whether runs sign: then the version's list says what is done, and only a run that did not finish
+                is read.
+
+        Raises:
+            IntegrityError: a block is not as its run wrote it.
+            StorageError: the storage refused or failed.
+        """
+        runs = find_runs(sink)
+        last_finished = max((run.run_id for run in runs if run.is_finished), default="")
+        open_runs = [run for run in runs if run.run_id > last_finished]
+        unfinished = _last(sink, open_runs, seal)
+        if unfinished is not None and _is_over(unfinished, earlier):
+            Journal(sink, unfinished.header, seal).finish(utc_now())
+            unfinished = None
+        if unfinished is not None and not has_written(sink, unfinished):
+            unfinished = None
+        return cls(
+            run_ids=tuple(run.run_id for run in runs),
+            unfinished=unfinished,
+            adopted={} if unfinished is None else _adopted(sink, unfinished),
+            done=_signed_tasks(earlier) if is_signed else _noted_tasks(sink, runs, seal),
+        )
+
+    def check_finished(self) -> None:
+        """Pass if no run waits to be continued.
+
+        Raises:
+            ConflictError: one does.
+        """
+        if self.unfinished is not None:
+            raise ConflictError(
+                f"run {self.unfinished.header.run_id} was not finished",
+                hint="continue it with --resume, or begin anew with --overwrite",
+            )
+
+
+def has_written(sink: Location, past: PastRun) -> bool:
+    """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if past.records:
+        return True
+    if past.header.is_staged:
+        return bool(staged_files(sink, past.header.run_id))
+    return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
+
+
+def _last(sink: Location, runs: list[FoundRun], seal: Seal) -> PastRun | None:
+    found = (read_run(sink, run, seal) for run in reversed(runs) if run.blocks)
+    return next((past for past in found if past is not None), None)
+
+
+def _is_over(past: PastRun, earlier: EarlierVersion | None) -> bool:
+    """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
+    if earlier is None:
+        return past.header.is_staged
+    return not past.header.is_staged or past.header.dataset_id != earlier.manifest.dataset_id
+
+
+def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
+    """Return the tasks whose files are the ones that the run has written, as their sizes and footers tell.
+
+    The journal of another sink, signed with the same key, may have been put here; its files are not those. A footer
+    holds the digests of what is in plaintext and is bound to all else by keys, and whoever verifies compares the rest.
+    """
+    header = past.header
+    if header.is_staged:
+        found = staged_files(sink, header.run_id)
+    else:
+        found = {path: file for path, file in take_inventory(sink, lambda _: True) if file is not None}
+    return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
+
+
+def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
+    files = [(part, found.get(part.path)) for part in record.parts]
+    if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
+        return False
+    return all(_has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+
+
+def _has_footer(file: SourceFile, sha256: str) -> bool:
+    try:
+        with open_range_source(file) as source:
+            return read_stored_footer(source).sha256 == sha256
+    except (ContentError, StorageError):
+        return False  # it is written again
+
+
+def _signed_tasks(earlier: EarlierVersion | None) -> dict[str, str]:
+    return {} if earlier is None else {entry.path: entry.task_id or "" for entry in earlier.entries}
+
+
+def _noted_tasks(sink: Location, runs: tuple[FoundRun, ...], seal: Seal) -> dict[str, str]:
+    done: dict[str, str] = {}
+    for run in runs:
+        past = read_run(sink, run, seal) if run.is_finished else None
+        if past is not None:
+            done |= {part.path: record.task_id for record in past.records.values() for part in record.parts}
+            for path in past.removes:
+                done.pop(path, None)
+    return done

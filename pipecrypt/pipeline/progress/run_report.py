@@ -1,0 +1,267 @@
+"""What a run did and how it went, for operators: collected from its events, in bounded memory. JSON: report_document.
+
+A report says nothing secret, and is signed by nobody: it helps to run things, and proves nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from pipecrypt.errors import InterruptedRunError, PipecryptError
+from pipecrypt.parquet.report import KeyBytes
+from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone, RunFinished, RunStarted, TaskRetried
+from pipecrypt.pipeline.progress.stages import NO_STAGES, StageSeconds
+
+__all__ = [
+    "MAX_KEYS",
+    "MAX_SAMPLES",
+    "MAX_SLOWEST",
+    "MAX_TEXT",
+    "Outcome",
+    "RunCollector",
+    "RunCounts",
+    "RunReport",
+    "Sample",
+    "SlowFile",
+]
+
+MAX_SAMPLES: Final = 600
+MAX_SLOWEST: Final = 20
+MAX_KEYS: Final = 1000
+MAX_TEXT: Final = 4096
+_OTHER_KEYS: Final = "other keys"
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How far the run was at a moment.
+
+    Args:
+        at_ms: milliseconds since its start.
+        bytes_done: of the inputs.
+    """
+
+    at_ms: int
+    bytes_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlowFile:
+    """One of the files that took longest.
+
+    Args:
+        path: its first output below the sink.
+        duration_ms: milliseconds, from opening to having published.
+        source_bytes: size of the input.
+    """
+
+    path: str
+    duration_ms: int
+    source_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCounts:
+    """What was done; each a number from 0.
+
+    Args:
+        planned_files: sources that were to be done.
+        planned_bytes: their size.
+        files: outputs published.
+        source_bytes: size of the inputs that are done.
+        sink_bytes: size of the outputs.
+        rows: rows of all tables.
+        bad_rows: rows that were left out.
+        batches: row groups.
+        data_keys: data keys made or opened.
+        service_calls: calls to key services.
+        statements: signed statements published.
+        retries: attempts at files that were lost.
+    """
+
+    planned_files: int = 0
+    planned_bytes: int = 0
+    files: int = 0
+    source_bytes: int = 0
+    sink_bytes: int = 0
+    rows: int = 0
+    bad_rows: int = 0
+    batches: int = 0
+    data_keys: int = 0
+    service_calls: int = 0
+    statements: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """The report of a run.
+
+    Args:
+        run_id: see run_id.
+        operation: `encrypt` or `decrypt`.
+        started: in UTC.
+        ended: in UTC.
+        duration_ms: by a clock that nobody sets.
+        outcome: how it ended.
+        error_type: the class of the error; None where there was none.
+        error: its message; of errors that are not pipecrypt's own, which may hold anything, only the class is kept.
+        counts: what was done.
+        samples: bytes done over time, at most 600, ascending.
+        stages_ms: milliseconds by stage, summed over the files: with several workers, more than the run took.
+        bytes_by_key: pages under each master key, and in plaintext.
+        slowest: at most 20 files, the slowest first.
+    """
+
+    run_id: str
+    operation: str
+    started: datetime
+    ended: datetime
+    duration_ms: int
+    outcome: Outcome
+    error_type: str | None
+    error: str | None
+    counts: RunCounts
+    samples: tuple[Sample, ...]
+    stages_ms: tuple[tuple[str, int], ...]
+    bytes_by_key: tuple[KeyBytes, ...]
+    slowest: tuple[SlowFile, ...]
+
+
+class RunCollector:
+    """Takes a run's events, in one thread, and makes its report. Memory does not grow with the number of files.
+
+    Args:
+        run_id: of the run, which begins now.
+        operation: `encrypt` or `decrypt`.
+        now: the time, with its zone.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, run_id: str, operation: str, *, now: Callable[[], datetime], clock: Callable[[], float]) -> None:
+        """Begin."""
+        self._run_id, self._operation, self._now, self._clock = run_id, operation, now, clock
+        self._started, self._began = now().astimezone(UTC), clock()
+        self._counts = Counter[str]()
+        self._samples = [Sample(0, 0)]
+        self._gap_ms = 0
+        self._bytes_done = 0
+        self._stages = NO_STAGES
+        self._by_key = Counter[str | None]()
+        self._slowest: list[tuple[int, int, SlowFile]] = []
+
+    def take(self, event: Event) -> None:
+        """Take in what happened."""
+        if isinstance(event, BytesDone):
+            self._bytes_done += event.bytes
+            self._sample()
+        elif isinstance(event, FileDone):
+            self._take_file(event)
+        elif isinstance(event, TaskRetried):
+            self._counts["retries"] += 1
+            self._bytes_done = max(self._bytes_done - event.bytes_undone, 0)
+        elif isinstance(event, RunStarted):
+            self._counts["planned_files"], self._counts["planned_bytes"] = event.files, event.bytes
+        elif isinstance(event, RunFinished):
+            self._counts["statements"] = len(event.summary.signed)
+
+    def report(self, error: BaseException | None = None) -> RunReport:
+        """Return the report of the run, which ends now.
+
+        Args:
+            error: what ended it; None where it finished.
+        """
+        duration_ms = self._elapsed_ms()
+        samples = self._samples if self._samples[-1].at_ms == duration_ms else [*self._samples, self._last(duration_ms)]
+        ordered = sorted(self._by_key.items(), key=lambda item: (item[0] is None, item[0] or ""))
+        is_ours = isinstance(error, PipecryptError)
+        return RunReport(
+            run_id=self._run_id,
+            operation=self._operation,
+            started=self._started,
+            ended=self._now().astimezone(UTC),
+            duration_ms=duration_ms,
+            outcome=_outcome(error),
+            error_type=None if error is None else type(error).__name__[:MAX_TEXT],
+            error=_bounded(str(error)) if is_ours else None,
+            counts=RunCounts(**self._counts),
+            samples=tuple(samples),
+            stages_ms=_stages_ms(self._stages),
+            bytes_by_key=tuple(KeyBytes(reference, count) for reference, count in ordered),
+            slowest=tuple(file for _, _, file in sorted(self._slowest, reverse=True)),
+        )
+
+    def _elapsed_ms(self) -> int:
+        return max(round((self._clock() - self._began) * 1000), self._samples[-1].at_ms)
+
+    def _last(self, at_ms: int) -> Sample:
+        return Sample(at_ms, self._bytes_done)
+
+    def _sample(self) -> None:
+        at_ms = self._elapsed_ms()
+        if at_ms - self._samples[-1].at_ms <= self._gap_ms:
+            return
+        self._samples.append(self._last(at_ms))
+        if len(self._samples) >= MAX_SAMPLES:
+            # Every second one goes, and later ones come at most as close as the rest now is.
+            self._samples = self._samples[::2]
+            self._gap_ms = max(2 * self._gap_ms, at_ms // (MAX_SAMPLES // 2))
+
+    def _take_file(self, event: FileDone) -> None:
+        counts = self._counts
+        counts["files"] += len(event.parts)
+        for part in event.parts:
+            for name in ("source_bytes", "sink_bytes", "rows", "bad_rows", "batches", "data_keys", "service_calls"):
+                counts[name] += getattr(part, name)
+        self._stages += event.stages
+        for each in event.bytes_by_key:
+            reference = None if each.key_reference is None else _bounded(each.key_reference)
+            is_known = reference in self._by_key or len(self._by_key) < MAX_KEYS - 2
+            self._by_key[reference if is_known or reference is None else _OTHER_KEYS] += each.page_bytes
+        if event.parts:
+            self._rank(event)
+
+    def _rank(self, event: FileDone) -> None:
+        duration_ms = round(sum(part.seconds for part in event.parts) * 1000)
+        source_bytes = sum(part.source_bytes for part in event.parts)
+        file = SlowFile(_bounded(event.parts[0].path), duration_ms, source_bytes)
+        item = (duration_ms, -self._counts["files"], file)  # of equals, the first one met stays
+        if len(self._slowest) < MAX_SLOWEST:
+            heapq.heappush(self._slowest, item)
+        else:
+            heapq.heappushpop(self._slowest, item)
+
+
+def _bounded(text: str) -> str:
+    # Names that are no Unicode, which a file system may hold, are no JSON either.
+    return text.encode(errors="backslashreplace").decode()[:MAX_TEXT]
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    if error is None:
+        return Outcome.FINISHED
+    return Outcome.INTERRUPTED if isinstance(error, InterruptedRunError | KeyboardInterrupt) else Outcome.FAILED
+
+
+def _stages_ms(stages: StageSeconds) -> tuple[tuple[str, int], ...]:
+    return (
+        ("open", round(stages.open_seconds * 1000)),
+        ("read", round(stages.read_seconds * 1000)),
+        ("work", round(stages.work_seconds * 1000)),
+        ("write", round(stages.write_seconds * 1000)),
+        ("publish", round(stages.publish_seconds * 1000)),
+    )

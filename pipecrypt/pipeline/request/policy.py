@@ -1,0 +1,167 @@
+"""The policy as Python users write it: `pipecrypt.Policy`. What it means for a file is left to parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from functools import partial
+
+from pipecrypt.dataset.signing.records import SigningOptions
+from pipecrypt.errors import PolicyError
+from pipecrypt.keys.service import check_key_reference
+from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
+from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.pipeline.request.choice import choose
+from pipecrypt.pipeline.request.sign_options import DEFAULT_DIGEST, listed_signing_keys, make_signing_options
+from pipecrypt.sources.options import Codec, EncodeOptions
+
+__all__ = ["Mode", "Policy"]
+
+# Every choice in a policy is the policy's own error.
+_choose = partial(choose, error=PolicyError)
+
+
+class Mode(StrEnum):
+    """What is encrypted: columns of tables, or files of any kind in chunks of bytes."""
+
+    COLUMNS = "columns"
+    CHUNKS = "chunks"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which columns are encrypted under which master key, and how.
+
+    Args:
+        columns: from a column's name, nested path (`customer.email`), root (`customer`) or glob (`card_*`) to the key
+            reference of its master key.
+        default: key reference for all other columns; None leaves them in plaintext.
+        footer: `plaintext`, so that readers without keys can read the other columns, or `encrypted`.
+        data_keys: `batch`, one data key per column and row group, or `file`, one per column, which Spark needs.
+        footer_key: key reference of the footer's master key; default: `default`, else the first column's.
+        uniform: all columns under the footer's data key; takes a default and no columns.
+        bind_path: bind dataset id and path into every page; DuckDB reads only files without.
+        mode: `columns`, which encrypts columns of tables, or `chunks`, which encrypts files of any kind as they are.
+            Chunks take a default and no columns, and their footer is always encrypted.
+        batch_rows: rows of a row group, for sources that are not Parquet already.
+        compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
+            default) or `zstd`.
+        chunk_bytes: size of a chunk.
+        also: key references of further master keys or recipients that shall open everything: in other regions, of
+            partners, to break the glass. Each KEK is wrapped for them, too, as grants beside the data.
+        sign: key reference of a signing key, or several; what is written then carries a signed statement.
+        digest: of the files in that statement: `sha256`, or `blake3`, which needs an extra.
+        valid_for: when that statement expires, counted from signing, in whole seconds; None for never.
+
+    Raises:
+        PolicyError: the policy contradicts itself.
+        KeyReferenceError: a key reference is none, or has an unknown scheme.
+        MissingExtraError: the package for the digest is not installed.
+    """
+
+    columns: Mapping[str, str] | None = field(default=None, hash=False)
+    default: str | None = None
+    footer: str = "plaintext"
+    data_keys: str = "batch"
+    _: KW_ONLY
+    footer_key: str | None = None
+    uniform: bool = False
+    bind_path: bool = True
+    mode: str = Mode.COLUMNS.value
+    batch_rows: int = EncodeOptions().batch_rows
+    compression: str | None = None
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    also: Sequence[str] = ()
+    sign: str | Sequence[str] | None = field(default=None, hash=False)
+    digest: str = DEFAULT_DIGEST
+    valid_for: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse now what would fail at the first file, and keep a copy of the columns that nobody else changes."""
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            hint = 'write columns={"email": "keystore://./keys.json#pii"}'
+            raise PolicyError("the columns of a policy map each name to a key reference", hint=hint)
+        object.__setattr__(self, "columns", dict(self.columns or {}))
+        object.__setattr__(self, "also", _listed(self.also))
+        object.__setattr__(self, "sign", listed_signing_keys(self.sign) or None)
+        for pattern, reference in (self.columns or {}).items():
+            _check_text(pattern, "a column's name")
+            _check_text(reference, f"the key reference of column {pattern}")
+        for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
+            check_key_reference(reference)
+        if self.is_chunks:
+            self._check_chunks()
+        else:
+            self.encode_options()
+
+    @property
+    def is_chunks(self) -> bool:
+        """Whether files are encrypted as they are, whatever they hold."""
+        return _choose(Mode, self.mode, "mode") is Mode.CHUNKS
+
+    @property
+    def signing(self) -> SigningOptions | None:
+        """How what is written gets signed; None where it does not.
+
+        Raises:
+            PolicyError: as the policy itself.
+        """
+        return make_signing_options(listed_signing_keys(self.sign), self.digest, self.valid_for)
+
+    def encode_options(self) -> EncodeOptions:
+        """Return how row groups of sources that are not Parquet are written.
+
+        Raises:
+            PolicyError: the number of rows or the compression is none.
+        """
+        codec = Codec.ZSTD if self.compression is None else _choose(Codec, self.compression, "compression")
+        return EncodeOptions(batch_rows=_whole(self.batch_rows, "batch_rows"), compression=codec)
+
+    @property
+    def compresses_chunks(self) -> bool:
+        """Whether chunks are compressed with zstd before they are encrypted."""
+        return self.compression == Codec.ZSTD.value
+
+    def _check_chunks(self) -> None:
+        if self.columns or self.default is None or self.uniform:
+            raise PolicyError("chunks have no columns to choose", hint="give a default key only")
+        if self.compression not in {None, Codec.NONE.value, Codec.ZSTD.value}:
+            raise PolicyError(f"compression is {self.compression!r} for chunks", hint="it is 'none' or 'zstd'")
+        check_chunk_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
+
+    def engine_policy(self) -> EncryptionPolicy:
+        """Return the policy as the engine takes it.
+
+        Raises:
+            PolicyError: the policy contradicts itself.
+        """
+        signing = self.signing
+        return EncryptionPolicy(
+            rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
+            default=self.default,
+            footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
+            data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
+            footer_key=self.footer_key,
+            uniform=self.uniform,
+            bind_path=self.bind_path,
+            digest=None if signing is None else signing.digest,
+        )
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise PolicyError(f"also is {value!r}, but must be a list of key references", hint="write also=[...]")
+    return tuple(value)
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise PolicyError(f"{what} is {value!r}, but must be a text", hint="see pipecrypt.Policy")
+
+
+def _whole(value: object, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PolicyError(f"{what} is {value!r} in the policy", hint="give a whole number")
+    return value

@@ -1,0 +1,143 @@
+"""The life of one file: opened, encrypted or decrypted, checked, published whole or not at all.
+
+A task is a plain description that any process can carry out, perhaps twice. Its data keys are made in here, inside the
+attempt, and nothing secret goes back. Choosing tasks is left to plan, running many of them to run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+from pipecrypt.context import Context
+from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
+from pipecrypt.dataset.opening.requirements import VerifyMode
+from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.row_group_slice import slice_row_groups
+from pipecrypt.parquet.tampering import as_tampering
+from pipecrypt.pipeline.progress.events import FileDone
+from pipecrypt.pipeline.progress.stages import StageClock, bytes_by_key
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.pipeline.task.chunk_codec import LazyCodec
+from pipecrypt.pipeline.task.chunk_task import encrypt_chunks
+from pipecrypt.pipeline.task.file_keys import keys_of_file
+from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
+from pipecrypt.pipeline.task.signable_output import SignableOutput
+from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.storage.source import open_range_source
+
+__all__ = ["OnBytes", "run_task"]
+
+OnBytes: TypeAlias = Callable[[int], None]
+
+
+def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
+    """Carry out a task and return the records of all files that it published.
+
+    Args:
+        task: what to do.
+        session: this process's keys.
+        on_bytes: told how many bytes of the input were done; the last call comes just before publishing and brings
+            the sum to the input's size, or to the task's share of it. It may raise, to stop: then nothing is published.
+
+    Raises:
+        PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
+    """
+    if isinstance(task.operation, Ingestion):
+        return _ingest(task, session, on_bytes)
+    started, calls_before = time.perf_counter(), session.service_calls
+    progress, clock = _Progress(on_bytes, task.input_bytes if _is_part(task) else None), StageClock()
+    expected = task.input_bytes or None
+    with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
+        if isinstance(task.operation, Decryption):
+            report, signable = (
+                _decrypt(task, task.operation, sink, session, progress, clock=clock),
+                tuple[SignableFile, ...](),
+            )
+        else:
+            output = SignableOutput(sink, session, task.operation.policy)
+            report = _encrypt(task, task.operation, output, progress, clock)
+            signable = output.note(task.path, report)
+        clock.worked([report])
+        # The source was still the pinned one when its block ended, so what was made from it may appear.
+        on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
+        sink.publish()
+    calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
+    source_bytes = task.input_bytes if _is_part(task) else None
+    part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
+    return FileDone(task.id, (part,), signable, session.take_grants(), clock.published(), bytes_by_key([report]))
+
+
+def _is_part(task: Task) -> bool:
+    return isinstance(task.operation, Encryption) and task.operation.row_groups is not None
+
+
+def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
+    # Reading rows takes pyarrow, whose import takes longer than encrypting a small file. Parquet does without.
+    from pipecrypt.pipeline.task.ingest import ingest  # noqa: PLC0415
+
+    return ingest(task, session, on_bytes)
+
+
+class _Progress:
+    """Counts what it passes on, and passes on no more than `most` bytes in all."""
+
+    def __init__(self, on_bytes: OnBytes, most: int | None) -> None:
+        self._on_bytes = on_bytes
+        self._most = most
+        self.bytes_done = 0
+
+    def __call__(self, count: int) -> None:
+        if self._most is not None:
+            count = min(count, self._most - self.bytes_done)
+        self.bytes_done += count
+        self._on_bytes(count)
+
+
+def _encrypt(
+    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes, clock: StageClock
+) -> FileReport:
+    if isinstance(operation, ChunkEncryption):
+        clock.opened()
+        return encrypt_chunks(task, operation, output.sink, output.keys, on_bytes)
+    context = Context(operation.dataset_id, task.path)
+    with open_range_source(task.source) as file:
+        source: RangeSource = file if operation.row_groups is None else slice_row_groups(file, operation.row_groups)
+        clock.opened()
+        return encrypt_file(source, output.sink, operation.policy, keys=output.keys, context=context, on_bytes=on_bytes)
+
+
+def _decrypt(
+    task: Task, operation: Decryption, sink: Publication, session: KeySession, on_bytes: OnBytes, *, clock: StageClock
+) -> FileReport:
+    signed, mode = operation.signed, operation.mode
+
+    def restore(file: RestoredFile) -> None:
+        sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+
+    def go_on(_: int) -> None:
+        on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
+
+    with open_range_source(task.source) as source:
+        clock.opened()
+        if signed is not None:
+            check_file(signed, source, mode, on_bytes=go_on)
+        with as_tampering(is_signed=signed is not None):
+            return decrypt_file(
+                source,
+                sink,
+                keys=keys_of_file(task.source.location, session),
+                aad_prefix=operation.aad_prefix,
+                codec=LazyCodec(),
+                check=None if signed is None else signed.check_footer,
+                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_bytes=go_on),
+                checks_digests=mode is not VerifyMode.OFF,
+                on_restored=restore,
+                on_bytes=on_bytes,
+            )
