@@ -63,11 +63,13 @@ def _run(command: str) -> str:
     return done.stdout.rstrip("\n")
 
 
-def _session(body: str) -> str:
-    """Return a block with every command's real output."""
+def _session(body: str, place: Path) -> str:
+    """Return a block with every command's real output; whole paths show a place that every reader may have."""
     commands = re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.MULTILINE)
+    outputs = [_run(command).replace(str(place), "/data") for command in commands]
     return "".join(
-        f"$ {command}\n{output}\n" if (output := _run(command)) else f"$ {command}\n" for command in commands
+        f"$ {command}\n{output}\n" if output else f"$ {command}\n"
+        for command, output in zip(commands, outputs, strict=True)
     )
 
 
@@ -81,7 +83,7 @@ def _words(text: str) -> list[str]:
 def test_commands_answer_as_shown(page: Path, place: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for body in _blocks(page, "console"):
-        real = _session(body)
+        real = _session(body, place)
         if _UPDATES:
             text = text.replace(body, real)
             page.write_text(text, encoding="utf-8")
