@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.chunk_contender import READ_BYTES, READS
+from benchmarks.keystore import new_key_file
 
 CONTENDERS = (
     "cp",
@@ -98,9 +99,7 @@ def _make_input(scratch: Path, size: int) -> Path:
 
 def _measure(source: Path, scratch: Path, rounds: int) -> tuple[dict[str, list[tuple[float, float]]], tuple[str, ...]]:
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file)}
     _run("prepare", source, scratch, environment)
     samples: dict[str, list[tuple[float, float]]] = {}

@@ -21,6 +21,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.keystore import new_key_file
+
 CONTENDERS = (
     "cp",
     "pyarrow plain rewrite",
@@ -86,9 +88,7 @@ def make_input(scratch: Path, scale: float) -> Path:
 
 def _measure(source: Path, scratch: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file)}
     run_contender("prepare", source, scratch, environment)
     samples: dict[str, list[tuple[float, float]]] = {"size": [(source.stat().st_size, 0.0)]}

@@ -86,12 +86,11 @@ def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt.keys.services.keystore.making
     import pipecrypt.pipeline.run.run  # imports are start-up
     import pipecrypt.pipeline.task.ingest
+    from benchmarks.keystore import new_key_file
 
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.
-    keystore, key_file = source.with_name("keys.json"), source.with_name("keystore.key")
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
-    os.environ["PIPECRYPT_KEY_FILE"] = str(key_file)
+    keystore = source.with_name("keys.json")
+    os.environ["PIPECRYPT_KEY_FILE"] = str(new_key_file(source.parent))
     key = f"keystore://{keystore}#bench"
     keystore.unlink(missing_ok=True)
     subprocess.run([sys.executable, "-m", "pipecrypt", "keys", "new", key], check=True, capture_output=True)

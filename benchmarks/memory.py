@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.columns import make_input, run_contender
+from benchmarks.keystore import new_key_file
 
 CONTENDERS = ("pipecrypt 16 columns", "pipecrypt 2 columns", "pipecrypt decrypt")
 
@@ -23,9 +24,7 @@ def main() -> None:
 
 def _peak(contender: str, scale: float, memory: Path) -> float:
     scratch = Path(tempfile.mkdtemp(prefix="pipecrypt-bench-", dir=memory if memory.is_dir() else None))
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file)}
     try:
         source = make_input(scratch, scale)

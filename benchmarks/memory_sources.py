@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.keystore import new_key_file
+
 SCALES = (0.15, 0.6)
 FORMATS = ("csv", "csv.gz", "csv.zst", "csv.bz2", "jsonl", "arrow", "arrows", "orc", "tbl", "bin (chunks)")
 WAYS = ("ParquetWriter", "encrypt_batches")
@@ -47,9 +49,7 @@ def _lines(scratch: Path, names: list[str]) -> list[str]:
 
 
 def _keystore(scratch: Path) -> dict[str, str]:
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file)}
     command = [sys.executable, "-m", "pipecrypt", "keys", "new", _key(scratch)]
     subprocess.run(command, check=True, capture_output=True, env=environment)

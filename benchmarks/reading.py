@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.columns import make_input, run_contender
+from benchmarks.keystore import new_key_file
 
 COLUMNS = ("l_orderkey", "l_linenumber", "l_returnflag", "l_shipdate", "l_shipmode", "l_comment", "l_extendedprice")
 # What the project promises: at most so many times the time of reading the plaintext file.
@@ -110,9 +111,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _encrypt(source: Path, scratch: Path) -> None:
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     os.environ["PIPECRYPT_KEY_FILE"] = str(key_file)
     os.environ.pop("PIPECRYPT_KEYS", None)
     run_contender("prepare", source, scratch, dict(os.environ))

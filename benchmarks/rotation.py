@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pipecrypt as pc
+from benchmarks.keystore import new_key_file
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.calls.deep_rotation import DeepSummary
@@ -40,9 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        (root / "key").write_bytes(os.urandom(32))
-        (root / "key").chmod(0o600)
-        credentials = Credentials({"PIPECRYPT_KEY_FILE": str(root / "key")})
+        credentials = Credentials({"PIPECRYPT_KEY_FILE": str(new_key_file(root))})
         old, new, signing = (f"keystore://{root}/keys.json#{name}" for name in ("old", "new", "signing"))
         for reference, kind in ((old, "aes256"), (new, "aes256"), (signing, "ed25519")):
             create_key(reference, kind, credentials)

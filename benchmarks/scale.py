@@ -19,8 +19,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.keystore import new_key
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
@@ -83,11 +83,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        (root / "key").write_bytes(os.urandom(32))
-        (root / "key").chmod(0o600)
-        os.environ["PIPECRYPT_KEY_FILE"] = str(root / "key")
-        credentials, key = Credentials.from_environment(), f"keystore://{root}/keys.json#pii"
-        create_key(key, "aes256", credentials)
+        key, credentials = new_key(root), Credentials.from_environment()
         request = _request(_small_files(root, given.files), root / "out-small", key, None)
         _timed(f"plan of {given.files} files", lambda: report_plan(request))
         _, seconds = _timed("run, two workers", lambda: run(request, credentials=credentials))

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from benchmarks.columns import make_input
+from benchmarks.keystore import new_key_file
 
 ENCRYPTING = tuple(
     f"{columns} {kind}" for columns in ("16 columns", "2 columns") for kind in ("unsigned", "sha256", "blake3")
@@ -61,9 +62,7 @@ def _arguments() -> argparse.Namespace:
 def _measure(scratch: Path, arguments: argparse.Namespace) -> tuple[dict[str, list[float]], int]:
     source = make_input(scratch, arguments.scale)
     size = source.stat().st_size
-    key_file = scratch / "keystore.key"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(os.urandom(32))
+    key_file = new_key_file(scratch)
     environment = {**os.environ, "PIPECRYPT_KEY_FILE": str(key_file), "PIPECRYPT_STATE_DIR": str(scratch / "state")}
     samples: dict[str, list[float]] = {}
     _run("prepare", source, scratch, environment)

@@ -37,6 +37,7 @@ _CREATE_ATTEMPTS: Final = 10
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})  # some file systems
 _PIECE_BYTES: Final = 1 << 20
+_WRITE_BACK_BYTES: Final = 8 << 20
 _NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
@@ -64,6 +65,8 @@ class LocalPublication(Publication):
         self._temporary = os.path.join(self._directory, temporary_name(location.name, token))
         self._file: int | None = None
         self._is_created = False
+        self._written_bytes = 0
+        self._on_its_way_bytes = 0
         self._made_directories: list[str] = []
         with map_errors(f"cannot write {self.name}"):
             _check_replaceable(location, overwrite=overwrite)
@@ -71,6 +74,7 @@ class LocalPublication(Publication):
     def _append(self, data: memoryview) -> None:
         with map_errors(f"cannot write {self.name}"):
             write_fully(self._open(), data)
+        self._send_on(len(data))
 
     if sys.platform == "linux":  # elsewhere sendfile writes to sockets only
 
@@ -90,6 +94,19 @@ class LocalPublication(Publication):
                         if not count:
                             raise FormatError(f"the source of {self.name} became shorter while it was read")
                         start += count
+                        self._send_on(count)
+
+    def _send_on(self, count: int) -> None:
+        """Have the system write to the disk while the next pages are encrypted; else fsync has all of it to wait for.
+
+        Linux starts writing what it is told not to keep, and drops only what is on the disk already.
+        """
+        self._written_bytes += count
+        waiting = self._written_bytes - self._on_its_way_bytes
+        if sys.platform == "linux" and self._file is not None and waiting >= _WRITE_BACK_BYTES:
+            with contextlib.suppress(OSError):  # advice: fsync tells what fails
+                os.posix_fadvise(self._file, self._on_its_way_bytes, waiting, os.POSIX_FADV_DONTNEED)
+            self._on_its_way_bytes = self._written_bytes
 
     def _complete(self) -> None:
         # Closed already: a process may have a thousand files open, and one source may become more files than that.

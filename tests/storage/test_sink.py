@@ -191,6 +191,29 @@ def test_the_fault_suite_notices_when_faults_are_off(tmp_path: Path) -> None:
     assert _tree(tmp_path) == {"a": DATA}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes this as advice to write")
+@pytest.mark.parametrize("failure", [None, OSError(errno.ENOSYS, "no advice")])
+def test_large_files_are_on_their_way_to_the_disk_before_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: OSError | None
+) -> None:
+    ranges = []
+
+    def advise(descriptor: int, start: int, length: int, advice: int) -> None:
+        ranges.append((start, length))
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    block = os.urandom(3 << 20)
+    with open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+        for _ in range(6):
+            sink.write(memoryview(block))
+        sink.publish()
+
+    assert (tmp_path / "out").read_bytes() == 6 * block
+    assert ranges == [(0, 9 << 20), (9 << 20, 9 << 20)]
+
+
 def test_short_writes_are_continued(tmp_path: Path) -> None:
     with patched_os(Faults("write", at=0, short_bytes=777), local_sink, publication):
         _publish(tmp_path / "a")
