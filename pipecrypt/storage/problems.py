@@ -22,6 +22,11 @@ _HINTS: Final = {
     errno.EIO: "the device failed; check the system's log",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+# Named as text, since neither s3fs nor botocore need be installed.
+_HINTS_BY_NAME: Final = {
+    "FlexibleChecksumError": "some stores send the checksum of a whole object for a part of it; if this is one, set the "
+    "storage option config_kwargs: {response_checksum_validation: when_required}",
+}
 _EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure", "aiohttp": "http", "requests": "http"}
 _DENIED: Final = frozenset({401, 403})
 _SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
@@ -65,7 +70,8 @@ def describe(error: BaseException) -> str:
 
 
 def _hint(error: Exception) -> str | None:
-    return _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    by_name = _HINTS_BY_NAME.get(type(error).__name__)
+    return by_name or (_HINTS.get(error.errno or 0) if isinstance(error, OSError) else None)
 
 
 def _missing_extra(what: str, error: ImportError) -> MissingExtraError:
