@@ -24,7 +24,7 @@ _HINTS: Final = {
 }
 # Named as text, since neither s3fs nor botocore need be installed.
 _HINTS_BY_NAME: Final = {
-    "FlexibleChecksumError": "some stores send the checksum of a whole object for a part of it; if this is one, set the "
+    "FlexibleChecksumError": "some stores send the checksum of a whole object for a part of it; then set the "
     "storage option config_kwargs: {response_checksum_validation: when_required}",
 }
 _EXTRAS: Final = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure", "aiohttp": "http", "requests": "http"}
