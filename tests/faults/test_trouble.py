@@ -11,17 +11,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
+from pipecrypt.keys.services.keystore.service import KeystoreMasterKey
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.pipeline.history.cleaning import clean
 from pipecrypt.pipeline.progress.events import Event, FileStarted
 from pipecrypt.pipeline.progress.run_id import new_run_id
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run import run as run_module
-from pipecrypt.storage import local_sink, publication
+from pipecrypt.storage import local_sink, publication, source
 from pipecrypt.testing.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 
@@ -121,39 +123,69 @@ def _fails_from(call: int) -> Callable[..., bytes]:
     return sign
 
 
-def test_the_signing_service_goes_down(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def _goes_down(shop: Shop, service: type, call: str, replacement: Callable[..., object]) -> bool:
+    """Run while a key service fails; say whether the run did, and check what it left."""
+    before = shop.seen() if shop.scene.is_second and shop.scene.is_signed else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, call, replacement)
+        try:
+            shop.run()
+        except KeyServiceError:  # exit code 4
+            pass
+        else:
+            return False
+    if Path(shop.sink).exists() and shop.scene.is_signed:
+        assert shop.seen() == before  # nothing is there, or what was there
+    _check(shop)
+    return True
+
+
+def test_the_signing_service_goes_down(shop: Shop) -> None:
     if not shop.scene.is_signed:
         return
     for call in (1, 2, 3):
-        down = shop.fresh(f"down-{call}")
-        before = down.seen() if down.scene.is_second else None
-        with monkeypatch.context() as patch:
-            patch.setattr(LocalSigner, "sign", _fails_from(call))
-            with pytest.raises(KeyServiceError) as caught:
-                down.run()
-        assert caught.value.exit_code == 4
-        if Path(down.sink).exists():
-            assert down.seen() == before  # nothing is there, or what was there
-        _check(down)
+        assert _goes_down(shop.fresh(f"down-{call}"), LocalSigner, "sign", _fails_from(call))
+    assert not _goes_down(shop.fresh("down-never"), LocalSigner, "sign", _fails_from(99))
+
+
+def test_the_key_service_goes_down(shop: Shop) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyServiceError("the service is down")
+
+    assert _goes_down(shop.fresh("no-wrapping"), KeystoreMasterKey, "generate_key", fail)
+    assert not _goes_down(shop.fresh("no-unwrapping"), KeystoreMasterKey, "unwrap_key", fail)  # a writer asks for none
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_source_changes_while_it_is_encrypted(first: Shop, workers: int) -> None:
     shop = replace(first, scene=replace(first.scene, workers=workers))
+    _run_while_sources_change(shop)
+    _check(shop)
+    assert any("new-day=2.c" in str(email) for email in shop.plaintext())
 
+
+def _run_while_sources_change(shop: Shop) -> None:
     def change(event: Event) -> None:
         if isinstance(event, FileStarted) and "b.parquet" in event.path and not changed:
             changed.append(event.path)
-            write_source(shop.raw, "day=1/b", 77, "parquet", "new")
-            write_source(shop.raw, "day=2/c", 5, "parquet", "new")
+            write_source(shop.raw, "day=1/b", 90, "parquet", "new")  # as large as before
+            write_source(shop.raw, "day=2/c", 30, "parquet", "new")
 
     changed: list[str] = []
-    with pytest.raises(PipecryptError) as caught:
+    error = None
+    try:
         run_module.run(shop.request(), credentials=shop.credentials, on_event=change)
-    assert caught.value.exit_code == 5
+    except PipecryptError as raised:
+        error = raised
+    assert error is not None
+    assert error.exit_code == 5
     assert shop.seen() is None
-    _check(shop)
-    assert any("new-day=2.c" in str(email) for email in shop.plaintext())
+
+
+def test_without_a_second_look_a_changed_source_is_noticed(first: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "local_fingerprint", lambda status: ANY)
+    with pytest.raises(AssertionError):
+        _run_while_sources_change(first)
 
 
 @pytest.mark.parametrize("scene", ["next", "unsigned-next"])
