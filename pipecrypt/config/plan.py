@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.pipeline.planning.plan import planned_sources
-from pipecrypt.pipeline.planning.preview import source_columns
+from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.task.operation import Operation
 from pipecrypt.storage.listing import SourceFile
 
@@ -122,7 +122,7 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
 
 
 def _columns(loaded: LoadedConfig, source: SourceFile, operation: Operation) -> tuple[PlannedColumn, ...] | None:
-    chosen = source_columns(source, operation)
+    chosen = source_shape(source, operation).columns
     if chosen is None:
         return None
     names = {reference: name for name, reference in loaded.model.keys.items()}

@@ -5,28 +5,26 @@ What earlier runs signed is read, but not verified, because no key is opened: a 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.pipeline.history.history_view import noted_without_keys
 from pipecrypt.pipeline.history.sink_locking import check_unlocked
 from pipecrypt.pipeline.planning.changes import Changes, check_changes, compare_with_done
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
-from pipecrypt.pipeline.planning.preview import source_columns
+from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.task.operation import Encryption, Task
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.pipeline.task.operation import Task
 
 __all__ = ["PlanReport", "PlannedTask", "SchemaDrift", "report_plan"]
 
 _AT_ONCE: Final = 8
+_MOST_WAITING: Final = 4 * _AT_ONCE
 _MOST_DRIFTS: Final = 100
 # From a column's path to its physical type and its master key.
 _Schema: TypeAlias = "tuple[tuple[str, str, str | None], ...]"
@@ -178,27 +176,26 @@ class _Look:
 
 
 def _look_at_all(tasks: Iterable[Task]) -> Iterator[_Look]:
+    waiting: deque[Future[_Look]] = deque()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
-        yield from threads.map(_look_at, tasks)
+        for task in tasks:
+            waiting.append(threads.submit(_look_at, task))
+            if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _look_at(task: Task) -> _Look:
     source = task.source.relative_path
     try:
-        columns = source_columns(task.source, task.operation)
-        batches = _batches(task) if isinstance(task.operation, Encryption) else 0
+        shape = source_shape(task.source, task.operation)
     except PipecryptError as error:
         return _Look(source, None, 0, error.message)
-    if columns is None:
+    if shape.columns is None:
         return _Look(source, None, 0)
-    return _Look(source, tuple((leaf.dotted, leaf.physical_type, key) for leaf, key in columns), batches)
-
-
-def _batches(task: Task) -> int:
-    if isinstance(task.operation, Encryption) and task.operation.row_groups is not None:
-        return len(task.operation.row_groups)
-    with open_range_source(task.source) as source:
-        return len(read_plain_footer(source)[0].structs(FileMetaData.ROW_GROUPS))
+    schema = tuple((leaf.dotted, leaf.physical_type, key) for leaf, key in shape.columns)
+    return _Look(source, schema, shape.row_groups)
 
 
 class _Looks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.names import FileMetaData
@@ -10,13 +12,26 @@ from pipecrypt.pipeline.task.operation import ChunkEncryption, Encryption, Inges
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["ChosenColumn", "source_columns"]
+__all__ = ["ChosenColumn", "SourceShape", "source_shape"]
 
 ChosenColumn = tuple[LeafColumn, str | None]
 
 
-def source_columns(source: SourceFile, operation: Operation) -> tuple[ChosenColumn, ...] | None:
-    """Return the leaf columns of a source that would be encrypted, each with its master key; None for chunks.
+@dataclass(frozen=True, slots=True)
+class SourceShape:
+    """What the footer of a source says about its encryption.
+
+    Args:
+        columns: its leaf columns, each with its master key, None where it stays plaintext; None for chunks.
+        row_groups: how many a Parquet source has, of the task's share where it is split; 0 for others.
+    """
+
+    columns: tuple[ChosenColumn, ...] | None
+    row_groups: int = 0
+
+
+def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
+    """Return the shape of a source that would be encrypted.
 
     Of a source that is not Parquet, as much is read as its types are inferred from.
 
@@ -26,18 +41,20 @@ def source_columns(source: SourceFile, operation: Operation) -> tuple[ChosenColu
     """
     if isinstance(operation, Encryption):
         with open_range_source(source) as file:
-            return _chosen(file, operation)
+            shape = _shape(file, operation)
+        return shape if operation.row_groups is None else replace(shape, row_groups=len(operation.row_groups))
     if isinstance(operation, Ingestion):
         # pyarrow is loaded where rows are read, and only there.
         from pipecrypt.pipeline.task.ingest import empty_output  # noqa: PLC0415
 
-        return _chosen(empty_output(source, operation), operation)
+        return replace(_shape(empty_output(source, operation), operation), row_groups=0)
     if isinstance(operation, ChunkEncryption):
-        return None
+        return SourceShape(None)
     raise AssertionError("decrypting chooses no keys")
 
 
-def _chosen(file: RangeSource, operation: Encryption | Ingestion) -> tuple[ChosenColumn, ...]:
+def _shape(file: RangeSource, operation: Encryption | Ingestion) -> SourceShape:
     footer, _ = read_plain_footer(file)
     leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), file.name)
-    return tuple(zip(leaves, choose_keys(operation.policy, leaves, file.name), strict=True))
+    columns = tuple(zip(leaves, choose_keys(operation.policy, leaves, file.name), strict=True))
+    return SourceShape(columns, len(footer.structs(FileMetaData.ROW_GROUPS)))

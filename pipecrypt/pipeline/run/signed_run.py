@@ -15,7 +15,7 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.planning.plan import Plan, statement_places
-from pipecrypt.pipeline.planning.preview import source_columns
+from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.task.operation import Decryption, Task
@@ -98,5 +98,5 @@ def check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
             raise AssertionError("what is decrypted is not signed")
         check_frame(promise, operation.policy)
         if promise.other_key_ids is None:
-            chosen = source_columns(task.source, operation) or ()
+            chosen = source_shape(task.source, operation).columns or ()
             check_columns(promise, ((leaf.path, reference is not None) for leaf, reference in chosen))
