@@ -23,6 +23,7 @@ __all__ = [
     "RUNS_DIRECTORY",
     "SIGNATURE_SUFFIX",
     "check_file_name",
+    "check_inside",
     "check_path",
     "check_run_id",
     "check_signable_path",
@@ -105,6 +106,18 @@ def check_path(path: str) -> None:
         raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
     if len(path.encode()) > MAX_PATH_BYTES:
         raise DocumentError(f"path {_shown(path)} is longer than {MAX_PATH_BYTES} bytes")
+
+
+def check_inside(path: str) -> None:
+    """Pass if `path` stays inside a dataset and out of `_pipecrypt/`; some names that no file list may hold pass too.
+
+    Raises:
+        DocumentError: absolute, with a NUL, an empty part, `.` or `..`, or under `_pipecrypt/` in any case.
+    """
+    if _EMPTY_OR_DOTS.search(path) is not None or "\0" in path:
+        raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
+    if _RESERVED.match(path) is not None:
+        raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
 
 
 def check_file_name(name: str) -> None:

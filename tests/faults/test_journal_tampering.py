@@ -198,3 +198,28 @@ def test_the_signature_is_what_refuses(shop: Shop, monkeypatch: pytest.MonkeyPat
 def _signed(shop: Shop) -> bytes | None:
     manifest = Path(shop.sink) / "_pipecrypt" / "manifest.json"
     return manifest.read_bytes() if manifest.exists() else None
+
+
+@pytest.mark.parametrize(
+    "path", ["../victim/x", "./../victim/x", "/{victim}/x", "a.parquet/../../victim/x", "_pipecrypt/lock"]
+)
+@pytest.mark.parametrize("what", ["files", "removes"])
+def test_a_journal_without_signatures_leads_nowhere_else(tmp_path: Path, path: str, what: str) -> None:
+    shop = prepare(SCENES["unsigned-next"], tmp_path).fresh("sink")
+    victim = Path(shop.sink).parent / "victim" / "x"
+    victim.parent.mkdir()
+    victim.write_text("keep")
+    path = path.format(victim=victim.parent)
+    block = _blocks(shop)[-1]
+    first, *rest = [json.loads(line) for line in block.read_text().splitlines()]
+    if what == "removes":
+        first["removes"] = [path]
+    else:
+        rest.append(rest[-1] | {"task": "ab" * 32, "source": "gone", "files": [rest[-1]["files"][0] | {"path": path}]})
+    block.write_text("".join(json.dumps(line) + "\n" for line in (first, *rest)))
+
+    with pytest.raises(PipecryptError) as caught:
+        shop.run()
+
+    assert caught.value.exit_code == 3
+    assert victim.read_text() == "keep"

@@ -7,6 +7,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.manifest.paths import (
     MANIFEST_PATH,
     check_file_name,
+    check_inside,
     check_path,
     check_signable_path,
     file_list_path,
@@ -72,3 +73,17 @@ def test_places() -> None:
     assert is_reserved("_pipecrypt")
     # Where case counts, this is somebody else's directory, so it shows up as extra.
     assert not is_reserved("_Pipecrypt/a")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/etc/passwd", "../x", "a/../../x", "a/./x", "a//x", "a/..", ".", "a\0b", "_pipecrypt/runs", "_PipeCrypt"],
+)
+def test_what_leads_out_of_a_dataset_is_refused(path: str) -> None:
+    with pytest.raises(DocumentError):
+        check_inside(path)
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "..a/b..", "a\nb", "a\\b", "c:x", "x/_pipecrypt"])
+def test_odd_names_stay_inside(path: str) -> None:
+    check_inside(path)

@@ -282,7 +282,7 @@ def _check_numbered(tasks: Sequence[Task]) -> None:
 
 def _check_reserved(tasks: Sequence[Task]) -> None:
     """Refuse outputs where runs keep what is theirs: nobody would take them for data again."""
-    reserved = next((task for task in tasks if is_reserved(task.path)), None)
+    reserved = next((task for task in tasks if is_reserved(task.path.lower())), None)  # some systems ignore case
     if reserved is not None:
         raise UsageError(
             f"{reserved.source.location.display} would be written below {RESERVED_DIRECTORY}/",

@@ -25,7 +25,7 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
-from pipecrypt.manifest.paths import MAX_PATH_BYTES, check_run_id
+from pipecrypt.manifest.paths import MAX_PATH_BYTES, check_inside, check_run_id
 from pipecrypt.manifest.promise import PromisedPolicy, decode_policy, encode_policy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.pipeline.progress.summary import Part
@@ -124,7 +124,7 @@ def decode_block(data: bytes) -> Block:
     first, rest = documents[0], documents[1:]
     promises = [_promise(document) for document in rest if "promise" in document]
     records = tuple(_record(document, promises) for document in rest if "promise" not in document)
-    return Block(_header(first), _count(first, "sequence"), records, _texts(first, "removes"))
+    return Block(_header(first), _count(first, "sequence"), records, _paths(first, "removes"))
 
 
 def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[str, object]:
@@ -171,7 +171,9 @@ def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecor
 def _part(document: Document) -> Part:
     document.only("path", "seconds", "entry", "promise", *_COUNTS)
     counts = {name: _count(document, name) for name in _COUNTS}
-    return Part(path=document.text("path", max_characters=_MAX_TEXT), seconds=document.number("seconds"), **counts)
+    path = document.text("path", max_characters=_MAX_TEXT)
+    check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
+    return Part(path=path, seconds=document.number("seconds"), **counts)
 
 
 def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> SignableFile:
@@ -195,5 +197,8 @@ def _count(document: Document, name: str) -> int:
     return value
 
 
-def _texts(document: Document, name: str) -> tuple[str, ...]:
-    return document.texts(name, max_count=_MAX_LIST, max_characters=MAX_PATH_BYTES)
+def _paths(document: Document, name: str) -> tuple[str, ...]:
+    paths = document.texts(name, max_count=_MAX_LIST, max_characters=MAX_PATH_BYTES)
+    for path in paths:
+        check_inside(path)
+    return paths
