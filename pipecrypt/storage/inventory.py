@@ -6,11 +6,13 @@ stops the walk: whoever put a strange file there would else choose what is seen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
@@ -24,6 +26,9 @@ __all__ = ["Admits", "Found", "Kind", "look_at", "pin", "take_inventory"]
 Found: TypeAlias = "tuple[str, SourceFile | None]"
 # Says of the names that lead to a directory whether the walk goes into it.
 Admits: TypeAlias = Callable[[tuple[str, ...]], bool]
+# Stores name the time of an object's last change differently: S3, Azure, GCS, and what keeps files in memory.
+_TIME_FIELDS: Final = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+_NANOSECONDS: Final = 1_000_000_000
 _Identity: TypeAlias = tuple[int, int]  # device and inode
 
 
@@ -161,4 +166,18 @@ def _below(remote: RemoteFilesystem, path: str) -> str:
 
 
 def _remote(location: Location, relative_path: str, info: dict[str, Any]) -> SourceFile:
-    return SourceFile(location, relative_path, size_of(info, location.display), fingerprint_of(info))
+    size = size_of(info, location.display)
+    return SourceFile(location, relative_path, size, fingerprint_of(info), mtime_ns=_modified_ns(info))
+
+
+def _modified_ns(info: dict[str, Any]) -> int | None:
+    for name in _TIME_FIELDS:
+        moment = info.get(name)
+        if isinstance(moment, str):
+            with contextlib.suppress(ValueError):
+                moment = datetime.fromisoformat(moment)
+        if isinstance(moment, datetime):
+            moment = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        if isinstance(moment, int | float):
+            return int(moment) * _NANOSECONDS
+    return None

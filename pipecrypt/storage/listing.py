@@ -38,7 +38,7 @@ class SourceFile:
         size_bytes: its size.
         fingerprint: changes when the file does.
         mode: permission bits of a local file (0o777).
-        mtime_ns: when a local file was last changed, in nanoseconds since 1970.
+        mtime_ns: when it was last changed, in nanoseconds since 1970; of sources on other storages nobody asks.
     """
 
     location: Location

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -83,6 +85,29 @@ def test_other_storages(memory: fsspec.AbstractFileSystem) -> None:
     assert _names("memory://nothing") == {}
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"LastModified": datetime(2026, 1, 2, tzinfo=UTC)},
+        {"created": datetime(2026, 1, 2)},
+        {"updated": "2026-01-02T00:00:00.000Z"},
+        {"created": datetime(2026, 1, 2, tzinfo=UTC).timestamp()},
+        {"updated": "soon", "mtime": datetime(2026, 1, 2, tzinfo=UTC)},
+        {"updated": "soon"},
+        {},
+    ],
+)
+def test_times_of_objects(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, told: dict[str, object]
+) -> None:
+    answer = {"/root/a": {"name": "/root/a", "size": 1, "type": "file"} | told}
+    monkeypatch.setattr(type(memory), "find", lambda *args, **kwargs: answer)
+    ((_, file),) = take_inventory(Location("memory://root"), lambda _: True)
+    assert file is not None
+    expected = None if told in ({}, {"updated": "soon"}) else int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 10**9
+    assert file.mtime_ns == expected
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_is_at_a_place(tmp_path: Path, memory: fsspec.AbstractFileSystem, remote: bool) -> None:
     if remote:
@@ -113,3 +138,15 @@ def test_a_pinned_name_that_is_no_file(tmp_path: Path) -> None:
     assert pin(Location(str(tmp_path / "broken")), "broken") == ("broken", None)
     assert pin(Location(str(tmp_path / "fifo")), "fifo") == ("fifo", None)
     assert look_at(Location(str(tmp_path / "broken"))) is Kind.FILE
+
+
+def test_an_object_store_tells_when(s3_server: Any) -> None:
+    pytest.importorskip("s3fs")
+    place = Location(f"s3://{s3_server.new_bucket()}", s3_server.options)
+    fs = fsspec.filesystem("s3", **s3_server.options)
+    fs.pipe_file(f"{place.url}/x/a", b"1")
+    ((path, file),) = take_inventory(place, lambda _: True)
+    assert path == "x/a"
+    assert file is not None
+    assert file.mtime_ns is not None
+    assert abs(file.mtime_ns / 1e9 - datetime.now(UTC).timestamp()) < 600

@@ -219,7 +219,7 @@ class _Cleaning:
 
     def _is_old(self, file: SourceFile) -> bool:
         if file.mtime_ns is None:
-            return self._grace <= timedelta()  # object stores are not asked when: what may be young stays
+            return self._grace <= timedelta()  # a store that tells no time: what may be young stays
         return self._is_past(datetime.fromtimestamp(file.mtime_ns / _NANOSECONDS, UTC))
 
     def _is_past(self, moment: datetime) -> bool:

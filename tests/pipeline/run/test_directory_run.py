@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fsspec
@@ -32,6 +32,7 @@ from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.publication import temporary_name
 from tests.pipeline.conftest import NAMES, World, write_table
 
 
@@ -320,6 +321,19 @@ def test_clean_takes_what_a_dead_run_left(runs: Runs) -> None:
     assert runs.clean(0).removed == told.removed
     assert runs.names() == []
     assert runs.run().files == 3
+
+
+def test_clean_takes_probes_and_temporary_files_once_they_are_old(runs: Runs) -> None:
+    runs.run()
+    before = runs.names()
+    left = ["_pipecrypt/probe-0123abcd", temporary_name("a.parquet", "0123abcd")]
+    for name in left:
+        with fsspec.open(f"{runs.sink}/{name}", "wb") as file:
+            file.write(b"x")
+    assert runs.clean(24).removed == ()
+    tomorrow = datetime.now(UTC) + timedelta(hours=25)
+    assert clean(runs.sink, grace=timedelta(hours=24), clock=lambda: tomorrow).removed == tuple(sorted(left))
+    assert runs.names() == before
 
 
 def test_clean_leaves_a_dataset_as_it_is(runs: Runs) -> None:
