@@ -86,8 +86,8 @@ def inspect(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
+    from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
     from pipecrypt.parquet.inspect import inspect_file
-    from pipecrypt.pipeline.planning.plan import ENCRYPTED_FILES
     from pipecrypt.storage.listing import list_sources
     from pipecrypt.storage.location import Location
     from pipecrypt.storage.source import open_range_source

@@ -35,7 +35,7 @@ class FileEntry:
         task_id: of the task that wrote it, 64 hex digits; None where no run is to tell later that it was done.
 
     Raises:
-        DocumentError: a member is outside of its range. A writer checks paths with `check_signable_path` before.
+        DocumentError: a member is outside of its range. A writer checks paths with `check_signable_paths` before.
     """
 
     path: str

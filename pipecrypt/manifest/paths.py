@@ -7,6 +7,7 @@ it must not lead out of there or into `_pipecrypt/`, on any system, and must mea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from pipecrypt.documents import DocumentError
@@ -26,7 +27,7 @@ __all__ = [
     "check_inside",
     "check_path",
     "check_run_id",
-    "check_signable_path",
+    "check_signable_paths",
     "file_list_path",
     "is_reserved",
     "run_path",
@@ -100,8 +101,10 @@ def check_path(path: str) -> None:
     """
     if _FORBIDDEN.search(path) is not None:
         raise DocumentError(f"path {_shown(path)} holds a backslash, a control character or no Unicode")
-    if _EMPTY_OR_DOTS.search(path) is not None or _DRIVE.match(path) is not None:
+    if _EMPTY_OR_DOTS.search(path) is not None:
         raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
+    if _DRIVE.match(path) is not None:
+        raise DocumentError(f"path {_shown(path)} begins like one on a drive of Windows, with a letter and a colon")
     if _RESERVED.match(path) is not None:
         raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
     if len(path.encode()) > MAX_PATH_BYTES:
@@ -131,16 +134,21 @@ def check_file_name(name: str) -> None:
         raise DocumentError(f"path {_shown(name)} is more than a file's name")
 
 
-def check_signable_path(path: str) -> None:
-    """Pass if a file of this path can be part of a signed dataset; for planning, before anything is written.
+def check_signable_paths(paths: Iterable[str]) -> None:
+    """Pass if files of these paths can be part of a signed dataset; for planning, before anything is written.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: one of them cannot.
     """
-    try:
-        check_path(path)
-    except DocumentError as error:
-        raise UsageError(f"{error}, so it cannot be signed", hint="rename the file") from error
+    problems = []
+    for path in paths:
+        try:
+            check_path(path)
+        except DocumentError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; {len(problems) - 1} more paths have names like that" if len(problems) > 1 else ""
+        raise UsageError(f"{problems[0]}, so it cannot be signed{more}", hint="rename the file")
 
 
 def _shown(path: str) -> str:

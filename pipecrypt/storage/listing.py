@@ -15,7 +15,7 @@ from typing import Final
 from pipecrypt.errors import NoRegularFileError, SourceNotFoundError, UsageError
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.storage.pattern import ALL_PARQUET, PARQUET_SUFFIXES, Pattern, has_glob
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import is_temporary
 
@@ -66,7 +66,7 @@ def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[Sour
         return (SourceFile(location, location.name, 0, ""),)
     found = list(_list_local(location, below) if location.is_local else _list_remote(location, below))
     if not found:
-        what = "Parquet file" if below.parts == ALL_PARQUET.parts else "source file"
+        what = "Parquet file" if below.suffixes == PARQUET_SUFFIXES else "source file"
         hint = None if below.takes_hidden and not has_glob(location.url) else _NO_FILES_HINT
         raise SourceNotFoundError(f"no {what} in {location.display}", hint=hint)
     for file in found:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["ALL_PARQUET", "EVERY_FILE", "Pattern", "all_ending", "all_parquet_and_hidden", "has_glob"]
+__all__ = [
+    "ALL_PARQUET",
+    "EVERY_FILE",
+    "PARQUET_SUFFIXES",
+    "Pattern",
+    "all_ending",
+    "all_parquet_and_hidden",
+    "has_glob",
+]
 
 _ANY_DEPTH: Final = "**"
 
@@ -80,7 +88,9 @@ class Pattern:
         return closed
 
 
-ALL_PARQUET: Final = Pattern((_ANY_DEPTH, "*.parquet"))
+# In upper or lower case. Whatever this project writes into a directory ends so: else it would not be found there again.
+PARQUET_SUFFIXES: Final = (".parquet", ".pq")
+ALL_PARQUET: Final = Pattern((_ANY_DEPTH, "*"), PARQUET_SUFFIXES)
 EVERY_FILE: Final = Pattern((_ANY_DEPTH, "*"), takes_hidden=True)
 
 
@@ -96,7 +106,7 @@ def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
         suffix: of names that may be hidden.
         left_out: a directory at the top where none of them counts.
     """
-    return Pattern((_ANY_DEPTH, "*.parquet"), hidden_suffixes=(suffix,), left_out=left_out)
+    return Pattern((_ANY_DEPTH, "*"), PARQUET_SUFFIXES, hidden_suffixes=(suffix,), left_out=left_out)
 
 
 def has_glob(text: str) -> bool:

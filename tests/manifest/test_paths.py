@@ -9,7 +9,7 @@ from pipecrypt.manifest.paths import (
     check_file_name,
     check_inside,
     check_path,
-    check_signable_path,
+    check_signable_paths,
     file_list_path,
     is_reserved,
     signature_path,
@@ -34,13 +34,13 @@ def test_refuses_what_may_lead_elsewhere(path: str) -> None:
     with pytest.raises(DocumentError):
         check_path(path)
     with pytest.raises(UsageError):
-        check_signable_path(path)
+        check_signable_paths([path])
 
 
 @pytest.mark.parametrize("path", HARMLESS, ids=ascii)
 def test_takes_names_that_only_look_so(path: str) -> None:
     check_path(path)
-    check_signable_path(path)
+    check_signable_paths([path])
 
 
 def test_a_single_file_has_a_name_only() -> None:

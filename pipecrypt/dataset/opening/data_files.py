@@ -5,10 +5,18 @@ Writers and verifiers must agree on it: what one of them leaves out, the other w
 
 from __future__ import annotations
 
-from pipecrypt.manifest.paths import is_reserved
+from typing import Final
+
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
+from pipecrypt.storage.pattern import all_parquet_and_hidden
 from pipecrypt.storage.publication import is_temporary
 
-__all__ = ["is_data"]
+__all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "is_data"]
+
+# A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
+CHUNKS_SUFFIX: Final = ".chunks.parquet"
+# A directory's encrypted files: those of a tree in chunks may be hidden. What a run has staged is in no place yet.
+ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX, left_out=RESERVED_DIRECTORY)
 
 
 def is_data(path: str) -> bool:

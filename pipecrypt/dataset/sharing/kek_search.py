@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.digest import digest
+from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import open_dataset
 from pipecrypt.documents import encode_base64
@@ -155,7 +156,7 @@ def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSea
     search = _Search(keys_of)
     manifest = place.manifest
     if manifest is None:
-        for source in list_sources(place.location):
+        for source in list_sources(place.location, ENCRYPTED_FILES):
             search.read(source)
         return search.result()
     for entry in place.entries:

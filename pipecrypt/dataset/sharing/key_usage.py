@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.kek_search import Place
 from pipecrypt.keys.grants import Grants
@@ -98,7 +99,7 @@ def read_usage(place: Place) -> DatasetUsage:
     """
     grants = read_grants(place.files, locate(place.grants)[1]) or Grants()
     tally = _Tally()
-    for source in list_sources(place.location):
+    for source in list_sources(place.location, ENCRYPTED_FILES):
         tally.look_into(source)
     manifest = place.manifest
     return DatasetUsage(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.granting import add_grants, check_datasets
 from pipecrypt.dataset.sharing.kek_search import Place, search_keks
@@ -250,7 +251,7 @@ def _dataset_ids(
 
 def _files(place: Place, earlier: EarlierVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
     if earlier is None:
-        for source in list_sources(place.location):
+        for source in list_sources(place.location, ENCRYPTED_FILES):
             yield source.location, None
     elif earlier.manifest.single_file is not None:
         yield place.files.location(place.path), earlier.manifest.single_file

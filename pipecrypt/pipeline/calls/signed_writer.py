@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.dataset.signing.unsigned_writes import check_outside_datasets, check_unsigned_file
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import check_signable_path
+from pipecrypt.manifest.paths import check_signable_paths
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import check_signable_sink
 from pipecrypt.pipeline.task.output import WrittenFile, sidecar_files
@@ -89,7 +89,7 @@ class SignedOutput:
             for file in files:
                 check_unsigned_file(file)
             return
-        check_signable_path(files[0].name)
+        check_signable_paths([files[0].name])
         self._signers = OpenSigners(options, credentials)
         try:
             self._signing = FileSigning(files, self._signers, overwrite=overwrite)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX, ENCRYPTED_FILES
 from pipecrypt.dataset.signing.unsigned_writes import (
     check_outside_datasets,
     check_unsigned_directory,
     check_unsigned_file,
 )
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_path, is_reserved
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
 from pipecrypt.pipeline.planning.splitting import Share, shares_of_each
 from pipecrypt.pipeline.planning.task_id import task_id
@@ -33,13 +33,11 @@ from pipecrypt.sources.formats import (
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
-from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending, all_parquet_and_hidden
+from pipecrypt.storage.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
 from pipecrypt.storage.source import read_start
 
 __all__ = [
-    "CHUNKS_SUFFIX",
-    "ENCRYPTED_FILES",
     "Plan",
     "make_plan",
     "planned_sources",
@@ -47,11 +45,6 @@ __all__ = [
     "split_path",
     "statement_places",
 ]
-
-# A file that holds another one's bytes says so in its name, so that decrypting gives back that name.
-CHUNKS_SUFFIX: Final = ".chunks.parquet"
-# A directory's encrypted files: those of a tree in chunks may be hidden. What a run has staged is in no place yet.
-ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX, left_out=RESERVED_DIRECTORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,8 +287,7 @@ def _check_statements(request: EncryptRequest | DecryptRequest, tasks: Sequence[
     """Refuse names that cannot be signed, and files that would make false what is signed already."""
     check_outside_datasets(request.sink)
     if isinstance(request, EncryptRequest) and request.policy.signing is not None:
-        for task in tasks:
-            check_signable_path(numbered(task.path, 0) if rolls_over(task.operation) else task.path)
+        check_signable_paths(numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks)
     elif is_single_file:
         for file in statement_places(request.sink, tasks):
             check_unsigned_file(file)
@@ -355,8 +347,12 @@ def _reading(reading: Reading, source: SourceFile) -> FileReading:
 def _output_path(operation: Operation, relative_path: str) -> str:
     if isinstance(operation, ChunkEncryption):
         return relative_path + CHUNKS_SUFFIX
-    if isinstance(operation, Ingestion):
-        return output_name(relative_path)
-    if isinstance(operation, Decryption) and relative_path.endswith(CHUNKS_SUFFIX):
+    if isinstance(operation, Decryption):
         return relative_path.removesuffix(CHUNKS_SUFFIX)
-    return relative_path
+    path = output_name(relative_path) if isinstance(operation, Ingestion) else relative_path
+    if path.endswith(CHUNKS_SUFFIX):
+        raise UsageError(
+            f"{relative_path!a} is a table, and its name would say {CHUNKS_SUFFIX}",
+            hint="rename it: decrypting goes by it",
+        )
+    return path if path.lower().endswith(PARQUET_SUFFIXES) else f"{path}.parquet"
