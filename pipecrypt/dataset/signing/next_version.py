@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Protocol
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.opening.data_files import is_data
+from pipecrypt.dataset.signing.directory_state import (
+    check_nothing_unsigned,
+    check_signed_is_there,
+    name_some,
+    sizes_below,
+)
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_file
 from pipecrypt.dataset.signing.promises import add_promises, continue_promise
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
@@ -19,15 +24,10 @@ from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import is_directory
 
 __all__ = ["DatasetSigning", "FileSigning", "Signing"]
-
-_SHOWN: Final = 3
 
 
 class Signing(Protocol):
@@ -65,14 +65,14 @@ class DatasetSigning:
         self._sink = sink
         self._signers = signers
         self._earlier = earlier
-        found = _sizes_below(sink)
+        found = sizes_below(sink)
         entries = () if self._earlier is None else self._earlier.entries
         self._stays = tuple(entry for entry in entries if not replaces(entry.path))
         self._to_replace = frozenset(path for path in found if replaces(path))
         self._entries: list[FileEntry] = []
         self._promises: dict[PromisedPolicy, None] = {}
-        self._check_signed(found.keys() - self._to_replace)
-        self._check_there(found)
+        check_nothing_unsigned(sink, self._stays, found.keys() - self._to_replace)
+        check_signed_is_there(sink, self._stays, found, {})
         self._check_digests()
 
     @property
@@ -120,7 +120,7 @@ class DatasetSigning:
         if left:
             hint = "remove them, then run again with --overwrite"
             raise ConflictError(
-                f"{_named(self._sink, left)}: left of an earlier run, which wrote more files", hint=hint
+                f"{name_some(self._sink, left)}: left of an earlier run, which wrote more files", hint=hint
             )
         entries = sorted([*self._stays, *self._entries], key=lambda entry: entry.path)
         statement = publish_dataset(
@@ -139,29 +139,6 @@ class DatasetSigning:
             return self.staying_promise  # files were removed, and none was added
         promise = add_promises(tuple(self._promises))
         return promise if self.staying_promise is None else continue_promise(self.staying_promise, promise)
-
-    def _check_signed(self, found: Iterable[str]) -> None:
-        unsigned = set(found).difference(entry.path for entry in self._stays)
-        if unsigned:
-            raise ConflictError(
-                f"{_named(self._sink, unsigned)}: in the sink, but neither written by this run nor signed before",
-                hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",
-            )
-
-    def _check_there(self, found: dict[str, int | None]) -> None:
-        broken = {entry.path for entry in self._stays if self._size(entry.path, found) != entry.size_bytes}
-        if broken:
-            raise ConflictError(
-                f"{_named(self._sink, broken)}: signed before and not replaced, but missing or of another size",
-                hint="put them back as they were, or choose another sink",
-            )
-
-    def _size(self, path: str, found: dict[str, int | None]) -> int | None:
-        if path in found:
-            return found[path]
-        # Some storages list late. Only a look at its very place tells that a file is missing.
-        pinned = pin(self._sink.child(path), path)
-        return None if pinned is None or pinned[1] is None else pinned[1].size_bytes
 
     def _check_digests(self) -> None:
         digest = self._signers.options.digest
@@ -232,20 +209,6 @@ class FileSigning:
         )
 
 
-def _sizes_below(sink: Location) -> dict[str, int | None]:
-    """Return what verifying finds in a directory: each path with its size, None for what is no file."""
-    if not is_directory(sink):
-        return {}
-    found = take_inventory(sink, lambda names: not is_reserved("/".join(names)))
-    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path)}
-
-
 def _with_only(entry: FileEntry, digest: DigestAlgorithm) -> FileEntry:
     kept = {algorithm.value: value for algorithm, value in entry.digests().items() if algorithm is digest}
     return replace(entry, sha256=kept.get(DigestAlgorithm.SHA256), blake3=kept.get(DigestAlgorithm.BLAKE3))
-
-
-def _named(sink: Location, paths: Iterable[str]) -> str:
-    names = sorted(paths)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sink.child(name).display for name in names[:_SHOWN]) + more

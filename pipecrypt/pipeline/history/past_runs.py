@@ -5,7 +5,7 @@ Looked at once, while the lock of the sink is held. What a run does about it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.dataset.opening.staged_files import staged_files
@@ -13,6 +13,7 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import ConflictError, ContentError, StorageError
+from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.history.journal.block import TaskRecord
@@ -25,7 +26,20 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import sink_is_empty
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["PastRuns", "has_written", "put_in_place"]
+__all__ = ["DoneFile", "PastRuns", "done_by", "has_written", "put_in_place", "signed_files"]
+
+
+@dataclass(frozen=True, slots=True)
+class DoneFile:
+    """An output that an earlier run wrote.
+
+    Args:
+        task_id: of the task that wrote it; empty where no run of a configuration did.
+        size_bytes: when it was written.
+    """
+
+    task_id: str
+    size_bytes: int
 
 
 def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> None:
@@ -57,13 +71,13 @@ class PastRuns:
         run_ids: of all runs that left something.
         unfinished: the last run, if it noted something and did not finish.
         adopted: its tasks whose files are all there.
-        done: from the path of each output of finished runs to the id of its task.
+        done: outputs of finished runs, by path.
     """
 
     run_ids: tuple[str, ...]
     unfinished: PastRun | None
     adopted: Mapping[str, TaskRecord]
-    done: Mapping[str, str]
+    done: Mapping[str, DoneFile]
 
     @classmethod
     def look(cls, sink: Location, seal: Seal, earlier: EarlierVersion | None, *, is_signed: bool) -> PastRuns:
@@ -93,7 +107,7 @@ class PastRuns:
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
             adopted={} if unfinished is None else _adopted(sink, unfinished),
-            done=_signed_tasks(earlier) if is_signed else _noted_tasks(sink, runs, seal),
+            done=_signed_done(earlier) if is_signed else _noted_done(sink, runs, seal),
         )
 
     def check_finished(self) -> None:
@@ -163,16 +177,26 @@ def _has_footer(file: SourceFile, sha256: str) -> bool:
         return False  # it is written again
 
 
-def _signed_tasks(earlier: EarlierVersion | None) -> dict[str, str]:
-    return {} if earlier is None else {entry.path: entry.task_id or "" for entry in earlier.entries}
+def signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
+    """Return what a version's list says has been done, by path."""
+    return {entry.path: DoneFile(entry.task_id or "", entry.size_bytes) for entry in entries}
 
 
-def _noted_tasks(sink: Location, runs: tuple[FoundRun, ...], seal: Seal) -> dict[str, str]:
-    done: dict[str, str] = {}
-    for run in runs:
-        past = read_run(sink, run, seal) if run.is_finished else None
-        if past is not None:
-            done |= {part.path: record.task_id for record in past.records.values() for part in record.parts}
-            for path in past.removes:
-                done.pop(path, None)
+def done_by(runs: Iterable[PastRun]) -> dict[str, DoneFile]:
+    """Return what runs have noted, the first begun first, by path."""
+    done: dict[str, DoneFile] = {}
+    for past in runs:
+        for record in past.records.values():
+            done |= {part.path: DoneFile(record.task_id, part.sink_bytes) for part in record.parts}
+        for path in past.removes:
+            done.pop(path, None)
     return done
+
+
+def _signed_done(earlier: EarlierVersion | None) -> dict[str, DoneFile]:
+    return {} if earlier is None else signed_files(earlier.entries)
+
+
+def _noted_done(sink: Location, runs: tuple[FoundRun, ...], seal: Seal) -> dict[str, DoneFile]:
+    past = (read_run(sink, run, seal) for run in runs if run.is_finished)
+    return done_by(each for each in past if each is not None)

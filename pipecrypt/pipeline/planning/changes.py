@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import ConflictError
 from pipecrypt.pipeline.history.journal.block import TaskRecord
+from pipecrypt.pipeline.history.past_runs import DoneFile
 from pipecrypt.pipeline.planning.plan import rolls_over, split_path
 from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
+from pipecrypt.storage.location import Location
 
-__all__ = ["Changes", "check_changes", "compare_with_done", "superseded_by", "written_by"]
+__all__ = ["Changes", "check_changes", "check_sizes", "compare_with_done", "superseded_by", "written_by"]
 
 _SHOWN: Final = 3
 
@@ -28,36 +31,73 @@ class Changes:
         skipped: how many are done.
         replaced: outputs that will be written again, sorted.
         removed: outputs whose sources are gone, sorted.
+        lost: outputs that were written and are not there now, sorted.
+        made_again: these, and others that the same tasks wrote.
+        kept: outputs of earlier runs that stay as they are, by path.
     """
 
     to_do: tuple[Task, ...]
     skipped: int
-    replaced: tuple[str, ...]
-    removed: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    made_again: tuple[str, ...] = ()
+    kept: Mapping[str, DoneFile] = field(default_factory=dict)
 
 
-def compare_with_done(tasks: Iterable[Task], done: Mapping[str, str], adopted: Mapping[str, TaskRecord]) -> Changes:
+def compare_with_done(
+    tasks: Iterable[Task],
+    done: Mapping[str, DoneFile],
+    adopted: Mapping[str, TaskRecord],
+    found: Mapping[str, int | None] | None = None,
+) -> Changes:
     """Return what is left to do.
 
     Args:
         tasks: all tasks of the plan.
-        done: from the path of each output that is there to the id of the task that wrote it.
+        done: each output that was written, by path.
         adopted: from ids to records of tasks that are done by a run that is continued.
+        found: the outputs that are there; None where whoever signs looks for them.
     """
     planned = tuple(tasks)
     rewritten = {part.path for record in adopted.values() for part in record.parts}
-    done = {path: task_id for path, task_id in done.items() if path not in rewritten}
-    ids = {*done.values(), *adopted}
-    to_do = tuple(task for task in planned if task.id not in ids)
+    done = {path: file for path, file in done.items() if path not in rewritten}
     planned_ids = {task.id for task in planned}
-    stale = sorted(path for path, task_id in done.items() if task_id not in planned_ids)
+    there = done if found is None else found
+    lost = sorted(path for path, file in done.items() if path not in there and file.task_id in planned_ids)
+    undone = {done[path].task_id for path in lost}
+    ids = {file.task_id for file in done.values()}.difference(undone).union(adopted)
+    to_do = tuple(task for task in planned if task.id not in ids)
+    stale = sorted(path for path, file in done.items() if file.task_id not in planned_ids)
     writes = written_by(to_do)
     return Changes(
         to_do=to_do,
         skipped=len(planned) - len(to_do),
         replaced=tuple(path for path in stale if writes(path)),
         removed=tuple(path for path in stale if not writes(path)),
+        lost=tuple(lost),
+        made_again=tuple(sorted(path for path, file in done.items() if file.task_id in undone)),
+        kept={path: file for path, file in done.items() if file.task_id in planned_ids - undone},
     )
+
+
+def check_sizes(sink: Location, changes: Changes, found: Mapping[str, int | None]) -> None:
+    """Pass if outputs that nobody signed, and that stay, have the sizes that they were written with.
+
+    Args:
+        sink: the directory.
+        changes: from `compare_with_done`, with the same `found`.
+        found: sizes in bytes of the outputs that are there.
+
+    Raises:
+        ConflictError: one has not.
+    """
+    other = [path for path, file in changes.kept.items() if found.get(path) != file.size_bytes]
+    if other:
+        raise ConflictError(
+            f"{name_some(sink, other)}: not of the size that an earlier run wrote",
+            hint="remove what nobody wants, so that it is made again; or begin anew with --overwrite",
+        )
 
 
 def check_changes(changes: Changes, choice: OnSourceChange) -> None:

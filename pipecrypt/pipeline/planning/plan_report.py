@@ -6,20 +6,23 @@ What earlier runs signed is read, but not verified, because no key is opened: a 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.pipeline.history.history_view import noted_without_keys
+from pipecrypt.pipeline.history.history_view import NotedWork, noted_without_keys
 from pipecrypt.pipeline.history.sink_locking import check_unlocked
-from pipecrypt.pipeline.planning.changes import Changes, check_changes, compare_with_done
+from pipecrypt.pipeline.planning.changes import Changes, check_changes, check_sizes, compare_with_done, superseded_by
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.storage.location import Location
 
 __all__ = ["PlanReport", "PlannedTask", "SchemaDrift", "report_plan"]
 
@@ -143,20 +146,45 @@ def report_plan(request: EncryptRequest) -> PlanReport:
 
 
 def _changes(request: EncryptRequest, plan: Plan, conflicts: list[str]) -> Changes:
-    everything = Changes(to_do=plan.tasks, skipped=0, replaced=(), removed=())
+    everything = Changes(to_do=plan.tasks, skipped=0)
     if plan.is_single_file or request.sink.is_standard_stream:
         return everything
-    noted = noted_without_keys(request.sink)
+    is_signed = request.policy.signing is not None
+    noted = noted_without_keys(request.sink, is_signed=is_signed)
     if noted.unfinished is not None and not (request.run.resumes or request.overwrite):
         conflicts.append(f"run {noted.unfinished} was not finished: continue it with --resume")
     if noted.has_foreign_files and not request.overwrite:
         conflicts.append(f"the sink {request.sink.display} holds files that no run of a configuration wrote")
-    changes = everything if request.overwrite else compare_with_done(plan.tasks, noted.done, {})
+    found = sizes_below(request.sink)
+    changes = everything
+    if not request.overwrite:
+        changes = compare_with_done(plan.tasks, noted.done, {}, None if is_signed else found)
     with _noted(conflicts):
         check_unlocked(request.sink)
     with _noted(conflicts):
         check_changes(changes, request.run.on_source_change)
+    if not is_signed and not request.overwrite:
+        with _noted(conflicts):
+            check_sizes(request.sink, changes, found)
+    elif is_signed and noted.unfinished is None:  # what a run left that did not finish is resumed or removed
+        _check_signed(request.sink, noted, changes, found, conflicts)
     return changes
+
+
+def _check_signed(
+    sink: Location, noted: NotedWork, changes: Changes, found: Mapping[str, int | None], conflicts: list[str]
+) -> None:
+    """Note what a run would say about the files of the version that it follows."""
+    removed, superseded = set(changes.removed), superseded_by(changes.to_do)
+    entries, run = ((), None) if noted.version is None else (noted.version.entries, noted.version.run)
+    stays = [entry for entry in entries if entry.path not in removed and not superseded(entry.path)]
+    others = [path for path in found if path not in removed and not superseded(path)]
+    staged = {path: file.size_bytes for path, file in staged_files(sink, run).items()}
+    if noted.version is not None:
+        with _noted(conflicts):
+            check_nothing_unsigned(sink, stays, others)
+    with _noted(conflicts):
+        check_signed_is_there(sink, stays, found, staged)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ given back. A run that is killed before 7 leaves the dataset as it was, one that
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
@@ -29,7 +31,14 @@ from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import PlainSeal, Seal, SignedSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns, put_in_place
 from pipecrypt.pipeline.history.sink_locking import locked_sink
-from pipecrypt.pipeline.planning.changes import Changes, check_changes, compare_with_done, superseded_by, written_by
+from pipecrypt.pipeline.planning.changes import (
+    Changes,
+    check_changes,
+    check_sizes,
+    compare_with_done,
+    superseded_by,
+    written_by,
+)
 from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import new_run_id
@@ -45,6 +54,8 @@ from pipecrypt.storage.sink import remove_leftovers_in, sink_is_empty
 from pipecrypt.storage.sink_lock import SinkLock
 
 __all__ = ["DirectoryRun", "open_directory_run"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,17 +297,24 @@ def _resumed(request: EncryptRequest, plan: Plan, found: _Found) -> tuple[Mappin
 def _changes(request: EncryptRequest, plan: Plan, found: _Found, adopted: Mapping[str, TaskRecord]) -> Changes:
     past = found.past
     if past is None or request.overwrite:
-        return Changes(to_do=plan.tasks, skipped=0, replaced=(), removed=())
+        return Changes(to_do=plan.tasks, skipped=0)
     if not request.run.resumes:
         past.check_finished()
     is_known = bool(past.done) or past.unfinished is not None
-    if (not is_known and not sink_is_empty(found.sink, besides=RESERVED_DIRECTORY)) or "" in past.done.values():
+    if (not is_known and not sink_is_empty(found.sink, besides=RESERVED_DIRECTORY)) or any(
+        not file.task_id for file in past.done.values()
+    ):
         raise SinkNotEmptyError(f"the sink {found.sink.display} holds files that no run of a configuration wrote")
-    changes = compare_with_done(plan.tasks, past.done, adopted)
+    there = sizes_below(found.sink) if found.signers is None else None
+    changes = compare_with_done(plan.tasks, past.done, adopted, there)
     if request.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
         changes = replace(changes, removed=())
     check_changes(changes, request.run.on_source_change)
+    if there is not None:
+        check_sizes(found.sink, changes, there)
+    if changes.lost:
+        _log.warning("%s: written before and gone, so made again", name_some(found.sink, changes.lost))
     return changes
 
 
@@ -307,7 +325,8 @@ def _may_replace(request: EncryptRequest, changes: Changes, *, is_resumed: bool)
     """
     if request.overwrite or is_resumed:
         return lambda path: True
-    replaced = set(changes.replaced).union(unnumbered(path) or path for path in changes.replaced)
+    known = {*changes.replaced, *changes.made_again}
+    replaced = known.union(unnumbered(path) or path for path in known)
     return lambda path: path in replaced
 
 

@@ -217,6 +217,45 @@ def test_a_run_into_a_dataset_leaves_it_as_it_was_until_it_is_signed(runs: Runs)
     assert not [name for name in runs.names() if "/staged/" in name]
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_became_of_the_outputs_is_looked_at(runs: Runs, resumes: bool) -> None:
+    runs.run()
+    fs, base = fsspec.core.url_to_fs(runs.sink)
+    fs.rm(f"{base}/{NAMES[0]}")
+    planned = report_plan(runs.request())
+    if runs.is_signed:
+        assert "missing" in "".join(planned.conflicts)
+        with pytest.raises(ConflictError):
+            runs.run(resumes=resumes)
+        return
+    assert (planned.to_do, planned.conflicts) == (1, ())
+    assert runs.run(resumes=resumes).files == 1
+    assert runs.emails() == runs.plaintext()
+    fs.pipe_file(f"{base}/{NAMES[1]}", b"PAR1 of somebody else")
+    assert "not of the size" in "".join(report_plan(runs.request()).conflicts)
+    with pytest.raises(ConflictError):
+        runs.run(resumes=resumes)
+    assert runs.run(overwrite=True).files == 3
+    assert runs.emails() == runs.plaintext()
+
+
+def test_a_plan_knows_what_a_signed_run_would_refuse(runs: Runs) -> None:
+    if not runs.is_signed:
+        pytest.skip("unsigned runs leave files of others alone")
+    runs.run()
+    fs, base = fsspec.core.url_to_fs(runs.sink)
+    assert report_plan(runs.request()).conflicts == ()
+    fs.pipe_file(f"{base}/extra.parquet", b"1")
+    assert "nor signed" in "".join(report_plan(runs.request()).conflicts)
+    with pytest.raises(ConflictError):
+        runs.run()
+    fs.rm(f"{base}/extra.parquet")
+    fs.rm(f"{base}/_pipecrypt/manifest.json")
+    assert "no run of a configuration" in "".join(report_plan(runs.request()).conflicts)
+    with pytest.raises(SinkNotEmptyError):
+        runs.run()
+
+
 def test_a_version_whose_files_are_not_in_place_is_read_and_put_in_place(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

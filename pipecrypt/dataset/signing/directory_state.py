@@ -1,0 +1,87 @@
+"""Compare what a directory holds with the files that its next version keeps. Writing that version: next_version.
+
+A run compares before its first file, with a version that it verified; a plan with one that nobody verified yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from pipecrypt.dataset.opening.data_files import is_data
+from pipecrypt.errors import ConflictError
+from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.storage.inventory import pin, take_inventory
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink import is_directory
+
+__all__ = ["check_nothing_unsigned", "check_signed_is_there", "name_some", "sizes_below"]
+
+_SHOWN: Final = 3
+
+
+def sizes_below(directory: Location) -> dict[str, int | None]:
+    """Return what verifying finds in a directory: each path with its size in bytes, None for what is no file.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if not is_directory(directory):
+        return {}
+    found = take_inventory(directory, lambda names: not is_reserved("/".join(names)))
+    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path)}
+
+
+def check_nothing_unsigned(directory: Location, stays: Sequence[FileEntry], found: Iterable[str]) -> None:
+    """Pass if everything that is found, and not about to be replaced, was signed.
+
+    Raises:
+        ConflictError: something was not.
+    """
+    unsigned = set(found).difference(entry.path for entry in stays)
+    if unsigned:
+        raise ConflictError(
+            f"{name_some(directory, unsigned)}: in the sink, but neither written by this run nor signed before",
+            hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",
+        )
+
+
+def check_signed_is_there(
+    directory: Location, stays: Sequence[FileEntry], found: Mapping[str, int | None], staged: Mapping[str, int]
+) -> None:
+    """Pass if every file that stays is there, of the size that was signed.
+
+    Args:
+        directory: where.
+        stays: what was signed and stays.
+        found: sizes in bytes, from `sizes_below`.
+        staged: sizes of files that were signed and are on the way to their places.
+
+    Raises:
+        ConflictError: one is missing, or of another size.
+        StorageError: the storage refused or failed.
+    """
+    broken = {
+        entry.path for entry in stays if staged.get(entry.path, _size(directory, entry.path, found)) != entry.size_bytes
+    }
+    if broken:
+        raise ConflictError(
+            f"{name_some(directory, broken)}: signed before and not replaced, but missing or of another size",
+            hint="put them back as they were, or choose another sink",
+        )
+
+
+def name_some(directory: Location, paths: Iterable[str]) -> str:
+    """Return the first paths in order, as errors show them, and how many more there are."""
+    names = sorted(paths)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(directory.child(name).display for name in names[:_SHOWN]) + more
+
+
+def _size(directory: Location, path: str, found: Mapping[str, int | None]) -> int | None:
+    if path in found:
+        return found[path]
+    # Some storages list late. Only a look at its very place tells that a file is missing.
+    pinned = pin(directory.child(path), path)
+    return None if pinned is None or pinned[1] is None else pinned[1].size_bytes
