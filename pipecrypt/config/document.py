@@ -131,11 +131,13 @@ class _Reading:
         if isinstance(node, MappingNode):
             return self.mapping(node, path)
         if isinstance(node, SequenceNode):
+            self.check_tag(node, "seq")
             return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
         return self.scalar(node)
 
     def mapping(self, node: MappingNode, path: ValuePath) -> dict[str, Value]:
         self.values[path] = _position(node)
+        self.check_tag(node, "map")
         result: dict[str, Value] = {}
         for key_node, value_node in node.value:
             key = self.mapping_key(key_node)
@@ -147,6 +149,11 @@ class _Reading:
             if value_node.start_mark.index == value_node.end_mark.index:
                 self.values[(*path, key)] = _position(key_node)  # `key:` with nothing behind it
         return result
+
+    def check_tag(self, node: Node, kind: str) -> None:
+        tag = str(node.tag)
+        if tag not in {_TAG + kind, "!"}:
+            self.fail(_position(node), f"{tag.removeprefix(_TAG)} is no kind of value that a configuration has")
 
     def mapping_key(self, node: Node) -> str:
         if not isinstance(node, ScalarNode) or not isinstance(key := self.scalar(node), str):

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipecrypt.config.document import MAX_CONFIG_BYTES, Document, ValuePath, parse_document
+from pipecrypt.config.document import MAX_CONFIG_BYTES, Document, Value, ValuePath, parse_document
 from pipecrypt.config.interpolate import interpolate_document
 from pipecrypt.config.model import (
     ColumnsModel,
@@ -54,6 +54,7 @@ _MUST_BE = {
     "string_type": "text",
     "tuple_type": "a list",
 }
+_EMPTY_HINT = "write a value, or remove the line"
 _TEXT_OR_LIST = "text or a list of text"
 
 
@@ -91,10 +92,18 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
     """
     name = os.fspath(path)
     document = interpolate_document(parse_document(_read(name), name), environ)
+    empty = {
+        path: Problem(document.value_position(path), f"{_dotted(path)} must be filled in", _EMPTY_HINT)
+        for path in _empty_values(document.root, ())
+    }
     try:
         model = ConfigModel.model_validate(document.root)
     except ValidationError as error:
-        raise config_error(name, _problems(error.errors(include_url=False), document)) from None
+        told = {problem.position for problem in empty.values()}
+        others = _problems(error.errors(include_url=False), document)
+        raise config_error(name, [*empty.values(), *(each for each in others if each.position not in told)]) from None
+    if empty:
+        raise config_error(name, empty.values())
     loaded = LoadedConfig(model, document)
     if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded), *_bad_signing(loaded)]:
         raise config_error(name, problems)
@@ -111,6 +120,19 @@ def _read(name: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError(f"cannot read {name}: {reason}", hint="check the path and its permissions") from None
+
+
+def _empty_values(value: Value, path: ValuePath) -> Iterator[ValuePath]:
+    """Yield where nothing stands: a line that was half edited must not take protection away. fsspec may want nulls."""
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            if name != "options" or len(path) != 1:
+                yield from _empty_values(each, (*path, name))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _empty_values(each, (*path, index))
 
 
 def _problems(errors: list[ErrorDetails], document: Document) -> list[Problem]:

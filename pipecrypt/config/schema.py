@@ -14,6 +14,7 @@ __all__ = ["config_schema"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
+_NULL = {"type": "null"}  # pydantic adds it to what may be left out; loading refuses what is empty
 _KEPT = ("title", "description", "default")
 
 
@@ -25,7 +26,7 @@ def config_schema() -> dict[str, Any]:
 
 def _with_variables(node: Any) -> Any:
     if isinstance(node, list):
-        return [_with_variables(child) for child in node]
+        return [_with_variables(child) for child in node if child != _NULL]
     if not isinstance(node, dict):
         return node
     if node.get("type") in {"integer", "number", "boolean"} or "enum" in node or "const" in node:

@@ -150,7 +150,7 @@ def _client(address: str | None, workers: int) -> Iterator[Any]:
             target = address
         try:
             client = distributed.Client(target, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             raise ConflictError(
                 f"no Dask scheduler answers at {address}", hint="check run.address, and that the cluster runs"
             ) from error

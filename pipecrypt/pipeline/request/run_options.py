@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -12,6 +13,10 @@ __all__ = ["DEFAULT_ATTEMPTS", "MAX_ATTEMPTS", "ExecutorKind", "OnSourceChange",
 
 DEFAULT_ATTEMPTS: Final = 3
 MAX_ATTEMPTS: Final = 100
+# Dask itself finds out late: its client tries for a minute to reach what has no port.
+_ADDRESS: Final = re.compile(
+    r"(?:(?:tcp|tls)://)?[^\s/:@]+:\d{1,5}|(?:tcp|tls)://\[[0-9A-Fa-f:.]+\]:\d{1,5}|(?:ws|wss|ucx)://\S+"
+)
 
 
 class ExecutorKind(StrEnum):
@@ -65,6 +70,8 @@ class RunOptions:
             raise UsageError(f"{self.split_bytes!r} is no size of a task", hint="give a number of bytes")
         if self.address is not None and self.executor is not ExecutorKind.DASK:
             raise UsageError("an address is of a Dask scheduler", hint="set the executor to dask, or leave it out")
+        if self.address is not None and _ADDRESS.fullmatch(self.address) is None:
+            raise UsageError(f"{self.address!a} is no address of a Dask scheduler", hint="write tcp://HOST:PORT")
 
 
 def _is_count(value: object) -> bool:
