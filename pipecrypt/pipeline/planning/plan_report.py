@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
 from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.pipeline.history.history_view import NotedWork, noted_without_keys
@@ -179,7 +179,8 @@ def _check_signed(
     entries, run = ((), None) if noted.version is None else (noted.version.entries, noted.version.run)
     stays = [entry for entry in entries if entry.path not in removed and not superseded(entry.path)]
     others = [path for path in found if path not in removed and not superseded(path)]
-    staged = {path: file.size_bytes for path, file in staged_files(sink, run).items()}
+    right = listed_staged_files(sink, run, {entry.path: entry for entry in entries})
+    staged = {path: file.size_bytes for path, file in right.items()}
     if noted.version is not None:
         with _noted(conflicts):
             check_nothing_unsigned(sink, stays, others)
