@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -12,7 +13,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.dataset.opening import staged_files
 from pipecrypt.dataset.signing import staged_version
-from pipecrypt.errors import PipecryptError
+from pipecrypt.errors import IntegrityError, PipecryptError
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
@@ -83,6 +84,21 @@ def test_it_is_removed_by_whoever_writes_next(shop: Shop, tidy: str, caplog: pyt
     write_source(shop.raw, "day=9/new", 10, "parquet")
     assert shop.run().files == 1
     assert shop.plaintext() == shop.expected()
+
+
+def test_where_the_right_file_is_lost_too_nothing_is_touched_until_the_user_decides(shop: Shop) -> None:
+    staged = _publish_late(shop)
+    fs, root = fsspec.core.url_to_fs(shop.sink)
+    fs.pipe_file(f"{root}/{NAME}", b"lost")
+    before = shop.files()
+    for attempt in (shop.run, partial(shop.run, overwrite=True), shop.clean):
+        with pytest.raises(IntegrityError) as caught:
+            attempt()
+        assert staged in caught.value.message
+        assert {name: data for name, data in shop.files().items() if "/lock/" not in name} == before
+    fs.rm(f"{root}/{staged}".removesuffix(f"/{NAME}"), recursive=True)  # what the hint says
+    assert shop.run(overwrite=True).files == 3
+    assert (shop.verify(), shop.plaintext()) == (3, shop.expected())
 
 
 def test_without_a_look_at_footers_it_destroys_the_dataset(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
