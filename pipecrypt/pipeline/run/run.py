@@ -140,13 +140,13 @@ def _told(summary: Summary, opened: SignedRun | DirectoryRun) -> Summary:
     """Return the summary of a run, with what it left alone."""
     if not isinstance(opened, DirectoryRun):
         return summary
-    changes = opened.changes
+    decision = opened.decision
     return replace(
         summary,
         run_id=opened.run_id,
-        skipped=changes.skipped,
-        replaced=changes.replaced,
-        removed=changes.removed,
+        skipped=decision.changes.skipped,
+        replaced=decision.changes.replaced,
+        removed=tuple(sorted({*decision.changes.removed, *decision.dropped})),
     )
 
 
