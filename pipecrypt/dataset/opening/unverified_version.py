@@ -48,7 +48,10 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     envelope = read_small_file(place, MAX_ENVELOPE_BYTES)
     if envelope is None:
         return None
-    manifest = decode_statement(parse_envelope(envelope).payload)
+    try:
+        manifest = decode_statement(parse_envelope(envelope).payload)
+    except IntegrityError as error:
+        raise IntegrityError(f"{place.display}: {error.message}", hint=error.hint) from error
     summary = manifest.file_list
     if summary is None:
         raise IntegrityError(f"{place.display} is about a single file", hint="it was put there by mistake, or worse")

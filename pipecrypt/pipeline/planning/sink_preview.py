@@ -5,7 +5,7 @@ Nothing may be written on the strength of it. Sources are looked at by plan_repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.dataset.opening.staged_files import staged_files
@@ -54,20 +54,24 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
     found = sizes_below(request.sink)
     there = None if is_signed else found
     decision = decide(request, plan, past, there)
-    conflicts: list[str] = []
-    checks: list[Callable[[], None]] = [
-        lambda: check_unlocked(request.sink),
-        *find_conflicts(request, past, decision, there),
-    ]
-    if is_signed and version is not None:
-        checks += _checks_of_signed(request, version, decision, _without(found, past.going))
+    # While another run is at work, what it has not come to yet is no conflict of its own.
+    conflicts = _problems([lambda: check_unlocked(request.sink)])
+    if not conflicts:
+        conflicts += _problems(find_conflicts(request, past, decision, there))
+        if is_signed and version is not None:
+            conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
+    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired)
+
+
+def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
+    found = []
     for check in checks:
         try:
             check()
         except (ConflictError, SinkNotEmptyError) as error:
-            conflicts.append(error.message)
-    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
-    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired)
+            found.append(error.message)
+    return found
 
 
 def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[str, int | None]:

@@ -124,9 +124,12 @@ def _carry_out(
 ) -> Summary:
     if isinstance(opened, DirectoryRun) and not opened.has_work:
         return _told(Summary.of(opened.plan.name, (), time.perf_counter() - started), opened)
-    opened.begin()
     try:
-        parts = _run_tasks(opened, work, on_event) if opened.plan.tasks else []
+        if opened.plan.tasks:
+            parts = _run_tasks(opened, work, on_event)
+        else:
+            opened.begin()
+            parts = []
     except BaseException:
         # What is noted need not be done again. Another error is on its way.
         with contextlib.suppress(PipecryptError):
@@ -162,4 +165,4 @@ def _run_tasks(opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable
             opened.check_quickly()
         on_event(event)
 
-    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks)
+    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks, on_ready=opened.begin)

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
 from pipecrypt.pipeline.progress.events import Event, FileDone
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
+from pipecrypt.storage import tail
+from pipecrypt.storage.location import Location
 from tests.faults.scenes import SCENES, Scene, Shop, prepare, write_source
 
 
@@ -191,3 +194,26 @@ def test_unsigned_runs_into_one_directory_keep_its_id(tmp_path: Path, monkeypatc
     assert len(ids) == 1
     shop.run(overwrite=True)
     assert len(ids) == 2
+
+
+@pytest.mark.parametrize("name", ["unsigned", "first"])
+def test_keys_that_do_not_open_leave_a_finished_sink_finished(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    before = set(shop.files())
+    with pytest.raises(PipecryptError):
+        run(shop.request(overwrite=True), credentials=Credentials({}))
+    assert {name for name in set(shop.files()) - before if not name.endswith("/report.json")} == set()
+    assert shop.run().files == 0
+
+
+def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
+    shop = _shop(SCENES["first"], tmp_path)
+    shop.run()
+    place = Location(f"{shop.sink}/a.parquet")
+    source = tail._pinned(place)
+    tail.write_undo(source, source.size_bytes - 100)
+    tail.replace_tail(source, source.size_bytes - 100, b"of another size")
+    with pytest.raises(ConflictError) as caught:
+        shop.run()
+    assert "rotation" in str(caught.value.hint)
