@@ -156,7 +156,7 @@ class DirectoryRun:
         Raises:
             ConflictError: another run writes to the sink.
         """
-        if self._lock.is_lost:
+        if self._lock.is_lost or self._lock.is_doubtful:
             self._lock.check()
         if self._keeps_journal:
             self._journal.flush_if_due()
