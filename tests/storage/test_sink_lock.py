@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import sink_lock
+from pipecrypt.storage import process_identity, sink_lock
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
 from pipecrypt.storage.sink_lock import LockTiming, SinkLock, current_holder
@@ -272,3 +273,12 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
 
 def _refuse(location: Location) -> None:
     raise StorageError(f"cannot remove {location.display}")
+
+
+def test_a_process_that_is_hidden_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(this_process(), number=os.getppid(), started="1")
+    assert is_running(other) is False  # another one that got its number
+    monkeypatch.setattr(process_identity, "_started", lambda number: None)
+    monkeypatch.setattr(process_identity.os.path, "exists", lambda path: False)
+    assert is_running(other) is None
+    assert is_running(replace(other, number=2**22 + 1)) is False  # more than Linux gives
