@@ -217,3 +217,19 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConflictError) as caught:
         shop.run()
     assert "rotation" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "name", ["99999999T999999Z-00000000", "20260230T000000Z-00000000", "99991231T235959Z-00000000"]
+)
+def test_directories_that_are_of_no_run_are_left_alone(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    shop.run()
+    strange = Path(shop.sink) / "_pipecrypt/runs" / name
+    strange.mkdir()
+    (strange / "parts-000000.jsonl").write_text("")
+    write_source(shop.raw, "more", 9, "parquet")
+    assert _plan(shop).to_do == 1
+    assert shop.run().files == 1
+    shop.clean()
+    assert strange.exists()
