@@ -25,7 +25,7 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
-from pipecrypt.manifest.paths import MAX_PATH_BYTES, check_inside, check_run_id
+from pipecrypt.manifest.paths import MAX_PATH_BYTES, check_inside, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy, decode_policy, encode_policy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.pipeline.progress.summary import Part
@@ -145,7 +145,7 @@ def _header(document: Document) -> RunHeader:
     if document.integer("version") != _VERSION:
         raise DocumentError("the version of the block is unknown to this version of pipecrypt")
     run_id = document.text("run", max_characters=_MAX_TEXT)
-    check_run_id(run_id)
+    parse_run_id(run_id)
     return RunHeader(
         run_id=run_id,
         dataset_id=_matching(document, "dataset", _DATASET_ID),

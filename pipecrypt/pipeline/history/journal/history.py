@@ -14,7 +14,7 @@ from typing import Final
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, check_run_id, run_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
 from pipecrypt.pipeline.history.journal.seal import Seal
@@ -71,7 +71,7 @@ def find_runs(sink: Location) -> tuple[FoundRun, ...]:
     for path, _ in take_inventory(sink.child(RUNS_DIRECTORY), lambda below: len(below) < _DEPTH):
         run_id, _, name = path.partition("/")
         try:
-            check_run_id(run_id)
+            parse_run_id(run_id)
         except DocumentError:
             continue
         names[run_id].add(name)
