@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.documents import DocumentError
@@ -52,12 +52,14 @@ class PastRun:
         header: what it is.
         records: the tasks it has done, by task id; of a task done twice, the last.
         removes: paths that it removes once its version is signed.
+        replaces: paths where it may have written over outputs of earlier runs.
         next_sequence: of the block that would follow.
     """
 
     header: RunHeader
     records: Mapping[str, TaskRecord]
     removes: tuple[str, ...]
+    replaces: tuple[str, ...]
     next_sequence: int
 
 
@@ -105,10 +107,24 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
         return None
     return PastRun(
         header=blocks[0].header,
-        records={record.task_id: record for block in blocks for record in block.records},
+        records=_joined(record for block in blocks for record in block.records),
         removes=tuple(path for block in blocks for path in block.removes),
+        replaces=tuple(path for block in blocks for path in block.replaces),
         next_sequence=len(blocks),
     )
+
+
+def _joined(records: Iterable[TaskRecord]) -> dict[str, TaskRecord]:
+    """Return what is known of each task; nothing of one whose last record was never written."""
+    whole: dict[str, TaskRecord] = {}
+    begun: dict[str, TaskRecord] = {}
+    for record in records:
+        before = begun.pop(record.task_id, None)
+        if before is not None:
+            parts, signable = before.parts + record.parts, before.signable + record.signable
+            record = replace(record, parts=parts, signable=signable)  # noqa: PLW2901
+        (begun if record.has_more else whole)[record.task_id] = record
+    return whole
 
 
 def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:
