@@ -73,8 +73,9 @@ def list_signed_sources(
     prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
     expected = _expected(dataset, prefix, pattern)
     due = {path: dataset.entries[path] for path in expected}
-    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due)
     found = {prefix + source.relative_path: source for source in sources}
+    in_place = {path for path, entry in due.items() if path in found and found[path].size_bytes == entry.size_bytes}
+    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due, in_place=in_place)
     found |= {path: _below(prefix, file) for path, file in staged.items()}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
     if absence is not None and not found:

@@ -9,7 +9,7 @@ was signed like any other file: putting something there gains an attacker what r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError, ContentError
@@ -41,22 +41,35 @@ def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFil
 
 
 def listed_staged_files(
-    directory: Location, run_id: str | None, entries: Mapping[str, FileEntry]
+    directory: Location,
+    run_id: str | None,
+    entries: Mapping[str, FileEntry],
+    *,
+    in_place: Collection[str] | None = None,
 ) -> dict[str, SourceFile]:
-    """Return those staged files that have the size and the footer that were signed, by path; usually none.
+    """Return the staged files that are to be taken rather than those at their places, by path; usually none.
 
-    The caller still owes to compare all else.
+    They have the size and, where another file may be the right one, the footer that were signed. The caller still owes
+    to compare all else.
 
     Args:
         directory: of the dataset.
         run_id: the run that the verified statement names.
         entries: what was signed, by path; other files are left out.
+        in_place: paths at whose places a file of the signed size is; None where nobody has looked yet. A version of
+            which much is staged is opened without reading each footer.
 
     Raises:
         StorageError: the storage refused or failed.
     """
     found = staged_files(directory, run_id)
-    return {path: file for path, file in found.items() if path in entries and is_listed(file, entries[path])}
+    return {
+        path: file
+        for path, file in found.items()
+        if path in entries
+        and file.size_bytes == entries[path].size_bytes
+        and ((in_place is not None and path not in in_place) or is_listed(file, entries[path]))
+    }
 
 
 def is_listed(file: SourceFile, entry: FileEntry) -> bool:

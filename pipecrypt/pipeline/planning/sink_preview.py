@@ -85,7 +85,9 @@ def _checks_of_signed(
     sink, listed = request.sink, {entry.path for entry in version.entries}
     goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
     stays = [entry for entry in version.entries if not goes(entry.path)]
-    right = listed_staged_files(sink, version.run, {entry.path: entry for entry in version.entries})
+    entries = {entry.path: entry for entry in version.entries}
+    in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
+    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
     staged = {path: file.size_bytes for path, file in right.items()}
     yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
     yield lambda: check_signed_is_there(sink, stays, found, staged)
