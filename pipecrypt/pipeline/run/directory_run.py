@@ -97,7 +97,8 @@ class DirectoryRun:
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in self.changes.to_do}
         may_replace = _may_replace(request, self.changes, is_resumed=self._is_resumed)
-        self.plan = _writing_plan(plan, self.changes.to_do, self._header, may_replace)
+        writing = _writing_plan(plan, self.changes.to_do, self._header, may_replace)
+        self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = request.run.keeps_journal
         resumed = found.past.unfinished if self._is_resumed and found.past is not None else None
         sequence = 0 if resumed is None else resumed.next_sequence
