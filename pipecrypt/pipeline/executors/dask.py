@@ -30,7 +30,7 @@ from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.progress.events import BytesDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.sink import remove_leftovers
+from pipecrypt.storage.sink import remove_leftovers, remove_leftovers_in
 
 __all__ = ["DaskExecutor"]
 
@@ -65,12 +65,18 @@ class DaskExecutor:
             WorkerError: workers died as often at one task as the run lets them, or the scheduler is gone.
             ConflictError: the run does not hold the lock of its sink any more.
         """
-        with _client(self._address, self._workers) as client:
-            run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
-            try:
-                return run.finish([portable_task(task) for task in tasks])
-            finally:
-                run.end()
+        at_work: list[Task] = []
+        try:
+            with _client(self._address, self._workers) as client:
+                run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
+                try:
+                    return run.finish([portable_task(task) for task in tasks])
+                finally:
+                    at_work += run.end()
+        finally:
+            if self._address is None:
+                # The processes of our own cluster are no more. One elsewhere removes what it has begun by itself.
+                remove_leftovers_in((task.sink for task in at_work), tasks[0].token)
 
 
 class _Run:
@@ -92,8 +98,9 @@ class _Run:
                 self._settle(future, *self._flying.pop(future))
         return self._ledger.parts()
 
-    def end(self) -> None:
-        """Leave nothing at work, and no key open; an error may be on its way."""
+    def end(self) -> list[Task]:
+        """Leave nothing at work that can be told to end, and no key open; return the tasks that were at work."""
+        at_work = [task for task, _ in self._flying.values()]
         with contextlib.suppress(Exception):
             self._client.run(end_run, self._setup.name, on_error="ignore")
         # Cancelling stops no function that is at work. They have been told, and end before the lock is given back.
@@ -102,6 +109,7 @@ class _Run:
         with contextlib.suppress(Exception):
             self._client.cancel(list(self._flying), force=True)
         self._flying.clear()
+        return at_work
 
     def _submit(self) -> None:
         # No task waits at a worker: Dask blames the death of one on all that it had.
