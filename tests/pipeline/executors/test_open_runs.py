@@ -11,7 +11,6 @@ import pytest
 from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.executors.open_runs import OpenRuns
-from tests.pipeline.conftest import own_threads
 
 
 class _Session:
@@ -102,15 +101,14 @@ def test_idle_keys_are_wiped_in_a_process_that_gets_no_more_tasks() -> None:
 
 
 def test_a_run_that_ended_leaves_no_timer() -> None:
-    runs, opener = OpenRuns(), _Opener()
+    runs, opener, before = OpenRuns(), _Opener(), set(threading.enumerate())
     with runs.using("a", opener):
         pass
-    assert own_threads() == ["pipecrypt-idle-keys"]
+    timers = [thread for thread in threading.enumerate() if thread not in before]
+    assert len(timers) == 1
     runs.end("a")
-    for thread in threading.enumerate():
-        if thread.name == "pipecrypt-idle-keys":
-            thread.join(10)
-    assert own_threads() == []
+    timers[0].join(10)
+    assert not timers[0].is_alive()
 
 
 def test_keys_that_do_not_open_leave_nothing_behind() -> None:
