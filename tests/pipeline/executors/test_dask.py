@@ -141,7 +141,7 @@ def test_what_somebody_else_put_there_meanwhile_is_not_replaced(cluster: World) 
 
 
 def test_a_run_whose_lock_was_taken_says_so(cluster: World) -> None:
-    def take_away(event: Event) -> None:
+    def take_away(_: Event) -> None:  # before the first task is handed out
         for lock in (cluster.out / LOCK_DIRECTORY).iterdir():
             lock.unlink()
 
