@@ -41,7 +41,10 @@ def is_running(process: ProcessIdentity) -> bool | None:
     """Say whether a process lives; None where this process cannot know."""
     if process.place != _place() or not process.started:
         return None
-    return _started(process.number) == process.started
+    started = _started(process.number)
+    if started is None and not os.path.exists(f"/proc/{process.number}") and _may_exist(process.number):
+        return None  # /proc shows nobody else's processes: mounted with hidepid
+    return started == process.started
 
 
 def _place() -> str:
@@ -51,6 +54,16 @@ def _place() -> str:
         return f"{socket.gethostname()} {boot} {os.readlink(_PID_NAMESPACE)}"
     except OSError:  # not Linux
         return f"{socket.gethostname()} {os.getpid()}"  # equal to no other's: nobody can tell
+
+
+def _may_exist(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _started(number: int) -> str | None:

@@ -32,6 +32,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.storage.transfer import OPTION, transfer_settings
 
 __all__ = ["HeldLock", "LockHolder", "LockTiming", "SinkLock", "current_holder"]
 
@@ -41,7 +42,8 @@ _MAX_BYTES: Final = 4096
 _MAX_TEXT: Final = 512
 _WRITE_ID_BYTES: Final = 16
 _TRIES: Final = 6
-_MAX_INTERVAL_SECONDS: Final = 600
+_MAX_INTERVAL_SECONDS: Final = 60  # of a file that anybody may have written
+_LOOK_AGAIN_SECONDS: Final = 1.0
 _held_here: Final[set[str]] = set()  # write ids of the locks that this process holds
 
 
@@ -143,9 +145,12 @@ class SinkLock:
 
     def __init__(self, directory: Location, who: str, *, timing: LockTiming | None = None) -> None:
         """Take the lock, from a dead holder if need be."""
-        self._directory = directory
         self._timing = timing or LockTiming()
+        self._given = directory
+        # A call that is tried for longer than others wait for a beat helps nobody.
+        self._directory = _with_deadline(directory, max(self._timing.interval_seconds, 1))
         self._is_lost = False
+        self._last_beat = time.monotonic()
         self._ends = threading.Event()
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
@@ -165,8 +170,8 @@ class SinkLock:
             ConflictError: another one took it, thinking that this one had died.
             StorageError: the storage refused or failed.
         """
-        if self._is_lost or not self._is_mine():
-            self._is_lost = True
+        self._is_lost = self._is_lost or not self._is_still_mine()
+        if self._is_lost:
             raise ConflictError(
                 f"{self._directory.display} was taken by another run, because this one did not answer for long",
                 hint="look which run goes on there; this one published nothing more",
@@ -180,7 +185,12 @@ class SinkLock:
     @property
     def held(self) -> HeldLock:
         """What tells a process elsewhere of this lock."""
-        return HeldLock(self._directory, self._mine.write_id)
+        return HeldLock(self._given, self._mine.write_id)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether others may take this one for dead, because no beat got through for long; `check` tells."""
+        return time.monotonic() - self._last_beat > self._timing.patience * self._timing.interval_seconds
 
     def release(self) -> None:
         """Give the lock back. Safe to call twice."""
@@ -210,14 +220,14 @@ class SinkLock:
 
     def _take(self, wanted: LockHolder) -> LockHolder:
         for attempt in range(_TRIES):
-            seen = set(_numbers(self._directory))
-            before = _highest(self._directory)
+            seen = _holders(self._directory)
+            before = seen[max(seen)] if seen else None
             if before is not None and not _is_dead(self._directory, before, self._timing):
                 raise _held(self._directory, before)
             mine = replace(wanted, number=1 if before is None else before.number + 1)
             if self._create(mine):
                 if self._is_alone(mine, seen):
-                    self._forget(before)
+                    self._forget(before, seen)
                     return mine
                 remove_file(self._place(mine.number))
             # Two found a dead holder at once: one of them waits longer.
@@ -241,9 +251,14 @@ class SinkLock:
             raise
         return True
 
-    def _is_alone(self, mine: LockHolder, seen: set[int]) -> bool:
-        """Look once more: numbers begin again at 1, so another process may have taken one below or above."""
-        return not set(_numbers(self._directory)) - seen - {mine.number} and self._holds(mine)
+    def _is_alone(self, mine: LockHolder, seen: dict[int, LockHolder]) -> bool:
+        """Look once more: numbers begin again at 1, so another process may have taken one below or above.
+
+        A number that was seen may be another process's by now. Only what was written into the file tells.
+        """
+        now = _holders(self._directory)
+        others = (found for number, found in now.items() if number != mine.number)
+        return all(_is_same(found, seen.get(found.number)) for found in others) and _is_same(mine, now.get(mine.number))
 
     def _holds(self, mine: LockHolder) -> bool:
         found = _read(self._directory, mine.number)
@@ -252,21 +267,30 @@ class SinkLock:
     def _is_mine(self) -> bool:
         return max(_numbers(self._directory), default=0) == self._mine.number and self._holds(self._mine)
 
-    def _forget(self, before: LockHolder | None) -> None:
+    def _is_still_mine(self) -> bool:
+        if self._is_mine():
+            return True
+        if not self._holds(self._mine):
+            return False
+        self._timing.sleep(_LOOK_AGAIN_SECONDS)  # whoever came too late takes a higher number back at once
+        return self._is_mine()
+
+    def _forget(self, before: LockHolder | None, seen: dict[int, LockHolder]) -> None:
         if before is not None:
             _log.warning("%s was locked by %s, which has died", self._directory.display, before.who)
-            for number in _numbers(self._directory):
-                if number <= before.number:
-                    remove_file(self._place(number))
+        for number, found in seen.items():
+            if _is_same(found, _read(self._directory, number)):
+                remove_file(self._place(number))
 
     def _beat(self) -> None:
         while not self._ends.wait(self._timing.interval_seconds):
             try:
-                if not self._is_mine():
+                if not self._is_still_mine():
                     self._is_lost = True
                     return
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
                 _write(self._place(self._mine.number), self._mine, overwrite=True)
+                self._last_beat = time.monotonic()
             except PipecryptError as error:
                 # The next beat may get through; others wait for several.
                 _log.warning("cannot renew the lock in %s: %s", self._directory.display, error.message)
@@ -278,7 +302,7 @@ def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> boo
     lives = is_running(holder.process)
     if lives is not None:
         return not lives
-    pause = min(holder.interval_seconds, _MAX_INTERVAL_SECONDS)
+    pause = max(0, min(holder.interval_seconds, _MAX_INTERVAL_SECONDS))
     for _ in range(timing.patience):
         timing.sleep(pause)
         now = _read(directory, holder.number)
@@ -300,6 +324,22 @@ def _highest(directory: Location) -> LockHolder | None:
         if found is not None:
             return found
     return None
+
+
+def _holders(directory: Location) -> dict[int, LockHolder]:
+    found = {number: _read(directory, number) for number in _numbers(directory)}
+    return {number: holder for number, holder in found.items() if holder is not None}
+
+
+def _is_same(one: LockHolder, other: LockHolder | None) -> bool:
+    return other is not None and (one.number, one.write_id) == (other.number, other.write_id)
+
+
+def _with_deadline(directory: Location, seconds: int) -> Location:
+    if directory.is_local:
+        return directory
+    settings = replace(transfer_settings(directory.options), deadline_seconds=float(seconds))
+    return Location(directory.url, {**directory.options, OPTION: settings})
 
 
 def _numbers(directory: Location) -> list[int]:

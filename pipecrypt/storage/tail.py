@@ -19,7 +19,7 @@ from typing import Final
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import ConflictError, FormatError
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import pin
+from pipecrypt.storage.inventory import Kind, look_at, pin
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -28,7 +28,7 @@ from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.storage.sink import open_sink, remove_leftovers
 from pipecrypt.storage.source import open_range_source, read_small_file
 
-__all__ = ["Undo", "drop_undo", "is_undo", "put_back", "read_undo", "replace_tail", "write_undo"]
+__all__ = ["Undo", "drop_undo", "has_undo", "is_undo", "put_back", "read_undo", "replace_tail", "write_undo"]
 
 _MAGIC: Final = b"pcundo1\0"
 _PLACE_BYTES: Final = 8
@@ -59,6 +59,15 @@ class Undo:
 def is_undo(name: str) -> bool:
     """Say whether a file of this name keeps the old end of another."""
     return name.endswith(_UNDO_SUFFIX)
+
+
+def has_undo(file: Location) -> bool:
+    """Say whether an old end of a file is kept: a change of it was stopped, or is going on.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    return look_at(_undo_place(file)) is Kind.FILE
 
 
 def read_undo(file: Location) -> Undo | None:

@@ -78,6 +78,8 @@ SCENES = {
         Scene("chunks-next", kind="chunks", is_second=True),
         Scene("csv", kind="csv"),
         Scene("csv-next", kind="csv", is_second=True),
+        Scene("unsigned-csv", is_signed=False, kind="csv"),
+        Scene("unsigned-csv-next", is_signed=False, is_second=True, kind="csv"),
         Scene("workers", workers=2),
         Scene("workers-next", workers=2, is_second=True),
     )

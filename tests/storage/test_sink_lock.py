@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.storage import process_identity, sink_lock
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
 from pipecrypt.storage.sink_lock import LockTiming, SinkLock, current_holder
@@ -91,8 +94,10 @@ def test_a_holder_elsewhere_that_beats_keeps_its_lock(directory: Location) -> No
 
 
 def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
-    with SinkLock(directory, "slow", timing=LockTiming(sleep=_never)) as lock:
+    waits: list[float] = []
+    with SinkLock(directory, "slow", timing=LockTiming(sleep=waits.append)) as lock:
         lock.check()
+        assert waits == []
         _put(directory, 2)
         with pytest.raises(ConflictError):
             lock.check()
@@ -105,6 +110,65 @@ def test_a_holder_whose_file_was_replaced_must_stop(directory: Location) -> None
         _put(directory, 1)
         with pytest.raises(ConflictError):
             lock.check()
+
+
+def test_a_number_that_is_used_again_is_no_sign_of_the_dead(
+    directory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B sees the lock of A; A gives it back, and C takes it, with the same number, before B goes on."""
+    a = SinkLock(directory, "A", timing=LockTiming(sleep=_never))
+    others: list[SinkLock] = []
+    real = sink_lock._is_dead
+
+    def dead_meanwhile(*arguments: Any) -> bool:
+        if others:
+            return real(*arguments)
+        a.release()
+        others.append(SinkLock(directory, "C", timing=LockTiming(sleep=_never)))
+        return True
+
+    monkeypatch.setattr(sink_lock, "_is_dead", dead_meanwhile)
+    monkeypatch.setattr(sink_lock, "_held_here", set[str]())  # as if each were a process of its own
+    with pytest.raises(ConflictError, match="C"):
+        SinkLock(directory, "B", timing=LockTiming(sleep=lambda _: None))
+    others[0].check()
+    assert _names(directory) == ["1.json"]
+    others[0].release()
+
+
+def test_what_another_took_meanwhile_is_not_forgotten_with_the_dead(
+    directory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(directory, 1, write_id="0a")
+    _put(directory, 2, write_id="0b")
+    real = SinkLock._is_alone
+
+    def taken_afterwards(self: SinkLock, *arguments: Any) -> bool:
+        is_alone = real(self, *arguments)
+        _put(directory, 1, write_id="0c")
+        return is_alone
+
+    monkeypatch.setattr(SinkLock, "_is_alone", taken_afterwards)
+    lock = SinkLock(directory, "next", timing=LockTiming(sleep=lambda _: None))
+    assert _names(directory) == ["1.json", "3.json"]
+    lock.release()
+
+
+def test_a_holder_without_beats_looks_for_itself(directory: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SinkLock(directory, "run", timing=LockTiming(interval_seconds=5, patience=2, sleep=_never)) as lock:
+        assert not lock.is_doubtful
+        later = time.monotonic() + 11
+        monkeypatch.setattr(sink_lock.time, "monotonic", lambda: later)
+        assert lock.is_doubtful
+        lock.check()
+
+
+def test_intervals_of_others_are_bounded(directory: Location) -> None:
+    for written, waited in ((-5, 0), (10**9, 60)):
+        _put(directory, 7, interval_seconds=written)
+        waits: list[float] = []
+        SinkLock(directory, "next", timing=LockTiming(patience=1, sleep=waits.append)).release()
+        assert waits == [waited]
 
 
 def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:
@@ -209,3 +273,12 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
 
 def _refuse(location: Location) -> None:
     raise StorageError(f"cannot remove {location.display}")
+
+
+def test_a_process_that_is_hidden_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(this_process(), number=os.getppid(), started="1")
+    assert is_running(other) is False  # another one that got its number
+    monkeypatch.setattr(process_identity, "_started", lambda number: None)
+    monkeypatch.setattr(process_identity.os.path, "exists", lambda path: False)
+    assert is_running(other) is None
+    assert is_running(replace(other, number=2**22 + 1)) is False  # more than Linux gives

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pipecrypt.errors import PipecryptError
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
-from pipecrypt.parquet.footer import StoredFooter
+from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
 from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.source import open_range_source
 
-__all__ = ["Observation", "observe", "observe_footer"]
+__all__ = ["Observation", "dataset_id_of", "observe", "observe_footer"]
 
 # What a footer shows of the file and of its encryption.
 Observation = tuple[ObservedFile, ObservedEncryption]
@@ -41,6 +44,15 @@ def observe(stored: StoredFooter, name: str) -> Observation:
         kek_ids=None if metadata is None else seen.kek_ids,
     )
     return file, _encryption(seen)
+
+
+def dataset_id_of(file: SourceFile) -> str | None:
+    """Return the id of the dataset that a file says it belongs to; None where it says none, or cannot be read."""
+    try:
+        with open_range_source(file) as source:
+            return observe(read_stored_footer(source), source.name)[1].dataset_id
+    except PipecryptError:
+        return None
 
 
 def _encryption(seen: FooterEncryption) -> ObservedEncryption:

@@ -6,6 +6,7 @@ Nothing may be written or believed on the strength of it: it tells what to leave
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
@@ -26,10 +27,14 @@ class UnverifiedVersion:
     Args:
         entries: the files that it lists.
         run: the run that wrote it, if it names one.
+        dataset_id: of the dataset.
+        expires: until when it holds, in UTC; None: for ever.
     """
 
     entries: tuple[FileEntry, ...]
     run: str | None
+    dataset_id: str
+    expires: datetime | None
 
 
 def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
@@ -43,7 +48,10 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     envelope = read_small_file(place, MAX_ENVELOPE_BYTES)
     if envelope is None:
         return None
-    manifest = decode_statement(parse_envelope(envelope).payload)
+    try:
+        manifest = decode_statement(parse_envelope(envelope).payload)
+    except IntegrityError as error:
+        raise IntegrityError(f"{place.display}: {error.message}", hint=error.hint) from error
     summary = manifest.file_list
     if summary is None:
         raise IntegrityError(f"{place.display} is about a single file", hint="it was put there by mistake, or worse")
@@ -51,4 +59,5 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     data = read_small_file(list_place, summary.size_bytes)
     if data is None:
         raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {directory.display} holds")
-    return UnverifiedVersion(tuple(decode_file_list(data, manifest.digests)), manifest.run)
+    entries = tuple(decode_file_list(data, manifest.digests))
+    return UnverifiedVersion(entries, manifest.run, manifest.dataset_id, manifest.expires)

@@ -7,28 +7,31 @@ signed, or an undo file that makes it so.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.digest import Digester, digest
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import IntegrityError, SourceNotFoundError
+from pipecrypt.errors import ContentError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.footer import PLAIN_MAGIC, read_stored_footer
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.rekey import NewFooter, rekey_footer
 from pipecrypt.secret import DataKey
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import drop_undo, put_back, read_undo, replace_tail, write_undo
+from pipecrypt.storage.tail import Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 
 __all__ = ["Rekeying", "Rewrapper"]
 
+_log = logging.getLogger(__name__)
 _PIECE_BYTES = 8 << 20
 
 
@@ -165,11 +168,7 @@ class Rekeying:
 
     def settle(self, file: Location) -> None:
         """Put a file that nobody signed back, where an earlier call left it in between."""
-        undo = read_undo(file)
-        if undo is not None:
-            put_back(file, undo)
-            drop_undo(file)
-            self.put_back += 1
+        self._settled(file, None)
 
     def finish(self) -> None:
         """Forget how files were before: they are signed as they are now, or nobody signed them."""
@@ -190,12 +189,34 @@ class Rekeying:
         source, undo = _pinned(file), read_undo(file)
         if undo is None:
             return source
-        if entry is None or not _is_as_signed(source, entry):
+        if entry is None and _was_replaced(source, undo):
+            _log.warning("%s was replaced since a rotation was stopped at it, so it is taken as it is", file.display)
+        elif entry is None or not _is_as_signed(source, entry):
             put_back(file, undo)
             self.put_back += 1
             source = _pinned(file)
         drop_undo(file)
         return source
+
+
+def _was_replaced(source: SourceFile, undo: Undo) -> bool:
+    """Say whether a whole file of another encryption is there. What was stopped in between may have no footer at all.
+
+    The end of the body cannot tell: columns that stay plaintext are the same in each encryption of a file.
+    """
+    with open_range_source(source) as opened:
+        now = _file_unique(opened)
+    before = _file_unique(MemorySource(PLAIN_MAGIC + undo.tail, source.location.display))
+    return now is not None and now != before
+
+
+def _file_unique(file: RangeSource) -> bytes | None:
+    """Return the random id that a file got when it was encrypted, b"" where it is not; None where it has no footer."""
+    try:
+        sealed = read_stored_footer(file).sealed
+    except ContentError:
+        return None
+    return b"" if sealed is None else sealed.algorithm.file_unique
 
 
 def _is_as_signed(source: SourceFile, entry: FileEntry) -> bool:

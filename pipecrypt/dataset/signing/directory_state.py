@@ -15,10 +15,12 @@ from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory
+from pipecrypt.storage.tail import has_undo
 
 __all__ = ["check_nothing_unsigned", "check_signed_is_there", "name_some", "sizes_below"]
 
 _SHOWN: Final = 3
+_LOOKED_INTO: Final = 100
 
 
 def sizes_below(directory: Location) -> dict[str, int | None]:
@@ -66,9 +68,11 @@ def check_signed_is_there(
         entry.path for entry in stays if staged.get(entry.path, _size(directory, entry.path, found)) != entry.size_bytes
     }
     if broken:
+        hint = "put them back as they were, or choose another sink"
+        if any(has_undo(directory.child(path)) for path in sorted(broken)[:_LOOKED_INTO]):
+            hint = "a deep rotation was stopped there: repeat it first, with the same keys"
         raise ConflictError(
-            f"{name_some(directory, broken)}: signed before and not replaced, but missing or of another size",
-            hint="put them back as they were, or choose another sink",
+            f"{name_some(directory, broken)}: signed before and not replaced, but missing or of another size", hint=hint
         )
 
 

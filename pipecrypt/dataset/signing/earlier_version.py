@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, ExpiredError, IntegrityError, NotTrustedError
@@ -36,6 +37,21 @@ class EarlierVersion:
     manifest: Manifest
     statement_sha256: str
     entries: tuple[FileEntry, ...] = ()
+
+    @property
+    def run(self) -> str | None:
+        """The run that wrote it, if it names one."""
+        return self.manifest.run
+
+    @property
+    def dataset_id(self) -> str:
+        """Of the dataset."""
+        return self.manifest.dataset_id
+
+    @property
+    def expires(self) -> datetime | None:
+        """Until when it holds, in UTC; None: for ever."""
+        return self.manifest.expires
 
 
 def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion | None:

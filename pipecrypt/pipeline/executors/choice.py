@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
@@ -27,6 +28,8 @@ def run_tasks(
     on_event: OnEvent,
     interruption: Interruption,
     map_tasks: MapTasks | None = None,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> list[Part]:
     """Carry out the tasks of a plan as its options say, and return their parts in the order of the tasks.
 
@@ -36,6 +39,7 @@ def run_tasks(
         on_event: told about progress, in this thread. If it raises, all ends.
         interruption: asked now and then whether to stop.
         map_tasks: calls the tasks, instead of who the options name.
+        on_ready: called once the keys are known to open, before the first file.
 
     Raises:
         AccessError: a key is missing, or the credentials do not open it; nothing was made.
@@ -49,6 +53,7 @@ def run_tasks(
     with KeySession(
         plan.key_references, credentials=credentials, dataset_id=plan.dataset_id, also=plan.also
     ) as session:
+        on_ready()
         if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
             return HereExecutor(session, interruption).run(plan.tasks, on_event)
     if map_tasks is not None and is_mapped:

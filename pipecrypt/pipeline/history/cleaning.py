@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pipecrypt.dataset.opening.observed_footer import observe
+from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import IntegrityError, PipecryptError, UsageError
+from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.manifest.paths import (
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
     is_reserved,
     run_path,
 )
-from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.sink_locking import check_unlocked, locked_sink
@@ -36,7 +35,6 @@ from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.move import remove_empty_directories
 from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.source import open_range_source
 from pipecrypt.storage.tail import is_undo
 
 __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
@@ -178,7 +176,7 @@ class _Cleaning:
             # The journal goes last: what it leads to must not be left without it.
         needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
         for path, file in self._found.items():
-            if path not in needed and not is_reserved(path) and datasets and _dataset_id(file) in datasets:
+            if path not in needed and not is_reserved(path) and datasets and dataset_id_of(file) in datasets:
                 yield path
         for run in old:
             prefix = run_path(run.run_id, "")
@@ -229,11 +227,3 @@ class _Cleaning:
 
 def _began(run_id: str) -> datetime:
     return datetime.strptime(run_id[:_TIME_CHARACTERS], _RUN_TIME).replace(tzinfo=UTC)
-
-
-def _dataset_id(file: SourceFile) -> str | None:
-    try:
-        with open_range_source(file) as source:
-            return observe(read_stored_footer(source), source.name)[1].dataset_id
-    except PipecryptError:
-        return None  # not ours to remove

@@ -5,8 +5,9 @@ Looked at once, while the lock of the sink is held. What a run does about it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
@@ -26,7 +27,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import sink_is_empty
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["DoneFile", "PastRuns", "done_by", "has_written", "put_in_place", "signed_files"]
+__all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +64,54 @@ def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> 
         Journal(sink, past.header, seal).finish(utc_now())
 
 
+class KnownVersion(Protocol):
+    """A signed version, verified or not."""
+
+    @property
+    def entries(self) -> tuple[FileEntry, ...]:
+        """Its files."""
+
+    @property
+    def run(self) -> str | None:
+        """The run that wrote it, if it names one."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Of the dataset."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRuns:
     """What the journals in a sink say.
 
     Args:
         run_ids: of all runs that left something.
-        unfinished: the last run, if it noted something and did not finish.
-        adopted: its tasks whose files are all there.
+        unfinished: the last run, if it left files and did not finish.
+        over: the last run, if all that is missing is its note that it finished.
+        adopted: tasks of the unfinished run whose files are all there.
         done: outputs of finished runs, by path.
+        going: paths that the run of the signed version has still to remove.
+        dataset_id: of the last finished run; None where runs sign, or none finished.
     """
 
-    run_ids: tuple[str, ...]
-    unfinished: PastRun | None
-    adopted: Mapping[str, TaskRecord]
-    done: Mapping[str, DoneFile]
+    run_ids: tuple[str, ...] = ()
+    unfinished: PastRun | None = None
+    over: PastRun | None = None
+    adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
+    done: Mapping[str, DoneFile] = field(default_factory=dict)
+    going: tuple[str, ...] = ()
+    dataset_id: str | None = None
 
     @classmethod
-    def look(cls, sink: Location, seal: Seal, earlier: EarlierVersion | None, *, is_signed: bool) -> PastRuns:
-        """Read the journals in a sink.
+    def look(
+        cls, sink: Location, seal_of: Callable[[FoundRun], Seal], version: KnownVersion | None, *, is_signed: bool
+    ) -> PastRuns:
+        """Read the journals in a sink; nothing is written.
 
         Args:
             sink: the directory.
-            seal: how blocks are stored.
-            earlier: the signed version that the sink holds.
+            seal_of: gives what opens the blocks of a run.
+            version: the signed version that the sink holds.
             is_signed: whether runs sign: then the version's list says what is done, and only a run that did not finish
                 is read.
 
@@ -96,18 +121,26 @@ class PastRuns:
         """
         runs = find_runs(sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
-        open_runs = [run for run in runs if run.run_id > last_finished]
-        unfinished = _last(sink, open_runs, seal)
-        if unfinished is not None and _is_over(unfinished, earlier):
-            Journal(sink, unfinished.header, seal).finish(utc_now())
-            unfinished = None
-        if unfinished is not None and not has_written(sink, unfinished):
-            unfinished = None
+        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of)
+        is_over = last is not None and _is_over(last, version)
+        unfinished = None if last is None or is_over or not _has_written(sink, last) else last
+        if is_signed:
+            finished: tuple[PastRun, ...] = ()
+            done = {} if version is None else _signed_files(version.entries)
+        else:
+            read = (read_run(sink, run, seal_of(run)) for run in runs if run.is_finished)
+            finished = tuple(past for past in read if past is not None)
+            done = _done_by(finished)
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
+            over=last if is_over else None,
             adopted={} if unfinished is None else _adopted(sink, unfinished),
-            done=_signed_done(earlier) if is_signed else _noted_done(sink, runs, seal),
+            done=done,
+            going=last.removes
+            if last is not None and version is not None and last.header.run_id == version.run
+            else (),
+            dataset_id=finished[-1].header.dataset_id if finished else None,
         )
 
     def check_finished(self) -> None:
@@ -123,7 +156,7 @@ class PastRuns:
             )
 
 
-def has_written(sink: Location, past: PastRun) -> bool:
+def _has_written(sink: Location, past: PastRun) -> bool:
     """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
 
     Raises:
@@ -136,16 +169,17 @@ def has_written(sink: Location, past: PastRun) -> bool:
     return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
 
 
-def _last(sink: Location, runs: list[FoundRun], seal: Seal) -> PastRun | None:
-    found = (read_run(sink, run, seal) for run in reversed(runs) if run.blocks)
+def _last(sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> PastRun | None:
+    found = (read_run(sink, run, seal_of(run)) for run in reversed(runs) if run.blocks)
     return next((past for past in found if past is not None), None)
 
 
-def _is_over(past: PastRun, earlier: EarlierVersion | None) -> bool:
+def _is_over(past: PastRun, version: KnownVersion | None) -> bool:
     """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
-    if earlier is None:
-        return past.header.is_staged
-    return not past.header.is_staged or past.header.dataset_id != earlier.manifest.dataset_id
+    header = past.header
+    if version is None:
+        return header.is_staged
+    return not header.is_staged or header.run_id == version.run or header.dataset_id != version.dataset_id
 
 
 def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
@@ -177,12 +211,12 @@ def _has_footer(file: SourceFile, sha256: str) -> bool:
         return False  # it is written again
 
 
-def signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
+def _signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
     """Return what a version's list says has been done, by path."""
     return {entry.path: DoneFile(entry.task_id or "", entry.size_bytes) for entry in entries}
 
 
-def done_by(runs: Iterable[PastRun]) -> dict[str, DoneFile]:
+def _done_by(runs: Iterable[PastRun]) -> dict[str, DoneFile]:
     """Return what runs have noted, the first begun first, by path."""
     done: dict[str, DoneFile] = {}
     for past in runs:
@@ -191,12 +225,3 @@ def done_by(runs: Iterable[PastRun]) -> dict[str, DoneFile]:
         for path in past.removes:
             done.pop(path, None)
     return done
-
-
-def _signed_done(earlier: EarlierVersion | None) -> dict[str, DoneFile]:
-    return {} if earlier is None else signed_files(earlier.entries)
-
-
-def _noted_done(sink: Location, runs: tuple[FoundRun, ...], seal: Seal) -> dict[str, DoneFile]:
-    past = (read_run(sink, run, seal) for run in runs if run.is_finished)
-    return done_by(each for each in past if each is not None)

@@ -6,23 +6,17 @@ What earlier runs signed is read, but not verified, because no key is opened: a 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pipecrypt.dataset.opening.staged_files import staged_files
-from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
-from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.pipeline.history.history_view import NotedWork, noted_without_keys
-from pipecrypt.pipeline.history.sink_locking import check_unlocked
-from pipecrypt.pipeline.planning.changes import Changes, check_changes, check_sizes, compare_with_done, superseded_by
-from pipecrypt.pipeline.planning.plan import Plan, make_plan
+from pipecrypt.errors import PipecryptError
+from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
+from pipecrypt.pipeline.planning.sink_preview import preview_sink
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.location import Location
 
 __all__ = ["PlanReport", "PlannedTask", "SchemaDrift", "report_plan"]
 
@@ -115,84 +109,33 @@ def report_plan(request: EncryptRequest) -> PlanReport:
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
     plan = make_plan(request)
-    conflicts: list[str] = []
-    changes = _changes(request, plan, conflicts)
+    sink = preview_sink(request, plan)
+    to_do = sink.decision.changes.to_do
     looks = _Looks(_look_at(plan.tasks[0]).schema)  # the same one whatever is done already
-    for look in _look_at_all(changes.to_do):
+    for look in _look_at_all(to_do):
         looks.take(look)
-    workers = max(1, min(request.workers, len(changes.to_do)))
+    workers = max(1, min(request.workers, len(to_do)))
     signing = request.policy.signing
-    is_work = bool(changes.to_do or changes.removed)
     return PlanReport(
         sink=request.sink.display,
         tasks=tuple(
             PlannedTask(each.id, each.source.relative_path, each.path, each.input_bytes) for each in plan.tasks
         ),
-        to_do=len(changes.to_do),
-        skipped=changes.skipped,
-        source_bytes=sum(task.input_bytes for task in changes.to_do),
+        to_do=len(to_do),
+        skipped=sink.decision.changes.skipped,
+        source_bytes=sum(task.input_bytes for task in to_do),
         batches=looks.batches,
-        replaced=changes.replaced,
-        removed=changes.removed,
+        replaced=sink.decision.changes.replaced,
+        removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
         columns_by_key=looks.columns_by_key(),
         workers=workers,
-        wrapping_calls=workers * len({*plan.key_references, *plan.also}) if changes.to_do else 0,
+        wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
         # A statement, and the first and the last block of the journal; long runs write more blocks.
-        signing_calls=3 * len(signing.key_references) if signing is not None and is_work else 0,
-        conflicts=tuple(conflicts),
+        signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
+        conflicts=sink.conflicts,
         drifts=tuple(looks.drifts),
         drifting=looks.drifting,
     )
-
-
-def _changes(request: EncryptRequest, plan: Plan, conflicts: list[str]) -> Changes:
-    everything = Changes(to_do=plan.tasks, skipped=0)
-    if plan.is_single_file or request.sink.is_standard_stream:
-        return everything
-    is_signed = request.policy.signing is not None
-    noted = noted_without_keys(request.sink, is_signed=is_signed)
-    if noted.unfinished is not None and not (request.run.resumes or request.overwrite):
-        conflicts.append(f"run {noted.unfinished} was not finished: continue it with --resume")
-    if noted.has_foreign_files and not request.overwrite:
-        conflicts.append(f"the sink {request.sink.display} holds files that no run of a configuration wrote")
-    found = sizes_below(request.sink)
-    changes = everything
-    if not request.overwrite:
-        changes = compare_with_done(plan.tasks, noted.done, {}, None if is_signed else found)
-    with _noted(conflicts):
-        check_unlocked(request.sink)
-    with _noted(conflicts):
-        check_changes(changes, request.run.on_source_change)
-    if not is_signed and not request.overwrite:
-        with _noted(conflicts):
-            check_sizes(request.sink, changes, found)
-    elif is_signed and noted.unfinished is None:  # what a run left that did not finish is resumed or removed
-        _check_signed(request.sink, noted, changes, found, conflicts)
-    return changes
-
-
-def _check_signed(
-    sink: Location, noted: NotedWork, changes: Changes, found: Mapping[str, int | None], conflicts: list[str]
-) -> None:
-    """Note what a run would say about the files of the version that it follows."""
-    removed, superseded = set(changes.removed), superseded_by(changes.to_do)
-    entries, run = ((), None) if noted.version is None else (noted.version.entries, noted.version.run)
-    stays = [entry for entry in entries if entry.path not in removed and not superseded(entry.path)]
-    others = [path for path in found if path not in removed and not superseded(path)]
-    staged = {path: file.size_bytes for path, file in staged_files(sink, run).items()}
-    if noted.version is not None:
-        with _noted(conflicts):
-            check_nothing_unsigned(sink, stays, others)
-    with _noted(conflicts):
-        check_signed_is_there(sink, stays, found, staged)
-
-
-@contextmanager
-def _noted(conflicts: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except ConflictError as error:
-        conflicts.append(error.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ def read_saved_plan(place: str | os.PathLike[str]) -> SavedPlan:
         if document.integer("version") != _VERSION:
             raise DocumentError("its version is unknown to this version of pipecrypt")
         ids = [task.text("id", max_characters=_MAX_ID) for task in document.documents("tasks", max_count=_MAX_TASKS)]
+        if not ids:
+            raise DocumentError("it has no tasks")
         sink = document.text("sink", max_characters=_MAX_TEXT)
         for each in ids:
             check_digest("id", each)

@@ -55,6 +55,8 @@ class EncryptRequest:
         check_file_limit(self.max_file_bytes, self.sink)
         check_signable_sink(self.policy, self.sink)
         check_grantable_sink(self.policy.also, self.sink)
+        if self.only_tasks is not None and not self.only_tasks:
+            raise UsageError("a run of no tasks does nothing", hint="name tasks, or leave only_tasks out")
         if self.run.executor is ExecutorKind.DASK:
             _check_cluster(self.source, self.sink)
 

@@ -17,40 +17,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
-from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY, staged_path
+from pipecrypt.manifest.paths import staged_path
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import PlainSeal, Seal, SignedSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns, put_in_place
 from pipecrypt.pipeline.history.sink_locking import locked_sink
-from pipecrypt.pipeline.planning.changes import (
-    Changes,
-    check_changes,
-    check_sizes,
-    compare_with_done,
-    superseded_by,
-    written_by,
-)
-from pipecrypt.pipeline.planning.plan import Plan
+from pipecrypt.pipeline.planning.changes import written_by
+from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflicts, what_goes
+from pipecrypt.pipeline.planning.plan import Plan, rolls_over
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import new_run_id
-from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.run.signed_run import check_promise
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
 from pipecrypt.storage.exclusive import remove_file
+from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.preconditions import Writers, check_writers
-from pipecrypt.storage.sink import remove_leftovers_in, sink_is_empty
+from pipecrypt.storage.sink import remove_leftovers_in
 from pipecrypt.storage.sink_lock import SinkLock
 
 __all__ = ["DirectoryRun", "open_directory_run"]
@@ -60,13 +54,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What the sink holds as the run begins."""
+    """What the sink holds as the run begins.
+
+    Args:
+        sink: the directory.
+        seal: how blocks of journals are stored.
+        signers: open, where the run signs.
+        earlier: the signed version that is there.
+        past: what journals say; None where the run keeps none.
+        there: sizes in bytes of the outputs that are there.
+    """
 
     sink: Location
     seal: Seal
     signers: OpenSigners | None
     earlier: EarlierVersion | None
     past: PastRuns | None
+    there: Mapping[str, int | None]
 
     @property
     def is_staged(self) -> bool:
@@ -76,38 +80,52 @@ class _Found:
 class DirectoryRun:
     """A run, and what it has done.
 
+    Args:
+        request: what is asked for.
+        plan: all tasks.
+        lock: of the sink, held.
+        found: what the sink holds.
+        decision: what the run does.
+        header: what the run is.
+
     Attributes:
         plan: what is left to do; its tasks write where this run's files have to appear.
         run_id: the run's id; of the run that it continues, where it does.
-        adopted: records of files that the run it continues has written.
-        changes: what is done already, and what the run replaces or removes.
+        decision: what is done already, and what the run replaces or removes.
     """
 
-    def __init__(self, request: EncryptRequest, plan: Plan, lock: SinkLock, found: _Found, run_id: str) -> None:
-        """Compare what is to be done with what is done; write nothing."""
+    def __init__(
+        self,
+        request: EncryptRequest,
+        plan: Plan,
+        *,
+        lock: SinkLock,
+        found: _Found,
+        decision: Decision,
+        header: RunHeader,
+    ) -> None:
+        """Look whether it can be signed; write nothing."""
+        self.run_id = header.run_id
+        self.decision = decision
         self._lock = lock
         self._found = found
-        self.run_id = run_id
-        self._header = _header(plan, found, run_id)
-        adopted, self._dropped = _resumed(request, plan, found)
-        self.changes = _changes(request, plan, found, adopted)
-        self.adopted: tuple[Part, ...] = tuple(part for record in adopted.values() for part in record.parts)
-        self._signing = self._open_signing(adopted)
-        for record in adopted.values():
+        self._header = header
+        self._ours = _Ours(found.sink, header.dataset_id)
+        self._signing = self._open_signing(overwrites=request.overwrite)
+        for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
-        self._tasks = {task.id: task for task in self.changes.to_do}
-        may_replace = _may_replace(request, self.changes, is_resumed=self._is_resumed)
-        writing = _writing_plan(plan, self.changes.to_do, self._header, may_replace)
+        self._tasks = {task.id: task for task in decision.changes.to_do}
+        self._written = set(decision.adopted_paths)
+        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = request.run.keeps_journal
-        resumed = found.past.unfinished if self._is_resumed and found.past is not None else None
-        sequence = 0 if resumed is None else resumed.next_sequence
-        self._journal = Journal(plan.sink, self._header, found.seal, sequence=sequence)
+        sequence = 0 if decision.continued is None else decision.continued.next_sequence
+        self._journal = Journal(plan.sink, header, found.seal, sequence=sequence)
 
     @property
     def has_work(self) -> bool:
         """Whether anything is to be written, removed or signed."""
-        return bool(self._tasks or self.changes.removed or self.adopted or self._is_expired)
+        return self.decision.is_work or self._is_expired
 
     @property
     def is_reported(self) -> bool:
@@ -118,15 +136,16 @@ class DirectoryRun:
         """Note that the run begins."""
         if self._keeps_journal:
             self._journal.begin()
-            if self._is_resumed:
+            if self.decision.continued is not None:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
-            for path in self._dropped:
+            for path in self.decision.dropped:
                 remove_file(self._found.sink.child(path))
 
     def add(self, done: FileDone) -> None:
         """Note files that were published."""
         self.check_quickly()
         self._sign(done.task_id, done.signable)
+        self._written.update(part.path for part in done.parts)
         if self._keeps_journal:
             signable = tuple(_with_task(file, done.task_id) for file in done.signable)
             source = self._tasks[done.task_id].source.relative_path
@@ -138,7 +157,7 @@ class DirectoryRun:
         Raises:
             ConflictError: another run writes to the sink.
         """
-        if self._lock.is_lost:
+        if self._lock.is_lost or self._lock.is_doubtful:
             self._lock.check()
         if self._keeps_journal:
             self._journal.flush_if_due()
@@ -158,24 +177,33 @@ class DirectoryRun:
         self.flush()
         self._lock.check()
         statements = () if self._signing is None else self._publish_signed(self._signing)
-        if self._signing is None and self.changes.removed:
-            self._journal.removes(self.changes.removed)
-            for path in self.changes.removed:
-                remove_file(self._found.sink.child(path))
+        if self._signing is None:
+            self._remove_unsigned()
         if self._keeps_journal:
             self._journal.finish(utc_now())
         return statements
 
     @property
-    def _is_resumed(self) -> bool:
-        past = self._found.past
-        return past is not None and past.unfinished is not None and past.unfinished.header == self._header
-
-    @property
     def _is_expired(self) -> bool:
         earlier = self._found.earlier
-        expires = None if earlier is None else earlier.manifest.expires
-        return expires is not None and utc_now() >= expires
+        return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
+
+    def _remove_unsigned(self) -> None:
+        """Remove outputs whose sources are gone, and what earlier attempts wrote more of than this one."""
+        changes = self.decision.changes
+        gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
+        if gone:
+            self._journal.removes(tuple(sorted(gone)))
+            for path in sorted(gone):
+                remove_file(self._found.sink.child(path))
+
+    def _lost_attempts(self) -> Iterator[str]:
+        """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
+        rolled = {task.path for task in self._tasks.values() if rolls_over(task.operation)}
+        if self.decision.continued is not None and rolled:
+            for path in sizes_below(self._found.sink):
+                if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
+                    yield path
 
     def _publish_signed(self, signing: DatasetSigning) -> tuple[SignedStatement, ...]:
         removes = self._removes(signing)
@@ -204,21 +232,47 @@ class DirectoryRun:
             remove_file(self._found.sink.child(path))
         return tuple(sorted(signing.left_over))
 
-    def _open_signing(self, adopted: Mapping[str, TaskRecord]) -> DatasetSigning | None:
+    def _open_signing(self, *, overwrites: bool) -> DatasetSigning | None:
         found = self._found
         if found.signers is None:
             return None
-        superseded, removed = superseded_by(self.changes.to_do), {*self.changes.removed, *self._dropped}
-        noted = {part.path for record in adopted.values() for part in record.parts}
+        listed = frozenset(entry.path for entry in found.earlier.entries) if found.earlier is not None else frozenset()
+        goes = what_goes(self.decision, listed, is_staged=self._header.is_staged, overwrites=overwrites)
+        known = self._known_paths()
+        # A run that is continued may have published files that it did not come to note. Others are not its own.
+        asks = self.decision.continued is not None and not self._header.is_staged and not overwrites
         signing = DatasetSigning(
             found.sink,
             found.signers,
             found.earlier,
-            replaces=lambda path: path in removed or path in noted or superseded(path),
+            replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
         )
         if signing.staying_promise is not None:
-            check_promise(self.changes.to_do, signing.staying_promise)
+            check_promise(self.decision.changes.to_do, signing.staying_promise)
         return signing
+
+    def _known_paths(self) -> set[str]:
+        """Return paths where runs that kept journals wrote what may be written over, or goes."""
+        changes, continued = self.decision.changes, self.decision.continued
+        noted = () if continued is None else (part.path for each in continued.records.values() for part in each.parts)
+        return {*changes.replaced, *changes.removed, *changes.made_again, *noted}
+
+    def _may_replace(self, *, overwrites: bool) -> Callable[[str], bool]:
+        """Return what says of a task's path whether its output may replace a file.
+
+        What a run that is continued wrote without noting it is written once more. What others put there is not touched.
+        """
+        if overwrites:
+            return lambda path: True
+        known = self._known_paths()
+        if self.decision.continued is None:
+            families = {unnumbered(path) or path for path in known}
+            return lambda path: path in known or path in families
+        writes, foreign = written_by(self._tasks.values()), set[str]()
+        for path in self._found.there:
+            if writes(path) and path not in known and not self._ours.holds(path):
+                foreign |= {path, unnumbered(path) or path}
+        return lambda path: path not in foreign
 
     def _sign(self, task_id: str, files: tuple[SignableFile, ...]) -> None:
         if self._signing is not None:
@@ -245,20 +299,40 @@ def open_directory_run(
         AccessError: a signing key is missing, or the credentials do not open it.
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
-    sink, run_id = plan.sink, new_run_id(now)
+    sink = plan.sink
     if request.run.keeps_journal:
         check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:
             signers = stack.enter_context(OpenSigners(request.policy.signing, credentials))
+        run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
         found = _look(request, sink, signers)
-        if found.past is not None and request.run.resumes and found.past.unfinished is not None:
-            run_id = found.past.unfinished.header.run_id
-        elif found.past is not None:
-            run_id = new_run_id(now, earlier=found.past.run_ids)
-        yield DirectoryRun(request, plan, lock, found, run_id)
+        decision = _decide(request, plan, found)
+        past = PastRuns() if found.past is None else found.past
+        if any(earlier >= run_id for earlier in past.run_ids):  # of a machine whose clock is ahead
+            run_id = new_run_id(now, earlier=past.run_ids)
+        header = _header(request, plan, found, decision, run_id)
+        yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header)
+
+
+class _Ours:
+    """Tells files of a dataset from those of others, by their footers. Anybody may write one that says so.
+
+    Args:
+        sink: where they lie.
+        dataset_id: of the dataset.
+    """
+
+    def __init__(self, sink: Location, dataset_id: str) -> None:
+        self._sink = sink
+        self._dataset_id = dataset_id
+
+    def holds(self, path: str) -> bool:
+        found = pin(self._sink.child(path), path)
+        file = None if found is None else found[1]
+        return file is not None and dataset_id_of(file) == self._dataset_id
 
 
 def _look(request: EncryptRequest, sink: Location, signers: OpenSigners | None) -> _Found:
@@ -267,68 +341,33 @@ def _look(request: EncryptRequest, sink: Location, signers: OpenSigners | None) 
     put_in_place(sink, earlier, seal)
     past = None
     if request.run.keeps_journal:
-        past = PastRuns.look(sink, seal, earlier, is_signed=signers is not None)
-    return _Found(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past)
+        past = PastRuns.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
+        if past.over is not None:
+            Journal(sink, past.over.header, seal).finish(utc_now())
+    return _Found(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
 
 
-def _header(plan: Plan, found: _Found, run_id: str) -> RunHeader:
-    past = found.past
-    if past is not None and past.unfinished is not None and past.unfinished.header.run_id == run_id:
-        return past.unfinished.header
-    dataset_id = plan.dataset_id if found.earlier is None else found.earlier.manifest.dataset_id
+def _decide(request: EncryptRequest, plan: Plan, found: _Found) -> Decision:
+    there = found.there if found.signers is None else None
+    decision = decide(request, plan, found.past, there)
+    for check in find_conflicts(request, found.past, decision, there):
+        check()
+    if decision.changes.lost:
+        _log.warning("%s: written before and gone, so made again", name_some(found.sink, decision.changes.lost))
+    return decision
+
+
+def _header(request: EncryptRequest, plan: Plan, found: _Found, decision: Decision, run_id: str) -> RunHeader:
+    if decision.continued is not None:
+        return decision.continued.header
+    dataset_id = plan.dataset_id
+    if found.earlier is not None:
+        dataset_id = found.earlier.dataset_id
+    elif found.past is not None and found.past.dataset_id is not None and not request.overwrite:
+        dataset_id = found.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:
         raise AssertionError("what is encrypted has a dataset")
     return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=found.is_staged)
-
-
-def _resumed(request: EncryptRequest, plan: Plan, found: _Found) -> tuple[Mapping[str, TaskRecord], tuple[str, ...]]:
-    """Return what the run that is continued has done of the plan, and paths of files that it would not write now."""
-    past = found.past
-    if past is None or past.unfinished is None or not request.run.resumes:
-        return {}, ()
-    planned = {task.id for task in plan.tasks}
-    adopted = {task_id: record for task_id, record in past.adopted.items() if task_id in planned}
-    writes, kept = written_by(plan.tasks), {part.path for record in adopted.values() for part in record.parts}
-    noted = {part.path for record in past.unfinished.records.values() for part in record.parts}
-    # A source was changed or taken away since. What is staged needs no care: no version lists it.
-    dropped = [] if past.unfinished.header.is_staged else [path for path in noted - kept if not writes(path)]
-    return adopted, tuple(sorted(dropped))
-
-
-def _changes(request: EncryptRequest, plan: Plan, found: _Found, adopted: Mapping[str, TaskRecord]) -> Changes:
-    past = found.past
-    if past is None or request.overwrite:
-        return Changes(to_do=plan.tasks, skipped=0)
-    if not request.run.resumes:
-        past.check_finished()
-    is_known = bool(past.done) or past.unfinished is not None
-    if (not is_known and not sink_is_empty(found.sink, besides=RESERVED_DIRECTORY)) or any(
-        not file.task_id for file in past.done.values()
-    ):
-        raise SinkNotEmptyError(f"the sink {found.sink.display} holds files that no run of a configuration wrote")
-    there = sizes_below(found.sink) if found.signers is None else None
-    changes = compare_with_done(plan.tasks, past.done, adopted, there)
-    if request.only_tasks is not None:
-        # A saved plan leaves sources out on purpose: what has no task in it is not gone.
-        changes = replace(changes, removed=())
-    check_changes(changes, request.run.on_source_change)
-    if there is not None:
-        check_sizes(found.sink, changes, there)
-    if changes.lost:
-        _log.warning("%s: written before and gone, so made again", name_some(found.sink, changes.lost))
-    return changes
-
-
-def _may_replace(request: EncryptRequest, changes: Changes, *, is_resumed: bool) -> Callable[[str], bool]:
-    """Return what says of a task's path whether its output may replace a file.
-
-    What a run that is continued wrote without noting it is written once more; nobody else wrote there meanwhile.
-    """
-    if request.overwrite or is_resumed:
-        return lambda path: True
-    known = {*changes.replaced, *changes.made_again}
-    replaced = known.union(unnumbered(path) or path for path in known)
-    return lambda path: path in replaced
 
 
 def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:

@@ -124,9 +124,12 @@ def _carry_out(
 ) -> Summary:
     if isinstance(opened, DirectoryRun) and not opened.has_work:
         return _told(Summary.of(opened.plan.name, (), time.perf_counter() - started), opened)
-    opened.begin()
     try:
-        parts = _run_tasks(opened, work, on_event) if opened.plan.tasks else []
+        if opened.plan.tasks:
+            parts = _run_tasks(opened, work, on_event)
+        else:
+            opened.begin()
+            parts = []
     except BaseException:
         # What is noted need not be done again. Another error is on its way.
         with contextlib.suppress(PipecryptError):
@@ -140,13 +143,13 @@ def _told(summary: Summary, opened: SignedRun | DirectoryRun) -> Summary:
     """Return the summary of a run, with what it left alone."""
     if not isinstance(opened, DirectoryRun):
         return summary
-    changes = opened.changes
+    decision = opened.decision
     return replace(
         summary,
         run_id=opened.run_id,
-        skipped=changes.skipped,
-        replaced=changes.replaced,
-        removed=changes.removed,
+        skipped=decision.changes.skipped,
+        replaced=decision.changes.replaced,
+        removed=tuple(sorted({*decision.changes.removed, *decision.dropped})),
     )
 
 
@@ -162,4 +165,4 @@ def _run_tasks(opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable
             opened.check_quickly()
         on_event(event)
 
-    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks)
+    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks, on_ready=opened.begin)

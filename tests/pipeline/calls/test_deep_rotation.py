@@ -250,13 +250,33 @@ def test_an_undo_file_of_another_file_is_refused(world: World) -> None:
     undo = tail._undo_place(one).local_path
     shutil.copy(undo, tail._undo_place(two).local_path)
 
+    whole = Path(two.local_path).read_bytes()
+    Path(two.local_path).write_bytes(whole[:-20])  # as after a crash, so that nothing tells whose it is but its body
     with pytest.raises(ConflictError):
         rotate(world)
+    Path(two.local_path).write_bytes(whole)
     Path(tail._undo_place(two).local_path).write_bytes(b"no undo file")
     with pytest.raises(FormatError):
         rotate(world)
     os.unlink(tail._undo_place(two).local_path)
     assert rotate(world).changed == 3
+
+
+def test_a_file_that_was_encrypted_again_since_a_rotation_died_stays_as_it_is(world: World) -> None:
+    policy = pc.Policy(columns={"id": world.key})  # so the body ends with what is plaintext
+    pc.encrypt(world.raw, world.out, policy)
+    place = Location(str(world.out / "a.parquet"))
+    body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
+    tail.write_undo(tail._pinned(place), body_end)
+    pc.encrypt(
+        world.raw, world.out, pc.Policy(columns={"id": world.key}), overwrite=True
+    )  # what ends the body is plain
+
+    rotate(world)
+
+    assert not Path(tail._undo_place(place).local_path).exists()
+    pc.decrypt(world.out, world.root / "back", [world.reference("other")])
+    assert (world.root / "back" / "a.parquet").read_bytes() == (world.raw / "a.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("part", ["", "a.parquet"], ids=["dataset", "file"])

@@ -142,6 +142,7 @@ def test_drift_is_from_the_first_source_though_it_is_done(world: World, request_
         b"[]",
         b'{"version": 2, "sink": "s", "tasks": []}',
         b'{"version": 1, "tasks": []}',
+        b'{"version": 1, "sink": "s", "tasks": []}',
         b'{"version": 1, "sink": "s", "tasks": [{"id": "../x"}]}',
         b"{" * 9999,
     ],

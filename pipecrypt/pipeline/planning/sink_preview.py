@@ -1,0 +1,90 @@
+"""Tell what a run would do about what its sink holds, without keys: the same decision, from what nobody has verified.
+
+Nothing may be written on the strength of it. Sources are looked at by plan_report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
+from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
+from pipecrypt.dataset.signing.signers import utc_now
+from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
+from pipecrypt.pipeline.history.past_runs import PastRuns
+from pipecrypt.pipeline.history.sink_locking import check_unlocked
+from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflicts, what_goes
+from pipecrypt.pipeline.planning.plan import Plan
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.storage.sink import is_directory
+
+__all__ = ["SinkPreview", "preview_sink"]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPreview:
+    """What a run would do about what its sink holds.
+
+    Args:
+        decision: what it would do.
+        conflicts: what would make it fail.
+        is_work: whether anything would be written, removed or signed.
+    """
+
+    decision: Decision
+    conflicts: tuple[str, ...] = ()
+    is_work: bool = True
+
+
+def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
+    """Look at the sink as a run would, without its lock and without keys.
+
+    Raises:
+        IntegrityError: statement or journal is malformed.
+        StorageError: the storage refused or failed.
+    """
+    if plan.is_single_file or request.sink.is_standard_stream:
+        return SinkPreview(decide(request, plan, None, None))
+    is_signed = request.policy.signing is not None
+    version = read_unverified_version(request.sink) if is_directory(request.sink) else None
+    past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
+    found = sizes_below(request.sink)
+    there = None if is_signed else found
+    decision = decide(request, plan, past, there)
+    # While another run is at work, what it has not come to yet is no conflict of its own.
+    conflicts = _problems([lambda: check_unlocked(request.sink)])
+    if not conflicts:
+        conflicts += _problems(find_conflicts(request, past, decision, there))
+        if is_signed and version is not None:
+            conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
+    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired)
+
+
+def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
+    found = []
+    for check in checks:
+        try:
+            check()
+        except (ConflictError, SinkNotEmptyError) as error:
+            found.append(error.message)
+    return found
+
+
+def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[str, int | None]:
+    return {path: size for path, size in found.items() if path not in paths}
+
+
+def _checks_of_signed(
+    request: EncryptRequest, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
+) -> Iterator[Callable[[], None]]:
+    """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
+    sink, listed = request.sink, {entry.path for entry in version.entries}
+    goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
+    stays = [entry for entry in version.entries if not goes(entry.path)]
+    staged = {path: file.size_bytes for path, file in staged_files(sink, version.run).items()}
+    yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
+    yield lambda: check_signed_is_there(sink, stays, found, staged)

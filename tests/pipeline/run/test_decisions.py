@@ -1,0 +1,219 @@
+"""What runs do about what earlier runs and others left: continue, replace, remove, refuse; and plans say the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.pipeline.history.journal import journal
+from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
+from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.run import directory_run
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.storage import tail
+from pipecrypt.storage.location import Location
+from tests.faults.scenes import SCENES, Scene, Shop, prepare, write_source
+
+
+class _StoppedError(Exception):
+    """Stops a run."""
+
+
+@pytest.fixture(autouse=True)
+def every_task_is_noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_FLUSH_SECONDS", 0.0)
+
+
+def _shop(scene: Scene, tmp_path: Path) -> Shop:
+    return prepare(scene, tmp_path).at(tmp_path / "sink")
+
+
+def _stop(shop: Shop, after: int) -> None:
+    done = 0
+
+    def count(event: Event) -> None:
+        nonlocal done
+        done += isinstance(event, FileDone)
+        if done == after:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        run(shop.request(), credentials=shop.credentials, on_event=count)
+
+
+def _data(shop: Shop) -> list[str]:
+    return sorted(name for name in shop.files() if not name.startswith("_pipecrypt/"))
+
+
+def _plan(shop: Shop, *, resumes: bool = False) -> PlanReport:
+    return report_plan(shop.request(resumes=resumes))
+
+
+@pytest.mark.parametrize("scene", [SCENES["csv"], SCENES["unsigned-csv"]], ids=["signed", "unsigned"])
+def test_fewer_files_of_a_source_leave_no_old_rows(scene: Scene, tmp_path: Path) -> None:
+    shop = _shop(scene, tmp_path)
+    shop.run()
+    before = _data(shop)
+    write_source(shop.raw, "day=1/b", 5, "csv", "new")
+    shop.run()
+    assert len(_data(shop)) < len(before)
+    assert shop.plaintext() == shop.expected()
+    assert shop.run().files == 0
+
+
+def test_files_of_an_attempt_that_was_not_noted_leave_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = _shop(SCENES["unsigned-csv"], tmp_path)
+
+    def die(self: object, done: FileDone) -> None:
+        raise _StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory_run.DirectoryRun, "add", die)
+        with pytest.raises(_StoppedError):
+            shop.run()
+    first = _data(shop)
+    assert len(first) > 1
+    write_source(shop.raw, "a", 3, "csv", "new")
+    shop.run(resumes=True)
+    assert not set(first) <= set(_data(shop))
+    assert shop.plaintext() == shop.expected()
+
+
+@pytest.mark.parametrize("name", ["first", "unsigned"])
+def test_a_saved_plan_that_continues_a_run_drops_nothing(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    _stop(shop, 1)
+    kept = _data(shop)
+    planned = _plan(shop, resumes=True)
+    assert planned.to_do == 2
+    ids = frozenset(task.id for task in planned.tasks[2:])
+    done = run(replace(shop.request(resumes=True), only_tasks=ids), credentials=shop.credentials)
+    assert (done.files, done.removed) == (1, ())
+    assert set(kept) < set(_data(shop))
+    if shop.scene.is_signed:
+        assert shop.verify() == 1
+    assert shop.run().files == 1
+    assert shop.plaintext() == shop.expected()
+
+
+def test_what_a_continued_run_removes_is_told(tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    _stop(shop, 1)
+    (shop.raw / "a.parquet").unlink()
+    assert _plan(shop, resumes=True).removed == ("a.parquet",)
+    assert shop.run(resumes=True).removed == ("a.parquet",)
+    assert shop.plaintext() == shop.expected()
+
+
+@pytest.mark.parametrize("name", ["first", "unsigned", "next", "unsigned-next"])
+def test_an_overwriting_run_is_continued(name: str, tmp_path: Path) -> None:
+    shop = prepare(SCENES[name], tmp_path).fresh("sink")
+    _stop(shop, 2)
+    assert shop.run(resumes=True, overwrite=True).files == 1
+    if shop.scene.is_signed:
+        shop.verify()
+    assert shop.expected() <= shop.plaintext()  # what lost its source stays
+    assert shop.run(overwrite=True).files == 3
+
+
+def test_a_plan_knows_that_a_signed_run_is_over(tmp_path: Path) -> None:
+    shop = _shop(SCENES["first"], tmp_path)
+    shop.run()
+    next(Path(shop.sink).glob("_pipecrypt/runs/*/finished.json")).unlink()
+    planned = _plan(shop)
+    assert (planned.conflicts, planned.to_do, planned.signing_calls) == ((), 0, 0)
+    assert shop.run().files == 0
+
+
+@pytest.mark.parametrize("stray", ["x.parquet", "x-00077.parquet"])
+@pytest.mark.parametrize("name", ["first", "csv"])
+def test_files_of_others_in_a_signed_sink_are_not_touched(name: str, stray: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    write_source(shop.raw, "x", 9, shop.scene.kind)
+    foreign = Path(shop.sink) / stray
+    foreign.write_bytes(b"of somebody else")
+    assert len(_plan(shop).conflicts) == 1
+    with pytest.raises(ConflictError):
+        shop.run()
+    assert foreign.read_bytes() == b"of somebody else"
+
+
+@pytest.mark.parametrize("name", ["first", "unsigned"])
+def test_a_continued_run_replaces_its_own_files_only(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    _stop(shop, 1)
+    foreign = Path(shop.sink) / "day=1/b.parquet"
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_bytes(b"of somebody else")
+    with pytest.raises((ConflictError, SinkNotEmptyError)):
+        shop.run(resumes=True)
+    assert foreign.read_bytes() == b"of somebody else"
+    foreign.unlink()
+    shop.run(resumes=True)
+    assert shop.plaintext() == shop.expected()
+
+
+def test_a_source_that_was_put_back_is_done_again(tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    shop.run()
+    source, kept = shop.raw / "a.parquet", tmp_path / "kept"
+    os.link(source, kept)
+    source.unlink()
+    write_source(shop.raw, "a", 60, "parquet", "neu")  # the same size
+    _stop(shop, 1)
+    source.unlink()
+    shutil.move(kept, source)  # the same inode and time as before
+    assert _plan(shop, resumes=True).to_do == 1
+    assert shop.run(resumes=True).files == 1
+    assert shop.plaintext() == shop.expected()
+
+
+def test_unsigned_runs_into_one_directory_keep_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    ids = set()
+    real = directory_run._writing_plan
+
+    def note(
+        plan: object, to_do: object, header: directory_run.RunHeader, may_replace: Callable[[str], bool]
+    ) -> object:
+        ids.add(header.dataset_id)
+        return real(plan, to_do, header, may_replace)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(directory_run, "_writing_plan", note)
+    for number in range(3):
+        write_source(shop.raw, f"more-{number}", 9, "parquet")
+        shop.run()
+    assert len(ids) == 1
+    shop.run(overwrite=True)
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("name", ["unsigned", "first"])
+def test_keys_that_do_not_open_leave_a_finished_sink_finished(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    before = set(shop.files())
+    with pytest.raises(PipecryptError):
+        run(shop.request(overwrite=True), credentials=Credentials({}))
+    assert {name for name in set(shop.files()) - before if not name.endswith("/report.json")} == set()
+    assert shop.run().files == 0
+
+
+def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
+    shop = _shop(SCENES["first"], tmp_path)
+    shop.run()
+    place = Location(f"{shop.sink}/a.parquet")
+    source = tail._pinned(place)
+    tail.write_undo(source, source.size_bytes - 100)
+    tail.replace_tail(source, source.size_bytes - 100, b"of another size")
+    with pytest.raises(ConflictError) as caught:
+        shop.run()
+    assert "rotation" in str(caught.value.hint)
