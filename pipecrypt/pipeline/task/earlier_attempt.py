@@ -7,13 +7,11 @@ Nobody has signed that. But whoever can plant a file that claims to be the run's
 from __future__ import annotations
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.opening.observed_footer import observe
-from pipecrypt.errors import ContentError, SinkNotEmptyError, StorageError
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.dataset.opening.observed_footer import written_as
+from pipecrypt.errors import SinkNotEmptyError, StorageError
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import Publication, open_sink
-from pipecrypt.storage.source import open_range_source
 
 __all__ = ["is_written_as", "open_output"]
 
@@ -54,11 +52,7 @@ def is_written_as(place: Location, context: Context) -> bool:
     """Say whether the file at a place says that it is of that dataset and path; no where it cannot be read."""
     try:
         found = pin(place, place.name)
-        file = None if found is None else found[1]
-        if file is None:
-            return False
-        with open_range_source(file) as source:
-            _, encryption = observe(read_stored_footer(source), source.name)
-    except (ContentError, StorageError):
+    except StorageError:
         return False
-    return (encryption.dataset_id, encryption.path) == (context.dataset_id, context.path)
+    file = None if found is None else found[1]
+    return file is not None and written_as(file) == context

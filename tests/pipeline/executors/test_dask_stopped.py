@@ -87,7 +87,7 @@ def test_stopped(world: World, start: Start, number: signal.Signals, to_all: boo
     assert len(output.splitlines()) == 1, output
     assert process.returncode == 1
     assert _data(world) == []
-    assert _processes_of(process.pid) == []
+    _wait_for(lambda: not _processes_of(process.pid), 10)  # one that tracks resources ends when it sees the end
 
     (world.root / "go-on").touch()
     output, _ = start(60.0, "resume").communicate(timeout=60)
