@@ -10,7 +10,7 @@ from typing import Final
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.documents import DocumentError
 from pipecrypt.manifest.entry import FileEntry, check_count, check_digest
-from pipecrypt.manifest.paths import check_file_name, check_run_id
+from pipecrypt.manifest.paths import check_file_name, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy
 
 __all__ = ["MAX_FILES", "MAX_FILE_LIST_BYTES", "FileListSummary", "Manifest"]
@@ -83,7 +83,7 @@ class Manifest:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if self.run is not None:
-            check_run_id(self.run)
+            parse_run_id(self.run)
         if _DATASET_ID.fullmatch(self.dataset_id) is None:
             raise DocumentError("the dataset id is not 32 lower-case hex digits")
         self._check_chain()

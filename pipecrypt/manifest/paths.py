@@ -6,8 +6,10 @@ it must not lead out of there or into `_pipecrypt/`, on any system, and must mea
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
 from pipecrypt.documents import DocumentError
@@ -22,14 +24,15 @@ __all__ = [
     "RESERVED_DIRECTORY",
     "ROTATION_LOCK_SUFFIX",
     "RUNS_DIRECTORY",
+    "RUN_TIME_FORMAT",
     "SIGNATURE_SUFFIX",
     "check_file_name",
     "check_inside",
     "check_path",
-    "check_run_id",
     "check_signable_paths",
     "file_list_path",
     "is_reserved",
+    "parse_run_id",
     "run_path",
     "signature_path",
     "staged_path",
@@ -39,6 +42,7 @@ RESERVED_DIRECTORY: Final = "_pipecrypt"
 MANIFEST_PATH: Final = f"{RESERVED_DIRECTORY}/manifest.json"
 SIGNATURE_SUFFIX: Final = ".sig.json"
 RUNS_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/runs"
+RUN_TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 LOCK_DIRECTORY: Final = f"{RESERVED_DIRECTORY}/lock"
 GRANTS_PATH: Final = f"{RESERVED_DIRECTORY}/grants.json"
 GRANTS_SUFFIX: Final = ".grants.json"
@@ -50,7 +54,8 @@ _DIGEST_DIGITS: Final = 16
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
 _EMPTY_OR_DOTS: Final = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 _DRIVE: Final = re.compile(r"\A[A-Za-z]:")
-_RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}", re.ASCII)
+# Until the year 8999: a later id has to be left for the next run.
+_RUN_ID: Final = re.compile(r"[0-8]\d{7}T\d{6}Z-[0-9a-f]{8}", re.ASCII)
 _RESERVED: Final = re.compile(r"\A_pipecrypt(?:/|\Z)", re.IGNORECASE | re.ASCII)
 
 
@@ -59,14 +64,16 @@ def file_list_path(version: int, list_sha256: str) -> str:
     return f"{RESERVED_DIRECTORY}/files/{version}-{list_sha256[:_DIGEST_DIGITS]}.jsonl"
 
 
-def check_run_id(run_id: str) -> None:
-    """Pass if a text is the id of a run: when it began, in UTC, and what tells it from others of that second.
+def parse_run_id(run_id: str) -> datetime:
+    """Return when a run began, in UTC, from its id: that time, and what tells it from others of that second.
 
     Raises:
-        DocumentError: it is not; what leads out of the directory of runs is not, in particular.
+        DocumentError: it is no such id; what leads out of the directory of runs is not, in particular.
     """
-    if not isinstance(run_id, str) or _RUN_ID.fullmatch(run_id) is None:
-        raise DocumentError("the id of the run is not of the form 20260131T120000Z-0123abcd")
+    if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None:
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(run_id.partition("-")[0], RUN_TIME_FORMAT).replace(tzinfo=UTC)
+    raise DocumentError("the id of the run is not of the form 20260131T120000Z-0123abcd")
 
 
 def run_path(run_id: str, name: str) -> str:

@@ -23,6 +23,7 @@ from pipecrypt.manifest.paths import (
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
     is_reserved,
+    parse_run_id,
     run_path,
 )
 from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
@@ -41,8 +42,6 @@ __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
 
 _log = logging.getLogger(__name__)
 DEFAULT_GRACE: Final = timedelta(hours=24)
-_RUN_TIME: Final = "%Y%m%dT%H%M%SZ"
-_TIME_CHARACTERS: Final = 16
 _PROBES: Final = f"{RESERVED_DIRECTORY}/probe-"
 _GRACE: Final = re.compile(r"(?P<count>\d{1,7})(?P<unit>[smhd])", re.ASCII)
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -140,7 +139,7 @@ class _Cleaning:
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
-        old = [run for run in dead if run.run_id < last_finished or self._is_past(_began(run.run_id))]
+        old = [run for run in dead if run.run_id < last_finished or self._is_past(parse_run_id(run.run_id))]
         kept = [run for run in dead if run not in old]
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
@@ -223,7 +222,3 @@ class _Cleaning:
     def _is_past(self, moment: datetime) -> bool:
         # Without a grace period everything is over, whatever clocks say.
         return self._grace <= timedelta() or moment < self._now - self._grace
-
-
-def _began(run_id: str) -> datetime:
-    return datetime.strptime(run_id[:_TIME_CHARACTERS], _RUN_TIME).replace(tzinfo=UTC)

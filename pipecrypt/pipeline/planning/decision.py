@@ -144,7 +144,7 @@ def _still_done(past: PastRuns, continued: PastRun | None) -> Mapping[str, DoneF
     """Return what earlier runs have done, without what the run that is continued has written over."""
     if continued is None or continued.header.is_staged:
         return past.done
-    noted = _noted(continued)
+    noted = _noted(continued).union(continued.replaces)
     return {path: file for path, file in past.done.items() if path not in noted}
 
 

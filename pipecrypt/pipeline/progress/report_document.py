@@ -15,6 +15,7 @@ from typing import Final
 
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, PipecryptError, SourceNotFoundError, UsageError
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.pipeline.progress.run_id import is_run_id
 from pipecrypt.pipeline.progress.run_report import (
@@ -41,14 +42,13 @@ _VERSION: Final = 1
 MAX_REPORT_BYTES: Final = 8 << 20
 _MOST: Final = (1 << 63) - 1
 _STAGES: Final = ("open", "read", "work", "write", "publish")
-_RUNS: Final = "_pipecrypt/runs"
 _NAME: Final = "report.json"
 _MEMBERS: Final = tuple(each.name for each in fields(RunReport))
 
 
 def report_path(run_id: str) -> str:
     """Return the path of a run's report below its dataset."""
-    return f"{_RUNS}/{run_id}/{_NAME}"
+    return run_path(run_id, _NAME)
 
 
 def encode_report(report: RunReport) -> bytes:
@@ -115,7 +115,10 @@ def read_report(dataset: Location, run_id: str | None) -> RunReport:
 
 def _run_ids(dataset: Location) -> list[str]:
     """Return the runs that left a report, the latest first."""
-    found = (path.split("/") for path, _ in take_inventory(dataset.child(_RUNS), lambda directory: len(directory) < 2))
+    found = (
+        path.split("/")
+        for path, _ in take_inventory(dataset.child(RUNS_DIRECTORY), lambda directory: len(directory) < 2)
+    )
     names = {parts[0] for parts in found if parts[1:] == [_NAME]}
     return sorted(filter(is_run_id, names), reverse=True)
 

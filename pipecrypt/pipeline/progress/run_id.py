@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +10,12 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pipecrypt.documents import DocumentError
+from pipecrypt.manifest.paths import RUN_TIME_FORMAT, parse_run_id
+
 __all__ = ["current_run_id", "is_run_id", "new_run_id", "running"]
 
 _RANDOM_BYTES: Final = 4
-_TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
-_TIME_CHARACTERS: Final = 16
-_RUN_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
 _current: ContextVar[str | None] = ContextVar("pipecrypt_run_id", default=None)
 _lock: Final = threading.Lock()
 _at_work: list[str] = []
@@ -33,15 +32,19 @@ def new_run_id(now: datetime, random: Callable[[int], bytes] = secrets.token_byt
         earlier: ids of runs of the same sink.
     """
     began = now.astimezone(UTC)
-    last = max(earlier, default="")[:_TIME_CHARACTERS]
-    if last and began.strftime(_TIME_FORMAT) <= last:
-        began = datetime.strptime(last, _TIME_FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
-    return f"{began.strftime(_TIME_FORMAT)}-{random(_RANDOM_BYTES).hex()}"
+    last = max(map(parse_run_id, earlier), default=None)
+    if last is not None and began.replace(microsecond=0) <= last:
+        began = last + timedelta(seconds=1)
+    return f"{began.strftime(RUN_TIME_FORMAT)}-{random(_RANDOM_BYTES).hex()}"
 
 
 def is_run_id(text: str) -> bool:
     """Say whether a text is spelled like the id of a run."""
-    return _RUN_ID.fullmatch(text) is not None
+    try:
+        parse_run_id(text)
+    except DocumentError:
+        return False
+    return True
 
 
 @contextmanager

@@ -135,11 +135,16 @@ class DirectoryRun:
     def begin(self) -> None:
         """Note that the run begins."""
         if self._keeps_journal:
-            self._journal.begin()
+            self._journal.begin(self._replaced())
             if self.decision.continued is not None:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
             for path in self.decision.dropped:
                 remove_file(self._found.sink.child(path))
+
+    def _replaced(self) -> tuple[str, ...]:
+        """Return which outputs may be written over before the run is over. A signed one writes beside what is there."""
+        writes = written_by(self._tasks.values())
+        return () if self._signing is not None else tuple(sorted(filter(writes, self._found.there)))
 
     def add(self, done: FileDone) -> None:
         """Note files that were published."""

@@ -161,14 +161,21 @@ def test_a_continued_run_replaces_its_own_files_only(name: str, tmp_path: Path) 
     assert shop.plaintext() == shop.expected()
 
 
-def test_a_source_that_was_put_back_is_done_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_source_that_was_put_back_is_done_again(
+    tmp_path: Path, is_noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = _shop(SCENES["unsigned"], tmp_path)
     shop.run()
     source, kept = shop.raw / "a.parquet", tmp_path / "kept"
     os.link(source, kept)
     source.unlink()
     write_source(shop.raw, "a", 60, "parquet", "neu")  # the same size
-    _stop(shop, 1)
+    with monkeypatch.context() as patch:
+        if not is_noted:
+            patch.setattr(journal.Journal, "add", lambda self, record: None)
+            patch.setattr(journal.Journal, "flush", lambda self: None)
+        _stop(shop, 1)
     source.unlink()
     shutil.move(kept, source)  # the same inode and time as before
     assert _plan(shop, resumes=True).to_do == 1
@@ -217,3 +224,19 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConflictError) as caught:
         shop.run()
     assert "rotation" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "name", ["99999999T999999Z-00000000", "20260230T000000Z-00000000", "99991231T235959Z-00000000"]
+)
+def test_directories_that_are_of_no_run_are_left_alone(name: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    shop.run()
+    strange = Path(shop.sink) / "_pipecrypt/runs" / name
+    strange.mkdir()
+    (strange / "parts-000000.jsonl").write_text("")
+    write_source(shop.raw, "more", 9, "parquet")
+    assert _plan(shop).to_do == 1
+    assert shop.run().files == 1
+    shop.clean()
+    assert strange.exists()

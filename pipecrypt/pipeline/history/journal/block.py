@@ -3,9 +3,9 @@
 JSON lines: what the run is, each promise that a task of the block made, then a line for each task::
 
     {"version": 1, "run": "<id>", "sequence": n, "dataset": "<32 hex>", "token": "<8 hex>", "staged": true | false,
-     "removes": ["<path>", ...]}
+     "removes": ["<path>", ...], "replaces": ["<path>", ...]}
     {"promise": <see manifest.promise>}
-    {"task": "<64 hex>", "source": "<path>",
+    {"task": "<64 hex>", "source": "<path>", "more": true where the next block goes on with the files of this task,
      "files": [{"path": "<path>", "source_bytes": n, "sink_bytes": n, "rows": n, "batches": n, "data_keys": n,
                 "service_calls": n, "seconds": s, "bad_rows": n,
                 "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
@@ -25,7 +25,7 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
-from pipecrypt.manifest.paths import MAX_PATH_BYTES, check_inside, check_run_id
+from pipecrypt.manifest.paths import check_inside, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy, decode_policy, encode_policy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.pipeline.progress.summary import Part
@@ -68,12 +68,14 @@ class TaskRecord:
         source: path of the input below the source.
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
+        has_more: whether another record goes on with the files of this task.
     """
 
     task_id: str
     source: str
     parts: tuple[Part, ...]
     signable: tuple[SignableFile, ...] = ()
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +87,22 @@ class Block:
         sequence: counts from 0.
         records: tasks that were done since the block before.
         removes: paths that the run removes from the sink once its version is signed.
+        replaces: paths where the run may write over outputs of earlier runs, noted before it does.
     """
 
     header: RunHeader
     sequence: int
     records: tuple[TaskRecord, ...] = ()
     removes: tuple[str, ...] = field(default=())
+    replaces: tuple[str, ...] = field(default=())
 
 
 def encode_block(block: Block) -> bytes:
-    """Return the lines of a block."""
+    """Return the lines of a block.
+
+    Raises:
+        DocumentError: it is larger than a block can be.
+    """
     promises: dict[PromisedPolicy, int] = {}
     tasks = [_task_line(record, promises) for record in block.records]
     header = block.header
@@ -106,9 +114,14 @@ def encode_block(block: Block) -> bytes:
         "token": header.token,
         "staged": header.is_staged,
         "removes": list(block.removes),
+        "replaces": list(block.replaces),
     }
     lines = [first, *({"promise": encode_policy(promise)} for promise in promises), *tasks]
-    return b"".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in lines)
+    data = b"".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in lines)
+    is_long = max(len(block.removes), len(block.replaces), *(len(each.parts) for each in block.records), 0) > _MAX_LIST
+    if len(data) > MAX_BLOCK_BYTES or is_long:
+        raise DocumentError(f"a block of {len(data)} bytes is larger than {MAX_BLOCK_BYTES}, or names too many files")
+    return data
 
 
 def decode_block(data: bytes) -> Block:
@@ -124,7 +137,8 @@ def decode_block(data: bytes) -> Block:
     first, rest = documents[0], documents[1:]
     promises = [_promise(document) for document in rest if "promise" in document]
     records = tuple(_record(document, promises) for document in rest if "promise" not in document)
-    return Block(_header(first), _count(first, "sequence"), records, _paths(first, "removes"))
+    paths = [_paths(first, name) for name in ("removes", "replaces")]
+    return Block(_header(first), _count(first, "sequence"), records, *paths)
 
 
 def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[str, object]:
@@ -137,15 +151,15 @@ def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[
         line["entry"] = None if file is None else encode_file_line(file.entry).decode()
         line["promise"] = None if file is None else promises.setdefault(file.promise, len(promises))
         files.append(line)
-    return {"task": record.task_id, "source": record.source, "files": files}
+    return {"task": record.task_id, "source": record.source, "more": record.has_more, "files": files}
 
 
 def _header(document: Document) -> RunHeader:
-    document.only("version", "run", "sequence", "dataset", "token", "staged", "removes")
+    document.only("version", "run", "sequence", "dataset", "token", "staged", "removes", "replaces")
     if document.integer("version") != _VERSION:
         raise DocumentError("the version of the block is unknown to this version of pipecrypt")
     run_id = document.text("run", max_characters=_MAX_TEXT)
-    check_run_id(run_id)
+    parse_run_id(run_id)
     return RunHeader(
         run_id=run_id,
         dataset_id=_matching(document, "dataset", _DATASET_ID),
@@ -160,12 +174,13 @@ def _promise(document: Document) -> PromisedPolicy:
 
 
 def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecord:
-    document.only("task", "source", "files")
+    document.only("task", "source", "more", "files")
     task_id = document.text("task", max_characters=_MAX_TEXT)
     check_digest("task", task_id)
     files = document.documents("files", max_count=_MAX_LIST)
     signable = tuple(_signable(file, promises) for file in files if not file.is_null("entry"))
-    return TaskRecord(task_id, document.text("source", max_characters=_MAX_TEXT), tuple(map(_part, files)), signable)
+    source, has_more = document.text("source", max_characters=_MAX_TEXT), document.boolean("more")
+    return TaskRecord(task_id, source, tuple(map(_part, files)), signable, has_more)
 
 
 def _part(document: Document) -> Part:
@@ -198,7 +213,7 @@ def _count(document: Document, name: str) -> int:
 
 
 def _paths(document: Document, name: str) -> tuple[str, ...]:
-    paths = document.texts(name, max_count=_MAX_LIST, max_characters=MAX_PATH_BYTES)
+    paths = document.texts(name, max_count=_MAX_LIST, max_characters=_MAX_TEXT)
     for path in paths:
         check_inside(path)
     return paths

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, check_run_id, run_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
 from pipecrypt.pipeline.history.journal.seal import Seal
@@ -52,12 +52,14 @@ class PastRun:
         header: what it is.
         records: the tasks it has done, by task id; of a task done twice, the last.
         removes: paths that it removes once its version is signed.
+        replaces: paths where it may have written over outputs of earlier runs.
         next_sequence: of the block that would follow.
     """
 
     header: RunHeader
     records: Mapping[str, TaskRecord]
     removes: tuple[str, ...]
+    replaces: tuple[str, ...]
     next_sequence: int
 
 
@@ -71,7 +73,7 @@ def find_runs(sink: Location) -> tuple[FoundRun, ...]:
     for path, _ in take_inventory(sink.child(RUNS_DIRECTORY), lambda below: len(below) < _DEPTH):
         run_id, _, name = path.partition("/")
         try:
-            check_run_id(run_id)
+            parse_run_id(run_id)
         except DocumentError:
             continue
         names[run_id].add(name)
@@ -105,10 +107,24 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
         return None
     return PastRun(
         header=blocks[0].header,
-        records={record.task_id: record for block in blocks for record in block.records},
+        records=_joined(record for block in blocks for record in block.records),
         removes=tuple(path for block in blocks for path in block.removes),
+        replaces=tuple(path for block in blocks for path in block.replaces),
         next_sequence=len(blocks),
     )
+
+
+def _joined(records: Iterable[TaskRecord]) -> dict[str, TaskRecord]:
+    """Return what is known of each task; nothing of one whose last record was never written."""
+    whole: dict[str, TaskRecord] = {}
+    begun: dict[str, TaskRecord] = {}
+    for record in records:
+        before = begun.pop(record.task_id, None)
+        if before is not None:
+            parts, signable = before.parts + record.parts, before.signable + record.signable
+            record = replace(record, parts=parts, signable=signable)  # noqa: PLW2901
+        (begun if record.has_more else whole)[record.task_id] = record
+    return whole
 
 
 def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:

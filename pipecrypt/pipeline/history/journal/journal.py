@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from pipecrypt.documents import DocumentError
+from pipecrypt.errors import OutputError
 from pipecrypt.manifest.paths import run_path
 from pipecrypt.pipeline.history.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, TaskRecord, encode_block
 from pipecrypt.pipeline.history.journal.seal import Seal
@@ -22,6 +25,8 @@ __all__ = ["FINISHED", "Journal", "block_name"]
 
 FINISHED: Final = "finished.json"
 _FLUSH_SECONDS: Final = 2.0
+_MAX_PATH_BYTES: Final = 2 << 20
+_JSON_BYTES: Final = 6  # at most, for a byte of a path that JSON escapes
 
 
 def block_name(sequence: int, suffix: str) -> str:
@@ -58,14 +63,20 @@ class Journal:
         self._records: list[TaskRecord] = []
         self._flushed = clock()
 
-    def begin(self) -> None:
+    def begin(self, replaces: Sequence[str] = ()) -> None:
         """Note that the run begins, or goes on.
+
+        Args:
+            replaces: paths where it may write over outputs of earlier runs.
 
         Raises:
             ConflictError: another run has the same id.
             StorageError: the storage refused or failed.
         """
-        self._write()
+        first, *others = _cut(replaces) or [()]
+        self._store(Block(self.header, self._sequence, replaces=first))
+        for paths in others:
+            self._store(Block(self.header, self._sequence, replaces=paths))
 
     def add(self, record: TaskRecord) -> None:
         """Note a task that is done, now or soon."""
@@ -85,12 +96,21 @@ class Journal:
             ConflictError: another process writes this journal.
             StorageError: the storage refused or failed.
         """
-        if self._records:
-            self._write()
+        while self._records:
+            count = min(len(self._records), MAX_BLOCK_TASKS)
+            while not self._fits(self._records[:count]) and count > 1:
+                count //= 2
+            if count == 1 and not self._fits(self._records[:1]) and len(self._records[0].parts) > 1:
+                self._records[:1] = _halved(self._records[0])
+                continue
+            self._store(Block(self.header, self._sequence, tuple(self._records[:count])))
+            self._records = self._records[count:]
 
-    def removes(self, paths: tuple[str, ...]) -> None:
-        """Note what the run removes once its version is signed, with all that was not written yet."""
-        self._write(removes=paths)
+    def removes(self, paths: Sequence[str]) -> None:
+        """Note what the run removes once its version is signed, after all that was not written yet."""
+        self.flush()
+        for some in _cut(paths):
+            self._store(Block(self.header, self._sequence, removes=some))
 
     def finish(self, now: datetime) -> None:
         """Note that nothing is left to do.
@@ -103,18 +123,53 @@ class Journal:
             sink.write(text.encode() + b"\n")
             sink.publish()
 
-    def _write(self, *, removes: tuple[str, ...] = ()) -> None:
-        while True:
-            records, rest = tuple(self._records[:MAX_BLOCK_TASKS]), self._records[MAX_BLOCK_TASKS:]
-            block = Block(self.header, self._sequence, records, () if rest else removes)
-            with open_sink(self._place(block_name(self._sequence, self._seal.suffix)), overwrite=False) as sink:
-                sink.write(self._seal.seal(encode_block(block)))
-                sink.publish()
-            self._sequence += 1
-            self._records = rest
-            self._flushed = self._clock()
-            if not rest:
-                return
+    def _fits(self, records: Sequence[TaskRecord]) -> bool:
+        try:
+            encode_block(Block(self.header, self._sequence, tuple(records)))
+        except DocumentError:
+            return False
+        return True
+
+    def _store(self, block: Block) -> None:
+        try:
+            data = encode_block(block)
+        except DocumentError as error:
+            raise OutputError(f"the journal of run {self.header.run_id} cannot hold this: {error}") from error
+        with open_sink(self._place(block_name(self._sequence, self._seal.suffix)), overwrite=False) as sink:
+            sink.write(self._seal.seal(data))
+            sink.publish()
+        self._sequence += 1
+        self._flushed = self._clock()
 
     def _place(self, name: str) -> Location:
         return self._sink.child(run_path(self.header.run_id, name))
+
+
+def _halved(record: TaskRecord) -> list[TaskRecord]:
+    """Return two records of a task whose files do not fit into one block."""
+    middle = len(record.parts) // 2
+    first, second = record.parts[:middle], record.parts[middle:]
+    of_first = {part.path for part in first}
+    return [
+        replace(
+            record,
+            parts=first,
+            signable=tuple(file for file in record.signable if file.entry.path in of_first),
+            has_more=True,
+        ),
+        replace(
+            record, parts=second, signable=tuple(file for file in record.signable if file.entry.path not in of_first)
+        ),
+    ]
+
+
+def _cut(paths: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the paths in groups that each fit into a block."""
+    groups: list[tuple[str, ...]] = []
+    start, size = 0, 0
+    for index, path in enumerate(paths):
+        size += _JSON_BYTES * len(path.encode())
+        if size > _MAX_PATH_BYTES:
+            groups.append(tuple(paths[start:index]))
+            start, size = index, _JSON_BYTES * len(path.encode())
+    return [*groups, tuple(paths[start:])] if paths else []

@@ -1,0 +1,109 @@
+"""Blocks of a journal: whatever is written can be read again, however much a run notes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipecrypt.documents import DocumentError
+from pipecrypt.pipeline.history.journal import block as block_module
+from pipecrypt.pipeline.history.journal.block import (
+    MAX_BLOCK_BYTES,
+    Block,
+    RunHeader,
+    TaskRecord,
+    decode_block,
+    encode_block,
+)
+from pipecrypt.pipeline.history.journal.history import PastRun, find_runs, read_run
+from pipecrypt.pipeline.history.journal.journal import Journal
+from pipecrypt.pipeline.history.journal.seal import PlainSeal
+from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.storage.location import Location
+
+_HEADER = RunHeader(run_id="20260101T000000Z-00000000", dataset_id="0" * 32, token="0" * 8, is_staged=False)
+_NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=30).filter(
+    lambda name: name not in {".", ".."} and name.lower() != "_pipecrypt"
+)
+_PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
+_COUNTS = st.integers(0, 2**50)
+
+
+def _part(path: str, **counts: int) -> Part:
+    given = dict.fromkeys(block_module._COUNTS, 0) | counts
+    return Part(path=path, seconds=0.25, **given)
+
+
+_PARTS = st.builds(lambda path, rows, sink: _part(path, rows=rows, sink_bytes=sink), _PATHS, _COUNTS, _COUNTS)
+_RECORDS = st.builds(
+    TaskRecord,
+    task_id=st.text("0123456789abcdef", min_size=64, max_size=64),
+    source=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    parts=st.lists(_PARTS, max_size=3).map(tuple),
+    has_more=st.booleans(),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.builds(
+        Block,
+        header=st.just(_HEADER),
+        sequence=st.integers(0, 10**6),
+        records=st.lists(_RECORDS, max_size=3).map(tuple),
+        removes=st.lists(_PATHS, max_size=3).map(tuple),
+        replaces=st.lists(_PATHS, max_size=3).map(tuple),
+    )
+)
+def test_what_is_written_can_be_read(block: Block) -> None:
+    assert decode_block(encode_block(block)) == block
+
+
+@pytest.mark.parametrize("name", ["removes", "replaces"])
+def test_what_nobody_could_read_is_not_written(name: str) -> None:
+    for paths in (("x" * 4000,) * 1000, ("x",) * 100_001):
+        with pytest.raises(DocumentError):
+            encode_block(replace(Block(_HEADER, 0), **{name: paths}))
+
+
+def _read(tmp_path: Path) -> PastRun:
+    sink = Location(str(tmp_path))
+    (found,) = find_runs(sink)
+    past = read_run(sink, found, PlainSeal())
+    assert past is not None
+    return past
+
+
+def _sizes(tmp_path: Path) -> list[int]:
+    return [path.stat().st_size for path in sorted(tmp_path.rglob("parts-*"))]
+
+
+def test_very_many_paths_take_several_blocks(tmp_path: Path) -> None:
+    paths = tuple(f"country=de/day=2026-01-01/part-{number:08}.snappy.parquet" for number in range(60_000))
+    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal.begin(paths)
+    journal.removes(paths)
+    past = _read(tmp_path)
+    assert past.removes == past.replaces == paths
+    assert len(_sizes(tmp_path)) > 2
+    assert max(_sizes(tmp_path)) <= MAX_BLOCK_BYTES
+
+
+def test_a_task_of_very_many_files_takes_several_blocks(tmp_path: Path) -> None:
+    parts = tuple(_part(f"{'deep/' * 100}x-{number:05}.parquet", rows=number) for number in range(6_000))
+    small = TaskRecord("ab" * 32, "small", (_part("small.parquet"),))
+    large = TaskRecord("cd" * 32, "large", parts)
+    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal.begin()
+    for record in (small, large):
+        journal.add(record)
+    journal.flush()
+    past = _read(tmp_path)
+    assert past.records == {record.task_id: record for record in (small, large)}
+    assert max(_sizes(tmp_path)) <= MAX_BLOCK_BYTES
+    max(tmp_path.rglob("parts-*")).unlink()  # as when the run was killed before the last of them
+    assert set(_read(tmp_path).records) == {small.task_id}
