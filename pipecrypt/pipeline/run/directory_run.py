@@ -382,7 +382,9 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
         replace(
             task,
             sink=staged.child(task.path) if header.is_staged else task.sink,
-            overwrite=header.is_staged or may_replace(task.path),
+            # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
+            overwrite=not header.is_staged and may_replace(task.path),
+            is_repeated=header.is_staged,
             token=header.token,
         )
         for task in to_do

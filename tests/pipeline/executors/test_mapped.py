@@ -7,12 +7,14 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyError, WorkerError
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
@@ -26,7 +28,7 @@ from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
-from tests.pipeline.conftest import World
+from tests.pipeline.conftest import World, write_table
 
 _PAGE = Path(__file__).parents[3] / "docs" / "executors.md"
 
@@ -140,6 +142,38 @@ def test_a_call_that_is_made_twice_replaces_its_own_file(world: World) -> None:
 
     assert _run(world, again).files == 3
     _check(world)
+
+
+def test_of_two_attempts_at_a_file_of_a_signed_version_the_first_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_key(world.reference("signing"), "ed25519", world.credentials)
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location(str(world.out)),
+        policy=Policy(default=world.key, sign=world.reference("signing")),
+        run=RunOptions(keeps_journal=True),
+    )
+    run(request, credentials=world.credentials)
+    write_table(world.raw / "new.parquet", 50)
+    real, results = alone._check_may_publish, list[FileDone]()
+
+    def overtake(given: AloneSetup) -> None:
+        monkeypatch.setattr(alone, "_check_may_publish", real)
+        results.append(run_task_alone(kept[0].task, replace(given, name="there")))
+        end_run("there")
+
+    kept: list[TaskCall] = []
+
+    def race(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        kept.extend(calls)
+        monkeypatch.setattr(alone, "_check_may_publish", overtake)
+        with pytest.raises(SinkNotEmptyError):
+            calls[0]()
+        yield from results
+
+    assert run(request, credentials=world.credentials, map_tasks=race).files == 1
+    assert not pc.verify(world.out, trust=[world.reference("signing")]).findings
 
 
 def test_no_key_stays_open_after_a_run(world: World) -> None:
