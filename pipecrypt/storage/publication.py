@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -95,8 +96,12 @@ class Publication(ABC):
         """
         self._attributes = (mode, mtime_ns)
 
-    def publish(self) -> None:
+    def publish(self, *, just_before: Callable[[], None] | None = None) -> None:
         """Make the file appear under its name, whole and durable.
+
+        Args:
+            just_before: called when all that takes long is done, as far as the storage lets it be done before the file
+                appears. What it raises passes through, and nothing appears.
 
         Raises:
             SinkNotEmptyError: something else appeared there first.
@@ -106,6 +111,8 @@ class Publication(ABC):
         with self._lock:
             self._check_open()
             self._make_complete()
+            if just_before is not None:
+                just_before()
             self._publish()
             self._is_open = False
 

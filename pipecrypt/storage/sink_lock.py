@@ -34,7 +34,7 @@ from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 from pipecrypt.storage.transfer import OPTION, transfer_settings
 
-__all__ = ["LockHolder", "LockTiming", "SinkLock", "current_holder"]
+__all__ = ["HeldLock", "LockHolder", "LockTiming", "SinkLock", "current_holder"]
 
 _log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"(?P<number>\d{1,12})\.json", re.ASCII)
@@ -106,6 +106,30 @@ def current_holder(directory: Location, *, timing: LockTiming | None = None) -> 
     return None if found is None or _is_dead(directory, found, timing or LockTiming()) else found
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """A lock that is held elsewhere, for a process that works for its holder.
+
+    Args:
+        directory: where the lock files lie.
+        write_id: of the holder's file.
+    """
+
+    directory: Location
+    write_id: str
+
+    def check(self) -> None:
+        """Pass if it is still held, by one look at the storage.
+
+        Raises:
+            ConflictError: another one holds it, or nobody.
+            StorageError: the storage refused or failed.
+        """
+        found = _highest(self.directory)
+        if found is None or found.write_id != self.write_id:
+            raise ConflictError(f"the lock in {self.directory.display} is not held any more by whom this is done for")
+
+
 class SinkLock:
     """The lock of a directory, held; a context manager that gives it back.
 
@@ -122,6 +146,7 @@ class SinkLock:
     def __init__(self, directory: Location, who: str, *, timing: LockTiming | None = None) -> None:
         """Take the lock, from a dead holder if need be."""
         self._timing = timing or LockTiming()
+        self._given = directory
         # A call that is tried for longer than others wait for a beat helps nobody.
         self._directory = _with_deadline(directory, max(self._timing.interval_seconds, 1))
         self._is_lost = False
@@ -156,6 +181,11 @@ class SinkLock:
     def is_lost(self) -> bool:
         """Whether the last beat found another holder; costs nothing."""
         return self._is_lost
+
+    @property
+    def held(self) -> HeldLock:
+        """What tells a process elsewhere of this lock."""
+        return HeldLock(self._given, self._mine.write_id)
 
     @property
     def is_doubtful(self) -> bool:

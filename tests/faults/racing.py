@@ -52,6 +52,7 @@ class _NoLock:
     """A lock that keeps nobody out."""
 
     is_lost = False
+    held = None
 
     def check(self) -> None:
         """Pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
@@ -13,7 +14,7 @@ from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["Observation", "dataset_id_of", "observe", "observe_footer"]
+__all__ = ["Observation", "dataset_id_of", "observe", "observe_footer", "written_as"]
 
 # What a footer shows of the file and of its encryption.
 Observation = tuple[ObservedFile, ObservedEncryption]
@@ -48,11 +49,18 @@ def observe(stored: StoredFooter, name: str) -> Observation:
 
 def dataset_id_of(file: SourceFile) -> str | None:
     """Return the id of the dataset that a file says it belongs to; None where it says none, or cannot be read."""
+    context = written_as(file)
+    return None if context is None else context.dataset_id
+
+
+def written_as(file: SourceFile) -> Context | None:
+    """Return the dataset and the path that a file says it was written for; None as `dataset_id_of`."""
     try:
         with open_range_source(file) as source:
-            return observe(read_stored_footer(source), source.name)[1].dataset_id
+            seen = read_encryption(read_stored_footer(source), source.name)
     except PipecryptError:
         return None
+    return None if seen.dataset_id is None or seen.path is None else Context(seen.dataset_id, seen.path)
 
 
 def _encryption(seen: FooterEncryption) -> ObservedEncryption:

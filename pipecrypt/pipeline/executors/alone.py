@@ -1,24 +1,26 @@
 """Carry out one task in whatever process it is called: the function that clusters run. Driving them is left to dask.
 
-Nothing secret travels with a task. The process opens the keys with what its own environment holds, once for each run,
-and keeps that session for the run's next tasks. Data keys are made inside the attempt, as everywhere.
+Nothing secret travels with a task. The process opens the keys with what its own environment holds, and open_runs keeps
+them for the run's next tasks. Data keys are made inside the attempt, as everywhere.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pipecrypt.errors import InterruptedRunError
+from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.pipeline.executors.open_runs import OpenRuns
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
+from pipecrypt.storage.sink_lock import HeldLock
 
-__all__ = ["AloneSetup", "end_run", "run_task_alone"]
+__all__ = ["AloneSetup", "check_lock", "end_run", "run_task_alone"]
+
+_runs: Final = OpenRuns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,14 @@ class AloneSetup:
         key_references: all that may be used.
         dataset_id: of the dataset that is written, or None.
         also: key references of further master keys that each KEK is wrapped for.
+        lock: the run's, of its sink; None where nobody looks.
     """
 
     name: str
     key_references: tuple[str, ...]
     dataset_id: str | None
     also: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _OpenRun:
-    session: KeySession
-    grants: dict[Grant, None] = field(default_factory=dict)
-
-
-_lock: Final = threading.Lock()
-_open: Final[dict[str, _OpenRun]] = {}
-_ended: Final[dict[str, None]] = {}
-_MOST_ENDED: Final = 1000  # a process that lives for months need not know all of them
+    lock: HeldLock | None = None
 
 
 def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
@@ -61,32 +53,49 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
         setup: of its run.
 
     Raises:
-        InterruptedRunError: `end_run` was called here for this run.
+        InterruptedRunError: `end_run` was called here for this run, or it does not hold the lock of its sink any more.
         PipecryptError: as `run_task`; nothing of this file is left in the sink.
     """
-    with _lock:
-        if setup.name in _ended:
-            raise _over()
-        run = _open.get(setup.name)
-        if run is None:
-            credentials = Credentials.from_environment()
-            session = KeySession(
-                setup.key_references, credentials=credentials, dataset_id=setup.dataset_id, also=setup.also
-            )
-            run = _open[setup.name] = _OpenRun(session.__enter__())
-    done = run_task(task, run.session, lambda _: _check_going_on(setup.name))
-    with _lock:
-        run.grants.update(dict.fromkeys(done.grants))
-        return replace(done, grants=tuple(run.grants))
+    with _runs.using(setup.name, lambda: _open_session(setup)) as run:
+        done = run_task(
+            task,
+            run.session,
+            lambda _: _check_going_on(setup.name),
+            before_publishing=lambda: _check_may_publish(setup),
+        )
+        return replace(done, grants=_runs.add_grants(run, done.grants))
+
+
+def _open_session(setup: AloneSetup) -> KeySession:
+    credentials = Credentials.from_environment()
+    return KeySession(setup.key_references, credentials=credentials, dataset_id=setup.dataset_id, also=setup.also)
 
 
 def _check_going_on(name: str) -> None:
-    if name in _ended:
-        raise _over()
+    _runs.check_going_on(name)
 
 
-def _over() -> InterruptedRunError:
-    return InterruptedRunError("the run has ended elsewhere, so this task ends too")
+def _check_may_publish(setup: AloneSetup) -> None:
+    """Pass if the run goes on: its driver may have died, or been stopped, and another run may write there by now."""
+    _check_going_on(setup.name)
+    try:
+        check_lock(setup)
+    except ConflictError as error:
+        raise InterruptedRunError(
+            "the run does not hold the lock of its sink any more, so this task publishes nothing",
+            hint="look which run goes on there",
+        ) from error
+
+
+def check_lock(setup: AloneSetup) -> None:
+    """Pass if a run holds the lock of its sink, or has none, by a look at the storage.
+
+    Raises:
+        ConflictError: it does not hold it any more.
+        StorageError: the storage refused or failed.
+    """
+    if setup.lock is not None:
+        setup.lock.check()
 
 
 def end_run(name: str) -> None:
@@ -94,10 +103,4 @@ def end_run(name: str) -> None:
 
     A task that is at work stops at its next step, before its file appears. A run that is not open here is fine.
     """
-    with _lock:
-        run = _open.pop(name, None)
-        _ended[name] = None
-        while len(_ended) > _MOST_ENDED:
-            del _ended[next(iter(_ended))]
-    if run is not None:
-        run.session.__exit__(None, None, None)
+    _runs.end(name)

@@ -11,6 +11,7 @@ from pipecrypt.pipeline.executors.alone import AloneSetup
 from pipecrypt.pipeline.executors.here import HereExecutor
 from pipecrypt.pipeline.executors.local import LocalExecutor
 from pipecrypt.pipeline.executors.mapped import MappedExecutor, MapTasks
+from pipecrypt.pipeline.executors.portable import portable_lock
 from pipecrypt.pipeline.executors.protocol import Executor, OnEvent
 from pipecrypt.pipeline.executors.worker import WorkerSetup
 from pipecrypt.pipeline.planning.plan import Plan
@@ -72,4 +73,5 @@ def _choose(plan: Plan, credentials: Credentials) -> Executor:
 
 
 def _alone(plan: Plan) -> AloneSetup:
-    return AloneSetup(new_token() + new_token(), plan.key_references, plan.dataset_id, plan.also)
+    name, lock = new_token() + new_token(), portable_lock(plan.lock)
+    return AloneSetup(name, plan.key_references, plan.dataset_id, plan.also, lock)

@@ -1,7 +1,8 @@
 """Carry out tasks on a Dask cluster, of this machine or another. What a worker does with one is left to alone.
 
 Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only; and an
-attempt may replace what an earlier one published, because the run holds the lock of its sink.
+attempt may replace what an earlier one published. Of two attempts at once the one that publishes first wins: the other
+ends in an error, which nobody hears if the result of the first one came, and is tried again if none did.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final
 
-from pipecrypt.errors import ConflictError, MissingExtraError, PipecryptError, WorkerError
-from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
+from pipecrypt.errors import (
+    ConflictError,
+    InterruptedRunError,
+    MissingExtraError,
+    PipecryptError,
+    SinkNotEmptyError,
+    WorkerError,
+)
+from pipecrypt.pipeline.executors.alone import AloneSetup, check_lock, end_run, run_task_alone
 from pipecrypt.pipeline.executors.ledger import Ledger
-from pipecrypt.pipeline.executors.portable import portable_task
+from pipecrypt.pipeline.executors.portable import has_published, portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.progress.events import BytesDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.sink import remove_leftovers
+from pipecrypt.storage.sink import remove_leftovers, remove_leftovers_in
 
 __all__ = ["DaskExecutor"]
 
@@ -55,13 +63,20 @@ class DaskExecutor:
         Raises:
             PipecryptError: what the first failing task raised.
             WorkerError: workers died as often at one task as the run lets them, or the scheduler is gone.
+            ConflictError: the run does not hold the lock of its sink any more.
         """
-        with _client(self._address, self._workers) as client:
-            run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
-            try:
-                return run.finish([portable_task(task) for task in tasks])
-            finally:
-                run.end()
+        at_work: list[Task] = []
+        try:
+            with _client(self._address, self._workers) as client:
+                run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
+                try:
+                    return run.finish([portable_task(task) for task in tasks])
+                finally:
+                    at_work += run.end()
+        finally:
+            if self._address is None:
+                # The processes of our own cluster are no more. One elsewhere removes what it has begun by itself.
+                remove_leftovers_in((task.sink for task in at_work), tasks[0].token)
 
 
 class _Run:
@@ -83,8 +98,9 @@ class _Run:
                 self._settle(future, *self._flying.pop(future))
         return self._ledger.parts()
 
-    def end(self) -> None:
-        """Leave nothing at work, and no key open; an error may be on its way."""
+    def end(self) -> list[Task]:
+        """Leave nothing at work that can be told to end, and no key open; return the tasks that were at work."""
+        at_work = [task for task, _ in self._flying.values()]
         with contextlib.suppress(Exception):
             self._client.run(end_run, self._setup.name, on_error="ignore")
         # Cancelling stops no function that is at work. They have been told, and end before the lock is given back.
@@ -93,6 +109,7 @@ class _Run:
         with contextlib.suppress(Exception):
             self._client.cancel(list(self._flying), force=True)
         self._flying.clear()
+        return at_work
 
     def _submit(self) -> None:
         # No task waits at a worker: Dask blames the death of one on all that it had.
@@ -118,11 +135,22 @@ class _Run:
                 self._on_event(BytesDone(task.input_bytes))
                 self._on_event(done)
             return
-        if not isinstance(error, _distributed().KilledWorker):
-            raise error
-        remove_leftovers(task.sink, task.token)
-        again, attempt = self._ledger.fail(task, "died")
-        self._on_event(TaskRetried(task.path, attempt, "died", 0))
+        self._try_again(task, self._reason_to_try_again(error, task))
+
+    def _reason_to_try_again(self, error: BaseException, task: Task) -> str:
+        """Return what became of a worker, at the end of a sentence; raise the error if trying again mends nothing."""
+        if isinstance(error, _distributed().KilledWorker):
+            remove_leftovers(task.sink, task.token)
+            return "died"
+        if isinstance(error, SinkNotEmptyError) and has_published(task):
+            return "was overtaken by another attempt"
+        if isinstance(error, InterruptedRunError):
+            check_lock(self._setup)
+        raise error
+
+    def _try_again(self, task: Task, reason: str) -> None:
+        again, attempt = self._ledger.fail(task, reason)
+        self._on_event(TaskRetried(task.path, attempt, reason, 0))
         self._waiting.appendleft((again, attempt))
 
 

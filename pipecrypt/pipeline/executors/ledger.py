@@ -64,8 +64,7 @@ class Ledger:
     def fail(self, task: Task, reason: str) -> tuple[Task, int]:
         """Note that a worker died at a task; return what is to be tried next, and the number of that attempt.
 
-        What an attempt published before it died is replaced by the next one: until the run ends, nobody else writes
-        there.
+        What an attempt published before it died is replaced by the next one.
 
         Args:
             task: as it was tried.
@@ -79,7 +78,7 @@ class Ledger:
             times = "" if failed == 1 else f", as were {failed - 1} before it"
             raise WorkerError(f"the worker process at {task.source.location.display} {reason}{times}")
         _log.info("the worker process at %s %s: trying again", task.source.location.display, reason)
-        return replace(task, overwrite=True), failed + 1
+        return replace(task, is_repeated=True), failed + 1
 
     def parts(self) -> list[Part]:
         """Return the records of all files, in the order of the tasks."""

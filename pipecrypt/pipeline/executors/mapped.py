@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipecrypt.errors import WorkerError
-from pipecrypt.pipeline.executors.alone import AloneSetup, run_task_alone
+from pipecrypt.errors import InterruptedRunError, WorkerError
+from pipecrypt.pipeline.executors.alone import AloneSetup, check_lock, end_run, run_task_alone
 from pipecrypt.pipeline.executors.ledger import Ledger
 from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
@@ -59,10 +59,25 @@ class MappedExecutor:
 
         Raises:
             WorkerError: the engine came to an end without the result of a task.
+            ConflictError: the run does not hold the lock of its sink any more.
             PipecryptError: what a task raised, if the engine passes it on as it is.
         """
+        results: Iterable[FileDone] = ()
+        try:
+            results = self._map_tasks([TaskCall(portable_task(task), self._setup) for task in tasks])
+            return self._take(results, tasks, on_event)
+        except InterruptedRunError:
+            check_lock(self._setup)
+            raise
+        finally:
+            # Calls may be at work in threads of this process: they end before the lock is given back.
+            end_run(self._setup.name)
+            if isinstance(results, Generator):
+                results.close()
+
+    def _take(self, results: Iterable[FileDone], tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
         ledger, by_id = Ledger(tasks, 1), {task.id: task for task in tasks}
-        for result in self._map_tasks([TaskCall(portable_task(task), self._setup) for task in tasks]):
+        for result in results:
             done = ledger.take(result)
             if done is not None:
                 on_event(BytesDone(by_id[done.task_id].input_bytes))

@@ -5,19 +5,38 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.context import Context
+from pipecrypt.pipeline.task.earlier_attempt import is_written_as
+from pipecrypt.pipeline.task.operation import Decryption, Ingestion, Task
+from pipecrypt.pipeline.task.output import numbered
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink_lock import HeldLock
 
-__all__ = ["portable_task"]
+__all__ = ["has_published", "portable_lock", "portable_task"]
 
 
 def portable_task(task: Task) -> Task:
     """Return the task with absolute local paths, which all machines must see, and free to replace its own output.
 
-    An engine may carry it out twice. Nobody else writes there, because the run holds the lock of its sink.
+    An engine may carry it out twice. What somebody else put there is no output of the task, and stays.
     """
     source = replace(task.source, location=_absolute(task.source.location))
-    return replace(task, source=source, sink=_absolute(task.sink), overwrite=True)
+    return replace(task, source=source, sink=_absolute(task.sink), is_repeated=True)
+
+
+def portable_lock(lock: HeldLock | None) -> HeldLock | None:
+    """Return the lock as a process elsewhere can look at it."""
+    return None if lock is None else replace(lock, directory=_absolute(lock.directory))
+
+
+def has_published(task: Task) -> bool:
+    """Say whether an attempt at a task has published its output, or the first of several."""
+    operation, path, place = task.operation, task.path, task.sink
+    if isinstance(operation, Decryption):
+        return False  # plaintext does not tell
+    if isinstance(operation, Ingestion) and operation.max_file_bytes is not None:
+        path, place = numbered(path, 0), place.sibling(numbered(place.name, 0))
+    return is_written_as(place, Context(operation.dataset_id, path))
 
 
 def _absolute(location: Location) -> Location:

@@ -35,6 +35,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
 from pipecrypt.storage.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
 from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
+from pipecrypt.storage.sink_lock import HeldLock
 from pipecrypt.storage.source import read_start
 
 __all__ = [
@@ -61,6 +62,7 @@ class Plan:
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
         options: how the run goes about it.
+        lock: the run's, of the sink; None where it has none.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Plan:
     sink: Location
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
+    lock: HeldLock | None = None
 
     @property
     def may_travel(self) -> bool:

@@ -116,7 +116,8 @@ class DirectoryRun:
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in decision.changes.to_do}
         self._written = set(decision.adopted_paths)
-        self.plan = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
+        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
+        self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = request.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
         self._journal = Journal(plan.sink, header, found.seal, sequence=sequence)
@@ -381,7 +382,9 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
         replace(
             task,
             sink=staged.child(task.path) if header.is_staged else task.sink,
-            overwrite=header.is_staged or may_replace(task.path),
+            # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
+            overwrite=not header.is_staged and may_replace(task.path),
+            is_repeated=header.is_staged,
             token=header.token,
         )
         for task in to_do

@@ -30,7 +30,13 @@ from pipecrypt.storage.source_file import open_source_file
 __all__ = ["empty_output", "encrypt_rows", "ingest"]
 
 
-def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> FileDone:
+def ingest(
+    task: Task,
+    session: KeySession,
+    on_bytes: Callable[[int], None],
+    *,
+    before_publishing: Callable[[], None] | None = None,
+) -> FileDone:
     """Carry out a task that reads rows, and return the records of all files that it published.
 
     Args:
@@ -38,6 +44,7 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         session: this process's keys.
         on_bytes: told how many bytes of the input were done; the last call comes just before publishing. It may raise,
             to stop: then nothing is published.
+        before_publishing: called once, just before the first file appears. It may raise likewise.
 
     Raises:
         FormatError: the input is malformed; names file and line.
@@ -67,7 +74,7 @@ def ingest(task: Task, session: KeySession, on_bytes: Callable[[int], None]) -> 
         meter.take(max(task.source.size_bytes, file.bytes_read), None)
         reports = [file.report for file in written]
         clock.worked(reports, read_seconds=read_seconds)
-        output.publish()
+        output.publish(just_before=before_publishing)
     parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
     signable = tuple(noted for file in written for noted in file.signable)
     return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports))
@@ -128,6 +135,7 @@ def _spec(task: Task, operation: Ingestion) -> OutputSpec:
         overwrite=task.overwrite,
         token=task.token,
         max_file_bytes=operation.max_file_bytes,
+        is_repeated=task.is_repeated,
     )
 
 

@@ -99,6 +99,8 @@ class Task:
         operation: what is done.
         overwrite: whether the output may replace a file.
         token: the run's; marks its temporary files.
+        is_repeated: whether an earlier attempt of this run may have published its output. That is replaced, and nothing
+            else: what is encrypted tells whose it is. Plaintext does not, so it is replaced whatever it is.
     """
 
     id: str
@@ -108,6 +110,7 @@ class Task:
     operation: Operation
     overwrite: bool
     token: str
+    is_repeated: bool = False
 
     @property
     def input_bytes(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -24,9 +24,10 @@ from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.signable_output import SignableOutput
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, exists, open_sink
+from pipecrypt.storage.sink import Publication, exists
 
 __all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 
@@ -47,6 +48,7 @@ class OutputSpec:
         overwrite: whether files may be replaced.
         token: the run's; marks temporary files.
         max_file_bytes: begin another file once this one is as large; None for one file whatever its size.
+        is_repeated: whether an earlier attempt may have published files, which are replaced.
     """
 
     sink: Location
@@ -56,6 +58,7 @@ class OutputSpec:
     overwrite: bool
     token: str
     max_file_bytes: int | None = None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,18 @@ class RollingOutput:
             self._written.append(file.finish(key_values))
         return tuple(self._written)
 
-    def publish(self) -> None:
+    def publish(self, *, just_before: Callable[[], None] | None = None) -> None:
         """Make all files appear, in their order.
+
+        Args:
+            just_before: called once, before the first one appears. What it raises passes through, and none appears.
 
         Raises:
             PipecryptError: as `Publication.publish`; the files before the one that failed stay, whole as they are,
                 and those after it do not appear.
         """
+        if just_before is not None:
+            just_before()  # all files are complete
         for publication in self._publications:
             publication.publish()
 
@@ -198,7 +206,8 @@ class RollingOutput:
         sink, path = spec.sink, spec.path
         if spec.max_file_bytes is not None:
             sink, path = sink.sibling(numbered(sink.name, index)), numbered(path, index)
-        publication = open_sink(sink, overwrite=spec.overwrite, token=spec.token)
+        earlier = Context(spec.dataset_id, path) if spec.is_repeated else None
+        publication = open_output(sink, overwrite=spec.overwrite, token=spec.token, earlier=earlier)
         self._publications.append(publication)
         return _File(publication, path, spec, self._session)
 

@@ -26,10 +26,11 @@ from pipecrypt.pipeline.progress.stages import StageClock, bytes_by_key
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.chunk_task import encrypt_chunks
+from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.task.signable_output import SignableOutput
-from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.storage.sink import Publication
 from pipecrypt.storage.source import open_range_source
 
 __all__ = ["OnBytes", "run_task"]
@@ -37,7 +38,9 @@ __all__ = ["OnBytes", "run_task"]
 OnBytes: TypeAlias = Callable[[int], None]
 
 
-def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
+def run_task(
+    task: Task, session: KeySession, on_bytes: OnBytes, *, before_publishing: Callable[[], None] | None = None
+) -> FileDone:
     """Carry out a task and return the records of all files that it published.
 
     Args:
@@ -45,16 +48,17 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         session: this process's keys.
         on_bytes: told how many bytes of the input were done; the last call comes just before publishing and brings
             the sum to the input's size, or to the task's share of it. It may raise, to stop: then nothing is published.
+        before_publishing: called once, just before the first file appears. It may raise likewise.
 
     Raises:
         PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
     """
     if isinstance(task.operation, Ingestion):
-        return _ingest(task, session, on_bytes)
+        return _ingest(task, session, on_bytes, before_publishing)
     started, calls_before = time.perf_counter(), session.service_calls
     progress, clock = _Progress(on_bytes, task.input_bytes if _is_part(task) else None), StageClock()
     expected = task.input_bytes or None
-    with open_sink(task.sink, overwrite=task.overwrite, token=task.token, expected_bytes=expected) as sink:
+    with _open_output(task, expected) as sink:
         if isinstance(task.operation, Decryption):
             report, signable = (
                 _decrypt(task, task.operation, sink, session, progress, clock=clock),
@@ -67,7 +71,7 @@ def run_task(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
         clock.worked([report])
         # The source was still the pinned one when its block ended, so what was made from it may appear.
         on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
-        sink.publish()
+        sink.publish(just_before=before_publishing)
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     source_bytes = task.input_bytes if _is_part(task) else None
     part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
@@ -78,11 +82,23 @@ def _is_part(task: Task) -> bool:
     return isinstance(task.operation, Encryption) and task.operation.row_groups is not None
 
 
-def _ingest(task: Task, session: KeySession, on_bytes: OnBytes) -> FileDone:
+def _open_output(task: Task, expected_bytes: int | None) -> Publication:
+    """Open the one output of a task that reads no rows."""
+    operation, overwrite, earlier = task.operation, task.overwrite, None
+    if isinstance(operation, Decryption):
+        overwrite = overwrite or task.is_repeated  # plaintext does not tell whose it is
+    elif task.is_repeated:
+        earlier = Context(operation.dataset_id, task.path)
+    return open_output(task.sink, overwrite=overwrite, token=task.token, earlier=earlier, expected_bytes=expected_bytes)
+
+
+def _ingest(
+    task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: Callable[[], None] | None
+) -> FileDone:
     # Reading rows takes pyarrow, whose import takes longer than encrypting a small file. Parquet does without.
     from pipecrypt.pipeline.task.ingest import ingest  # noqa: PLC0415
 
-    return ingest(task, session, on_bytes)
+    return ingest(task, session, on_bytes, before_publishing=before_publishing)
 
 
 class _Progress:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import os
-import pickle
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.errors import ConflictError, MissingExtraError, UsageError, WorkerError
+from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError, UsageError, WorkerError
+from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
 from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.manifest.paths import LOCK_DIRECTORY
+from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors import dask as dask_executor
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.planning.plan import make_plan
@@ -23,10 +27,13 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task.operation import Task
+from pipecrypt.secret import DataKey
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import World, write_table
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
+distributed_pickle = pytest.importorskip("distributed.protocol.pickle")
+_SECRET_VARIABLES = (PASSPHRASE_VARIABLE, PIN_VARIABLE, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "VAULT_TOKEN")
 
 
 @pytest.fixture
@@ -69,6 +76,23 @@ def _kill_always(task: Task, setup: AloneSetup) -> FileDone:
     return run_task_alone(task, setup)
 
 
+def _overtaken_once(task: Task, setup: AloneSetup) -> FileDone:
+    """Let another attempt at a certain file publish just before the first one that gets it."""
+    mark = Path(setup.name)
+    if task.path == "a.parquet" and not mark.exists():
+        mark.touch()
+        real = alone._check_may_publish
+
+        def overtake(given: AloneSetup) -> None:
+            alone._check_may_publish = real
+            run_task_alone(task, replace(given, name="there"))
+            end_run("there")
+            real(given)
+
+        alone._check_may_publish = overtake
+    return run_task_alone(task, replace(setup, name="run"))
+
+
 def test_a_cluster_encrypts_and_signs(cluster: World) -> None:
     events: list[Event] = []
     summary = run(_request(cluster), credentials=cluster.credentials, on_event=events.append)
@@ -92,6 +116,40 @@ def test_a_killed_worker_is_replaced(cluster: World, monkeypatch: pytest.MonkeyP
     assert not pc.verify(cluster.out, trust=[cluster.reference("signing")]).findings
 
 
+def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "run_task_alone", _overtaken_once)
+    monkeypatch.setattr("pipecrypt.pipeline.executors.choice.new_token", lambda: "twice")
+    monkeypatch.chdir(cluster.root)
+    events: list[Event] = []
+    summary = run(_request(cluster), credentials=cluster.credentials, on_event=events.append)
+    assert summary.files == 8
+    retried = [event for event in events if isinstance(event, TaskRetried)]
+    assert [(event.path, event.reason) for event in retried] == [("a.parquet", "was overtaken by another attempt")]
+    assert not pc.verify(cluster.out, trust=[cluster.reference("signing")]).findings
+
+
+def test_what_somebody_else_put_there_meanwhile_is_not_replaced(cluster: World) -> None:
+    place = cluster.out / "more-4.parquet"
+
+    def intrude(event: Event) -> None:
+        if isinstance(event, FileStarted) and not place.exists():
+            place.write_bytes(b"of another")
+
+    with pytest.raises(SinkNotEmptyError):
+        run(_request(cluster), credentials=cluster.credentials, on_event=intrude)
+    assert place.read_bytes() == b"of another"
+
+
+def test_a_run_whose_lock_was_taken_says_so(cluster: World) -> None:
+    def take_away(_: Event) -> None:  # before the first task is handed out
+        for lock in (cluster.out / LOCK_DIRECTORY).iterdir():
+            lock.unlink()
+
+    with pytest.raises(ConflictError):
+        run(_request(cluster), credentials=cluster.credentials, on_event=take_away)
+    assert [path for path in cluster.tree() if path.endswith(".parquet")] == []
+
+
 def test_a_worker_that_dies_each_time_ends_the_run(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_executor, "run_task_alone", _kill_always)
     with pytest.raises(WorkerError, match=r"a\.parquet"):
@@ -104,13 +162,54 @@ def test_a_worker_that_dies_each_time_ends_the_run(cluster: World, monkeypatch: 
     assert not pc.verify(cluster.out, trust=[cluster.reference("signing")]).findings
 
 
-def test_what_travels_holds_no_secret(world: World) -> None:
-    create_key(world.reference("signing"), "ed25519", world.credentials)
-    plan = make_plan(_request(world))
-    setup = AloneSetup("run", plan.key_references, plan.dataset_id, plan.also)
-    sent = pickle.dumps([(task, setup) for task in plan.tasks])
-    secret = (world.root / "key").read_bytes()
-    assert secret not in sent
+def _watch_keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return where the bytes of every symmetric key come that this process makes or opens from now on."""
+    seen: list[bytes] = []
+    real = DataKey.__init__
+
+    def note(self: DataKey, key_bytes: bytes) -> None:
+        seen.append(bytes(key_bytes))
+        real(self, key_bytes)
+
+    monkeypatch.setattr(DataKey, "__init__", note)
+    return seen
+
+
+def _watch_client(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return where all comes, as Dask pickles it, that the driver hands to its client from now on."""
+    sent: list[bytes] = []
+    for name in ("submit", "run"):
+        real = getattr(distributed.Client, name)
+
+        def note(
+            self: object,
+            *arguments: object,
+            real: Callable[..., object] = real,
+            **options: object,
+        ) -> object:
+            sent.append(distributed_pickle.dumps((arguments, options)))
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(distributed.Client, name, note)
+    return sent
+
+
+def _spellings(secret: bytes) -> set[bytes]:
+    return {secret, secret.hex().encode(), base64.b64encode(secret), base64.urlsafe_b64encode(secret)}
+
+
+def test_what_travels_holds_no_secret(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {name: f"{name}-that-nobody-may-see" for name in _SECRET_VARIABLES}
+    credentials = Credentials(cluster.environ | secrets)
+    keys, sent = _watch_keys(monkeypatch), _watch_client(monkeypatch)
+    assert run(_request(cluster), credentials=credentials).files == 8
+
+    everything = b"".join(sent)
+    assert len(sent) >= 8
+    assert all(name.encode() in everything for name in ("a.parquet", "more-4.parquet", cluster.key))
+    assert keys  # the driver has opened the keystore, and looked at its keys
+    hidden = [(cluster.root / "key").read_bytes(), *keys, *(value.encode() for value in secrets.values())]
+    assert [secret for secret in hidden for text in _spellings(secret) if text in everything] == []
 
 
 def test_a_process_keeps_one_session_for_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

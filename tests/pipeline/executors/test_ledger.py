@@ -50,7 +50,7 @@ def test_the_next_attempt_may_replace_what_the_one_before_published(tasks: tuple
     ledger = Ledger(tasks, attempts=3)
     task = tasks[0]
     assert not task.overwrite
-    assert ledger.fail(task, "was killed") == (replace(task, overwrite=True), 2)
-    assert ledger.fail(task, "was killed") == (replace(task, overwrite=True), 3)
+    assert ledger.fail(task, "was killed") == (replace(task, is_repeated=True), 2)
+    assert ledger.fail(task, "was killed") == (replace(task, is_repeated=True), 3)
     with pytest.raises(WorkerError, match=r"raw/a\.parquet was killed, as were 2 before it"):
         ledger.fail(task, "was killed")

@@ -7,12 +7,15 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.errors import InterruptedRunError, SinkNotEmptyError, WorkerError
+from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyError, WorkerError
+from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.mapped import TaskCall
@@ -23,8 +26,9 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
+from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
-from tests.pipeline.conftest import World
+from tests.pipeline.conftest import World, write_table
 
 _PAGE = Path(__file__).parents[3] / "docs" / "executors.md"
 
@@ -111,6 +115,165 @@ def test_a_task_of_a_run_that_ended_publishes_nothing(world: World, monkeypatch:
     with pytest.raises(InterruptedRunError):
         run_task_alone(plan.tasks[2], setup)  # sent before, and begun afterwards
     assert list(world.tree()) == ["a.parquet"]
+
+
+def _foreign(world: World) -> Path:
+    place = world.out / "a.parquet"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"of another")
+    return place
+
+
+def test_what_somebody_else_put_there_meanwhile_is_not_replaced(world: World) -> None:
+    def intrude(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        _foreign(world)
+        yield from (call() for call in calls)
+
+    with pytest.raises(SinkNotEmptyError):
+        _run(world, intrude)
+    assert (world.out / "a.parquet").read_bytes() == b"of another"
+
+
+def test_a_call_that_is_made_twice_replaces_its_own_file(world: World) -> None:
+    def again(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        for call in calls:
+            call()  # its result gets lost
+            yield call()
+
+    assert _run(world, again).files == 3
+    _check(world)
+
+
+def test_of_two_attempts_at_a_file_of_a_signed_version_the_first_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_key(world.reference("signing"), "ed25519", world.credentials)
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location(str(world.out)),
+        policy=Policy(default=world.key, sign=world.reference("signing")),
+        run=RunOptions(keeps_journal=True),
+    )
+    run(request, credentials=world.credentials)
+    write_table(world.raw / "new.parquet", 50)
+    real, results = alone._check_may_publish, list[FileDone]()
+
+    def overtake(given: AloneSetup) -> None:
+        monkeypatch.setattr(alone, "_check_may_publish", real)
+        results.append(run_task_alone(kept[0].task, replace(given, name="there")))
+        end_run("there")
+
+    kept: list[TaskCall] = []
+
+    def race(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        kept.extend(calls)
+        monkeypatch.setattr(alone, "_check_may_publish", overtake)
+        with pytest.raises(SinkNotEmptyError):
+            calls[0]()
+        yield from results
+
+    assert run(request, credentials=world.credentials, map_tasks=race).files == 1
+    assert not pc.verify(world.out, trust=[world.reference("signing")]).findings
+
+
+def test_no_key_stays_open_after_a_run(world: World) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def look(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        for call in calls:
+            yield call()
+            seen.append(alone._runs.names)
+
+    _run(world, look)
+    assert [len(names) for names in seen] == [1, 1, 1]
+    assert alone._runs.names == ()
+    with pytest.raises(InterruptedRunError):
+        run_task_alone(*_late(world, seen[0][0]))
+
+
+def _late(world: World, name: str) -> tuple[Task, AloneSetup]:
+    plan = make_plan(
+        EncryptRequest(
+            source=Location(str(world.raw)), sink=Location(str(world.root / "late")), policy=Policy(default=world.key)
+        )
+    )
+    return plan.tasks[0], AloneSetup(name, plan.key_references, plan.dataset_id)
+
+
+@pytest.mark.parametrize("fails", ["while it yields", "at once", "in the driver"])
+def test_no_key_stays_open_after_a_run_that_failed(world: World, fails: str) -> None:
+    closed: list[bool] = []
+
+    def break_off(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        try:
+            yield calls[0]()
+            if fails == "while it yields":
+                raise OSError("the engine is gone")
+            yield calls[1]()
+        finally:
+            closed.append(True)
+
+    def at_once(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        calls[0]()
+        raise OSError("the engine is gone")
+
+    def stop(event: Event) -> None:
+        if fails == "in the driver" and isinstance(event, FileDone):
+            raise OSError("the reader of events is gone")
+
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location(str(world.out)),
+        policy=Policy(default=world.key),
+        run=RunOptions(keeps_journal=True),
+    )
+    engine = at_once if fails == "at once" else break_off
+    with pytest.raises(OSError, match="is gone"):
+        run(request, credentials=world.credentials, map_tasks=engine, on_event=stop)
+    assert alone._runs.names == ()
+    assert closed == ([] if fails == "at once" else [True])
+
+
+def test_a_call_that_is_made_after_its_run_was_stopped_publishes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[TaskCall] = []
+
+    def keep(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        kept.extend(calls)
+        yield calls[0]()
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        _run(world, keep)
+    # As in a process elsewhere, which nobody told.
+    runs = alone.OpenRuns()
+    monkeypatch.setattr(alone, "_runs", runs)
+    try:
+        before = world.tree()
+        with pytest.raises(InterruptedRunError):
+            kept[1]()
+        assert world.tree() == before
+        assert _run(world, lambda calls: (call() for call in calls), resumes=True).files == 2
+        after = world.tree()
+        with pytest.raises(InterruptedRunError):
+            kept[2]()
+        assert world.tree() == after
+    finally:
+        for name in runs.names:
+            runs.end(name)
+    _check(world)
+
+
+def test_a_driver_whose_lock_was_taken_says_so(world: World) -> None:
+    def take_away(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        for lock in (world.out / LOCK_DIRECTORY).iterdir():
+            lock.unlink()
+        yield from (call() for call in calls)
+
+    with pytest.raises(ConflictError):
+        _run(world, take_away)
+    assert [path for path in world.tree() if path.endswith(".parquet")] == []
 
 
 @pytest.mark.parametrize("engine", ["threads", "ray", "spark"])
