@@ -36,6 +36,8 @@ _VERSION_FIELDS: Final = (
     *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created"),
 )
 _S3: Final = frozenset({"s3", "s3a"})
+# An object appears when its upload is complete, and `mode="create"` fails if another one is there.
+_ATOMIC_UPLOADS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss"}
 _ABSENT: Final = frozenset({None, 404, 410})
 # s3fs makes five attempts around five of botocore. One is left: Retry makes the others, and knows when time is over.
 _ONE_ATTEMPT: Final = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "max_pool_connections": 32}
@@ -63,6 +65,11 @@ class RemoteFilesystem:
     def is_s3(self) -> bool:
         """Whether calls of S3 can be made past the file system, by s3fs."""
         return self.protocol in _S3 and hasattr(self.fs, "call_s3")
+
+    @property
+    def uploads_whole(self) -> bool:
+        """Whether an object appears under its name when its upload is complete, and may be created only if absent."""
+        return self.protocol in _ATOMIC_UPLOADS
 
 
 def open_filesystem(location: Location) -> RemoteFilesystem:

@@ -1,37 +1,49 @@
 """Move a file to another name on its storage, replacing what is there. When it is safe to is left to the callers.
 
-On a file system of the operating system that is one step. Elsewhere the storage copies, whole or not at all, and then
-removes the old name: after a crash in between there are both, and moving once more ends it.
+On a file system of the operating system that is one step. Elsewhere the storage renames, or copies and then removes the
+old name (see rename); where it offers neither, the file is read and written. After a death in between there are both
+names, and moving once more ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from typing import Final
 
+from pipecrypt.errors import StorageError
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.storage.inventory import pin
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.rename import rename
+from pipecrypt.storage.sink import open_sink
+from pipecrypt.storage.source import open_range_source
 
 __all__ = ["move_file", "remove_empty_directories"]
+
+_PIECE_BYTES: Final = 4 << 20
 
 
 def move_file(old: Location, new: Location) -> None:
     """Give a file another name on the same storage; directories above it are made.
 
+    The old name goes once the file is seen whole under the new one.
+
     Raises:
         StorageError: the storage refused or failed; the file has its old name still, or both.
     """
     with map_errors(f"cannot move {old.display} to {new.display}"):
-        if old.is_local:
-            _move_local(old.local_path, new.local_path)
-            return
-        source, target = open_filesystem(old), open_filesystem(new)
-        with contextlib.suppress(NotImplementedError, FileExistsError):
-            target.fs.makedirs(target.fs._parent(target.path), exist_ok=True)
-        target.retry.call(lambda: target.fs.cp_file(source.path, target.path))
-    remove_file(old)
+        try:
+            if old.is_local:
+                _move_local(old.local_path, new.local_path)
+            else:
+                _move_remote(open_filesystem(old), open_filesystem(new), new)
+        except NotImplementedError:
+            _rewrite(old, new)
 
 
 def remove_empty_directories(directory: Location) -> None:
@@ -43,10 +55,50 @@ def remove_empty_directories(directory: Location) -> None:
             os.rmdir(path)
 
 
+def _move_remote(source: RemoteFilesystem, target: RemoteFilesystem, new: Location) -> None:
+    if not target.uploads_whole:
+        with contextlib.suppress(NotImplementedError, FileExistsError):
+            target.retry.call(lambda: target.fs.makedirs(target.fs._parent(target.path), exist_ok=True))
+    try:
+        rename(source, target.path, new.display)
+    except OSError as error:
+        if not isinstance(error, FileExistsError) and error.errno != errno.EEXIST:
+            raise
+        # Some servers (SMB) rename to a free name only. Until they have, the file has its old one.
+        remove_file(new)
+        rename(source, target.path, new.display)
+
+
+def _rewrite(old: Location, new: Location) -> None:
+    """Write the file once more, and remove the old one."""
+    source = _pinned(old)
+    with open_sink(new, overwrite=True, expected_bytes=source.size_bytes) as sink:
+        with open_range_source(source) as opened:
+            for start in range(0, source.size_bytes, _PIECE_BYTES):
+                sink.write(opened.read_range(start, min(_PIECE_BYTES, source.size_bytes - start)))
+        sink.publish()
+    written = _pinned(new).size_bytes
+    if written != source.size_bytes:
+        raise StorageError(f"the storage kept {written} of {source.size_bytes} bytes of {new.display}")
+    remove_file(old)
+
+
+def _pinned(location: Location) -> SourceFile:
+    found = pin(location, location.name)
+    if found is None or found[1] is None:
+        raise FileNotFoundError(errno.ENOENT, f"there is no file {location.display}")
+    return found[1]
+
+
 def _move_local(old: str, new: str) -> None:
     directory = os.path.dirname(new) or "."
     os.makedirs(directory, exist_ok=True)
-    os.rename(old, new)
+    try:
+        os.rename(old, new)
+    except OSError as error:
+        if error.errno == errno.EXDEV:  # a directory of the dataset is a link, or a file system of its own
+            raise NotImplementedError(str(error)) from error
+        raise
     for path in {directory, os.path.dirname(old) or "."}:
         with contextlib.suppress(OSError):  # the file is moved; whether that survives a power failure is unknown
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -10,21 +10,19 @@ import contextlib
 import logging
 import os
 import tempfile
+from dataclasses import replace
 from typing import Any, Final
-
-from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
 from pipecrypt.storage.filesystem import RemoteFilesystem, look_up, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, temporary_name, unknown_outcome, write_fully
+from pipecrypt.storage.rename import rename
 
 __all__ = ["RemotePublication"]
 
 _log = logging.getLogger(__name__)
-# An object appears when its upload is complete, and `mode="create"` fails if another one is there.
-_ATOMIC_UPLOADS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _DESCRIPTORS: Final = "/proc/self/fd"
 _COMPARE_BYTES: Final = 8 << 20
 
@@ -59,7 +57,7 @@ class RemotePublication(Publication):
         if info is None:
             return
         # On an object store a name may be an object and the beginning of others.
-        if info.get("type") == "directory" and self._remote.protocol not in _ATOMIC_UPLOADS:
+        if info.get("type") == "directory" and not self._remote.uploads_whole:
             raise StorageError(f"{self.name} is a directory", hint="choose another sink")
         if info.get("type") != "directory" and not self._overwrite:
             raise occupied(self.location)
@@ -74,7 +72,7 @@ class RemotePublication(Publication):
 
     def _publish(self) -> None:
         with map_errors(f"cannot publish {self.name}"):
-            if self._remote.protocol in _ATOMIC_UPLOADS:
+            if self._remote.uploads_whole:
                 self._upload()
             else:
                 self._upload_and_rename()
@@ -141,10 +139,19 @@ class RemotePublication(Publication):
             self._remote.retry.call(lambda: self._fs.put_file(self._spool_path, self._temporary))
             self._check_size()
             self._check_replaceable()  # once more: an upload takes a while
-            _rename(self._fs, self._temporary, self._remote.path)
+            self._rename()
         except BaseException:
             self._remove_temporary()
             raise
+
+    def _rename(self) -> None:
+        try:
+            rename(replace(self._remote, path=self._temporary), self._remote.path, self.name)
+        except NotImplementedError as error:
+            raise StorageError(
+                f"cannot publish {self.name}: the storage can neither rename nor copy a file",
+                hint="choose another sink: files cannot appear whole in this one",
+            ) from error
 
     def _check_size(self) -> None:
         expected = os.fstat(self._spool.fileno()).st_size
@@ -159,15 +166,6 @@ class RemotePublication(Publication):
             return
         except Exception as error:
             _log.warning("cannot remove the temporary file of %s: %s", self.name, describe(error))
-
-
-def _rename(fs: Any, old: str, new: str) -> None:
-    # The inherited `mv` copies and deletes, and takes names with glob characters for globs.
-    if type(fs).mv is not AbstractFileSystem.mv:
-        fs.mv(old, new)
-        return
-    fs.cp_file(old, new)
-    fs.rm_file(old)
 
 
 def _open_spool() -> Any:

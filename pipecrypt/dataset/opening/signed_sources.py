@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.errors import IntegrityError, NoRegularFileError, SourceNotFoundError, UsageError
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
@@ -72,9 +72,11 @@ def list_signed_sources(
         raise absence or unsigned(files, place)
     prefix = "" if place == dataset.root else f"{dataset.below(place)}/"
     expected = _expected(dataset, prefix, pattern)
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run)
+    due = {path: dataset.entries[path] for path in expected}
     found = {prefix + source.relative_path: source for source in sources}
-    found |= {path: _below(prefix, staged[path]) for path in expected if path in staged}
+    in_place = {path for path, entry in due.items() if path in found and found[path].size_bytes == entry.size_bytes}
+    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due, in_place=in_place)
+    found |= {path: _below(prefix, file) for path, file in staged.items()}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
     if absence is not None and not found:
         raise absence
@@ -87,10 +89,12 @@ def _single(source: SourceFile, location: Location, requirements: Requirements) 
     if dataset is None:
         return SignedSource(source, open_beside(files, path, requirements))
     below = dataset.below(path) or ""
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run).get(below)
+    signed = dataset.file(below)
+    due = {below: signed.entry}
+    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due).get(below)
     if staged is not None:
         source = replace(staged, relative_path=source.relative_path)
-    return SignedSource(source, dataset.file(below))
+    return SignedSource(source, signed)
 
 
 def _below(prefix: str, staged: SourceFile) -> SourceFile:

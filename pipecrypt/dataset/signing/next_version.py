@@ -97,9 +97,9 @@ class DatasetSigning:
         return self._to_replace.difference(entry.path for entry in self._entries)
 
     @property
-    def listed(self) -> frozenset[str]:
-        """The paths of the next version's files, as far as they were added or stay."""
-        return frozenset(entry.path for entry in (*self._stays, *self._entries))
+    def entries(self) -> tuple[FileEntry, ...]:
+        """The next version's files, as far as they were added or stay, sorted by path."""
+        return tuple(sorted((*self._stays, *self._entries), key=lambda entry: entry.path))
 
     def publish(
         self, dataset_id: str, *, run: str | None = None, removes: Collection[str] = ()
@@ -122,10 +122,9 @@ class DatasetSigning:
             raise ConflictError(
                 f"{name_some(self._sink, left)}: left of an earlier run, which wrote more files", hint=hint
             )
-        entries = sorted([*self._stays, *self._entries], key=lambda entry: entry.path)
         statement = publish_dataset(
             self._sink,
-            entries,
+            self.entries,
             self._promise(),
             dataset_id=dataset_id,
             signers=self._signers,

@@ -6,16 +6,23 @@ one if it was killed, or by whoever cleans.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Iterable
 
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import is_listed, staged_files
+from pipecrypt.dataset.signing.directory_state import name_some
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.inventory import pin, take_inventory
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file, remove_empty_directories
 
 __all__ = ["finish_version", "set_aside"]
+
+_log = logging.getLogger(__name__)
 
 
 def set_aside(sink: Location, run_id: str, paths: Iterable[str]) -> None:
@@ -39,32 +46,63 @@ def set_aside(sink: Location, run_id: str, paths: Iterable[str]) -> None:
         move_file(sink.child(path), directory.child(path))
 
 
-def finish_version(sink: Location, run_id: str, listed: Collection[str], *, removes: Iterable[str] = ()) -> None:
+def finish_version(sink: Location, run_id: str, entries: Iterable[FileEntry], *, removes: Iterable[str] = ()) -> None:
     """Move what is staged to its place, and remove what the version no longer has.
+
+    What holds of each staged file: 1. it has the size and the footer of the entry of its path, and is moved; or 2. its
+    place holds the file that has them, and it is removed: it is of an attempt that failed, or that was given up and
+    wrote once more after the first was moved; or 3. no version lists its path, and it is removed; or 4. it stays, as
+    does what its place holds, and this fails in the end.
 
     The caller holds the lock of the sink, and the statement was published and verified.
 
     Args:
         sink: the directory of the dataset.
         run_id: of the run that the statement names.
-        listed: the paths of its files: what was staged besides, by an attempt that failed, is removed.
+        entries: the files that it lists.
         removes: paths of files of the version before.
 
     Raises:
+        IntegrityError: a listed file is neither staged nor at its place; all others are moved.
         StorageError: the storage refused or failed; do it again.
     """
-    directory = sink.child(staged_path(run_id))
-    for path, file in staged_files(sink, run_id).items():
-        if path in listed:
-            move_file(file.location, sink.child(path))
-        else:
-            remove_file(file.location)
+    directory, listed = sink.child(staged_path(run_id)), {entry.path: entry for entry in entries}
+    broken = [
+        path
+        for path, file in staged_files(sink, run_id).items()
+        if not _put_in_place(file, sink.child(path), listed.get(path))
+    ]
+    if broken:
+        raise _wrong_files(sink, directory, broken)
     gone = [path for path in removes if path not in listed]
     for path in gone:
         remove_file(sink.child(path))
     if gone:
         _remove_set_aside(sink, before=run_id)
     remove_empty_directories(directory)
+
+
+def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) -> bool:
+    """Move or remove a staged file, as far as one of the two is right."""
+    if entry is None:
+        remove_file(staged.location)  # 3
+        return True
+    if is_listed(staged, entry):
+        move_file(staged.location, place)  # 1
+        return True
+    found = pin(place, entry.path)
+    if found is None or found[1] is None or not is_listed(found[1], entry):
+        return False  # 4
+    _log.warning("%s is not the file that was signed, %s is: removed", staged.location.display, place.display)
+    remove_file(staged.location)  # 2
+    return True
+
+
+def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> IntegrityError:
+    return IntegrityError(
+        f"{name_some(directory, paths)}: not as signed, and neither is what lies at {name_some(sink, paths)}",
+        hint=f"put the signed file there from a copy; or remove {directory.display}, then run again with --overwrite",
+    )
 
 
 def _remove_set_aside(sink: Location, *, before: str) -> None:

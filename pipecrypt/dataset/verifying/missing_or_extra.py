@@ -9,7 +9,7 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import SignedSource
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.errors import StorageError
@@ -70,10 +70,10 @@ class Presence:
 
     def _staged(self) -> Iterator[SignedSource]:
         """Yield the files of a version that was signed a moment ago, or whose run was killed then."""
-        for path, source in staged_files(self._directory, self._dataset.verified.manifest.run).items():
-            if path in self._dataset.entries and self._selection.takes(path):
-                self._seen.add(path)
-                yield SignedSource(source, self._dataset.file(path))
+        due = {entry.path: entry for entry in self.signed()}
+        for path, source in listed_staged_files(self._directory, self._dataset.verified.manifest.run, due).items():
+            self._seen.add(path)
+            yield SignedSource(source, self._dataset.file(path))
 
     def _below(self, start: str) -> Location:
         return self._directory.child(start) if start else self._directory

@@ -15,7 +15,7 @@ from typing import Protocol
 from pipecrypt.dataset.opening.file_digests import computable
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_sources import SignedSource
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
 from pipecrypt.dataset.verifying.known_digests import LazyKnownDigests
 from pipecrypt.dataset.verifying.missing_or_extra import Presence, signed_source
@@ -157,13 +157,15 @@ def _file_task(target: SingleFile, files: LocatedFiles, tally: Tally) -> _Task:
 
 def _file_in_dataset(target: FileInDataset, files: LocatedFiles, tally: Tally) -> Iterator[SignedSource]:
     dataset, path = target.dataset, target.path
-    staged = staged_files(files.location(dataset.root), dataset.verified.manifest.run).get(path)
-    if staged is not None and path in dataset.entries:
-        yield SignedSource(staged, dataset.file(path))
-    elif path in dataset.entries:
-        yield from signed_source(dataset.file(path), files.location(f"{dataset.root}/{path}"), tally)
-    else:
+    if path not in dataset.entries:
         tally.find(extra(path))
+        return
+    due, signed = {path: dataset.entries[path]}, dataset.file(path)
+    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due).get(path)
+    if staged is not None:
+        yield SignedSource(staged, signed)
+    else:
+        yield from signed_source(signed, files.location(f"{dataset.root}/{path}"), tally)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import (
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
@@ -91,7 +92,7 @@ def clean(
     Raises:
         UsageError: there is no such directory.
         ConflictError: a run is writing there now.
-        IntegrityError: the statement there is malformed.
+        IntegrityError: the statement there is malformed, or a file that it lists is neither staged nor in place.
         StorageError: the storage refused or failed.
     """
     place = Location.of(sink, sink_options)
@@ -125,6 +126,7 @@ class _Cleaning:
         self._now = now
         self._grace = grace
         self._is_dry_run = is_dry_run
+        self._entries: tuple[FileEntry, ...] = ()
         self._listed: frozenset[str] = frozenset()
         self._run: str | None = None
         self._found: dict[str, SourceFile] = {}
@@ -133,7 +135,8 @@ class _Cleaning:
         """Look, and remove; the caller holds the lock."""
         version = read_unverified_version(self._sink)
         if version is not None:
-            self._listed, self._run = frozenset(entry.path for entry in version.entries), version.run
+            self._entries, self._run = version.entries, version.run
+            self._listed = frozenset(entry.path for entry in version.entries)
         self._found = {path: file for path, file in take_inventory(self._sink, lambda _: True) if file is not None}
         put_in_place = self._put_in_place()
         runs = find_runs(self._sink)
@@ -164,7 +167,7 @@ class _Cleaning:
         prefix = run_path(self._run, "staged/")
         is_due = any(path.startswith(prefix) and path[len(prefix) :] in self._listed for path in self._found)
         if is_due and not self._is_dry_run:
-            finish_version(self._sink, self._run, self._listed)
+            finish_version(self._sink, self._run, self._entries)
         return is_due
 
     def _of_runs(self, old: list[FoundRun], runs: tuple[FoundRun, ...]) -> Iterator[str]:

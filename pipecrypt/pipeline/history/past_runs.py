@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import ConflictError, ContentError, StorageError
+from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
-from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.pipeline.history.journal.block import TaskRecord
 from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_run
 from pipecrypt.pipeline.history.journal.journal import Journal
@@ -25,7 +24,6 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import sink_is_empty
-from pipecrypt.storage.source import open_range_source
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
 
@@ -47,7 +45,8 @@ def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> 
     """Do what is left of a version that was signed by a run that was killed then; the caller holds the lock.
 
     Raises:
-        IntegrityError: what that run noted is not as it wrote it.
+        IntegrityError: what that run noted is not as it wrote it, or a file of its version is neither staged nor in
+            place.
         StorageError: the storage refused or failed.
     """
     run_id = None if earlier is None else earlier.manifest.run
@@ -59,7 +58,7 @@ def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> 
         return
     past = read_run(sink, found, seal) if found is not None and has_journal else None
     removes = () if past is None else past.removes
-    finish_version(sink, run_id, {entry.path for entry in earlier.entries}, removes=removes)
+    finish_version(sink, run_id, earlier.entries, removes=removes)
     if past is not None:
         Journal(sink, past.header, seal).finish(utc_now())
 
@@ -200,14 +199,9 @@ def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
     files = [(part, found.get(part.path)) for part in record.parts]
     if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
         return False
-    return all(_has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
-
-
-def _has_footer(file: SourceFile, sha256: str) -> bool:
     try:
-        with open_range_source(file) as source:
-            return read_stored_footer(source).sha256 == sha256
-    except (ContentError, StorageError):
+        return all(has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+    except StorageError:
         return False  # it is written again
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
 from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
 from pipecrypt.dataset.signing.signers import utc_now
@@ -85,6 +85,9 @@ def _checks_of_signed(
     sink, listed = request.sink, {entry.path for entry in version.entries}
     goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
     stays = [entry for entry in version.entries if not goes(entry.path)]
-    staged = {path: file.size_bytes for path, file in staged_files(sink, version.run).items()}
+    entries = {entry.path: entry for entry in version.entries}
+    in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
+    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
+    staged = {path: file.size_bytes for path, file in right.items()}
     yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
     yield lambda: check_signed_is_there(sink, stays, found, staged)

@@ -218,7 +218,7 @@ class DirectoryRun:
         run = self.run_id if self._header.is_staged or self._keeps_journal else None
         statements = signing.publish(self._header.dataset_id, run=run, removes=removes)
         if run is not None:
-            finish_version(self._found.sink, run, signing.listed, removes=removes)
+            finish_version(self._found.sink, run, signing.entries, removes=removes)
         return statements
 
     def _set_aside(self, paths: Iterable[str]) -> None:

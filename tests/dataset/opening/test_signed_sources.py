@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.opening import staged_files
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_sources import find_signed, list_signed_sources
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, UsageError
@@ -110,3 +111,24 @@ def test_standard_input_has_no_statement() -> None:
     for read in (list_signed_sources, find_signed):
         with pytest.raises(UsageError):
             read(Location("-"), REQUIRED)
+
+
+@pytest.mark.parametrize("is_same_size", [True, False])
+def test_footers_of_staged_files_are_read_only_where_two_files_have_the_signed_size(
+    dataset: Path, is_same_size: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign(dataset, run="20990101T000000Z-00000000")
+    staged = dataset / "_pipecrypt" / "runs" / "20990101T000000Z-00000000" / "staged"
+    for name in NAMES:
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(dataset / name, staged / name)
+        if is_same_size:
+            (dataset / name).write_bytes(bytes((staged / name).stat().st_size))
+    read: list[str] = []
+    real = staged_files.has_footer
+    monkeypatch.setattr(
+        staged_files, "has_footer", lambda file, sha256: read.append(file.relative_path) or real(file, sha256)
+    )
+    sources = list_signed_sources(Location(str(dataset)), REQUIRED)
+    assert [each.source.location for each in sources] == [Location(str(staged / name)) for name in NAMES]
+    assert len(read) == (len(NAMES) if is_same_size else 0)
