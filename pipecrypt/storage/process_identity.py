@@ -42,8 +42,9 @@ def is_running(process: ProcessIdentity) -> bool | None:
     if process.place != _place() or not process.started:
         return None
     started = _started(process.number)
-    if started is None and not os.path.exists(f"/proc/{process.number}") and _may_exist(process.number):
-        return None  # /proc shows nobody else's processes: mounted with hidepid
+    if started is None:
+        # Mounted with hidepid, /proc hides the processes of other users, or lets nobody read about them.
+        return None if _may_exist(process.number) else False
     return started == process.started
 
 
@@ -67,6 +68,7 @@ def _may_exist(number: int) -> bool:
 
 
 def _started(number: int) -> str | None:
+    """Return when a process began, "" of one that has ended but is still listed, or None where that cannot be read."""
     try:
         with open(f"/proc/{number}/stat", encoding="utf-8", errors="replace") as file:
             # The name in parentheses may hold spaces and parentheses.
@@ -74,4 +76,4 @@ def _started(number: int) -> str | None:
     except OSError:
         return None
     # After the name come fields 3 and up. A zombie writes no more.
-    return None if after_name[0] in {"Z", "X"} else after_name[_START_FIELD - 2]
+    return "" if after_name[0] in {"Z", "X"} else after_name[_START_FIELD - 2]

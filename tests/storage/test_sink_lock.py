@@ -335,10 +335,16 @@ def _refuse(location: Location) -> None:
     raise StorageError(f"cannot remove {location.display}")
 
 
-def test_a_process_that_is_hidden_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError], ids=["hidepid=2", "hidepid=1"])
+def test_a_process_that_is_hidden_is_not_called_dead(error: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(this_process(), number=os.getppid(), started="1")
     assert is_running(other) is False  # another one that got its number
-    monkeypatch.setattr(process_identity, "_started", lambda number: None)
-    monkeypatch.setattr(process_identity.os.path, "exists", lambda path: False)
+
+    def hidden(path: str, **options: Any) -> Any:
+        if path.endswith("/stat"):
+            raise error
+        return open(path, **options)
+
+    monkeypatch.setattr(process_identity, "open", hidden, raising=False)
     assert is_running(other) is None
     assert is_running(replace(other, number=2**22 + 1)) is False  # more than Linux gives

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipecrypt.documents import DocumentError
+from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.paths import RUN_TIME_FORMAT, parse_run_id
 
 __all__ = ["current_run_id", "is_run_id", "new_run_id", "running"]
@@ -30,12 +31,20 @@ def new_run_id(now: datetime, random: Callable[[int], bytes] = secrets.token_byt
         now: the time, with its zone.
         random: returns so many random bytes.
         earlier: ids of runs of the same sink.
+
+    Raises:
+        ConflictError: an earlier one is of the last second that an id can tell.
     """
     began = now.astimezone(UTC)
     last = max(map(parse_run_id, earlier), default=None)
     if last is not None and began.replace(microsecond=0) <= last:
         began = last + timedelta(seconds=1)
-    return f"{began.strftime(RUN_TIME_FORMAT)}-{random(_RANDOM_BYTES).hex()}"
+    run_id = f"{began.strftime(RUN_TIME_FORMAT)}-{random(_RANDOM_BYTES).hex()}"
+    if not is_run_id(run_id):
+        raise ConflictError(
+            f"no run can come after {max(earlier, default='')}", hint="no clock is that late: remove what is named so"
+        )
+    return run_id
 
 
 def is_run_id(text: str) -> bool:

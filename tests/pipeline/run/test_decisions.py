@@ -15,6 +15,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
 from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.progress.report_document import read_report
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage import tail
@@ -239,4 +240,17 @@ def test_directories_that_are_of_no_run_are_left_alone(name: str, tmp_path: Path
     assert _plan(shop).to_do == 1
     assert shop.run().files == 1
     shop.clean()
+    (strange / "report.json").write_text("{}")
+    assert read_report(Location(shop.sink), None).run_id != name
     assert strange.exists()
+
+
+def test_a_directory_of_the_last_run_there_can_be_is_named(tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    last = Path(shop.sink) / "_pipecrypt/runs/89991231T235959Z-00000000"
+    last.mkdir(parents=True)
+    (last / "finished.json").write_text("{}")
+    with pytest.raises(ConflictError, match=last.name):
+        shop.run()
+    shutil.rmtree(last)
+    assert shop.run().files > 0
