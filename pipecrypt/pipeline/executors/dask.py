@@ -172,9 +172,12 @@ def _client(address: str | None, workers: int) -> Iterator[Any]:
         if address is None:
             # A task whose worker died comes back to us, who count attempts and tell of them.
             stack.enter_context(_dask().config.set({"distributed.scheduler.allowed-failures": 0}))
+            # TLS under a key of its own: whoever reaches a scheduler may run code in its workers, which open the keys,
+            # and every user of this machine reaches a port.
             cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
+                security=True,
                 scheduler_kwargs={"dashboard": False, "dashboard_address": _HTTP_ADDRESS},
                 silence_logs=logging.CRITICAL,
             )
