@@ -26,6 +26,7 @@ __all__ = [
     "RUNS_DIRECTORY",
     "RUN_TIME_FORMAT",
     "SIGNATURE_SUFFIX",
+    "attempts_path",
     "check_file_name",
     "check_inside",
     "check_path",
@@ -84,6 +85,11 @@ def run_path(run_id: str, name: str) -> str:
 def staged_path(run_id: str) -> str:
     """Return the directory where files of a version lie that have not reached their places yet."""
     return run_path(run_id, "staged")
+
+
+def attempts_path(run_id: str) -> str:
+    """Return the directory where files of attempts lie whose results have not come yet."""
+    return run_path(run_id, "attempts")
 
 
 def signature_path(file_path: str) -> str:

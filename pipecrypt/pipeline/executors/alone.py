@@ -12,10 +12,12 @@ from typing import Final
 from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.pipeline.executors.attempts import apart
 from pipecrypt.pipeline.executors.open_runs import OpenRuns
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
+from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink_lock import HeldLock
 
 __all__ = ["AloneSetup", "check_lock", "end_run", "run_task_alone"]
@@ -33,6 +35,7 @@ class AloneSetup:
         dataset_id: of the dataset that is written, or None.
         also: key references of further master keys that each KEK is wrapped for.
         lock: the run's, of its sink; None where nobody looks.
+        attempts: where attempts publish; None: at the places that tasks name.
     """
 
     name: str
@@ -40,6 +43,7 @@ class AloneSetup:
     dataset_id: str | None
     also: tuple[str, ...] = ()
     lock: HeldLock | None = None
+    attempts: Location | None = None
 
 
 def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
@@ -56,6 +60,7 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
         InterruptedRunError: `end_run` was called here for this run, or it does not hold the lock of its sink any more.
         PipecryptError: as `run_task`; nothing of this file is left in the sink.
     """
+    task, attempt = (task, None) if setup.attempts is None else apart(task, setup.attempts)
     with _runs.using(setup.name, lambda: _open_session(setup)) as run:
         done = run_task(
             task,
@@ -63,7 +68,7 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
             lambda _: _check_going_on(setup.name),
             before_publishing=lambda: _check_may_publish(setup),
         )
-        return replace(done, grants=_runs.add_grants(run, done.grants))
+        return replace(done, grants=_runs.add_grants(run, done.grants), attempt=attempt)
 
 
 def _open_session(setup: AloneSetup) -> KeySession:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.pipeline.executors.alone import AloneSetup
 from pipecrypt.pipeline.executors.here import HereExecutor
 from pipecrypt.pipeline.executors.local import LocalExecutor
 from pipecrypt.pipeline.executors.mapped import MappedExecutor, MapTasks
-from pipecrypt.pipeline.executors.portable import portable_lock
+from pipecrypt.pipeline.executors.portable import portable_location, portable_lock
 from pipecrypt.pipeline.executors.protocol import Executor, OnEvent
 from pipecrypt.pipeline.executors.worker import WorkerSetup
 from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.progress.interruption import Interruption
+from pipecrypt.pipeline.progress.run_id import current_run_id
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.storage.sink import new_token
 
@@ -74,4 +76,6 @@ def _choose(plan: Plan, credentials: Credentials) -> Executor:
 
 def _alone(plan: Plan) -> AloneSetup:
     name, lock = new_token() + new_token(), portable_lock(plan.lock)
-    return AloneSetup(name, plan.key_references, plan.dataset_id, plan.also, lock)
+    run_id = current_run_id()
+    attempts = None if run_id is None else portable_location(plan.sink.child(attempts_path(run_id)))
+    return AloneSetup(name, plan.key_references, plan.dataset_id, plan.also, lock, attempts)

@@ -1,14 +1,15 @@
 """Carry out tasks on a Dask cluster, of this machine or another. What a worker does with one is left to alone.
 
-Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only; and an
-attempt may replace what an earlier one published. Of two attempts at once the one that publishes first wins: the other
-ends in an error, which nobody hears if the result of the first one came, and is tried again if none did.
+Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only, and
+files reach their places only with it: see attempts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,17 +21,16 @@ from pipecrypt.errors import (
     InterruptedRunError,
     MissingExtraError,
     PipecryptError,
-    SinkNotEmptyError,
     WorkerError,
 )
 from pipecrypt.pipeline.executors.alone import AloneSetup, check_lock, end_run, run_task_alone
+from pipecrypt.pipeline.executors.attempts import drop_attempts, take_result
 from pipecrypt.pipeline.executors.ledger import Ledger
-from pipecrypt.pipeline.executors.portable import has_published, portable_task
+from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.progress.events import BytesDone, FileStarted, TaskRetried
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.sink import remove_leftovers, remove_leftovers_in
 
 __all__ = ["DaskExecutor"]
 
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5  # how long Ctrl-C may wait
 _CONNECT_SECONDS: Final = 30
 _END_SECONDS: Final = 5
+_LOST_SECONDS: Final = 10.0
 # Schedulers serve HTTP, with a dashboard or not. On Dask's own port, a second run of this machine would warn about it.
 _HTTP_ADDRESS: Final = "127.0.0.1:0"
 
@@ -67,18 +68,17 @@ class DaskExecutor:
             WorkerError: workers died as often at one task as the run lets them, or the scheduler is gone.
             ConflictError: the run does not hold the lock of its sink any more.
         """
-        at_work: list[Task] = []
         try:
-            with _client(self._address, self._workers) as client:
+            with _quiet(), _client(self._address, self._workers) as client:
                 run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
                 try:
                     return run.finish([portable_task(task) for task in tasks])
                 finally:
-                    at_work += run.end()
+                    run.end()
         finally:
-            if self._address is None:
-                # The processes of our own cluster are no more. One elsewhere removes what it has begun by itself.
-                remove_leftovers_in((task.sink for task in at_work), tasks[0].token)
+            # The processes of our own cluster are no more. One elsewhere may still write there, and nowhere else.
+            if self._setup.attempts is not None:
+                drop_attempts(self._setup.attempts)
 
 
 class _Run:
@@ -91,18 +91,23 @@ class _Run:
         self._on_event = on_event
         self._waiting: deque[tuple[Task, int]] = deque()
         self._flying: dict[Any, tuple[Task, int]] = {}
+        self._tasks: dict[str, Task] = {}
+        self._heard = time.monotonic()
 
     def finish(self, tasks: Sequence[Task]) -> list[Part]:
         self._waiting.extend((task, 1) for task in tasks)
+        self._tasks = {task.id: task for task in tasks}
         while not self._ledger.is_complete:
-            self._submit()
-            for future in self._ended():
+            with self._told_of_lost_schedulers():
+                self._submit()
+                ended = self._ended()
+            for future in ended:
                 self._settle(future, *self._flying.pop(future))
+            self._on_event(BytesDone(0))  # so that what is done is noted, and a lost lock seen, while tasks take long
         return self._ledger.parts()
 
-    def end(self) -> list[Task]:
-        """Leave nothing at work that can be told to end, and no key open; return the tasks that were at work."""
-        at_work = [task for task, _ in self._flying.values()]
+    def end(self) -> None:
+        """Leave nothing at work that can be told to end, and no key open; an error may be on its way."""
         with contextlib.suppress(Exception):
             self._client.run(end_run, self._setup.name, on_error="ignore")
         # Cancelling stops no function that is at work. They have been told, and end before the lock is given back.
@@ -111,7 +116,18 @@ class _Run:
         with contextlib.suppress(Exception):
             self._client.cancel(list(self._flying), force=True)
         self._flying.clear()
-        return at_work
+
+    @contextmanager
+    def _told_of_lost_schedulers(self) -> Iterator[None]:
+        lost = WorkerError("the Dask scheduler does not answer any more", hint="--resume goes on once it runs again")
+        if self._client.status == "running":
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > _LOST_SECONDS:
+            raise lost
+        try:
+            yield
+        except _lost_connections() as error:
+            raise lost from error
 
     def _submit(self) -> None:
         # No task waits at a worker: Dask blames the death of one on all that it had.
@@ -132,27 +148,19 @@ class _Run:
     def _settle(self, future: Any, task: Task, attempt: int) -> None:
         error = None if future.status == "finished" else _error_of(future)
         if error is None:
-            done = self._ledger.take(future.result())
+            with self._told_of_lost_schedulers():
+                result = future.result()
+            done = take_result(self._ledger, result, self._tasks, self._setup.attempts)
             if done is not None:
                 self._on_event(BytesDone(task.input_bytes))
                 self._on_event(done)
             return
-        self._try_again(task, self._reason_to_try_again(error, task))
-
-    def _reason_to_try_again(self, error: BaseException, task: Task) -> str:
-        """Return what became of a worker, at the end of a sentence; raise the error if trying again mends nothing."""
-        if isinstance(error, _distributed().KilledWorker):
-            remove_leftovers(task.sink, task.token)
-            return "died"
-        if isinstance(error, SinkNotEmptyError) and has_published(task):
-            return "was overtaken by another attempt"
         if isinstance(error, InterruptedRunError):
             check_lock(self._setup)
-        raise error
-
-    def _try_again(self, task: Task, reason: str) -> None:
-        again, attempt = self._ledger.fail(task, reason)
-        self._on_event(TaskRetried(task.path, attempt, reason, 0))
+        if not isinstance(error, _distributed().KilledWorker):
+            raise error
+        again, attempt = self._ledger.fail(task, "died")
+        self._on_event(TaskRetried(task.path, attempt, "died", 0))
         self._waiting.appendleft((again, attempt))
 
 
@@ -163,6 +171,26 @@ def _error_of(future: Any) -> BaseException:
     if isinstance(error, (PipecryptError, _distributed().KilledWorker)):
         return error
     return WorkerError(f"a Dask worker failed with {type(error).__name__}: {error}", hint="look at the worker's log")
+
+
+def _lost_connections() -> tuple[type[BaseException], ...]:
+    client = _distributed().client
+    found = (getattr(client, name, None) for name in ("FutureCancelledError", "FuturesCancelledError"))
+    own = tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseException))
+    return (OSError, TimeoutError, asyncio.CancelledError, *own)  # older versions have asyncio's only
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log off the terminal, tracebacks of lost connections above all; debugging shows it."""
+    logger = logging.getLogger("distributed")
+    old = logger.level
+    if logging.getLogger().getEffectiveLevel() > logging.DEBUG:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(old)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
 from pipecrypt.pipeline.executors.alone import AloneSetup, check_lock, end_run, run_task_alone
+from pipecrypt.pipeline.executors.attempts import drop_attempts, take_result
 from pipecrypt.pipeline.executors.ledger import Ledger
 from pipecrypt.pipeline.executors.portable import portable_task
 from pipecrypt.pipeline.executors.protocol import OnEvent
@@ -74,11 +75,18 @@ class MappedExecutor:
             end_run(self._setup.name)
             if isinstance(results, Generator):
                 results.close()
+            if self._setup.attempts is not None:
+                drop_attempts(self._setup.attempts)
 
     def _take(self, results: Iterable[FileDone], tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
         ledger, by_id = Ledger(tasks, 1), {task.id: task for task in tasks}
         for result in results:
-            done = ledger.take(result)
+            if not isinstance(result, FileDone):
+                raise WorkerError(
+                    f"map_tasks gave back a {type(result).__name__} that no call returned",
+                    hint="yield what the calls return, as it is",
+                )
+            done = take_result(ledger, result, by_id, self._setup.attempts)
             if done is not None:
                 on_event(BytesDone(by_id[done.task_id].input_bytes))
                 on_event(done)

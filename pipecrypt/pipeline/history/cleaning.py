@@ -23,6 +23,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import (
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
+    attempts_path,
     is_reserved,
     parse_run_id,
     run_path,
@@ -185,8 +186,11 @@ class _Cleaning:
             yield from (path for path in self._found if path.startswith(prefix))
 
     def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
-        """Yield what is staged by finished runs whose version is not the one that is there."""
+        """Yield what is staged by finished runs whose version is not the one that is there, and attempts of all."""
         for run in runs:
+            if run.is_finished or run.run_id == self._run:
+                late = attempts_path(run.run_id) + "/"
+                yield from (path for path in self._found if path.startswith(late))
             prefix = run_path(run.run_id, "staged/")
             if run.is_finished and run.run_id != self._run:
                 yield from (path for path in self._found if path.startswith(prefix))

@@ -92,6 +92,7 @@ class FileDone:
         grants: KEKs made since the file before, wrapped for further master keys.
         stages: what the time went into.
         bytes_by_key: how much was encrypted under each master key, and stays in plaintext.
+        attempt: the directory of the attempt, where its files wait for the driver; None: they are at their places.
     """
 
     task_id: str
@@ -100,6 +101,7 @@ class FileDone:
     grants: tuple[Grant, ...] = ()
     stages: StageSeconds = NO_STAGES
     bytes_by_key: tuple[KeyBytes, ...] = ()
+    attempt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
