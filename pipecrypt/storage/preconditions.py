@@ -1,12 +1,14 @@
 """Find out whether a sink lets only one of two writers create an object. What follows from it is left to the callers.
 
 A store that ignores `If-None-Match`, as some servers that only speak S3 do, takes the second object and says nothing.
-No documentation tells reliably, so it is tried: one small object is created twice, both ways in which files are.
+No documentation tells reliably, nor does the version of a package that takes an option and does nothing with it. So it
+is tried: one small object is created twice, in the ways in which files are.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -24,7 +26,8 @@ __all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "h
 
 _log = logging.getLogger(__name__)
 _DIRECTORY: Final = "_pipecrypt"
-_CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # documented, by fsspec's `mode="create"`
+_CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
+_EXISTS: Final = frozenset({409, 412})
 _UNSUPPORTED: Final = frozenset({400, 501})
 
 
@@ -32,7 +35,7 @@ class Preconditions(Enum):
     """How a sink keeps two writers of one name apart."""
 
     HONOURED = "honoured"
-    """The store refuses the second object; this was tried, or is documented."""
+    """The store refuses the second object; this was tried."""
     BY_OTHER_MEANS = "by other means"
     """Links of a local file system, or one process's memory."""
     IGNORED = "ignored"
@@ -96,7 +99,8 @@ def honours_preconditions(sink: Location) -> PreconditionReport:
         with map_errors(f"cannot try whether {sink.display} honours If-None-Match"):
             return _try_s3(remote)
     if remote.protocol in _CREATES_IF_ABSENT and not sink.is_chained:
-        return PreconditionReport(Preconditions.HONOURED, "the store creates objects only where none is")
+        with map_errors(f"cannot try whether {sink.display} creates objects only where none is"):
+            return _try_create(remote)
     reason = f"{remote.protocol}:// has no way to create a file only where none is"
     return PreconditionReport(Preconditions.IGNORED, reason)
 
@@ -119,6 +123,26 @@ def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
             call(probe.remove)
         except Exception as error:
             _log.warning("%s stays: %s", remote.path, describe(error))
+
+
+def _try_create(remote: RemoteFilesystem) -> PreconditionReport:
+    with tempfile.NamedTemporaryFile(prefix="pipecrypt-probe-") as spool:
+        spool.write(b"probe")
+        spool.flush()
+        try:
+            remote.retry.call(lambda: remote.fs.put_file(spool.name, remote.path, mode="overwrite"))
+            try:
+                remote.retry.call(lambda: remote.fs.put_file(spool.name, remote.path, mode="create"))
+            except Exception as error:
+                if not isinstance(error, FileExistsError) and http_status(error) not in _EXISTS:
+                    raise
+                return PreconditionReport(Preconditions.HONOURED, "the store refused a second object")
+        finally:
+            try:
+                remote.retry.call(lambda: remote.fs.rm_file(remote.path))
+            except Exception as error:
+                _log.warning("%s stays: %s", remote.path, describe(error))
+    return PreconditionReport(Preconditions.IGNORED, "the store took a second object where one was")
 
 
 def _upload(probe: S3Object) -> None:

@@ -22,6 +22,7 @@ from pipecrypt.storage.s3_parts import PartUpload, first_part_bytes, part_bytes
 
 __all__ = ["S3Publication"]
 
+_NO_SUCH_UPLOAD: Final = 404
 _log = logging.getLogger(__name__)
 _WRITE_ID_BYTES: Final = 16
 _NOT_FOUND: Final = 404
@@ -118,8 +119,11 @@ class S3Publication(Publication):
             raise
         except Exception as error:
             # The call may still be under way. After the abort it cannot take effect any more, so a last look decides.
-            self._abort(upload)
+            is_over = self._abort(upload)
             if not self._is_ours(self._read_back(error)):
+                if not is_over:  # the object may still appear
+                    self._upload = None
+                    raise unknown_outcome(self.location, describe(error)) from error
                 raise
         self._upload = None
         self._check_size(upload.size_bytes)
@@ -169,6 +173,8 @@ class S3Publication(Publication):
             head = self._retry.call(self._object.head)
         except PermissionError:
             return
+        except Exception as unreadable:
+            raise unknown_outcome(self.location, describe(unreadable)) from unreadable
         if head is None or not self._is_ours(head) or head.size_bytes == expected:
             return  # what another writer put there since is not ours to judge
         self._object.remove()
@@ -180,12 +186,17 @@ class S3Publication(Publication):
         if upload is not None:
             self._abort(upload)
 
-    def _abort(self, upload: PartUpload) -> None:
+    def _abort(self, upload: PartUpload) -> bool:
+        """Drop the parts, and say whether the store knows of the upload no more: then it can make no object."""
         upload.abandon()
         try:
             self._retry.call(lambda: self._object.abort_upload(upload.upload_id))
+            return True
         except Exception as error:
+            if http_status(error) == _NO_SUCH_UPLOAD:
+                return True
             _log.warning("parts of %s stay at the storage, see docs/storage.md: %s", self.name, describe(error))
+            return False
 
 
 def _was_refused(error: Exception) -> bool:

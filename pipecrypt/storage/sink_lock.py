@@ -102,8 +102,7 @@ def current_holder(directory: Location, *, timing: LockTiming | None = None) -> 
     Raises:
         StorageError: the storage refused or failed.
     """
-    found = _highest(directory)
-    return None if found is None or _is_dead(directory, found, timing or LockTiming()) else found
+    return _living(directory, _holders(directory), timing or LockTiming())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +199,8 @@ class SinkLock:
         self._beating.join()
         _held_here.discard(self._mine.write_id)
         try:
-            if not self._is_lost and self._is_mine():
-                remove_file(self._place(self._mine.number))
+            # Its own file goes even where the lock was lost: a last beat may have put it back beside the next holder's.
+            self._remove(self._mine)
         except PipecryptError as error:
             _log.warning("the lock in %s stays: %s", self._directory.display, error.message)
 
@@ -221,15 +220,15 @@ class SinkLock:
     def _take(self, wanted: LockHolder) -> LockHolder:
         for attempt in range(_TRIES):
             seen = _holders(self._directory)
-            before = seen[max(seen)] if seen else None
-            if before is not None and not _is_dead(self._directory, before, self._timing):
-                raise _held(self._directory, before)
-            mine = replace(wanted, number=1 if before is None else before.number + 1)
+            living = _living(self._directory, seen, self._timing)
+            if living is not None:
+                raise _held(self._directory, living)
+            mine = replace(wanted, number=max(seen, default=0) + 1)
             if self._create(mine):
                 if self._is_alone(mine, seen):
-                    self._forget(before, seen)
+                    self._forget(seen)
                     return mine
-                remove_file(self._place(mine.number))
+                self._remove(mine)
             # Two found a dead holder at once: one of them waits longer.
             self._timing.sleep((attempt + 1) * (1 + random_bytes(1)[0] / 64) / 10)
         raise ConflictError(
@@ -237,6 +236,7 @@ class SinkLock:
         )
 
     def _create(self, mine: LockHolder) -> bool:
+        self._last_beat = time.monotonic()
         try:
             _write(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
@@ -246,8 +246,7 @@ class SinkLock:
                 return False  # whoever cleaned up at this moment took what was not the lock yet: look again
             # It may be there all the same: others would wait for somebody who never came to work.
             with contextlib.suppress(PipecryptError):
-                if self._holds(mine):
-                    remove_file(self._place(mine.number))
+                self._remove(mine)
             raise
         return True
 
@@ -275,12 +274,15 @@ class SinkLock:
         self._timing.sleep(_LOOK_AGAIN_SECONDS)  # whoever came too late takes a higher number back at once
         return self._is_mine()
 
-    def _forget(self, before: LockHolder | None, seen: dict[int, LockHolder]) -> None:
-        if before is not None:
-            _log.warning("%s was locked by %s, which has died", self._directory.display, before.who)
-        for number, found in seen.items():
-            if _is_same(found, _read(self._directory, number)):
-                remove_file(self._place(number))
+    def _forget(self, seen: dict[int, LockHolder]) -> None:
+        if seen:
+            _log.warning("%s was locked by %s, which has died", self._directory.display, seen[max(seen)].who)
+        for found in seen.values():
+            self._remove(found)
+
+    def _remove(self, holder: LockHolder) -> None:
+        if self._holds(holder):
+            remove_file(self._place(holder.number))
 
     def _beat(self) -> None:
         while not self._ends.wait(self._timing.interval_seconds):
@@ -289,11 +291,21 @@ class SinkLock:
                     self._is_lost = True
                     return
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
+                began = time.monotonic()  # others may see it from now on
                 _write(self._place(self._mine.number), self._mine, overwrite=True)
-                self._last_beat = time.monotonic()
+                self._last_beat = began
             except PipecryptError as error:
                 # The next beat may get through; others wait for several.
                 _log.warning("cannot renew the lock in %s: %s", self._directory.display, error.message)
+
+
+def _living(directory: Location, seen: dict[int, LockHolder], timing: LockTiming) -> LockHolder | None:
+    """Return the highest that lives.
+
+    Not the highest alone is asked: it may be of one who came too late and takes it back, above a holder that lives.
+    """
+    ordered = (seen[number] for number in sorted(seen, reverse=True))
+    return next((holder for holder in ordered if not _is_dead(directory, holder, timing)), None)
 
 
 def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> bool:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from pipecrypt.errors import StorageError, UnsafeSinkError
 from pipecrypt.storage.location import Location
@@ -49,3 +51,30 @@ def test_sinks_that_have_none(faulty: object) -> None:
 def test_a_store_that_fails(moto_s3_server: Any) -> None:
     with pytest.raises(StorageError):
         honours_preconditions(Location("s3://no-such-bucket-here/out", moto_s3_server.options))
+
+
+class _Blobs(MemoryFileSystem):
+    """A store in memory under the name of another: it can be told to overlook the mode of an upload."""
+
+    protocol = "abfs"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    overlooks_mode = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("abfs://", "memory://")))
+
+    def put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **options: Any) -> None:
+        if mode == "create" and not self.overlooks_mode and self.exists(rpath):
+            raise FileExistsError(rpath)
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+
+@pytest.mark.parametrize("overlooks", [False, True])
+def test_stores_that_take_a_mode_are_tried(monkeypatch: pytest.MonkeyPatch, overlooks: bool) -> None:
+    monkeypatch.setitem(_registry, "abfs", _Blobs)
+    monkeypatch.setattr(_Blobs, "overlooks_mode", overlooks)
+    expected = Preconditions.IGNORED if overlooks else Preconditions.HONOURED
+    assert honours_preconditions(Location("abfs://box/out")).outcome is expected
+    assert not [name for name in _Blobs.store if "probe" in name]

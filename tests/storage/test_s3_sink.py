@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.errors import SinkNotEmptyError, StorageAccessError, StorageError, UsageError
+from pipecrypt.errors import ConflictError, SinkNotEmptyError, StorageAccessError, StorageError, UsageError
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.s3_object import S3Object
 from pipecrypt.storage.s3_parts import MOST_PARTS, first_part_bytes, part_bytes
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.transfer import TransferSettings, transfer_settings
@@ -149,3 +150,33 @@ def test_settings_are_found() -> None:
     assert transfer_settings({}) == TransferSettings()
     assert transfer_settings({"transfer": {"deadline_seconds": 3}}) == TransferSettings(deadline_seconds=3)
     assert transfer_settings({"transfer": TransferSettings(deadline_seconds=4)}).deadline_seconds == 4
+
+
+def _fails(*arguments: Any, **options: Any) -> None:
+    raise PermissionError("not now")  # no failure that passes
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (["complete_upload"], StorageError),
+        (["complete_upload", "abort_upload"], ConflictError),  # the parts may still become an object
+        (["complete_upload", "head"], ConflictError),
+    ],
+)
+def test_what_is_unknown_is_not_called_failed(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, broken: list[str], kind: type[Exception]
+) -> None:
+    bucket = Bucket(moto_s3_server)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(kind) as caught,
+        open_sink(bucket.location("k"), overwrite=False) as sink,
+    ):
+        sink.write(memoryview(bytes(PART + 1)))
+        sink.write(memoryview(bytes(PART + 1)))
+        for method in broken:
+            patch.setattr(S3Object, method, _fails)
+        sink.publish()
+    assert isinstance(caught.value, ConflictError) == (kind is ConflictError)
+    assert bucket.names() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -19,9 +20,11 @@ import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.storage import process_identity, sink_lock
+from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
-from pipecrypt.storage.sink_lock import LockTiming, SinkLock, current_holder
+from pipecrypt.storage.sink_lock import HeldLock, LockTiming, SinkLock, current_holder
+from pipecrypt.storage.transfer import transfer_settings
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -102,7 +105,7 @@ def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
         with pytest.raises(ConflictError):
             lock.check()
         assert lock.is_lost
-    assert _names(directory) == ["1.json", "2.json"]  # it no longer touches what is another's
+    assert _names(directory) == ["2.json"]  # it no longer touches what is another's
 
 
 def test_a_holder_whose_file_was_replaced_must_stop(directory: Location) -> None:
@@ -134,6 +137,63 @@ def test_a_number_that_is_used_again_is_no_sign_of_the_dead(
     others[0].check()
     assert _names(directory) == ["1.json"]
     others[0].release()
+
+
+def test_a_holder_below_one_who_came_too_late_keeps_its_lock(directory: Location) -> None:
+    """Whoever is late creates the next number, sees the holder below and takes it back; others may look in between."""
+    parent = os.getppid()
+    _put(directory, 1, holder="D", place=this_process().place, process=parent, started=_start_of(parent))
+    _put(directory, 2, holder="late", write_id="0b")
+
+    def take_back(_: float) -> None:
+        if "2.json" in _names(directory):
+            remove_file(directory.child("2.json"))
+
+    with pytest.raises(ConflictError, match="D"):
+        SinkLock(directory, "E", timing=LockTiming(sleep=take_back))
+    assert _names(directory) == ["1.json"]
+    holder = current_holder(directory)
+    assert holder is not None
+    assert holder.who == "D"
+
+
+def test_a_lost_lock_takes_its_own_file_back_and_nobody_elses(directory: Location) -> None:
+    lock = SinkLock(directory, "slow", timing=LockTiming(sleep=lambda _: None))
+    _put(directory, 1, write_id="0c")
+    lock.release()
+    assert _names(directory) == ["1.json"]
+
+
+def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Location) -> None:
+    with SinkLock(directory, "run", timing=LockTiming(sleep=_never)) as lock:
+        held = pickle.loads(pickle.dumps(lock.held))  # noqa: S301
+        assert isinstance(held, HeldLock)
+        held.check()
+        _put(directory, 2)
+        with pytest.raises(ConflictError):
+            held.check()
+        remove_file(directory.child("2.json"))
+        held.check()
+        _put(directory, 1)
+        with pytest.raises(ConflictError):
+            held.check()
+        remove_file(directory.child("1.json"))
+        with pytest.raises(ConflictError):
+            held.check()
+
+
+def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def numbers(directory: Location) -> list[int]:
+        seen.append(transfer_settings(directory.options).deadline_seconds)
+        raise StorageError("no network")
+
+    monkeypatch.setattr(sink_lock, "_numbers", numbers)
+    given = Location("memory://nowhere/lock", {"transfer": {"part_bytes": 16 << 20, "deadline_seconds": 900}})
+    with pytest.raises(StorageError):
+        SinkLock(given, "run", timing=LockTiming(interval_seconds=7))
+    assert seen == [7]
 
 
 def test_what_another_took_meanwhile_is_not_forgotten_with_the_dead(

@@ -55,12 +55,16 @@ def put_in_place(done: FileDone, task: Task, attempts: Location) -> None:
     """
     if done.attempt is None:
         return
-    for part in done.parts:
-        place = task.sink if part.path == task.path else task.sink.sibling(part.path.rpartition("/")[2])
+    places = {
+        part.path: task.sink if part.path == task.path else task.sink.sibling(part.path.rpartition("/")[2])
+        for part in done.parts
+    }
+    for path, place in places.items():
         # Nobody but this driver puts files there while it holds the lock, so looking first is enough.
-        if not task.overwrite and exists(place) and not _is_our_own(task, part.path, place):
+        if not task.overwrite and exists(place) and not _is_our_own(task, path, place):
             raise SinkNotEmptyError(f"{place.display} exists already")
-        move_file(attempts.child(done.attempt).child(part.path), place)
+    for path, place in places.items():
+        move_file(attempts.child(done.attempt).child(path), place)
 
 
 def take_result(

@@ -1,4 +1,4 @@
-"""A task in a process of its own: looks whether its run goes on, and replaces nothing but its run's own output."""
+"""A task in a process of its own looks whether its run goes on before it publishes. Where: test_attempts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.errors import InterruptedRunError, SinkNotEmptyError
+from pipecrypt.errors import InterruptedRunError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
-from pipecrypt.pipeline.executors.portable import portable_lock, portable_task
+from pipecrypt.pipeline.executors.portable import portable_lock
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink_lock import SinkLock
 from tests.pipeline.conftest import World
@@ -131,63 +130,3 @@ def test_keys_are_not_wiped_under_a_task_whose_run_ends(
     run_task_alone(plan.tasks[0], setup(plan))  # it had begun to publish when the run ended
     assert alone._runs.names == ()
     assert _data(world) == ["a.parquet"]
-
-
-@pytest.mark.parametrize("kind", ["whole", "rolled"])
-def test_a_repeated_task_replaces_its_own_output(world: World, setup: Callable[[Plan], AloneSetup], kind: str) -> None:
-    plan = _rolled(world) if kind == "rolled" else _plan(world)
-    task = replace(portable_task(plan.tasks[0]), is_repeated=True)
-    first = run_task_alone(task, setup(plan))
-    before = world.tree()
-    second = run_task_alone(task, setup(plan))
-    assert [part.path for part in second.parts] == [part.path for part in first.parts]
-    assert world.tree().keys() == before.keys()
-    assert all(world.tree()[path] != before[path] for path in before)
-
-
-@pytest.mark.parametrize("foreign", ["garbage", "another dataset", "another path"])
-def test_a_repeated_task_replaces_nothing_else(world: World, setup: Callable[[Plan], AloneSetup], foreign: str) -> None:
-    plan = _plan(world)
-    task = replace(portable_task(plan.tasks[0]), is_repeated=True)
-    place = world.out / task.path
-    place.parent.mkdir(parents=True)
-    if foreign == "garbage":
-        place.write_bytes(b"of another")
-    else:
-        other = _plan(world) if foreign == "another dataset" else plan
-        index = 0 if foreign == "another dataset" else 1
-        run_task_alone(other.tasks[index], replace(setup(other), name="other"))
-        (world.out / other.tasks[index].path).rename(place)
-    content = place.read_bytes()
-    with pytest.raises(SinkNotEmptyError):
-        run_task_alone(task, setup(plan))
-    assert place.read_bytes() == content
-
-
-def test_each_of_several_outputs_is_looked_at(world: World, setup: Callable[[Plan], AloneSetup]) -> None:
-    plan = _rolled(world)
-    task = replace(portable_task(plan.tasks[0]), is_repeated=True)
-    run_task_alone(task, setup(plan))
-    first = (world.out / _ROLLED[0]).read_bytes()
-    (world.out / _ROLLED[1]).write_bytes(b"of another")
-    with pytest.raises(SinkNotEmptyError):
-        run_task_alone(task, setup(plan))
-    assert (world.out / _ROLLED[0]).read_bytes() == first
-    assert (world.out / _ROLLED[1]).read_bytes() == b"of another"
-
-
-def test_an_attempt_that_published_meanwhile_is_not_replaced(
-    world: World, setup: Callable[[Plan], AloneSetup], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = _plan(world)
-    task: Task = replace(portable_task(plan.tasks[0]), is_repeated=True)
-    real = alone._check_may_publish
-
-    def overtake(given: AloneSetup) -> None:
-        monkeypatch.setattr(alone, "_check_may_publish", real)
-        run_task_alone(task, replace(given, name="there"))
-
-    monkeypatch.setattr(alone, "_check_may_publish", overtake)
-    with pytest.raises(SinkNotEmptyError):
-        run_task_alone(task, setup(plan))  # the result of the other one may count already
-    assert not world.leftovers()

@@ -18,7 +18,6 @@ from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError
 from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
-from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors import dask as dask_executor
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.planning.plan import make_plan
@@ -80,18 +79,20 @@ def _kill_always(task: Task, setup: AloneSetup) -> FileDone:
 def _overtaken_once(task: Task, setup: AloneSetup) -> FileDone:
     """Let another attempt at a certain file publish just before the first one that gets it."""
     mark = Path(setup.name)
+    setup = replace(setup, name="run")
     if task.path == "a.parquet" and not mark.exists():
         mark.touch()
-        real = alone._check_may_publish
+        run_task_alone(task, setup)
+    return run_task_alone(task, setup)
 
-        def overtake(given: AloneSetup) -> None:
-            alone._check_may_publish = real
-            run_task_alone(task, replace(given, name="there"))
-            end_run("there")
-            real(given)
 
-        alone._check_may_publish = overtake
-    return run_task_alone(task, replace(setup, name="run"))
+def _die_once_after_publishing(task: Task, setup: AloneSetup) -> FileDone:
+    mark = Path(setup.name)
+    done = run_task_alone(task, replace(setup, name="run"))
+    if task.path == "a.parquet" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
 
 
 def test_a_cluster_encrypts_and_signs(cluster: World) -> None:
@@ -124,9 +125,18 @@ def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.
     events: list[Event] = []
     summary = run(_request(cluster), credentials=cluster.credentials, on_event=events.append)
     assert summary.files == 8
-    assert not [event for event in events if isinstance(event, TaskRetried)]
-    assert not [path for path in cluster.tree() if "/attempts/" in path]  # what does not count is gone
+    assert not any(isinstance(event, TaskRetried) for event in events)
     assert not pc.verify(cluster.out, trust=[cluster.reference("signing")]).findings
+
+
+def test_a_worker_that_dies_after_it_published_loses_nothing(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "run_task_alone", _die_once_after_publishing)
+    monkeypatch.setattr("pipecrypt.pipeline.executors.choice.new_token", lambda: "late")
+    monkeypatch.chdir(cluster.root)
+    summary = run(_request(cluster), credentials=cluster.credentials)
+    assert summary.files == 8
+    assert not pc.verify(cluster.out, trust=[cluster.reference("signing")]).findings
+    assert not [name for name in cluster.tree() if "/attempts/" in name]
 
 
 def test_what_somebody_else_put_there_meanwhile_is_not_replaced(cluster: World) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.mapped import TaskCall
+from pipecrypt.pipeline.history.cleaning import clean
 from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone
 from pipecrypt.pipeline.progress.summary import Summary
@@ -144,8 +146,10 @@ def test_a_call_that_is_made_twice_replaces_its_own_file(world: World) -> None:
     _check(world)
 
 
-def test_of_two_attempts_at_a_file_of_a_signed_version_the_first_result_counts(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_second", [False, True])
+@pytest.mark.parametrize("which", ["first", "second", "both"])
+def test_what_is_signed_is_what_stands_there_however_often_a_call_is_made(
+    world: World, which: str, is_second: bool
 ) -> None:
     create_key(world.reference("signing"), "ed25519", world.credentials)
     request = EncryptRequest(
@@ -154,27 +158,40 @@ def test_of_two_attempts_at_a_file_of_a_signed_version_the_first_result_counts(
         policy=Policy(default=world.key, sign=world.reference("signing")),
         run=RunOptions(keeps_journal=True),
     )
-    run(request, credentials=world.credentials)
-    write_table(world.raw / "new.parquet", 50)
-    real, results = alone._check_may_publish, list[FileDone]()
+    if is_second:
+        run(request, credentials=world.credentials)
+        write_table(world.raw / "new.parquet", 50)
 
-    def overtake(given: AloneSetup) -> None:
-        monkeypatch.setattr(alone, "_check_may_publish", real)
-        results.append(run_task_alone(kept[0].task, replace(given, name="there")))
-        end_run("there")
+    def twice(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+        for call in calls:
+            results = [call(), call()]
+            yield from {"first": results[:1], "second": results[1:], "both": results}[which]
 
+    assert run(request, credentials=world.credentials, map_tasks=twice).files == (1 if is_second else 3)
+    assert not pc.verify(world.out, trust=[world.reference("signing")]).findings
+    assert not [name for name in world.tree() if "/attempts/" in name]
+
+
+def test_what_no_call_returned_is_refused(world: World) -> None:
+    with pytest.raises(WorkerError, match="int"):
+        _run(world, lambda calls: iter([1]))  # type: ignore[arg-type,list-item]
+
+
+def test_a_call_that_is_late_touches_nothing(world: World) -> None:
     kept: list[TaskCall] = []
 
-    def race(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
+    def keep(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
         kept.extend(calls)
-        monkeypatch.setattr(alone, "_check_may_publish", overtake)
-        late = calls[0]()
-        yield from results
-        yield late
+        yield from (call() for call in calls)
 
-    assert run(request, credentials=world.credentials, map_tasks=race).files == 1
-    assert not [path for path in world.tree() if "/attempts/" in path]
-    assert not pc.verify(world.out, trust=[world.reference("signing")]).findings
+    _run(world, keep)
+    before = {name: content for name, content in world.tree().items() if not name.startswith("_")}
+    late = replace(kept[0], setup=replace(kept[0].setup, name="late", lock=None))  # nothing stops it
+    late()
+    end_run("late")
+    assert {name: content for name, content in world.tree().items() if not name.startswith("_")} == before
+    assert clean(world.out, grace=timedelta()).removed != ()
+    assert not [name for name in world.tree() if "/attempts/" in name]
 
 
 def test_no_key_stays_open_after_a_run(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import string
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,23 @@ def test_what_nobody_could_read_is_not_written(name: str) -> None:
             encode_block(replace(Block(_HEADER, 0), **{name: paths}))
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        TaskRecord("ab" * 32, "x" * 5000, ()),
+        TaskRecord("ab" * 32, "\udcff", ()),
+        TaskRecord("no digest", "x", ()),
+        TaskRecord("ab" * 32, "x", (_part("../x"),)),
+        TaskRecord("ab" * 32, "x", (_part("x", rows=-1),)),
+        TaskRecord("ab" * 32, "x", (replace(_part("x"), seconds=float("nan")),)),
+    ],
+    ids=["long", "not Unicode", "id", "outside", "negative", "nan"],
+)
+def test_what_a_reader_refuses_is_not_written(record: TaskRecord) -> None:
+    with pytest.raises(DocumentError):
+        encode_block(Block(_HEADER, 0, (record,)))
+
+
 def _read(tmp_path: Path) -> PastRun:
     sink = Location(str(tmp_path))
     (found,) = find_runs(sink)
@@ -91,6 +110,29 @@ def test_very_many_paths_take_several_blocks(tmp_path: Path) -> None:
     assert past.removes == past.replaces == paths
     assert len(_sizes(tmp_path)) > 2
     assert max(_sizes(tmp_path)) <= MAX_BLOCK_BYTES
+
+
+def test_very_many_short_paths_take_several_blocks(tmp_path: Path) -> None:
+    paths = tuple("".join(letters) for letters in itertools.product(string.ascii_letters, repeat=3))
+    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal.begin(paths)
+    assert _read(tmp_path).replaces == paths
+
+
+def test_the_first_half_of_a_lost_attempt_is_no_part_of_the_next(tmp_path: Path) -> None:
+    """A run that was killed between two blocks of one task does it again when it goes on, under the same id."""
+    halves = [TaskRecord("cd" * 32, "large", (_part(f"x-{number}"),), has_more=number == 0) for number in range(2)]
+    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal.begin()
+    journal.add(halves[0])
+    journal.flush()
+    again = Journal(Location(str(tmp_path)), _HEADER, PlainSeal(), sequence=_read(tmp_path).next_sequence)
+    again.begin()
+    for half in halves:
+        again.add(half)
+        again.flush()
+    (record,) = _read(tmp_path).records.values()
+    assert [part.path for part in record.parts] == ["x-0", "x-1"]
 
 
 def test_a_task_of_very_many_files_takes_several_blocks(tmp_path: Path) -> None:

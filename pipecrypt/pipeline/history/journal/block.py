@@ -5,7 +5,7 @@ JSON lines: what the run is, each promise that a task of the block made, then a 
     {"version": 1, "run": "<id>", "sequence": n, "dataset": "<32 hex>", "token": "<8 hex>", "staged": true | false,
      "removes": ["<path>", ...], "replaces": ["<path>", ...]}
     {"promise": <see manifest.promise>}
-    {"task": "<64 hex>", "source": "<path>", "more": true where the next block goes on with the files of this task,
+    {"task": "<64 hex>", "source": "<path>", "more": true where the next task line goes on with the files of this one,
      "files": [{"path": "<path>", "source_bytes": n, "sink_bytes": n, "rows": n, "batches": n, "data_keys": n,
                 "service_calls": n, "seconds": s, "bad_rows": n,
                 "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
@@ -68,7 +68,7 @@ class TaskRecord:
         source: path of the input below the source.
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
-        has_more: whether another record goes on with the files of this task.
+        has_more: whether the next record, of this block or the next, goes on with the files of this task.
     """
 
     task_id: str
@@ -101,7 +101,7 @@ def encode_block(block: Block) -> bytes:
     """Return the lines of a block.
 
     Raises:
-        DocumentError: it is larger than a block can be.
+        DocumentError: it could not be read again: it is larger than a block can be, or holds what no block may.
     """
     promises: dict[PromisedPolicy, int] = {}
     tasks = [_task_line(record, promises) for record in block.records]
@@ -117,10 +117,12 @@ def encode_block(block: Block) -> bytes:
         "replaces": list(block.replaces),
     }
     lines = [first, *({"promise": encode_policy(promise)} for promise in promises), *tasks]
-    data = b"".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in lines)
-    is_long = max(len(block.removes), len(block.replaces), *(len(each.parts) for each in block.records), 0) > _MAX_LIST
-    if len(data) > MAX_BLOCK_BYTES or is_long:
-        raise DocumentError(f"a block of {len(data)} bytes is larger than {MAX_BLOCK_BYTES}, or names too many files")
+    try:
+        texts = [json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for line in lines]
+        data = "".join(text + "\n" for text in texts).encode()
+    except ValueError as error:
+        raise DocumentError("the block holds a number or a text that JSON cannot hold") from error
+    decode_block(data)  # nothing short of reading it tells that it can be read
     return data
 
 

@@ -107,24 +107,30 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
         return None
     return PastRun(
         header=blocks[0].header,
-        records=_joined(record for block in blocks for record in block.records),
+        records=_joined(blocks),
         removes=tuple(path for block in blocks for path in block.removes),
         replaces=tuple(path for block in blocks for path in block.replaces),
         next_sequence=len(blocks),
     )
 
 
-def _joined(records: Iterable[TaskRecord]) -> dict[str, TaskRecord]:
+def _joined(blocks: Iterable[Block]) -> dict[str, TaskRecord]:
     """Return what is known of each task; nothing of one whose last record was never written."""
     whole: dict[str, TaskRecord] = {}
-    begun: dict[str, TaskRecord] = {}
-    for record in records:
-        before = begun.pop(record.task_id, None)
-        if before is not None:
-            parts, signable = before.parts + record.parts, before.signable + record.signable
-            record = replace(record, parts=parts, signable=signable)  # noqa: PLW2901
-        (begun if record.has_more else whole)[record.task_id] = record
+    begun: TaskRecord | None = None
+    for block in blocks:
+        if not block.records:
+            begun = None  # the run went on after a stop: whoever wrote the first half writes no second one
+        for record in block.records:
+            joined = record if begun is None or begun.task_id != record.task_id else _with_rest(begun, record)
+            begun = joined if record.has_more else None
+            if begun is None:
+                whole[record.task_id] = joined
     return whole
+
+
+def _with_rest(begun: TaskRecord, rest: TaskRecord) -> TaskRecord:
+    return replace(rest, parts=begun.parts + rest.parts, signable=begun.signable + rest.signable)
 
 
 def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:

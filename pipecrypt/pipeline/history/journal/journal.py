@@ -27,6 +27,7 @@ FINISHED: Final = "finished.json"
 _FLUSH_SECONDS: Final = 2.0
 _MAX_PATH_BYTES: Final = 2 << 20
 _JSON_BYTES: Final = 6  # at most, for a byte of a path that JSON escapes
+_QUOTE_BYTES: Final = 3  # two quotes and a comma; by them the number of paths is bounded too
 
 
 def block_name(sequence: int, suffix: str) -> str:
@@ -168,8 +169,9 @@ def _cut(paths: Sequence[str]) -> list[tuple[str, ...]]:
     groups: list[tuple[str, ...]] = []
     start, size = 0, 0
     for index, path in enumerate(paths):
-        size += _JSON_BYTES * len(path.encode())
+        taken = _JSON_BYTES * (len(path.encode()) + _QUOTE_BYTES)
+        size += taken
         if size > _MAX_PATH_BYTES:
             groups.append(tuple(paths[start:index]))
-            start, size = index, _JSON_BYTES * len(path.encode())
+            start, size = index, taken
     return [*groups, tuple(paths[start:])] if paths else []
