@@ -39,6 +39,8 @@ _POLL_SECONDS: Final = 0.5  # how long Ctrl-C may wait
 _CONNECT_SECONDS: Final = 30
 _END_SECONDS: Final = 5
 _LOST_SECONDS: Final = 10.0
+# Schedulers serve HTTP, with a dashboard or not. On Dask's own port, a second run of this machine would warn about it.
+_HTTP_ADDRESS: Final = "127.0.0.1:0"
 
 
 class DaskExecutor:
@@ -198,8 +200,14 @@ def _client(address: str | None, workers: int) -> Iterator[Any]:
         if address is None:
             # A task whose worker died comes back to us, who count attempts and tell of them.
             stack.enter_context(_dask().config.set({"distributed.scheduler.allowed-failures": 0}))
+            # TLS under a key of its own: whoever reaches a scheduler may run code in its workers, which open the keys,
+            # and every user of this machine reaches a port.
             cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=workers,
+                threads_per_worker=1,
+                security=True,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": _HTTP_ADDRESS},
+                silence_logs=logging.CRITICAL,
             )
             target = stack.enter_context(cluster)
         else:

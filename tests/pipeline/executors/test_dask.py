@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -248,6 +249,29 @@ def test_a_missing_package_shows_before_anything_is_written(world: World, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError):
         _request(world)
+
+
+def test_nobody_else_reaches_a_cluster_that_is_started_here(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters, addresses = list[Any](), list[str]()
+    real = distributed.LocalCluster
+
+    def keep(*arguments: object, **options: object) -> object:
+        clusters.append(real(*arguments, **options))
+        return clusters[-1]
+
+    def knock(event: Event) -> None:
+        if isinstance(event, FileStarted) and not addresses:
+            addresses.append(clusters[0].scheduler_address)
+            for address, security in (
+                (addresses[0].replace("tls://", "tcp://"), None),
+                (addresses[0], distributed.Security.temporary()),
+            ):
+                with pytest.raises((OSError, TypeError)):
+                    distributed.Client(address, timeout=2, set_as_default=False, security=security)
+
+    monkeypatch.setattr(distributed, "LocalCluster", keep)
+    assert run(_request(cluster), credentials=cluster.credentials, on_event=knock).files == 8
+    assert addresses[0].startswith("tls://127.0.0.1:")
 
 
 def test_no_scheduler_answers(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
