@@ -99,7 +99,8 @@ class _Run:
         self._tasks = {task.id: task for task in tasks}
         while not self._ledger.is_complete:
             with self._told_of_lost_schedulers():
-                self._submit()
+                if self._client.status == "running":  # else each call waits for half a minute
+                    self._submit()
                 ended = self._ended()
             for future in ended:
                 self._settle(future, *self._flying.pop(future))
@@ -108,6 +109,9 @@ class _Run:
 
     def end(self) -> None:
         """Leave nothing at work that can be told to end, and no key open; an error may be on its way."""
+        if self._client.status != "running":
+            self._flying.clear()  # nobody is there to be told
+            return
         with contextlib.suppress(Exception):
             self._client.run(end_run, self._setup.name, on_error="ignore")
         # Cancelling stops no function that is at work. They have been told, and end before the lock is given back.
@@ -141,6 +145,9 @@ class _Run:
                 self._on_event(FileStarted(task.path))
 
     def _ended(self) -> list[Any]:
+        if not self._flying:  # the scheduler is being looked for
+            time.sleep(_POLL_SECONDS)
+            return []
         with contextlib.suppress(TimeoutError), self._client.as_current():
             _distributed().wait(list(self._flying), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
         return [future for future in self._flying if future.done()]

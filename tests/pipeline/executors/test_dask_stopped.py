@@ -8,15 +8,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pipecrypt as pc
-from tests.pipeline.conftest import NAMES, World
+from pipecrypt.errors import WorkerError
+from pipecrypt.pipeline.executors import dask as dask_executor
+from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.storage.location import Location
+from tests.pipeline.conftest import NAMES, World, write_table
 
 pytest.importorskip("distributed")
 _SCRIPT = Path(__file__).parent / "dask_script.py"
+
+_CLUSTER = """
+import time, distributed
+if __name__ == "__main__":
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(600)
+"""
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -96,3 +113,43 @@ def test_stopped(world: World, start: Start, number: signal.Signals, to_all: boo
     back = world.root / "back"
     pc.decrypt(world.out, back, [world.key], verify="off", credentials=world.credentials)
     assert world.tree(back) == world.tree(world.raw)
+
+
+def test_a_scheduler_that_dies_is_told_soon_and_the_run_is_continued(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dask_executor, "_LOST_SECONDS", 1.0)
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+    for number in range(12):
+        write_table(world.raw / f"more-{number}.parquet", 50)
+    (world.root / "cluster.py").write_text(_CLUSTER)
+    process = subprocess.Popen(
+        [sys.executable, str(world.root / "cluster.py")],
+        env=os.environ | {"PYTHONPATH": str(_SCRIPT.parents[3])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location(str(world.out)),
+        policy=Policy(default=world.key),
+        run=RunOptions(keeps_journal=True, executor=ExecutorKind.DASK, address=process.stdout.readline().strip()),
+    )
+
+    def kill(event: Event) -> None:
+        if isinstance(event, FileDone) and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="scheduler"):
+        run(request, credentials=world.credentials, on_event=kill)
+    assert time.monotonic() - began < 60
+    assert "Traceback" not in capfd.readouterr().err
+    local = replace(request, run=RunOptions(keeps_journal=True, resumes=True))
+    assert run(local, credentials=world.credentials).files >= 1
+    assert len(_data(world)) == 15
