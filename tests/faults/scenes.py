@@ -5,6 +5,7 @@ Small files, a key file instead of a passphrase: a trial takes tens of milliseco
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from pipecrypt.errors import NotTrustedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.history.cleaning import clean
+from pipecrypt.pipeline.progress.events import Event, FileDone
 from pipecrypt.pipeline.progress.summary import Summary
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
@@ -34,11 +36,13 @@ __all__ = [
     "SCENES",
     "Scene",
     "Shop",
+    "StoppedError",
     "commitments",
     "contents",
     "in_one_process",
     "prepare",
     "repeated_keys",
+    "stop",
     "write_source",
 ]
 
@@ -272,6 +276,25 @@ def prepare(scene: Scene, root: Path) -> Shop:
         write_source(shop.raw, "day=3/d", 20, scene.kind)
         next(shop.raw.glob("day=2/c*")).unlink()
     return shop
+
+
+class StoppedError(Exception):
+    """Stops a run in a test."""
+
+
+def stop(shop: Shop, after: int) -> None:
+    """Run until so many tasks are done, and stop there."""
+    done = 0
+
+    def count(event: Event) -> None:
+        nonlocal done
+        done += isinstance(event, FileDone)
+        if done == after:
+            raise StoppedError
+
+    with contextlib.suppress(StoppedError):
+        run(shop.request(), credentials=shop.credentials, on_event=count)
+    assert done == after
 
 
 def in_one_process(shop: Shop) -> Shop:

@@ -14,10 +14,8 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.sink_lock import SinkLock
-from tests.faults.scenes import SCENES, Shop, prepare, write_source
+from tests.faults.scenes import SCENES, Shop, prepare, stop, write_source
 from tests.servers.s3_server import free_ports, serving
 
 PROGRAM = os.environ.get("PIPECRYPT_TEST_AZURITE")
@@ -26,10 +24,6 @@ pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="PIPECRYPT_TEST_AZURITE names no program azurite-blob"),
 ]
 ACCOUNT = "pipecrypt"
-
-
-class _StoppedError(Exception):
-    """Stops a run."""
 
 
 def _answers(url: str) -> bool:
@@ -58,15 +52,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 
 def test_a_run_is_resumed_and_repeated(shop: Shop) -> None:
-    done: list[Event] = []
-
-    def stop(event: Event) -> None:
-        done.extend([event] if isinstance(event, FileDone) else [])
-        if len(done) == 2:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        run(shop.request(), credentials=shop.credentials, on_event=stop)
+    stop(shop, 2)
     assert shop.run(resumes=True).skipped == 1 + 1
     assert (shop.verify(), shop.plaintext()) == (1, shop.expected())
     write_source(shop.raw, "day=1/b", 40, "parquet", "new")

@@ -16,26 +16,7 @@ import pytest
 from pipecrypt.errors import NotTrustedError, PipecryptError
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.history.journal.seal import SignedSeal, UncheckedSeal
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.run.run import run
-from tests.faults.scenes import SCENES, Shop, prepare
-
-
-class _StoppedError(Exception):
-    """Stops a run."""
-
-
-def _stop(shop: Shop, after: int) -> None:
-    done = 0
-
-    def count(event: Event) -> None:
-        nonlocal done
-        done += isinstance(event, FileDone)
-        if done == after:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        run(shop.request(), credentials=shop.credentials, on_event=count)
+from tests.faults.scenes import SCENES, Shop, prepare, stop
 
 
 def _journal(shop: Shop) -> Path:
@@ -52,7 +33,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     """Return a shop whose run was stopped after two files, each in a block of its own."""
     monkeypatch.setattr(journal, "_FLUSH_SECONDS", 0.0)
     made = prepare(SCENES[request.param], tmp_path).fresh("sink")
-    _stop(made, 2)
+    stop(made, 2)
     assert len(_blocks(made)) == 3
     return made
 
@@ -94,14 +75,14 @@ def _of_another_run(shop: Shop) -> None:
     """Replace a block by one that the same key signed, about another sink of the same sources."""
     other = shop.at(f"{shop.sink}-other")
     shutil.rmtree(other.sink, ignore_errors=True)
-    _stop(other, 2)
+    stop(other, 2)
     shutil.copy(_blocks(other)[1], _blocks(shop)[1])
 
 
 def _whole_other_run(shop: Shop) -> None:
     """Put the whole journal of another sink beside, later than this one's, with what it staged."""
     other = shop.at(f"{shop.sink}-other")
-    _stop(other, 2)
+    stop(other, 2)
     shutil.copytree(_journal(other), Path(shop.sink) / "_pipecrypt" / "runs" / _journal(other).name)
 
 
@@ -159,7 +140,7 @@ def test_without_its_journal_nothing_is_taken_over(shop: Shop, what: str) -> Non
 
 def test_another_sinks_journal_is_not_continued(tmp_path: Path) -> None:
     shop = prepare(SCENES["first"], tmp_path).at(tmp_path / "sink")
-    _stop(shop, 2)
+    stop(shop, 2)
     _whole_other_run(shop)
     try:
         shop.run(resumes=True)

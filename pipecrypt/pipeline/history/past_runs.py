@@ -5,9 +5,10 @@ Looked at once, while the lock of the sink is held. What a run does about it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
@@ -26,6 +27,8 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import sink_is_empty
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
+
+_READ_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,7 @@ class PastRuns:
             finished: tuple[PastRun, ...] = ()
             done = {} if version is None else _signed_files(version.entries)
         else:
-            read = (read_run(sink, run, seal_of(run)) for run in runs if run.is_finished)
-            finished = tuple(past for past in read if past is not None)
+            finished = _read_all(sink, [run for run in runs if run.is_finished], seal_of)
             done = _done_by(finished)
         return cls(
             run_ids=tuple(run.run_id for run in runs),
@@ -171,6 +173,13 @@ def _has_written(sink: Location, past: PastRun) -> bool:
 def _last(sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> PastRun | None:
     found = (read_run(sink, run, seal_of(run)) for run in reversed(runs) if run.blocks)
     return next((past for past in found if past is not None), None)
+
+
+def _read_all(sink: Location, runs: Sequence[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> tuple[PastRun, ...]:
+    """Read what many runs noted, several at once: each takes a few requests."""
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-journals") as threads:
+        read = threads.map(lambda run: read_run(sink, run, seal_of(run)), runs)
+        return tuple(past for past in read if past is not None)
 
 
 def _is_over(past: PastRun, version: KnownVersion | None) -> bool:

@@ -14,17 +14,13 @@ from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
-from pipecrypt.pipeline.progress.events import Event, FileDone
+from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.report_document import read_report
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage import tail
 from pipecrypt.storage.location import Location
-from tests.faults.scenes import SCENES, Scene, Shop, prepare, write_source
-
-
-class _StoppedError(Exception):
-    """Stops a run."""
+from tests.faults.scenes import SCENES, Scene, Shop, StoppedError, prepare, stop, write_source
 
 
 @pytest.fixture(autouse=True)
@@ -34,19 +30,6 @@ def every_task_is_noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _shop(scene: Scene, tmp_path: Path) -> Shop:
     return prepare(scene, tmp_path).at(tmp_path / "sink")
-
-
-def _stop(shop: Shop, after: int) -> None:
-    done = 0
-
-    def count(event: Event) -> None:
-        nonlocal done
-        done += isinstance(event, FileDone)
-        if done == after:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        run(shop.request(), credentials=shop.credentials, on_event=count)
 
 
 def _data(shop: Shop) -> list[str]:
@@ -73,11 +56,11 @@ def test_files_of_an_attempt_that_was_not_noted_leave_no_rows(tmp_path: Path, mo
     shop = _shop(SCENES["unsigned-csv"], tmp_path)
 
     def die(self: object, done: FileDone) -> None:
-        raise _StoppedError
+        raise StoppedError
 
     with monkeypatch.context() as patch:
         patch.setattr(directory_run.DirectoryRun, "add", die)
-        with pytest.raises(_StoppedError):
+        with pytest.raises(StoppedError):
             shop.run()
     first = _data(shop)
     assert len(first) > 1
@@ -90,7 +73,7 @@ def test_files_of_an_attempt_that_was_not_noted_leave_no_rows(tmp_path: Path, mo
 @pytest.mark.parametrize("name", ["first", "unsigned"])
 def test_a_saved_plan_that_continues_a_run_drops_nothing(name: str, tmp_path: Path) -> None:
     shop = _shop(SCENES[name], tmp_path)
-    _stop(shop, 1)
+    stop(shop, 1)
     kept = _data(shop)
     planned = _plan(shop, resumes=True)
     assert planned.to_do == 2
@@ -106,7 +89,7 @@ def test_a_saved_plan_that_continues_a_run_drops_nothing(name: str, tmp_path: Pa
 
 def test_what_a_continued_run_removes_is_told(tmp_path: Path) -> None:
     shop = _shop(SCENES["unsigned"], tmp_path)
-    _stop(shop, 1)
+    stop(shop, 1)
     (shop.raw / "a.parquet").unlink()
     assert _plan(shop, resumes=True).removed == ("a.parquet",)
     assert shop.run(resumes=True).removed == ("a.parquet",)
@@ -116,7 +99,7 @@ def test_what_a_continued_run_removes_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["first", "unsigned", "next", "unsigned-next"])
 def test_an_overwriting_run_is_continued(name: str, tmp_path: Path) -> None:
     shop = prepare(SCENES[name], tmp_path).fresh("sink")
-    _stop(shop, 2)
+    stop(shop, 2)
     assert shop.run(resumes=True, overwrite=True).files == 1
     if shop.scene.is_signed:
         shop.verify()
@@ -150,7 +133,7 @@ def test_files_of_others_in_a_signed_sink_are_not_touched(name: str, stray: str,
 @pytest.mark.parametrize("name", ["first", "unsigned"])
 def test_a_continued_run_replaces_its_own_files_only(name: str, tmp_path: Path) -> None:
     shop = _shop(SCENES[name], tmp_path)
-    _stop(shop, 1)
+    stop(shop, 1)
     foreign = Path(shop.sink) / "day=1/b.parquet"
     foreign.parent.mkdir(exist_ok=True)
     foreign.write_bytes(b"of somebody else")
@@ -176,7 +159,7 @@ def test_a_source_that_was_put_back_is_done_again(
         if not is_noted:
             patch.setattr(journal.Journal, "add", lambda self, record: None)
             patch.setattr(journal.Journal, "flush", lambda self: None)
-        _stop(shop, 1)
+        stop(shop, 1)
     source.unlink()
     shutil.move(kept, source)  # the same inode and time as before
     assert _plan(shop, resumes=True).to_do == 1
