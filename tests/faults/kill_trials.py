@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run
+from pipecrypt.pipeline.run import directory_run, found
 from pipecrypt.storage import local_sink
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
@@ -204,7 +204,7 @@ def _nothing() -> None:
 
 def _no_staging() -> None:
     """Write into a signed dataset in place."""
-    directory_run._Found.is_staged = False  # type: ignore[assignment,misc]
+    found.Found.is_staged = False  # type: ignore[assignment,misc]
 
 
 def _no_temporary_names() -> None:
@@ -233,8 +233,8 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    directory_run.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
-        lambda cls, *_, **__: cls(run_ids=(), unfinished=None, adopted={}, done={})
+    found.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
+        lambda cls, *_, **__: cls()
     )
 
 

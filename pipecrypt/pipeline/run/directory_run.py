@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
@@ -28,21 +26,19 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.history.journal.journal import Journal
-from pipecrypt.pipeline.history.journal.seal import PlainSeal, Seal, SignedSeal
-from pipecrypt.pipeline.history.past_runs import PastRuns, put_in_place
+from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.pipeline.history.sink_locking import locked_sink
-from pipecrypt.pipeline.planning.changes import written_by
-from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflicts, what_goes
+from pipecrypt.pipeline.planning.changes import superseded_by, written_by
+from pipecrypt.pipeline.planning.decision import Decision, what_goes
 from pipecrypt.pipeline.planning.plan import Plan, rolls_over
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import new_run_id
 from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.run.found import Found, OwnFiles, decide_run, look_at_sink, make_header
 from pipecrypt.pipeline.run.signed_run import check_promise
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
 from pipecrypt.storage.preconditions import Writers, check_writers
 from pipecrypt.storage.sink import remove_leftovers_in
 from pipecrypt.storage.sink_lock import SinkLock
@@ -50,31 +46,6 @@ from pipecrypt.storage.sink_lock import SinkLock
 __all__ = ["DirectoryRun", "open_directory_run"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What the sink holds as the run begins.
-
-    Args:
-        sink: the directory.
-        seal: how blocks of journals are stored.
-        signers: open, where the run signs.
-        earlier: the signed version that is there.
-        past: what journals say; None where the run keeps none.
-        there: sizes in bytes of the outputs that are there.
-    """
-
-    sink: Location
-    seal: Seal
-    signers: OpenSigners | None
-    earlier: EarlierVersion | None
-    past: PastRuns | None
-    there: Mapping[str, int | None]
-
-    @property
-    def is_staged(self) -> bool:
-        return self.earlier is not None
 
 
 class DirectoryRun:
@@ -100,7 +71,7 @@ class DirectoryRun:
         plan: Plan,
         *,
         lock: SinkLock,
-        found: _Found,
+        found: Found,
         decision: Decision,
         header: RunHeader,
     ) -> None:
@@ -110,7 +81,7 @@ class DirectoryRun:
         self._lock = lock
         self._found = found
         self._header = header
-        self._ours = _Ours(found.sink, header.dataset_id)
+        self._ours = OwnFiles(found.sink, header.dataset_id)
         self._signing = self._open_signing(overwrites=request.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
@@ -194,10 +165,16 @@ class DirectoryRun:
         return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
 
     def _remove_unsigned(self) -> None:
-        """Remove outputs whose sources are gone, and what earlier attempts wrote more of than this one."""
-        changes = self.decision.changes
+        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
+        changes, done = self.decision.changes, {} if self._found.past is None else self._found.past.done
+        superseded = superseded_by(self._tasks.values())
+        left = {path for path in self._found.there if superseded(path)} - self._written
         gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
-        if gone:
+        gone |= left.intersection(done)
+        if left - gone:
+            names = name_some(self._found.sink, left - gone)
+            _log.warning("%s: maybe of an earlier run of the same sources; remove them if so", names)
+        if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
             for path in sorted(gone):
                 remove_file(self._found.sink.child(path))
@@ -313,66 +290,13 @@ def open_directory_run(
             signers = stack.enter_context(OpenSigners(request.policy.signing, credentials))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        found = _look(request, sink, signers)
-        decision = _decide(request, plan, found)
+        found = look_at_sink(request, sink, signers)
+        decision = decide_run(request, plan, found)
         past = PastRuns() if found.past is None else found.past
         if any(earlier >= run_id for earlier in past.run_ids):  # of a machine whose clock is ahead
             run_id = new_run_id(now, earlier=past.run_ids)
-        header = _header(request, plan, found, decision, run_id)
+        header = make_header(request, plan, found, decision, run_id)
         yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header)
-
-
-class _Ours:
-    """Tells files of a dataset from those of others, by their footers. Anybody may write one that says so.
-
-    Args:
-        sink: where they lie.
-        dataset_id: of the dataset.
-    """
-
-    def __init__(self, sink: Location, dataset_id: str) -> None:
-        self._sink = sink
-        self._dataset_id = dataset_id
-
-    def holds(self, path: str) -> bool:
-        found = pin(self._sink.child(path), path)
-        file = None if found is None else found[1]
-        return file is not None and dataset_id_of(file) == self._dataset_id
-
-
-def _look(request: EncryptRequest, sink: Location, signers: OpenSigners | None) -> _Found:
-    seal: Seal = PlainSeal() if signers is None else SignedSeal(signers)
-    earlier = None if signers is None else read_earlier_dataset(sink, signers)
-    put_in_place(sink, earlier, seal)
-    past = None
-    if request.run.keeps_journal:
-        past = PastRuns.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
-        if past.over is not None:
-            Journal(sink, past.over.header, seal).finish(utc_now())
-    return _Found(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
-
-
-def _decide(request: EncryptRequest, plan: Plan, found: _Found) -> Decision:
-    there = found.there if found.signers is None else None
-    decision = decide(request, plan, found.past, there)
-    for check in find_conflicts(request, found.past, decision, there):
-        check()
-    if decision.changes.lost:
-        _log.warning("%s: written before and gone, so made again", name_some(found.sink, decision.changes.lost))
-    return decision
-
-
-def _header(request: EncryptRequest, plan: Plan, found: _Found, decision: Decision, run_id: str) -> RunHeader:
-    if decision.continued is not None:
-        return decision.continued.header
-    dataset_id = plan.dataset_id
-    if found.earlier is not None:
-        dataset_id = found.earlier.dataset_id
-    elif found.past is not None and found.past.dataset_id is not None and not request.overwrite:
-        dataset_id = found.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
-    if dataset_id is None:
-        raise AssertionError("what is encrypted has a dataset")
-    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=found.is_staged)
 
 
 def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:

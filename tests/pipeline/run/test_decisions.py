@@ -52,6 +52,21 @@ def test_fewer_files_of_a_source_leave_no_old_rows(scene: Scene, tmp_path: Path)
     assert shop.run().files == 0
 
 
+@pytest.mark.parametrize("name", ["csv", "unsigned-csv"])
+def test_an_overwriting_run_leaves_no_old_rows(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    write_source(shop.raw, "day=1/b", 5, "csv", "new")
+    foreign = Path(shop.sink) / "a-00099.parquet"
+    if not shop.scene.is_signed:
+        foreign.write_bytes(b"of somebody else")
+    shop.run(overwrite=True)
+    if not shop.scene.is_signed:
+        assert "a-00099.parquet" in caplog.text
+        foreign.unlink()
+    assert shop.plaintext() == shop.expected()
+
+
 def test_files_of_an_attempt_that_was_not_noted_leave_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = _shop(SCENES["unsigned-csv"], tmp_path)
 
