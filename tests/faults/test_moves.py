@@ -82,7 +82,7 @@ class _Death:
         return changed
 
 
-@pytest.fixture(scope="module", params=["next", "csv-next"])
+@pytest.fixture(scope="module", params=["next", pytest.param("csv-next", marks=pytest.mark.long)])
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return prepare(SCENES[request.param], tmp_path_factory.mktemp(request.param))
 

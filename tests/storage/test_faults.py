@@ -68,7 +68,7 @@ def test_without_trying_again_the_faults_bite(moto_s3_server: Any) -> None:
     assert all(bucket.get(key) == data for key in bucket.names())  # and yet none is short
 
 
-@pytest.mark.parametrize("size", [100, 2 * PART])
+@pytest.mark.parametrize("size", [pytest.param(100, marks=pytest.mark.long), 2 * PART])
 def test_a_lost_answer_is_no_conflict(s3_server: Any, size: int) -> None:
     bucket, data = Bucket(s3_server), os.urandom(size)
     with fault_proxy(s3_server.url, lost_creation=1) as proxy:

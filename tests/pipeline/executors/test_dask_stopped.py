@@ -91,7 +91,11 @@ def _data(world: World) -> list[str]:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("number", "to_all"),
-    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.long),
+    ],
     ids=["ctrl-c", "group", "driver"],
 )
 def test_stopped(world: World, start: Start, number: signal.Signals, to_all: bool) -> None:
