@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,7 +32,7 @@ class Changes:
         replaced: outputs that will be written again, sorted.
         removed: outputs whose sources are gone, sorted.
         lost: outputs that were written and are not there now, sorted.
-        made_again: these, and others that the same tasks wrote.
+        made_again: outputs of tasks that were done and are done again, because some are lost or doubtful.
         kept: outputs of earlier runs that stay as they are, by path.
     """
 
@@ -50,6 +50,7 @@ def compare_with_done(
     done: Mapping[str, DoneFile],
     adopted: Mapping[str, TaskRecord],
     found: Mapping[str, int | None] | None = None,
+    doubtful: Collection[str] = (),
 ) -> Changes:
     """Return what is left to do.
 
@@ -58,6 +59,7 @@ def compare_with_done(
         done: each output that was written, by path.
         adopted: from ids to records of tasks that are done by a run that is continued.
         found: the outputs that are there; None where whoever signs looks for them.
+        doubtful: paths where a run that is continued may have written over what was done.
     """
     planned = tuple(tasks)
     rewritten = {part.path for record in adopted.values() for part in record.parts}
@@ -65,7 +67,7 @@ def compare_with_done(
     planned_ids = {task.id for task in planned}
     there = done if found is None else found
     lost = sorted(path for path, file in done.items() if path not in there and file.task_id in planned_ids)
-    undone = {done[path].task_id for path in lost}
+    undone = {done[path].task_id for path in lost}.union(done[path].task_id for path in doubtful if path in done)
     ids = {file.task_id for file in done.values()}.difference(undone).union(adopted)
     to_do = tuple(task for task in planned if task.id not in ids)
     stale = sorted(path for path, file in done.items() if file.task_id not in planned_ids)

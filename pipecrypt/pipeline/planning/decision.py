@@ -13,7 +13,7 @@ from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.history.journal.block import TaskRecord
 from pipecrypt.pipeline.history.journal.history import PastRun
-from pipecrypt.pipeline.history.past_runs import DoneFile, PastRuns
+from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.pipeline.planning.changes import (
     Changes,
     check_changes,
@@ -75,7 +75,7 @@ def decide(
         to_do = tuple(task for task in plan.tasks if task.id not in adopted)
         changes = Changes(to_do=to_do, skipped=len(plan.tasks) - len(to_do))
     else:
-        changes = compare_with_done(plan.tasks, _still_done(past, continued), adopted, there)
+        changes = compare_with_done(plan.tasks, past.done, adopted, there, _doubtful(continued))
     if request.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
         changes = replace(changes, removed=())
@@ -140,12 +140,11 @@ def _taken_over(
     return adopted, tuple(sorted(dropped))
 
 
-def _still_done(past: PastRuns, continued: PastRun | None) -> Mapping[str, DoneFile]:
-    """Return what earlier runs have done, without what the run that is continued has written over."""
+def _doubtful(continued: PastRun | None) -> set[str]:
+    """Return where the run that is continued may have written over what earlier runs have done."""
     if continued is None or continued.header.is_staged:
-        return past.done
-    noted = _noted(continued).union(continued.replaces)
-    return {path: file for path, file in past.done.items() if path not in noted}
+        return set()
+    return _noted(continued).union(continued.replaces)
 
 
 def _noted(run: PastRun) -> set[str]:

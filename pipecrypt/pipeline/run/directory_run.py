@@ -86,6 +86,7 @@ class DirectoryRun:
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in decision.changes.to_do}
+        self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
         writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
@@ -167,7 +168,7 @@ class DirectoryRun:
     def _remove_unsigned(self) -> None:
         """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
         changes, done = self.decision.changes, {} if self._found.past is None else self._found.past.done
-        superseded = superseded_by(self._tasks.values())
+        superseded = superseded_by(self._own)
         left = {path for path in self._found.there if superseded(path)} - self._written
         gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
         gone |= left.intersection(done)

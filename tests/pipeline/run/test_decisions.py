@@ -52,6 +52,18 @@ def test_fewer_files_of_a_source_leave_no_old_rows(scene: Scene, tmp_path: Path)
     assert shop.run().files == 0
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_fewer_files_that_a_stopped_run_noted_leave_no_old_rows(overwrite: bool, tmp_path: Path) -> None:
+    shop = prepare(SCENES["unsigned-csv-next"], tmp_path).fresh("sink")
+    stop(shop, 1)
+    shop.run(resumes=True, overwrite=overwrite)
+    if overwrite:  # sources that are gone are no matter of overwriting
+        for left in Path(shop.sink).glob("day=2/c*"):
+            left.unlink()
+    assert shop.plaintext() == shop.expected()
+    assert all(path.startswith("day=2/c") for path in shop.run().removed)
+
+
 @pytest.mark.parametrize("name", ["csv", "unsigned-csv"])
 def test_an_overwriting_run_leaves_no_old_rows(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shop = _shop(SCENES[name], tmp_path)
