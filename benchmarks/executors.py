@@ -97,10 +97,11 @@ def main() -> None:
     """Print medians and ratios."""
     parser = argparse.ArgumentParser(description="compare executors")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--megabytes", type=int, default=300, help="of each file")
+    parser.add_argument("--directory", help="where files lie; in memory (/dev/shm) no disk limits both sides")
     given = parser.parse_args()
     times: defaultdict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=given.directory) as place:
         root = Path(place)
         key, source = new_key(root), _sources(root, given.megabytes)
         for _ in range(given.rounds):
