@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import ConflictError
 from pipecrypt.pipeline.history.journal.block import TaskRecord
@@ -15,6 +16,7 @@ from pipecrypt.pipeline.planning.plan import rolls_over, split_path
 from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
+from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 
 __all__ = ["Changes", "check_changes", "check_sizes", "compare_with_done", "superseded_by", "written_by"]
@@ -83,18 +85,22 @@ def compare_with_done(
     )
 
 
-def check_sizes(sink: Location, changes: Changes, found: Mapping[str, int | None]) -> None:
+def check_sizes(sink: Location, changes: Changes, found: Mapping[str, int | None], dataset_id: str | None) -> None:
     """Pass if outputs that nobody signed, and that stay, have the sizes that they were written with.
+
+    A deep rotation changes the size of a file, and not whose it is: its footer tells.
 
     Args:
         sink: the directory.
         changes: from `compare_with_done`, with the same `found`.
         found: sizes in bytes of the outputs that are there.
+        dataset_id: of the dataset that earlier runs wrote.
 
     Raises:
         ConflictError: one has not.
     """
     other = [path for path, file in changes.kept.items() if found.get(path) != file.size_bytes]
+    other = [path for path in other if dataset_id is None or not _is_of(sink, path, dataset_id)]
     if other:
         raise ConflictError(
             f"{name_some(sink, other)}: not of the size that an earlier run wrote",
@@ -114,6 +120,12 @@ def check_changes(changes: Changes, choice: OnSourceChange) -> None:
     raise ConflictError(
         "; ".join(told), hint="set run.on_source_change to replace, or put the sources back as they were"
     )
+
+
+def _is_of(sink: Location, path: str, dataset_id: str) -> bool:
+    pinned = pin(sink.child(path), path)
+    file = None if pinned is None else pinned[1]
+    return file is not None and dataset_id_of(file) == dataset_id
 
 
 def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:

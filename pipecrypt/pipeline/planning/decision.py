@@ -100,7 +100,7 @@ def find_conflicts(
     yield lambda: _check_known(request, past)
     yield lambda: check_changes(decision.changes, request.run.on_source_change)
     if there is not None:
-        yield lambda: check_sizes(request.sink, decision.changes, there)
+        yield lambda: check_sizes(request.sink, decision.changes, there, past.dataset_id)
 
 
 def what_goes(

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import pipecrypt as pc
 from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
 from pipecrypt.pipeline.progress.events import FileDone
@@ -222,6 +224,18 @@ def test_keys_that_do_not_open_leave_a_finished_sink_finished(name: str, tmp_pat
     with pytest.raises(PipecryptError):
         run(shop.request(overwrite=True), credentials=Credentials({}))
     assert {name for name in set(shop.files()) - before if not name.endswith("/report.json")} == set()
+    assert shop.run().files == 0
+
+
+def test_a_deep_rotation_between_unsigned_runs_is_no_conflict(tmp_path: Path) -> None:
+    shop = _shop(SCENES["unsigned"], tmp_path)
+    shop.run()
+    sizes = {name: len(content) for name, content in shop.files().items() if name in _data(shop)}
+    longer = shop.key("a-master-key-with-a-longer-name")
+    create_key(longer, "aes256", shop.credentials)
+    pc.rotate(shop.sink, shop.key("pii"), longer, deep=True, credentials=shop.credentials)
+    assert any(len(content) != sizes[name] for name, content in shop.files().items() if name in sizes)
+    assert _plan(shop).conflicts == ()
     assert shop.run().files == 0
 
 
