@@ -23,6 +23,7 @@ from pipecrypt.secret import DataKey
 __all__ = [
     "EarlierVersions",
     "ExplicitKeys",
+    "FindsKeys",
     "KeyService",
     "KeyServices",
     "MasterKey",
@@ -31,6 +32,7 @@ __all__ = [
     "SealsOnly",
     "Wipeable",
     "WrapsKeys",
+    "check_key_exists",
     "check_key_reference",
     "known_schemes",
     "load_key_service",
@@ -166,6 +168,24 @@ class KeyService(Protocol):
         """
 
 
+@runtime_checkable
+class FindsKeys(Protocol):
+    """A second power of a KeyService: it sees whether a key is there, without a secret and without a call elsewhere."""
+
+    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+        """Pass if a key is there; nothing that is found is authenticated.
+
+        Args:
+            reference: names the key.
+            signs: whether a signing key is due; else one that encrypts.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            AccessError: the key is missing; the hint names the command that makes it.
+            UsageError: the key is for something else.
+        """
+
+
 KeyServices: TypeAlias = Mapping[str, KeyService]
 
 
@@ -204,6 +224,24 @@ def check_key_reference(text: str) -> KeyReference:
     if reference.scheme not in _BUILT_IN and reference.scheme not in _plugged_in():
         raise _unknown_scheme(reference)
     return reference
+
+
+def check_key_exists(text: str, *, signs: bool) -> None:
+    """Pass if a key is there, as far as its service sees that without a secret and without a call.
+
+    Args:
+        text: the key reference.
+        signs: whether a signing key is due; else one that encrypts.
+
+    Raises:
+        KeyReferenceError: no reference, or an unknown scheme.
+        AccessError: the key is missing; the hint names the command that makes it.
+        UsageError: the key is for something else.
+    """
+    reference = parse_key_reference(text)
+    service = load_key_service(reference)
+    if isinstance(service, FindsKeys):
+        service.check_exists(reference, signs=signs)
 
 
 def known_schemes() -> tuple[str, ...]:

@@ -55,6 +55,10 @@ class PEMService:
         """
         return LocalSigner(_open(reference, credentials, PrivateKey.from_pem))
 
+    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+        """Pass if the file can be read; errors as in `open_key`. What it holds may take a passphrase to tell."""
+        _read(reference)
+
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public half of an identity, or None for a key that signs; errors as in `open_key`.
 

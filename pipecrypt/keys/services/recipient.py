@@ -191,6 +191,10 @@ class RecipientService:
         """
         return RecipientMasterKey(_read(reference), reference.text)
 
+    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+        """Pass if the public key can be read; errors as in `open_key`. That it signs nothing is told elsewhere."""
+        _read(reference)
+
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public key; errors as in `open_key`."""
         return _read(reference)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import PipecryptError
+from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.planning.sink_preview import preview_sink
@@ -106,8 +107,10 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     """Look at sources and sink, and return what a run would do.
 
     Raises:
+        AccessError: a key is missing, as far as that can be seen without a secret.
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
+    check_keys(request.policy)
     plan = make_plan(request)
     sink = preview_sink(request, plan)
     to_do = sink.decision.changes.to_do

@@ -12,6 +12,7 @@ nothing authenticates them then.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,11 +23,18 @@ from pipecrypt.crypto.private_key import PrivateKey
 from pipecrypt.crypto.recipient import RecipientAlgorithm, RecipientKey
 from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.crypto.signature import SignatureAlgorithm
-from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeystoreError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey
-from pipecrypt.keys.services.keystore.lookup import KeyPlace, find_versions, locate_key, master_key_id, read_keystore
+from pipecrypt.keys.services.keystore.lookup import (
+    KeyPlace,
+    find_versions,
+    locate_key,
+    master_key_id,
+    read_keystore,
+    read_keystore_if_any,
+)
 from pipecrypt.keys.services.keystore.seal import open_stored_key, unlock_keystore
 from pipecrypt.keys.services.recipient import IdentityMasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
@@ -115,11 +123,7 @@ class KeystoreService:
         document = read_keystore(place.path)
         versions = find_versions(document, place)
         key_type = versions[0].type
-        if key_type.signs:
-            raise UsageError(
-                f"{reference.text} is a signing key ({key_type}), which encrypts nothing",
-                hint="make a master key: pipecrypt keys new KEYREF --type aes256",
-            )
+        _check_use(place, versions[0], signs=False)
         with unlock_keystore(document, str(place.path), credentials) as wrapping:
             keys = [open_stored_key(document, entry, wrapping, str(place.path)) for entry in versions]
         if key_type.is_identity:
@@ -158,6 +162,26 @@ class KeystoreService:
         """
         _, versions = _signing_versions(locate_key(reference))
         return tuple(entry.public_key for entry in versions if entry.public_key is not None)
+
+    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+        """Pass if the keystore has the key, as the file says without the passphrase.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed; the hint names the command that makes it.
+            KeyNotFoundError: it has no such key; likewise.
+            UsageError: the key is for something else.
+        """
+        place = locate_key(reference)
+        makes = f"pipecrypt keys new {_quoted(reference.text)}{' --type ed25519' if signs else ''}"
+        document = read_keystore_if_any(place.path)
+        if document is None:
+            raise KeystoreError(f"{reference.text}: keystore {place.path} does not exist", hint=f"{makes} makes it")
+        try:
+            versions = find_versions(document, place)
+        except KeyNotFoundError as error:
+            raise KeyNotFoundError(error.message, hint=f"{error.hint}; {makes} makes it") from None
+        _check_use(place, versions[0], signs=signs)
 
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public key of an identity's newest version, or None for a key of another type.
@@ -199,10 +223,24 @@ def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey]) -> Iden
 def _signing_versions(place: KeyPlace) -> tuple[KeystoreDocument, tuple[StoredKey, ...]]:
     document = read_keystore(place.path)
     versions = find_versions(document, place)
-    if not versions[0].type.signs:
-        what = "an identity" if versions[0].type.is_identity else "a master key"
+    _check_use(place, versions[0], signs=True)
+    return document, versions
+
+
+def _quoted(text: str) -> str:
+    """Return a key reference as a shell takes it; `#` inside of a word begins no comment."""
+    return text if shlex.quote(text.replace("#", "")) == text.replace("#", "") else shlex.quote(text)
+
+
+def _check_use(place: KeyPlace, entry: StoredKey, *, signs: bool) -> None:
+    if signs and not entry.type.signs:
+        what = "an identity" if entry.type.is_identity else "a master key"
         raise UsageError(
             f"{place.text} is {what}, which signs nothing",
             hint="make a signing key: pipecrypt keys new KEYREF --type ed25519",
         )
-    return document, versions
+    if entry.type.signs and not signs:
+        raise UsageError(
+            f"{place.text} is a signing key ({entry.type}), which encrypts nothing",
+            hint="make a master key: pipecrypt keys new KEYREF --type aes256",
+        )
