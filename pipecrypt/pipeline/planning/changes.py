@@ -19,7 +19,15 @@ from pipecrypt.pipeline.task.output import unnumbered
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 
-__all__ = ["Changes", "check_changes", "check_sizes", "compare_with_done", "superseded_by", "written_by"]
+__all__ = [
+    "Changes",
+    "check_changes",
+    "check_sizes",
+    "compare_with_done",
+    "overwrite_done",
+    "superseded_by",
+    "written_by",
+]
 
 _SHOWN: Final = 3
 
@@ -35,6 +43,7 @@ class Changes:
         removed: outputs whose sources are gone, sorted.
         lost: outputs that were written and are not there now, sorted.
         made_again: outputs of tasks that were done and are done again, because some are lost or doubtful.
+        orphaned: outputs whose sources are gone, and that stay although all others are overwritten, sorted.
         kept: outputs of earlier runs that stay as they are, by path.
     """
 
@@ -44,6 +53,7 @@ class Changes:
     removed: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     made_again: tuple[str, ...] = ()
+    orphaned: tuple[str, ...] = ()
     kept: Mapping[str, DoneFile] = field(default_factory=dict)
 
 
@@ -74,6 +84,7 @@ def compare_with_done(
     to_do = tuple(task for task in planned if task.id not in ids)
     stale = sorted(path for path, file in done.items() if file.task_id not in planned_ids)
     writes = written_by(to_do)
+    staying = planned_ids - undone
     return Changes(
         to_do=to_do,
         skipped=len(planned) - len(to_do),
@@ -81,7 +92,32 @@ def compare_with_done(
         removed=tuple(path for path in stale if not writes(path)),
         lost=tuple(lost),
         made_again=tuple(sorted(path for path, file in done.items() if file.task_id in undone)),
-        kept={path: file for path, file in done.items() if file.task_id in planned_ids - undone},
+        kept={path: file for path, file in done.items() if file.task_id in staying},
+    )
+
+
+def overwrite_done(
+    tasks: Iterable[Task], done: Mapping[str, DoneFile], adopted: Collection[str], choice: OnSourceChange
+) -> Changes:
+    """Return what a run does that does everything again.
+
+    Args:
+        tasks: all tasks of the plan.
+        done: each output that was written, by path; what no run of a configuration wrote has no source to lose.
+        adopted: ids of tasks that are done by a run that is continued.
+        choice: what happens to outputs whose sources are gone.
+    """
+    planned = tuple(tasks)
+    to_do = tuple(task for task in planned if task.id not in adopted)
+    planned_ids, superseded = {task.id for task in planned}, superseded_by(planned)
+    stale = (path for path, file in done.items() if file.task_id and file.task_id not in planned_ids)
+    gone = tuple(sorted(path for path in stale if not superseded(path)))
+    removes = choice is OnSourceChange.REPLACE
+    return Changes(
+        to_do=to_do,
+        skipped=len(planned) - len(to_do),
+        removed=gone if removes else (),
+        orphaned=() if removes else gone,
     )
 
 

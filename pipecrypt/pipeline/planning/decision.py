@@ -19,6 +19,7 @@ from pipecrypt.pipeline.planning.changes import (
     check_changes,
     check_sizes,
     compare_with_done,
+    overwrite_done,
     superseded_by,
     written_by,
 )
@@ -72,13 +73,12 @@ def decide(
         return Decision(changes=Changes(to_do=plan.tasks, skipped=0))
     adopted, dropped = _taken_over(request, plan, past, continued)
     if request.overwrite:
-        to_do = tuple(task for task in plan.tasks if task.id not in adopted)
-        changes = Changes(to_do=to_do, skipped=len(plan.tasks) - len(to_do))
+        changes = overwrite_done(plan.tasks, past.done, adopted, request.run.on_source_change)
     else:
         changes = compare_with_done(plan.tasks, past.done, adopted, there, _doubtful(continued))
     if request.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
-        changes = replace(changes, removed=())
+        changes = replace(changes, removed=(), orphaned=())
     return Decision(changes=changes, continued=continued, adopted=adopted, dropped=dropped)
 
 

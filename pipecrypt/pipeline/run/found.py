@@ -102,6 +102,9 @@ def decide_run(request: EncryptRequest, plan: Plan, found: Found) -> Decision:
         check()
     if decision.changes.lost:
         _log.warning("%s: written before and gone, so made again", name_some(found.sink, decision.changes.lost))
+    if decision.changes.orphaned:
+        names = name_some(found.sink, decision.changes.orphaned)
+        _log.warning("%s: the sources are gone, and these stay; run.on_source_change: replace removes them", names)
     return decision
 
 

@@ -18,6 +18,8 @@ from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.planning.plan_report import PlanReport, report_plan
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.report_document import read_report
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage import tail
@@ -59,11 +61,8 @@ def test_fewer_files_that_a_stopped_run_noted_leave_no_old_rows(overwrite: bool,
     shop = prepare(SCENES["unsigned-csv-next"], tmp_path).fresh("sink")
     stop(shop, 1)
     shop.run(resumes=True, overwrite=overwrite)
-    if overwrite:  # sources that are gone are no matter of overwriting
-        for left in Path(shop.sink).glob("day=2/c*"):
-            left.unlink()
     assert shop.plaintext() == shop.expected()
-    assert all(path.startswith("day=2/c") for path in shop.run().removed)
+    assert shop.run().removed == ()
 
 
 @pytest.mark.parametrize("name", ["csv", "unsigned-csv"])
@@ -79,6 +78,57 @@ def test_an_overwriting_run_leaves_no_old_rows(name: str, tmp_path: Path, caplog
         assert "a-00099.parquet" in caplog.text
         foreign.unlink()
     assert shop.plaintext() == shop.expected()
+
+
+@pytest.mark.parametrize("change", ["gone", "renamed", "put into a directory"])
+@pytest.mark.parametrize("name", ["first", "csv", "chunks", "unsigned", "unsigned-csv"])
+def test_an_overwriting_run_leaves_nothing_of_sources_that_are_gone(name: str, change: str, tmp_path: Path) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    left = {path for path in _data(shop) if path.startswith("day=2/c")}
+    source = next(shop.raw.glob("day=2/c*"))
+    if change == "gone":
+        source.unlink()
+    else:
+        place = shop.raw / ("day=2/moved" if change == "renamed" else "day=2/c") / source.name.replace("c.", "z.")
+        place.parent.mkdir()
+        source.rename(place)
+    planned = report_plan(shop.request(overwrite=True))
+    done = shop.run(overwrite=True)
+    assert left <= set(done.removed) == set(planned.removed)
+    assert left.isdisjoint(_data(shop))
+    assert shop.plaintext() == shop.expected()
+    if shop.scene.is_signed:
+        shop.verify()
+
+
+def test_a_split_source_that_is_gone_leaves_nothing(tmp_path: Path) -> None:
+    shop = _shop(SCENES["first"], tmp_path)
+
+    def split(*, overwrite: bool = False) -> EncryptRequest:
+        request = shop.request(overwrite=overwrite)
+        return replace(request, run=replace(request.run, split_bytes=500))
+
+    run(split(), credentials=shop.credentials)
+    assert len([path for path in _data(shop) if path.startswith("day=1/b-")]) > 1
+    (shop.raw / "day=1/b.parquet").unlink()
+    run(split(overwrite=True), credentials=shop.credentials)
+    assert shop.plaintext() == shop.expected()
+
+
+@pytest.mark.parametrize("name", ["first", "unsigned"])
+def test_an_overwriting_run_that_is_not_to_remove_says_what_stays(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = _shop(SCENES[name], tmp_path)
+    shop.run()
+    (shop.raw / "day=2/c.parquet").unlink()
+    request = shop.request(overwrite=True)
+    keeping = replace(request, run=replace(request.run, on_source_change=OnSourceChange.FAIL))
+    assert report_plan(keeping).removed == ()
+    assert run(keeping, credentials=shop.credentials).removed == ()
+    assert "day=2/c.parquet" in _data(shop)
+    assert "day=2/c.parquet" in caplog.text
 
 
 def test_files_of_an_attempt_that_was_not_noted_leave_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +182,7 @@ def test_an_overwriting_run_is_continued(name: str, tmp_path: Path) -> None:
     assert shop.run(resumes=True, overwrite=True).files == 1
     if shop.scene.is_signed:
         shop.verify()
-    assert shop.expected() <= shop.plaintext()  # what lost its source stays
+    assert shop.plaintext() == shop.expected()
     assert shop.run(overwrite=True).files == 3
 
 
