@@ -64,6 +64,11 @@ class PipecryptError(Exception):
         self.message = message
         self.hint = self.default_hint if hint is None else hint
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message as lines: one, whatever names it holds."""
+        return (self.message,)
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the hint: workers send errors to the driver."""
         return _rebuild, (type(self), self.message, self.hint)
@@ -173,9 +178,33 @@ class MissingExtraError(UsageError):
 
 
 class ConfigError(UsageError):
-    """The configuration file is wrong; the message names file, line and column."""
+    """The configuration file is wrong; the message names file, line and column.
+
+    Args:
+        message: one line for each problem.
+        hint: what to do next.
+        problems: the lines, where there are several.
+    """
 
     default_hint = "pipecrypt config schema prints what is allowed"
+
+    def __init__(self, message: str, *, hint: str | None = None, problems: tuple[str, ...] = ()) -> None:
+        """Keep the problems."""
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message as lines: one a problem."""
+        return self.problems or super().lines
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the problems."""
+        return _rebuild_config, (self.message, self.hint, self.problems)
+
+
+def _rebuild_config(message: str, hint: str, problems: tuple[str, ...]) -> ConfigError:
+    return ConfigError(message, hint=hint, problems=problems)
 
 
 class PolicyError(UsageError):

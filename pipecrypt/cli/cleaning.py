@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.options import JSONFlag, LogLevelOption
-from pipecrypt.cli.render import escape, show
+from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import count
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def clean(
 def _lines(summary: CleanSummary) -> list[str]:
     would = "would remove" if summary.is_dry_run else "removed"
     lines = [f"{would} {count(len(summary.removed), 'file')}, {summary.removed_bytes:,} bytes"]
-    lines += [f"  {escape(path)}" for path in summary.removed[:_MAX_PATHS]]
+    lines += [f"  {path}" for path in summary.removed[:_MAX_PATHS]]
     if len(summary.removed) > _MAX_PATHS:
         lines.append(f"  and {len(summary.removed) - _MAX_PATHS:,} more")
     if summary.put_in_place:

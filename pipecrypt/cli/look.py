@@ -15,7 +15,7 @@ from pipecrypt.cli.options import (
     parse_aad_prefix,
     split_names,
 )
-from pipecrypt.cli.render import OUTPUT, note, show, write
+from pipecrypt.cli.render import OUTPUT, note, show, write, write_data
 from pipecrypt.cli.rows import RowFormat, format_rows
 from pipecrypt.cli.summaries import file_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
@@ -65,10 +65,11 @@ def cat(
         for text in rows.unchecked:
             note(text)
         _tell_locked(rows, path)
-        for text in format_rows(
-            rows.column_names, rows.value_batches(), RowFormat.JSON if OUTPUT.as_json else row_format
-        ):
-            write(text)
+        chosen = RowFormat.JSON if OUTPUT.as_json else row_format
+        # A table is for people; what a program reads is not escaped for a locale.
+        out = write_data if chosen is RowFormat.CSV else write
+        for text in format_rows(rows.column_names, rows.value_batches(), chosen):
+            out(text)
 
 
 def _tell_locked(rows: Rows, path: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from pipecrypt.cli.sharing import grant, revoke, rotate
 from pipecrypt.cli.transfer import decrypt, encrypt, run
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs
+from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
 
 __all__ = ["app", "main"]
 
@@ -75,9 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
-    write_logs(LogSetup(logging.WARNING, LogFormat.TEXT))
     # Looked for before parsing, so that an error in the arguments has its JSON twin too.
-    OUTPUT.as_json = "--json" in given
+    OUTPUT.as_json, OUTPUT.is_taken = "--json" in given, False
+    write_logs(LogSetup(logging.WARNING, LogFormat.JSON if OUTPUT.as_json else LogFormat.TEXT))
+    if arguments is None:
+        write_stray_output_as_logs()
     try:
         code = _run_command(given or ["--help"])
         flush()
@@ -87,12 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(_usage_error(error))
     except PipecryptError as error:
-        _trace_if_debugging()
+        _log_traceback()
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(InterruptedRunError("interrupted", hint="run the command again"))
     except Exception as error:  # the last resort: one line, so that no traceback hides it
-        _trace_if_debugging()
+        _log_traceback()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
     return code
 
@@ -119,6 +120,5 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(text[:1].lower() + text[1:], hint=f"see {command} --help")
 
 
-def _trace_if_debugging() -> None:
-    if logging.getLogger(_PROGRAM).isEnabledFor(logging.DEBUG):
-        traceback.print_exc(file=sys.stderr)
+def _log_traceback() -> None:
+    logging.getLogger(_PROGRAM).debug("the command failed", exc_info=True)

@@ -58,7 +58,8 @@ def _take_log_level(value: LogLevel | None) -> LogLevel | None:
 
 def _take_log_format(value: LogFormat | None) -> LogFormat | None:
     if value is not None:
-        write_logs(LogSetup(_logs().level, value))
+        # Under --json all of standard error is JSON.
+        write_logs(LogSetup(_logs().level, LogFormat.JSON if OUTPUT.as_json else value))
     return value
 
 

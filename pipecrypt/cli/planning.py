@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
-from pipecrypt.cli.render import aligned, escape, show
+from pipecrypt.cli.render import aligned, show
 from pipecrypt.cli.summaries import count
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def _lines(report: PlanReport) -> Iterator[str]:
     }
     yield from aligned(list(facts.items()), indent="  ")
     for reference, columns in report.columns_by_key:
-        yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + escape(reference)}"
+        yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + reference}"
     if report.skipped:
         yield "  what was done before is what the sink says, not verified"
     for conflict in report.conflicts:
-        yield f"conflict: {escape(conflict)}"
+        yield f"conflict: {conflict}"
     for drift in report.drifts[:_SHOWN]:
-        yield f"{escape(drift.source)}: {escape(_difference(drift))}"
+        yield f"{drift.source}: {_difference(drift)}"
     if report.drifting > _SHOWN:
         yield f"and {report.drifting - _SHOWN:,} more sources that differ"
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pipecrypt.cli.render import OUTPUT, escape, json_text, write_progress
+from pipecrypt.cli.render import OUTPUT, write_event, write_progress
 from pipecrypt.pipeline.progress.events import (
     BytesDone,
     Event,
@@ -24,6 +24,7 @@ from pipecrypt.pipeline.progress.events import (
     TaskRetried,
 )
 from pipecrypt.pipeline.progress.run_id import current_run_id
+from pipecrypt.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -157,7 +158,7 @@ class _JSONLines:
     def _write(self, event_name: str, **members: object) -> None:
         run_id = current_run_id()
         named = {} if run_id is None else {"run_id": run_id}
-        write_progress(json_text({"event": event_name, **named, **members}))
+        write_event(event_name, **named, **members)
 
 
 class _Bar:
@@ -173,7 +174,7 @@ class _Bar:
         tally = self._tally
         tally.take(event)
         if isinstance(event, TaskRetried):
-            self._progress.console.print(_retrying(event), markup=False, highlight=False)
+            self._progress.console.print(printable(_retrying(event)), markup=False, highlight=False)
         if isinstance(event, FileStarted):
             self._at_work[event.path] = None
         elif isinstance(event, FileChecked | TaskRetried):
@@ -195,7 +196,7 @@ class _Bar:
             self._at_work.pop(began, None)
 
     def _names(self) -> str:
-        names = [escape(path) for path in self._at_work]
+        names = [printable(path) for path in self._at_work]
         return ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES))
 
 

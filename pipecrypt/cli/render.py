@@ -1,6 +1,8 @@
 """Write results, notes and errors to the terminal, or their JSON twins. What is written is left to the commands.
 
-This is the one place that prints. Text from files, which may hold a terminal's control sequences, is escaped.
+This is the one place that prints. Every line of text passes `printable` here, so that no name, message or value from
+data can forge a line or reach a terminal's controls, whichever command shows it. Under `--json`, standard output is one
+document and standard error one object a line, each with the member `event`; a log has them too (log_setup).
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from typing import Any, TextIO
 
 from pipecrypt.cli.cells import json_value
 from pipecrypt.errors import OutputError, PipecryptError
+from pipecrypt.printable import printable, printable_json
 
 __all__ = [
     "OUTPUT",
     "Output",
     "aligned",
-    "escape",
+    "clipped",
+    "event_text",
     "flush",
     "json_text",
     "note",
@@ -34,10 +38,14 @@ __all__ = [
     "show_refusal",
     "silence",
     "write",
+    "write_data",
+    "write_event",
     "write_progress",
 ]
 
 _GAP = "  "
+_CUT = "..."
+_ZERO_WIDTH = frozenset({"Mn", "Me"})
 
 
 @dataclass(slots=True)
@@ -46,10 +54,12 @@ class Output:
 
     Args:
         as_json: set by `--json`.
+        is_taken: whether standard output holds something already, or data that nothing may be added to.
         set_aside: makes room on the terminal for a question, and puts back what was there; set while a bar is shown.
     """
 
     as_json: bool = False
+    is_taken: bool = False
     set_aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -71,7 +81,7 @@ def show(document: object, lines: Callable[[], Iterable[str]]) -> None:
     if OUTPUT.as_json:
         write(json_text(document) + "\n")
     else:
-        write("".join(line + "\n" for line in lines()))
+        write("".join(printable(line) + "\n" for line in lines()))
 
 
 def show_aside(document: object, lines: Callable[[], Iterable[str]]) -> None:
@@ -81,36 +91,56 @@ def show_aside(document: object, lines: Callable[[], Iterable[str]]) -> None:
 
 
 def write(text: str) -> None:
-    """Write to standard output.
+    """Write to standard output what is a whole document, or text whose lines are printable.
 
     Raises:
         BrokenPipeError: its reader is gone.
         OutputError: it cannot be written.
     """
     with _output_errors():
+        OUTPUT.is_taken = True
         sys.stdout.write(text)
 
 
+def write_data(text: str) -> None:
+    """Write to standard output what is data, as it is, in UTF-8 whatever the locale; raises what `write` raises."""
+    with _output_errors():
+        OUTPUT.is_taken = True
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass"))
+
+
 def note(text: str) -> None:
-    """Write a remark to standard error, where no pipe picks it up."""
-    sys.stderr.write(f"note: {escape(text)}\n")
+    """Write a remark to standard error, where no pipe picks it up, below the result that it belongs to."""
+    flush()
+    sys.stderr.write((event_text("note", message=text) if OUTPUT.as_json else printable(f"note: {text}")) + "\n")
+
+
+def write_event(name: str, **members: object) -> None:
+    """Write an event of `--json` to standard error."""
+    write_progress(event_text(name, **members))
+
+
+def event_text(name: str, **members: object) -> str:
+    """Return what happened as one JSON object on one line."""
+    return json_text({"event": name, **members})
 
 
 def write_progress(line: str) -> None:
     """Write a line of progress to standard error; a run does not fail because nobody listens."""
     try:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(printable(line) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         silence(sys.stderr)
 
 
 def show_error(error: PipecryptError) -> None:
-    """Write an error and its hint to standard error, and its JSON twin to standard output."""
+    """Write an error and its hint to standard error, and its JSON twin to standard output, unless that has data."""
     # Flushed first, so that on a terminal the error stands below the result's beginning.
     flush()
     _write_error(error)
-    if OUTPUT.as_json:
+    if OUTPUT.as_json and not OUTPUT.is_taken:
         write(json_text({"error": _error_document(error)}) + "\n")
         flush()
 
@@ -133,8 +163,12 @@ def show_refusal(document: dict[str, object], lines: Callable[[], Iterable[str]]
 
 
 def _write_error(error: PipecryptError) -> None:
-    for line in (f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else [])):
-        sys.stderr.write("".join(escape(part) + "\n" for part in line.split("\n")))
+    if OUTPUT.as_json:
+        sys.stderr.write(event_text("error", **_error_document(error)) + "\n")
+        return
+    first, *others = error.lines
+    for line in (f"error: {first}", *others, *([f"hint: {error.hint}"] if error.hint else [])):
+        sys.stderr.write(printable(line) + "\n")
 
 
 def flush() -> None:
@@ -168,18 +202,19 @@ def json_text(document: object) -> str:
     """Return a document on one line; dataclasses are objects, bytes are hex."""
     # An escape is only needed where the stream cannot carry the character: "\xe9" as Python writes it is no JSON.
     is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-    return json.dumps(json_value(_plain(document)), ensure_ascii=not is_unicode, allow_nan=False)
+    text = json.dumps(json_value(_plain(document)), ensure_ascii=not is_unicode, allow_nan=False)
+    return printable_json(text)
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> Iterable[str]:
-    """Return rows as lines with aligned columns.
+    """Return rows as lines with aligned columns, printable.
 
     Args:
         rows: cells; all rows have the same number.
         right: indexes of the columns that are aligned to the right.
         indent: what each line begins with.
     """
-    cells = [[escape(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         sized = enumerate(zip(row, widths, strict=True))
@@ -187,11 +222,19 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent:
         yield (indent + _GAP.join(padded)).rstrip()
 
 
-def escape(text: str) -> str:
-    """Return text with control characters, line ends and bidirectional overrides as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+def clipped(text: str, most: int) -> str:
+    """Return text as one printable cell that takes at most so many columns of a terminal."""
+    # Each character of the text makes at least one of the shown ones or joins one, so the rest is not looked at.
+    shown = printable(text[: most * 4])
+    if len(text) <= most * 4 and _width(shown) <= most:
+        return shown
+    room, end = most - len(_CUT), 0
+    for character in shown:
+        room -= _character_width(character)
+        if room < 0:
+            break
+        end += 1
+    return shown[:end] + _CUT
 
 
 def _pad(cell: str, width: int, *, to_right: bool) -> str:
@@ -207,7 +250,7 @@ def _width(text: str) -> int:
 
 
 def _character_width(character: str) -> int:
-    if unicodedata.combining(character):
+    if unicodedata.category(character) in _ZERO_WIDTH:
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
-from pipecrypt.cli.render import aligned, escape, show
+from pipecrypt.cli.render import aligned, show
 from pipecrypt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def report(
         show(found, lambda: _lines(found))
         return
     _write_page(html, found)
-    show({"run_id": found.run_id, "html": str(html)}, lambda: [f"wrote {escape(str(html))}"])
+    show({"run_id": found.run_id, "html": str(html)}, lambda: [f"wrote {html}"])
 
 
 def _write_page(html: Path, found: RunReport) -> None:
@@ -56,9 +56,9 @@ def _write_page(html: Path, found: RunReport) -> None:
 
 def _lines(found: RunReport) -> Iterator[str]:
     counts = found.counts
-    yield f"run {found.run_id}: {escape(found.operation)}, {found.outcome.value}, {found.duration_ms / 1000:,.1f} s"
+    yield f"run {found.run_id}: {found.operation}, {found.outcome.value}, {found.duration_ms / 1000:,.1f} s"
     if found.error_type is not None:
-        yield f"  {escape(found.error_type)}: {escape(found.error or 'the message is not kept')}"
+        yield f"  {found.error_type}: {found.error or 'the message is not kept'}"
     facts = [
         ("started", f"{found.started:%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{found.ended:%Y-%m-%d %H:%M:%S} UTC"),

@@ -10,7 +10,7 @@ from html import escape as escape_html
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pipecrypt.cli.render import escape
+from pipecrypt.printable import printable
 
 if TYPE_CHECKING:
     from pipecrypt.pipeline.progress.run_report import RunReport, Sample
@@ -156,4 +156,4 @@ def _megabytes(count: int) -> str:
 
 
 def _text(text: str) -> str:
-    return escape_html(escape(text), quote=True)
+    return escape_html(printable(text), quote=True)

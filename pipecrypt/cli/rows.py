@@ -8,14 +8,13 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from pipecrypt.cli.cells import json_value, text_value
-from pipecrypt.cli.render import aligned, json_text
+from pipecrypt.cli.render import aligned, clipped, json_text
 from pipecrypt.errors import UsageError
 
 __all__ = ["RowFormat", "format_rows"]
 
 Row: TypeAlias = Sequence[Any]
 _MAX_CELL = 60
-_CUT = "..."
 _CSV_SPECIAL = frozenset('",\r\n')
 
 
@@ -33,14 +32,14 @@ def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: Ro
     Args:
         names: the columns, in order.
         batches: rows, each with a value for every name.
-        kind: table: cells are cut at 60 characters and each batch aligned for itself. json: one array, one row a
-            line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
+        kind: table: cells are cut at 60 columns of a terminal and each batch aligned for itself. json: one array,
+            one row a line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
     """
     return _FORMATS[kind](names, batches)
 
 
 def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
-    head = [[_cut(name) for name in names]]
+    head = [[clipped(name, _MAX_CELL) for name in names]]
     right: tuple[int, ...] = ()
     for batch in batches:
         right = _numeric(names, batch) if head else right
@@ -62,11 +61,7 @@ def _is_number(value: object) -> bool:
 
 def _cell(value: object) -> str:
     text = text_value(value)
-    return "null" if text is None else _cut(text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - len(_CUT)] + _CUT
+    return "null" if text is None else clipped(text, _MAX_CELL)
 
 
 def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:

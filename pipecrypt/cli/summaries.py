@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipecrypt.cli.render import aligned, escape
+from pipecrypt.cli.render import aligned
 
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
@@ -60,7 +60,7 @@ def _left_alone(summary: Summary) -> dict[str, int]:
 def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:
     for statement in signed[:_MAX_SOURCES]:
         until = "" if statement.expires is None else f", until {statement.expires.isoformat()}"
-        yield f"signed {escape(statement.path)}, version {statement.version}{until}"
+        yield f"signed {statement.path}, version {statement.version}{until}"
     if len(signed) > _MAX_SOURCES:
         yield f"and {len(signed) - _MAX_SOURCES:,} more"
     for key_id in signed[0].key_ids if signed else ():
@@ -69,7 +69,7 @@ def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:
 
 def file_lines(summary: FileSummary) -> Iterator[str]:
     """Yield what a file shows without any key."""
-    yield escape(summary.name)
+    yield summary.name
     facts = _file_facts(summary)
     yield from aligned([(name, value) for name, value in facts.items() if value is not None], indent="  ")
     if summary.columns:
@@ -139,7 +139,7 @@ def _entry_id(entry: KeystoreEntry) -> str:
 
 def plan_lines(plan: ConfigPlan) -> Iterator[str]:
     """Yield what a configuration would do."""
-    yield f"{escape(plan.config)} is valid"
+    yield f"{plan.config} is valid"
     facts = {
         "source": plan.source,
         "sink": plan.sink,

@@ -39,7 +39,7 @@ from pipecrypt.cli.options import (
     split_names,
 )
 from pipecrypt.cli.planning import show_plan
-from pipecrypt.cli.render import note, show, show_aside
+from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
@@ -211,6 +211,8 @@ def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
     from pipecrypt.cli.progress import show_progress
     from pipecrypt.pipeline.run.run import run as run_request
 
+    # Nothing may be added to data, no error either.
+    OUTPUT.is_taken = request.sink.is_standard_stream
     with show_progress() as on_event:
         summary = run_request(request, credentials=credentials(), on_event=on_event)
     answer = show_aside if request.sink.is_standard_stream else show

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipecrypt.cli.render import aligned, escape
+from pipecrypt.cli.render import aligned
 from pipecrypt.cli.summaries import count
 from pipecrypt.errors import IntegrityError, VerificationError
 from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
@@ -75,7 +75,7 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
 def finding_lines(refusal: Refusal) -> Iterator[str]:
     """Yield what was found, grouped by kind."""
     findings, report = refusal.findings, refusal.report
-    yield f"not verified: {count(len(findings), 'finding')} in {escape(refusal.name)}"
+    yield f"not verified: {count(len(findings), 'finding')} in {refusal.name}"
     for kind in FindingKind:
         of_kind = [finding for finding in findings if finding.kind is kind]
         if of_kind:

@@ -47,7 +47,7 @@ def config_error(name: str, problems: Iterable[Problem]) -> ConfigError:
     lines = [_place(name, each) + (f" ({each.hint})" if each.hint else "") for each in ordered[:_MAX_SHOWN]]
     if len(ordered) > _MAX_SHOWN:
         lines.append(f"and {len(ordered) - _MAX_SHOWN} more")
-    return ConfigError("\n".join(lines))
+    return ConfigError("\n".join(lines), problems=tuple(lines))
 
 
 def nearest_name(name: str, valid: Iterable[str], taken: Collection[str | int] = ()) -> str:

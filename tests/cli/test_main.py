@@ -77,15 +77,19 @@ def test_an_error_has_message_hint_exit_code_and_json_twin(run: Run, monkeypatch
     answer = run("keys", "list", "k", "--json")
 
     assert answer.code == 5
-    assert answer.err.splitlines() == ["error: sink s3://x holds a file", "hint: look", "again \\x1b[2J"]
-    assert answer.document == {
-        "error": {
-            "type": "ConflictError",
-            "message": "sink s3://x holds a file",
-            "hint": "look\nagain \x1b[2J",
-            "exit_code": 5,
-        }
+    told = {
+        "type": "ConflictError",
+        "message": "sink s3://x holds a file",
+        "hint": "look\nagain \x1b[2J",
+        "exit_code": 5,
     }
+    assert answer.document == {"error": told}
+    assert [json.loads(line) for line in answer.err.splitlines()] == [{"event": "error", **told}]
+
+    assert run("keys", "list", "k").err.splitlines() == [
+        "error: sink s3://x holds a file",
+        "hint: look\\nagain \\x1b[2J",
+    ]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InterruptedRunError("interrupted")])

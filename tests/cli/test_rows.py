@@ -3,9 +3,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
+
+import pytest
 
 from pipecrypt.cli.rows import RowFormat, format_rows
 
@@ -41,6 +44,24 @@ def test_table_cuts_long_cells_and_other_formats_do_not() -> None:
     assert max(map(len, _text(["a"], rows, RowFormat.TABLE).splitlines())) == 60
     assert "x" * 100 in _text(["a"], rows, RowFormat.CSV)
     assert "x" * 100 in _text(["a"], rows, RowFormat.JSON)
+
+
+@pytest.mark.parametrize("unit", ["\x1b", "日", "e\u0301", "\u202e", "\u20e3"])
+def test_a_cell_takes_at_most_60_columns_whatever_it_holds(unit: str) -> None:
+    rows = [[{"a": unit * 100, "b": "end"}, {"a": "x" * 60, "b": "end"}]]
+
+    _, hostile, plain = _text(["a", "b"], rows, RowFormat.TABLE).splitlines()
+
+    assert plain == "x" * 60 + "  end"
+    assert _columns(hostile) == len(plain)
+    assert hostile.isprintable()
+
+
+def _columns(line: str) -> int:
+    return sum(
+        0 if unicodedata.category(each) in {"Mn", "Me"} else 1 + (unicodedata.east_asian_width(each) in "WF")
+        for each in line
+    )
 
 
 def test_json_is_one_array_with_one_row_a_line() -> None:

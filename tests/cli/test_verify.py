@@ -222,7 +222,7 @@ def test_no_output_hides_a_failure(
 
     assert done.returncode == 3
     if outputs in {"", "> /dev/full"}:
-        assert b"error: " in done.stderr
+        assert (b'"event": "error"' if mode == "--json" else b"error: ") in done.stderr
 
 
 def test_a_report_that_cannot_be_written_is_no_success(dataset: Path, signed_world: SignedWorld) -> None:

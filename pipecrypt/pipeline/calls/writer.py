@@ -23,7 +23,7 @@ from pipecrypt.pipeline.calls.feed import Feed
 from pipecrypt.pipeline.calls.signed_writer import SignedOutput
 from pipecrypt.pipeline.progress.summary import Part, Summary
 from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.request import check_file_limit
+from pipecrypt.pipeline.request.request import check_file_limit, check_file_name
 from pipecrypt.pipeline.request.run_grants import RunGrants, check_grantable_sink
 from pipecrypt.pipeline.task.ingest import encrypt_rows
 from pipecrypt.pipeline.task.output import OutputSpec, RollingOutput, WrittenFile
@@ -350,6 +350,7 @@ def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySe
 def _spec(
     sink: Location, policy: Policy, dataset_id: str, *, overwrite: bool, max_file_bytes: int | None = None
 ) -> OutputSpec:
+    check_file_name(sink)
     return OutputSpec(
         sink=sink,
         path=sink.name,

@@ -23,7 +23,7 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileStarted
-from pipecrypt.pipeline.progress.log_setup import LogSetup, current_logs, write_logs
+from pipecrypt.pipeline.progress.log_setup import LogSetup, current_logs, write_logs, write_stray_output_as_logs
 from pipecrypt.pipeline.progress.run_id import current_run_id, running
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
@@ -90,6 +90,7 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
         os.chdir(setup.directory)
         if setup.logs is not None:
             write_logs(setup.logs)
+            write_stray_output_as_logs()
         with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
             _serve(connection, setup)
     except _StopError:

@@ -1,6 +1,7 @@
 """How logs are written, here and in worker processes: text, or one JSON object a line. What is logged: each room.
 
-Only pipecrypt's own logger: the SDKs below log requests, which may hold secrets, at their debug level.
+Levels are those of pipecrypt's own logger: the SDKs below log requests, which may hold secrets, at their debug level.
+Their warnings, Python's, and what nobody caught come out in the same shape, from `write_stray_output_as_logs` on.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +19,22 @@ from enum import StrEnum
 from typing import Final, TextIO
 
 from pipecrypt.pipeline.progress.run_id import current_run_id
+from pipecrypt.printable import printable
 
-__all__ = ["JSONFormatter", "LogFormat", "LogSetup", "current_logs", "write_logs"]
+__all__ = [
+    "JSONFormatter",
+    "LogFormat",
+    "LogSetup",
+    "TextFormatter",
+    "current_logs",
+    "write_logs",
+    "write_stray_output_as_logs",
+]
 
 _LOGGER: Final = "pipecrypt"
+_WARNINGS: Final = "pipecrypt.warnings"
 _TEXT: Final = "%(levelname)s %(name)s: %(message)s"
+_INDENT: Final = "  "
 
 
 class LogFormat(StrEnum):
@@ -43,8 +57,29 @@ class LogSetup:
     format: LogFormat
 
 
+class TextFormatter(logging.Formatter):
+    """One printable line a record; the lines of a traceback below it are indented, so that none looks like a record."""
+
+    def __init__(self) -> None:
+        """Keep the shape of a line."""
+        super().__init__(_TEXT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines."""
+        lines = [printable(self.formatMessage(_with_message(record)))]
+        if record.exc_info:
+            told = self.formatException(record.exc_info)
+            lines += [_INDENT + printable(line) for line in told.split("\n")]
+        return "\n".join(lines)
+
+
+def _with_message(record: logging.LogRecord) -> logging.LogRecord:
+    record.message = record.getMessage()
+    return record
+
+
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, run id, and of an exception its class and places.
+    """One JSON object a line: event (`log`), time, level, logger, message, run id, an exception's class and places.
 
     An exception's own text is left out, and no local variable is shown: either may hold a secret.
 
@@ -60,6 +95,7 @@ class JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         members: dict[str, object] = {
+            "event": "log",
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -79,7 +115,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
     def __init__(self, chosen: LogFormat) -> None:
         super().__init__(sys.stderr)
         self.chosen = chosen
-        self.setFormatter(JSONFormatter() if chosen is LogFormat.JSON else logging.Formatter(_TEXT))
+        self.setFormatter(JSONFormatter() if chosen is LogFormat.JSON else TextFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -93,6 +129,55 @@ def write_logs(setup: LogSetup) -> None:
         logger.removeHandler(handler)
     logger.addHandler(_StandardError(setup.format))
     logger.setLevel(setup.level)
+
+
+def write_stray_output_as_logs() -> None:
+    """Write as logs what Python and libraries would write to standard error themselves, in any shape.
+
+    These are warnings, records of loggers that have no handler, and exceptions that ended a thread or a finalizer. Only
+    for processes that are pipecrypt's own: the command line's and its workers'.
+    """
+    warnings.showwarning = _show_warning
+    logging.lastResort = _LastResort()
+    threading.excepthook = _show_thread_error
+    sys.unraisablehook = _show_unraisable
+
+
+class _LastResort(logging.Handler):
+    """Takes what a library says where it has no handler: warnings and worse, as Python does, in our shape."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in logging.getLogger(_LOGGER).handlers:
+            handler.handle(record)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: object, **rest: object) -> None:
+    del place, rest
+    logging.getLogger(_WARNINGS).warning("%s: %s", category.__name__, message)
+
+
+def _show_thread_error(told: threading.ExceptHookArgs) -> None:
+    if told.exc_type is SystemExit:
+        return
+    name = "a thread" if told.thread is None else f"thread {told.thread.name}"
+    error = told.exc_value or told.exc_type()
+    logging.getLogger(_LOGGER).error(
+        "%s ended: %s: %s", name, told.exc_type.__name__, error, exc_info=_if_debugging(error)
+    )
+
+
+def _show_unraisable(told: sys.UnraisableHookArgs) -> None:
+    error = told.exc_value or told.exc_type()
+    logging.getLogger(_LOGGER).error(
+        "%s: %s: %s", told.err_msg or "ignored", told.exc_type.__name__, error, exc_info=_if_debugging(error)
+    )
+
+
+def _if_debugging(error: BaseException) -> BaseException | None:
+    return error if logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG) else None
 
 
 def current_logs() -> LogSetup | None:

@@ -15,7 +15,7 @@ from pipecrypt.pipeline.request.run_grants import check_grantable_sink
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.storage.location import Location
 
-__all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_signable_sink"]
+__all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_file_name", "check_signable_sink"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class EncryptRequest:
         """Refuse numbers that mean nothing."""
         _check_workers(self.workers)
         check_file_limit(self.max_file_bytes, self.sink)
+        check_file_name(self.sink)
         check_signable_sink(self.policy, self.sink)
         check_grantable_sink(self.policy.also, self.sink)
         if self.only_tasks is not None and not self.only_tasks:
@@ -108,6 +109,21 @@ def check_file_limit(max_file_bytes: object, sink: Location) -> None:
         raise UsageError(f"{max_file_bytes!r} is no size of a file", hint="give a number of bytes")
     if sink.is_standard_stream:
         raise UsageError("standard output cannot be several files", hint="give a file name, or no size of files")
+
+
+def check_file_name(sink: Location) -> None:
+    """Check that a sink's name, where it names a file, can be written into that file.
+
+    Raises:
+        UsageError: its bytes are not UTF-8, or not what the locale takes them for.
+    """
+    if sink.names_directory:
+        return
+    try:
+        sink.name.encode()
+    except UnicodeEncodeError as error:
+        hint = "choose another name, or use a locale with UTF-8; behind the name of a directory write /"
+        raise UsageError(f"{sink.url!a} has a name that is not valid Unicode", hint=hint) from error
 
 
 def check_signable_sink(policy: Policy, sink: Location) -> None:
