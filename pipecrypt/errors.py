@@ -25,6 +25,7 @@ __all__ = [
     "KeyServiceError",
     "KeystoreError",
     "LimitError",
+    "LinkError",
     "MissingExtraError",
     "NoRegularFileError",
     "NotEncryptedError",
@@ -230,6 +231,12 @@ class IntegrityError(PipecryptError):
 
     exit_code = 3
     default_hint = "do not use this file; fetch it again from its origin"
+
+
+class LinkError(IntegrityError):
+    """A symbolic link is where a file or a directory of pipecrypt should be."""
+
+    default_hint = "remove the link if nobody needs it: below a directory that pipecrypt writes to, none is followed"
 
 
 class NotTrustedError(IntegrityError):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
+from pipecrypt.storage.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
 from pipecrypt.storage.filesystem import open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
@@ -97,11 +98,8 @@ def hold_exclusively(
 
 
 def _open_held(location: Location) -> int:
-    path = location.local_path
     with map_errors(f"cannot lock {location.display}"):
-        # NFS locks a file only for who may write to it; directories cannot be opened so.
-        access = os.O_RDONLY | os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR
-        descriptor = os.open(path, access | os.O_CLOEXEC)
+        descriptor = _open_to_lock(location)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -115,15 +113,24 @@ def _open_held(location: Location) -> int:
     return descriptor
 
 
+def _open_to_lock(location: Location) -> int:
+    try:
+        with hold_directory(location) as directory:
+            return directory.readable()
+    except NotADirectoryError:
+        return open_to_change(location)  # NFS locks a file only for who may write to it
+
+
 def remove_file(location: Location) -> None:
     """Remove a file; one that is not there is fine.
 
     Raises:
+        LinkError: it, or what leads to it, is a link that the caller did not name.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot remove {location.display}"), contextlib.suppress(FileNotFoundError):
         if location.is_local:
-            os.unlink(location.local_path)
+            remove(location)
         else:
             remote = open_filesystem(location)
             remote.retry.call(lambda: remote.fs.rm_file(remote.path))
@@ -135,10 +142,11 @@ def _locked(location: Location, sleep: Callable[[float], None]) -> Iterator[Call
         with _lock_file(location.sibling(location.name + _SUFFIX), sleep) as check:
             yield check
         return
-    directory = os.path.dirname(location.local_path) or "."
-    with map_errors(f"cannot lock {directory}"):
-        os.makedirs(directory, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with map_errors(f"cannot lock {location.above.display}"):
+        make_directories_above(location)
+        directory, _ = hold_parent(location)
+        with directory:
+            descriptor = directory.readable()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield lambda: None

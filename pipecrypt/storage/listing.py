@@ -174,7 +174,7 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
                     if identity not in ancestors and pattern.admits_directory(below):
                         pending.append((below, (*ancestors, identity)))
                 elif pattern.matches(below) and not is_temporary(entry.name):
-                    yield _local_file(directory.child("/".join(below)), "/".join(below))
+                    yield _local_file(directory.listed("/".join(below)), "/".join(below))
 
 
 def _identity(entry: os.DirEntry[str]) -> _Identity:
@@ -211,7 +211,7 @@ def _find_remote(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
         # An empty object that stands for a directory, or what a run that was killed left behind.
         is_other = relative_path.endswith("/") or is_temporary(relative_path.rsplit("/", 1)[-1])
         if info.get("type", "file") == "file" and not is_other and pattern.matches(relative_path.split("/")):
-            yield _remote_file(directory.child(relative_path), relative_path, info)
+            yield _remote_file(directory.listed(relative_path), relative_path, info)
 
 
 def _below(remote: RemoteFilesystem, path: str) -> str:

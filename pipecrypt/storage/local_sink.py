@@ -1,21 +1,30 @@
 """Publish a file on a file system of the operating system: temporary name, fsync, rename or link, fsync.
 
-Deciding what is written is left to the callers. A crash leaves a temporary name at worst, never a short file.
+Deciding what is written is left to the callers. A crash leaves a temporary name at worst, never a short file. No link
+that the caller did not name is followed or replaced (see beneath).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from typing import Final
 
-from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.errors import FormatError, LinkError, PipecryptError, StorageError
 from pipecrypt.storage.attributes import apply_attributes
+from pipecrypt.storage.beneath import (
+    hold_parent,
+    make_directories_above,
+    own_status,
+    remove_directory,
+    sync_directory,
+)
+from pipecrypt.storage.held_directory import HeldDirectory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import (
@@ -30,7 +39,6 @@ from pipecrypt.storage.publication import (
 __all__ = ["LocalPublication", "remove_local_leftovers", "remove_run_leftovers"]
 
 _log = logging.getLogger(__name__)
-_CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
 _MODE: Final = 0o666  # less the umask, as for any new file
 _PRIVATE_MODE: Final = 0o600
 _CREATE_ATTEMPTS: Final = 10
@@ -38,9 +46,6 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, 
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})  # some file systems
 _PIECE_BYTES: Final = 1 << 20
 _WRITE_BACK_BYTES: Final = 8 << 20
-_NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-_AT_FDCWD: Final = -100
-_RENAME_NOREPLACE: Final = 1
 
 
 class LocalPublication(Publication):
@@ -53,21 +58,22 @@ class LocalPublication(Publication):
 
     Raises:
         SinkNotEmptyError: the file exists, and may not be replaced.
+        LinkError: it, or what leads to it, is a link that the caller did not name.
         StorageError: something there is no regular file.
     """
 
     def __init__(self, location: Location, *, overwrite: bool, token: str) -> None:
         """Look at what is there; make nothing yet."""
         super().__init__(location)
-        self._path = location.local_path
         self._overwrite = overwrite
-        self._directory = os.path.dirname(self._path) or "."
-        self._temporary = os.path.join(self._directory, temporary_name(location.name, token))
+        self._temporary = temporary_name(location.name, token)
+        self._directory: HeldDirectory | None = None
+        self._file_name = location.name
         self._file: int | None = None
         self._is_created = False
         self._written_bytes = 0
         self._on_its_way_bytes = 0
-        self._made_directories: list[str] = []
+        self._made_directories: list[Location] = []
         with map_errors(f"cannot write {self.name}"):
             _check_replaceable(location, overwrite=overwrite)
 
@@ -117,41 +123,59 @@ class LocalPublication(Publication):
             self._file = None
             os.close(file)  # NFS reports a full disk here
 
+    def _park(self) -> None:
+        self._let_go()  # as the file itself
+
     def _publish(self) -> None:
         with map_errors(f"cannot publish {self.name}"):
+            directory, name = self._held()
             if self._overwrite:
-                os.rename(self._temporary, self._path)
+                directory.rename(self._temporary, name)
             else:
-                self._appear()
-        self._sync_directories()
+                self._appear(directory, name)
+        self._sync_directories(directory)
+        self._let_go()
 
     def _discard(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.close(self._file)
-        if self._is_created:
-            with contextlib.suppress(FileNotFoundError):
-                _unlink_leftover(self._temporary)
+        with contextlib.suppress(OSError, PipecryptError):
+            if self._is_created:
+                _remove_leftover(self._held()[0], self._temporary)
+        self._let_go()
         for directory in reversed(self._made_directories):
-            with contextlib.suppress(OSError):  # another file is in it by now
-                os.rmdir(directory)
+            with contextlib.suppress(OSError, PipecryptError):  # another file is in it by now
+                remove_directory(directory)
+
+    def _held(self) -> tuple[HeldDirectory, str]:
+        """Return the directory that the file is in, open, and the file's name there."""
+        if self._directory is None:
+            self._directory, self._file_name = hold_parent(self.location)
+        return self._directory, self._file_name
+
+    def _let_go(self) -> None:
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None
 
     def _open(self) -> int:
         for _ in range(_CREATE_ATTEMPTS):
             if self._file is not None:
                 return self._file
-            self._make_directories()
-            self._is_created = True  # set before, so that an interrupt in between leaves nothing
             # Another task that fails may remove the directory that it made a moment ago: then make it again.
             with contextlib.suppress(FileNotFoundError):
                 self._file = self._create()
-        if self._file is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._directory)
-        return self._file
+                return self._file
+            self._let_go()
+            self._made_directories += make_directories_above(self.location)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.location.local_path)
 
     def _create(self) -> int:
+        directory, _ = self._held()
+        self._is_created = True  # set before, so that an interrupt in between leaves nothing
         try:
-            return os.open(self._temporary, _CREATE_FLAGS, self._first_mode)
+            return directory.create(self._temporary, self._first_mode)
         except OSError:
             self._is_created = False  # there is nothing to remove
             raise
@@ -161,36 +185,37 @@ class LocalPublication(Publication):
         # A file that will be private must not be readable by others while it is written.
         return _MODE if self._attributes[0] is None else _PRIVATE_MODE
 
-    def _make_directories(self) -> None:
-        missing: list[str] = []
-        directory = self._directory
-        while directory and not os.path.isdir(directory):
-            missing.append(directory)
-            directory = os.path.dirname(directory)
-        for path in reversed(missing):
-            with contextlib.suppress(FileExistsError, FileNotFoundError):
-                os.mkdir(path)
-                self._made_directories.append(path)
-
-    def _appear(self) -> None:
+    def _appear(self, directory: HeldDirectory, name: str) -> None:
         """Give the file its name, but never replace one: of two writers, one fails."""
         try:
-            os.link(self._temporary, self._path, follow_symlinks=False)
+            directory.link(self._temporary, name)
         except FileExistsError as error:
             raise occupied(self.location) from error
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            _rename_without_replacing(self._temporary, self.location)
+            self._appear_without_links(directory, name)
             return
         with contextlib.suppress(OSError):  # the file is published; a second name for it is only untidy
-            _unlink_leftover(self._temporary)
+            _remove_leftover(directory, self._temporary)
 
-    def _sync_directories(self) -> None:
+    def _appear_without_links(self, directory: HeldDirectory, name: str) -> None:
+        try:
+            has_appeared = directory.rename_without_replacing(self._temporary, name)
+        except FileExistsError as error:
+            raise occupied(self.location) from error
+        if not has_appeared:
+            raise StorageError(
+                f"cannot publish {self.name}: its file system has neither hard links nor a rename that spares files",
+                hint="pass --overwrite, so that a plain rename is allowed, or choose another sink",
+            )
+
+    def _sync_directories(self, directory: HeldDirectory) -> None:
         """Make the name durable; an error here comes after the file appeared."""
         try:
-            for directory in {self._directory, *(os.path.dirname(made) or "." for made in self._made_directories)}:
-                _sync_directory(directory)
+            directory.sync()
+            for made in self._made_directories:
+                sync_directory(made.above)
         except OSError as error:
             hint = "the file is there and whole; whether it survives a power failure is unknown"
             raise StorageError(f"cannot make {self.name} durable: {error.strerror}", hint=hint) from error
@@ -210,68 +235,44 @@ def _copy_some(out: int, descriptor: int, start: int, length: int) -> int:
 
 def remove_local_leftovers(location: Location, token: str) -> None:
     """Remove the temporary files of `location` that a dead worker of the run `token` left behind."""
-    directory = os.path.dirname(location.local_path) or "."
     prefix = temporary_prefix(location.name, token)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(directory):
-            if name.startswith(prefix):
-                _unlink_leftover(os.path.join(directory, name))
+    _remove_beside(location, lambda name: name.startswith(prefix))
 
 
-def remove_run_leftovers(directory: str, token: str) -> None:
-    """Remove the temporary files of any name that the run `token` left in a directory."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(directory):
-            if is_temporary_of(name, token):
-                with contextlib.suppress(FileNotFoundError):
-                    _unlink_leftover(os.path.join(directory, name))
+def remove_run_leftovers(location: Location, token: str) -> None:
+    """Remove the temporary files of any name that the run `token` left beside `location`."""
+    _remove_beside(location, lambda name: is_temporary_of(name, token))
+
+
+def _remove_beside(location: Location, is_leftover: Callable[[str], bool]) -> None:
+    with (
+        map_errors(f"cannot look for temporary files beside {location.display}"),
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+    ):
+        directory, _ = hold_parent(location)
+        with directory:
+            for name in filter(is_leftover, directory.names()):
+                _remove_leftover(directory, name)
 
 
 def _check_replaceable(location: Location, *, overwrite: bool) -> None:
-    path = location.local_path
     try:
-        mode = os.lstat(path).st_mode
+        mode = own_status(location).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
-    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+    is_link = stat.S_ISLNK(mode)
+    if is_link and location.depth:
+        raise LinkError(f"{location.display} is a symbolic link")
+    if not stat.S_ISREG(mode) and not is_link:
         raise StorageError(f"{location.display} is there and no regular file", hint="choose another sink")
     if not overwrite:
         raise occupied(location)
 
 
-def _unlink_leftover(path: str) -> None:
+def _remove_leftover(directory: HeldDirectory, name: str) -> None:
     try:
-        os.unlink(path)
+        directory.remove(name)
     except FileNotFoundError:
-        raise
+        return
     except OSError as error:
-        _log.warning("cannot remove the temporary file %s: %s", path, error.strerror)
-
-
-def _sync_directory(directory: str) -> None:
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # a directory that one may write to, but not list
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_FSYNC:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _rename_without_replacing(temporary: str, location: Location) -> None:
-    """Rename on file systems without hard links, such as exFAT. Python has no name for Linux's renameat2."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    path = os.fsencode(location.local_path)
-    if renameat2 is not None:
-        if renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, path, _RENAME_NOREPLACE) == 0:
-            return
-        if ctypes.get_errno() == errno.EEXIST:
-            raise occupied(location)
-    raise StorageError(
-        f"cannot publish {location.display}: its file system has neither hard links nor a rename that spares files",
-        hint="pass --overwrite, so that a plain rename is allowed, or choose another sink",
-    )
+        _log.warning("cannot remove the temporary file %s/%s: %s", directory.place, name, error.strerror)

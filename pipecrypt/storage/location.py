@@ -1,6 +1,7 @@
 """Name a place on some storage. Opening it is left to the other files of this room.
 
 A location is a plain path, a `file://` URL, or any URL of fsspec. Percent signs are not decoded, as fsspec does not.
+It remembers which of its last parts nobody named: `beneath` follows no link among those.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.errors import UsageError
+from pipecrypt.errors import IntegrityError, UsageError
 
 __all__ = ["STANDARD_STREAM", "Location", "Place"]
 
@@ -23,6 +24,7 @@ _LOCAL_PREFIXES: Final = ("file://", "local://")
 # Behind a user's name and a colon comes a password, which may hold any character, "@" and "/" too.
 _USER_INFO: Final = re.compile(r"://(?:[^/@:]*:(?!\d+(?:/|$)).*@|[^/@]*@)")
 _HTTP: Final = ("http://", "https://")
+_SHOWN_CHARACTERS: Final = 120
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,6 +35,8 @@ class Location:
         url: a local path (`~` is expanded), a URL, or `-` for standard input or output; for a sink, a last `/` says
             that it is a directory.
         options: storage options for fsspec; may hold secrets, so they are never shown.
+        depth: how many of the last parts of the path lie below what the caller named. They were found there, or are
+            what pipecrypt calls its files, so a symbolic link among them is not followed.
 
     Raises:
         UsageError: the URL is empty or holds a NUL character.
@@ -40,6 +44,7 @@ class Location:
 
     url: str
     options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    depth: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what no storage can name, and keep a copy of the options that nobody else changes."""
@@ -115,15 +120,56 @@ class Location:
             return "standard input or output"
         return "::".join(_redacted(member) for member in self.url.split("::"))
 
+    @property
+    def above(self) -> Location:
+        """The directory that a local place is in; that of the root, or of the working directory, is itself."""
+        path = os.path.dirname(self.local_path.rstrip("/"))
+        root = "/" if self.local_path.startswith("/") else "."
+        return Location(path or root, depth=max(0, self.depth - 1))
+
     def child(self, relative_path: str) -> Self:
-        """Return the location of `relative_path` (with `/`) below this one."""
-        base = self.url if self.url.endswith("/") else self.url + "/"
-        return replace(self, url=base + relative_path)
+        """Return the location of `relative_path` (with `/`) below this one.
+
+        The path may come from a document or a listing that somebody else wrote, so it cannot lead anywhere else.
+
+        Raises:
+            IntegrityError: it is absolute, or has an empty part, `.`, `..` or a NUL character.
+        """
+        parts = self._checked_parts(relative_path)
+        return replace(self, url=self._joined(relative_path), depth=self.depth + len(parts))
+
+    def listed(self, relative_path: str) -> Self:
+        """Return the location of what a storage itself lists below a source, whatever it is called.
+
+        Links there are the user's own, and are followed. Nothing is written to such a place.
+        """
+        return replace(self, url=self._joined(relative_path), depth=0)
 
     def sibling(self, name: str) -> Self:
-        """Return the location of `name` in the same directory."""
+        """Return the location of `name` in the same directory.
+
+        Raises:
+            IntegrityError: it is not a name of one part.
+        """
+        if len(self._checked_parts(name)) != 1:
+            raise self._leads_out(name)
         parent, slash, _ = self.url.rstrip("/").rpartition("/")
-        return replace(self, url=parent + slash + name)
+        return replace(self, url=parent + slash + name, depth=max(1, self.depth))
+
+    def _joined(self, relative_path: str) -> str:
+        return (self.url if self.url.endswith("/") else self.url + "/") + relative_path
+
+    def _checked_parts(self, relative_path: str) -> list[str]:
+        parts = relative_path.split("/")
+        if "\0" in relative_path or not {"", ".", ".."}.isdisjoint(parts):
+            raise self._leads_out(relative_path)
+        return parts
+
+    def _leads_out(self, relative_path: str) -> IntegrityError:
+        shown = ascii(relative_path[:_SHOWN_CHARACTERS])
+        return IntegrityError(
+            f"{shown} is not a path below {self.display}", hint="whoever wrote this path meant a file somewhere else"
+        )
 
     def __repr__(self) -> str:
         """Show the names of the options only."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from typing import Final
 
 from pipecrypt.errors import StorageError
+from pipecrypt.storage.beneath import move, remove_directory, remove_empty
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.storage.inventory import pin
@@ -23,7 +23,7 @@ from pipecrypt.storage.rename import rename
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["move_file", "remove_empty_directories"]
+__all__ = ["move_file", "remove_empty_directories", "remove_if_empty"]
 
 _PIECE_BYTES: Final = 4 << 20
 
@@ -34,12 +34,13 @@ def move_file(old: Location, new: Location) -> None:
     The old name goes once the file is seen whole under the new one.
 
     Raises:
+        LinkError: one of the two places, or what leads to it, is a link that the caller did not name.
         StorageError: the storage refused or failed; the file has its old name still, or both.
     """
     with map_errors(f"cannot move {old.display} to {new.display}"):
         try:
             if old.is_local:
-                _move_local(old.local_path, new.local_path)
+                _move_local(old, new)
             else:
                 _move_remote(open_filesystem(old), open_filesystem(new), new)
         except NotImplementedError:
@@ -47,12 +48,20 @@ def move_file(old: Location, new: Location) -> None:
 
 
 def remove_empty_directories(directory: Location) -> None:
-    """Remove a directory and those below it, as far as they hold no file; only local ones outlive their files."""
-    if not directory.is_local:
-        return
-    for path, _, _ in os.walk(directory.local_path, topdown=False):
+    """Remove a directory and those below it, as far as they hold no file; only local ones outlive their files.
+
+    Raises:
+        LinkError: it, or what leads to it, is a link that the caller did not name.
+    """
+    if directory.is_local:
+        remove_empty(directory)
+
+
+def remove_if_empty(directory: Location) -> None:
+    """Remove one local directory, if it holds nothing; otherwise as `remove_empty_directories`."""
+    if directory.is_local:
         with contextlib.suppress(OSError):
-            os.rmdir(path)
+            remove_directory(directory)
 
 
 def _move_remote(source: RemoteFilesystem, target: RemoteFilesystem, new: Location) -> None:
@@ -90,19 +99,10 @@ def _pinned(location: Location) -> SourceFile:
     return found[1]
 
 
-def _move_local(old: str, new: str) -> None:
-    directory = os.path.dirname(new) or "."
-    os.makedirs(directory, exist_ok=True)
+def _move_local(old: Location, new: Location) -> None:
     try:
-        os.rename(old, new)
+        move(old, new)
     except OSError as error:
-        if error.errno == errno.EXDEV:  # a directory of the dataset is a link, or a file system of its own
+        if error.errno == errno.EXDEV:  # a directory of the dataset is a file system of its own
             raise NotImplementedError(str(error)) from error
         raise
-    for path in {directory, os.path.dirname(old) or "."}:
-        with contextlib.suppress(OSError):  # the file is moved; whether that survives a power failure is unknown
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 
+from pipecrypt.storage.beneath import own_status, status, walk
 from pipecrypt.storage.filesystem import look_up, open_filesystem
 from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers, remove_run_leftovers
 from pipecrypt.storage.location import Location
@@ -65,35 +67,42 @@ def is_directory(location: Location) -> bool:
     """Say whether `location` is a directory that exists.
 
     Raises:
+        LinkError: it, or what leads to it, is a link that the caller did not name.
         StorageError: the storage refused or failed.
     """
     if location.is_standard_stream:
         return False
     if location.is_local:
-        return os.path.isdir(location.local_path)
+        return _is_local_directory(location)
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
         return (look_up(remote) or {}).get("type") == "directory"
 
 
 def exists(location: Location) -> bool:
-    """Say whether a file or a directory is at `location`.
+    """Say whether a file, a directory or a link is at `location`.
 
     Raises:
+        LinkError: what leads to it is a link that the caller did not name.
         StorageError: the storage refused or failed.
     """
     if location.is_standard_stream:
         return False
     with map_errors(f"cannot read {location.display}"):
         if location.is_local:
-            return os.path.lexists(location.local_path)
+            return _is_there(location)
         return look_up(open_filesystem(location)) is not None
 
 
 def remove_leftovers_in(locations: Iterable[Location], token: str) -> None:
-    """Remove the temporary files of the run `token` from the directories of these files, each looked at once."""
-    for directory in {os.path.dirname(each.local_path) or "." for each in locations if each.is_local}:
-        remove_run_leftovers(directory, token)
+    """Remove the temporary files of the run `token` from the directories of these files, each looked at once.
+
+    Raises:
+        LinkError: what leads to one is a link that the caller did not name.
+        StorageError: the storage refused or failed.
+    """
+    for file in {os.path.dirname(each.local_path): each for each in locations if each.is_local}.values():
+        remove_run_leftovers(file, token)
 
 
 def sink_is_empty(location: Location, *, besides: str | None = None) -> bool:
@@ -111,25 +120,35 @@ def sink_is_empty(location: Location, *, besides: str | None = None) -> bool:
     if location.is_standard_stream:
         return True
     with map_errors(f"cannot read {location.display}"):
-        left_out = None if besides is None else location.child(besides)
-        if not location.is_local:
-            return _remote_is_empty(location, None if left_out is None else open_filesystem(left_out).path)
-        return _local_is_empty(location.local_path, None if left_out is None else left_out.local_path)
+        if location.is_local:
+            return _local_is_empty(location, None if besides is None else tuple(besides.split("/")))
+        left_out = None if besides is None else open_filesystem(location.child(besides)).path
+        return _remote_is_empty(location, left_out)
 
 
-def _local_is_empty(path: str, besides: str | None) -> bool:
-    if path == besides:
-        return True
-    if not os.path.isdir(path):
-        return not os.path.lexists(path)
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if not _local_is_empty(entry.path, besides):
-                    return False
-            elif not is_temporary(entry.name):
-                return False
+def _is_local_directory(location: Location) -> bool:
+    with map_errors(f"cannot read {location.display}"):
+        try:
+            return stat.S_ISDIR(status(location).st_mode)
+        except OSError:
+            return False
+
+
+def _is_there(location: Location) -> bool:
+    try:
+        own_status(location)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return True
+
+
+def _local_is_empty(location: Location, besides: tuple[str, ...] | None) -> bool:
+    try:
+        if not stat.S_ISDIR(status(location).st_mode):
+            return False
+    except (FileNotFoundError, NotADirectoryError):
+        return not _is_there(location)
+    return all(is_temporary(names[-1]) for names, _ in walk(location, lambda names: names != besides))
 
 
 def _remote_is_empty(location: Location, besides: str | None) -> bool:

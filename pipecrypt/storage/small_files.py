@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final, Protocol
 
+from pipecrypt.errors import IntegrityError
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file, read_small_object
 
@@ -40,9 +42,12 @@ class LocatedFiles:
 
     Args:
         options: its storage options.
+        named: the parts of the path that the caller named; None where all paths are. Below them, and beside them, no
+            link is followed.
     """
 
     options: Mapping[str, object]
+    named: tuple[str, ...] | None = field(default=None, compare=False)
 
     def read(self, path: str, max_bytes: int) -> bytes | None:
         """Return a whole file, or None if there is none; see `SmallFiles`."""
@@ -54,8 +59,19 @@ class LocatedFiles:
         return f"file://{path}" if location.is_local else location.display
 
     def location(self, path: str) -> Location:
-        """Return the location of a path."""
-        return Location(path or "/", self.options)
+        """Return the location of a path.
+
+        Raises:
+            IntegrityError: it leads out of the directory that the caller named.
+        """
+        if self.named is None:
+            return Location(path or "/", self.options)
+        parts = _parts(path)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.named, parts, strict=False)))
+        beyond = parts[shared:]
+        if not {".", ".."}.isdisjoint(beyond):
+            raise IntegrityError(f"{path!a} leads out of its directory")
+        return Location(path or "/", self.options, len(beyond))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +96,13 @@ class FilesystemFiles:
 
 def locate(location: Location) -> tuple[LocatedFiles, str]:
     """Return the storage of a location and its path there, absolute where it is local, without a `/` at its end."""
-    path = os.path.abspath(location.local_path) if location.is_local else location.url
-    return LocatedFiles(location.options), path.rstrip("/")
+    path = (os.path.abspath(location.local_path) if location.is_local else location.url).rstrip("/")
+    parts = _parts(path)
+    return LocatedFiles(location.options, parts[: len(parts) - location.depth]), path
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
 
 
 def directories_above(path: str) -> Iterator[str]:

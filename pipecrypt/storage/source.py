@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-from pipecrypt.errors import FormatError, IntegrityError, StorageError
+from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, StorageError
+from pipecrypt.storage.beneath import open_to_read, status
 from pipecrypt.storage.filesystem import open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
 from pipecrypt.storage.location import Location
@@ -84,11 +84,9 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
         return _read_small(remote.fs, remote.path, max_bytes, location.display, remote.retry)
     with map_errors(f"cannot read {location.display}"):
         try:
-            data = _read_start(location, max_bytes + 1)
+            data = _local_start(location, max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except IsADirectoryError as error:
-            raise _no_regular_file(location.display) from error
     return _checked_size(data, max_bytes, location.display)
 
 
@@ -136,13 +134,17 @@ def read_start(location: Location, length: int) -> bytes:
 
 def _read_start(location: Location, length: int) -> bytes:
     if location.is_local:
-        # Without O_NONBLOCK a named pipe in the place of a file would hang here until somebody writes.
-        with open(os.open(location.local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _no_regular_file(location.display)
-            return file.read(length)
+        return _local_start(location, length)
     remote = open_filesystem(location)
     return remote.retry.call(lambda: _object_start(remote.fs, remote.path, length, location.display))
+
+
+def _local_start(location: Location, length: int) -> bytes:
+    try:
+        with open(open_to_read(location), "rb") as file:
+            return file.read(length)
+    except NoRegularFileError as error:
+        raise _no_regular_file(location.display) from error
 
 
 def _object_start(fs: Any, path: str, length: int, name: str) -> bytes:
@@ -171,8 +173,8 @@ class _LocalRanges:
         self.size_bytes = source.size_bytes
         with map_errors(f"cannot read {self.name}"):
             try:
-                self._file = os.open(source.location.local_path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
+                self._file = open_to_read(source.location)
+            except (FileNotFoundError, NoRegularFileError) as error:
                 raise changed(source) from error
             if local_fingerprint(os.fstat(self._file)) != source.fingerprint:  # another file by that name
                 os.close(self._file)
@@ -216,10 +218,10 @@ class _LocalRanges:
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):
             try:
-                status = os.stat(self._source.location.local_path)
+                found = status(self._source.location)
             except FileNotFoundError as error:
                 raise changed(self._source) from error
-        if local_fingerprint(status) != self._source.fingerprint:
+        if local_fingerprint(found) != self._source.fingerprint:
             raise changed(self._source)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.storage.inventory import Admits, Kind, look_at, pin, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
@@ -49,16 +49,27 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     (tmp_path / "link").symlink_to("file")
 
-    assert _names(tmp_path) == {"fifo": None, "broken": None, "self": None, "loop": None, "file": 1, "link": 1}
+    assert _names(tmp_path) == {"fifo": None, "broken": None, "self": None, "loop": None, "file": 1, "link": None}
 
 
-def test_links_back_up_are_named_where_they_are(tmp_path: Path) -> None:
+def test_links_are_named_where_they_are_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/file").write_bytes(b"1")
     (tmp_path / "a/b/up").symlink_to("..")
     (tmp_path / "aside").symlink_to("a")
+    root = Location(str(tmp_path))
 
-    assert _names(tmp_path) == {"a/file": 1, "a/b/up": None, "aside/file": 1, "aside/b/up": None}
+    assert _names(tmp_path) == {"a/file": 1, "a/b/up": None, "aside": None}
+    assert _names(tmp_path / "aside") == {"file": 1, "b/up": None}  # named by the caller
+    assert look_at(root.child("aside")) is Kind.LINK
+    assert look_at(root.child("aside/file")) is Kind.LINK
+    assert look_at(root.child("a/b/up")) is Kind.LINK
+    assert pin(root.child("aside"), "aside") == ("aside", None)
+    for below in (root.child("aside"), root.child("aside/b")):
+        with pytest.raises(LinkError):
+            list(take_inventory(below, _everything))
+        with pytest.raises(LinkError):
+            pin(below.child("file"), "file")
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "file/below"])
@@ -68,7 +79,7 @@ def test_nothing_to_list(tmp_path: Path, place: str) -> None:
 
 
 def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(_: str) -> None:
+    def denied(_: int) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "scandir", denied)

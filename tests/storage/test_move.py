@@ -135,10 +135,10 @@ def test_local(tmp_path: Path, there: bytes | None) -> None:
 def test_local_between_two_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new, real = tmp_path / "a", tmp_path / "mounted" / "a", os.rename
 
-    def rename(one: str, other: str) -> None:
-        if one == str(old):
+    def rename(one: str, other: str, **directories: int) -> None:
+        if one == old.name:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        real(one, other)
+        real(one, other, **directories)
 
     monkeypatch.setattr(os, "rename", rename)
     old.write_bytes(BODY)

@@ -12,7 +12,7 @@ from pipecrypt.dataset.opening.signed_sources import SignedSource
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.dataset.verifying.tally import Tally
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, missing
 from pipecrypt.manifest.paths import is_reserved
@@ -106,6 +106,9 @@ def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Itera
     """
     try:
         found = pin(location, signed.entry.path)
+    except LinkError as error:
+        tally.find(Finding(FindingKind.MODIFIED, signed.entry.path, error.message))
+        return
     except StorageError as error:
         tally.fail(signed.entry.path, error)
         return

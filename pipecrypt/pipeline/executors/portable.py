@@ -25,4 +25,4 @@ def portable_lock(lock: HeldLock | None) -> HeldLock | None:
 
 def portable_location(location: Location) -> Location:
     """Return the location as a process elsewhere names it."""
-    return Location(os.path.abspath(location.local_path), location.options) if location.is_local else location
+    return replace(location, url=os.path.abspath(location.local_path)) if location.is_local else location

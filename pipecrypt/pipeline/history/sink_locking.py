@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipecrypt.errors import ConflictError
+from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import remove_empty_directories
+from pipecrypt.storage.move import remove_empty_directories, remove_if_empty
 from pipecrypt.storage.sink import is_directory
 from pipecrypt.storage.sink_lock import SinkLock, current_holder
 
@@ -49,9 +48,8 @@ def locked_sink(sink: Location, who: str) -> Iterator[SinkLock]:
         with SinkLock(sink.child(LOCK_DIRECTORY), who) as lock:
             yield lock
     finally:
-        remove_empty_directories(sink.child(LOCK_DIRECTORY))
-        with contextlib.suppress(OSError):
-            if sink.is_local:
-                os.rmdir(sink.child(RESERVED_DIRECTORY).local_path)
-                if not was_there:
-                    os.rmdir(sink.local_path)
+        with contextlib.suppress(PipecryptError):  # another error is on its way
+            remove_empty_directories(sink.child(LOCK_DIRECTORY))
+            remove_if_empty(sink.child(RESERVED_DIRECTORY))
+            if not was_there:
+                remove_if_empty(sink)
