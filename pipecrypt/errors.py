@@ -40,6 +40,7 @@ __all__ = [
     "StorageAccessError",
     "StorageError",
     "UncheckedWarning",
+    "UnlistedColumnError",
     "UnsafeSinkError",
     "UnsupportedError",
     "UsageError",
@@ -330,6 +331,12 @@ class SinkNotEmptyError(ConflictError):
     """The sink holds something already."""
 
     default_hint = "pass --overwrite to replace it, or choose another sink"
+
+
+class UnlistedColumnError(ConflictError):
+    """A source has a column that the policy does not list, and nobody said that it may go out in plaintext."""
+
+    default_hint = "list the column, or say what becomes of unlisted ones (encrypt.unlisted)"
 
 
 class UncheckedWarning(UserWarning):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.parquet.policy import FooterMode, KeyScope
+from pipecrypt.parquet.policy import FooterMode, KeyScope, Unlisted
 from pipecrypt.sources.formats import SourceFormat
 from pipecrypt.sources.options import BadRows, Codec
 
@@ -28,6 +28,7 @@ __all__ = [
     "Sign",
     "SignDigest",
     "Uniform",
+    "UnlistedColumns",
     "ValidFor",
 ]
 
@@ -35,6 +36,12 @@ Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as ke
 Columns = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs; default: all columns."),
+]
+UnlistedColumns = Annotated[
+    Unlisted | None,
+    typer.Option(
+        "--unlisted", help="Columns that are not listed: plaintext, under --key, or an error; default: as files before."
+    ),
 ]
 Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
 DataKeys = Annotated[

@@ -24,6 +24,7 @@ from pipecrypt.cli.encrypt_options import (
     Sign,
     SignDigest,
     Uniform,
+    UnlistedColumns,
     ValidFor,
 )
 from pipecrypt.cli.options import (
@@ -104,6 +105,7 @@ def encrypt(
     sink: _Sink,
     key: Key,
     columns: Columns = None,
+    unlisted: UnlistedColumns = None,
     footer: Footer = FooterMode.PLAINTEXT,
     data_keys: DataKeys = KeyScope.BATCH,
     footer_key: FooterKey = None,
@@ -140,6 +142,7 @@ def encrypt(
         uniform=uniform,
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
+        unlisted=None if unlisted is None else unlisted.value,
         compression=None if compression is None else compression.value,
         also=also or (),
         **_signing(sign, digest, valid_for),

@@ -111,6 +111,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
         policy = Policy(
             columns=_columns(loaded),
             default=_reference(loaded, encrypt.default),
+            unlisted=encrypt.unlisted,
             footer=encrypt.footer,
             data_keys=encrypt.data_keys,
             footer_key=_reference(loaded, encrypt.footer_key),

@@ -104,8 +104,13 @@ class EncryptModel(_Model):
     mode: Literal["columns", "chunks"] = Field(
         default="columns", description="columns of tables, or files of any kind as they are, in chunks of bytes"
     )
-    columns: tuple[ColumnsModel, ...] = Field(default=(), description="unlisted columns take `default`, or stay plain")
+    columns: tuple[ColumnsModel, ...] = Field(default=(), description="which columns are under which key")
     default: _Text | None = Field(default=None, description="name of the key for all columns that no entry lists")
+    unlisted: Literal["plaintext", "encrypt", "refuse"] | None = Field(
+        default=None,
+        description="what becomes of columns that no entry lists, where there is no default: they stay in plaintext, "
+        "take the one key of all entries, or stop the run; without it, those stop it that earlier files do not have",
+    )
     footer: Literal["plaintext", "encrypted"] = Field(
         default="plaintext", description="plaintext: readers without keys can read the columns left in plaintext"
     )

@@ -9,6 +9,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.documents import DocumentError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry, check_count, check_digest
 from pipecrypt.manifest.paths import check_file_name, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy
@@ -63,6 +64,7 @@ class Manifest:
         policy: what is encrypted.
         digests: which digests of whole files are given, in the order of `DigestAlgorithm`; at least one.
         files: the file list of a dataset, or the one file of a statement beside a file.
+        clear_columns: leaf columns that files have, or had, in plaintext; None where nobody noted them.
         run: id of the run that wrote the version, where some of its files may still lie in that run's own directory;
             None where all of them were at their places before the statement was signed.
 
@@ -79,6 +81,7 @@ class Manifest:
     digests: tuple[DigestAlgorithm, ...]
     files: FileListSummary | FileEntry
     run: str | None = None
+    clear_columns: ClearColumns | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

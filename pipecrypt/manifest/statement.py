@@ -9,7 +9,8 @@ Both kinds are compact JSON in UTF-8, members in this order::
                    "created": "2026-01-31T12:00:00Z", "expires": "..." | null,
                    "policy": <see promise>, "digests": ["sha256"],
                    "file_list": {"size_bytes": n, "count": n, "total_bytes": n, "total_rows": n},
-                   "run": "20260131T120000Z-0123abcd"}}        only where a run staged files
+                   "run": "20260131T120000Z-0123abcd"},        only where a run staged files
+     "clearColumns": <see clear_columns>}                      left out where nobody noted them
 
     {..., "subject": [{"name": "part-0.parquet", "digest": {"sha256": <of the file>}}],
      "predicateType": "urn:pipecrypt:file:v1",
@@ -25,12 +26,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.clear_columns import decode_clear_columns, encode_clear_columns, fits_clear_columns
 from pipecrypt.manifest.entry import MAX_KEK_ID_CHARACTERS, MAX_KEK_IDS, FileEntry
 from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MAX_PATH_BYTES, file_list_path
@@ -58,6 +61,7 @@ _TEXT_CHARACTERS: Final = 256
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _RUN: Final = "run"
+_CLEAR: Final = "clearColumns"
 _COMMON: Final = ("dataset", "version", "previous_sha256", "created", "expires", "policy", "digests")
 
 
@@ -77,7 +81,7 @@ def encode_statement(manifest: Manifest) -> bytes:
     """
     files = manifest.files
     subject, body = _encode_list(manifest.version, files) if isinstance(files, FileListSummary) else _encode_file(files)
-    document = {
+    document: JSONObject = {
         "_type": STATEMENT_TYPE,
         "subject": [subject],
         "predicateType": DATASET_PREDICATE_TYPE if manifest.file_list is not None else FILE_PREDICATE_TYPE,
@@ -93,6 +97,8 @@ def encode_statement(manifest: Manifest) -> bytes:
             **({} if manifest.run is None else {_RUN: manifest.run}),
         },
     }
+    if manifest.clear_columns is not None and fits_clear_columns(manifest.clear_columns):
+        document[_CLEAR] = encode_clear_columns(manifest.clear_columns)
     data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_STATEMENT_BYTES:
         raise DocumentError(f"the statement has {len(data)} bytes, but at most {MAX_STATEMENT_BYTES}")
@@ -113,7 +119,9 @@ def decode_statement(data: bytes) -> Manifest:
         subjects = document.documents("subject", max_count=_MAX_SUBJECTS)
         if len(subjects) != 1:
             raise DocumentError("several subjects, or none")
-        return _decode_predicate(kind, document.document("predicate"), subjects[0])
+        manifest = _decode_predicate(kind, document.document("predicate"), subjects[0])
+        clear = decode_clear_columns(document, _CLEAR) if _CLEAR in document else None
+        return manifest if clear is None else replace(manifest, clear_columns=clear)
     except DocumentError as error:
         raise IntegrityError(f"the signed statement is malformed: {error}") from error
 

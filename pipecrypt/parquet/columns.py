@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError, PolicyError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, PolicyError, UnlistedColumnError
 from pipecrypt.parquet.names import SchemaElement
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.thrift import Struct
@@ -17,6 +17,7 @@ __all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns", "physic
 _MAX_SCHEMA_DEPTH = 256
 _GLOB_CHARACTERS = frozenset("*?[")
 _SUGGESTIONS = 3
+_REFUSED_HINT = "the policy refuses unlisted columns: list it under a key, or leave it out of the source"
 _TYPE_NAMES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 
 
@@ -137,6 +138,7 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
     Raises:
         ColumnNotFoundError: a rule matches nothing.
         PolicyError: two rules give one column different keys.
+        UnlistedColumnError: a column would stay in plaintext, and the policy refuses that.
     """
     chosen: list[ColumnRule | None] = [None] * len(leaves)
     for rule in policy.rules:
@@ -145,6 +147,9 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
             if other is not None and other.key_reference != rule.key_reference:
                 raise _two_keys(leaves[index], other, rule, what)
             chosen[index] = rule
+    if policy.refuses_unlisted and policy.default is None and None in chosen:
+        unlisted = leaves[chosen.index(None)].dotted
+        raise UnlistedColumnError(f"{what}: column {unlisted!r} is not listed", hint=_REFUSED_HINT)
     return tuple(policy.default if rule is None else rule.key_reference for rule in chosen)
 
 

@@ -221,6 +221,7 @@ class FileEncryption:
             encrypted_columns=len(sealed_columns),
             footer_sha256=footer_sha256,
             sealed_columns=sealed_columns,
+            clear_columns=self._keys.clear_columns(),
             bytes_by_key=self._keys.bytes_by_key(),
             read_seconds=self.body.read_seconds,
             write_seconds=self.body.write_seconds,

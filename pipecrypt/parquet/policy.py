@@ -8,7 +8,7 @@ from enum import StrEnum
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import PolicyError
 
-__all__ = ["ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope"]
+__all__ = ["ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope", "Unlisted"]
 
 
 class FooterMode(StrEnum):
@@ -23,6 +23,14 @@ class KeyScope(StrEnum):
 
     BATCH = "batch"
     FILE = "file"
+
+
+class Unlisted(StrEnum):
+    """What becomes of columns that a policy does not list."""
+
+    PLAINTEXT = "plaintext"
+    ENCRYPT = "encrypt"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class EncryptionPolicy:
         uniform: all columns under the footer's data key; needs no rules.
         bind_path: store dataset id and path as AAD prefix; DuckDB reads only files without one.
         digest: store digests of what stays in plaintext in the footer (see `integrity`); None: store none.
+        refuses_unlisted: a file with a column that no rule matches is refused, where there is no default.
 
     Raises:
         PolicyError: no key at all, or `uniform` with rules.
@@ -64,6 +73,7 @@ class EncryptionPolicy:
     uniform: bool = False
     bind_path: bool = True
     digest: DigestAlgorithm | None = None
+    refuses_unlisted: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

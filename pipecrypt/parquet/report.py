@@ -66,6 +66,7 @@ class FileReport:
         restored: set where a file of chunks was decrypted.
         footer_sha256: of everything behind the last segment of an encrypted file, in hex; empty for a decrypted one.
         sealed_columns: which columns were encrypted under which master key, by ordinal; empty for a decrypted file.
+        clear_columns: paths of the leaf columns that stay in plaintext; empty for a decrypted file.
         bytes_by_key: pages under each master key, and in plaintext; empty for a decrypted file.
         read_seconds: how long the engine waited for the input, as far as it reads it itself.
         write_seconds: how long it waited for the output.
@@ -80,6 +81,7 @@ class FileReport:
     restored: RestoredFile | None = None
     footer_sha256: str = ""
     sealed_columns: tuple[SealedColumn, ...] = ()
+    clear_columns: tuple[tuple[str, ...], ...] = ()
     bytes_by_key: tuple[KeyBytes, ...] = ()
     read_seconds: float = 0.0
     write_seconds: float = 0.0

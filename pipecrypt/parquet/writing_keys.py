@@ -66,6 +66,11 @@ class WritingKeys:
             if reference is not None
         )
 
+    def clear_columns(self) -> tuple[tuple[str, ...], ...]:
+        """Return the paths of the leaf columns that stay in plaintext."""
+        pairs = zip(self._leaves, self._chosen, strict=True)
+        return tuple(leaf.path for leaf, reference in pairs if reference is None)
+
     def count(self, column: int, page_bytes: int) -> None:
         """Count pages of a leaf column that were sealed, or copied."""
         self._page_bytes[column] += page_bytes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
@@ -29,12 +30,14 @@ class UnverifiedVersion:
         run: the run that wrote it, if it names one.
         dataset_id: of the dataset.
         expires: until when it holds, in UTC; None: for ever.
+        clear_columns: leaf columns that files have in plaintext; None where nobody noted them.
     """
 
     entries: tuple[FileEntry, ...]
     run: str | None
     dataset_id: str
     expires: datetime | None
+    clear_columns: ClearColumns | None = None
 
 
 def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
@@ -60,4 +63,4 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     if data is None:
         raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {directory.display} holds")
     entries = tuple(decode_file_list(data, manifest.digests))
-    return UnverifiedVersion(entries, manifest.run, manifest.dataset_id, manifest.expires)
+    return UnverifiedVersion(entries, manifest.run, manifest.dataset_id, manifest.expires, manifest.clear_columns)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, ExpiredError, IntegrityError, NotTrustedError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.model import Manifest
@@ -42,6 +43,11 @@ class EarlierVersion:
     def run(self) -> str | None:
         """The run that wrote it, if it names one."""
         return self.manifest.run
+
+    @property
+    def clear_columns(self) -> ClearColumns | None:
+        """Leaf columns that files have in plaintext; None where nobody noted them."""
+        return self.manifest.clear_columns
 
     @property
     def dataset_id(self) -> str:

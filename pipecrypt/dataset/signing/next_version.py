@@ -23,6 +23,7 @@ from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.storage.location import Location
@@ -102,7 +103,12 @@ class DatasetSigning:
         return tuple(sorted((*self._stays, *self._entries), key=lambda entry: entry.path))
 
     def publish(
-        self, dataset_id: str, *, run: str | None = None, removes: Collection[str] = ()
+        self,
+        dataset_id: str,
+        *,
+        run: str | None = None,
+        removes: Collection[str] = (),
+        clear_columns: ClearColumns | None = None,
     ) -> tuple[SignedStatement, ...]:
         """Sign all files that were added and all that stay, and publish the manifest.
 
@@ -110,6 +116,7 @@ class DatasetSigning:
             dataset_id: of the dataset.
             run: id of the run that staged the files that were added; None where they are at their places.
             removes: paths that the caller removes afterwards.
+            clear_columns: leaf columns that files are known to have in plaintext; None: those of the version before.
 
         Raises:
             ConflictError: files of an earlier run were not replaced, the promises do not fit together, or another run
@@ -130,6 +137,7 @@ class DatasetSigning:
             signers=self._signers,
             earlier=self._earlier,
             run=run,
+            clear_columns=clear_columns,
         )
         return (statement,)
 

@@ -14,6 +14,7 @@ from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.file_list import FileListEncoder
 from pipecrypt.manifest.model import FileListSummary, Manifest
@@ -34,6 +35,7 @@ def publish_dataset(
     signers: OpenSigners,
     earlier: EarlierVersion | None,
     run: str | None = None,
+    clear_columns: ClearColumns | None = None,
 ) -> SignedStatement:
     """Sign and publish the next version of a dataset whose files are all there.
 
@@ -45,6 +47,7 @@ def publish_dataset(
         signers: sign it.
         earlier: the version that it follows.
         run: id of the run that staged files of it; None where all are at their places.
+        clear_columns: leaf columns that files are known to have in plaintext; None: those of the version before.
 
     Raises:
         ConflictError: another run has published a version in the meantime.
@@ -58,7 +61,10 @@ def publish_dataset(
         summary = encoder.summary()
     except DocumentError as error:
         raise UsageError(f"{sink.display} cannot be signed: {error}", hint="encrypt into several sinks") from error
-    manifest = replace(_manifest(summary, promise, dataset_id, signers, earlier), run=run)
+    if clear_columns is None and earlier is not None:
+        clear_columns = earlier.clear_columns
+    manifest = _manifest(summary, promise, dataset_id, signers, earlier)
+    manifest = replace(manifest, run=run, clear_columns=clear_columns)
     envelope = signers.seal(manifest)
     # No two lists of different content share a name, so readers of the version before still read theirs. A list that
     # is there already is this one: a run that was killed before its statement left it.

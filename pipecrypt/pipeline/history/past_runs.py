@@ -15,6 +15,7 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.history.journal.block import TaskRecord
@@ -81,6 +82,10 @@ class KnownVersion(Protocol):
     def dataset_id(self) -> str:
         """Of the dataset."""
 
+    @property
+    def clear_columns(self) -> ClearColumns | None:
+        """Leaf columns that its files have in plaintext; None where nobody noted them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRuns:
@@ -94,6 +99,8 @@ class PastRuns:
         done: outputs of finished runs, by path.
         going: paths that the run of the signed version has still to remove.
         dataset_id: of the last finished run; None where runs sign, or none finished.
+        clear_columns: leaf columns that files of finished runs have in plaintext, where runs do not sign, and those of
+            the unfinished run; None where nobody noted them.
     """
 
     run_ids: tuple[str, ...] = ()
@@ -103,6 +110,7 @@ class PastRuns:
     done: Mapping[str, DoneFile] = field(default_factory=dict)
     going: tuple[str, ...] = ()
     dataset_id: str | None = None
+    clear_columns: ClearColumns | None = None
 
     @classmethod
     def look(
@@ -142,6 +150,7 @@ class PastRuns:
             if last is not None and version is not None and last.header.run_id == version.run
             else (),
             dataset_id=finished[-1].header.dataset_id if finished else None,
+            clear_columns=_clear_columns(finished, unfinished),
         )
 
     def check_finished(self) -> None:
@@ -202,6 +211,14 @@ def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
     else:
         found = {path: file for path, file in take_inventory(sink, lambda _: True) if file is not None}
     return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
+
+
+def _clear_columns(finished: Iterable[PastRun], unfinished: PastRun | None) -> ClearColumns | None:
+    noted = [past.clear for past in finished if past.clear is not None]
+    # One that was killed before it noted a column may have noted no more than that it began.
+    if unfinished is not None and unfinished.clear:
+        noted.append(unfinished.clear)
+    return frozenset[tuple[str, ...]]().union(*noted) if noted else None
 
 
 def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:

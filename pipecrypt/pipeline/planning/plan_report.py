@@ -11,11 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pipecrypt.errors import PipecryptError
+from pipecrypt.errors import PipecryptError, UnlistedColumnError
 from pipecrypt.pipeline.planning.key_check import check_keys
-from pipecrypt.pipeline.planning.plan import make_plan
+from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
-from pipecrypt.pipeline.planning.sink_preview import preview_sink
+from pipecrypt.pipeline.planning.sink_preview import SinkPreview, preview_sink
+from pipecrypt.pipeline.planning.unlisted import ColumnsSeen, PlannedColumns
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Task
 
@@ -25,7 +26,7 @@ _AT_ONCE: Final = 8
 _MOST_WAITING: Final = 4 * _AT_ONCE
 _MOST_DRIFTS: Final = 100
 # From a column's path to its physical type and its master key.
-_Schema: TypeAlias = "tuple[tuple[str, str, str | None], ...]"
+_Schema: TypeAlias = "tuple[tuple[tuple[str, ...], str, str | None], ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     looks = _Looks(_look_at(plan.tasks[0]).schema)  # the same one whatever is done already
     for look in _look_at_all(to_do):
         looks.take(look)
+    conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, looks.seen))
     workers = max(1, min(request.workers, len(to_do)))
     signing = request.policy.signing
     return PlanReport(
@@ -135,18 +137,28 @@ def report_plan(request: EncryptRequest) -> PlanReport:
         wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
         # A statement, and the first and the last block of the journal; long runs write more blocks.
         signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
-        conflicts=sink.conflicts,
+        conflicts=conflicts,
         drifts=tuple(looks.drifts),
         drifting=looks.drifting,
     )
 
 
+def _unlisted(request: EncryptRequest, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
+    """Yield what the run would say about columns that nobody spoke about."""
+    to_do = sink.decision.changes.to_do
+    try:
+        PlannedColumns(request.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()
+    except UnlistedColumnError as error:
+        yield f"{error.message}; {error.hint}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     source: str
+    display: str
     schema: _Schema | None
     batches: int
-    problem: str | None = None
+    problem: PipecryptError | None = None
 
 
 def _look_at_all(tasks: Iterable[Task]) -> Iterator[_Look]:
@@ -161,15 +173,15 @@ def _look_at_all(tasks: Iterable[Task]) -> Iterator[_Look]:
 
 
 def _look_at(task: Task) -> _Look:
-    source = task.source.relative_path
+    source, display = task.source.relative_path, task.source.location.display
     try:
         shape = source_shape(task.source, task.operation)
     except PipecryptError as error:
-        return _Look(source, None, 0, error.message)
+        return _Look(source, display, None, 0, error)
     if shape.columns is None:
-        return _Look(source, None, 0)
-    schema = tuple((leaf.dotted, leaf.physical_type, key) for leaf, key in shape.columns)
-    return _Look(source, schema, shape.row_groups)
+        return _Look(source, display, None, 0)
+    schema = tuple((leaf.path, leaf.physical_type, key) for leaf, key in shape.columns)
+    return _Look(source, display, schema, shape.row_groups)
 
 
 class _Looks:
@@ -178,6 +190,7 @@ class _Looks:
     def __init__(self, first: _Schema | None) -> None:
         self._first = first
         self._batches = 0
+        self.seen = ColumnsSeen()
         self.drifts: list[SchemaDrift] = []
         self.drifting = 0
 
@@ -191,8 +204,11 @@ class _Looks:
 
     def take(self, look: _Look) -> None:
         self._batches += look.batches
+        if look.schema is not None:
+            self.seen.add(tuple((path, key is not None) for path, _, key in look.schema), look.display)
         if look.problem is not None:
-            self._drift(SchemaDrift(look.source, problem=look.problem))
+            self.seen.cannot_have(look.problem)
+            self._drift(SchemaDrift(look.source, problem=look.problem.message))
         elif look.schema is not None and self._first is None:
             self._first = look.schema
         elif look.schema is not None and self._first is not None and look.schema != self._first:
@@ -205,7 +221,7 @@ class _Looks:
 
 
 def _difference(source: str, first: _Schema, other: _Schema) -> SchemaDrift:
-    before, now = ({path: kind for path, kind, _ in schema} for schema in (first, other))
+    before, now = ({".".join(path): kind for path, kind, _ in schema} for schema in (first, other))
     return SchemaDrift(
         source,
         missing=tuple(path for path in before if path not in now),

@@ -32,11 +32,15 @@ class SinkPreview:
         decision: what it would do.
         conflicts: what would make it fail.
         is_work: whether anything would be written, removed or signed.
+        past: what journals say; None where no run keeps one.
+        version: the signed version that is there.
     """
 
     decision: Decision
     conflicts: tuple[str, ...] = ()
     is_work: bool = True
+    past: PastRuns | None = None
+    version: UnverifiedVersion | None = None
 
 
 def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
@@ -61,7 +65,7 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
         if is_signed and version is not None:
             conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
     is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
-    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired)
+    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
 def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:

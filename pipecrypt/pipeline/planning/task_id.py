@@ -14,8 +14,9 @@ from pipecrypt.storage.listing import SourceFile
 __all__ = ["task_id"]
 
 _VERSION: Final = 1
-# Which dataset the output belongs to says nothing about what is done: a resumed run continues the dataset it finds.
-_LEFT_OUT: Final = frozenset({"dataset_id"})
+# Which dataset the output belongs to says nothing about what is done: a resumed run continues the dataset it finds. Nor
+# does what is refused.
+_LEFT_OUT: Final = frozenset({"dataset_id", "refuses_unlisted"})
 
 
 def task_id(source: SourceFile, path: str, operation: Operation) -> str:

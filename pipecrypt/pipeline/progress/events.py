@@ -92,6 +92,7 @@ class FileDone:
         grants: KEKs made since the file before, wrapped for further master keys.
         stages: what the time went into.
         bytes_by_key: how much was encrypted under each master key, and stays in plaintext.
+        clear: paths of the leaf columns that stay in plaintext in one of its files.
         attempt: the directory of the attempt, where its files wait for the driver; None: they are at their places.
     """
 
@@ -101,6 +102,7 @@ class FileDone:
     grants: tuple[Grant, ...] = ()
     stages: StageSeconds = NO_STAGES
     bytes_by_key: tuple[KeyBytes, ...] = ()
+    clear: tuple[tuple[str, ...], ...] = ()
     attempt: str | None = None
 
 

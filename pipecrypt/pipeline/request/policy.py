@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
-from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.pipeline.request.choice import choose
 from pipecrypt.pipeline.request.sign_options import DEFAULT_DIGEST, listed_signing_keys, make_signing_options
 from pipecrypt.sources.options import Codec, EncodeOptions
@@ -37,7 +37,7 @@ class Policy:
     Args:
         columns: from a column's name, nested path (`customer.email`), root (`customer`) or glob (`card_*`) to the key
             reference of its master key.
-        default: key reference for all other columns; None leaves them in plaintext.
+        default: key reference for all other columns; None leaves them as `unlisted` says.
         footer: `plaintext`, so that readers without keys can read the other columns, or `encrypted`.
         data_keys: `batch`, one data key per column and row group, or `file`, one per column, which Spark needs.
         footer_key: key reference of the footer's master key; default: `default`, else the first column's.
@@ -45,6 +45,9 @@ class Policy:
         bind_path: bind dataset id and path into every page; DuckDB reads only files without.
         mode: `columns`, which encrypts columns of tables, or `chunks`, which encrypts files of any kind as they are.
             Chunks take a default and no columns, and their footer is always encrypted.
+        unlisted: what becomes of columns that are not listed: `plaintext`; `encrypt`, under `default`, or where there
+            is none under the one key of all columns; or `refuse`, which fails. Without it they go out in plaintext, but
+            one that other files of the run, or earlier ones in the sink, do not have in plaintext stops the run.
         batch_rows: rows of a row group, for sources that are not Parquet already.
         compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
             default) or `zstd`.
@@ -70,6 +73,7 @@ class Policy:
     uniform: bool = False
     bind_path: bool = True
     mode: str = Mode.COLUMNS.value
+    unlisted: str | None = None
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
@@ -89,6 +93,7 @@ class Policy:
         for pattern, reference in (self.columns or {}).items():
             _check_text(pattern, "a column's name")
             _check_text(reference, f"the key reference of column {pattern}")
+        self._check_unlisted()
         for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
             check_key_reference(reference)
         if self.is_chunks:
@@ -124,6 +129,29 @@ class Policy:
         """Whether chunks are compressed with zstd before they are encrypted."""
         return self.compression == Codec.ZSTD.value
 
+    @property
+    def watches_unlisted(self) -> bool:
+        """Whether a column may go out in plaintext that nobody spoke about: then new ones stop a run."""
+        return not self.is_chunks and self._default() is None and self.unlisted != Unlisted.PLAINTEXT.value
+
+    def _default(self) -> str | None:
+        """Return the key reference for all columns that are not listed."""
+        if self.default is None and self.unlisted == Unlisted.ENCRYPT.value:
+            return next(iter((self.columns or {}).values()), None)
+        return self.default
+
+    def _check_unlisted(self) -> None:
+        if self.unlisted is None:
+            return
+        unlisted = _choose(Unlisted, self.unlisted, "unlisted")
+        if self.is_chunks:
+            raise PolicyError("chunks have no columns that could be unlisted", hint="leave unlisted out")
+        if unlisted is not Unlisted.ENCRYPT and self.default is not None:
+            what = f"all columns that are not listed are under the default key, so unlisted cannot be {self.unlisted!r}"
+            raise PolicyError(what, hint="leave out one of the two")
+        if unlisted is Unlisted.ENCRYPT and self.default is None and len({*(self.columns or {}).values()}) > 1:
+            raise PolicyError("the columns are under several keys, and unlisted ones need one", hint="give a default")
+
     def _check_chunks(self) -> None:
         if self.columns or self.default is None or self.uniform:
             raise PolicyError("chunks have no columns to choose", hint="give a default key only")
@@ -140,13 +168,14 @@ class Policy:
         signing = self.signing
         return EncryptionPolicy(
             rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
-            default=self.default,
+            default=self._default(),
             footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
             data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
             footer_key=self.footer_key,
             uniform=self.uniform,
             bind_path=self.bind_path,
             digest=None if signing is None else signing.digest,
+            refuses_unlisted=self.unlisted == Unlisted.REFUSE.value,
         )
 
 

@@ -23,6 +23,7 @@ from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.history.journal.journal import Journal
@@ -31,6 +32,7 @@ from pipecrypt.pipeline.history.sink_locking import locked_sink
 from pipecrypt.pipeline.planning.changes import superseded_by, written_by
 from pipecrypt.pipeline.planning.decision import Decision, what_goes
 from pipecrypt.pipeline.planning.plan import Plan, rolls_over
+from pipecrypt.pipeline.planning.unlisted import PlannedColumns
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import new_run_id
 from pipecrypt.pipeline.request.request import EncryptRequest
@@ -58,6 +60,7 @@ class DirectoryRun:
         found: what the sink holds.
         decision: what the run does.
         header: what the run is.
+        columns: of what it is about to do.
 
     Attributes:
         plan: what is left to do; its tasks write where this run's files have to appear.
@@ -74,6 +77,7 @@ class DirectoryRun:
         found: Found,
         decision: Decision,
         header: RunHeader,
+        columns: PlannedColumns,
     ) -> None:
         """Look whether it can be signed; write nothing."""
         self.run_id = header.run_id
@@ -81,6 +85,8 @@ class DirectoryRun:
         self._lock = lock
         self._found = found
         self._header = header
+        self._columns = columns
+        self._clear: set[tuple[str, ...]] = set()
         self._ours = OwnFiles(found.sink, header.dataset_id)
         self._signing = self._open_signing(overwrites=request.overwrite)
         for record in decision.adopted.values():
@@ -107,7 +113,7 @@ class DirectoryRun:
     def begin(self) -> None:
         """Note that the run begins."""
         if self._keeps_journal:
-            self._journal.begin(self._replaced())
+            self._journal.begin(self._replaced(), self._columns.clear())
             if self.decision.continued is not None:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
             for path in self.decision.dropped:
@@ -122,11 +128,12 @@ class DirectoryRun:
         """Note files that were published."""
         self.check_quickly()
         self._sign(done.task_id, done.signable)
+        self._clear.update(done.clear)
         self._written.update(part.path for part in done.parts)
         if self._keeps_journal:
             signable = tuple(_with_task(file, done.task_id) for file in done.signable)
             source = self._tasks[done.task_id].source.relative_path
-            self._journal.add(TaskRecord(done.task_id, source, done.parts, signable))
+            self._journal.add(TaskRecord(done.task_id, source, done.parts, signable), done.clear)
 
     def check_quickly(self) -> None:
         """Pass if nobody took the lock away, as far as the last beat knows; write what waits to be noted.
@@ -194,10 +201,17 @@ class DirectoryRun:
             self._journal.removes(removes)
             self._set_aside(removes)
         run = self.run_id if self._header.is_staged or self._keeps_journal else None
-        statements = signing.publish(self._header.dataset_id, run=run, removes=removes)
+        statements = signing.publish(
+            self._header.dataset_id, run=run, removes=removes, clear_columns=self._clear_columns()
+        )
         if run is not None:
             finish_version(self._found.sink, run, signing.entries, removes=removes)
         return statements
+
+    def _clear_columns(self) -> ClearColumns | None:
+        """Return which columns the next version has in plaintext; None where that of files that stay is not known."""
+        known = self._columns.known
+        return None if known is None and self._found.earlier is not None else frozenset(self._clear.union(known or ()))
 
     def _set_aside(self, paths: Iterable[str]) -> None:
         """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""
@@ -231,7 +245,7 @@ class DirectoryRun:
             replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
         )
         if signing.staying_promise is not None:
-            check_promise(self.decision.changes.to_do, signing.staying_promise)
+            check_promise(self.decision.changes.to_do, signing.staying_promise, self._columns)
         return signing
 
     def _known_paths(self) -> set[str]:
@@ -277,6 +291,7 @@ def open_directory_run(
     Raises:
         UnsafeSinkError: the storage cannot exclude a second run, and nobody vouched that there is none.
         ConflictError: another run is writing there, was not finished, or what is there stands in the way.
+        UnlistedColumnError: a column would go out in plaintext that nobody spoke about.
         NotTrustedError: other keys signed what the sink holds.
         IntegrityError: what earlier runs left is not as they wrote it.
         AccessError: a signing key is missing, or the credentials do not open it.
@@ -293,11 +308,15 @@ def open_directory_run(
         lock = stack.enter_context(locked_sink(sink, run_id))
         found = look_at_sink(request, sink, signers)
         decision = decide_run(request, plan, found)
+        columns = PlannedColumns(
+            request.policy, plan.tasks, decision.changes.to_do, past=found.past, version=found.earlier
+        )
+        columns.check()
         past = PastRuns() if found.past is None else found.past
         if any(earlier >= run_id for earlier in past.run_ids):  # of a machine whose clock is ahead
             run_id = new_run_id(now, earlier=past.run_ids)
         header = make_header(request, plan, found, decision, run_id)
-        yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header)
+        yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header, columns=columns)
 
 
 def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:

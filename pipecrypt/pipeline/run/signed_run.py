@@ -15,7 +15,7 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.pipeline.planning.plan import Plan, statement_places
-from pipecrypt.pipeline.planning.preview import source_shape
+from pipecrypt.pipeline.planning.unlisted import PlannedColumns
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.task.operation import Decryption, Task
@@ -85,8 +85,13 @@ def open_signed_run(
         raise AssertionError("a directory is written by a run of its own kind")
 
 
-def check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
+def check_promise(tasks: Sequence[Task], promise: PromisedPolicy, columns: PlannedColumns) -> None:
     """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
+
+    Args:
+        tasks: what is to be done.
+        promise: of the files that stay.
+        columns: of all their sources.
 
     Raises:
         ConflictError: there is such a file or column.
@@ -97,6 +102,8 @@ def check_promise(tasks: Sequence[Task], promise: PromisedPolicy) -> None:
         if isinstance(operation, Decryption):
             raise AssertionError("what is decrypted is not signed")
         check_frame(promise, operation.policy)
-        if promise.other_key_ids is None:
-            chosen = source_shape(task.source, operation).columns or ()
-            check_columns(promise, ((leaf.path, reference is not None) for leaf, reference in chosen))
+    if promise.other_key_ids is None:
+        if columns.seen.problem is not None:
+            raise columns.seen.problem
+        for schema in columns.seen.schemas:
+            check_columns(promise, schema)

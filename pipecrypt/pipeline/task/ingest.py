@@ -77,7 +77,8 @@ def ingest(
         output.publish(just_before=before_publishing)
     parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
     signable = tuple(noted for file in written for noted in file.signable)
-    return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports))
+    clear = reports[0].clear_columns  # all files of one source have its columns
+    return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear)
 
 
 def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:

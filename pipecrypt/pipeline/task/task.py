@@ -75,7 +75,15 @@ def run_task(
     calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
     source_bytes = task.input_bytes if _is_part(task) else None
     part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=source_bytes)
-    return FileDone(task.id, (part,), signable, session.take_grants(), clock.published(), bytes_by_key([report]))
+    return FileDone(
+        task.id,
+        (part,),
+        signable,
+        session.take_grants(),
+        clock.published(),
+        bytes_by_key([report]),
+        clear=report.clear_columns,
+    )
 
 
 def _is_part(task: Task) -> bool:

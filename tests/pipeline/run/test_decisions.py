@@ -236,7 +236,7 @@ def test_a_source_that_was_put_back_is_done_again(
     write_source(shop.raw, "a", 60, "parquet", "neu")  # the same size
     with monkeypatch.context() as patch:
         if not is_noted:
-            patch.setattr(journal.Journal, "add", lambda self, record: None)
+            patch.setattr(journal.Journal, "add", lambda self, record, clear: None)
             patch.setattr(journal.Journal, "flush", lambda self: None)
         stop(shop, 1)
     source.unlink()

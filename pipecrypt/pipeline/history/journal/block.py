@@ -3,7 +3,8 @@
 JSON lines: what the run is, each promise that a task of the block made, then a line for each task::
 
     {"version": 1, "run": "<id>", "sequence": n, "dataset": "<32 hex>", "token": "<8 hex>", "staged": true | false,
-     "removes": ["<path>", ...], "replaces": ["<path>", ...]}
+     "removes": ["<path>", ...], "replaces": ["<path>", ...],
+     "clear": <see manifest.clear_columns>}              left out where nothing is to be noted
     {"promise": <see manifest.promise>}
     {"task": "<64 hex>", "source": "<path>", "more": true where the next task line goes on with the files of this one,
      "files": [{"path": "<path>", "source_bytes": n, "sink_bytes": n, "rows": n, "batches": n, "data_keys": n,
@@ -23,10 +24,11 @@ from typing import Final
 
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.documents import Document, DocumentError, parse_document
+from pipecrypt.manifest.clear_columns import ClearColumns, decode_clear_columns, encode_clear_columns
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
 from pipecrypt.manifest.paths import check_inside, parse_run_id
-from pipecrypt.manifest.promise import PromisedPolicy, decode_policy, encode_policy
+from pipecrypt.manifest.promise import JSONObject, PromisedPolicy, decode_policy, encode_policy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.pipeline.progress.summary import Part
 
@@ -88,6 +90,7 @@ class Block:
         records: tasks that were done since the block before.
         removes: paths that the run removes from the sink once its version is signed.
         replaces: paths where the run may write over outputs of earlier runs, noted before it does.
+        clear: leaf columns that files have in plaintext, as far as no block before says so; None: nothing is noted.
     """
 
     header: RunHeader
@@ -95,6 +98,7 @@ class Block:
     records: tuple[TaskRecord, ...] = ()
     removes: tuple[str, ...] = field(default=())
     replaces: tuple[str, ...] = field(default=())
+    clear: ClearColumns | None = None
 
 
 def encode_block(block: Block) -> bytes:
@@ -106,7 +110,7 @@ def encode_block(block: Block) -> bytes:
     promises: dict[PromisedPolicy, int] = {}
     tasks = [_task_line(record, promises) for record in block.records]
     header = block.header
-    first = {
+    first: JSONObject = {
         "version": _VERSION,
         "run": header.run_id,
         "sequence": block.sequence,
@@ -116,6 +120,8 @@ def encode_block(block: Block) -> bytes:
         "removes": list(block.removes),
         "replaces": list(block.replaces),
     }
+    if block.clear is not None:
+        first["clear"] = encode_clear_columns(block.clear)
     lines = [first, *({"promise": encode_policy(promise)} for promise in promises), *tasks]
     try:
         texts = [json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for line in lines]
@@ -139,8 +145,9 @@ def decode_block(data: bytes) -> Block:
     first, rest = documents[0], documents[1:]
     promises = [_promise(document) for document in rest if "promise" in document]
     records = tuple(_record(document, promises) for document in rest if "promise" not in document)
-    paths = [_paths(first, name) for name in ("removes", "replaces")]
-    return Block(_header(first), _count(first, "sequence"), records, *paths)
+    removes, replaces = _paths(first, "removes"), _paths(first, "replaces")
+    clear = decode_clear_columns(first, "clear") if "clear" in first else None
+    return Block(_header(first), _count(first, "sequence"), records, removes, replaces, clear)
 
 
 def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[str, object]:
@@ -157,7 +164,8 @@ def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[
 
 
 def _header(document: Document) -> RunHeader:
-    document.only("version", "run", "sequence", "dataset", "token", "staged", "removes", "replaces")
+    optional = ("clear",) if "clear" in document else ()
+    document.only("version", "run", "sequence", "dataset", "token", "staged", "removes", "replaces", *optional)
     if document.integer("version") != _VERSION:
         raise DocumentError("the version of the block is unknown to this version of pipecrypt")
     run_id = document.text("run", max_characters=_MAX_TEXT)

@@ -14,6 +14,7 @@ from typing import Final
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
@@ -54,6 +55,7 @@ class PastRun:
         removes: paths that it removes once its version is signed.
         replaces: paths where it may have written over outputs of earlier runs.
         next_sequence: of the block that would follow.
+        clear: leaf columns that files have in plaintext; None where that was not noted.
     """
 
     header: RunHeader
@@ -61,6 +63,7 @@ class PastRun:
     removes: tuple[str, ...]
     replaces: tuple[str, ...]
     next_sequence: int
+    clear: ClearColumns | None = None
 
 
 def find_runs(sink: Location) -> tuple[FoundRun, ...]:
@@ -111,6 +114,7 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
         removes=tuple(path for block in blocks for path in block.removes),
         replaces=tuple(path for block in blocks for path in block.replaces),
         next_sequence=len(blocks),
+        clear=_clear(blocks),
     )
 
 
@@ -127,6 +131,11 @@ def _joined(blocks: Iterable[Block]) -> dict[str, TaskRecord]:
             if begun is None:
                 whole[record.task_id] = joined
     return whole
+
+
+def _clear(blocks: Iterable[Block]) -> ClearColumns | None:
+    noted = [block.clear for block in blocks if block.clear is not None]
+    return frozenset[tuple[str, ...]]().union(*noted) if noted else None
 
 
 def _with_rest(begun: TaskRecord, rest: TaskRecord) -> TaskRecord:

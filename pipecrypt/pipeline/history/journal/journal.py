@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import OutputError
+from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
 from pipecrypt.manifest.paths import run_path
 from pipecrypt.pipeline.history.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, TaskRecord, encode_block
 from pipecrypt.pipeline.history.journal.seal import Seal
@@ -62,26 +63,40 @@ class Journal:
         self._sequence = sequence
         self._clock = clock
         self._records: list[TaskRecord] = []
+        self._clear: ClearColumns | None = None
+        self._noted_clear: ClearColumns = frozenset()
         self._flushed = clock()
 
-    def begin(self, replaces: Sequence[str] = ()) -> None:
+    def begin(self, replaces: Sequence[str] = (), clear: ClearColumns = frozenset()) -> None:
         """Note that the run begins, or goes on.
 
         Args:
             replaces: paths where it may write over outputs of earlier runs.
+            clear: leaf columns that files have, or will have, in plaintext, as far as that is known.
 
         Raises:
             ConflictError: another run has the same id.
             StorageError: the storage refused or failed.
         """
         first, *others = _cut(replaces) or [()]
-        self._store(Block(self.header, self._sequence, replaces=first))
+        noted = clear if fits_clear_columns(clear) else None
+        self._store(Block(self.header, self._sequence, replaces=first, clear=noted))
+        self._noted_clear = clear
         for paths in others:
             self._store(Block(self.header, self._sequence, replaces=paths))
 
-    def add(self, record: TaskRecord) -> None:
-        """Note a task that is done, now or soon."""
+    def add(self, record: TaskRecord, clear: Iterable[tuple[str, ...]] = ()) -> None:
+        """Note a task that is done, now or soon.
+
+        Args:
+            record: of the task.
+            clear: leaf columns that its files have in plaintext.
+        """
         self._records.append(record)
+        new = frozenset(clear) - self._noted_clear
+        if new:
+            self._clear = new if self._clear is None else self._clear | new
+            self._noted_clear |= new
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
@@ -97,6 +112,10 @@ class Journal:
             ConflictError: another process writes this journal.
             StorageError: the storage refused or failed.
         """
+        if self._records and self._clear is not None:
+            if fits_clear_columns(self._noted_clear):  # of all blocks, so that whoever adds them up can note them too
+                self._store(Block(self.header, self._sequence, clear=self._clear))
+            self._clear = None
         while self._records:
             count = min(len(self._records), MAX_BLOCK_TASKS)
             while not self._fits(self._records[:count]) and count > 1:
