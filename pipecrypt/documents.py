@@ -1,7 +1,8 @@
 """Read JSON documents that an attacker may have written. What their members mean is left to the callers.
 
-Size is bounded before parsing, and with it the depth; duplicate members, lone surrogates, NaN and values of another
-type than asked for are refused. Callers map `DocumentError` to an error of the user's world.
+Size is bounded before parsing, and so is the number of parts, for each takes far more memory than its bytes; and the
+depth. Duplicate members, lone surrogates, NaN, numbers of more than 64 bits and values of another type than asked for
+are refused. Callers map `DocumentError` to an error of the user's world.
 """
 
 from __future__ import annotations
@@ -9,13 +10,30 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import sys
 from collections.abc import Iterator
 from typing import Final, NoReturn, TypeAlias
 
-__all__ = ["Document", "DocumentError", "decode_base64", "encode_base64", "parse_document"]
+__all__ = [
+    "MOST_INTEGER",
+    "Document",
+    "DocumentError",
+    "check_parts",
+    "decode_base64",
+    "encode_base64",
+    "load_json",
+    "parse_document",
+]
 
+MOST_INTEGER: Final = (1 << 64) - 1
+# What CPython takes for a part, rounded up, by the character that each part has. Characters inside of texts count too.
+_COSTS: Final = ((b"{", 200), (b"[", 96), (b":", 100), (b",", 40), (b'"', 32))
+# What parsing may take: so many times the text, no less than the second, no more than the third.
+_COST_FACTOR: Final = 18
+_LEAST_COST: Final = 1 << 20
+_MOST_COST: Final = 288 << 20
 _SHOWN_CHARACTERS: Final = 60
-_INFINITE: Final = float("inf")  # what Python reads 1e999 as
+_MOST_FLOAT: Final = sys.float_info.max  # Python reads 1e999 as infinity
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
 
 
@@ -72,8 +90,8 @@ class Document:
             DocumentError: missing or of another type.
         """
         value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise DocumentError(f"{_shown(name)} is missing or no integer")
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_INTEGER:
+            raise DocumentError(f"{_shown(name)} is missing or no integer of 64 bits")
         return value
 
     def number(self, name: str) -> float:
@@ -83,7 +101,8 @@ class Document:
             DocumentError: missing or of another type.
         """
         value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _INFINITE:
+        # A number of 400 digits is less than infinity, and still no float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_FLOAT:
             raise DocumentError(f"{_shown(name)} is missing or no number")
         return float(value)
 
@@ -174,6 +193,7 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
     """
     if len(data) > max_bytes:
         raise DocumentError(f"longer than {max_bytes} bytes")
+    check_parts(data)
     try:
         # Bytes are decoded here: json.loads would guess UTF-16 and UTF-32 too.
         value = json.loads(data.decode(), object_pairs_hook=Document, parse_constant=_refuse_constant)
@@ -182,6 +202,39 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
     if not isinstance(value, Document):
         raise DocumentError("no JSON object")
     return value
+
+
+def load_json(data: bytes) -> object:
+    """Parse any JSON value in UTF-8 into Python's own types, for those who look at a document as a whole.
+
+    Members that occur twice are refused here, because nobody asks for them by name.
+
+    Raises:
+        DocumentError: too many parts for its bytes, too deep, a member twice, or not JSON.
+    """
+    check_parts(data)
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("not JSON") from error
+
+
+def check_parts(data: bytes) -> None:
+    """Pass if a text of JSON has no more parts than its size explains, before they are made.
+
+    Raises:
+        DocumentError: parsed, it would take many times its bytes, or more than memory should hold.
+    """
+    cost = sum(data.count(character) * each for character, each in _COSTS)
+    if cost > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
+        raise DocumentError("more parts than its size explains")
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member occurs twice")
+    return found
 
 
 def decode_base64(text: str) -> bytes:

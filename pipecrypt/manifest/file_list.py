@@ -151,7 +151,7 @@ class _Shared(dict[tuple[str, ...], tuple[str, ...]]):
 
 
 def _decode_entry(line: bytes, shared: _Shared) -> FileEntry:
-    if not line:
+    if not 0 < len(line) <= MAX_LINE_BYTES:
         raise DocumentError(f"longer than {MAX_LINE_BYTES} bytes, or cut off")
     try:
         # Bytes are decoded here: json.loads would guess UTF-16 and UTF-32 too.

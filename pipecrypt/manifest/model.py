@@ -14,10 +14,12 @@ from pipecrypt.manifest.entry import FileEntry, check_count, check_digest
 from pipecrypt.manifest.paths import check_file_name, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy
 
-__all__ = ["MAX_FILES", "MAX_FILE_LIST_BYTES", "FileListSummary", "Manifest"]
+__all__ = ["MAX_FILES", "MAX_FILE_LIST_BYTES", "MAX_UNVERIFIED_LIST_BYTES", "FileListSummary", "Manifest"]
 
 MAX_FILES: Final = 10_000_000
 MAX_FILE_LIST_BYTES: Final = 1 << 32
+# Of a list whose statement nobody checked: some 400,000 files, which take twice as much again once they are read.
+MAX_UNVERIFIED_LIST_BYTES: Final = 128 << 20
 _DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 

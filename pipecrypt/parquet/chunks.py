@@ -21,13 +21,20 @@ from pipecrypt.parquet.names import (
     FileMetaData,
     RowGroup,
 )
-from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place
-from pipecrypt.parquet.thrift_read import MAX_STRUCTS, open_encoded
+from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place, encoded_bytes
+from pipecrypt.parquet.thrift_read import COST_FACTOR, Allowance, open_encoded
 
-__all__ = ["Chunk", "PagePlace", "RowGroups", "locate_pages", "row_count"]
+__all__ = ["MAX_CHUNKS", "Chunk", "PagePlace", "RowGroups", "locate_pages", "row_count"]
 
 # A footer with no more chunks than this stays open once it was read; of a larger one, only what is at work.
 _OPEN_CHUNKS: Final = 2_048
+# What the row groups that are open at a time may take of memory: at least what 32,767 columns take in one of them.
+_LEAST_OPEN: Final = 96 << 20
+_MOST_OPEN: Final = 384 << 20
+_CHUNK_COST: Final = 320  # a Chunk and what errors call it
+# Of all chunks of a file, a few numbers are kept while it is worked with: up to three parts of a chunk in plaintext.
+MAX_CHUNKS: Final = 1_000_000
+_NUMBERS_COST: Final = 900
 
 
 @dataclass(slots=True)
@@ -42,6 +49,7 @@ class Chunk:
         what: what errors call it.
         stored_metadata: its metadata as it was decrypted, where that was so, to be passed on unchanged.
         place: what `locate_pages` found, until the metadata changes.
+        allowance: what opening its metadata is charged to.
     """
 
     row_group: int
@@ -51,6 +59,7 @@ class Chunk:
     what: str
     stored_metadata: bytes | None = None
     place: PagePlace | None = None
+    allowance: Allowance | None = None
     _metadata: Struct | None = None
 
     @property
@@ -65,7 +74,8 @@ class Chunk:
             if shown is None:
                 self._metadata = Struct()
             else:
-                self._metadata = open_encoded(shown, COLUMN_META_DATA, f"metadata of {self.what}")
+                what = f"metadata of {self.what}"
+                self._metadata = open_encoded(shown, COLUMN_META_DATA, what, allowance=self.allowance)
                 self.entry.set(ColumnChunk.META_DATA, WireType.STRUCT, self._metadata)
         return self._metadata
 
@@ -111,6 +121,8 @@ class RowGroups:
         self._name = name
         self._first = first
         self._open: dict[int, tuple[Struct, list[Chunk]]] = {}
+        self._encoded_bytes = sum(len(encoded_bytes(each) or b"") for each in self._structs)
+        self._allowance = Allowance(0)
 
     def __len__(self) -> int:
         return len(self._structs)
@@ -129,11 +141,15 @@ class RowGroups:
 
         Raises:
             FormatError: malformed, or row group and schema disagree.
+            LimitError: those that are open take more memory than their bytes explain.
             UnsupportedError: a chunk lies in another file.
         """
         if index not in self._open:
-            stored = self._structs[index - self._first]
-            opened = open_encoded(stored, self._shape, f"footer of {self._name}")
+            if not self._open:  # what was closed is given back
+                self._allowance = Allowance(self._encoded_bytes, least=_LEAST_OPEN, most=_MOST_OPEN)
+            stored, what = self._structs[index - self._first], f"footer of {self._name}"
+            self._allowance.charge(len(self._leaves) * _CHUNK_COST, what)
+            opened = open_encoded(stored, self._shape, what, allowance=self._allowance)
             chunks = self._chunks_of(index, opened.structs(RowGroup.COLUMNS))
             self._structs[index - self._first] = opened
             self._open[index] = (stored, chunks)
@@ -148,26 +164,18 @@ class RowGroups:
             what = f"{name} {named}"
             if entry.has(ColumnChunk.FILE_PATH):
                 raise UnsupportedError(f"{what} lies in another file")
-            chunks.append(Chunk(index, column, leaf, entry, what))
+            chunks.append(Chunk(index, column, leaf, entry, what, allowance=self._allowance))
         return chunks
 
     def check_size(self) -> None:
-        """Check that all row groups may be open at once.
+        """Check that a few numbers of each chunk fit into memory.
 
         Raises:
-            LimitError: more than memory should hold.
+            LimitError: they would not, or are more than the footer's bytes explain.
         """
-        if len(self._structs) * len(self._leaves) > MAX_STRUCTS:
-            raise LimitError(f"footer of {self._name} has more than {MAX_STRUCTS} parts")
-
-    def all_chunks(self) -> list[list[Chunk]]:
-        """Return all chunks by row group and column; all row groups stay open.
-
-        Raises:
-            LimitError: more than memory should hold.
-        """
-        self.check_size()
-        return [self.chunks(index) for index in self.ordinals]
+        count = len(self._structs) * len(self._leaves)
+        if count > MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
+            raise LimitError(f"footer of {self._name} has {count} column chunks, more than can be worked with")
 
     def struct(self, index: int) -> Struct:
         """Return the row group itself, open."""

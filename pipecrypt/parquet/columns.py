@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Final
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError, PolicyError, UnlistedColumnError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, LimitError, PolicyError, UnlistedColumnError
 from pipecrypt.parquet.names import SchemaElement
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.thrift import Struct
@@ -15,6 +16,10 @@ from pipecrypt.parquet.thrift import Struct
 __all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns", "physical_type_code"]
 
 _MAX_SCHEMA_DEPTH = 256
+# Each leaf names all that it lies in, so a deep and broad schema takes far more memory than its bytes.
+MAX_LEAVES: Final = 32_767  # what an encrypted file can number
+_MAX_NAMES: Final = 1_000_000
+_MAX_NAME_CHARACTERS: Final = 8 << 20
 _GLOB_CHARACTERS = frozenset("*?[")
 _SUGGESTIONS = 3
 _REFUSED_HINT = "the policy refuses unlisted columns: list it under a key, or leave it out of the source"
@@ -44,10 +49,12 @@ def leaf_columns(schema: Sequence[Struct], what: str) -> tuple[LeafColumn, ...]:
 
     Raises:
         FormatError: the list is no tree.
+        LimitError: more leaves than an encrypted file can number, or more names on their paths than memory should hold.
     """
     if not schema:
         raise FormatError(f"{what} has no schema")
     leaves: list[LeafColumn] = []
+    names = characters = 0
     paths: list[tuple[int, tuple[str, ...]]] = [(_child_count(schema[0], what), ())]  # children to come, path
     for element in schema[1:]:
         while paths and paths[-1][0] == 0:
@@ -60,6 +67,10 @@ def leaf_columns(schema: Sequence[Struct], what: str) -> tuple[LeafColumn, ...]:
         if element.integer(SchemaElement.TYPE) is None:
             paths.append((_child_count(element, what), path))
         else:
+            names += len(path)
+            characters += sum(map(len, path))
+            if len(leaves) == MAX_LEAVES or names > _MAX_NAMES or characters > _MAX_NAME_CHARACTERS:
+                raise LimitError(f"{what} has more than {MAX_LEAVES} columns, or too many names on the way to them")
             leaves.append(LeafColumn(path, _type_name(element, what)))
     if any(remaining for remaining, _ in paths):
         raise FormatError(f"{what} has a malformed schema")

@@ -14,7 +14,7 @@ from pipecrypt.parquet.body import Body, ignore_bytes
 from pipecrypt.parquet.byte_opening import opened_chunks
 from pipecrypt.parquet.byte_restore import ignore_restored, restore_bytes
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
-from pipecrypt.parquet.footer import PLAIN_MAGIC, FooterCheck, encode_plain_footer, read_sealed_footer
+from pipecrypt.parquet.footer import PLAIN_MAGIC, BytesCheck, FooterCheck, encode_plain_footer, read_sealed_footer
 from pipecrypt.parquet.indexes import (
     BLOOM_FILTER_HEADER_BYTES,
     bloom_filter_bytes,
@@ -55,6 +55,7 @@ def decrypt_file(
     keys: DataKeys,
     aad_prefix: bytes | None = None,
     codec: PageCodec | None = None,
+    bytes_check: BytesCheck | None = None,
     check: FooterCheck | None = None,
     check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
@@ -72,6 +73,7 @@ def decrypt_file(
         keys: finds data keys; all columns' keys are needed.
         aad_prefix: the AAD prefix of a file that does not store it.
         codec: decompresses the pages of files of chunks; those that are not compressed need none.
+        bytes_check: called before the footer is parsed; what it raises passes through.
         check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
         check_opened: told how a table is protected, before a byte is written; what it raises passes through.
         checks_digests: check what is in plaintext against the digests that the file stores of it, where it does.
@@ -88,7 +90,7 @@ def decrypt_file(
             plaintext was changed; names file, row group and column.
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    sealed, stored = read_sealed_footer(source, check=check)
+    sealed, stored = read_sealed_footer(source, check=check, bytes_check=bytes_check)
     body_end = stored.body_end
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
         chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)

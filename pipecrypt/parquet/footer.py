@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.crypto.digest import Digester
-from pipecrypt.errors import AlreadyEncryptedError, FormatError, NotEncryptedError, UnsupportedError
+from pipecrypt.errors import AlreadyEncryptedError, FormatError, LimitError, NotEncryptedError, UnsupportedError
 from pipecrypt.parquet.modules import (
     FOOTER_SIGNATURE_BYTES,
     FileAAD,
@@ -43,8 +43,11 @@ from pipecrypt.parquet.thrift_read import read_struct
 
 __all__ = [
     "MAGIC_BYTES",
+    "MAX_FOOTER_BYTES",
     "PLAIN_MAGIC",
     "Algorithm",
+    "BytesCheck",
+    "FooterBytes",
     "FooterCheck",
     "SealedFooter",
     "StoredFooter",
@@ -53,6 +56,8 @@ __all__ = [
     "is_parquet",
     "magic",
     "open_footer",
+    "parse_footer",
+    "read_footer_bytes",
     "read_plain_footer",
     "read_sealed_footer",
     "read_stored_footer",
@@ -65,6 +70,8 @@ _LENGTH_BYTES: Final = 4
 _END_BYTES: Final = _LENGTH_BYTES + MAGIC_BYTES
 _SMALLEST_FILE_BYTES: Final = MAGIC_BYTES + _END_BYTES
 _FIRST_READ_BYTES: Final = 64 * 1024
+# A million column chunks take some 130 MiB. Longer footers are refused before they are read.
+MAX_FOOTER_BYTES: Final = 192 << 20
 _PIECE_BYTES: Final = 4 << 20
 # A footer with no more bytes is opened as a whole, which takes some thirty times its bytes.
 _SMALL_FOOTER_BYTES: Final = 256 * 1024
@@ -164,7 +171,7 @@ def read_stored_footer(
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
     """
-    return _checked(stored or _read_stored(source, FILE_META_DATA), check)
+    return _checked(stored or parse_footer(read_footer_bytes(source)), check)
 
 
 def _checked(stored: StoredFooter, check: FooterCheck | None) -> StoredFooter:
@@ -173,14 +180,52 @@ def _checked(stored: StoredFooter, check: FooterCheck | None) -> StoredFooter:
     return stored
 
 
-def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> StoredFooter:
-    """Return a file's footer; of a small one, everything is opened at once, so that it is walked once only."""
+@dataclass(frozen=True, slots=True)
+class FooterBytes:
+    """A file's end, read and digested, but not parsed.
+
+    Args:
+        stored: everything from where the footer begins up to its length.
+        ending: the last magic bytes.
+        size_bytes: size of the whole file.
+        name: what errors call the file.
+        sha256: of everything from where the footer begins, in hex.
+    """
+
+    stored: bytes | bytearray
+    ending: bytes
+    size_bytes: int
+    name: str
+    sha256: str
+
+
+# Raises IntegrityError to refuse a file before anything of it is parsed.
+BytesCheck: TypeAlias = Callable[[FooterBytes], None]
+
+
+def read_footer_bytes(source: RangeSource) -> FooterBytes:
+    """Return a file's end, unparsed, for who knows which digest it must have.
+
+    Raises:
+        FormatError: no Parquet file, or truncated.
+        LimitError: the footer would have more than `MAX_FOOTER_BYTES`.
+    """
     stored, ending = _read_end(source)
+    return FooterBytes(stored, ending, source.size_bytes, source.name, _sha256(stored, ending))
+
+
+def parse_footer(found: FooterBytes, *, small_shape: Mapping[int, Shape] = FILE_META_DATA) -> StoredFooter:
+    """Return what a file's end says; of a small one, `small_shape` is opened at once, so that it is walked once only.
+
+    Raises:
+        FormatError: malformed.
+        LimitError: it has more parts than its size explains.
+    """
+    stored, size, sha256 = found.stored, found.size_bytes, found.sha256
     shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
-    size = source.size_bytes
-    body_end, sha256 = size - _END_BYTES - len(stored), _sha256(stored, ending)
-    what = f"footer of {source.name}"
-    if ending == _SEALED_MAGIC:
+    body_end = size - _END_BYTES - len(stored)
+    what = f"footer of {found.name}"
+    if found.ending == _SEALED_MAGIC:
         return StoredFooter(body_end, None, _parse_sealed(stored, what), size, sha256)
     metadata, end = read_struct(stored, 0, shape, what)
     algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
@@ -202,7 +247,7 @@ def _read_stored(source: RangeSource, small_shape: Mapping[int, Shape]) -> Store
     return StoredFooter(body_end, metadata, sealed, size, sha256)
 
 
-def _sha256(stored: bytes, ending: bytes) -> str:
+def _sha256(stored: bytes | bytearray, ending: bytes) -> str:
     digester = Digester()
     digester.update(stored)
     digester.update(len(stored).to_bytes(_LENGTH_BYTES, "little") + ending)
@@ -216,28 +261,34 @@ def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
         AlreadyEncryptedError: the file is encrypted.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = _read_stored(source, _SMALL_PLAIN_FOOTER)
+    footer = parse_footer(read_footer_bytes(source), small_shape=_SMALL_PLAIN_FOOTER)
     if footer.sealed is not None or footer.metadata is None:
         raise AlreadyEncryptedError(f"{source.name} is already encrypted")
     return footer.metadata, footer.body_end
 
 
-def read_sealed_footer(source: RangeSource, *, check: FooterCheck | None = None) -> tuple[SealedFooter, StoredFooter]:
+def read_sealed_footer(
+    source: RangeSource, *, check: FooterCheck | None = None, bytes_check: BytesCheck | None = None
+) -> tuple[SealedFooter, StoredFooter]:
     """Return what stands in clear about an encrypted file, and the stored footer that it is part of.
 
-    `check` is called first, also with the footer of a plaintext file; what it raises passes through.
+    `bytes_check` is called before anything is parsed, then `check`, also with the footer of a plaintext file; what they
+    raise passes through.
 
     Raises:
         NotEncryptedError: the file is plaintext.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = _checked(_read_stored(source, _SMALL_SEALED_FOOTER), check)
+    found = read_footer_bytes(source)
+    if bytes_check is not None:
+        bytes_check(found)
+    footer = _checked(parse_footer(found, small_shape=_SMALL_SEALED_FOOTER), check)
     if footer.sealed is None:
         raise NotEncryptedError(f"{source.name} is not encrypted")
     return footer.sealed, footer
 
 
-def _read_end(source: RangeSource) -> tuple[bytes, bytes]:
+def _read_end(source: RangeSource) -> tuple[bytes | bytearray, bytes]:
     size = source.size_bytes
     if size < _SMALLEST_FILE_BYTES:
         raise FormatError(f"{source.name} is not a Parquet file: it has {size} bytes")
@@ -252,21 +303,23 @@ def _read_end(source: RangeSource) -> tuple[bytes, bytes]:
     length = int.from_bytes(tail[-_END_BYTES:-MAGIC_BYTES], "little")
     if length > size - _SMALLEST_FILE_BYTES or length == 0:
         raise FormatError(f"{source.name} is truncated or malformed: its footer would have {length} bytes")
+    if length > MAX_FOOTER_BYTES:
+        raise LimitError(f"{source.name} has a footer of {length} bytes; at most {MAX_FOOTER_BYTES} are read")
     if length + _END_BYTES > len(tail):
         return _read_footer(source, size - _END_BYTES - length, length), ending
     return tail[-_END_BYTES - length : -_END_BYTES], ending
 
 
-def _read_footer(source: RangeSource, start: int, length: int) -> bytes:
+def _read_footer(source: RangeSource, start: int, length: int) -> bytearray:
     # In pieces, because a local source keeps a buffer as large as the largest range that it was asked for.
     footer = bytearray(length)
     for at in range(0, length, _PIECE_BYTES):
         piece = min(_PIECE_BYTES, length - at)
         footer[at : at + piece] = source.read_range(start + at, piece)
-    return bytes(footer)
+    return footer  # no copy: a long one takes much memory
 
 
-def _parse_sealed(stored: bytes, what: str) -> SealedFooter:
+def _parse_sealed(stored: bytes | bytearray, what: str) -> SealedFooter:
     crypto, end = read_struct(stored, 0, FILE_CRYPTO_META_DATA, what)
     algorithm = crypto.struct(FileCryptoMetaData.ENCRYPTION_ALGORITHM)
     if algorithm is None:

@@ -122,13 +122,11 @@ def inspect_file(source: RangeSource) -> FileSummary:
     stored = read_stored_footer(source)
     sealed, metadata = stored.sealed, stored.metadata
     columns: tuple[ColumnSummary, ...] = ()
-    row_groups: list[list[Chunk]] = []
+    batches = 0
     if metadata is not None:
         leaves = leaf_columns(metadata.structs(FileMetaData.SCHEMA), source.name)
-        row_groups = RowGroups(metadata, leaves, source.name).all_chunks()
-        columns = tuple(
-            _column(leaf, [chunks[leaf_at] for chunks in row_groups]) for leaf_at, leaf in enumerate(leaves)
-        )
+        row_groups = RowGroups(metadata, leaves, source.name)
+        columns, batches = _columns(row_groups, leaves), len(row_groups)
     prefix = sealed.algorithm.aad_prefix if sealed is not None else None
     context, originals = Context.from_aad_prefix(prefix or b""), _originals(metadata)
     return FileSummary(
@@ -138,7 +136,7 @@ def inspect_file(source: RangeSource) -> FileSummary:
         footer_mode=sealed.mode.value if sealed is not None else None,
         algorithm=sealed.algorithm.name if sealed is not None else None,
         rows=metadata.integer(FileMetaData.NUM_ROWS) if metadata is not None else None,
-        batches=len(row_groups) if metadata is not None else None,
+        batches=batches if metadata is not None else None,
         created_by=_text(metadata.binary(FileMetaData.CREATED_BY)) if metadata is not None else None,
         aad_prefix=_text(prefix),
         dataset_id=context.dataset_id if context else None,
@@ -151,17 +149,43 @@ def inspect_file(source: RangeSource) -> FileSummary:
     )
 
 
-def _column(leaf: LeafColumn, chunks: Sequence[Chunk]) -> ColumnSummary:
-    cryptos = [crypto for chunk in chunks if (crypto := chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)) is not None]
-    own = [key for crypto in cryptos if (key := crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)) is not None]
-    stored = sum(chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0 for chunk in chunks)
-    return ColumnSummary(
-        path=leaf.dotted,
-        type=leaf.physical_type,
-        encrypted=bool(cryptos),
-        with_footer_key=len(own) < len(cryptos),
-        keys=_keys([key.binary(ColumnCrypto.KEY_METADATA) or b"" for key in own]),
-        stored_bytes=stored,
+class _Tally:
+    """What all chunks of a column add up to."""
+
+    __slots__ = ("own", "sealed", "stored_bytes")
+
+    def __init__(self) -> None:
+        self.sealed = self.stored_bytes = 0
+        self.own: list[bytes] = []
+
+    def add(self, chunk: Chunk) -> None:
+        self.stored_bytes += chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0
+        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
+        if crypto is None:
+            return
+        self.sealed += 1
+        key = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+        if key is not None:
+            self.own.append(key.binary(ColumnCrypto.KEY_METADATA) or b"")
+
+
+def _columns(row_groups: RowGroups, leaves: Sequence[LeafColumn]) -> tuple[ColumnSummary, ...]:
+    row_groups.check_size()
+    tallies = [_Tally() for _ in leaves]
+    for index in row_groups.ordinals:
+        for tally, chunk in zip(tallies, row_groups.chunks(index), strict=True):
+            tally.add(chunk)
+        row_groups.release(index)
+    return tuple(
+        ColumnSummary(
+            path=leaf.dotted,
+            type=leaf.physical_type,
+            encrypted=bool(tally.sealed),
+            with_footer_key=len(tally.own) < tally.sealed,
+            keys=_keys(tally.own),
+            stored_bytes=tally.stored_bytes,
+        )
+        for leaf, tally in zip(leaves, tallies, strict=True)
     )
 
 

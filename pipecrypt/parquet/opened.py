@@ -180,6 +180,11 @@ class OpenedFile:
         return len(self._sealed_columns)
 
     @property
+    def clear_columns(self) -> frozenset[int]:
+        """The indexes of the leaf columns in plaintext in at least one of the row groups opened so far."""
+        return frozenset(self._clear_columns)
+
+    @property
     def protection(self) -> Protection:
         """What is encrypted and authenticated, once all row groups were opened."""
         clear = tuple(self._leaves[column].path for column in sorted(self._clear_columns))
@@ -203,15 +208,6 @@ class OpenedFile:
             else:
                 self._clear_columns.add(chunk.column)
         return chunks
-
-    def open_all(self) -> list[list[Chunk]]:
-        """Return the chunks of all row groups, opened as by `open_row_group`, for callers that need them at once.
-
-        Raises:
-            LimitError: more than memory should hold.
-        """
-        self.row_groups.check_size()
-        return [self.open_row_group(index) for index in self.row_groups.ordinals]
 
     def footer_key(self) -> DataKey:
         """Return the footer's data key.
@@ -261,6 +257,10 @@ class OpenedFile:
         self._data_keys.append(_open_key(self._keys, key_metadata, context, chunk.what))
         return self._data_keys[-1]
 
+    def cipher_at(self, row_group: int, column: int) -> MessageCipher:
+        """Return the cipher of an encrypted chunk whose row group was opened before."""
+        return MessageCipher(self._chunk_keys[row_group, column])
+
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of an encrypted chunk."""
         return MessageCipher(self.key_of(chunk))
@@ -283,7 +283,7 @@ class OpenedFile:
         aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
         what = f"metadata of {chunk.what}"
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
-        chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what)
+        chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what, allowance=chunk.allowance)
         chunk.stored_metadata = plaintext if end == len(plaintext) else None
 
 

@@ -26,6 +26,9 @@ __all__ = ["LAYOUT_KEY", "ROW_GROUP", "Originals", "pop_originals", "push_origin
 LAYOUT_KEY: Final = b"pipecrypt.layout"
 ROW_GROUP: Final = -1
 _VERSION: Final = 1
+# What parsing the entry may take, for each of its bytes and in all. An honest one holds little but short numbers.
+_COST_FACTOR: Final = 26
+_MOST_COST: Final = 192 << 20
 
 
 @dataclass(slots=True)
@@ -104,6 +107,10 @@ def read_originals(footer: Struct) -> Originals | None:
 
 
 def _decode(value: bytes) -> Originals:
+    # A number for each chunk may have to be given back; a list of nothing, of which three bytes are one, is none.
+    parts = value.count(b"[") * 96 + (value.count(b",") + value.count(b":")) * 40 + value.count(b"{") * 288
+    if parts > min(max(1 << 20, _COST_FACTOR * len(value)), _MOST_COST):
+        raise ValueError
     document = json.loads(value)
     if document["v"] != _VERSION:
         raise FormatError(

@@ -27,7 +27,7 @@ from pipecrypt.errors import AccessError, FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
 from pipecrypt.parquet.integrity import ExpectedDigests
-from pipecrypt.parquet.layout import UNDECLARED_BYTES, Segment, SegmentKind, chunk_parts, order_segments
+from pipecrypt.parquet.layout import UNDECLARED_BYTES, Part, Segment, SegmentKind, chunk_parts, order_segments
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.nulls import (
     PAGE_ROWS,
@@ -73,7 +73,8 @@ class ShownPart:
     Args:
         start: offset in the view.
         length: its bytes.
-        chunk: an encrypted or digested chunk, which lies at the same offset of the encrypted file.
+        chunk: row group and column of an encrypted or digested chunk, which lies at the same offset of the encrypted
+            file.
         place: where the pages of an encrypted chunk lie; None of a digested one.
         data: bytes that are shown as they are.
         error: what reading raises.
@@ -81,7 +82,7 @@ class ShownPart:
 
     start: int
     length: int
-    chunk: Chunk | None = None
+    chunk: tuple[int, int] | None = None
     place: PagePlace | None = None
     data: bytes = b""
     error: AccessError | None = None
@@ -122,9 +123,7 @@ def lay_out(
         LimitError: more chunks, or more nulls, than memory should hold.
     """
     plan = _Layout(opened, body_end, missing, checks_digests=checks_digests)
-    parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable_parts()]
-    for chunk in plan.chunks:
-        _show_plain(chunk)
+    parts = [ShownPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable]
     footer = b"".join(encode_plain_footer(opened.footer))
     size = max(source_bytes, plan.end + len(footer))
     parts.append(ShownPart(size - len(footer), len(footer), data=footer))
@@ -132,58 +131,87 @@ def lay_out(
 
 
 class _Layout:
-    """What the layout is made from; `end` is where its last part before the footer ends."""
+    """What the layout is made from; `end` is where its last part before the footer ends.
+
+    Row groups are opened one at a time: of each chunk, only places are kept.
+    """
 
     def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys, *, checks_digests: bool) -> None:
-        row_groups = opened.open_all()
-        self.chunks = [chunk for chunks in row_groups for chunk in chunks]
+        opened.row_groups.check_size()
         self.end = body_end
+        self.unreadable: list[ShownPart] = []
         self._body_end = body_end
         self._opened = opened
-        self._row_groups = row_groups
         self._null_pages = 0
         self._nulls: dict[int, LeafLevels] = {}  # by column
-        if missing is MissingKeys.NULL and opened.locked:
-            self._nulls = _null_columns(opened)
-        parts = [part for chunk in self.chunks if chunk.metadata.entries for part in chunk_parts(chunk)]
+        self._places: dict[tuple[int, int], PagePlace] = {}  # of encrypted chunks
+        self._plaintext: set[tuple[int, int]] = set()
+        parts: list[Part] = []
+        # Which columns are shown as nulls is known once all row groups were opened.
+        is_known = missing is not MissingKeys.NULL
+        for index in opened.row_groups.ordinals:
+            parts += self._look_at(opened.open_row_group(index))
+            if is_known:
+                self._show(index)
+            else:
+                opened.row_groups.release(index)
+        if not is_known:
+            if opened.locked:
+                self._nulls = _null_columns(opened)
+            for index in opened.row_groups.ordinals:
+                self._show(index)
+        if self.end >= self._body_end + LOCKED_GAP_BYTES:
+            self.end += LOCKED_GAP_BYTES
         self._segments = order_segments(parts, body_end, opened.row_groups)
         self.digests = self._expected_digests() if checks_digests else None
+
+    def _look_at(self, chunks: list[Chunk]) -> Iterator[Part]:
+        for chunk in chunks:
+            place = (chunk.row_group, chunk.column)
+            if not is_sealed(chunk):
+                self._plaintext.add(place)
+            elif place not in self._opened.locked:
+                self._places[place] = locate_pages(chunk)
+            if chunk.metadata.entries:
+                yield from chunk_parts(chunk)
+
+    def _show(self, index: int) -> None:
+        """Make a row group one of a plaintext file."""
+        for chunk in self._opened.open_row_group(index):
+            error = self._opened.locked.get((chunk.row_group, chunk.column))
+            if chunk.column in self._nulls:
+                self.unreadable.append(self._null_part(chunk, self._rows(chunk)))
+            elif error is not None:
+                self.unreadable.append(self._locked_part(chunk, self._rows(chunk), error))
+            _show_plain(chunk)
+        self._opened.row_groups.close(index)
 
     def readable_parts(self) -> Iterator[ShownPart]:
         for segment in self._segments:
             if segment.kind is not SegmentKind.PAGES or segment.column in self._nulls:
                 continue
-            chunk = self._row_groups[segment.row_group][segment.column]
-            if not is_sealed(chunk):
+            chunk = (segment.row_group, segment.column)
+            if chunk in self._plaintext:
                 if self.digests is not None:
-                    yield self._digested_part(self.digests, segment, chunk)
-            elif (segment.row_group, segment.column) not in self._opened.locked:
+                    yield self._digested_part(self.digests, segment)
+            elif chunk in self._places:
                 room = min(segment.room_bytes, (segment.declared_bytes or 0) + UNDECLARED_BYTES)
-                yield ShownPart(segment.start, room, chunk, locate_pages(chunk))
+                yield ShownPart(segment.start, room, chunk, self._places[chunk])
 
-    def _digested_part(self, digests: ExpectedDigests, segment: Segment, chunk: Chunk) -> ShownPart:
+    def _digested_part(self, digests: ExpectedDigests, segment: Segment) -> ShownPart:
         # Not all the room up to the next part that is known: parts of locked columns may lie there, unseen.
         length = digests.pages_bytes(segment.row_group, segment.column, segment.declared_bytes or 0)
         if length > segment.room_bytes:
-            raise FormatError(f"{chunk.what} has pages that reach over other parts")
-        return ShownPart(segment.start, length, chunk)
+            what = self._opened.row_groups.what(segment.row_group, segment.column)
+            raise FormatError(f"{what} has pages that reach over other parts")
+        return ShownPart(segment.start, length, (segment.row_group, segment.column))
 
     def _expected_digests(self) -> ExpectedDigests | None:
         entry = self._opened.digests_entry
         if entry is None:
             return None
-        in_plaintext = (each for each in self._segments if not is_sealed(self._row_groups[each.row_group][each.column]))
+        in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
         return ExpectedDigests(entry, in_plaintext, self._opened.row_groups.what, self._opened.name)
-
-    def unreadable_parts(self) -> Iterator[ShownPart]:
-        for chunk in self.chunks:
-            error = self._opened.locked.get((chunk.row_group, chunk.column))
-            if chunk.column in self._nulls:
-                yield self._null_part(chunk, self._rows(chunk))
-            elif error is not None:
-                yield self._locked_part(chunk, self._rows(chunk), error)
-        if self.end >= self._body_end + LOCKED_GAP_BYTES:
-            self.end += LOCKED_GAP_BYTES
 
     def _rows(self, chunk: Chunk) -> int:
         rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS)

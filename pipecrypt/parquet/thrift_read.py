@@ -1,6 +1,7 @@
 """Read Thrift's compact protocol from bytes that may be hostile. Structs, shapes and writing are left to thrift.
 
-Depth, lengths and list sizes are bounded by the input, the number of opened structs by `MAX_STRUCTS`.
+Depth, lengths and list sizes are bounded by the input. What the result may take of memory is an allowance that the
+caller gives; each struct, field and list is charged to it before more is read.
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ from pipecrypt.parquet.thrift import (
     keep_encoded,
 )
 
-__all__ = ["MAX_STRUCTS", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
+__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
 
-MAX_STRUCTS: Final = 4_000_000
+# What opening may take of memory, in bytes: so many times the input, no less than the second, no more than the third.
+COST_FACTOR: Final = 20
+LEAST_ALLOWANCE: Final = 16 << 20
+MOST_ALLOWANCE: Final = 192 << 20
+# What CPython takes, rounded up: a struct with its list; a field's tuple, its place in the list, and its value.
+_STRUCT_COST: Final = 136
+_FIELD_COST: Final = 112
+_ENCODED_COST: Final = 448
+_ITEM_COST: Final = 9
 _MAX_DEPTH: Final = 64
 _MAX_FIELD: Final = 32_767
 _MAX_VARINT_BITS: Final = 64
@@ -42,7 +51,38 @@ _BINARY: Final = WireType.BINARY
 ByteSource: TypeAlias = bytes | bytearray | memoryview
 
 
-def read_struct(data: ByteSource, position: int, shape: Mapping[int, Shape], what: str) -> tuple[Struct, int]:
+class Allowance:
+    """Memory that opening structs may take.
+
+    Args:
+        input_bytes: the bytes that are there to be opened, all together.
+        least: what even a small input may take.
+        most: what no input may exceed.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, input_bytes: int, *, least: int = LEAST_ALLOWANCE, most: int = MOST_ALLOWANCE) -> None:
+        """Spend nothing yet."""
+        self.left = min(max(least, COST_FACTOR * input_bytes), most)
+
+    def charge(self, cost: int, what: str) -> None:
+        """Take `cost` from what is left.
+
+        Raises:
+            LimitError: there is not so much; names `what`.
+        """
+        self.left -= cost
+        if self.left < 0:
+            raise LimitError(
+                f"{what} has more parts than its size explains, or than memory should hold",
+                hint="somebody made the file to exhaust its readers, or a writer cut it into very many tiny parts",
+            )
+
+
+def read_struct(
+    data: ByteSource, position: int, shape: Mapping[int, Shape], what: str, *, allowance: Allowance | None = None
+) -> tuple[Struct, int]:
     """Return the struct at `position`, and the position behind it.
 
     Args:
@@ -50,12 +90,13 @@ def read_struct(data: ByteSource, position: int, shape: Mapping[int, Shape], wha
         position: where it begins.
         shape: the fields to open.
         what: what errors call it, with the file.
+        allowance: what is charged; None for that of `data` alone.
 
     Raises:
         FormatError: truncated or malformed.
-        LimitError: more opened structs than `MAX_STRUCTS`.
+        LimitError: it has so many parts for its bytes, or so many in all, that it would take too much memory.
     """
-    reader = _Reader(data, what)
+    reader = _Reader(data, what, allowance or Allowance(len(data)))
     try:
         struct = reader.struct(position, shape)
     except IndexError:
@@ -63,32 +104,32 @@ def read_struct(data: ByteSource, position: int, shape: Mapping[int, Shape], wha
     return struct, reader.position
 
 
-def open_encoded(struct: Struct, shape: Mapping[int, Shape], what: str) -> Struct:
+def open_encoded(
+    struct: Struct, shape: Mapping[int, Shape], what: str, *, allowance: Allowance | None = None
+) -> Struct:
     """Return the struct opened by `shape`; `struct` itself where it is open already.
 
     Raises:
         FormatError: malformed.
+        LimitError: as `read_struct`.
     """
     data = encoded_bytes(struct)
     # Of bytes, single ones are read faster than of a view.
-    return struct if data is None else read_struct(bytes(data), 0, shape, what)[0]
+    return struct if data is None else read_struct(bytes(data), 0, shape, what, allowance=allowance)[0]
 
 
 class _Reader:
     """One pass over one struct; `position` is where the next byte is."""
 
-    __slots__ = ("_budget", "_data", "_what", "position")
+    __slots__ = ("_allowance", "_data", "_what", "position")
 
-    def __init__(self, data: ByteSource, what: str) -> None:
+    def __init__(self, data: ByteSource, what: str, allowance: Allowance) -> None:
         self._data = data
         self._what = what
-        self._budget = MAX_STRUCTS
+        self._allowance = allowance
         self.position = 0
 
     def struct(self, position: int, shape: Mapping[int, Shape]) -> Struct:
-        self._budget -= 1
-        if self._budget < 0:
-            raise LimitError(f"{self._what} has more than {MAX_STRUCTS} parts")
         data, struct, field, last, is_ascending = self._data, Struct(), 0, 0, True
         entries, find = struct.entries, shape.get
         while header := data[position]:
@@ -98,10 +139,12 @@ class _Reader:
                 field += header >> 4
             else:
                 field, position = read_zigzag(data, position)
-                if not 0 < field <= _MAX_FIELD:
-                    raise IndexError
+            if not 0 < field <= _MAX_FIELD:
+                raise IndexError
             if field <= last:
                 is_ascending = False
+                if len(entries) > _MAX_FIELD:  # one of them is there twice
+                    raise IndexError
             last = field
             opened = find(field)
             is_integer = _I16 <= wire_type <= _I64
@@ -121,6 +164,7 @@ class _Reader:
                 position = self.position
             entries.append((field, wire_type, value))
         self.position = position + 1
+        self._allowance.charge(_STRUCT_COST + len(entries) * _FIELD_COST, self._what)
         # Two readers may choose differently between two fields of one id, so such a file means two things.
         if not is_ascending and len({entry[0] for entry in entries}) != len(entries):
             raise FormatError(f"{self._what} repeats a field")
@@ -141,9 +185,7 @@ class _Reader:
         if wire_type not in shape.wire_types:
             raise self._mismatch(field)
         if shape is ENCODED:
-            self._budget -= 1
-            if self._budget < 0:
-                raise LimitError(f"{self._what} has more than {MAX_STRUCTS} parts")
+            self._allowance.charge(_ENCODED_COST, self._what)
             self.position = skip_value(self._data, position, WireType.STRUCT, 0)
             return keep_encoded(memoryview(self._data)[position : self.position])
         if shape is BOOL:
@@ -166,6 +208,7 @@ class _Reader:
         struct.list_types = {**struct.list_types, field: wire_type}
         if count > len(self._data) - position:  # every element takes at least one byte
             raise self._mismatch(field)
+        self._allowance.charge(count * _ITEM_COST, self._what)
         items: list[Value] = []
         self.position = position
         for _ in range(count):

@@ -18,7 +18,6 @@ from typing import Final, NamedTuple, Self
 
 from pipecrypt.errors import AccessError, FormatError
 from pipecrypt.parquet.byte_entry import is_reserved
-from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_footer
 from pipecrypt.parquet.gather import Gatherer
@@ -168,6 +167,21 @@ class PlaintextView:
         return frozenset() if self._opened is None else frozenset(column for _, column in self._opened.locked)
 
     @property
+    def clear_columns(self) -> frozenset[int]:
+        """The indexes of the leaf columns that are in plaintext in at least one row group; all of a plaintext file."""
+        return frozenset(range(len(self.leaves))) if self._opened is None else self._opened.clear_columns
+
+    @property
+    def authenticates_pages(self) -> bool:
+        """Whether encrypted pages have tags; those of AES_GCM_CTR_V1 have none."""
+        return self._opened is not None and not self._opened.ctr_pages
+
+    @property
+    def has_row_groups(self) -> bool:
+        """Whether an encrypted file has row groups, so that columns that are not in plaintext have tags that fit."""
+        return self._opened is not None and len(self._opened.row_groups) > 0
+
+    @property
     def column_keys(self) -> dict[int, bytes]:
         """What the file stores about the key of each encrypted leaf column, in the first row group that has one."""
         return {} if self._opened is None else dict(self._opened.key_metadata_of_columns)
@@ -310,20 +324,20 @@ class PlaintextView:
                 place.declared_bytes,
                 place.num_values,
                 out=out,
-                cipher=opened.cipher(chunk),
-                aads=PageAADs(opened.aad, chunk.row_group, chunk.column),
+                cipher=opened.cipher_at(*chunk),
+                aads=PageAADs(opened.aad, *chunk),
                 ctr=opened.ctr_pages,
-                what=chunk.what,
+                what=opened.row_groups.what(*chunk),
             )
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
         out[end:] = bytes(len(out) - end)
 
-    def _checked(self, chunk: Chunk, data: memoryview) -> memoryview:
+    def _checked(self, chunk: tuple[int, int], data: memoryview) -> memoryview:
         digests = self._shown.digests
         if digests is None:
             raise AssertionError("without digests, no plaintext chunk is a part")
-        digests.check((chunk.row_group, chunk.column, SegmentKind.PAGES), data)
+        digests.check((*chunk, SegmentKind.PAGES), data)
         return data
 
 

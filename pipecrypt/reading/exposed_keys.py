@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.pipeline.task.file_keys import keys_of_file
@@ -48,7 +49,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
 
 def _column_keys(opened: OpenedFile) -> dict[str, bytes]:
     columns: dict[str, bytes] = {}
-    for chunk in (chunk for chunks in opened.open_all() for chunk in chunks if is_sealed(chunk)):
+    for chunk in _sealed_chunks(opened):
         key = opened.key_of(chunk)
         if key is opened.footer_key():
             continue
@@ -59,3 +60,9 @@ def _column_keys(opened: OpenedFile) -> dict[str, bytes]:
                 hint="encrypt with data_keys: file",
             )
     return columns
+
+
+def _sealed_chunks(opened: OpenedFile) -> Iterator[Chunk]:
+    for index in opened.row_groups.ordinals:
+        yield from filter(is_sealed, opened.open_row_group(index))
+        opened.row_groups.release(index)

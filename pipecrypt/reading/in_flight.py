@@ -9,7 +9,7 @@ import atexit
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.errors import FormatError, NotEncryptedError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView
@@ -31,6 +32,7 @@ from pipecrypt.sources.row_groups import encode_row_groups
 __all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
 
 _NAME: Final = "the batch"
+_REQUIRED_HINT: Final = "require= asked for it: whoever made this message did not, or changed it"
 _PATH: Final = "batch.parquet"
 _MOST_SESSIONS: Final = 8
 _VARIABLES: Final = "PIPECRYPT_"
@@ -69,21 +71,31 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
 
 
 def decrypt_bytes(
-    data: bytes | bytearray | memoryview, keys: Sequence[str], *, credentials: Credentials | None = None
+    data: bytes | bytearray | memoryview,
+    keys: Sequence[str],
+    *,
+    require: Iterable[str] | None = None,
+    credentials: Credentials | None = None,
 ) -> pa.RecordBatch:
     """Return the batch in the bytes of an encrypted Parquet file, of whichever writer.
+
+    Who puts a message into a queue also chooses what is encrypted in it, so say what must be. Without `require`, a
+    message is refused unless your keys authenticate its footer, which says what is encrypted, or each of its columns.
 
     Args:
         data: what `encrypt_bytes` returned.
         keys: key references; only these are ever used.
+        require: columns that must be there, and encrypted under `keys`: names, nested paths, roots or globs.
         credentials: what opens the keys; default: the environment of this process.
 
     Raises:
         AccessError: a key is missing or was refused.
-        IntegrityError: the bytes were changed.
+        IntegrityError: the bytes were changed, or a column is in plaintext that must not be.
         NotEncryptedError: they are a plaintext file.
+        UsageError: `require` is a text instead of a list, or empty.
         FormatError: they are no Parquet file, or truncated.
     """
+    required = _required(require)
     source = MemorySource(data, _NAME)
     session = _SESSIONS.reading(listed_keys(keys), credentials)
     with PlaintextView(source, keys=session) as view:
@@ -91,12 +103,47 @@ def decrypt_bytes(
             raise NotEncryptedError(f"{_NAME} is not encrypted")
         for column in sorted(view.locked_columns):
             view.check_column(column)
+        _check_encrypted(view, required)
         plain = view.read_range(0, view.size_bytes)
     try:
         table = pq.read_table(pa.BufferReader(plain))
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{_NAME} cannot be decoded") from error
     return _one_batch(table)
+
+
+def _required(require: Iterable[str] | None) -> tuple[str, ...]:
+    if require is None:
+        return ()
+    patterns = () if isinstance(require, str) else tuple(require)
+    if not patterns or not all(isinstance(each, str) for each in patterns):
+        raise UsageError("require= takes a list of columns", hint='write require=["email"], or leave it out')
+    return patterns
+
+
+def _check_encrypted(view: PlaintextView, required: Sequence[str]) -> None:
+    """Pass if the columns that were asked for are encrypted; if none were, if no plaintext passes for decrypted."""
+    leaves, clear = view.leaves, view.clear_columns
+    for pattern in required:
+        try:
+            columns = match_columns(pattern, leaves, _NAME)
+        except ColumnNotFoundError as error:
+            raise IntegrityError(f"{error.message}, which must be there and encrypted", hint=_REQUIRED_HINT) from error
+        for column in columns:
+            if column in clear or not (view.is_authenticated or view.has_row_groups):
+                raise IntegrityError(
+                    f"column {leaves[column].dotted!r} of {_NAME} is not encrypted", hint=_REQUIRED_HINT
+                )
+    if required and not view.authenticates_pages:
+        raise IntegrityError(f"{_NAME} names AES_GCM_CTR_V1, which does not authenticate pages", hint=_REQUIRED_HINT)
+    if required or view.is_authenticated:
+        return
+    if clear or not view.has_row_groups or not view.authenticates_pages:
+        raise IntegrityError(
+            f"nothing shows whether {_NAME} was changed: the key of its footer is none of yours, and not each of its "
+            "columns is encrypted",
+            hint="pass the footer's key too; or name the columns that must be encrypted with require=[...]",
+        )
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

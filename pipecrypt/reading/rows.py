@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_sources import find_signed
@@ -156,7 +157,7 @@ def read_rows(
     with ExitStack() as stack:
         found, required = find_file(location), checks.requirements
         signed = None if required is None else find_signed(found.location, required)
-        source = stack.enter_context(open_range_source(found))
+        source = CheckedSource(stack.enter_context(open_range_source(found)))
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
         view = PlaintextView(
             source,

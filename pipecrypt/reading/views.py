@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
@@ -275,7 +276,7 @@ def _closed() -> UsageError:
 
 
 def _choose_view(
-    source: RangeSource,
+    ranges: RangeSource,
     keys: DataKeys,
     options: ViewOptions,
     kept: KeptChunks,
@@ -284,6 +285,7 @@ def _choose_view(
     mode: VerifyMode,
 ) -> FileView | None:
     """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
+    source = CheckedSource(ranges)
     if signed is not None:
         stored = check_file(signed, source, mode)
     elif is_parquet(source):

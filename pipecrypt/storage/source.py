@@ -21,6 +21,7 @@ __all__ = ["OpenSource", "open_range_source", "read_small_file", "read_small_obj
 
 _ONCE: Final = Retry(0)  # a caller's file system has its own way of trying again
 _NOT_EXPECTED: Final = "this is not what it should be"
+_UNTOLD_BYTES: Final = 64 * 1024  # of a file that does not tell its size
 
 
 class OpenSource(Protocol):
@@ -84,7 +85,7 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
         return _read_small(remote.fs, remote.path, max_bytes, location.display, remote.retry)
     with map_errors(f"cannot read {location.display}"):
         try:
-            data = _local_start(location, max_bytes + 1)
+            data = _local_start(location, max_bytes + 1, refuse_from=max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
     return _checked_size(data, max_bytes, location.display)
@@ -103,7 +104,7 @@ def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | 
 def _read_small(fs: Any, path: str, max_bytes: int, name: str, retry: Retry) -> bytes | None:
     with map_errors(f"cannot read {name}"):
         try:
-            data = retry.call(lambda: _object_start(fs, path, max_bytes + 1, name))
+            data = retry.call(lambda: _object_start(fs, path, max_bytes + 1, name, refuse_from=max_bytes + 1))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError as error:
@@ -117,8 +118,12 @@ def _no_regular_file(name: str) -> FormatError:
 
 def _checked_size(data: bytes, max_bytes: int, name: str) -> bytes:
     if len(data) > max_bytes:
-        raise FormatError(f"{name} is larger than {max_bytes} bytes", hint=_NOT_EXPECTED)
+        raise _too_large(name, max_bytes)
     return data
+
+
+def _too_large(name: str, max_bytes: int) -> FormatError:
+    return FormatError(f"{name} is larger than {max_bytes} bytes", hint=_NOT_EXPECTED)
 
 
 def read_start(location: Location, length: int) -> bytes:
@@ -139,17 +144,25 @@ def _read_start(location: Location, length: int) -> bytes:
     return remote.retry.call(lambda: _object_start(remote.fs, remote.path, length, location.display))
 
 
-def _local_start(location: Location, length: int) -> bytes:
+def _local_start(location: Location, length: int, *, refuse_from: int | None = None) -> bytes:
+    """Return the first bytes; of a file that says it has `refuse_from` or more, none is read."""
     try:
         with open(open_to_read(location), "rb") as file:
-            return file.read(length)
+            size = os.fstat(file.fileno()).st_size
+            if refuse_from is not None and size >= refuse_from:
+                raise _too_large(location.display, refuse_from - 1)
+            # Python makes room for all that it is asked for before it reads. Files of /proc say that they are empty.
+            return file.read(min(length, max(size, _UNTOLD_BYTES)))
     except NoRegularFileError as error:
         raise _no_regular_file(location.display) from error
 
 
-def _object_start(fs: Any, path: str, length: int, name: str) -> bytes:
+def _object_start(fs: Any, path: str, length: int, name: str, *, refuse_from: int | None = None) -> bytes:
     # Some stores refuse a range that reaches past the end.
-    due = min(size_of(fs.info(path), name), length)
+    size = size_of(fs.info(path), name)
+    if refuse_from is not None and size >= refuse_from:
+        raise _too_large(name, refuse_from - 1)
+    due = min(size, length)
     data = bytes(fs.cat_file(path, start=0, end=due)) if due else b""
     if len(data) < due:
         raise TruncatedError(f"{len(data)} bytes came where {due} were asked for")

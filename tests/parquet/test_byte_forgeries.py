@@ -97,7 +97,7 @@ def row_group_starts(data: bytes, keys: RandomKeys) -> list[int]:
     sealed, stored = read_sealed_footer(MemorySource(data))
     end = stored.body_end
     with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
-        return [*(locate_pages(chunks[0]).start for chunks in opened.open_all()), end]
+        return [*(locate_pages(opened.open_row_group(index)[0]).start for index in opened.row_groups.ordinals), end]
 
 
 # ---- without any key ----

@@ -43,6 +43,7 @@ from tests.parquet.world import (
     all_columns,
     decrypt,
     encrypt,
+    every_row_group,
     no_row_groups,
     only,
     parquet_bytes,
@@ -96,7 +97,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
     footer = read_stored_footer(MemorySource(data)).metadata
     assert footer is not None
     leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "x")
-    for chunks in RowGroups(footer, leaves, "x", is_sealed=True).all_chunks():
+    for chunks in every_row_group(RowGroups(footer, leaves, "x", is_sealed=True)):
         for chunk in chunks:
             for start, length, row_group, column, kind in sorted(chunk_parts(chunk), key=lambda part: part[-1]):
                 if chunk.entry.struct(8) is None:
@@ -332,7 +333,9 @@ def test_pages_behind_the_declared_end_are_digested_too(footer: FooterMode, colu
     if footer is FooterMode.PLAINTEXT:
         assert [each["column"] for each in entry_of(data)["longer"]] == [_SMALL.schema.names.index(column)]  # type: ignore[attr-defined]
     with PlaintextView(MemorySource(data), keys=keys) as view:
-        part = next(part for part in view._shown.parts if part.chunk is not None and part.chunk.leaf.dotted == column)
+        part = next(
+            part for part in view._shown.parts if part.chunk is not None and view.leaves[part.chunk[1]].dotted == column
+        )
         assert part.place is None
         start, end = part.start, part.start + part.length
         assert bytes(view.read_range(start, end - start)) == data[start:end]

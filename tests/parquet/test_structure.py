@@ -192,7 +192,7 @@ def test_an_encrypted_footer_fills_its_place() -> None:
 
 def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encrypt(small_file(), only("email"), RandomKeys())
-    monkeypatch.setattr("pipecrypt.parquet.chunks.MAX_STRUCTS", 5)
+    monkeypatch.setattr("pipecrypt.parquet.chunks.MAX_CHUNKS", 5)
     with pytest.raises(LimitError):
         check(data)
 

@@ -14,6 +14,7 @@ import pytest
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
+from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
@@ -25,6 +26,11 @@ DATA = VECTORS / "parquet-testing" / "data"
 BAD_DATA = VECTORS / "parquet-testing" / "bad_data"
 
 needs_vectors = pytest.mark.skipif(not DATA.is_dir(), reason=f"the Parquet test files are not at {VECTORS}")
+
+
+def every_row_group(row_groups: RowGroups) -> list[list[Chunk]]:
+    """Return the chunks of all row groups, which stay open."""
+    return [row_groups.chunks(index) for index in row_groups.ordinals]
 
 
 class MemorySource:

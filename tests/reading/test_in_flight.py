@@ -27,6 +27,10 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.parquet.footer import parse_footer, read_footer_bytes, read_sealed_footer
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.names import EncryptionAlgorithm, FileMetaData
+from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
 from pipecrypt.reading import in_flight
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import CREDENTIALS, Keys
@@ -186,3 +190,80 @@ def test_the_bytes_of_a_batch_are_not_signed(keys: Keys) -> None:
     policy = pc.Policy(default=keys.open, sign="pem:///signing.pem")
     with pytest.raises(UsageError):
         pc.encrypt_bytes(pa.table({"a": [1]}), policy, credentials=CREDENTIALS)
+
+
+def dressed_up(plain: bytes, *, key_metadata: bytes, ctr: bool = False) -> bytes:
+    """Return a plaintext file with the header of an encrypted one: no column of it is encrypted, its tag is random."""
+    length = int.from_bytes(plain[-8:-4], "little")
+    stored = parse_footer(read_footer_bytes(MemorySource(plain, "x")))
+    footer, parameters, union = stored.metadata, Struct(), Struct()
+    assert footer is not None
+    parameters.set(EncryptionAlgorithm.AAD_FILE_UNIQUE, WireType.BINARY, os.urandom(8))
+    kind = EncryptionAlgorithm.AES_GCM_CTR_V1 if ctr else EncryptionAlgorithm.AES_GCM_V1
+    union.set(kind, WireType.STRUCT, parameters)
+    footer.set(FileMetaData.ENCRYPTION_ALGORITHM, WireType.STRUCT, union)
+    footer.set(FileMetaData.FOOTER_SIGNING_KEY_METADATA, WireType.BINARY, key_metadata)
+    forged = encode_struct(footer) + os.urandom(28)
+    return plain[: -8 - length] + forged + len(forged).to_bytes(4, "little") + b"PAR1"
+
+
+def footer_key_of(message: bytes) -> bytes:
+    sealed, _ = read_sealed_footer(MemorySource(message, "x"))
+    return sealed.key_metadata
+
+
+@pytest.mark.parametrize("rows", [3, 0])
+@pytest.mark.parametrize("ctr", [False, True])
+@pytest.mark.parametrize("key_metadata", [b"", b"nobody's", None])
+def test_plaintext_dressed_up_as_encrypted_is_refused(
+    keys: Keys, key_metadata: bytes | None, rows: int, *, ctr: bool
+) -> None:
+    """Its header names a footer key that nobody has, so there is no tag that the reader could check."""
+    if key_metadata is None:  # that of a true message, under a key that this reader lacks
+        honest = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.secret), credentials=CREDENTIALS)
+        key_metadata = footer_key_of(honest)
+    plain = io.BytesIO()
+    pq.write_table(pa.Table.from_batches([BATCH]).slice(0, rows), plain)
+    message = dressed_up(plain.getvalue(), key_metadata=key_metadata, ctr=ctr)
+    with pytest.raises((IntegrityError, AccessError)):
+        pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS)
+    for require in (["email"], ["*"], ["id", "email"]):
+        with pytest.raises(IntegrityError):
+            pc.decrypt_bytes(message, [keys.open], require=require, credentials=CREDENTIALS)
+
+
+def test_a_reader_without_the_footer_key_says_what_must_be_encrypted(keys: Keys) -> None:
+    """Columns under the reader's key have tags of their own; those in plaintext beside them have none."""
+    policy = pc.Policy(columns={"email": keys.open}, footer_key=keys.secret)
+    message = pc.encrypt_bytes(BATCH, policy, credentials=CREDENTIALS)
+    with pytest.raises(IntegrityError, match="nothing shows"):
+        pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS)
+    assert pc.decrypt_bytes(message, [keys.open], require=["email"], credentials=CREDENTIALS).equals(BATCH)
+    for require in (["id"], ["email", "id"], ["*"], ["email", "ssn"], ["card_*"]):
+        with pytest.raises(IntegrityError):
+            pc.decrypt_bytes(message, [keys.open], require=require, credentials=CREDENTIALS)
+    whole = pc.Policy(default=keys.open, footer_key=keys.secret)
+    message = pc.encrypt_bytes(BATCH, whole, credentials=CREDENTIALS)
+    assert pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS).equals(BATCH)
+    assert pc.decrypt_bytes(message, [keys.open], require=["*"], credentials=CREDENTIALS).equals(BATCH)
+
+
+def test_a_writer_with_the_key_who_leaves_a_column_in_plaintext_is_told_apart_by_require(keys: Keys) -> None:
+    message = pc.encrypt_bytes(BATCH, pc.Policy(columns={"id": keys.open}), credentials=CREDENTIALS)
+    assert pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS).equals(BATCH)
+    with pytest.raises(IntegrityError, match="'email' of the batch is not encrypted"):
+        pc.decrypt_bytes(message, [keys.open], require=["email"], credentials=CREDENTIALS)
+
+
+def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:
+    empty = BATCH.slice(0, 0)
+    message = pc.encrypt_bytes(empty, pc.Policy(default=keys.open), credentials=CREDENTIALS)
+    back = pc.decrypt_bytes(message, [keys.open], require=["email"], credentials=CREDENTIALS)
+    assert back.schema == BATCH.schema
+
+
+@pytest.mark.parametrize("require", ["email", [], [1]])
+def test_what_require_cannot_be(keys: Keys, require: object) -> None:
+    message = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.open), credentials=CREDENTIALS)
+    with pytest.raises(UsageError):
+        pc.decrypt_bytes(message, [keys.open], require=require, credentials=CREDENTIALS)  # type: ignore[arg-type]

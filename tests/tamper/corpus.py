@@ -19,7 +19,7 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.layout import SegmentKind
 from pipecrypt.parquet.names import ColumnChunk, FileMetaData
-from tests.parquet.world import MemorySource
+from tests.parquet.world import MemorySource, every_row_group
 from tests.tamper.parts import edit, exchange, modules_of, parts_of
 from tests.tamper.world import FILES, TamperWorld
 
@@ -458,7 +458,7 @@ def _without_encryption(data: bytes) -> bytes:
     stored = read_stored_footer(MemorySource(data))
     assert stored.metadata is not None
     leaves = leaf_columns(stored.metadata.structs(FileMetaData.SCHEMA), "a file")
-    for chunks in RowGroups(stored.metadata, leaves, "a file").all_chunks():
+    for chunks in every_row_group(RowGroups(stored.metadata, leaves, "a file")):
         for chunk in chunks:
             chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
             chunk.entry.remove(ColumnChunk.ENCRYPTED_COLUMN_METADATA)

@@ -11,7 +11,7 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.layout import SegmentKind, chunk_parts
 from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
-from tests.parquet.world import MemorySource
+from tests.parquet.world import MemorySource, every_row_group
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def parts_of(data: bytes) -> Parts:
     assert stored.metadata is not None, "an encrypted footer hides its parts"
     leaves = leaf_columns(stored.metadata.structs(FileMetaData.SCHEMA), "a file")
     pages, others, keys = {}, {}, {}
-    for chunks in RowGroups(stored.metadata, leaves, "a file").all_chunks():
+    for chunks in every_row_group(RowGroups(stored.metadata, leaves, "a file")):
         for chunk in chunks:
             place = (chunk.row_group, chunk.column)
             where = locate_pages(chunk)

@@ -14,6 +14,11 @@ __all__ = ["computable", "digest_file"]
 _PIECE_BYTES: Final = 8 << 20
 
 
+def _nothing_beside(piece: memoryview) -> Callable[[], object]:
+    """Begin nothing, and wait for nothing."""
+    return lambda: None
+
+
 def computable(algorithms: Iterable[DigestAlgorithm]) -> tuple[DigestAlgorithm, ...]:
     """Return those digests that this installation computes, at least one; one proves as much as all.
 
@@ -40,6 +45,7 @@ def digest_file(
     *,
     on_bytes: Callable[[int], None],
     most_bytes: int | None = None,
+    beside: Callable[[memoryview], Callable[[], object]] = _nothing_beside,
 ) -> dict[DigestAlgorithm, str]:
     """Return digests of a file, in lower-case hex. Memory: one piece of 8 MiB.
 
@@ -48,12 +54,15 @@ def digest_file(
         algorithms: how it is digested, in one pass.
         on_bytes: told after each piece how many bytes it had; may raise to stop.
         most_bytes: where the digests end in a longer file; None to digest all of it.
+        beside: begins something else with each piece, and returns what waits for its end.
     """
     digesters = [Digester(algorithm) for algorithm in algorithms]
     end = source.size_bytes if most_bytes is None else min(source.size_bytes, most_bytes)
     for start in range(0, end, _PIECE_BYTES):
         piece = source.read_range(start, min(_PIECE_BYTES, end - start))
+        wait = beside(piece)
         for digester in digesters:
             digester.update(piece)
+        wait()
         on_bytes(len(piece))
     return {digester.algorithm: digester.hexdigest() for digester in digesters}

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError, ContentError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import staged_path
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer import read_footer_bytes
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
@@ -91,6 +91,6 @@ def has_footer(file: SourceFile, sha256: str) -> bool:
     """
     try:
         with open_range_source(file) as source:
-            return read_stored_footer(source).sha256 == sha256
+            return read_footer_bytes(source).sha256 == sha256
     except (ContentError, ConflictError):
         return False

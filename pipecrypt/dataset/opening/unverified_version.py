@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
+from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.storage.location import Location
@@ -59,8 +61,15 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     if summary is None:
         raise IntegrityError(f"{place.display} is about a single file", hint="it was put there by mistake, or worse")
     list_place = directory.child(file_list_path(manifest.version, summary.sha256))
+    if summary.size_bytes > MAX_UNVERIFIED_LIST_BYTES:
+        raise IntegrityError(
+            f"{place.display} names a list of {summary.size_bytes} bytes; of a statement that nobody checked, at most "
+            f"{MAX_UNVERIFIED_LIST_BYTES} are read"
+        )
     data = read_small_file(list_place, summary.size_bytes)
     if data is None:
         raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {directory.display} holds")
+    if digest(data) != summary.sha256:
+        raise IntegrityError(f"{list_place.display} is another list than {place.display} names")
     entries = tuple(decode_file_list(data, manifest.digests))
     return UnverifiedVersion(entries, manifest.run, manifest.dataset_id, manifest.expires, manifest.clear_columns)

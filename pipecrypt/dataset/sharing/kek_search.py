@@ -20,7 +20,7 @@ from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
-from pipecrypt.manifest.model import Manifest
+from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES, Manifest
 from pipecrypt.manifest.paths import (
     GRANTS_PATH,
     GRANTS_SUFFIX,
@@ -230,6 +230,8 @@ def _read_manifest(files: LocatedFiles, root: str) -> tuple[Manifest, tuple[File
     summary = manifest.file_list
     if summary is None:
         raise IntegrityError(f"{files.display(root)}: its manifest is about a single file")
+    if summary.size_bytes > MAX_UNVERIFIED_LIST_BYTES:
+        raise IntegrityError(f"{files.display(root)}: its list of files would have {summary.size_bytes} bytes")
     data = files.read(f"{root}/{file_list_path(manifest.version, summary.sha256)}", summary.size_bytes)
     if data is None or digest(data) != summary.sha256:
         raise IntegrityError(f"{files.display(root)}: the list of files is missing, or another than the manifest names")

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.opening.file_check import MAX_OTHER_FOOTER_BYTES, check_bytes
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ContentError, FormatError, IntegrityError, PipecryptError
 from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
-from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind
 from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.footer import StoredFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.footer import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.parquet.structure import check_opened_structure, check_structure
@@ -30,8 +30,6 @@ from pipecrypt.storage.source import OpenSource, open_range_source
 __all__ = ["Inspected", "Inspector", "Unlocking"]
 
 _END_BYTES: Final = 8
-# Of a file that is another one anyway, a footer is only read to name what was done to it.
-_MAX_OTHER_FOOTER_BYTES: Final = 16 << 20
 # What a broken promise says better.
 _COVERED: Final = frozenset({FindingKind.MODIFIED, FindingKind.TRUNCATED})
 
@@ -48,7 +46,9 @@ class Unlocking:
     keys_of: Callable[[Location], DataKeys]
     codec: PageCodec
 
-    def check(self, entry: FileEntry, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]) -> None:
+    def check(
+        self, signed: SignedFile, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
+    ) -> None:
         """Pass if every module of an encrypted file opens, and its rows are those that were signed.
 
         Raises:
@@ -57,11 +57,11 @@ class Unlocking:
             AccessError: a key is missing or was refused.
         """
         keys = self.keys_of(location)
-        sealed, stored = read_sealed_footer(opened)
+        sealed, stored = read_sealed_footer(opened, bytes_check=check_bytes(signed))
         with OpenedFile(sealed, opened.name, keys=keys, aad_prefix=None) as file:
             structure = check_opened_structure(file, stored.body_end)
-        if structure.rows != entry.rows:
-            raise FormatError(f"{opened.name} has {structure.rows} rows, but {entry.rows} were signed")
+        if structure.rows != signed.entry.rows:
+            raise FormatError(f"{opened.name} has {structure.rows} rows, but {signed.entry.rows} were signed")
         decrypt_file(opened, _Nowhere(), keys=keys, codec=self.codec, on_bytes=on_bytes)
 
 
@@ -126,7 +126,7 @@ class Inspector:
         digests = digest_file(opened, self.digests, on_bytes=on_bytes, most_bytes=self.max_bytes + 1)
         seen = ObservedFile(opened.size_bytes, digests)
         is_other = bool(compare_file(signed.entry, seen))  # 1
-        stored, malformed = _read_footer(opened, is_other=is_other)
+        stored, malformed = _read_footer(signed, opened, is_other=is_other)
         findings = self._compare(signed, seen, stored)  # 2, 3
         if malformed is not None and not findings:
             findings = (Finding(FindingKind.MODIFIED, signed.entry.path, malformed),)
@@ -137,7 +137,7 @@ class Inspector:
             checks.append(lambda: check_structure(stored, signed.entry.path))  # 4
         unlocking = self.unlocking
         if unlocking is not None and stored.sealed is not None:
-            checks.append(lambda: unlocking.check(signed.entry, opened, location, on_bytes))  # 5
+            checks.append(lambda: unlocking.check(signed, opened, location, on_bytes))  # 5
         for check in checks:
             try:
                 check()
@@ -172,12 +172,16 @@ class Inspector:
         return compare_file(signed.entry, seen, known=self.known())
 
 
-def _read_footer(opened: OpenSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
-    """Return the footer, or why there is none."""
+def _read_footer(signed: SignedFile, opened: OpenSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
+    """Return the footer, or why there is none. That of another file is parsed only to name what was done to it."""
     try:
-        if is_other and _footer_bytes(opened) > _MAX_OTHER_FOOTER_BYTES:
+        if is_other and _footer_bytes(opened) > MAX_OTHER_FOOTER_BYTES:
             return None, None
-        return read_stored_footer(opened), None
+        found = read_footer_bytes(opened)
+        seen = ObservedFile(found.size_bytes, footer_sha256=found.sha256)
+        if not is_other and compare_file(signed.entry, seen):  # changed since the whole was digested
+            return None, "another footer than was signed"
+        return parse_footer(found), None
     except ContentError as error:
         # A changed byte may look like a feature of tomorrow. A file that was signed so is one for a later release.
         if not is_other and not isinstance(error, FormatError):

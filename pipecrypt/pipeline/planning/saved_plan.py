@@ -22,11 +22,11 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["SavedPlan", "read_saved_plan", "save_plan"]
+__all__ = ["MAX_PLAN_BYTES", "SavedPlan", "read_saved_plan", "save_plan"]
 
 _VERSION: Final = 1
-_MAX_BYTES: Final = 1 << 30
-_MAX_TASKS: Final = 10_000_000
+MAX_PLAN_BYTES: Final = 64 << 20  # some 150,000 files
+_MAX_TASKS: Final = 1_000_000
 _MAX_ID: Final = 64
 _MAX_TEXT: Final = 4096
 
@@ -81,13 +81,13 @@ def read_saved_plan(place: str | os.PathLike[str]) -> SavedPlan:
         FormatError: it is no plan.
     """
     location = Location.of(place)
-    data = read_small_file(location, _MAX_BYTES)
+    data = read_small_file(location, MAX_PLAN_BYTES)
     if data is None:
         raise SourceNotFoundError(
             f"{location.display} does not exist", hint="pipecrypt plan CONFIG --out FILE makes it"
         )
     try:
-        document = parse_document(data, max_bytes=_MAX_BYTES)
+        document = parse_document(data, max_bytes=MAX_PLAN_BYTES)
         document.only("version", "sink", "tasks")
         if document.integer("version") != _VERSION:
             raise DocumentError("its version is unknown to this version of pipecrypt")

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
+from pipecrypt.dataset.opening.checked_source import CheckedSource
+from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.sessions.session import KeySession
@@ -148,10 +149,12 @@ def _decrypt(
     def go_on(_: int) -> None:
         on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
 
-    with open_range_source(task.source) as source:
+    with open_range_source(task.source) as file:
         clock.opened()
-        if signed is not None:
-            check_file(signed, source, mode, on_bytes=go_on)
+        checked = None if signed is None else CheckedSource(file)
+        source = file if checked is None else checked
+        if signed is not None and checked is not None:
+            check_file(signed, checked, mode, on_bytes=go_on)
         with as_tampering(is_signed=signed is not None):
             return decrypt_file(
                 source,
@@ -159,8 +162,13 @@ def _decrypt(
                 keys=keys_of_file(task.source.location, session),
                 aad_prefix=operation.aad_prefix,
                 codec=LazyCodec(),
+                bytes_check=None if signed is None else check_bytes(signed),
                 check=None if signed is None else signed.check_footer,
-                check_opened=None if signed is None else check_when_opened(signed, source, mode, on_bytes=go_on),
+                check_opened=(
+                    None
+                    if signed is None or checked is None
+                    else check_when_opened(signed, checked, mode, on_bytes=go_on)
+                ),
                 checks_digests=mode is not VerifyMode.OFF,
                 on_restored=restore,
                 on_bytes=on_bytes,
