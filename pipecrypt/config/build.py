@@ -45,6 +45,7 @@ def build_request(
         overwrite=overwrite,
         workers=loaded.model.run.workers if workers is None else workers,
         run=_run_options(loaded, resumes=resumes),
+        known_keys=tuple(loaded.key_reference(name) for name in loaded.model.keys),
     )
 
 

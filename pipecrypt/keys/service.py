@@ -34,7 +34,9 @@ __all__ = [
     "WrapsKeys",
     "check_key_exists",
     "check_key_reference",
+    "find_key_ids",
     "known_schemes",
+    "list_sibling_keys",
     "load_key_service",
     "open_key_reference",
 ]
@@ -185,6 +187,12 @@ class FindsKeys(Protocol):
             UsageError: the key is for something else.
         """
 
+    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+        """Return references to the other keys that encrypt and lie at the same place; none where nobody can tell."""
+
+    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+        """Return the master key ids of all versions of a key, not authenticated; None where that takes a secret."""
+
 
 KeyServices: TypeAlias = Mapping[str, KeyService]
 
@@ -242,6 +250,23 @@ def check_key_exists(text: str, *, signs: bool) -> None:
     service = load_key_service(reference)
     if isinstance(service, FindsKeys):
         service.check_exists(reference, signs=signs)
+
+
+def list_sibling_keys(text: str) -> tuple[str, ...]:
+    """Return references to the other keys that encrypt and lie at the same place, spelled as this one is.
+
+    Nothing is opened; where a key service cannot tell, there are none.
+    """
+    reference = parse_key_reference(text)
+    service = load_key_service(reference)
+    return tuple(each.text for each in service.siblings(reference)) if isinstance(service, FindsKeys) else ()
+
+
+def find_key_ids(text: str) -> frozenset[str] | None:
+    """Return the master key ids of all versions of a key, not authenticated; None where that takes a secret."""
+    reference = parse_key_reference(text)
+    service = load_key_service(reference)
+    return service.known_ids(reference) if isinstance(service, FindsKeys) else None
 
 
 def known_schemes() -> tuple[str, ...]:

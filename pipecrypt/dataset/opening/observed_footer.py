@@ -14,7 +14,7 @@ from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["Observation", "dataset_id_of", "observe", "observe_footer", "written_as"]
+__all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]
 
 # What a footer shows of the file and of its encryption.
 Observation = tuple[ObservedFile, ObservedEncryption]
@@ -55,12 +55,26 @@ def dataset_id_of(file: SourceFile) -> str | None:
 
 def written_as(file: SourceFile) -> Context | None:
     """Return the dataset and the path that a file says it was written for; None as `dataset_id_of`."""
+    seen = _read(file)
+    if seen is None or seen.dataset_id is None or seen.path is None:
+        return None
+    return Context(seen.dataset_id, seen.path)
+
+
+def master_keys_of(file: SourceFile) -> frozenset[str]:
+    """Return the ids of the master keys that a file shows without a key; none where it cannot be read."""
+    seen = _read(file)
+    columns = () if seen is None or seen.columns is None else seen.columns
+    lists = [() if seen is None else seen.footer_key_ids, *(column.master_key_ids for column in columns)]
+    return frozenset(key_id for key_ids in lists for key_id in key_ids)
+
+
+def _read(file: SourceFile) -> FooterEncryption | None:
     try:
         with open_range_source(file) as source:
-            seen = read_encryption(read_stored_footer(source), source.name)
+            return read_encryption(read_stored_footer(source), source.name)
     except PipecryptError:
         return None
-    return None if seen.dataset_id is None or seen.path is None else Context(seen.dataset_id, seen.path)
 
 
 def _encryption(seen: FooterEncryption) -> ObservedEncryption:

@@ -16,6 +16,7 @@ from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
 from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
+from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
@@ -32,6 +33,7 @@ class UnverifiedVersion:
         run: the run that wrote it, if it names one.
         dataset_id: of the dataset.
         expires: until when it holds, in UTC; None: for ever.
+        policy: what is promised of their encryption.
         clear_columns: leaf columns that files have in plaintext; None where nobody noted them.
     """
 
@@ -39,6 +41,7 @@ class UnverifiedVersion:
     run: str | None
     dataset_id: str
     expires: datetime | None
+    policy: PromisedPolicy
     clear_columns: ClearColumns | None = None
 
 
@@ -72,4 +75,6 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     if digest(data) != summary.sha256:
         raise IntegrityError(f"{list_place.display} is another list than {place.display} names")
     entries = tuple(decode_file_list(data, manifest.digests))
-    return UnverifiedVersion(entries, manifest.run, manifest.dataset_id, manifest.expires, manifest.clear_columns)
+    return UnverifiedVersion(
+        entries, manifest.run, manifest.dataset_id, manifest.expires, manifest.policy, manifest.clear_columns
+    )

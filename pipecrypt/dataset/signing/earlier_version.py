@@ -12,6 +12,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
+from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.storage.location import Location
@@ -43,6 +44,11 @@ class EarlierVersion:
     def run(self) -> str | None:
         """The run that wrote it, if it names one."""
         return self.manifest.run
+
+    @property
+    def policy(self) -> PromisedPolicy:
+        """What is promised of the encryption of its files."""
+        return self.manifest.policy
 
     @property
     def clear_columns(self) -> ClearColumns | None:

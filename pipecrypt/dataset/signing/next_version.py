@@ -6,7 +6,7 @@ writes the files, and in which order, is left to pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -91,6 +91,12 @@ class DatasetSigning:
         for file in files:
             self._entries.append(file.entry)
             self._promises[file.promise] = None
+
+    def rename_tasks(self, task_ids: Mapping[str, str]) -> None:
+        """Give files that stay the ids of the tasks that would write them now, by path."""
+        self._stays = tuple(
+            replace(entry, task_id=task_ids[entry.path]) if entry.path in task_ids else entry for entry in self._stays
+        )
 
     @property
     def left_over(self) -> frozenset[str]:

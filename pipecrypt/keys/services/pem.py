@@ -59,6 +59,14 @@ class PEMService:
         """Pass if the file can be read; errors as in `open_key`. What it holds may take a passphrase to tell."""
         _read(reference)
 
+    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+        """Return none: the key is a file of its own."""
+        return ()
+
+    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+        """Return None: what the file holds may take a passphrase to tell."""
+        return None
+
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public half of an identity, or None for a key that signs; errors as in `open_key`.
 

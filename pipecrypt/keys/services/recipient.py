@@ -195,6 +195,14 @@ class RecipientService:
         """Pass if the public key can be read; errors as in `open_key`. That it signs nothing is told elsewhere."""
         _read(reference)
 
+    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+        """Return none: the key is a file of its own."""
+        return ()
+
+    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+        """Return the id of the public key; errors as in `open_key`."""
+        return frozenset({recipient_id(_read(reference))})
+
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public key; errors as in `open_key`."""
         return _read(reference)

@@ -13,7 +13,7 @@ from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.history.journal.block import TaskRecord
 from pipecrypt.pipeline.history.journal.history import PastRun
-from pipecrypt.pipeline.history.past_runs import PastRuns
+from pipecrypt.pipeline.history.past_runs import DoneFile, PastRuns
 from pipecrypt.pipeline.planning.changes import (
     Changes,
     check_changes,
@@ -39,12 +39,14 @@ class Decision:
         continued: the run that this one continues; None: it is a new one.
         adopted: from ids to records of tasks that the continued run has done.
         dropped: outputs of the continued run whose tasks are none now; they are removed first.
+        rotated: paths of files that a deep rotation put under the keys of the policy, with the ids of their tasks now.
     """
 
     changes: Changes
     continued: PastRun | None = None
     adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    rotated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def adopted_paths(self) -> frozenset[str]:
@@ -54,11 +56,15 @@ class Decision:
     @property
     def is_work(self) -> bool:
         """Whether anything is to be written, removed or signed, for other reasons than time."""
-        return bool(self.changes.to_do or self.changes.removed or self.adopted)
+        return bool(self.changes.to_do or self.changes.removed or self.adopted or self.rotated)
 
 
 def decide(
-    request: EncryptRequest, plan: Plan, past: PastRuns | None, there: Mapping[str, int | None] | None
+    request: EncryptRequest,
+    plan: Plan,
+    past: PastRuns | None,
+    there: Mapping[str, int | None] | None,
+    find: Callable[[Mapping[str, DoneFile]], Mapping[str, str]] = lambda done: {},
 ) -> Decision:
     """Return what a run does.
 
@@ -67,19 +73,25 @@ def decide(
         plan: all of its tasks.
         past: what earlier runs left; None where the run keeps no journal, and so knows of none.
         there: sizes in bytes of the outputs that are in the sink; None where whoever signs looks for them.
+        find: finds which of the outputs that were written are under the keys of the policy by a deep rotation: their
+            paths, with the ids of their tasks now.
     """
     continued = past.unfinished if past is not None and request.run.resumes else None
     if past is None:
         return Decision(changes=Changes(to_do=plan.tasks, skipped=0))
     adopted, dropped = _taken_over(request, plan, past, continued)
+    rotated: Mapping[str, str] = {}
     if request.overwrite:
         changes = overwrite_done(plan.tasks, past.done, adopted, request.run.on_source_change)
     else:
-        changes = compare_with_done(plan.tasks, past.done, adopted, there, _doubtful(continued))
+        rotated = find(past.done)
+        done = {path: replace(file, task_id=rotated.get(path, file.task_id)) for path, file in past.done.items()}
+        changes = compare_with_done(plan.tasks, done, adopted, there, _doubtful(continued))
+        rotated = {path: new for path, new in rotated.items() if path in changes.kept}
     if request.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
         changes = replace(changes, removed=(), orphaned=())
-    return Decision(changes=changes, continued=continued, adopted=adopted, dropped=dropped)
+    return Decision(changes=changes, continued=continued, adopted=adopted, dropped=dropped, rotated=rotated)
 
 
 def find_conflicts(

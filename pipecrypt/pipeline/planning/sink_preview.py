@@ -13,11 +13,13 @@ from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read
 from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.keys.service import find_key_ids
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.pipeline.history.sink_locking import check_unlocked
 from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflicts, what_goes
 from pipecrypt.pipeline.planning.plan import Plan
+from pipecrypt.pipeline.planning.rotated import find_rotated
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.storage.sink import is_directory
 
@@ -57,7 +59,14 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
     past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
     found = sizes_below(request.sink)
     there = None if is_signed else found
-    decision = decide(request, plan, past, there)
+    promise = version.policy if is_signed and version is not None else None
+    decision = decide(
+        request,
+        plan,
+        past,
+        there,
+        lambda done: find_rotated(request, plan, done, promise, lambda: find_key_ids),
+    )
     # While another run is at work, what it has not come to yet is no conflict of its own.
     conflicts = _problems([lambda: check_unlocked(request.sink)])
     if not conflicts:

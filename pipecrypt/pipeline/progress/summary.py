@@ -64,6 +64,12 @@ class Part:
             bad_rows=bad_rows,
         )
 
+    @classmethod
+    def found(cls, path: str, size_bytes: int) -> Self:
+        """Return the record of a file that is there, of which nothing else is known."""
+        counts = {"source_bytes": 0, "rows": 0, "batches": 0, "data_keys": 0, "service_calls": 0}
+        return cls(path=path, sink_bytes=size_bytes, seconds=0.0, **counts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

@@ -31,6 +31,7 @@ class EncryptRequest:
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
         workers: files encrypted at once, each in a process of its own; 1 works in this process.
         run: how the run goes about it.
+        known_keys: further key references that may have stood in the policy before a rotation.
         only_tasks: ids of the tasks of a saved plan: no others are done, and each must be there; None for all.
 
     Raises:
@@ -48,6 +49,7 @@ class EncryptRequest:
     workers: int = 1
     run: RunOptions = field(default_factory=RunOptions)
     only_tasks: frozenset[str] | None = None
+    known_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

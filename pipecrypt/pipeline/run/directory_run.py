@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -35,6 +35,7 @@ from pipecrypt.pipeline.planning.plan import Plan, rolls_over
 from pipecrypt.pipeline.planning.unlisted import PlannedColumns
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import new_run_id
+from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.run.found import Found, OwnFiles, decide_run, look_at_sink, make_header
 from pipecrypt.pipeline.run.signed_run import check_promise
@@ -92,6 +93,7 @@ class DirectoryRun:
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in decision.changes.to_do}
+        self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
         self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
         writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
@@ -118,6 +120,16 @@ class DirectoryRun:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
             for path in self.decision.dropped:
                 remove_file(self._found.sink.child(path))
+            self._note_rotated()
+
+    def _note_rotated(self) -> None:
+        """Note which tasks of this run, as their ids are now, files are of that a deep rotation took along."""
+        if self._signing is not None:
+            self._signing.rename_tasks(self.decision.rotated)
+            return
+        for task_id, paths in _by_task(self.decision.rotated).items():
+            parts = tuple(Part.found(path, self._found.there[path] or 0) for path in paths)
+            self._journal.add(TaskRecord(task_id, self._sources[task_id], parts))
 
     def _replaced(self) -> tuple[str, ...]:
         """Return which outputs may be written over before the run is over. A signed one writes beside what is there."""
@@ -307,7 +319,7 @@ def open_directory_run(
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
         found = look_at_sink(request, sink, signers)
-        decision = decide_run(request, plan, found)
+        decision = decide_run(request, plan, found, credentials)
         columns = PlannedColumns(
             request.policy, plan.tasks, decision.changes.to_do, past=found.past, version=found.earlier
         )
@@ -334,6 +346,13 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
         for task in to_do
     )
     return replace(plan, tasks=tasks, workers=max(1, min(plan.workers, len(tasks)))).in_dataset(header.dataset_id)
+
+
+def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path, task_id in sorted(rotated.items()):
+        found.setdefault(task_id, []).append(path)
+    return found
 
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:

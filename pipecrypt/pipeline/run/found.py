@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.history.journal.block import RunHeader
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import PlainSeal, Seal, SignedSeal
-from pipecrypt.pipeline.history.past_runs import PastRuns, put_in_place
+from pipecrypt.pipeline.history.past_runs import DoneFile, PastRuns, put_in_place
 from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflicts
 from pipecrypt.pipeline.planning.plan import Plan
+from pipecrypt.pipeline.planning.rotated import FindIDs, find_rotated
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
@@ -90,14 +93,26 @@ def look_at_sink(request: EncryptRequest, sink: Location, signers: OpenSigners |
     return Found(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
 
 
-def decide_run(request: EncryptRequest, plan: Plan, found: Found) -> Decision:
+def decide_run(request: EncryptRequest, plan: Plan, found: Found, credentials: Credentials) -> Decision:
     """Return what a run does.
 
+    Args:
+        request: what is asked for.
+        plan: all of its tasks.
+        found: what the sink holds.
+        credentials: what opens the keys, where files may be under a successor of an earlier key.
+
     Raises:
+        AccessError: then, that a key is missing, or the credentials do not open it.
         ConflictError: what is there stands in the way; see `find_conflicts`.
     """
     there = found.there if found.signers is None else None
-    decision = decide(request, plan, found.past, there)
+    promise = None if found.earlier is None else found.earlier.policy
+
+    def find(done: Mapping[str, DoneFile]) -> Mapping[str, str]:
+        return find_rotated(request, plan, done, promise, lambda: _open_ids(plan.key_references, credentials))
+
+    decision = decide(request, plan, found.past, there, find)
     for check in find_conflicts(request, found.past, decision, there):
         check()
     if decision.changes.lost:
@@ -106,6 +121,15 @@ def decide_run(request: EncryptRequest, plan: Plan, found: Found) -> Decision:
         names = name_some(found.sink, decision.changes.orphaned)
         _log.warning("%s: the sources are gone, and these stay; run.on_source_change: replace removes them", names)
     return decision
+
+
+def _open_ids(references: Sequence[str], credentials: Credentials) -> FindIDs:
+    """Open keys, and return what tells the ids of their versions."""
+    found = {}
+    for reference in references:
+        with KeySession((reference,), credentials=credentials) as session:
+            found[reference] = frozenset(session.master_key_ids())
+    return found.get
 
 
 def make_header(request: EncryptRequest, plan: Plan, found: Found, decision: Decision, run_id: str) -> RunHeader:

@@ -25,7 +25,7 @@ from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.crypto.signature import SignatureAlgorithm
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeystoreError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey
 from pipecrypt.keys.services.keystore.lookup import (
     KeyPlace,
@@ -182,6 +182,21 @@ class KeystoreService:
         except KeyNotFoundError as error:
             raise KeyNotFoundError(error.message, hint=f"{error.hint}; {makes} makes it") from None
         _check_use(place, versions[0], signs=signs)
+
+    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+        """Return references to the other keys of the keystore that do not sign, as the file says."""
+        place = locate_key(reference)
+        document = read_keystore_if_any(place.path)
+        keys = () if document is None else document.keys
+        names = sorted({key.name for key in keys if not key.type.signs and key.name != place.name})
+        start = reference.text.partition("#")[0]
+        return tuple(parse_key_reference(f"{start}#{name}") for name in names)
+
+    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+        """Return the master key ids of all versions of a key, as the file says; none where there is no such key."""
+        place = locate_key(reference)
+        document = read_keystore_if_any(place.path)
+        return frozenset(map(master_key_id, () if document is None else document.versions(place.name)))
 
     def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
         """Return the public key of an identity's newest version, or None for a key of another type.
