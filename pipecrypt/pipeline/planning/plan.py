@@ -12,8 +12,9 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_directory,
     check_unsigned_file,
 )
+from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_paths, is_reserved
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
 from pipecrypt.pipeline.planning.splitting import Share, shares_of_each
 from pipecrypt.pipeline.planning.task_id import task_id
@@ -351,7 +352,7 @@ def _output_path(operation: Operation, relative_path: str) -> str:
     if isinstance(operation, ChunkEncryption):
         return relative_path + CHUNKS_SUFFIX
     if isinstance(operation, Decryption):
-        return relative_path.removesuffix(CHUNKS_SUFFIX)
+        return _restored_path(relative_path)
     path = output_name(relative_path) if isinstance(operation, Ingestion) else relative_path
     if path.endswith(CHUNKS_SUFFIX):
         raise UsageError(
@@ -359,3 +360,16 @@ def _output_path(operation: Operation, relative_path: str) -> str:
             hint="rename it: decrypting goes by it",
         )
     return path if path.lower().endswith(PARQUET_SUFFIXES) else f"{path}.parquet"
+
+
+def _restored_path(relative_path: str) -> str:
+    """Return where a file is decrypted to: somebody who can write to the source may call one `...chunks.parquet`."""
+    path = relative_path.removesuffix(CHUNKS_SUFFIX)
+    try:
+        check_inside(path)
+    except DocumentError as error:
+        raise UsageError(
+            f"{relative_path!a} would be decrypted to a name that no file can have: {error}",
+            hint="decrypt it by itself, and name the output",
+        ) from error
+    return path

@@ -35,6 +35,8 @@ def _plain(value: object) -> object:
     """Return what JSON can write, with the names of classes: two operations of equal members are not the same."""
     if value is None or isinstance(value, str | int | float):
         return value  # an enum of texts too
+    if isinstance(value, bytes):
+        return ["bytes", value.hex()]
     if isinstance(value, range):
         return ["range", value.start, value.stop]
     if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ import pytest
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.pipeline.planning.task_id import task_id
 from pipecrypt.pipeline.request.reading import Reading
-from pipecrypt.pipeline.task.operation import ChunkEncryption, Encryption, Ingestion, Operation
+from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation
 from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
@@ -41,6 +41,8 @@ def test_the_same_work_has_the_same_id() -> None:
         (_SOURCE, "a.parquet", replace(_OPERATION, policy=replace(_POLICY, footer=FooterMode.ENCRYPTED))),
         (_SOURCE, "a.parquet", replace(_OPERATION, policy=EncryptionPolicy(rules=(ColumnRule("email", "x://y"),)))),
         (_SOURCE, "a.parquet", ChunkEncryption(_POLICY, "dataset", 1, compress=False)),
+        (_SOURCE, "a.parquet", Decryption(None)),
+        (_SOURCE, "a.parquet", Decryption(b"prefix")),
         (_SOURCE, "a.parquet", _ingestion()),
         (_SOURCE, "a.parquet", _ingestion(delimiter=";")),
     ],
@@ -48,3 +50,8 @@ def test_the_same_work_has_the_same_id() -> None:
 def test_any_other_work_has_another_id(source: SourceFile, path: str, operation: Operation) -> None:
     ids = {task_id(source, path, operation), task_id(_SOURCE, "a.parquet", _OPERATION)}
     assert len(ids) == 2
+
+
+def test_each_aad_prefix_is_other_work() -> None:
+    prefixes = (None, b"", b"a", b"a\xff", b"b")
+    assert len({task_id(_SOURCE, "a.parquet", Decryption(prefix)) for prefix in prefixes}) == len(prefixes)
