@@ -207,14 +207,15 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
 def load_json(data: bytes) -> object:
     """Parse any JSON value in UTF-8 into Python's own types, for those who look at a document as a whole.
 
-    Members that occur twice are refused here, because nobody asks for them by name.
+    Members that occur twice are refused here, because nobody asks for them by name. NaN and infinities are not:
+    programs write them, and these documents are theirs.
 
     Raises:
         DocumentError: too many parts for its bytes, too deep, a member twice, or not JSON.
     """
     check_parts(data)
     try:
-        return json.loads(data.decode(), object_pairs_hook=_members, parse_constant=_refuse_constant)
+        return json.loads(data.decode(), object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
         raise DocumentError("not JSON") from error
 

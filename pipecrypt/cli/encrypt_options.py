@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.parquet.policy import FooterMode, KeyScope, Unlisted
+from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
 from pipecrypt.sources.formats import SourceFormat
 from pipecrypt.sources.options import BadRows, Codec
 
@@ -15,6 +15,7 @@ __all__ = [
     "Also",
     "BatchRows",
     "Chunks",
+    "ClearMetadata",
     "Columns",
     "Compression",
     "DataKeys",
@@ -41,6 +42,13 @@ UnlistedColumns = Annotated[
     Unlisted | None,
     typer.Option(
         "--unlisted", help="Columns that are not listed: plaintext, under --key, or an error; default: as files before."
+    ),
+]
+ClearMetadata = Annotated[
+    ClearNotes,
+    typer.Option(
+        "--clear-metadata",
+        help="Bounds, defaults, labels that a plaintext footer tells of encrypted columns.",
     ),
 ]
 Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]

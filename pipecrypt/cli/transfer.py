@@ -11,6 +11,7 @@ from pipecrypt.cli.encrypt_options import (
     Also,
     BatchRows,
     Chunks,
+    ClearMetadata,
     Columns,
     Compression,
     DataKeys,
@@ -46,7 +47,7 @@ from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust,
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import UsageError
-from pipecrypt.parquet.policy import FooterMode, KeyScope
+from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def encrypt(
     key: Key,
     columns: Columns = None,
     unlisted: UnlistedColumns = None,
+    clear_metadata: ClearMetadata = ClearNotes.STRIP,
     footer: Footer = FooterMode.PLAINTEXT,
     data_keys: DataKeys = KeyScope.BATCH,
     footer_key: FooterKey = None,
@@ -143,6 +145,7 @@ def encrypt(
         bind_path=not no_bind_path,
         mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
         unlisted=None if unlisted is None else unlisted.value,
+        clear_metadata=clear_metadata.value,
         compression=None if compression is None else compression.value,
         also=also or (),
         **_signing(sign, digest, valid_for),

@@ -113,6 +113,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
             columns=_columns(loaded),
             default=_reference(loaded, encrypt.default),
             unlisted=encrypt.unlisted,
+            clear_metadata=encrypt.clear_metadata,
             footer=encrypt.footer,
             data_keys=encrypt.data_keys,
             footer_key=_reference(loaded, encrypt.footer_key),

@@ -111,6 +111,11 @@ class EncryptModel(_Model):
         description="what becomes of columns that no entry lists, where there is no default: they stay in plaintext, "
         "take the one key of all entries, or stop the run; without it, those stop it that earlier files do not have",
     )
+    clear_metadata: Literal["strip", "drop", "refuse", "keep"] = Field(
+        default="strip",
+        description="key-value metadata that tells of encrypted columns beside a plaintext footer: stripped from the "
+        "entries of well-known writers, all other entries dropped too, the file refused, or all of it kept readable",
+    )
     footer: Literal["plaintext", "encrypted"] = Field(
         default="plaintext", description="plaintext: readers without keys can read the columns left in plaintext"
     )

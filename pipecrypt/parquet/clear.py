@@ -1,6 +1,6 @@
 """Refuse to encrypt what a readable footer would still tell. What a footer shows of a column is left to names.
 
-A footer in plaintext keeps whatever this release does not know, and what the file's writer noted in key-value metadata.
+A footer in plaintext keeps whatever this release does not know. What writers note in key-value metadata: clear_notes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from typing import Final
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
-from pipecrypt.parquet.names import FileMetaData, KeyValue, SchemaElement
+from pipecrypt.parquet.names import FileMetaData, SchemaElement
 from pipecrypt.parquet.thrift import Struct
 
 __all__ = ["check_clear_fields", "check_clear_footer"]
 
 _HINT: Final = "encrypt the footer too: --footer encrypted"
-# GeoParquet notes the bounds of each geometry column (geoparquet.org, "bbox"), which are its least and greatest values.
-_GEO_KEY: Final = b"geo"
-_GEO_BOUNDS: Final = b'"bbox"'
 
 
 def check_clear_fields(struct: Struct, known: frozenset[int], what: str) -> None:
@@ -38,20 +35,10 @@ def check_clear_footer(footer: Struct, encrypted: Sequence[LeafColumn], name: st
     """Check that a plaintext footer would not tell values of the columns that are encrypted.
 
     Raises:
-        UnsupportedError: it has fields unknown to this release, or notes the bounds of such a column.
+        UnsupportedError: it has fields unknown to this release.
     """
     if not encrypted:
         return
     check_clear_fields(footer, FileMetaData.KNOWN, f"footer of {name}")
     for element in footer.structs(FileMetaData.SCHEMA):
         check_clear_fields(element, SchemaElement.KNOWN, f"schema of {name}")
-    for pair in footer.structs(FileMetaData.KEY_VALUE_METADATA):
-        value = pair.binary(KeyValue.VALUE) or b""
-        if pair.binary(KeyValue.KEY) == _GEO_KEY and _GEO_BOUNDS in value:
-            told = [leaf.path[0] for leaf in encrypted if leaf.path[0].encode() in value]
-            if told:
-                raise UnsupportedError(
-                    f"{name} notes the bounds of column {told[0]!r} in its key-value metadata 'geo', and the footer "
-                    "stays readable",
-                    hint=_HINT,
-                )

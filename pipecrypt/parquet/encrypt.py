@@ -49,11 +49,12 @@ from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, R
 from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.page_headers import PageScan
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
-from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
+from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource, ShowsPart
 from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.sealed_metadata import MetadataSealer
+from pipecrypt.parquet.sealed_notes import check_notes, seal_notes
 from pipecrypt.parquet.thrift import Struct, WireType
 from pipecrypt.parquet.writing_keys import WritingKeys
 
@@ -135,6 +136,7 @@ class FileEncryption:
         self._originals = Originals(policy.data_keys, 0)
         self._output = GrowingFooter()
         self._source_bytes = 0
+        self._clear_roots = frozenset[str]()  # encrypted columns of which a readable footer must not tell
 
     def __enter__(self) -> Self:
         """Return the encryption."""
@@ -176,6 +178,9 @@ class FileEncryption:
             sealed = [leaf for column, leaf in enumerate(leaves) if self._keys.is_sealed(column)]
             if self._policy.footer is FooterMode.PLAINTEXT:
                 check_clear_footer(footer, sealed, source.name)
+                self._clear_roots = frozenset(leaf.path[0] for leaf in sealed)
+                if self._policy.clear_notes is ClearNotes.REFUSE:
+                    check_notes(footer, self._clear_roots, source.name)
         else:
             self._output.check_schema(footer, source.name)
             # Nobody has the files that become one, so there is nothing in them to give back.
@@ -206,6 +211,9 @@ class FileEncryption:
         """
         footer, originals = self._output.finish(key_values)
         originals.source_bytes = self._source_bytes
+        if self._clear_roots and self._policy.clear_notes in (ClearNotes.STRIP, ClearNotes.DROP):
+            cipher = MessageCipher(self._keys.footer()[0])
+            seal_notes(footer, self._clear_roots, self._policy.clear_notes, cipher, self._aad)
         push_originals(footer, originals)
         if self._digests is not None and self._keys.leave_plaintext:
             self.body.settle()

@@ -161,12 +161,9 @@ def is_parquet(source: RangeSource) -> bool:
 def read_stored_footer(
     source: RangeSource, *, stored: StoredFooter | None = None, check: FooterCheck | None = None
 ) -> StoredFooter:
-    """Return a file's footer, plain or encrypted, unauthenticated.
+    """Return a file's footer, plain or encrypted, unauthenticated: `stored` where it was read before.
 
-    Args:
-        source: the file.
-        stored: what was read of the same file before: returned, without reading it again.
-        check: called with the footer, read before or not; what it raises passes through.
+    `check` is called with it in either case; what it raises passes through.
 
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
@@ -182,15 +179,7 @@ def _checked(stored: StoredFooter, check: FooterCheck | None) -> StoredFooter:
 
 @dataclass(frozen=True, slots=True)
 class FooterBytes:
-    """A file's end, read and digested, but not parsed.
-
-    Args:
-        stored: everything from where the footer begins up to its length.
-        ending: the last magic bytes.
-        size_bytes: size of the whole file.
-        name: what errors call the file.
-        sha256: of everything from where the footer begins, in hex.
-    """
+    """A file's end, read and digested, not parsed: `stored` up to the footer's length, `ending` the magic behind it."""
 
     stored: bytes | bytearray
     ending: bytes

@@ -64,6 +64,7 @@ class ModuleType(IntEnum):
     BLOOM_FILTER_BITSET = 9
 
 
+_NOTES_TYPE: Final = b"\x7f"
 _TYPE_BYTES: Final = tuple(bytes((module_type,)) for module_type in ModuleType)
 
 
@@ -84,6 +85,10 @@ class FileAAD:
     def footer(self) -> bytes:
         """Return the footer's AAD."""
         return self._start + bytes((ModuleType.FOOTER,))
+
+    def notes(self) -> bytes:
+        """Return the AAD of the sealed key-value metadata: of a type of our own, far from those of the format."""
+        return self._start + _NOTES_TYPE
 
     def module(self, module_type: ModuleType, row_group: int, column: int) -> bytes:
         """Return the AAD of a module without page ordinal, or what comes before the page ordinal of one with it."""

@@ -24,6 +24,7 @@ from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto,
 from pipecrypt.parquet.originals import Originals, pop_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.sealed_notes import restore_notes
 from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
 from pipecrypt.secret import DataKey
@@ -122,6 +123,7 @@ class OpenedFile:
             self.footer = self._open_footer(sealed, name)  # (2)
             self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
+            restore_notes(self.footer, self._notes_cipher(), self.aad, name)
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
@@ -159,6 +161,9 @@ class OpenedFile:
             self.is_authenticated = False
             return sealed.metadata
         return open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)
+
+    def _notes_cipher(self) -> MessageCipher | None:
+        return None if self._footer_key is None else MessageCipher(self._footer_key)
 
     def _check_algorithm(self, name: str) -> None:
         # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import PolicyError
 
-__all__ = ["ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope", "Unlisted"]
+__all__ = ["ClearNotes", "ColumnRule", "EncryptionPolicy", "FooterMode", "KeyScope", "Unlisted"]
 
 
 class FooterMode(StrEnum):
@@ -31,6 +31,15 @@ class Unlisted(StrEnum):
     PLAINTEXT = "plaintext"
     ENCRYPT = "encrypt"
     REFUSE = "refuse"
+
+
+class ClearNotes(StrEnum):
+    """What becomes of key-value metadata of a readable footer that tells of encrypted columns."""
+
+    STRIP = "strip"
+    DROP = "drop"
+    REFUSE = "refuse"
+    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,9 @@ class EncryptionPolicy:
         bind_path: store dataset id and path as AAD prefix; DuckDB reads only files without one.
         digest: store digests of what stays in plaintext in the footer (see `integrity`); None: store none.
         refuses_unlisted: a file with a column that no rule matches is refused, where there is no default.
+        clear_notes: what becomes of notes in a readable footer: what tells of encrypted columns is stripped from the
+            entries that this release knows; with DROP, entries that it does not know go too; or a file with some is
+            refused, or kept as it is. What goes stays in the file, sealed.
 
     Raises:
         PolicyError: no key at all, or `uniform` with rules.
@@ -74,6 +86,7 @@ class EncryptionPolicy:
     bind_path: bool = True
     digest: DigestAlgorithm | None = None
     refuses_unlisted: bool = False
+    clear_notes: ClearNotes = ClearNotes.STRIP
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,15 +103,6 @@ def test_offsets_that_point_nowhere(field: int, value: int, column: str) -> None
             shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
         if (field, value) != (ColumnMetaData.DATA_PAGE_OFFSET, 0):  # pyarrow takes 0 at its word, in the original too
             assert pq.read_table(shown).equals(pq.read_table(io.BytesIO(original)))
-
-
-def test_bounds_of_an_encrypted_column_stay_in_no_clear_entry() -> None:
-    geo = '{"version": "1.1.0", "columns": {"geometry": {"encoding": "WKB", "bbox": [1.5, 2.5, 3.5, 4.5]}}}'
-    table = pa.table({"geometry": [b"a", b"b"], "id": [1, 2]}).replace_schema_metadata({"geo": geo})
-    with pytest.raises(UnsupportedError):
-        encrypt(parquet_bytes(table), only("geometry"), RandomKeys())
-    encrypt(parquet_bytes(table), only("id"), RandomKeys())
-    assert b"bbox" not in encrypt(parquet_bytes(table), all_columns(FooterMode.ENCRYPTED), RandomKeys())
 
 
 @pytest.mark.parametrize("level", ["footer", "schema", "row group"])

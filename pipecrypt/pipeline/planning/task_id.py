@@ -16,6 +16,7 @@ __all__ = ["task_id"]
 _VERSION: Final = 1
 # Which dataset the output belongs to says nothing about what is done: a resumed run continues the dataset it finds. Nor
 # does what is refused.
+_LATER: Final = {"clear_notes": "strip"}  # what came after ids were given is no part of one where it is the default
 _LEFT_OUT: Final = frozenset({"dataset_id", "refuses_unlisted"})
 
 
@@ -45,5 +46,8 @@ def _plain(value: object) -> object:
         return [_plain(member) for member in value]
     if is_dataclass(value) and not isinstance(value, type):
         members = {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.name not in _LEFT_OUT}
+        for name, default in _LATER.items():
+            if members.get(name) == default:
+                del members[name]
         return {type(value).__name__: members}
     raise AssertionError(f"{type(value).__name__} has no plain form")

@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.errors import PolicyError
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
-from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
+from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.pipeline.request.choice import choose
 from pipecrypt.pipeline.request.sign_options import DEFAULT_DIGEST, listed_signing_keys, make_signing_options
 from pipecrypt.sources.options import Codec, EncodeOptions
@@ -48,6 +48,9 @@ class Policy:
         unlisted: what becomes of columns that are not listed: `plaintext`; `encrypt`, under `default`, or where there
             is none under the one key of all columns; or `refuse`, which fails. Without it they go out in plaintext, but
             one that other files of the run, or earlier ones in the sink, do not have in plaintext stops the run.
+        clear_metadata: what becomes of key-value metadata that tells of encrypted columns beside a plaintext footer,
+            such as bounds, defaults and labels: `strip` it from the entries of well-known writers, `drop` all entries
+            of others too, `refuse` the file, or `keep` it readable. What goes is kept sealed, and decrypted again.
         batch_rows: rows of a row group, for sources that are not Parquet already.
         compression: of the pages of such sources, `zstd` (the default), `snappy` or `none`; of chunks, `none` (the
             default) or `zstd`.
@@ -74,6 +77,7 @@ class Policy:
     bind_path: bool = True
     mode: str = Mode.COLUMNS.value
     unlisted: str | None = None
+    clear_metadata: str = ClearNotes.STRIP.value
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
@@ -176,6 +180,7 @@ class Policy:
             bind_path=self.bind_path,
             digest=None if signing is None else signing.digest,
             refuses_unlisted=self.unlisted == Unlisted.REFUSE.value,
+            clear_notes=_choose(ClearNotes, self.clear_metadata, "clear_metadata"),
         )
 
 

@@ -1,0 +1,183 @@
+"""What writers note about columns in a footer's key-value metadata, and what stays of it beside a readable footer.
+
+A footer that stays readable shows what its writer noted, and programs note what tells values: GeoParquet the bounds of
+a geometry, Spark, Iceberg and Avro comments and defaults, pandas the attributes of a frame, Hugging Face the labels of
+a class. What stays of an encrypted column in these entries is what its type is made of, as far as it is listed here.
+Keeping the entries as they were is left to sealed_notes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from pipecrypt.documents import DocumentError, load_json
+from pipecrypt.parquet.arrow_schema import ARROW_SCHEMA_KEY, strip_arrow_schema
+from pipecrypt.parquet.byte_entry import CHUNKS_KEY
+from pipecrypt.parquet.integrity import INTEGRITY_KEY
+from pipecrypt.parquet.originals import LAYOUT_KEY
+
+__all__ = ["strip_note"]
+
+_OURS: Final = frozenset({CHUNKS_KEY, INTEGRITY_KEY, LAYOUT_KEY})
+_GEO_KEPT: Final = frozenset({"encoding", "crs", "edges", "orientation", "epoch", "covering"})
+_GEO_OF_FILES: Final = frozenset({"version", "schema_version", "primary_column", "columns", "creator"})
+_PANDAS_KEPT: Final = frozenset({"timezone", "encoding", "ordered", "unit", "precision", "scale"})
+_SPARK_KEPT: Final = frozenset({"__CHAR_VARCHAR_TYPE_STRING"})
+_NOTES_OF_FIELDS: Final = frozenset({"doc", "default", "initial-default", "write-default", "comment"})
+_AVRO_FIELD_KEPT: Final = frozenset({"name", "type", "default", "aliases", "order", "field-id"})
+
+
+def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknown: bool = False) -> bytes | None:
+    """Return what stays of an entry where some columns are encrypted: `value` itself if it tells nothing of them.
+
+    Args:
+        key: of the entry.
+        value: of the entry.
+        roots: names of the columns at the root that are encrypted, or have something in them that is.
+        drops_unknown: nothing stays of an entry of which this release does not know what it tells.
+
+    Returns:
+        None where nothing stays, as of a known entry that cannot be read.
+    """
+    if key == ARROW_SCHEMA_KEY:
+
+        def strip_inner(inner: bytes, told: bytes) -> bytes | None:
+            return strip_note(inner, told, roots, drops_unknown=drops_unknown)
+
+        return strip_arrow_schema(value, roots, strip_inner)
+    strip = _STRIPPERS.get(key)
+    if strip is None:
+        return None if drops_unknown and key not in _OURS else value
+    try:
+        document = load_json(value)
+        if not isinstance(document, dict):
+            return None
+        left = strip(document, frozenset(roots))
+    except (DocumentError, AttributeError, TypeError, RecursionError):
+        return None
+    if left is None or left == document:
+        return None if left is None else value
+    return json.dumps(left, separators=(",", ":")).encode("ascii")
+
+
+_Document = dict[str, Any]
+
+
+def _strip_geo(document: _Document, roots: frozenset[str]) -> _Document:
+    columns = {
+        name: _kept(column, _GEO_KEPT) | ({"geometry_types": []} if "geometry_types" in column else {})
+        if name in roots
+        else column
+        for name, column in document.get("columns", {}).items()
+    }
+    return _kept(document, _GEO_OF_FILES) | ({"columns": columns} if "columns" in document else {})
+
+
+def _strip_pandas(document: _Document, roots: frozenset[str]) -> _Document:
+    def strip(column: _Document) -> _Document:
+        names = (column.get("field_name"), column.get("name"))
+        notes = column.get("metadata")
+        if not isinstance(notes, dict) or roots.isdisjoint(each for each in names if isinstance(each, str)):
+            return column
+        return column | {"metadata": _kept(notes, _PANDAS_KEPT)}
+
+    left = document | ({"columns": [strip(each) for each in document["columns"]]} if "columns" in document else {})
+    # Attributes of a frame are whatever its owner noted, of whichever column.
+    return left | ({"attributes": {}} if document.get("attributes") else {})
+
+
+def _strip_pandas_attributes(document: _Document, roots: frozenset[str]) -> _Document | None:
+    return document if not document else None
+
+
+def _strip_spark(document: _Document, roots: frozenset[str]) -> _Document:
+    def strip(node: object) -> object:
+        if isinstance(node, list):
+            return [strip(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        return {
+            name: _kept(each, _SPARK_KEPT) if name == "metadata" and isinstance(each, dict) else strip(each)
+            for name, each in node.items()
+        }
+
+    return _with_fields(document, roots, strip)
+
+
+def _strip_notes_of_fields(document: _Document, roots: frozenset[str]) -> _Document:
+    def strip(node: object) -> object:
+        if isinstance(node, list):
+            return [strip(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        return {name: strip(each) for name, each in node.items() if name not in _NOTES_OF_FIELDS}
+
+    return _with_fields(document, roots, strip)
+
+
+def _strip_avro(document: _Document, roots: frozenset[str]) -> _Document:
+    def strip_field(field: object) -> object:
+        kept = _kept(field, _AVRO_FIELD_KEPT) if isinstance(field, dict) else field
+        if not isinstance(kept, dict):
+            return kept
+        if kept.get("default") is not None:  # null is what an optional field has, and tells nothing
+            del kept["default"]
+        return {name: strip_type(each) if name == "type" else each for name, each in kept.items()}
+
+    def strip_type(node: object) -> object:
+        if isinstance(node, list):
+            return [strip_type(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        left = {name: each for name, each in node.items() if name not in _NOTES_OF_FIELDS}
+        for name in ("type", "items", "values"):
+            if name in left:
+                left[name] = strip_type(left[name])
+        if isinstance(left.get("fields"), list):
+            left["fields"] = [strip_field(each) for each in left["fields"]]
+        return left
+
+    return _with_fields(document, roots, strip_field)
+
+
+def _strip_hugging_face(document: _Document, roots: frozenset[str]) -> _Document:
+    def strip(node: object) -> object:
+        if isinstance(node, list):
+            return [strip(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        left = {name: strip(each) for name, each in node.items() if name not in ("names", "description")}
+        names = node.get("names")
+        return left | ({"num_classes": len(names)} if isinstance(names, list) else {})
+
+    info = document.get("info")
+    features = info.get("features") if isinstance(info, dict) else None
+    if not isinstance(info, dict) or not isinstance(features, dict):
+        return document
+    stripped = {name: strip(each) if name in roots else each for name, each in features.items()}
+    return document | {"info": info | {"features": stripped}}
+
+
+def _with_fields(document: _Document, roots: frozenset[str], strip: Callable[[object], object]) -> _Document:
+    fields = document.get("fields")
+    if not isinstance(fields, list):
+        return document
+    return document | {"fields": [strip(each) if each["name"] in roots else each for each in fields]}
+
+
+def _kept(members: Mapping[str, Any], names: frozenset[str]) -> _Document:
+    return {name: each for name, each in members.items() if name in names}
+
+
+_STRIPPERS: Final[Mapping[bytes, Callable[[_Document, frozenset[str]], _Document | None]]] = {
+    b"geo": _strip_geo,
+    b"pandas": _strip_pandas,
+    b"PANDAS_ATTRS": _strip_pandas_attributes,
+    b"org.apache.spark.sql.parquet.row.metadata": _strip_spark,
+    b"iceberg.schema": _strip_notes_of_fields,
+    b"parquet.avro.schema": _strip_avro,
+    b"avro.schema": _strip_avro,
+    b"huggingface": _strip_hugging_face,
+}
