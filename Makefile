@@ -10,7 +10,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A shell's own PYTHONPATH would shadow what the virtual environment holds.
 unexport PYTHONPATH
 
-DEMO := $(or $(PIPECRYPT_DEMO_DIR),./demo)
+# Absolute, because relative paths of a configuration start from the configuration.
+DEMO := $(abspath $(or $(PIPECRYPT_DEMO_DIR),./demo))
 SCALE ?= 0.1
 
 help: ## Print these targets

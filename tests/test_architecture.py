@@ -133,7 +133,7 @@ def test_every_configuration_loads_and_plans(path: Path) -> None:
     loaded = load_config(path, {})
 
     plan = plan_config(loaded, offline=True)
-    assert plan.sink == loaded.model.sink.url
+    assert plan.sink.endswith(loaded.model.sink.url.removeprefix("./").removeprefix("../"))
     assert build_request(loaded).policy.engine_policy().key_references()
 
 

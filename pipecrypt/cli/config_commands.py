@@ -21,7 +21,7 @@ config_app = typer.Typer(help="Check configurations.", rich_markup_mode=None, ad
 @config_app.command("check")
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML configuration.")],
-    offline: Annotated[bool, typer.Option("--offline", help="Look at no source and no sink.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Look at no key, no source and no sink.")] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,

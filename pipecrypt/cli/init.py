@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -20,7 +21,7 @@ _KEY_NAME = "main"
 _CONFIG = """\
 # A pipecrypt configuration: what is read, where it goes, what is encrypted under which key.
 # Check it with `pipecrypt config check pipecrypt.yaml`, run it with `pipecrypt run pipecrypt.yaml`.
-# Relative paths are relative to the directory that pipecrypt is started in.
+# Relative paths start from the directory of this file, wherever pipecrypt is started.
 # ${VAR} and ${VAR:-default} stand for environment variables, $$ for a dollar sign.
 
 source:
@@ -65,15 +66,14 @@ def init(
 
 
 def _lines(config: Path, keystore: Path) -> list[str]:
-    first = [] if config.parent == Path() else [f"  cd {config.parent}"]
+    written = shlex.quote(str(config))
     return [
         f"wrote {config}",
         f"wrote {keystore} with key {_KEY_NAME}; keep a copy of it: without it the data is lost",
         "next:",
-        *first,
-        f"  edit {_CONFIG_NAME}",
-        f"  pipecrypt config check {_CONFIG_NAME}",
-        f"  pipecrypt run {_CONFIG_NAME}",
+        f"  edit {written}: the source is {config.parent / 'data'} until you say otherwise",
+        f"  pipecrypt config check {written}",
+        f"  pipecrypt run {written}",
     ]
 
 

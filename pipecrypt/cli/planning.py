@@ -46,11 +46,13 @@ def show_plan(
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.build import build_request
     from pipecrypt.config.load import load_config
+    from pipecrypt.config.paths import hints_about_paths
     from pipecrypt.pipeline.planning.plan_report import report_plan
     from pipecrypt.pipeline.planning.saved_plan import save_plan
 
     loaded = load_config(config, os.environ)
-    report = report_plan(build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers))
+    with hints_about_paths(loaded):
+        report = report_plan(build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers))
     if out is not None:
         save_plan(report, out)
     show(report, lambda: _lines(report))

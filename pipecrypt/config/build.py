@@ -9,6 +9,7 @@ from typing import Any
 
 from pipecrypt.config.document import ValuePath
 from pipecrypt.config.load import LoadedConfig
+from pipecrypt.config.paths import anchored_location
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.pipeline.request.policy import Policy
@@ -46,6 +47,7 @@ def build_request(
         workers=loaded.model.run.workers if workers is None else workers,
         run=_run_options(loaded, resumes=resumes),
         known_keys=tuple(loaded.key_reference(name) for name in loaded.model.keys),
+        key_spellings=loaded.key_spellings(),
     )
 
 
@@ -69,7 +71,7 @@ def _run_options(loaded: LoadedConfig, *, resumes: bool) -> RunOptions:
 def _location(loaded: LoadedConfig, name: str) -> Location:
     model = loaded.model.source if name == "source" else loaded.model.sink
     try:
-        return Location(model.url, model.options)
+        return anchored_location(Location(model.url, model.options), loaded.directory)
     except UsageError as error:
         raise _at(loaded, (name, "url"), error) from None
 

@@ -28,6 +28,7 @@ from pipecrypt.config.model import (
 )
 from pipecrypt.config.problem import Problem, config_error, nearest_name
 from pipecrypt.errors import ConfigError, KeyReferenceError, UsageError
+from pipecrypt.keys.reference import anchored_reference
 from pipecrypt.keys.service import check_key_reference
 
 __all__ = ["LoadedConfig", "load_config"]
@@ -65,19 +66,29 @@ class LoadedConfig:
     Args:
         model: the values.
         document: where each of them stands, for errors that come later.
+        directory: what relative paths start from: the configuration's own, absolute, links resolved.
     """
 
     model: ConfigModel
     document: Document
+    directory: str
 
     def key_reference(self, name: str) -> str:
-        """Return the key reference that a name under `keys` stands for."""
-        return self.model.keys[name]
+        """Return the key reference that a name under `keys` stands for, its path absolute."""
+        return anchored_reference(self.model.keys[name], self.directory)
 
     def signing_keys(self) -> tuple[str, ...]:
-        """Return the key references that `sign` names, none where nothing is signed."""
+        """Return the key references that `sign` names, their paths absolute; none where nothing is signed."""
         sign = self.model.sign
-        return () if sign is None else tuple(self.model.keys.get(each, each) for each in sign.keys)
+        if sign is None:
+            return ()
+        return tuple(anchored_reference(self.model.keys.get(each, each), self.directory) for each in sign.keys)
+
+    def key_spellings(self) -> dict[str, str]:
+        """Return how the key references under `keys`, and what stands before their `#`, are written there."""
+        spelled = {self.key_reference(name): text for name, text in self.model.keys.items()}
+        places = {anchored.partition("#")[0]: text.partition("#")[0] for anchored, text in spelled.items()}
+        return places | spelled
 
 
 def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> LoadedConfig:
@@ -104,7 +115,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
         raise config_error(name, [*empty.values(), *(each for each in others if each.position not in told)]) from None
     if empty:
         raise config_error(name, empty.values())
-    loaded = LoadedConfig(model, document)
+    loaded = LoadedConfig(model, document, os.path.realpath(os.path.dirname(name) or "."))
     if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded), *_bad_signing(loaded)]:
         raise config_error(name, problems)
     return loaded

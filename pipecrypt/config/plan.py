@@ -1,18 +1,26 @@
 """What a configuration would do, for `pipecrypt config check`. Doing it is left to run.
 
-No key is opened and nothing is written. Only the first source's columns are read: a run checks every file.
+No key is opened and nothing is written; what is missing is told all the same, as far as it can be seen so. Only the
+first source's columns are read: a run checks every file.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import LoadedConfig
+from pipecrypt.config.paths import hints_about_paths
+from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.errors import StorageAccessError
+from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan import planned_sources
 from pipecrypt.pipeline.planning.preview import source_shape
 from pipecrypt.pipeline.task.operation import Operation
+from pipecrypt.storage.filesystem import open_filesystem
 from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 
@@ -87,10 +95,11 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
 
     Args:
         loaded: the configuration.
-        offline: look at the configuration only, at no source and no sink.
+        offline: look at the configuration only, at no key, no source and no sink.
 
     Raises:
-        ConfigError: the configuration contradicts itself.
+        ConfigError: the configuration contradicts itself, or its sink cannot be made.
+        AccessError: a key is missing, as far as that can be seen without a secret.
         SourceNotFoundError: there is no source.
         ColumnNotFoundError: the first source has no such column.
     """
@@ -100,9 +109,12 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     validity = None if signing is None else signing.valid_for
     sources, columns = None, None
     if not offline:
-        planned = planned_sources(request)
-        sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
-        columns = _columns(loaded, *planned[0])
+        with hints_about_paths(loaded):
+            check_keys(request.policy)
+            _check_sink(loaded, request.sink)
+            planned = planned_sources(request)
+            sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+            columns = _columns(loaded, *planned[0])
     return ConfigPlan(
         config=loaded.document.name,
         source=request.source.display,
@@ -121,11 +133,34 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     )
 
 
+def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
+    """Refuse a sink that cannot be made."""
+    if sink.is_standard_stream:
+        return
+    if not sink.is_local:
+        open_filesystem(sink)
+        return
+    place = os.path.abspath(sink.local_path)
+    if not sink.names_directory and os.path.lexists(place):
+        return
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        problem = Problem(
+            loaded.document.value_position(("sink", "url")),
+            f"the sink {sink.display} cannot be made: {place} is not a directory",
+            "choose another sink, or move what is there away",
+        )
+        raise config_error(loaded.document.name, [problem])
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
+
+
 def _columns(loaded: LoadedConfig, source: SourceFile, operation: Operation) -> tuple[PlannedColumn, ...] | None:
     chosen = source_shape(source, operation).columns
     if chosen is None:
         return None
-    names = {reference: name for name, reference in loaded.model.keys.items()}
+    names = {loaded.key_reference(name): name for name in loaded.model.keys}
     return tuple(
         PlannedColumn(leaf.dotted, None if reference is None else names[reference], reference)
         for leaf, reference in chosen

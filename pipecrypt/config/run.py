@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
+from pipecrypt.config.paths import hints_about_paths
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.executors.mapped import MapTasks
 from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
@@ -32,7 +33,7 @@ def run_config(
 ) -> Summary:
     """Encrypt what the configuration at `path` names, and return the counts.
 
-    Relative paths in the configuration are relative to the current directory, not to the configuration.
+    Relative paths in the configuration start from its own directory.
 
     Args:
         path: the YAML file.
@@ -55,12 +56,13 @@ def run_config(
         saved = read_saved_plan(plan)
         saved.check_sink(request.sink)
         request = replace(request, only_tasks=saved.task_ids)
-    return run(
-        request,
-        credentials=Credentials.from_environment() if credentials is None else credentials,
-        on_event=_ignore if on_event is None else on_event,
-        map_tasks=map_tasks,
-    )
+    with hints_about_paths(loaded):
+        return run(
+            request,
+            credentials=Credentials.from_environment() if credentials is None else credentials,
+            on_event=_ignore if on_event is None else on_event,
+            map_tasks=map_tasks,
+        )
 
 
 def _ignore(event: Event) -> None:

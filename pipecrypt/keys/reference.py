@@ -8,15 +8,16 @@ Forms (RFC 3986 without its authority, so that `./keys.json` and ARNs need no es
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from pipecrypt.errors import KeyReferenceError
 
-__all__ = ["KeyReference", "parse_key_reference"]
+__all__ = ["KeyReference", "anchored_reference", "parse_key_reference"]
 
 _MAX_CHARACTERS: Final = 4096
 _REFERENCE: Final = re.compile(
@@ -24,6 +25,8 @@ _REFERENCE: Final = re.compile(
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
 )
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Their location is a path of this machine. Paths in other schemes (PKCS #11) are absolute anyway.
+_OF_FILES: Final = frozenset({"keystore", "pem", "recipient", "static"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,13 @@ class KeyReference:
 
     @property
     def local_path(self) -> Path:
-        """The location as a path on this machine, `~` expanded.
+        """The location as an absolute path on this machine, `~` expanded, so that messages say where they looked.
 
         Raises:
             KeyReferenceError: no home directory is known.
         """
         try:
-            return Path(self.location).expanduser()
+            return _absolute(Path(self.location).expanduser())
         except RuntimeError as error:
             raise KeyReferenceError(
                 f"no home directory is known for key reference {self.text}", hint="write the whole path instead of ~"
@@ -104,6 +107,32 @@ def parse_key_reference(text: str) -> KeyReference:
         raise KeyReferenceError(f"key reference {text} lacks // behind its scheme", hint=_with_slashes(match))
     fragment = None if match["fragment"] is None else _decode(match["fragment"], text)
     return KeyReference(match["scheme"].lower(), location, fragment, _parse_query(match["query"], text), text)
+
+
+def anchored_reference(text: str, directory: str) -> str:
+    """Return a key reference whose relative path, if it has one, starts from a directory.
+
+    Args:
+        text: a key reference that can be parsed.
+        directory: absolute.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if match is None or match["slashes"] is None or match["scheme"].lower() not in _OF_FILES:
+        return text
+    location = match["location"]
+    if unquote_to_bytes(location)[:1] in {b"/", b"~"}:
+        return text
+    while location.startswith(("./", "../")):
+        step, _, location = location.partition("/")
+        directory = os.path.dirname(directory) if step == ".." else directory
+    return f"{match['scheme']}://{quote(os.fsencode(directory.rstrip('/')))}/{location}{text[match.end('location') :]}"
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError:  # the current directory is gone
+        return path
 
 
 def _with_slashes(match: re.Match[str]) -> str:

@@ -83,7 +83,7 @@ def test_a_configuration_signs(run: Run, people: Path, keyref: str, signing: str
     Path("c.yaml").write_text(_CONFIG)
 
     lines = run("config", "check", "c.yaml").out.splitlines()
-    assert "  signed by  keystore://./keys.json#signing" in lines
+    assert f"  signed by  keystore://{Path.cwd()}/keys.json#signing" in lines
     assert "  signed as  digests with sha256, valid for 1 day and 12 hours" in lines
     assert run("run", "c.yaml", "--json").document["signed"][0]["version"] == 1
     assert run("run", "c.yaml").out.startswith("nothing to do")

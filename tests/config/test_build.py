@@ -35,7 +35,7 @@ def test_sign_becomes_part_of_the_policy(tmp_path: Path) -> None:
     signing = _build(tmp_path, text).policy.signing
 
     assert signing is not None
-    assert signing.key_references == ("keystore://./k.json#signing", "pem:///k.pem")
+    assert signing.key_references == (f"keystore://{tmp_path}/k.json#signing", "pem:///k.pem")
     assert (signing.digest, signing.valid_for) == (DigestAlgorithm.BLAKE3, timedelta(hours=36))
 
 
@@ -56,4 +56,8 @@ def test_a_plan_tells_who_would_sign(tmp_path: Path) -> None:
     path.write_text(_GOOD + "sign: {keys: auditor, valid_for: 2d}\n", encoding="utf-8")
     plan = plan_config(load_config(path, {}), offline=True)
 
-    assert (plan.sign, plan.digest, plan.valid_for_seconds) == (("keystore://./k.json#signing",), "sha256", 172_800)
+    assert (plan.sign, plan.digest, plan.valid_for_seconds) == (
+        (f"keystore://{tmp_path}/k.json#signing",),
+        "sha256",
+        172_800,
+    )

@@ -209,6 +209,7 @@ def _tasks(
     is_single_file: bool,
 ) -> tuple[Task, ...]:
     sink, token = request.sink, new_token()
+    spellings = request.key_spellings if isinstance(request, EncryptRequest) else {}
     operations = [_operation(request, source, dataset_id) for source in sources]
     tasks = []
     for source, whole, shares in zip(sources, operations, _shares(request, sources, operations), strict=True):
@@ -219,7 +220,7 @@ def _tasks(
         for operation, output, place in _split(whole, path, target, shares):
             tasks.append(
                 Task(
-                    id=task_id(source, output, operation),
+                    id=task_id(source, output, operation, spellings),
                     source=source,
                     sink=place,
                     path=output,

@@ -44,6 +44,7 @@ class _Succession:
 
     new: str
     old: str
+    spellings: Mapping[str, str]
 
     def before(self, policy: EncryptionPolicy) -> EncryptionPolicy:
         """Return the policy with the old key."""
@@ -63,7 +64,7 @@ class _Succession:
         if isinstance(task.operation, Decryption):
             raise AssertionError("what is decrypted is no task of a sink")
         operation = replace(task.operation, policy=self.before(task.operation.policy))
-        return task_id(task.source, task.path, operation)
+        return task_id(task.source, task.path, operation, self.spellings)
 
 
 def find_rotated(
@@ -127,7 +128,7 @@ def _successions(request: EncryptRequest) -> Iterator[_Succession]:
     for new in used:
         for old in dict.fromkeys((*request.known_keys, *list_sibling_keys(new))):
             if old not in used:
-                yield _Succession(new, old)
+                yield _Succession(new, old, request.key_spellings)
 
 
 def _promised(promise: PromisedPolicy) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
@@ -33,6 +34,8 @@ class EncryptRequest:
         run: how the run goes about it.
         known_keys: further key references that may have stood in the policy before a rotation.
         only_tasks: ids of the tasks of a saved plan: no others are done, and each must be there; None for all.
+        key_spellings: how key references, and what stands before their `#`, were written, by what they became: what was
+            done before is found again by the former, wherever a configuration and its keystore have been moved together.
 
     Raises:
         UsageError: `workers` or `max_file_bytes` is no such number, standard output would be several files or
@@ -50,6 +53,7 @@ class EncryptRequest:
     run: RunOptions = field(default_factory=RunOptions)
     only_tasks: frozenset[str] | None = None
     known_keys: tuple[str, ...] = ()
+    key_spellings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
