@@ -35,7 +35,7 @@ class EncryptRequest:
         known_keys: further key references that may have stood in the policy before a rotation.
         only_tasks: ids of the tasks of a saved plan: no others are done, and each must be there; None for all.
         key_spellings: how key references, and what stands before their `#`, were written, by what they became: what was
-            done before is found again by the former, wherever a configuration and its keystore have been moved together.
+            done before is found by the former, wherever a configuration and its keystore have been moved together.
 
     Raises:
         UsageError: `workers` or `max_file_bytes` is no such number, standard output would be several files or
