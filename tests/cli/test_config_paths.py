@@ -84,7 +84,8 @@ def test_a_successor_of_a_key_is_found_from_anywhere(run: Run, elsewhere: Path, 
     assert run("keys", "new", new).code == 0
     assert run("rotate", "conf/sealed", "--deep", "--from", old, "--to", new).code == 0
     keys = "old: 'keystore://./keys.json#pii', pii" if is_listed else "pii"
-    (elsewhere / "conf/c.yaml").write_text(_CONFIG.replace("{pii:", f"{{{keys}:").replace('json#pii"}', 'json#pii2"}'))
+    text = _CONFIG.replace("{pii:", f"{{{keys}:").replace('json#pii"}', 'json#pii2"}')
+    (elsewhere / "conf/c.yaml").write_text(text)
 
     assert run("run", "conf/c.yaml").out.startswith("nothing to do: 1 file")
     shutil.move(elsewhere / "conf", elsewhere / "moved")

@@ -43,10 +43,8 @@ def _spelled(text: str, spellings: Mapping[str, str]) -> str:
 
 def _plain(value: object, spellings: Mapping[str, str]) -> object:
     """Return what JSON can write, with the names of classes: two operations of equal members are not the same."""
-    if isinstance(value, str):
-        return _spelled(value, spellings)  # an enum of texts too
-    if value is None or isinstance(value, int | float):
-        return value
+    if value is None or isinstance(value, str | int | float):
+        return _spelled(value, spellings) if isinstance(value, str) else value  # an enum of texts too
     if isinstance(value, bytes):
         return ["bytes", value.hex()]
     if isinstance(value, range):
