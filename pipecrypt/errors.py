@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "ContentError",
+    "DamagedKeystoreError",
     "ExpiredError",
     "FormatError",
     "IntegrityError",
@@ -34,6 +35,7 @@ __all__ = [
     "PassphraseError",
     "PipecryptError",
     "PolicyError",
+    "RetiredKeyError",
     "RolledBackError",
     "SinkNotEmptyError",
     "SourceNotFoundError",
@@ -312,6 +314,19 @@ class KeystoreError(AccessError):
     """A keystore file is missing, malformed or unsafe."""
 
     default_hint = "pipecrypt keys new makes a keystore; restore a damaged one from its backup"
+
+
+class DamagedKeystoreError(KeystoreError, IntegrityError):
+    """A keystore is malformed, or was changed by somebody without its passphrase or key file."""
+
+    exit_code = 3
+    default_hint = "restore the keystore from its backup, then run pipecrypt keys accept-backup KEYSTORE"
+
+
+class RetiredKeyError(AccessError):
+    """The newest version of a key is retired, so it signs and wraps nothing."""
+
+    default_hint = "make a new version: pipecrypt keys rotate KEYREF"
 
 
 class ConflictError(PipecryptError):

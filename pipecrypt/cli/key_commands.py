@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipecrypt.cli.key_inventory import destroy, rotate_key, usage
+from pipecrypt.cli.key_inventory import accept_backup, destroy, passphrase, retire, rotate_key, usage
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
-from pipecrypt.cli.render import show
+from pipecrypt.cli.render import note, show
 from pipecrypt.cli.summaries import entry_lines, entry_text
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 
@@ -41,8 +41,11 @@ _IDENTITIES = (KeyTypeChoice.MLKEM768X25519, KeyTypeChoice.X25519)
 
 
 keys_app.command("rotate")(rotate_key)
+keys_app.command("retire")(retire)
 keys_app.command("usage")(usage)
 keys_app.command("destroy")(destroy)
+keys_app.command("passphrase")(passphrase)
+keys_app.command("accept-backup")(accept_backup)
 
 
 @keys_app.command("new")
@@ -83,11 +86,14 @@ def list_all(
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
-    """List the keys of a keystore; needs no passphrase."""
-    from pipecrypt.keys.services.keystore.making import list_keys
+    """List the keys of a keystore; needs no passphrase, and says so where none was given."""
+    from pipecrypt.keys.services.keystore.making import read_keys
 
-    entries = sorted(list_keys(keystore), key=lambda entry: (entry.name, entry.version))
-    show({"keys": entries}, lambda: entry_lines(entries))
+    found = read_keys(keystore, credentials())
+    entries = sorted(found.keys, key=lambda entry: (entry.name, entry.version))
+    if found.doubt is not None:
+        note(f"not authenticated: {found.doubt}")
+    show({"authenticated": found.authenticated, "keys": entries}, lambda: entry_lines(entries))
 
 
 @keys_app.command("export")

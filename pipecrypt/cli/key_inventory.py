@@ -1,7 +1,12 @@
-"""The commands `keys rotate`, `keys usage`, `keys destroy`. Making and removing keys is left to keys and pipeline."""
+"""The commands that change what a keystore's keys are for, and show it: rotate, retire, usage, destroy, passphrase.
+
+Making and removing keys is left to keys and pipeline.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +20,11 @@ if TYPE_CHECKING:
     from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
     from pipecrypt.pipeline.calls.key_inventory import Destruction
 
-__all__ = ["destroy", "rotate_key", "usage"]
+__all__ = ["accept_backup", "destroy", "passphrase", "retire", "rotate_key", "usage"]
 
 _Reference = Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME")]
+_Keystore = Annotated[Path, typer.Argument(metavar="KEYSTORE", help="Path of a keystore.")]
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def rotate_key(
@@ -32,6 +39,73 @@ def rotate_key(
     newest = list_keys(reference)[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)
     show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
+
+
+def retire(
+    reference: _Reference,
+    version: Annotated[int, typer.Option(min=1, help="The version that is meant.")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="From when on, as 2026-11-30T12:00:00Z; not in the future. Default: now."),
+    ] = None,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
+    from pipecrypt.keys.services.keystore.removal import retire_key
+
+    entry = retire_key(reference, version, credentials(), at=None if at is None else _parse_time(at))
+    show(
+        entry,
+        lambda: (
+            [
+                f"retired {entry_text(entry)}, since {entry.retired}",
+                "give its public key to readers again: pipecrypt keys export KEYREF --public",
+            ]
+            if entry.key_id
+            else [f"retired {entry_text(entry)}, since {entry.retired}; it still opens what it wrapped"]
+        ),
+    )
+
+
+def passphrase(
+    keystore: _Keystore,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Put a keystore under another passphrase or key file; copies of it keep the old one.
+
+    The new one comes from PIPECRYPT_NEW_PASSPHRASE, the file PIPECRYPT_NEW_PASSPHRASE_FILE, PIPECRYPT_NEW_KEY_FILE or a
+    prompt.
+    """
+    from pipecrypt.keys.services.keystore.changing import change_passphrase
+
+    document = change_passphrase(keystore, credentials())
+    show(
+        {"keystore": str(keystore), "keys": len(document.keys), "counter": document.counter},
+        lambda: [
+            f"{keystore} is under its new secret: {len(document.keys)} keys sealed anew",
+            "not reached: copies and backups of the keystore, which the old one still opens",
+        ],
+    )
+
+
+def accept_backup(
+    keystore: _Keystore,
+    json: JSONFlag = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
+    from pipecrypt.keys.services.keystore.changing import accept_backup as accept
+
+    document = accept(keystore, credentials())
+    show(
+        {"keystore": str(keystore), "keys": len(document.keys), "counter": document.counter},
+        lambda: [f"{keystore} is accepted: {len(document.keys)} keys; pipecrypt keys list shows them"],
+    )
 
 
 def usage(
@@ -56,8 +130,17 @@ def destroy(
             "--dataset", metavar="URL", help="Tell what becomes unreadable there; may be given several times."
         ),
     ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key", metavar="KEYREF", help="Key that opens those datasets afterwards; may be given several times."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the key for good.")] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Even if only unproven grants say that another key opens the data.")
+    ] = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
@@ -67,7 +150,15 @@ def destroy(
 
     if dry_run == yes:
         raise UsageError("destroying a key cannot be undone", hint="look with --dry-run first, then give --yes")
-    done = destroy_keys(reference, version=version, datasets=dataset or (), dry_run=dry_run, credentials=credentials())
+    done = destroy_keys(
+        reference,
+        version=version,
+        datasets=dataset or (),
+        keys=key or (),
+        accept_loss=accept_loss,
+        dry_run=dry_run,
+        credentials=credentials(),
+    )
     show(done, lambda: _destruction_lines(done))
 
 
@@ -95,7 +186,7 @@ def _key_lines(key: KeyUsage) -> list[str]:
     ]
     if key.granted_keks:
         lines.append(f"  opens {key.granted_keks} key encryption keys of others by grants, since {key.granted_since}")
-    lines += [f"  shared by grants with {each!a}" for each in key.shared_with]
+    lines += [f"  shared with {each!a}, as grants claim" for each in key.shared_with]
     return lines
 
 
@@ -105,9 +196,21 @@ def _destruction_lines(done: Destruction) -> list[str]:
     for loss in done.losses:
         key = loss.key
         lines.append(f"{loss.dataset}: nothing else opens {key.only_opener_of} of its {key.keks} key encryption keys")
+        if key.proven_by_grants:
+            lines.append(f"  another key was found to open {key.proven_by_grants} of them")
+        if key.claimed_by_grants:
+            count = key.claimed_by_grants
+            lines.append(f"  only grants claim that another key opens {count} of them: name that key with --key")
         lines += [f"  {line}" for line in _key_lines(key)]
         if loss.hidden_files:
             lines.append(f"  and perhaps columns of {loss.hidden_files} files, whose footers are encrypted")
     if not done.losses:
         lines.append(f"not in use in the {done.datasets} datasets that were named; others were not looked into")
     return [*lines, "not reached: copies and backups of the keystore, and keys that were unwrapped before"]
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        raise UsageError(f"{text!a} is no time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None

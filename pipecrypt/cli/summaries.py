@@ -123,13 +123,17 @@ def _key(key: KeySummary) -> str:
 def entry_lines(entries: Sequence[KeystoreEntry]) -> Iterator[str]:
     """Yield the keys of a keystore."""
     head = ("name", "type", "version", "created", "id")
-    rows = [(each.name, each.type, str(each.version), each.created, _entry_id(each)) for each in entries]
+    rows = [(each.name, each.type, str(each.version), each.created, _entry_id(each) + _end(each)) for each in entries]
     yield from aligned([head, *rows], right=(2,))
 
 
 def entry_text(entry: KeystoreEntry) -> str:
     """Return one key in one line."""
     return f"{entry.type} key {entry.name}, version {entry.version}: {_entry_id(entry)}"
+
+
+def _end(entry: KeystoreEntry) -> str:
+    return "" if entry.retired is None else f"  retired {entry.retired}"
 
 
 def _entry_id(entry: KeystoreEntry) -> str:

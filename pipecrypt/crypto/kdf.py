@@ -1,4 +1,4 @@
-"""Turn a passphrase into a key with Argon2id or scrypt. Where the parameters are stored is left to keys/.
+"""Turn a passphrase into a key with Argon2id or scrypt, and a key into several. Parameters are stored by keys/.
 
 Parameters may come from a file that an attacker wrote, so they are bounded when constructed: deriving a key takes
 at most about 1 GiB of memory and some tens of seconds.
@@ -11,14 +11,24 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SALT_BYTES", "Argon2Parameters", "KDFParameters", "ScryptParameters", "derive_key", "new_parameters"]
+__all__ = [
+    "SALT_BYTES",
+    "Argon2Parameters",
+    "KDFParameters",
+    "ScryptParameters",
+    "derive_key",
+    "derive_subkey",
+    "new_parameters",
+]
 
 SALT_BYTES: Final = 16
 _MAX_SALT_BYTES: Final = 64
@@ -118,6 +128,17 @@ def derive_key(passphrase: bytes, parameters: KDFParameters) -> DataKey:
         raise UnsupportedError(
             "not enough memory to derive a key from the passphrase", hint="free some memory, or use a key file"
         ) from error
+
+
+def derive_subkey(key: DataKey, label: bytes) -> DataKey:
+    """Return the 256-bit key for one purpose: HKDF-Expand (RFC 5869 2.3) with SHA-256; the caller wipes it.
+
+    Args:
+        key: uniformly random, as from `derive_key`, so that HKDF's extract step is left out (RFC 5869 3.3).
+        label: names the purpose.
+    """
+    expand = HKDFExpand(algorithm=SHA256(), length=DATA_KEY_BYTES, info=label)
+    return DataKey(expand.derive(bytes(key.expose_key_bytes())))
 
 
 def _argon2(parameters: Argon2Parameters) -> Argon2id:

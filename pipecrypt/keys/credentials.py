@@ -6,28 +6,56 @@ Where they come from, first found counts:
 2. key file: PIPECRYPT_KEY_FILE, 32 random bytes, raw or in base64.
 3. PIN of a token: PIPECRYPT_PKCS11_PIN, the file that a key reference names, the prompt. Never what is a passphrase:
    tokens lock after some wrong tries.
+
+Where a keystore gets another secret, that comes from PIPECRYPT_NEW_PASSPHRASE, PIPECRYPT_NEW_PASSPHRASE_FILE,
+PIPECRYPT_NEW_KEY_FILE or the prompt, likewise. A passphrase for something new has at least 8 characters, the least that
+NIST SP 800-63B asks of secrets that people choose; what exists opens with whatever it was made with.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import stat
 import unicodedata
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 from pipecrypt.documents import decode_base64
-from pipecrypt.errors import PassphraseError
+from pipecrypt.errors import PassphraseError, UsageError
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KEY_FILE_VARIABLE", "PASSPHRASE_FILE_VARIABLE", "PASSPHRASE_VARIABLE", "PIN_VARIABLE", "Credentials"]
+__all__ = [
+    "KEY_FILE_VARIABLE",
+    "MIN_PASSPHRASE_CHARACTERS",
+    "NEW_KEY_FILE_VARIABLE",
+    "NEW_PASSPHRASE_FILE_VARIABLE",
+    "NEW_PASSPHRASE_VARIABLE",
+    "PASSPHRASE_FILE_VARIABLE",
+    "PASSPHRASE_VARIABLE",
+    "PIN_VARIABLE",
+    "Credentials",
+]
 
 PASSPHRASE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE"  # noqa: S105 - a name, no secret
 PASSPHRASE_FILE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE_FILE"  # noqa: S105 - a name, no secret
 KEY_FILE_VARIABLE: Final = "PIPECRYPT_KEY_FILE"
 PIN_VARIABLE: Final = "PIPECRYPT_PKCS11_PIN"
+NEW_PASSPHRASE_VARIABLE: Final = "PIPECRYPT_NEW_PASSPHRASE"  # noqa: S105 - a name, no secret
+NEW_PASSPHRASE_FILE_VARIABLE: Final = "PIPECRYPT_NEW_PASSPHRASE_FILE"  # noqa: S105 - a name, no secret
+NEW_KEY_FILE_VARIABLE: Final = "PIPECRYPT_NEW_KEY_FILE"
+_NEW: Final = MappingProxyType(
+    {
+        PASSPHRASE_VARIABLE: NEW_PASSPHRASE_VARIABLE,
+        PASSPHRASE_FILE_VARIABLE: NEW_PASSPHRASE_FILE_VARIABLE,
+        KEY_FILE_VARIABLE: NEW_KEY_FILE_VARIABLE,
+    }
+)
+MIN_PASSPHRASE_CHARACTERS: Final = 8
+_ADVISED_CHARACTERS: Final = 12
 _MAX_SECRET_BYTES: Final = 4096
 _logger = logging.getLogger(__name__)
 
@@ -79,13 +107,52 @@ class Credentials:
 
         Raises:
             PassphraseError: none is given, it is empty, or the two differ.
+            UsageError: it is too short.
         """
         if self._given_passphrase() is None and label not in self._answers:
             answer = self._ask(f"new {label}")
             if self._ask(f"{label} again") != answer:
                 raise PassphraseError("the two passphrases differ", hint="run the command again")
             self._answers[label] = answer
-        return self.passphrase(label)
+        passphrase = self.passphrase(label)
+        if len(passphrase) < MIN_PASSPHRASE_CHARACTERS:
+            self._answers.pop(label, None)
+            raise UsageError(
+                f"the new {label} is too short: {len(passphrase)} of at least {MIN_PASSPHRASE_CHARACTERS} characters",
+                hint=f"take {_ADVISED_CHARACTERS} or more, such as some random words; or a key file of 32 random bytes",
+            )
+        if len(passphrase) < _ADVISED_CHARACTERS:
+            _logger.warning("the new %s is short: %d characters or more are better", label, _ADVISED_CHARACTERS)
+        return passphrase
+
+    def has_passphrase(self, label: str) -> bool:
+        """Say whether there is a passphrase for what `label` names without asking anybody.
+
+        Raises:
+            PassphraseError: one is given and empty, or its file cannot be read.
+        """
+        return self._given_passphrase() is not None or label in self._answers
+
+    def for_new_secret(self) -> Credentials:
+        """Return what holds the other secret of a keystore that gets one, under the names of an only one."""
+        others = {name: value for name, value in self._environ.items() if name not in _NEW}
+        others.update({name: self._environ[new] for name, new in _NEW.items() if new in self._environ})
+        return Credentials(others, self._prompt)
+
+    def fingerprint(self, label: str | None, key: bytes) -> bytes:
+        """Return what differs between two secrets, to tell them apart in this process and nowhere else.
+
+        Args:
+            label: what the passphrase is for; None for the key file.
+            key: random, of this process.
+
+        Raises:
+            PassphraseError: there is none, or it cannot be read.
+        """
+        if label is not None:
+            return hmac.digest(key, b"passphrase" + self.passphrase(label).encode(errors="surrogateescape"), "sha256")
+        with self.key_file() as key_file:
+            return hmac.digest(key, b"key file" + bytes(key_file.expose_key_bytes()), "sha256")
 
     def pin(self, label: str, source: str | None) -> str:
         """Return the PIN of a token.

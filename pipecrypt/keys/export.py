@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from pipecrypt.crypto.recipient import encode_pem
 from pipecrypt.crypto.signature import key_id
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.service import load_key_service
+from pipecrypt.keys.service import TakenAtItsWord, load_key_service
 from pipecrypt.keys.services.recipient import Recipients, recipient_id
-from pipecrypt.keys.signers import export_public_key
+from pipecrypt.keys.signers import export_version_key
 
 __all__ = ["PublicHalf", "export_public_half"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,14 @@ class PublicHalf:
     """A public key, and what stands for it elsewhere.
 
     Args:
-        public_key: PEM.
+        public_key: PEM, after the line that says of a retired key since when.
         key_id: what statements store of a signing key, and data files of a recipient.
+        authenticated: something proves it: the key service, or the secret of a keystore.
     """
 
     public_key: str
     key_id: str
+    authenticated: bool
 
 
 def export_public_half(text: str, credentials: Credentials, *, prove: bool = False) -> PublicHalf:
@@ -33,9 +38,10 @@ def export_public_half(text: str, credentials: Credentials, *, prove: bool = Fal
 
     Args:
         text: the key reference.
-        credentials: asked only where the private key has to be opened: to prove, and for `pem://`.
-        prove: open the private key and derive the public key from it. Without, a keystore is taken at its word:
-            who can write the file can put another public key there.
+        credentials: asked only where the private key has to be opened: to prove, and for `pem://`. Else they prove what
+            a keystore says, if they hold its secret.
+        prove: open the private key. Without it and the secret, a keystore is taken at its word: who can write the file
+            can put another public key there.
 
     Raises:
         KeyReferenceError: no reference, or an unknown scheme.
@@ -45,12 +51,16 @@ def export_public_half(text: str, credentials: Credentials, *, prove: bool = Fal
     """
     reference = parse_key_reference(text)
     service = load_key_service(reference)
-    if isinstance(service, Recipients):
-        try:
+    try:
+        doubt = None if prove or not isinstance(service, TakenAtItsWord) else service.doubt(reference, credentials)
+        recipient = None
+        if isinstance(service, Recipients):
             recipient = service.find_recipient(reference, credentials, prove=prove)
-        finally:
-            credentials.forget()
         if recipient is not None:
-            return PublicHalf(encode_pem(recipient), recipient_id(recipient))
-    pem = export_public_key(text, credentials, prove=prove)
-    return PublicHalf(pem, key_id(pem))
+            if doubt is not None:
+                _logger.warning("nothing proves the public key of %s: %s; add --verify", text, doubt)
+            return PublicHalf(encode_pem(recipient), recipient_id(recipient), doubt is None)
+        found = export_version_key(text, credentials, prove=prove)
+        return PublicHalf(found.text, key_id(found.key.pem), doubt is None)
+    finally:
+        credentials.forget()

@@ -1,25 +1,59 @@
 """Read public keys from PEM texts and files. Who is trusted with them is left to trust.
 
 A PEM text may hold several keys, and other text around them (RFC 7468 2). What is read may be a private key by mistake:
-then it is refused, and neither the text nor anything decoded from it is shown.
+then it is refused, and neither the text nor anything decoded from it is shown. The text before a key may hold a line of
+ours, which says since when the key signs nothing any more; all other lines mean nothing::
+
+    # pipecrypt: retired 2026-11-30T12:00:00Z
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
 
-__all__ = ["MAX_PUBLIC_KEY_BYTES", "parse_public_keys", "public_blocks", "read_public_file", "read_public_key_file"]
+__all__ = [
+    "MAX_PUBLIC_KEY_BYTES",
+    "VersionKey",
+    "parse_public_keys",
+    "parse_version_keys",
+    "public_blocks",
+    "read_public_file",
+    "retired_at",
+    "retirement_line",
+]
 
 MAX_PUBLIC_KEY_BYTES: Final = 1024 * 1024
 _BLOCK: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,64})-----([A-Za-z0-9+/=\s]*)-----END \1-----")
 _BEGIN: Final = "-----BEGIN "
 _EXPORT_HINT: Final = "pipecrypt keys export KEYREF --public writes one"
 _LABELS: Final = frozenset({"PUBLIC KEY", "RSA PUBLIC KEY"})
+_OURS: Final = re.compile(r"^[ \t]*#[ \t]*pipecrypt:(.*)$", re.MULTILINE)
+_RETIRED: Final = re.compile(r"[ \t]*retired[ \t]+(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)[ \t\r]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionKey:
+    """The public key of one version of a signing key.
+
+    Args:
+        key: the public key.
+        retired: in UTC: what it signs from then on does not count. None while it is in use.
+    """
+
+    key: PublicKey
+    retired: datetime | None = None
+
+    @property
+    def text(self) -> str:
+        """The key as PEM, after the line that says since when it is retired."""
+        return self.key.pem if self.retired is None else retirement_line(self.retired) + self.key.pem
 
 
 def parse_public_keys(text: str, name: str) -> tuple[PublicKey, ...]:
@@ -32,7 +66,53 @@ def parse_public_keys(text: str, name: str) -> tuple[PublicKey, ...]:
     Raises:
         UsageError: it holds something else, or a key of an algorithm that signs nothing here.
     """
-    return tuple(_parse(block, number, name) for number, block in enumerate(public_blocks(text, name), start=1))
+    return tuple(each.key for each in parse_version_keys(text, name))
+
+
+def parse_version_keys(text: str, name: str) -> tuple[VersionKey, ...]:
+    """Return the public keys in a PEM text, at least one, and since when each is retired.
+
+    Args:
+        text: one or more blocks.
+        name: what errors call the text.
+
+    Raises:
+        UsageError: it holds something else, or a key of an algorithm that signs nothing here; or a line of ours is
+            not understood, which taken for none would let a retired key sign.
+    """
+    blocks = public_blocks(text, name)
+    ends = [match.end() for match in _BLOCK.finditer(text)]
+    before = (text[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    return tuple(
+        VersionKey(_parse(block, number, name), retired_at(above, name))
+        for number, (block, above) in enumerate(zip(blocks, before, strict=True), start=1)
+    )
+
+
+def retired_at(text: str, name: str) -> datetime | None:
+    """Return the time of retirement in the text before a public key, in UTC; the earliest of several.
+
+    Raises:
+        UsageError: a line of ours is not understood.
+    """
+    times: list[datetime] = []
+    for line in _OURS.finditer(text):
+        match = _RETIRED.fullmatch(line[1])
+        try:
+            if match is None:
+                raise ValueError
+            times.append(datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC))
+        except ValueError:
+            raise UsageError(
+                f"{name} has a line for pipecrypt that is not understood",
+                hint="a line reads: # pipecrypt: retired 2026-11-30T12:00:00Z",
+            ) from None
+    return min(times, default=None)
+
+
+def retirement_line(moment: datetime) -> str:
+    """Return the line, with its end, that tells of a public key since when it is retired."""
+    return f"# pipecrypt: retired {moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\n"
 
 
 def public_blocks(text: str, name: str) -> tuple[str, ...]:
@@ -60,19 +140,6 @@ def public_blocks(text: str, name: str) -> tuple[str, ...]:
                 hint="openssl x509 -pubkey -noout prints the public key of a certificate",
             )
     return tuple(block[0] for block in blocks)
-
-
-def read_public_key_file(path: Path, name: str) -> tuple[PublicKey, ...]:
-    """Return the public keys in a PEM file, at least one. The path may be a pipe.
-
-    Args:
-        path: of the file.
-        name: what errors call the file.
-
-    Raises:
-        UsageError: it cannot be read, is too long, or holds something else.
-    """
-    return parse_public_keys(read_public_file(path, name), name)
 
 
 def read_public_file(path: Path, name: str) -> str:

@@ -27,9 +27,11 @@ __all__ = [
     "KeyService",
     "KeyServices",
     "MasterKey",
+    "OpensHere",
     "Replicas",
     "Rewraps",
     "SealsOnly",
+    "TakenAtItsWord",
     "Wipeable",
     "WrapsKeys",
     "check_key_exists",
@@ -120,6 +122,27 @@ class SealsOnly(Protocol):
     @property
     def opened_by(self) -> str:
         """What opens what it sealed, for hints."""
+
+
+@runtime_checkable
+class OpensHere(Protocol):
+    """A second power of a MasterKey: it opens keys in this process, so that asking it costs no service call."""
+
+    @property
+    def opens_here(self) -> bool:
+        """Whether it does."""
+
+
+@runtime_checkable
+class TakenAtItsWord(Protocol):
+    """A power of a key service: it keeps keys where others may write, so what it tells without a secret is unproven."""
+
+    def doubt(self, reference: KeyReference, credentials: Credentials) -> str | None:
+        """Return why nothing proves what it tells of a key; None where the secret is at hand, and proves it.
+
+        Raises:
+            AccessError: the key is missing.
+        """
 
 
 @runtime_checkable

@@ -6,7 +6,9 @@ where it has the power `PublicKeys`. Both are found as key services are, in the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from pipecrypt.crypto.private_key import PrivateKey
@@ -14,23 +16,30 @@ from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import parse_public_keys
+from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.service import Wipeable, load_key_service
 
 __all__ = [
+    "EarlierPublicKeys",
+    "FoundPublicKeys",
     "LocalSigner",
+    "ProvenPublicKeys",
     "PublicKeys",
     "Signer",
     "SigningService",
     "SigningServices",
     "WithPublicKey",
     "export_public_key",
+    "export_version_key",
     "make_signatures",
     "open_signer",
     "read_public_keys",
+    "read_version_keys",
 ]
 
+_logger = logging.getLogger(__name__)
+_warned: set[str] = set()
 _HINT: Final = "sign with keystore:///path/keys.json#name or pem:///path/key.pem"
 
 
@@ -82,6 +91,48 @@ class PublicKeys(Protocol):
         """
 
 
+@runtime_checkable
+class EarlierPublicKeys(Protocol):
+    """A second power of a Signer: it tells the public keys of the versions before it, proven when it was opened."""
+
+    @property
+    def earlier_public_keys(self) -> tuple[VersionKey, ...]:
+        """The public keys of the earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPublicKeys:
+    """The public keys of a signing key.
+
+    Args:
+        texts: of all versions, oldest first, at least one: PEM, after a line that says of a retired one since when.
+        doubt: why nothing proves them; None where they are proven.
+    """
+
+    texts: tuple[str, ...]
+    doubt: str | None
+
+
+@runtime_checkable
+class ProvenPublicKeys(Protocol):
+    """A power of a key service whose public keys lie where others may write: it proves them, given the secret."""
+
+    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> FoundPublicKeys:
+        """Return the public keys; proven where the secret is at hand.
+
+        Args:
+            reference: names the signing key.
+            credentials: what may hold the secret.
+            prove: ask for the secret where it is not at hand.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            UsageError: the key signs nothing.
+            AccessError: the key is missing, or a secret is at hand that does not open it.
+            IntegrityError: they were changed.
+        """
+
+
 SigningServices: TypeAlias = Mapping[str, SigningService | PublicKeys]
 
 
@@ -118,14 +169,21 @@ class LocalSigner(WithPublicKey):
 
     Args:
         private_key: owned from now on, and wiped by `wipe`.
+        earlier: public keys of the versions before it, proven.
     """
 
-    __slots__ = ("_private_key",)
+    __slots__ = ("_earlier", "_private_key")
 
-    def __init__(self, private_key: PrivateKey) -> None:
-        """Keep it."""
+    def __init__(self, private_key: PrivateKey, earlier: tuple[VersionKey, ...] = ()) -> None:
+        """Keep them."""
         super().__init__(private_key.public_key)
         self._private_key = private_key
+        self._earlier = earlier
+
+    @property
+    def earlier_public_keys(self) -> tuple[VersionKey, ...]:
+        """The public keys of the versions before it."""
+        return self._earlier
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`."""
@@ -186,23 +244,50 @@ def make_signatures(signers: Sequence[Signer], message: bytes) -> tuple[Signatur
     return tuple(_make_signature(signer, message) for signer in signers)
 
 
-def read_public_keys(text: str, *, services: SigningServices | None = None) -> tuple[PublicKey, ...]:
-    """Return the public keys of all versions of the signing key that a reference names; asks for no secret.
+def read_public_keys(
+    text: str, *, services: SigningServices | None = None, credentials: Credentials | None = None
+) -> tuple[PublicKey, ...]:
+    """Return the public keys of all versions of the signing key that a reference names; as `read_version_keys`."""
+    return tuple(each.key for each in read_version_keys(text, services=services, credentials=credentials))
 
-    Nothing authenticates them: who can write the keystore or answers for the service decides what they are.
+
+def read_version_keys(
+    text: str,
+    *,
+    services: SigningServices | None = None,
+    credentials: Credentials | None = None,
+    prove: bool = False,
+) -> tuple[VersionKey, ...]:
+    """Return the public keys of all versions of the signing key that a reference names.
+
+    Those of a keystore are proven where its secret is at hand. Else nothing proves them: who can write the file decides
+    what they are, and a warning says so, once in a process.
+
+    Args:
+        text: the key reference.
+        services: as in `open_signer`.
+        credentials: what may hold the secret.
+        prove: ask for the secret of a keystore where it is not at hand.
 
     Raises:
         KeyReferenceError: no reference, or an unknown scheme.
         UsageError: the scheme or the key has no public half to read.
-        AccessError: the key is missing.
+        AccessError: the key is missing, or a secret is at hand that does not open it.
+        IntegrityError: the public keys were changed.
     """
     reference = parse_key_reference(text)
     service = _find_service(reference, services)
-    if not isinstance(service, PublicKeys):
-        raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
     try:
-        pems = service.public_keys(reference)
-        return tuple(key for pem in pems for key in parse_public_keys(pem, text))
+        if isinstance(service, ProvenPublicKeys):
+            found = service.find_public_keys(reference, credentials or Credentials({}), prove=prove)
+            if found.doubt is not None:
+                _warn_of_unproven(text, found.doubt)
+            texts = found.texts
+        elif isinstance(service, PublicKeys):
+            texts = service.public_keys(reference)
+        else:
+            raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
+        return tuple(key for each in texts for key in parse_version_keys(each, text))
     except PipecryptError:
         raise
     except Exception as error:
@@ -212,13 +297,21 @@ def read_public_keys(text: str, *, services: SigningServices | None = None) -> t
 def export_public_key(
     text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
 ) -> str:
-    """Return the public key of a signing key's newest version as PEM.
+    """Return the public key of a signing key's newest version as PEM; as `export_version_key`."""
+    return export_version_key(text, credentials, prove=prove, services=services).key.pem
+
+
+def export_version_key(
+    text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
+) -> VersionKey:
+    """Return the public key of a signing key's newest version.
 
     Args:
         text: the key reference.
-        credentials: asked only where the private key has to be opened: to prove, and for `pem://`.
-        prove: open the private key and derive the public key from it. Without, a keystore is taken at its word:
-            who can write the file can put another public key there.
+        credentials: asked where the private key has to be opened: to prove, and for `pem://`. Else they prove what a
+            keystore says, if they hold its secret.
+        prove: open the private key. Without it and the secret, a keystore is taken at its word: who can write the file
+            can put another public key there.
         services: as in `open_signer`.
 
     Raises:
@@ -227,14 +320,25 @@ def export_public_key(
         AccessError: the key is missing, or the credentials do not open it.
         IntegrityError: the public key was exchanged.
     """
-    if not prove and isinstance(_find_service(parse_key_reference(text), services), PublicKeys):
-        return read_public_keys(text, services=services)[-1].pem
+    service = _find_service(parse_key_reference(text), services)
+    if isinstance(service, ProvenPublicKeys) or (not prove and isinstance(service, PublicKeys)):
+        return read_version_keys(text, services=services, credentials=credentials, prove=prove)[-1]
     signer = open_signer(text, credentials, services=services)
     try:
-        return signer.public_key_pem
+        return VersionKey(PublicKey(signer.public_key_pem))
     finally:
         if isinstance(signer, Wipeable):
             signer.wipe()
+
+
+def _warn_of_unproven(text: str, doubt: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        _logger.warning(
+            "nothing proves the public keys of %s: %s; trust a PEM file from pipecrypt keys export --public --verify",
+            text,
+            doubt,
+        )
 
 
 def _make_signature(signer: Signer, message: bytes) -> Signature:

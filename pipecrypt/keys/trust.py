@@ -1,27 +1,31 @@
-"""Whom a reader trusts: public keys, and how many of them must have signed. What they signed is left to manifest.
+"""Whom a reader trusts: parties, and how many of them must have signed. What they signed is left to manifest.
 
 Only the reader names keys. Nothing in a statement or a dataset adds one, chooses an algorithm or lowers the number.
+A party is what the reader named: a key reference, a PEM file or a PEM text, with all keys and versions that it holds.
+Each has one vote. Two that share a key are one party: its holder is the same.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
-from pipecrypt.keys.public_keys import parse_public_keys, read_public_key_file
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, read_public_file
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
-from pipecrypt.keys.signers import SigningServices, read_public_keys
+from pipecrypt.keys.signers import SigningServices, read_version_keys
 
-__all__ = ["MAX_SIGNATURES", "Approval", "Trust"]
+__all__ = ["MAX_SIGNATURES", "Approval", "Party", "Trust"]
 
 MAX_SIGNATURES: Final = 64
 _SHOWN_CHARACTERS: Final = 64
@@ -30,6 +34,8 @@ _PEM: Final = "pem"
 _MAX_PATH_CHARACTERS: Final = 4096
 _LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+=_-][A-Za-z0-9+/=_-]{31,}")  # in base64 or hexadecimal
 _logger = logging.getLogger(__name__)
+# One key, or all keys that one holder has.
+Party: TypeAlias = PublicKey | tuple[VersionKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,78 +43,105 @@ class Approval:
     """Who signed a message.
 
     Args:
-        key_ids: of the trusted keys that did, each once, in the order of the signatures.
+        key_ids: of the trusted keys that did and count, each once, in the order of the signatures.
         ignored: the key ids that the other signatures claim; whatever they say is not authenticated.
+        retired: of the trusted keys that did, and were retired by then.
     """
 
     key_ids: tuple[str, ...]
     ignored: tuple[str, ...]
+    retired: tuple[str, ...] = ()
 
 
 class Trust:
-    """Public keys that the reader trusts, and how many of them must have signed. Can be sent to worker processes.
+    """Parties that the reader trusts, and how many of them must have signed. Can be sent to worker processes.
 
     Args:
-        keys: one key given twice counts once.
+        parties: those that share a key are one.
         threshold: how many different ones must have signed.
 
     Raises:
         UsageError: there is no key, or the threshold cannot be met.
     """
 
-    __slots__ = ("_keys", "threshold")
+    __slots__ = ("_keys", "_parties", "_party_of", "threshold")
 
-    def __init__(self, keys: Sequence[PublicKey], *, threshold: int = 1) -> None:
-        """Keep each key once."""
-        self._keys: Mapping[str, PublicKey] = MappingProxyType({key.key_id: key for key in keys})
+    def __init__(self, parties: Sequence[Party], *, threshold: int = 1) -> None:
+        """Keep each key once, with the earliest time of its retirement."""
+        named = [(VersionKey(each),) if isinstance(each, PublicKey) else each for each in parties]
+        self._keys: Mapping[str, VersionKey] = MappingProxyType(_each_once(named))
         if not self._keys:
             raise UsageError("no key is trusted", hint="name a public key in PEM, or a key reference")
-        if not 1 <= threshold <= len(self._keys):
+        self._parties = _joined([[each.key.key_id for each in party] for party in named])
+        self._party_of = {key_id: number for number, party in enumerate(self._parties) for key_id in party}
+        if not 1 <= threshold <= len(self._parties):
             raise UsageError(
-                f"{threshold} signatures are asked for, and {len(self._keys)} different keys are trusted",
-                hint="ask for at least one, and for no more than there are keys",
+                f"{threshold} signatures are asked for, and {len(self._parties)} different parties are trusted"
+                + _why_fewer(len(named), len(self._parties)),
+                hint="ask for at least one, and for no more than there are parties; each key reference or PEM file is "
+                "one, whatever keys it holds",
             )
         self.threshold: Final = threshold
 
     @classmethod
-    def of(cls, texts: Sequence[str], *, threshold: int = 1, services: SigningServices | None = None) -> Self:
-        """Return the trust in what the reader named.
+    def of(
+        cls,
+        texts: Sequence[str],
+        *,
+        threshold: int = 1,
+        services: SigningServices | None = None,
+        credentials: Credentials | None = None,
+    ) -> Self:
+        """Return the trust in what the reader named: each text is one party.
 
         Args:
             texts: each the path of a PEM file with one or several public keys, such a text itself, or a key reference
-                whose public half is read without a secret, in all its versions (`keystore://keys.json#signing`). What
-                is read from a keystore is only as trustworthy as who can write the file.
-            threshold: how many different keys must have signed.
+                (`keystore://keys.json#signing`), in all its versions. What is read from a keystore without its secret
+                is only as trustworthy as who can write the file, and a warning says so.
+            threshold: how many different parties must have signed.
             services: signing services by scheme that are asked before the built-in ones; for tests and embedders.
+            credentials: what may hold the secrets of keystores; nobody is asked.
 
         Raises:
             UsageError: a text holds no public key, or a private one; or the threshold cannot be met.
             KeyReferenceError: a key reference is malformed, or has an unknown scheme.
-            AccessError: a key reference names no key.
+            AccessError: a key reference names no key, or its keystore is not opened by the secret at hand.
+            IntegrityError: a keystore was changed by somebody without its secret.
         """
-        return cls([key for text in texts for key in _read(text, services)], threshold=threshold)
+        return cls([_read(text, services, credentials) for text in texts], threshold=threshold)
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """The ids of the trusted keys, in the order in which they were named."""
+        """The ids of all trusted keys, in the order in which they were named."""
         return tuple(self._keys)
 
     @property
-    def pems(self) -> tuple[str, ...]:
-        """The trusted keys as PEM, in that order: `Trust.of(pems)` trusts the same."""
-        return tuple(key.pem for key in self._keys.values())
+    def texts(self) -> tuple[str, ...]:
+        """The parties as PEM texts: `Trust.of(texts)` trusts the same."""
+        return tuple("".join(self._keys[key_id].text for key_id in party) for party in self._parties)
 
-    def verify(self, message: bytes, signatures: Sequence[Signature]) -> tuple[str, ...]:
+    def verify(
+        self, message: bytes, signatures: Sequence[Signature], signed_at: Callable[[], datetime] | None = None
+    ) -> tuple[str, ...]:
         """Return the ids of the trusted keys that signed `message`; otherwise as `examine`."""
-        return self.examine(message, signatures).key_ids
+        return self.examine(message, signatures, signed_at).key_ids
 
-    def examine(self, message: bytes, signatures: Sequence[Signature]) -> Approval:
+    def examine(
+        self, message: bytes, signatures: Sequence[Signature], signed_at: Callable[[], datetime] | None = None
+    ) -> Approval:
         """Return who signed `message`. The caller still owes that the message is the one it asked for.
 
         What holds when it returns: (1) there were no more than `MAX_SIGNATURES` signatures; (2) each key that is named
         is a trusted one; (3) it verified one of the signatures, by the algorithm that belongs to the key; (4) it is
-        named once, however often it signed; (5) at least `threshold` keys are named. The key id in a signature is a
-        hint which key to try first. Signatures that no trusted key verifies change nothing, and are reported.
+        named once, however often it signed; (5) it was not retired when the message says that it was signed; (6) the
+        keys that are named belong to at least `threshold` parties. The key id in a signature is a hint which key to try
+        first. Signatures that no trusted key verifies change nothing, and are reported.
+
+        Args:
+            message: what was signed.
+            signatures: of it.
+            signed_at: reads from the message when it was signed, in UTC; called only after a retired key was found to
+                have signed it. None for messages that do not say: then no retired key counts.
 
         Raises:
             NotTrustedError: one of these does not hold.
@@ -127,27 +160,40 @@ class Trust:
                 _logger.info("no trusted key made the signature of %s; it is ignored", _shown(signature.key_id))
             else:
                 signed[key_id] = None  # (4)
-        if len(signed) < self.threshold:  # (5)
-            raise self._refusal(len(signatures), len(signed), ignored)
-        return Approval(tuple(signed), tuple(ignored))
+        retired = self._retired_by_then(signed, signed_at)  # (5)
+        counting = tuple(key_id for key_id in signed if key_id not in retired)
+        votes = {self._party_of[key_id] for key_id in counting}
+        if len(votes) < self.threshold:  # (6)
+            raise self._refusal(len(signatures), len(votes), ignored, retired)
+        return Approval(counting, tuple(ignored), retired)
 
     def __eq__(self, other: object) -> bool:
-        """Compare keys and threshold."""
-        return (
-            isinstance(other, Trust) and self._keys.keys() == other._keys.keys() and self.threshold == other.threshold
-        )
+        """Compare parties and threshold."""
+        return isinstance(other, Trust) and self._compared() == other._compared()
 
     def __hash__(self) -> int:
-        """Hash keys and threshold."""
-        return hash((frozenset(self._keys), self.threshold))
+        """Hash parties and threshold."""
+        return hash(self._compared())
 
     def __repr__(self) -> str:
         """Show how many of how many."""
-        return f"<Trust {self.threshold} of {len(self._keys)}>"
+        return f"<Trust {self.threshold} of {len(self._parties)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the keys: workers verify too."""
-        return _rebuild, (tuple(self._keys.values()), self.threshold)
+        parties = tuple(tuple(self._keys[key_id] for key_id in party) for party in self._parties)
+        return _rebuild, (parties, self.threshold)
+
+    def _compared(self) -> tuple[object, ...]:
+        retired = frozenset((key_id, each.retired) for key_id, each in self._keys.items())
+        return retired, frozenset(map(frozenset, self._parties)), self.threshold
+
+    def _retired_by_then(self, signed: Iterable[str], signed_at: Callable[[], datetime] | None) -> tuple[str, ...]:
+        ends = {key_id: end for key_id in signed if (end := self._keys[key_id].retired) is not None}
+        if not ends or signed_at is None:
+            return tuple(ends)
+        moment = signed_at()
+        return tuple(key_id for key_id, end in ends.items() if moment > end)
 
     def _signer_of(self, message: bytes, signature: Signature) -> str | None:
         for key in self._by_hint(signature.key_id):
@@ -161,32 +207,69 @@ class Trust:
     def _by_hint(self, hint: str) -> Iterator[PublicKey]:
         first = self._keys.get(hint)
         if first is not None:
-            yield first
-        yield from (key for key in self._keys.values() if key is not first)
+            yield first.key
+        yield from (each.key for each in self._keys.values() if each is not first)
 
-    def _refusal(self, given: int, signed: int, ignored: list[str]) -> NotTrustedError:
+    def _refusal(self, given: int, votes: int, ignored: list[str], retired: tuple[str, ...]) -> NotTrustedError:
         if not given:
             return NotTrustedError("there is no signature")
+        if retired:
+            since = self._keys[retired[0]].retired
+            shown = f"{_shown(retired[0])} signed it, and is retired since {since:%Y-%m-%dT%H:%M:%SZ}"
+            return NotTrustedError(
+                f"{votes} of {self.threshold} trusted parties signed; {shown}",
+                hint="what it signed before counts, where it says so: take the newest version from its writer",
+            )
         shown = ", ".join(_shown(key_id) for key_id in ignored[:_SHOWN_IGNORED])
         more = ", ..." if len(ignored) > _SHOWN_IGNORED else ""
         others = f"; no trusted key made those that claim to be of {shown}{more}" if ignored else ""
-        return NotTrustedError(f"{signed} of {self.threshold} trusted keys signed{others}")
+        return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")
 
 
-def _rebuild(keys: tuple[PublicKey, ...], threshold: int) -> Trust:
-    return Trust(keys, threshold=threshold)
+def _rebuild(parties: tuple[tuple[VersionKey, ...], ...], threshold: int) -> Trust:
+    return Trust(parties, threshold=threshold)
 
 
-def _read(text: str, services: SigningServices | None) -> tuple[PublicKey, ...]:
+def _each_once(parties: Iterable[Iterable[VersionKey]]) -> dict[str, VersionKey]:
+    keys: dict[str, VersionKey] = {}
+    for each in (each for party in parties for each in party):
+        known = keys.setdefault(each.key.key_id, each)
+        if each.retired is not None and (known.retired is None or each.retired < known.retired):
+            keys[each.key.key_id] = each  # wherever it was said: a copy without the line brings no key back
+    return keys
+
+
+def _joined(named: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Return the parties as key ids, those that share one as one."""
+    parties: list[dict[str, None]] = []
+    for key_ids in named:
+        party = dict.fromkeys(key_ids)
+        for other in [each for each in parties if not each.keys().isdisjoint(party)]:
+            parties.remove(other)
+            party = {**other, **party}
+        if party:
+            parties.append(party)
+    return tuple(map(tuple, parties))
+
+
+def _why_fewer(named: int, parties: int) -> str:
+    return f": {named} were named, and some of them share a key" if parties < named else ""
+
+
+def _read(text: str, services: SigningServices | None, credentials: Credentials | None) -> tuple[VersionKey, ...]:
     if "-----BEGIN" in text:
-        return parse_public_keys(text, "the text given as trusted key")
+        return parse_version_keys(text, "the text given as trusted key")
     if not _is_reference(text):
-        return read_public_key_file(Path(text), _path_name(text))
+        return _read_file(Path(text), _path_name(text))
     reference = parse_key_reference(text)
     if reference.scheme == _PEM:  # names a file as its path does; a private key in it is refused
         reference.check_options()
-        return read_public_key_file(reference.local_path, f"public key file {text}")
-    return read_public_keys(text, services=services)
+        return _read_file(reference.local_path, f"public key file {text}")
+    return read_version_keys(text, services=services, credentials=credentials)
+
+
+def _read_file(path: Path, name: str) -> tuple[VersionKey, ...]:
+    return parse_version_keys(read_public_file(path, name), name)
 
 
 def _is_reference(text: str) -> bool:

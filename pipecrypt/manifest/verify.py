@@ -19,8 +19,9 @@ from pipecrypt.manifest.statement import decode_statement, statement_sha256
 
 __all__ = ["MAX_CLOCK_SKEW", "Check", "Remembered", "VerifiedManifest", "verify_envelope"]
 
-# (message, signatures) -> ids of the trusted keys that signed; raises NotTrustedError if they are too few.
-Check: TypeAlias = Callable[[bytes, Sequence[Signature]], tuple[str, ...]]
+# (message, signatures, reads when it was signed) -> ids of the trusted keys that signed; raises NotTrustedError if they
+# are too few.
+Check: TypeAlias = Callable[[bytes, Sequence[Signature], Callable[[], datetime]], tuple[str, ...]]
 # How far ahead of this machine's clock the signer's may be.
 MAX_CLOCK_SKEW: Final = timedelta(minutes=10)
 _PROOF: Final = object()
@@ -144,8 +145,8 @@ def verify_envelope(
     """Return the manifest in an envelope if all that is numbered here holds, checked in this order.
 
     1. The bytes are a DSSE envelope of in-toto's payload type, within the limits.
-    2. Enough trusted keys signed payload type and payload (`check`), at least one. Nothing of the payload is looked at
-       before.
+    2. Enough trusted parties signed payload type and payload (`check`), at least one. Nothing of the payload is looked
+       at before; where a retired key signed it, when it says that it was created.
     3. The payload is an in-toto Statement v1 of a predicate type of ours, which does not contradict itself.
     4. It is about what the caller opened: a dataset, or the single file of the expected name.
     5. It is about the expected dataset, and about the remembered one.
@@ -177,7 +178,7 @@ def verify_envelope(
     if now.tzinfo is not UTC:
         raise RuntimeError("the time to compare with must be in UTC")
     untrusted = parse_envelope(envelope)  # 1
-    key_ids = check(message_to_sign(untrusted.payload), untrusted.signatures)  # 2
+    key_ids = check(message_to_sign(untrusted.payload), untrusted.signatures, lambda: _created(untrusted.payload))  # 2
     if not key_ids:
         raise NotTrustedError("no trusted key signed the statement")
     manifest = decode_statement(untrusted.payload)  # 3
@@ -189,6 +190,10 @@ def verify_envelope(
     if accepted_digests.isdisjoint(manifest.digests):  # 8
         raise IntegrityError(f"the statement has digests of {', '.join(manifest.digests)} only, which are not accepted")
     return VerifiedManifest(_PROOF, manifest, key_ids=key_ids, sha256=sha256)
+
+
+def _created(payload: bytes) -> datetime:
+    return decode_statement(payload).created
 
 
 def _check_kind(manifest: Manifest, expected_file: str | None) -> None:

@@ -213,7 +213,7 @@ class Views:
         with self._session_lock:
             self._read_trust()
             requirements = self._checks.requirements
-            return None if requirements is None else requirements.trust.pems
+            return None if requirements is None else requirements.trust.texts
 
     def _open_current(self) -> _Current:
         credentials = self._credentials or Credentials.from_environment()

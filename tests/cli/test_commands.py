@@ -244,7 +244,7 @@ def test_no_passphrase_and_a_wrong_one(run: Run, world: Path, monkeypatch: pytes
     assert run("keys", "new", "keystore://./keys.json#pii").code == 4
     assert not Path("keys.json").exists()
 
-    monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "right")
+    monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "right horse")
     assert run("keys", "new", "keystore://./keys.json#pii").code == 0
     monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "wrong")
     answer = run("keys", "new", "keystore://./keys.json#other")
@@ -409,7 +409,7 @@ def test_streams_that_are_closed_or_full(people: Path, keyref: str, streams: str
 
 
 def test_no_standard_input_to_ask_on(people: Path, keyref: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "word")
+    monkeypatch.setenv("PIPECRYPT_PASSPHRASE", "some words")
     monkeypatch.delenv("PIPECRYPT_KEY_FILE")
     key = "keystore://./other.json#pii"
     subprocess.run([sys.executable, "-m", "pipecrypt", "keys", "new", key], check=True, capture_output=True)

@@ -24,10 +24,10 @@ def _pipecrypt(*arguments: str, environ: dict[str, str] | None = None) -> subpro
 
 
 def _raise(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def listing(_reference: str) -> None:
+    def listing(_reference: str, _credentials: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipecrypt.keys.services.keystore.making.list_keys", listing)
+    monkeypatch.setattr("pipecrypt.keys.services.keystore.making.read_keys", listing)
 
 
 def test_without_arguments_it_helps(run: Run) -> None:

@@ -127,7 +127,7 @@ def test_progress_that_nobody_reads_stops_no_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_question_has_the_terminal_to_itself(tmp_path: Path) -> None:
-    environment = {**os.environ, "PIPECRYPT_PASSPHRASE": "a word", "TERM": "xterm"}
+    environment = {**os.environ, "PIPECRYPT_PASSPHRASE": "some words", "TERM": "xterm"}
     pipecrypt, key = [sys.executable, "-m", "pipecrypt"], f"keystore://{tmp_path}/keys.json#pii"
     subprocess.run([*pipecrypt, "keys", "new", key], env=environment, check=True, capture_output=True)
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "a.parquet")
@@ -142,7 +142,7 @@ def test_a_question_has_the_terminal_to_itself(tmp_path: Path) -> None:
         asked = _read_until_quiet(master, b": ", seconds=30)
         assert b"passphrase" in asked
         assert not select.select([master], [], [], 0.5)[0], "something was drawn while the question stood"
-        os.write(master, b"a word\n")
+        os.write(master, b"some words\n")
         assert b"encrypted 1 file" in _read_until_quiet(master, b"service calls", seconds=30)
         assert process.wait(30) == 0
     os.close(master)

@@ -76,7 +76,7 @@ def test_another_identity_opens_nothing(place: Place) -> None:
         str(place.raw), str(place.out), pc.Policy(default=place.recipient, footer="encrypted"), credentials=NOBODY
     )
     other = f"keystore://{place.root}/other.json#bob"
-    credentials = Credentials({"PIPECRYPT_PASSPHRASE": "p"})
+    credentials = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse"})
     create_key(other, "mlkem768x25519", credentials)
     with pytest.raises(KeyNotFoundError) as caught:
         pc.decrypt(str(place.out / "a.parquet"), str(place.root / "no"), keys=[other], credentials=credentials)

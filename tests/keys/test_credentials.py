@@ -76,9 +76,9 @@ def test_a_person_is_asked_once_for_each_label() -> None:
 
 
 def test_a_new_passphrase_is_typed_twice() -> None:
-    person = Person("a", "a")
+    person = Person(SECRET, SECRET)
     credentials = Credentials({}, person)
-    assert credentials.new_passphrase("x") == credentials.passphrase("x") == "a"
+    assert credentials.new_passphrase("x") == credentials.passphrase("x") == SECRET
     assert len(person.asked) == 2
     with pytest.raises(PassphraseError):
         Credentials({}, Person("a", "b")).new_passphrase("x")

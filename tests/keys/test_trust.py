@@ -3,6 +3,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import MAX_PUBLIC_KEY_BYTES
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.signers import LocalSigner, make_signatures, open_signer
+from pipecrypt.keys.services.keystore.removal import retire_key
+from pipecrypt.keys.signers import LocalSigner, Signer, make_signatures, open_signer, read_version_keys
 from pipecrypt.keys.trust import MAX_SIGNATURES, Trust
 from tests.crypto.keys import private_pem
 from tests.keys.conftest import CHEAP_KDF
@@ -41,7 +43,7 @@ def _trust(*signers: LocalSigner, threshold: int = 1) -> Trust:
     return Trust.of([signer.public_key_pem for signer in signers], threshold=threshold)
 
 
-def _signed(*signers: LocalSigner, message: bytes = MESSAGE) -> list[Signature]:
+def _signed(*signers: Signer, message: bytes = MESSAGE) -> list[Signature]:
     return [Signature(signer.key_id, signer.sign(message)) for signer in signers]
 
 
@@ -145,7 +147,7 @@ def test_a_file_with_several_keys(tmp_path: Path) -> None:
         f"# écrit par Alice\r\n{A.public_key_pem}\nBob:\n{B.public_key_pem}{E.public_key_pem}".encode("latin-1")
     )
     for text in (str(path), f"pem://{path}"):
-        assert Trust.of([text], threshold=3).key_ids == (A.key_id, B.key_id, E.key_id)
+        assert Trust.of([text]).key_ids == (A.key_id, B.key_id, E.key_id)
 
 
 def test_a_path_may_be_relative_or_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +279,92 @@ def test_trust_travels_and_compares() -> None:
     assert trust != _trust(A, B, threshold=2)
     assert repr(trust) == "<Trust 2 of 2>"
     assert Trust([PublicKey(A.public_key_pem)]) == _trust(A)
+
+
+def _two_versions(keystore: Reference, name: str, credentials: Credentials) -> tuple[Signer, Signer]:
+    create_key(keystore(name), "ed25519", credentials, kdf=CHEAP_KDF)
+    old = open_signer(keystore(name), credentials)
+    create_key(keystore(name), "ed25519", credentials, new_version=True)
+    return old, open_signer(keystore(name), credentials)
+
+
+def test_two_versions_of_one_key_are_one_vote(keystore: Reference, credentials: Credentials) -> None:
+    old, new = _two_versions(keystore, "alice", credentials)
+    create_key(keystore("bob"), "ed25519", credentials)
+    bob = open_signer(keystore("bob"), credentials)
+    trust = Trust.of([keystore("alice"), keystore("bob")], threshold=2, credentials=credentials)
+    with pytest.raises(NotTrustedError, match="1 of 2 trusted parties"):
+        trust.verify(MESSAGE, make_signatures([old, new], MESSAGE))
+    assert trust.verify(MESSAGE, make_signatures([old, new, bob], MESSAGE)) == (old.key_id, new.key_id, bob.key_id)
+    for copied in (Trust.of(trust.texts, threshold=2), pickle.loads(pickle.dumps(trust))):  # noqa: S301 - our own
+        assert copied == trust
+        with pytest.raises(NotTrustedError):
+            copied.verify(MESSAGE, make_signatures([old, new], MESSAGE))
+
+
+def test_keys_of_one_file_are_one_vote_and_files_that_share_a_key_are_one_party(tmp_path: Path) -> None:
+    for name, signers in (("both", (A, B)), ("shared", (B, E)), ("alone", (C,))):
+        (tmp_path / name).write_text("".join(each.public_key_pem for each in signers))
+    both, shared, alone = (str(tmp_path / name) for name in ("both", "shared", "alone"))
+    with pytest.raises(NotTrustedError):
+        Trust.of([both, alone], threshold=2).verify(MESSAGE, _signed(A, B))
+    assert Trust.of([both, alone], threshold=2).verify(MESSAGE, _signed(A, C)) == (A.key_id, C.key_id)
+    # Whoever holds B holds all that was named beside it: neither one nor two of its signatures are two votes.
+    for signers in ((B,), (A, E), (A, B, E)):
+        with pytest.raises(NotTrustedError):
+            Trust.of([both, shared, alone], threshold=2).verify(MESSAGE, _signed(*signers))
+    for named in ([both, both], [both, shared], [A.public_key_pem, both]):
+        with pytest.raises(UsageError, match="share a key") as caught:
+            Trust.of(named, threshold=2)
+        assert "2 were named" in caught.value.message
+
+
+def _at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_a_retired_key_counts_for_what_was_signed_before(tmp_path: Path) -> None:
+    (tmp_path / "a.pem").write_text(f"hello\n# pipecrypt: retired 2026-11-30T07:00:00Z\n{A.public_key_pem}# bye\n")
+    trust = Trust.of([str(tmp_path / "a.pem"), B.public_key_pem])
+    for text in ("2026-11-30T06:59:59", "2026-11-30T07:00:00"):
+        assert trust.verify(MESSAGE, _signed(A), lambda: _at(text)) == (A.key_id,)  # noqa: B023 - called at once
+    for moment in (lambda: _at("2026-11-30T07:00:01"), None):  # what does not say when it was signed never counts
+        with pytest.raises(NotTrustedError, match="is retired since 2026-11-30T07:00:00Z"):
+            trust.verify(MESSAGE, _signed(A), moment)
+        assert trust.examine(MESSAGE, _signed(A, B), moment).key_ids == (B.key_id,)
+        assert trust.examine(MESSAGE, _signed(A, B), moment).retired == (A.key_id,)
+    for copied in (Trust.of(trust.texts), pickle.loads(pickle.dumps(trust))):  # noqa: S301 - our own
+        assert copied == trust != Trust.of([A.public_key_pem, B.public_key_pem])
+
+
+def test_a_copy_without_the_line_brings_no_key_back() -> None:
+    retired = f"# pipecrypt: retired 2026-11-30T07:00:00Z\n{A.public_key_pem}"
+    for texts in ([retired, A.public_key_pem], [A.public_key_pem, retired], [A.public_key_pem + retired]):
+        with pytest.raises(NotTrustedError):
+            Trust.of(texts).verify(MESSAGE, _signed(A), lambda: _at("2026-12-01T00:00:00"))
+
+
+@pytest.mark.parametrize(
+    "line", ["# pipecrypt: retired", "# pipecrypt: retired 2026-13-30T07:00:00Z", "#pipecrypt: retires soon"]
+)
+def test_a_line_of_ours_that_is_not_understood_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="not understood"):
+        Trust.of([f"{line}\n{A.public_key_pem}"])
+
+
+def test_other_comments_mean_nothing() -> None:
+    text = f"# pipecrypt is nice\n# retired 2020-01-01T00:00:00Z\nX: pipecrypt: retired\n{A.public_key_pem}"
+    assert Trust.of([text]) == _trust(A)
+
+
+def test_retiring_reaches_readers_of_the_keystore_and_of_its_export(
+    keystore: Reference, credentials: Credentials
+) -> None:
+    old, _ = _two_versions(keystore, "sign", credentials)
+    retire_key(keystore("sign"), 1, credentials, at=_at("2026-11-30T07:00:00"))
+    exported = "".join(each.text for each in read_version_keys(keystore("sign"), credentials=credentials))
+    for text in (keystore("sign"), exported):
+        trust = Trust.of([text], credentials=credentials)
+        assert trust.verify(MESSAGE, _signed(old), lambda: _at("2026-11-30T06:00:00")) == (old.key_id,)
+        with pytest.raises(NotTrustedError):
+            trust.verify(MESSAGE, _signed(old), lambda: _at("2026-11-30T08:00:00"))

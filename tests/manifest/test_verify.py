@@ -1,9 +1,9 @@
 import copy
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -102,7 +102,7 @@ def test_a_stranger_is_not_trusted_whatever_the_key_id_says() -> None:
 
 
 def test_a_check_that_trusts_nobody_and_does_not_say_so_is_refused() -> None:
-    def careless(message: bytes, signatures: Sequence[Signature]) -> tuple[str, ...]:
+    def careless(message: bytes, signatures: Sequence[Signature], _: Callable[[], datetime]) -> tuple[str, ...]:
         return ()
 
     with pytest.raises(NotTrustedError):

@@ -22,6 +22,7 @@ from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import check_path
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.manifest.statement import encode_statement
+from pipecrypt.manifest.verify import Check
 
 SHA256 = (DigestAlgorithm.SHA256,)
 BOTH = (DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3)
@@ -92,10 +93,10 @@ def envelope(made: Manifest, *keys: Ed25519PrivateKey) -> bytes:
     return signed(encode_statement(made), *keys)
 
 
-def trusting(*keys: Ed25519PrivateKey, threshold: int = 1) -> Callable[[bytes, Sequence[Signature]], tuple[str, ...]]:
+def trusting(*keys: Ed25519PrivateKey, threshold: int = 1) -> Check:
     """Return what `Trust.verify` is: it goes by the keys, never by the ids in the envelope."""
 
-    def check(message: bytes, signatures: Sequence[Signature]) -> tuple[str, ...]:
+    def check(message: bytes, signatures: Sequence[Signature], _: Callable[[], datetime]) -> tuple[str, ...]:
         good = tuple(key_id(key) for key in keys if any(_verifies(key, message, one) for one in signatures))
         if len(good) < threshold:
             raise NotTrustedError(f"{len(good)} of {threshold} trusted keys signed")

@@ -22,10 +22,10 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.verify import Remembered
+from pipecrypt.state_directory import STATE_VARIABLE, state_directory
 
 __all__ = ["STATE_VARIABLE", "VersionMemory"]
 
-STATE_VARIABLE: Final = "PIPECRYPT_STATE_DIR"
 _MAX_BYTES: Final = 16 * 1024
 _NAME_DIGITS: Final = 40
 _logger = logging.getLogger(__name__)
@@ -49,13 +49,8 @@ class VersionMemory:
 
         None where PIPECRYPT_STATE_DIR is set and empty, or no home directory is known.
         """
-        named = environ.get(STATE_VARIABLE)
-        if named is not None:
-            return cls(named) if named else None
-        state, home = environ.get("XDG_STATE_HOME"), environ.get("HOME")
-        if state:
-            return cls(os.path.join(state, "pipecrypt"))
-        return cls(os.path.join(home, ".local", "state", "pipecrypt")) if home else None
+        directory = state_directory(environ)
+        return None if directory is None else cls(directory)
 
     def recall(self, place: str) -> Remembered | None:
         """Return what was last accepted at a place, or None.

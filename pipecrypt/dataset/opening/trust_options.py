@@ -14,6 +14,7 @@ from typing import Final, Self
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode, parse_mode
 from pipecrypt.errors import UsageError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.trust import Trust
 
 __all__ = ["NO_CHECKS", "TRUST_VARIABLE", "Checks", "TrustOptions", "trust_options"]
@@ -50,7 +51,7 @@ class TrustOptions:
 
     Args:
         trust: PEM files, PEM texts or key references; None: those of the environment.
-        threshold: how many different keys must have signed.
+        threshold: how many different parties must have signed: each text is one.
         mode: how much is checked.
         min_version: lowest version that is accepted.
         dataset_id: of the dataset that is meant; None for whichever is there.
@@ -91,13 +92,14 @@ class TrustOptions:
         completed = self.completed(environ)
         if self.mode is VerifyMode.OFF or not completed.trust:
             return Checks(mode=self.mode)
-        return Checks(completed.requirements(VersionMemory.of_user(environ)), self.mode)
+        return Checks(completed.requirements(VersionMemory.of_user(environ), Credentials(environ)), self.mode)
 
-    def requirements(self, memory: VersionMemory | None) -> Requirements:
+    def requirements(self, memory: VersionMemory | None, credentials: Credentials | None = None) -> Requirements:
         """Read the trusted keys, and return what must hold of a statement.
 
         Args:
             memory: what was accepted before; None to remember nothing.
+            credentials: what may hold the secrets of keystores, to prove the public keys in them; nobody is asked.
 
         Raises:
             UsageError: no key is trusted, or a text holds no public key; the rest as `checks`.
@@ -105,7 +107,7 @@ class TrustOptions:
         if not self.trust:
             raise UsageError("no key is trusted, so nothing can be verified", hint=_HINT)
         return Requirements(
-            trust=Trust.of(self.trust, threshold=self.threshold),
+            trust=Trust.of(self.trust, threshold=self.threshold, credentials=credentials),
             min_version=self.min_version,
             dataset_id=self.dataset_id,
             memory=memory,

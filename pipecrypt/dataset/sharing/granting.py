@@ -23,6 +23,7 @@ from pipecrypt.keys.grants import (
 )
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.secret import DataKey
 from pipecrypt.storage.exclusive import replace_exclusively
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import locate
@@ -120,7 +121,7 @@ def share_keks(
     since = time_text(now or datetime.now(UTC))
     made, already, unopened, failure = list[Grant](), 0, set[str](), None
     for kek in search.keks:
-        if kek.material.master_key_id == target.master_key_id or _is_granted(kek, existing, target):
+        if kek.material.master_key_id == target.master_key_id or _is_granted(kek, existing, target, opening):
             already += 1
             continue
         try:
@@ -182,7 +183,7 @@ def _share(place: Place, kek: FoundKEK, opening: KeySession, target: Target, sin
     return Grant(kek.id, target.master_key_id, wrapped, since)
 
 
-def _is_granted(kek: FoundKEK, existing: Grants, target: Target) -> bool:
+def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySession) -> bool:
     for grant in existing.of(kek.id):
         if grant.master_key_id != target.master_key_id or kek.material.kek is None:
             continue
@@ -190,11 +191,23 @@ def _is_granted(kek: FoundKEK, existing: Grants, target: Target) -> bool:
             kek.material, master_key_id=grant.master_key_id, kek=WrappedKEK(kek.material.kek.id, grant.wrapped)
         )
         try:
-            target.session.open_kek(as_if_own, kek.context).wipe()
+            with target.session.open_kek(as_if_own, kek.context) as granted:
+                return _is_the_one(granted, kek.material.kek.wrapped, kek.material.master_key_id, opening)
         except (AccessError, IntegrityError, FormatError):
             return False  # forged, or the target cannot tell: it is made anew
-        return True
     return False
+
+
+def _is_the_one(granted: DataKey, wrapped: str, master_key_id: str, opening: KeySession) -> bool:
+    """Say whether a grant holds the KEK that files hold for its own master key, as far as that can be opened.
+
+    A data key proves a grant for its own file only: who can write there can add a file, and grants that fit it.
+    """
+    try:
+        with opening.unwrap_kek_text(wrapped, master_key_id) as own:
+            return own.same_as(granted)
+    except AccessError:
+        return True
 
 
 def _check_recipients(keks: Iterable[FoundKEK], existing: Grants, made: Iterable[Grant]) -> None:

@@ -5,21 +5,23 @@ An encrypted footer shows its own key only, and hides the columns: those files a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.kek_search import Place
+from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.keys.grants import Grants
+from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_names import KeyNames, read_key_names
+from pipecrypt.parquet.key_names import read_key_names
 from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.small_files import locate
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "read_usage"]
+__all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "UsageClaims", "read_claims", "read_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,11 @@ class KeyUsage:
         keks: how many different KEKs it wraps in files.
         granted_keks: KEKs of other master keys that it opens by grants.
         granted_since: time of the first of those grants, in UTC; None without one.
-        shared_with: master keys that open KEKs of this one by grants, sorted.
-        only_opener_of: how many of its KEKs nothing else opens.
+        shared_with: master keys that open KEKs of this one by grants, as those claim, sorted.
+        only_opener_of: how many of its KEKs nothing else opens, not even by what grants claim.
+        claimed_by_grants: how many of its KEKs others open by what grants claim, which nothing proves: who can write to
+            the dataset can write grants.
+        proven_by_grants: how many of its KEKs another key of the caller's was found to open.
     """
 
     master_key_id: str
@@ -64,6 +69,8 @@ class KeyUsage:
     granted_since: str | None
     shared_with: tuple[str, ...]
     only_opener_of: int
+    claimed_by_grants: int = 0
+    proven_by_grants: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +98,28 @@ class DatasetUsage:
     keys: tuple[KeyUsage, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class UsageClaims:
+    """What footers, manifest and grants claim, and what a proof of it takes.
+
+    Args:
+        usage: as they claim it.
+        wrapped: by master key and KEK id, the texts of "wrappedKEK" that files hold.
+        grants: of the dataset.
+    """
+
+    usage: DatasetUsage
+    wrapped: Mapping[str, Mapping[str, frozenset[str]]]
+    grants: Grants
+
+
 def read_usage(place: Place) -> DatasetUsage:
-    """Return which master key protects what at a place, from footers, manifest and grants.
+    """Return which master key protects what at a place, as footers, manifest and grants claim; as `read_claims`."""
+    return read_claims(place).usage
+
+
+def read_claims(place: Place) -> UsageClaims:
+    """Return which master key protects what at a place, as footers, manifest and grants claim.
 
     Raises:
         PipecryptError: a footer cannot be read or is malformed, or there is no file.
@@ -102,7 +129,7 @@ def read_usage(place: Place) -> DatasetUsage:
     for source in list_sources(place.location, ENCRYPTED_FILES):
         tally.look_into(source)
     manifest = place.manifest
-    return DatasetUsage(
+    usage = DatasetUsage(
         dataset=place.name,
         version=None if manifest is None else manifest.version,
         since=None if manifest is None else f"{manifest.created:%Y-%m-%dT%H:%M:%SZ}",
@@ -112,6 +139,10 @@ def read_usage(place: Place) -> DatasetUsage:
         unnamed_keys=tally.unnamed,
         keys=tuple(_usage(key_id, tally.keys.get(key_id, _Seen()), grants) for key_id in _all_ids(tally, grants)),
     )
+    wrapped = {
+        key_id: {kek: frozenset(texts) for kek, texts in seen.wrapped.items()} for key_id, seen in tally.keys.items()
+    }
+    return UsageClaims(usage, wrapped, grants)
 
 
 @dataclass(slots=True)
@@ -121,6 +152,7 @@ class _Seen:
     files: set[str] = field(default_factory=set)
     footers: int = 0
     keks: set[str] = field(default_factory=set)
+    wrapped: dict[str, set[str]] = field(default_factory=dict)
     column_files: dict[str, set[str]] = field(default_factory=dict)
     batches: dict[str, int] = field(default_factory=dict)
     data_keys: dict[str, int] = field(default_factory=dict)
@@ -135,6 +167,7 @@ class _Tally:
     hidden: int = 0
     unnamed: int = 0
     keys: dict[str, _Seen] = field(default_factory=dict)
+    reader: MaterialReader = field(default_factory=MaterialReader)
 
     def look_into(self, file: SourceFile) -> None:
         with open_range_source(file) as source:
@@ -144,7 +177,7 @@ class _Tally:
         if sealed is None:
             self.plaintext += 1
             return
-        seen = self._named(read_key_names(footer_key_use(sealed, source.name).key_metadata), file)
+        seen = self._named(footer_key_use(sealed, source.name).key_metadata, file)
         if seen is not None:
             seen.footers += 1
         if sealed.metadata is None:
@@ -156,7 +189,7 @@ class _Tally:
             known.add(use.key_metadata)
 
     def _count(self, use: KeyUse, file: SourceFile, *, is_new: bool) -> None:
-        seen = self._named(read_key_names(use.key_metadata), file)
+        seen = self._named(use.key_metadata, file)
         if seen is None:
             return
         path = ".".join(use.context.column or ())
@@ -164,7 +197,8 @@ class _Tally:
         seen.batches[path] = seen.batches.get(path, 0) + 1
         seen.data_keys[path] = seen.data_keys.get(path, 0) + is_new
 
-    def _named(self, names: KeyNames, file: SourceFile) -> _Seen | None:
+    def _named(self, key_metadata: bytes, file: SourceFile) -> _Seen | None:
+        names = read_key_names(key_metadata)
         if names.master_key_id is None:
             self.unnamed += 1
             return None
@@ -172,7 +206,15 @@ class _Tally:
         seen.files.add(file.relative_path)
         if names.kek_id is not None:
             seen.keks.add(names.kek_id)
+            seen.wrapped.setdefault(names.kek_id, set()).update(self._wrapped(key_metadata))
         return seen
+
+    def _wrapped(self, key_metadata: bytes) -> Iterable[str]:
+        try:
+            material = self.reader.parse(key_metadata)
+        except (FormatError, UnsupportedError):
+            return ()
+        return (material.kek.wrapped,) if isinstance(material, KeyMaterial) and material.kek is not None else ()
 
 
 def _all_ids(tally: _Tally, grants: Grants) -> Iterable[str]:
@@ -195,4 +237,5 @@ def _usage(key_id: str, seen: _Seen, grants: Grants) -> KeyUsage:
         granted_since=min((grant.since for grant in granted), default=None),
         shared_with=tuple(sorted(set().union(*others.values()))),
         only_opener_of=sum(not each for each in others.values()),
+        claimed_by_grants=sum(bool(each) for each in others.values()),
     )

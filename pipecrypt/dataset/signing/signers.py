@@ -12,9 +12,10 @@ from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.public_keys import VersionKey
 from pipecrypt.keys.service import Wipeable
-from pipecrypt.keys.signers import Signer, make_signatures, open_signer, read_public_keys
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.signers import EarlierPublicKeys, Signer, make_signatures, open_signer, read_version_keys
+from pipecrypt.keys.trust import Party, Trust
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.statement import encode_statement
@@ -67,10 +68,14 @@ class OpenSigners:
         return self._clock().replace(microsecond=0)
 
     def trust(self) -> Trust:
-        """Return the trust in what any of these keys signed, and any earlier version of one in a keystore."""
-        keys = [PublicKey(signer.public_key_pem) for signer in self._signers]
-        for reference in self.options.key_references:
-            keys += _all_versions(reference)
+        """Return the trust in what any of these keys signed, and any earlier version of one.
+
+        Those of a keystore were proven when it was opened: what its file says now, or to others, widens nothing.
+        """
+        keys: list[Party] = []
+        for signer, reference in zip(self._signers, self.options.key_references, strict=True):
+            keys.append(PublicKey(signer.public_key_pem))
+            keys.append(_earlier_versions(signer, reference))
         return Trust(keys)
 
     def seal(self, manifest: Manifest) -> bytes:
@@ -131,8 +136,10 @@ class OpenSigners:
                 raise UsageError(f"{reference} is to sign twice", hint="name each signing key once")
 
 
-def _all_versions(reference: str) -> tuple[PublicKey, ...]:
+def _earlier_versions(signer: Signer, reference: str) -> tuple[VersionKey, ...]:
+    if isinstance(signer, EarlierPublicKeys):
+        return signer.earlier_public_keys
     try:
-        return read_public_keys(reference)
+        return read_version_keys(reference)
     except UsageError:
         return ()  # a service that shows no public key without opening the private one, as of pem://

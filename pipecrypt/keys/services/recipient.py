@@ -25,9 +25,16 @@ from typing import Final, Protocol, runtime_checkable
 from pipecrypt.context import Context
 from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
 from pipecrypt.crypto.recipient_pem import parse_recipient
-from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyReferenceError, PolicyError, UsageError
+from pipecrypt.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    KeyReferenceError,
+    PolicyError,
+    RetiredKeyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import public_blocks, read_public_file
+from pipecrypt.keys.public_keys import public_blocks, read_public_file, retired_at
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
@@ -124,12 +131,16 @@ class IdentityMasterKey:
     Args:
         identity: the private key; owned, and wiped by `wipe`.
         earlier: the versions before it.
+        is_retired: it opens what was sealed to it, and seals nothing more.
     """
 
-    __slots__ = ("_earlier", "_id", "_identity", "_wiped")
+    __slots__ = ("_earlier", "_id", "_identity", "_is_retired", "_wiped")
 
-    def __init__(self, identity: Identity, earlier: tuple[IdentityMasterKey, ...] = ()) -> None:
+    def __init__(
+        self, identity: Identity, earlier: tuple[IdentityMasterKey, ...] = (), *, is_retired: bool = False
+    ) -> None:
         """Keep them."""
+        self._is_retired = is_retired
         self._identity = identity
         self._id = recipient_id(identity.public_key)
         self._earlier = earlier
@@ -152,7 +163,13 @@ class IdentityMasterKey:
         return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the form of a key that exists already, sealed to the public half."""
+        """Return the form of a key that exists already, sealed to the public half.
+
+        Raises:
+            RetiredKeyError: this version is retired.
+        """
+        if self._is_retired:
+            raise RetiredKeyError(f"the newest version of {self._id} is retired")
         return _seal(self._identity.public_key, self._id, key, context)
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
@@ -269,9 +286,13 @@ def _read(reference: KeyReference) -> RecipientKey:
 
 
 def _parse(path: Path) -> RecipientKey:
-    blocks = public_blocks(read_public_file(path, "the file"), "the file")
+    text = read_public_file(path, "the file")
+    blocks = public_blocks(text, "the file")
     if len(blocks) != 1:
         raise UsageError(f"the file holds {len(blocks)} public keys", hint="give each recipient a file of its own")
+    retired = retired_at(text, "the file")
+    if retired is not None:
+        raise UsageError(f"the public key is retired since {retired:%Y-%m-%dT%H:%M:%SZ}", hint="ask for the newest one")
     return parse_recipient(blocks[0])
 
 

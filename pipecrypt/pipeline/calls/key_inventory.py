@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.sharing.kek_search import find_place
-from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, read_usage
+from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, UsageClaims, read_claims, read_usage
+from pipecrypt.dataset.sharing.proven_grants import GrantProofs
+from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import KeystoreEntry
-from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys
+from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, usable_beside
+from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.storage.location import Location, Place
 
 __all__ = ["Destruction", "Loss", "destroy_keys", "key_usage"]
@@ -25,7 +28,8 @@ class Loss:
     Args:
         dataset: where.
         hidden_files: files whose columns may be lost as well: their encrypted footers do not tell.
-        key: what the master key protects there; `only_opener_of` counts the KEKs that nothing opens any more.
+        key: what the master key protects there; `only_opener_of` counts the KEKs that nothing opens any more, and
+            `claimed_by_grants` those of which only grants say that something does, which anybody may have written.
     """
 
     dataset: str
@@ -70,29 +74,61 @@ def destroy_keys(
     *,
     version: int | None = None,
     datasets: Sequence[Place] = (),
+    keys: Sequence[str] = (),
+    accept_loss: bool = False,
     dry_run: bool = True,
     credentials: Credentials | None = None,
 ) -> Destruction:
     """Remove a key from its keystore for good, or tell what that would make unreadable.
 
+    What grants say is believed only where it is proven: a key that stays, of the same keystore or one that the caller
+    names, opens the same KEK.
+
     Args:
         reference: `keystore://PATH#NAME`.
         version: the one version that is meant; default: all.
         datasets: where to look for what becomes unreadable; no other place is looked into.
+        keys: key references that open the datasets afterwards.
+        accept_loss: remove it even if only grants claim that something else opens the data.
         dry_run: remove nothing.
         credentials: what opens the keystore; default: the environment of this process.
 
     Raises:
+        ConflictError: only grants claim that something else opens the data.
         PipecryptError: see `pipecrypt.errors`; nothing was removed.
     """
-    keys = find_doomed(reference, version)
-    ids = {each.master_key_id for each in keys}
-    losses = [
-        Loss(usage.dataset, usage.hidden_files, key)
-        for usage in map(key_usage, datasets)
-        for key in usage.keys
-        if key.master_key_id in ids
-    ]
+    given = Credentials.from_environment() if credentials is None else credentials
+    doomed = find_doomed(reference, version, given, prove=not dry_run)
+    ids = frozenset(each.master_key_id for each in doomed)
+    claims = [read_claims(find_place(Location.of(dataset, None), None)) for dataset in datasets]
+    # Without the secret nothing can be proven, and a look asks for none.
+    beside = usable_beside(reference, given, ask=not dry_run or bool(keys)) if claims else None
+    if beside is None:
+        losses = [loss for each in claims for loss in _losses(each, ids, None)]
+    else:
+        with KeySession([*beside, *keys], credentials=given) as session:
+            losses = [loss for each in claims for loss in _losses(each, ids, GrantProofs(session, ids))]
     if not dry_run:
-        remove_keys(reference, version, Credentials.from_environment() if credentials is None else credentials)
-    return Destruction(dry_run, keys, tuple(losses), len(datasets))
+        _check_claims(reference, losses, accept_loss=accept_loss)
+        remove_keys(reference, version, given)
+    return Destruction(dry_run, doomed, tuple(losses), len(datasets))
+
+
+def _losses(claims: UsageClaims, ids: frozenset[str], proofs: GrantProofs | None) -> list[Loss]:
+    found: list[Loss] = []
+    for claimed in claims.usage.keys:
+        if claimed.master_key_id in ids:
+            wrapped = claims.wrapped.get(claimed.master_key_id, {})
+            key = claimed if proofs is None else proofs.applied_to(claimed, wrapped, claims.grants)
+            found.append(Loss(claims.usage.dataset, claims.usage.hidden_files, key))
+    return found
+
+
+def _check_claims(reference: str, losses: Sequence[Loss], *, accept_loss: bool) -> None:
+    for loss in losses:
+        if loss.key.claimed_by_grants and not accept_loss:
+            raise ConflictError(
+                f"{loss.dataset}: only grants claim that other keys open {loss.key.claimed_by_grants} of the key "
+                f"encryption keys of {reference}, and who can write there can write grants",
+                hint="name a key that opens them with --key; or give --accept-loss, if they may be lost",
+            )

@@ -204,7 +204,7 @@ def revoke(
     place = _find(dataset, options, ())
     location = place.grants
     existing = read_grants(place.files, locate(location)[1]) or Grants()
-    ids = _ids_of(key, existing, credentials)
+    ids = _ids_of(key, credentials)
     removed = remove_grants(location, ids)
     if not removed:
         granted = sorted({each.master_key_id for each in existing.all})
@@ -275,13 +275,12 @@ def _opened(credentials: Credentials | None) -> Credentials:
     return Credentials.from_environment() if credentials is None else credentials
 
 
-def _ids_of(key: str, existing: Grants, credentials: Credentials | None) -> tuple[str, ...]:
-    if any(each.master_key_id == key for each in existing.all):
-        return (key,)
+def _ids_of(key: str, credentials: Credentials | None) -> tuple[str, ...]:
+    # Before the grants are looked at: one that was planted for a key reference's text must not stand for that key.
     try:
         keyring = Keyring([key], _opened(credentials), None)
     except KeyReferenceError:
-        return (key,)  # an id that nothing was granted to
+        return (key,)  # an id
     try:
         return tuple(keyring.master_key_ids())
     finally:

@@ -30,8 +30,8 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import EarlierVersions, MasterKey
+from pipecrypt.keys.services.keystore import changing as keystore_changing
 from pipecrypt.keys.services.keystore import document as keystore_document
-from pipecrypt.keys.services.keystore import making as keystore_module
 from pipecrypt.keys.services.keystore import seal as keystore_seal
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
 from pipecrypt.keys.services.keystore.service import SERVICE, KeystoreMasterKey
@@ -342,16 +342,21 @@ def test_changed_entries_are_noticed(
 
 
 def test_changed_header_does_not_open(keystore: Reference, credentials: Credentials) -> None:
-    for change in (
-        lambda document: document.update(id=str(uuid.uuid4())),
-        lambda document: document["protection"].update(iterations=2),
-        lambda document: document["protection"].update(salt=base64.b64encode(b"S" * 16).decode()),
-        lambda document: document.update(verifier=""),
-    ):
+    changes: list[tuple[type[Exception], Callable[[Any], object]]] = [
+        (IntegrityError, lambda document: document.update(id=str(uuid.uuid4()))),
+        (IntegrityError, lambda document: document.update(verifier="")),
+        # These give another key, as another passphrase would.
+        (PassphraseError, lambda document: document["protection"].update(iterations=2)),
+        (
+            PassphraseError,
+            lambda document: document["protection"].update(salt=base64.b64encode(b"S" * 16).decode()),
+        ),
+    ]
+    for error, change in changes:
         _path(keystore("pii")).unlink(missing_ok=True)
         _create(keystore("pii"), credentials)
         _edit(keystore("pii"), change)
-        with pytest.raises(PassphraseError):
+        with pytest.raises(error):
             KeySession([keystore("pii")], credentials=credentials)
 
 
@@ -456,11 +461,11 @@ def test_a_maker_that_is_overtaken_adds_to_what_is_there(
     new_keystore = keystore_seal.new_keystore
 
     def overtaken(*args: Any) -> object:
-        monkeypatch.setattr(keystore_module, "new_keystore", new_keystore)
+        monkeypatch.setattr(keystore_changing, "new_keystore", new_keystore)
         _create(keystore("first"), credentials if same_passphrase else wrong_credentials)
         return new_keystore(*args)
 
-    monkeypatch.setattr(keystore_module, "new_keystore", overtaken)
+    monkeypatch.setattr(keystore_changing, "new_keystore", overtaken)
     if same_passphrase:
         _create(keystore("second"), credentials)
         KeySession([keystore("first"), keystore("second")], credentials=credentials).close()

@@ -1,6 +1,7 @@
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,8 +38,14 @@ def _key(number: int, name: str, version: int = 1, key_type: KeyType = KeyType.A
 
 
 def _keystore(protection: Protection) -> KeystoreDocument:
-    keys = (_key(1, "pii"), _key(2, "pii", 2), _key(3, "sign", 1, KeyType.MLDSA65))
-    return KeystoreDocument(id=UUIDS[0], protection=protection, verifier=b"verifier", keys=keys)
+    keys = (
+        _key(1, "pii"),
+        _key(2, "pii", 2),
+        replace(_key(3, "sign", 1, KeyType.MLDSA65), retired="2026-11-25T12:00:00Z"),
+    )
+    return KeystoreDocument(
+        id=UUIDS[0], protection=protection, verifier=b"verifier", keys=keys, counter=7, seal=b"seal"
+    )
 
 
 DOCUMENT = _keystore(PassphraseProtection(Argon2Parameters(salt=bytes(16))))
@@ -55,6 +62,9 @@ DOCUMENT = _keystore(PassphraseProtection(Argon2Parameters(salt=bytes(16))))
 def test_round_trip(protection: Protection) -> None:
     document = _keystore(protection)
     assert parse_keystore(encode_keystore(document), "x") == document
+    keys = tuple(replace(key, retired=None) for key in document.keys)
+    old = replace(document, keys=keys, counter=0, seal=b"", is_sealed=False)
+    assert parse_keystore(encode_keystore(old), "x") == old
 
 
 def test_versions_are_sorted() -> None:
@@ -76,7 +86,7 @@ def test_other_names(name: str) -> None:
 
 Change = Callable[[Any], object]
 CHANGES: list[Change] = [
-    lambda document: document.update(pipecrypt_keystore=2),
+    lambda document: document.update(pipecrypt_keystore=3),
     lambda document: document.update(pipecrypt_keystore="1"),
     lambda document: document.pop("pipecrypt_keystore"),
     lambda document: document.update(extra=1),

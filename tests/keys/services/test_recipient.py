@@ -237,9 +237,11 @@ def test_an_exchanged_public_key_is_noticed_if_asked(keystore: Keystore, credent
     assert hers is not None
     assert export_public_half(alice, credentials, prove=True).public_key == mine
     path.write_text(path.read_text().replace(mine.replace("\n", "\\n"), hers.replace("\n", "\\n")))
-    assert export_public_half(alice, credentials).public_key == hers  # taken at its word
-    with pytest.raises(IntegrityError):
-        export_public_half(alice, credentials, prove=True)
+    assert export_public_half(alice, Credentials({})).public_key == hers  # taken at its word
+    assert not export_public_half(alice, Credentials({})).authenticated
+    for prove in (False, True):
+        with pytest.raises(IntegrityError):
+            export_public_half(alice, credentials, prove=prove)
     with pytest.raises(IntegrityError):
         _open(alice, credentials)
     path.write_text(path.read_text().replace(hers.replace("\n", "\\n"), "nonsense"))

@@ -2,14 +2,19 @@
 
 Layout (UTF-8, indented for people; "protection" has the second form for a key file)::
 
-    {"pipecrypt_keystore": 1,
+    {"pipecrypt_keystore": 2,
      "id": uuid,
+     "counter": 1.., one more with each write,
      "protection": {"kind": "passphrase", "kdf": "argon2id", "salt": base64,
                     "memory_kib": 65536, "iterations": 3, "lanes": 4},
      "protection": {"kind": "key-file"},
-     "verifier": base64(sealed empty message),
+     "verifier": base64(what the secret's holder knows),
      "keys": [{"name": text, "id": uuid, "type": one of KeyType, "version": 1.., "created": time,
-               "public_key": PEM (all but aes256), "sealed": base64(sealed key or seed)}]}
+               "retired": time (where it is), "public_key": PEM (all but aes256),
+               "sealed": base64(sealed key or seed)}],
+     "seal": base64(tag of all the rest)}
+
+Version 1 has neither counter, seal nor retired keys: each key is sealed, the whole is not. It is read, never written.
 """
 
 from __future__ import annotations
@@ -22,23 +27,27 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
 from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
-from pipecrypt.errors import KeystoreError
+from pipecrypt.errors import DamagedKeystoreError
 from pipecrypt.keys.services.private_file import MAX_PRIVATE_FILE_BYTES
 
 __all__ = [
+    "MAX_COUNTER",
     "KeyFileProtection",
     "KeyType",
     "KeystoreDocument",
     "PassphraseProtection",
     "Protection",
     "StoredKey",
+    "covered_text",
     "encode_keystore",
     "is_key_name",
     "parse_keystore",
     "protection_text",
 ]
 
-_VERSION: Final = 1
+MAX_COUNTER: Final = 2**53 - 1  # what other readers of JSON hold without loss
+_OLD_VERSION: Final = 1
+_VERSION: Final = 2
 _MAX_KEYS: Final = 10_000
 _MAX_SEALED_BYTES: Final = 256
 _MAX_SALT_BYTES: Final = 64
@@ -95,6 +104,7 @@ class StoredKey:
         created: UTC, ISO 8601.
         public_key: PEM of a signing key or an identity; None for a master key.
         sealed: the key or its seed, sealed under the protection's key; b"" while it is being made.
+        retired: UTC, ISO 8601: it signs and wraps nothing from then on. None while it is in use.
     """
 
     name: str
@@ -104,16 +114,30 @@ class StoredKey:
     created: str
     public_key: str | None
     sealed: bytes
+    retired: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeystoreDocument:
-    """A whole keystore, well-formed but not authenticated: the seals prove the rest."""
+    """A whole keystore, well-formed but not authenticated: an `UnlockedKeystore` holds one that is.
+
+    Args:
+        id: a UUID, for as long as the keystore lives.
+        protection: what seals it.
+        verifier: tells a wrong secret from a changed keystore.
+        keys: in the order of the file.
+        counter: of writes; 0 in the old version.
+        seal: tag of all the rest; b"" in the old version, and while the document is being made.
+        is_sealed: the whole is sealed, not only each key: it is not of the old version.
+    """
 
     id: str
     protection: Protection
     verifier: bytes
     keys: tuple[StoredKey, ...]
+    counter: int = 0
+    seal: bytes = b""
+    is_sealed: bool = True
 
     def versions(self, name: str) -> tuple[StoredKey, ...]:
         """Return the versions of a key, oldest first; empty where there is no such name."""
@@ -126,15 +150,16 @@ def is_key_name(name: str) -> bool:
 
 
 def encode_keystore(document: KeystoreDocument) -> bytes:
-    """Return the text of a keystore."""
-    members = {
-        "pipecrypt_keystore": _VERSION,
-        "id": document.id,
-        "protection": _encode_protection(document.protection),
-        "verifier": encode_base64(document.verifier),
-        "keys": [_encode_key(key) for key in document.keys],
-    }
+    """Return the text of a keystore, in the version that the document has."""
+    members = _covered_members(document)
+    if document.is_sealed:
+        members["seal"] = encode_base64(document.seal)
     return (json.dumps(members, indent=2) + "\n").encode("ascii")
+
+
+def covered_text(document: KeystoreDocument) -> bytes:
+    """Return the one encoding of all that the seal covers, which is everything but the seal."""
+    return json.dumps(_covered_members(document), separators=(",", ":")).encode("ascii")
 
 
 def protection_text(protection: Protection) -> bytes:
@@ -150,16 +175,31 @@ def parse_keystore(data: bytes, name: str) -> KeystoreDocument:
         name: what errors call the keystore.
 
     Raises:
-        KeystoreError: it is malformed, or a later release wrote it.
+        DamagedKeystoreError: it is malformed, or a later release wrote it.
     """
     try:
         document = parse_document(data, max_bytes=MAX_PRIVATE_FILE_BYTES)
         version = document.integer("pipecrypt_keystore")
-        if version != _VERSION:
-            raise KeystoreError(f"keystore {name} has version {version}, not {_VERSION}", hint="upgrade pipecrypt")
-        return _read_keystore(document)
+        if version not in (_OLD_VERSION, _VERSION):
+            raise DamagedKeystoreError(
+                f"keystore {name} is of a version that this release does not know",
+                hint="upgrade pipecrypt; or restore the keystore from its backup",
+            )
+        return _read_keystore(document, is_sealed=version == _VERSION)
     except (DocumentError, ValueError) as error:
-        raise KeystoreError(f"keystore {name} is malformed: {error}") from error
+        raise DamagedKeystoreError(f"keystore {name} is malformed: {error}") from error
+
+
+def _covered_members(document: KeystoreDocument) -> dict[str, object]:
+    counter = {"counter": document.counter} if document.is_sealed else {}
+    return {
+        "pipecrypt_keystore": _VERSION if document.is_sealed else _OLD_VERSION,
+        "id": document.id,
+        **counter,
+        "protection": _encode_protection(document.protection),
+        "verifier": encode_base64(document.verifier),
+        "keys": [_encode_key(key) for key in document.keys],
+    }
 
 
 def _encode_protection(protection: Protection) -> dict[str, str | int]:
@@ -175,6 +215,7 @@ def _encode_protection(protection: Protection) -> dict[str, str | int]:
 
 
 def _encode_key(key: StoredKey) -> dict[str, str | int]:
+    retired = {} if key.retired is None else {"retired": key.retired}
     public = {} if key.public_key is None else {"public_key": key.public_key}
     return {
         "name": key.name,
@@ -182,20 +223,25 @@ def _encode_key(key: StoredKey) -> dict[str, str | int]:
         "type": key.type.value,
         "version": key.version,
         "created": key.created,
+        **retired,
         **public,
         "sealed": encode_base64(key.sealed),
     }
 
 
-def _read_keystore(document: Document) -> KeystoreDocument:
-    document.only("pipecrypt_keystore", "id", "protection", "verifier", "keys")
-    keys = tuple(_read_key(entry) for entry in document.documents("keys", max_count=_MAX_KEYS))
+def _read_keystore(document: Document, *, is_sealed: bool) -> KeystoreDocument:
+    added = ("counter", "seal") if is_sealed else ()
+    document.only("pipecrypt_keystore", "id", "protection", "verifier", "keys", *added)
+    keys = tuple(_read_key(entry, is_sealed=is_sealed) for entry in document.documents("keys", max_count=_MAX_KEYS))
     _check_unique(keys)
     return KeystoreDocument(
         id=_read_pattern(document, "id", _UUID),
         protection=_read_protection(document.document("protection")),
-        verifier=document.base64("verifier", max_bytes=_MAX_SEALED_BYTES),
+        verifier=_read_base64(document, "verifier", _MAX_SEALED_BYTES),
         keys=keys,
+        counter=_read_number(document, "counter", MAX_COUNTER) if is_sealed else 0,
+        seal=_read_base64(document, "seal", _MAX_SEALED_BYTES) if is_sealed else b"",
+        is_sealed=is_sealed,
     )
 
 
@@ -206,7 +252,7 @@ def _read_protection(document: Document) -> Protection:
         return KeyFileProtection()
     if kind != "passphrase":
         raise DocumentError("its protection is neither passphrase nor key-file")
-    kdf, salt = document.text("kdf", max_characters=64), document.base64("salt", max_bytes=_MAX_SALT_BYTES)
+    kdf, salt = document.text("kdf", max_characters=64), _read_base64(document, "salt", _MAX_SALT_BYTES)
     if kdf == "argon2id":
         document.only("kind", "kdf", "salt", *(names := ("memory_kib", "iterations", "lanes")))
         return PassphraseProtection(Argon2Parameters(salt=salt, **{name: document.integer(name) for name in names}))
@@ -216,24 +262,37 @@ def _read_protection(document: Document) -> Protection:
     raise DocumentError("its kdf is neither argon2id nor scrypt")
 
 
-def _read_key(document: Document) -> StoredKey:
-    document.only("name", "id", "type", "version", "created", "public_key", "sealed")
+def _read_key(document: Document, *, is_sealed: bool) -> StoredKey:
+    document.only("name", "id", "type", "version", "created", "public_key", "sealed", *(("retired",) * is_sealed))
     key_type = KeyType(document.text("type", max_characters=64))
     has_public_key = "public_key" in document
     if has_public_key is (key_type is KeyType.AES256):
         raise DocumentError("signing keys and identities have a public key, others have none")
-    version = document.integer("version")
-    if not 1 <= version <= _MAX_KEYS:
-        raise DocumentError("a version is out of range")
     return StoredKey(
         name=_read_pattern(document, "name", _NAME),
         id=_read_pattern(document, "id", _UUID),
         type=key_type,
-        version=version,
+        version=_read_number(document, "version", _MAX_KEYS),
         created=_read_pattern(document, "created", _TIME),
+        retired=_read_pattern(document, "retired", _TIME) if "retired" in document else None,
         public_key=document.text("public_key", max_characters=_MAX_PEM_CHARACTERS) if has_public_key else None,
-        sealed=document.base64("sealed", max_bytes=_MAX_SEALED_BYTES),
+        sealed=_read_base64(document, "sealed", _MAX_SEALED_BYTES),
     )
+
+
+def _read_base64(document: Document, name: str, max_bytes: int) -> bytes:
+    data = document.base64(name, max_bytes=max_bytes)
+    # The last digit may hold bits that mean nothing, which the seal would not cover.
+    if encode_base64(data) != document.text(name, max_characters=(max_bytes + 2) // 3 * 4):
+        raise DocumentError(f"{name!r} is not base64")
+    return data
+
+
+def _read_number(document: Document, name: str, largest: int) -> int:
+    number = document.integer(name)
+    if not 1 <= number <= largest:
+        raise DocumentError(f"{name!r} is out of range")
+    return number
 
 
 def _read_pattern(document: Document, name: str, pattern: re.Pattern[str]) -> str:

@@ -1,32 +1,26 @@
-"""Make, import and list the keys of a keystore. Using them is left to service, text, seal and file to siblings."""
+"""Make, import and list the keys of a keystore. Using them is left to service, the keystore as a whole to changing."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
-from pipecrypt.crypto.kdf import KDFParameters, new_parameters
+from pipecrypt.crypto.kdf import KDFParameters
 from pipecrypt.crypto.private_key import new_signing_seed, public_pem
 from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem
 from pipecrypt.crypto.recipient_pem import read_seed_pem
 from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
 from pipecrypt.documents import decode_base64
-from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, UsageError
+from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.services.keystore.document import (
-    KeystoreDocument,
-    KeyType,
-    StoredKey,
-    encode_keystore,
-    parse_keystore,
-)
-from pipecrypt.keys.services.keystore.file import locked_directory
+from pipecrypt.keys.services.keystore.changing import make_or_change_keystore
+from pipecrypt.keys.services.keystore.document import KeyType, StoredKey
 from pipecrypt.keys.services.keystore.lookup import (
     KeyPlace,
     find_versions,
@@ -34,12 +28,12 @@ from pipecrypt.keys.services.keystore.lookup import (
     locate_key,
     master_key_id,
     read_keystore,
-    read_keystore_if_any,
 )
-from pipecrypt.keys.services.keystore.seal import new_keystore, seal_key, unlock_keystore
+from pipecrypt.keys.services.keystore.opening import ReadKeystore, read_as_can_be
+from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KeystoreEntry", "create_key", "import_key", "list_keys"]
+__all__ = ["KeyList", "KeystoreEntry", "create_key", "entries_of", "import_key", "list_keys", "read_keys", "utc_text"]
 
 
 def _utc_now() -> datetime:
@@ -58,7 +52,7 @@ class _NewKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeystoreEntry:
-    """What a keystore tells about one version of one key without its passphrase, so nothing here is authenticated.
+    """What a keystore tells about one version of one key; `KeyList` says whether that is authenticated.
 
     Args:
         name: what key references call it.
@@ -68,6 +62,7 @@ class KeystoreEntry:
         version: 1 for the first of its name.
         created: UTC, ISO 8601.
         public_key: PEM of a signing key or an identity; None for a master key.
+        retired: UTC, ISO 8601: it signs and wraps nothing from then on. None while it is in use.
     """
 
     name: str
@@ -77,6 +72,22 @@ class KeystoreEntry:
     version: int
     created: str
     public_key: str | None
+    retired: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """What a keystore holds.
+
+    Args:
+        authenticated: the keystore was opened with its passphrase or key file, so that all of this is true.
+        keys: in the order of the file; those of one key only, oldest first.
+        doubt: why nothing is authenticated; None where all is.
+    """
+
+    authenticated: bool
+    keys: tuple[KeystoreEntry, ...]
+    doubt: str | None
 
 
 def create_key(
@@ -142,60 +153,58 @@ def import_key(
 
 
 def list_keys(reference: str) -> tuple[KeystoreEntry, ...]:
-    """Return what a keystore holds, without its passphrase.
+    """Return what a keystore says that it holds, read without its secret: nothing is authenticated; see `read_keys`."""
+    return read_keys(reference, Credentials({})).keys
+
+
+def read_keys(reference: str, credentials: Credentials) -> KeyList:
+    """Return what a keystore holds; authenticated where its passphrase or key file is at hand.
 
     Args:
         reference: a path, `keystore://PATH`, or `keystore://PATH#NAME` for one key's versions only.
+        credentials: what may open it; nobody is asked.
 
     Raises:
-        KeystoreError: the keystore is missing or malformed.
+        KeystoreError: the keystore is missing.
+        DamagedKeystoreError: it is malformed, was changed by somebody without its secret, or is older than it was seen
+            before.
         KeyNotFoundError: it has no key of that name.
     """
+    place: KeyPlace | None = None
     if "://" not in reference:
-        return _entries(read_keystore(Path(reference)).keys)
-    parsed = parse_key_reference(reference)
-    if parsed.fragment is None:
-        return _entries(read_keystore(keystore_path(parsed)).keys)
-    place = locate_key(parsed)
-    return _entries(find_versions(read_keystore(place.path), place))
+        path = Path(reference)
+    else:
+        parsed = parse_key_reference(reference)
+        place = None if parsed.fragment is None else locate_key(parsed)
+        path = keystore_path(parsed)
+    try:
+        read = read_as_can_be(path, credentials)
+    except PassphraseError as error:
+        read = ReadKeystore(read_keystore(path), error.message)  # a list widens nothing, and says so
+    keys = read.document.keys if place is None else find_versions(read.document, place)
+    return KeyList(read.doubt is None, entries_of(keys), read.doubt)
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a time as keystores have it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParameters | None) -> KeystoreEntry:
-    path, name = new.place.path, str(new.place.path)
-    # Everything that may fail or wait for a person comes before the lock and before anything is written.
-    empty: KeystoreDocument | None = None
-    seen = read_keystore_if_any(path)
-    try:
-        if seen is None:
-            _next_version((), new)
-            empty, wrapping = new_keystore(str(uuid.uuid4()), name, credentials, kdf or new_parameters())
-        else:
-            _next_version(seen.versions(new.place.name), new)
-            wrapping = unlock_keystore(seen, name, credentials)
-        wrapping.wipe()
-        with locked_directory(path) as directory:
-            document = (read_keystore_if_any(path) or empty) if seen is None else read_keystore(path)
-            if document is None:
-                raise AssertionError("an absent keystore was prepared above")
-            # Another writer may have been faster: what is unlocked and extended is what is there now.
-            with unlock_keystore(document, name, credentials) as wrapping:
-                entry = _new_entry(document, new, key)
-                entry = seal_key(document, entry, key, wrapping)
-            data = encode_keystore(replace(document, keys=(*document.keys, entry)))
-            parse_keystore(data, name)  # never write what could not be read, such as one key too many
-            directory.replace(data)
-    finally:
-        credentials.forget()
-    return _entries((entry,))[0]
+    def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
+        return *unlocked.document.keys, unlocked.seal_key(_new_entry(unlocked, new, key), key)
+
+    document = make_or_change_keystore(new.place.path, credentials, change, kdf)
+    return entries_of(document.keys[-1:])[0]
 
 
-def _new_entry(document: KeystoreDocument, new: _NewKey, key: DataKey) -> StoredKey:
+def _new_entry(unlocked: UnlockedKeystore, new: _NewKey, key: DataKey) -> StoredKey:
     return StoredKey(
         name=new.place.name,
         id=str(uuid.uuid4()),
         type=new.type,
-        version=_next_version(document.versions(new.place.name), new),
-        created=new.created.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        version=_next_version(unlocked.document.versions(new.place.name), new),
+        created=utc_text(new.created),
         public_key=_public_key(new.type, key),
         sealed=b"",
     )
@@ -262,7 +271,12 @@ def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
     )
 
 
-def _entries(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
+def entries_of(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
+    """Return what is told about keys.
+
+    Raises:
+        KeystoreError: a public key is none.
+    """
     return tuple(_entry(key) for key in keys)
 
 
@@ -276,6 +290,7 @@ def _entry(key: StoredKey) -> KeystoreEntry:
             version=key.version,
             created=key.created,
             public_key=key.public_key,
+            retired=key.retired,
         )
     except UsageError as error:
         raise KeystoreError(

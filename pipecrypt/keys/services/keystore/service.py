@@ -7,7 +7,8 @@ Permissions: to read the file; to add keys, also to write in its directory.
 Data files store the master key id `keystore/<name>/<uuid>`, never the path, or for an identity the id of its recipient.
 Each version of a key has an id of its own: new KEKs are wrapped under the newest, and the earlier ones still unwrap.
 The newest version of a signing key signs; the public keys of all versions can be read without the passphrase, and
-nothing authenticates them then.
+nothing authenticates them then. With it, the whole keystore is authenticated before any of it is used. Where the newest
+version is retired, the key signs and wraps nothing.
 """
 
 from __future__ import annotations
@@ -23,22 +24,29 @@ from pipecrypt.crypto.private_key import PrivateKey
 from pipecrypt.crypto.recipient import RecipientAlgorithm, RecipientKey
 from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.crypto.signature import SignatureAlgorithm
-from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeystoreError, UsageError
+from pipecrypt.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    KeystoreError,
+    PassphraseError,
+    RetiredKeyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.public_keys import parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey
+from pipecrypt.keys.services.keystore.document import StoredKey
 from pipecrypt.keys.services.keystore.lookup import (
     KeyPlace,
     find_versions,
     locate_key,
     master_key_id,
-    read_keystore,
     read_keystore_if_any,
 )
-from pipecrypt.keys.services.keystore.seal import open_stored_key, unlock_keystore
+from pipecrypt.keys.services.keystore.opening import missing_secret, open_versions, read_as_can_be
 from pipecrypt.keys.services.recipient import IdentityMasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
-from pipecrypt.keys.signers import LocalSigner
+from pipecrypt.keys.signers import FoundPublicKeys, LocalSigner
 from pipecrypt.secret import DataKey
 
 __all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
@@ -57,15 +65,19 @@ class KeystoreMasterKey:
         key_id: what data files store.
         key: the master key; owned, and wiped by `wipe`.
         earlier: the versions before it.
+        is_retired: it opens what it wrapped, and wraps nothing more.
     """
 
-    __slots__ = ("_earlier", "_id", "_key")
+    __slots__ = ("_earlier", "_id", "_is_retired", "_key")
 
-    def __init__(self, key_id: str, key: DataKey, earlier: tuple[KeystoreMasterKey, ...] = ()) -> None:
+    def __init__(
+        self, key_id: str, key: DataKey, earlier: tuple[KeystoreMasterKey, ...] = (), *, is_retired: bool = False
+    ) -> None:
         """Keep them."""
         self._id = key_id
         self._key = key
         self._earlier = earlier
+        self._is_retired = is_retired
 
     @property
     def id(self) -> str:
@@ -77,7 +89,13 @@ class KeystoreMasterKey:
         return generate_and_wrap(self.wrap_key, context)
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the wrapped form of a key that exists already."""
+        """Return the wrapped form of a key that exists already.
+
+        Raises:
+            RetiredKeyError: this version is retired.
+        """
+        if self._is_retired:
+            raise RetiredKeyError(f"the newest version of master key {self._id} is retired")
         return seal(self._key, key.expose_key_bytes(), self._aad(context))
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
@@ -117,20 +135,20 @@ class KeystoreService:
             KeyNotFoundError: it has no such key.
             UsageError: the key is a signing key.
             PassphraseError: passphrase or key file is missing or wrong.
-            IntegrityError: the key was changed after it was written.
+            DamagedKeystoreError: the keystore was changed by somebody without them, or is older than it was seen.
         """
         place = locate_key(reference)
-        document = read_keystore(place.path)
-        versions = find_versions(document, place)
-        key_type = versions[0].type
-        _check_use(place, versions[0], signs=False)
-        with unlock_keystore(document, str(place.path), credentials) as wrapping:
-            keys = [open_stored_key(document, entry, wrapping, str(place.path)) for entry in versions]
+        unlocked, versions = open_versions(place, credentials)
+        with unlocked:
+            key_type = versions[0].type
+            _check_use(place, versions[0], signs=False)
+            keys = [unlocked.open_key(entry) for entry in versions]
+        is_retired = versions[-1].retired is not None
         if key_type.is_identity:
-            return _identities(RecipientAlgorithm(key_type.value), keys)
+            return _identities(RecipientAlgorithm(key_type.value), keys, is_retired=is_retired)
         opened: tuple[KeystoreMasterKey, ...] = ()
         for entry, key in zip(versions, keys, strict=True):
-            opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened))
+            opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened, is_retired=is_retired))
         return opened[-1]
 
     def open_signer(self, reference: KeyReference, credentials: Credentials) -> LocalSigner:
@@ -142,17 +160,20 @@ class KeystoreService:
             KeyNotFoundError: it has no such key.
             UsageError: the key is no signing key.
             PassphraseError: passphrase or key file is missing or wrong.
-            IntegrityError: the key was changed after it was written.
+            DamagedKeystoreError: the keystore was changed by somebody without them, or is older than it was seen.
         """
         place = locate_key(reference)
-        document, versions = _signing_versions(place)
-        newest = versions[-1]
-        with unlock_keystore(document, str(place.path), credentials) as wrapping:
-            seed = open_stored_key(document, newest, wrapping, str(place.path))
-        return LocalSigner(PrivateKey.from_seed(SignatureAlgorithm(newest.type.value), seed))
+        unlocked, versions = open_versions(place, credentials)
+        with unlocked:
+            _check_use(place, versions[0], signs=True)
+            newest = versions[-1]
+            _check_in_use(place, newest)
+            earlier = tuple(key for entry in versions[:-1] for key in parse_version_keys(_text(entry), place.text))
+            seed = unlocked.open_key(newest)
+        return LocalSigner(PrivateKey.from_seed(SignatureAlgorithm(newest.type.value), seed), earlier)
 
     def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
-        """Return the public keys of all versions of a signing key, oldest first, as the file has them.
+        """Return the public keys of all versions of a signing key, oldest first, as the file has them: unproven.
 
         Raises:
             KeyReferenceError: the reference names no key.
@@ -160,8 +181,20 @@ class KeystoreService:
             KeyNotFoundError: it has no such key.
             UsageError: the key is no signing key.
         """
-        _, versions = _signing_versions(locate_key(reference))
-        return tuple(entry.public_key for entry in versions if entry.public_key is not None)
+        return self.find_public_keys(reference, Credentials({}), prove=False).texts
+
+    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> FoundPublicKeys:
+        """Return the public keys of all versions of a signing key, oldest first; proven where the secret is at hand.
+
+        Raises:
+            PassphraseError: a secret is at hand, and does not open the keystore; or there is none to prove with.
+            DamagedKeystoreError: the keystore was changed by somebody without the secret.
+            KeystoreError, KeyNotFoundError, KeyReferenceError, UsageError: as `public_keys`.
+        """
+        place = locate_key(reference)
+        versions, doubt = _read_versions(place, credentials, prove=prove)
+        _check_use(place, versions[0], signs=True)
+        return FoundPublicKeys(tuple(_text(entry) for entry in versions), doubt)
 
     def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
         """Pass if the keystore has the key, as the file says without the passphrase.
@@ -182,6 +215,7 @@ class KeystoreService:
         except KeyNotFoundError as error:
             raise KeyNotFoundError(error.message, hint=f"{error.hint}; {makes} makes it") from None
         _check_use(place, versions[0], signs=signs)
+        _check_in_use(place, versions[-1])
 
     def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
         """Return references to the other keys of the keystore that do not sign, as the file says."""
@@ -203,8 +237,8 @@ class KeystoreService:
 
         Args:
             reference: names the key.
-            credentials: asked only to prove.
-            prove: unlock the keystore and derive the public key; else the file is taken at its word.
+            credentials: what may hold the secret.
+            prove: ask for it where it is not at hand; else the file is taken at its word then.
 
         Raises:
             KeyReferenceError: the reference names no key.
@@ -214,32 +248,47 @@ class KeystoreService:
             IntegrityError: the key or its public half was changed after it was written.
         """
         place = locate_key(reference)
-        document = read_keystore(place.path)
-        newest = find_versions(document, place)[-1]
+        versions, _ = _read_versions(place, credentials, prove=prove)
+        newest = versions[-1]
         if not newest.type.is_identity or newest.public_key is None:
             return None
-        if prove:
-            with unlock_keystore(document, str(place.path), credentials) as wrapping:
-                # The seal authenticates the public key in the file, too.
-                open_stored_key(document, newest, wrapping, str(place.path)).wipe()
+        _check_in_use(place, newest)
         return parse_recipient(newest.public_key)
+
+    def doubt(self, reference: KeyReference, credentials: Credentials) -> str | None:
+        """Return why nothing proves what the file says; None where the secret is at hand.
+
+        Raises:
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+        """
+        return missing_secret(locate_key(reference).path, credentials)
 
 
 SERVICE: Final = KeystoreService()
 
 
-def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey]) -> IdentityMasterKey:
+def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey], *, is_retired: bool) -> IdentityMasterKey:
     opened: tuple[IdentityMasterKey, ...] = ()
     for seed in seeds:
-        opened = (*opened, IdentityMasterKey(HPKEIdentity(algorithm, seed), opened))
+        opened = (*opened, IdentityMasterKey(HPKEIdentity(algorithm, seed), opened, is_retired=is_retired))
     return opened[-1]
 
 
-def _signing_versions(place: KeyPlace) -> tuple[KeystoreDocument, tuple[StoredKey, ...]]:
-    document = read_keystore(place.path)
-    versions = find_versions(document, place)
-    _check_use(place, versions[0], signs=True)
-    return document, versions
+def _read_versions(
+    place: KeyPlace, credentials: Credentials, *, prove: bool
+) -> tuple[tuple[StoredKey, ...], str | None]:
+    if prove:
+        unlocked, versions = open_versions(place, credentials)
+        unlocked.wipe()
+        return versions, None
+    try:
+        read = read_as_can_be(place.path, credentials)
+    except PassphraseError as error:
+        raise PassphraseError(
+            error.message, hint="name the public key's PEM file instead, from pipecrypt keys export --public --verify"
+        ) from error
+    return find_versions(read.document, place), read.doubt
 
 
 def _quoted(text: str) -> str:
@@ -259,3 +308,14 @@ def _check_use(place: KeyPlace, entry: StoredKey, *, signs: bool) -> None:
             f"{place.text} is a signing key ({entry.type}), which encrypts nothing",
             hint="make a master key: pipecrypt keys new KEYREF --type aes256",
         )
+
+
+def _check_in_use(place: KeyPlace, newest: StoredKey) -> None:
+    if newest.retired is not None:
+        raise RetiredKeyError(f"{place.text}: its newest version, {newest.version}, is retired since {newest.retired}")
+
+
+def _text(entry: StoredKey) -> str:
+    """Return the public key of an entry as PEM, after the line that says since when it is retired."""
+    line = "" if entry.retired is None else f"# pipecrypt: retired {entry.retired}\n"
+    return line + (entry.public_key or "")

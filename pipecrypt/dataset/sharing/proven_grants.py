@@ -1,0 +1,82 @@
+"""Prove that grants lead to the KEKs of a master key that is about to be destroyed. Removing it is left to keys.
+
+Whoever can write to a dataset can write grants and files, so what they say is believed of neither. A KEK is proven to
+have another opener where the doomed master key opens the wrapped text that files hold, another key of the caller's
+opens the grant, and both give the same 256 bits. What the doomed key does not open is none of its KEKs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pipecrypt.dataset.sharing.key_usage import KeyUsage
+from pipecrypt.errors import AccessError, FormatError, IntegrityError
+from pipecrypt.keys.grants import Grant, Grants
+from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.secret import DataKey
+
+__all__ = ["GrantProofs"]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantProofs:
+    """Finds out which KEKs others open.
+
+    Args:
+        session: opens the doomed master keys, and those that stay.
+        doomed: the ids of the master keys that are about to be destroyed; a grant to one of them proves nothing.
+    """
+
+    session: KeySession
+    doomed: frozenset[str]
+
+    def applied_to(self, usage: KeyUsage, wrapped: Mapping[str, frozenset[str]], grants: Grants) -> KeyUsage:
+        """Return what a doomed master key protects, with its KEKs sorted anew by what is proven.
+
+        Args:
+            usage: as files and grants claim it.
+            wrapped: the texts that files hold of each KEK id under that master key.
+            grants: of the dataset.
+        """
+        lost = claimed = proven = 0
+        for kek_id, texts in wrapped.items():
+            opened = self._opened(texts, usage.master_key_id)
+            try:
+                if not opened:
+                    continue
+                named = [each for each in grants.of(kek_id) if each.master_key_id not in self.doomed]
+                if all(self._is_opened_by_one(key, named) for key in opened):
+                    proven += 1
+                elif named:
+                    claimed += 1
+                else:
+                    lost += 1
+            finally:
+                for key in opened:
+                    key.wipe()
+        return replace(usage, only_opener_of=lost, claimed_by_grants=claimed, proven_by_grants=proven)
+
+    def _opened(self, texts: Iterable[str], master_key_id: str) -> list[DataKey]:
+        """Return the KEKs that the doomed key really opens; several where a file claims another under one id."""
+        opened: list[DataKey] = []
+        for text in texts:
+            key = self._unwrap(text, master_key_id)
+            if key is not None and not any(key.same_as(each) for each in opened):
+                opened.append(key)
+        return opened
+
+    def _is_opened_by_one(self, kek: DataKey, named: Iterable[Grant]) -> bool:
+        for grant in named:
+            key = self._unwrap(grant.wrapped, grant.master_key_id)
+            if key is not None:
+                with key:
+                    if key.same_as(kek):
+                        return True
+        return False
+
+    def _unwrap(self, text: str, master_key_id: str) -> DataKey | None:
+        try:
+            return self.session.unwrap_kek_text(text, master_key_id)
+        except (AccessError, IntegrityError, FormatError):
+            return None  # forged, of a key that is not at hand, or one that its service refuses

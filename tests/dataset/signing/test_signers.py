@@ -1,0 +1,105 @@
+"""What a writer accepts as its own: what keys of its keystore signed, as its secret proves it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.signing.records import SigningOptions
+from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError
+from pipecrypt.keys.services.keystore.making import create_key, list_keys
+from pipecrypt.keys.services.keystore.removal import retire_key
+from pipecrypt.pipeline.calls.files import encrypt
+from pipecrypt.pipeline.request.policy import Policy
+from tests.dataset.written import World
+
+_JOURNAL = "application/vnd.pipecrypt.journal+jsonl"
+
+
+def _open(world: World) -> OpenSigners:
+    options = SigningOptions(
+        key_references=(world.reference("signing"),), digest=DigestAlgorithm.SHA256, valid_for=None
+    )
+    return OpenSigners(options, world.credentials)
+
+
+def _rotate(world: World) -> None:
+    create_key(world.reference("signing"), "ed25519", world.credentials, new_version=True)
+
+
+def _put(world: World, public_key: str) -> None:
+    """Exchange the public key of the first version of the signing key, without the secret."""
+    path = world.root / "keys.json"
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    entry = next(key for key in document["keys"] if (key["name"], key["version"]) == ("signing", 1))
+    entry["public_key"] = public_key
+    path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def mallory(world: World, tmp_path: Path) -> str:
+    """The public key of another writer, whose version lies in the sink."""
+    create_key(world.reference("mallory"), "ed25519", world.credentials)
+    world.write("a.parquet")
+    policy = Policy(columns={"email": world.reference("pii")}, sign=world.reference("mallory"))
+    encrypt(world.raw, world.out, policy, credentials=world.credentials)
+    public_key = list_keys(world.reference("mallory"))[0].public_key
+    assert public_key is not None
+    return public_key
+
+
+def test_an_exchanged_public_key_lets_nobody_continue_anothers_version(world: World, mallory: str) -> None:
+    _rotate(world)
+    _put(world, mallory)
+    before = (world.out / "_pipecrypt" / "manifest.json").read_bytes()
+    with pytest.raises(IntegrityError):
+        world.sign(overwrite=True)
+    assert (world.out / "_pipecrypt" / "manifest.json").read_bytes() == before
+
+
+def test_what_the_file_says_after_the_keys_were_opened_widens_nothing(world: World, mallory: str) -> None:
+    _rotate(world)
+    with _open(world) as signers:
+        ids = signers.trust().key_ids
+        _put(world, mallory)
+        assert signers.trust().key_ids == ids
+        assert len(ids) == 2
+
+
+def test_a_retired_version_is_followed_where_it_signed_before(world: World) -> None:
+    world.write("a.parquet")
+    world.sign()
+    _rotate(world)
+    retire_key(world.reference("signing"), 1, world.credentials)
+    world.write("b.parquet", pa.table({"email": ["a"], "id": [1]}))
+    world.sign(overwrite=True)
+    assert world.verify().manifest.version == 2
+
+
+def test_a_retired_version_is_not_followed_where_it_signed_since(world: World) -> None:
+    world.write("a.parquet")
+    world.sign()
+    _rotate(world)
+    retire_key(world.reference("signing"), 1, world.credentials, at=datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises((NotTrustedError, ConflictError)):
+        world.sign(overwrite=True)
+    with pytest.raises(NotTrustedError, match="is retired since"):
+        world.verify()
+
+
+def test_a_journal_of_a_retired_version_is_not_believed(world: World) -> None:
+    with _open(world) as signers:
+        sealed = signers.seal_payload(b"block", _JOURNAL)
+    _rotate(world)
+    with _open(world) as signers:
+        assert signers.open_payload(sealed, _JOURNAL) == b"block"
+    retire_key(world.reference("signing"), 1, world.credentials)
+    with _open(world) as signers, pytest.raises(NotTrustedError):
+        signers.open_payload(sealed, _JOURNAL)
