@@ -36,7 +36,10 @@ __all__ = [
 Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs; default: all columns."),
+    typer.Option(
+        metavar="A,B.C",
+        help="Names, nested paths, roots or globs; '\"a, b\"' is one name; may be repeated; default: all columns.",
+    ),
 ]
 UnlistedColumns = Annotated[
     Unlisted | None,

@@ -12,6 +12,7 @@ from pipecrypt.cli.options import (
     LogLevelOption,
     Prefix,
     credentials,
+    join_names,
     parse_aad_prefix,
     split_names,
 )
@@ -35,7 +36,11 @@ def cat(
         list[str] | None, typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
     ] = None,
     columns: Annotated[
-        list[str] | None, typer.Option(metavar="A,B.C", help="Names, nested paths, roots or globs.")
+        list[str] | None,
+        typer.Option(
+            metavar="A,B.C",
+            help="Names, nested paths, roots or globs; '\"a, b\"' is one name; may be given several times.",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most so many rows.")] = None,
     row_format: Annotated[RowFormat, typer.Option("--format", help="How rows are written.")] = RowFormat.TABLE,
@@ -77,7 +82,7 @@ def _tell_locked(rows: Rows, path: str) -> None:
         return
     if not rows.column_names:
         raise KeyNotFoundError(f"all columns of {path} are encrypted, and no given key opens one")
-    note(f"left out, for want of a key: {', '.join(rows.locked_columns)}")
+    note(f"left out, for want of a key: {join_names(rows.locked_columns)}")
 
 
 def inspect(

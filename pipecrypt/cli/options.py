@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from getpass import getpass
 from typing import TYPE_CHECKING, Annotated
@@ -28,12 +30,14 @@ __all__ = [
     "Prefix",
     "Workers",
     "credentials",
+    "join_names",
     "parse_aad_prefix",
     "set_log_level",
     "split_names",
 ]
 
 _HEX = "hex:"
+_NAME = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|\Z)|(?!\s*")(?P<plain>[^,]*)')
 
 
 class LogLevel(StrEnum):
@@ -125,8 +129,39 @@ def parse_aad_prefix(text: str | None) -> bytes | None:
 
 
 def split_names(values: list[str]) -> tuple[str, ...]:
-    """Return the names in options that may be repeated and may each hold several, separated by commas."""
-    return tuple(dict.fromkeys(name for value in values for each in value.split(",") if (name := each.strip())))
+    """Return the names in options that may be repeated and may each hold several, separated by commas.
+
+    As in CSV, a name in double quotes may hold commas, and a quote inside of it is written twice. Elsewhere a quote is
+    a character like others, and spaces around a name are no part of it.
+
+    Raises:
+        UsageError: quotes are not closed, or something stands behind them.
+    """
+    return tuple(dict.fromkeys(name for value in values for name in _names_in(value)))
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Return names as `split_names` takes them apart."""
+    return ", ".join(_quoted(name) for name in names)
+
+
+def _names_in(value: str) -> Iterator[str]:
+    at = 0
+    while at <= len(value):
+        match = _NAME.match(value, at)
+        if match is None:
+            hint = "write '\"one, name\",other', and a quote inside of quotes twice"
+            raise UsageError(f"names {value!r} have quotes that do not match", hint=hint)
+        if match["quoted"] is not None:
+            yield match["quoted"].replace('""', '"')
+        elif name := match["plain"].strip():
+            yield name
+        at = match.end() + 1
+
+
+def _quoted(name: str) -> str:
+    is_plain = name == name.strip() and name and "," not in name and not name.startswith('"')
+    return name if is_plain else '"' + name.replace('"', '""') + '"'
 
 
 def _ask(label: str) -> str:
