@@ -31,6 +31,7 @@ __all__ = [
     "NoRegularFileError",
     "NotEncryptedError",
     "NotTrustedError",
+    "OutOfMemoryError",
     "OutputError",
     "PassphraseError",
     "PipecryptError",
@@ -159,7 +160,13 @@ class SourceNotFoundError(PipecryptError):
 class WorkerError(PipecryptError):
     """A worker process died."""
 
-    default_hint = "lower run.workers if memory ran out, then run again with --overwrite"
+    default_hint = "if memory ran out, lower run.workers, encrypt.batch_rows or run.split_bytes; --resume goes on"
+
+
+class OutOfMemoryError(PipecryptError):
+    """The memory of this machine, or what a process may take of it, did not suffice for a file."""
+
+    default_hint = "lower run.workers, encrypt.batch_rows (other formats) or run.split_bytes (large Parquet files)"
 
 
 class InterruptedRunError(PipecryptError):

@@ -62,6 +62,7 @@ def _run_options(loaded: LoadedConfig, *, resumes: bool) -> RunOptions:
             executor=ExecutorKind(run.executor),
             address=run.address,
             attempts=run.attempts,
+            worker_wait_seconds=run.worker_wait_seconds,
             is_only_writer=run.only_writer,
         )
     except UsageError as error:

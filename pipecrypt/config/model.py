@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipecrypt.pipeline.request.run_options import DEFAULT_ATTEMPTS, MAX_ATTEMPTS
+from pipecrypt.pipeline.request.run_options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
 from pipecrypt.pipeline.request.sign_options import parse_validity
 
 __all__ = [
@@ -174,6 +174,9 @@ class RunModel(_Model):
     address: _Text | None = Field(default=None, description="of the Dask scheduler; default: a cluster of this machine")
     attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), BeforeValidator(_no_boolean)] = Field(
         default=DEFAULT_ATTEMPTS, description="how often a file is tried whose worker process died"
+    )
+    worker_wait_seconds: _Count = Field(
+        default=DEFAULT_WORKER_WAIT_SECONDS, description="how long a run waits while a Dask cluster has no worker"
     )
     on_source_change: Literal["fail", "replace"] = Field(
         default="fail", description="what to do about sources that changed, or are gone, since they were encrypted"

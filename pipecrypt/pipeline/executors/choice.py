@@ -69,7 +69,13 @@ def _choose(plan: Plan, credentials: Credentials) -> Executor:
         from pipecrypt.pipeline.executors.dask import DaskExecutor  # noqa: PLC0415
 
         options = plan.options
-        return DaskExecutor(_alone(plan), address=options.address, workers=plan.workers, attempts=options.attempts)
+        return DaskExecutor(
+            _alone(plan),
+            address=options.address,
+            workers=plan.workers,
+            attempts=options.attempts,
+            wait_seconds=options.worker_wait_seconds,
+        )
     setup = WorkerSetup(os.getcwd(), plan.key_references, credentials, plan.dataset_id, plan.also)
     return LocalExecutor(setup, workers=plan.workers, attempts=plan.options.attempts)
 

@@ -51,10 +51,14 @@ class DaskExecutor:
         address: of the scheduler; None: a cluster of this machine is started, and ended.
         workers: how many processes a cluster of this machine has.
         attempts: how often a task is tried whose worker died.
+        wait_seconds: how long it waits for a worker while there is none.
     """
 
-    def __init__(self, setup: AloneSetup, *, address: str | None, workers: int, attempts: int) -> None:
+    def __init__(
+        self, setup: AloneSetup, *, address: str | None, workers: int, attempts: int, wait_seconds: float
+    ) -> None:
         """Start nothing yet."""
+        self._wait_seconds = wait_seconds
         self._setup = setup
         self._address = address
         self._workers = workers
@@ -65,12 +69,13 @@ class DaskExecutor:
 
         Raises:
             PipecryptError: what the first failing task raised.
-            WorkerError: workers died as often at one task as the run lets them, or the scheduler is gone.
+            WorkerError: workers died as often at one task as the run lets them, or the scheduler, or all workers for
+                too long, are gone.
             ConflictError: the run does not hold the lock of its sink any more.
         """
         try:
             with _quiet(), _client(self._address, self._workers) as client:
-                run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event)
+                run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event, self._wait_seconds)
                 try:
                     return run.finish([portable_task(task) for task in tasks])
                 finally:
@@ -84,7 +89,9 @@ class DaskExecutor:
 class _Run:
     """The way of tasks through a cluster."""
 
-    def __init__(self, client: Any, setup: AloneSetup, ledger: Ledger, on_event: OnEvent) -> None:
+    def __init__(self, client: Any, setup: AloneSetup, ledger: Ledger, on_event: OnEvent, wait_seconds: float) -> None:
+        self._wait_seconds = wait_seconds
+        self._alone_since: float | None = None
         self._client = client
         self._setup = setup
         self._ledger = ledger
@@ -135,7 +142,9 @@ class _Run:
 
     def _submit(self) -> None:
         # No task waits at a worker: Dask blames the death of one on all that it had.
-        most = max(sum(self._client.nthreads().values()), 1)
+        threads = sum(self._client.nthreads().values())
+        self._check_workers(threads)
+        most = max(threads, 1)
         while self._waiting and len(self._flying) < most:
             task, attempt = self._waiting.popleft()
             key = f"pipecrypt-{self._setup.name}-{task.id[:16]}-{attempt}"
@@ -143,6 +152,20 @@ class _Run:
             self._flying[future] = task, attempt
             if attempt == 1:
                 self._on_event(FileStarted(task.path))
+
+    def _check_workers(self, threads: int) -> None:
+        """Pass if there is a worker, or was one a while ago: the sink stays locked as long as a run waits."""
+        now = time.monotonic()
+        if threads:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+            _log.warning("the Dask cluster has no worker; waiting for one, at most %d s", self._wait_seconds)
+        elif now - self._alone_since > self._wait_seconds:
+            raise WorkerError(
+                f"the Dask cluster has had no worker for {self._wait_seconds:.0f} s",
+                hint="start workers and go on with --resume; run.worker_wait_seconds lets a run wait longer",
+            )
 
     def _ended(self) -> list[Any]:
         if not self._flying:  # the scheduler is being looked for

@@ -7,6 +7,7 @@ along, and does not tell which file it was at.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import signal
 import time
@@ -38,6 +39,7 @@ from pipecrypt.storage.sink import remove_leftovers
 
 __all__ = ["LocalExecutor"]
 
+_log: Final = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 10.0
 _EXIT_SECONDS: Final = 10.0
 
@@ -62,7 +64,7 @@ class LocalExecutor:
 
         Raises:
             PipecryptError: what the first failing task raised.
-            WorkerError: a worker process died while it started, or one too many at a task.
+            WorkerError: a worker process ended while it started, or one too many was killed, at a task or before.
         """
         with _Workers(self._workers, self._setup) as workers:
             return _Run(workers, tasks, self._attempts, on_event).finish()
@@ -101,7 +103,7 @@ class _Run:
             self._on_event(event)
 
     def _replace(self, worker: _Worker, died: _Died) -> None:
-        if not worker.is_ready:
+        if not worker.is_ready and not died.is_killed:  # it would do the same again
             hint = "see its message above; a script that starts workers needs `if __name__ == '__main__':`"
             raise WorkerError(f"a worker process {died.how} while it started", hint=hint)
         task = worker.task
@@ -112,8 +114,10 @@ class _Run:
             self._on_event(TaskRetried(task.path, attempt, died.how, worker.bytes_done))
         else:
             self._idle_deaths_left -= 1
+            what = f"a worker process {died.how}{'' if worker.is_ready else ' while it started'}"
             if not self._idle_deaths_left:
-                raise WorkerError(f"a worker process {died.how}")
+                raise WorkerError(what)
+            _log.warning("%s: starting another one", what)
         self._workers.add()
 
 
@@ -123,9 +127,11 @@ class _Died:
 
     Args:
         how: the end of a sentence about it.
+        is_killed: whether somebody killed it, rather than that it ended by itself.
     """
 
     how: str
+    is_killed: bool = False
 
 
 class _Worker:
@@ -159,7 +165,8 @@ class _Worker:
             message = cast(Message, self.connection.recv())
         except (EOFError, OSError):
             self.process.join(_EXIT_SECONDS)
-            return _Died(_describe_exit(self.process.exitcode))
+            code = self.process.exitcode
+            return _Died(_describe_exit(code), is_killed=code is not None and code < 0)
         self.is_ready = True
         return message
 
@@ -232,6 +239,8 @@ class _Workers:
 def _describe_exit(code: int | None) -> str:
     if code is None:
         return "closed its pipe"
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL (possibly because memory ran out)"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return "was told to stop" if code == STOPPED_EXIT_CODE else f"died with exit code {code}"

@@ -82,19 +82,31 @@ class _StopError(BaseException):
     """The driver wants this worker to end, or is gone."""
 
 
+_is_stopping: Final = threading.Event()
+
+
 def work(connection: Connection, setup: WorkerSetup) -> None:
     """Do tasks from `connection` until it closes; the target of the process."""
     try:
-        _take_over_signals()
-        threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
-        os.chdir(setup.directory)
-        if setup.logs is not None:
-            write_logs(setup.logs)
-            write_stray_output_as_logs()
-        with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
-            _serve(connection, setup)
+        try:
+            _work(connection, setup)
+        finally:
+            # From here on Python tidies up after itself, and would print what is raised in between.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except _StopError:
         sys.exit(STOPPED_EXIT_CODE)
+
+
+def _work(connection: Connection, setup: WorkerSetup) -> None:
+    sys.unraisablehook = _on_unraisable
+    _take_over_signals()
+    threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
+    os.chdir(setup.directory)
+    if setup.logs is not None:
+        write_logs(setup.logs)
+        write_stray_output_as_logs()
+    with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
+        _serve(connection, setup)
 
 
 def _take_over_signals() -> None:
@@ -114,7 +126,19 @@ def _watch_driver() -> None:
 
 def _on_stop(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
+    _is_stopping.set()
     raise _StopError
+
+
+def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print no stop that came while a finalizer ran, where Python drops it: the next step stops then."""
+    if not issubclass(unraisable.exc_type, _StopError):
+        sys.__unraisablehook__(unraisable)
+
+
+def _check_going_on() -> None:
+    if _is_stopping.is_set():
+        raise _StopError
 
 
 def _serve(connection: Connection, setup: WorkerSetup) -> None:
@@ -147,6 +171,7 @@ class _Progress:
         self._unsent = 0
 
     def on_bytes(self, count: int) -> None:
+        _check_going_on()
         self._unsent += count
         self._left -= count
         if self._left <= 0 or self._unsent >= _REPORT_BYTES:
@@ -155,6 +180,7 @@ class _Progress:
 
 
 def _send(connection: Connection, message: Message) -> None:
+    _check_going_on()
     try:
         connection.send(message)
     except OSError as error:
@@ -162,6 +188,7 @@ def _send(connection: Connection, message: Message) -> None:
 
 
 def _receive(connection: Connection) -> Task | None:
+    _check_going_on()
     try:
         task: Task | None = connection.recv()
     except (EOFError, OSError):

@@ -16,6 +16,7 @@ from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
+from pipecrypt.pipeline.planning.output_names import check_output_names
 from pipecrypt.pipeline.planning.splitting import Share, shares_of_each
 from pipecrypt.pipeline.planning.task_id import task_id
 from pipecrypt.pipeline.request.reading import FileReading, Reading
@@ -111,7 +112,8 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         NotTrustedError: nothing is signed there, or too few trusted keys signed it.
         IntegrityError: the statement, or which files there are, is not as it was signed.
         SourceNotFoundError: there is no source.
-        UsageError: source and sink overlap, two outputs would be at one place, or a file's format is unknown.
+        UsageError: source and sink overlap, two outputs would be at one place, an output's name is too long, or a
+            file's format is unknown.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
         ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
@@ -128,6 +130,7 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
         tasks = _chosen(tasks, request.only_tasks)
     check_outputs(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
+    check_output_names(request.sink, tasks, [task for task in tasks if rolls_over(task.operation)])
     if isinstance(request, EncryptRequest) and not is_single_file:
         _check_reserved(tasks)
     if not request.sink.is_standard_stream:

@@ -9,10 +9,18 @@ from typing import Final
 
 from pipecrypt.errors import UsageError
 
-__all__ = ["DEFAULT_ATTEMPTS", "MAX_ATTEMPTS", "ExecutorKind", "OnSourceChange", "RunOptions"]
+__all__ = [
+    "DEFAULT_ATTEMPTS",
+    "DEFAULT_WORKER_WAIT_SECONDS",
+    "MAX_ATTEMPTS",
+    "ExecutorKind",
+    "OnSourceChange",
+    "RunOptions",
+]
 
 DEFAULT_ATTEMPTS: Final = 3
 MAX_ATTEMPTS: Final = 100
+DEFAULT_WORKER_WAIT_SECONDS: Final = 300
 # Dask itself finds out late: its client tries for a minute to reach what has no port.
 _ADDRESS: Final = re.compile(
     r"(?:(?:tcp|tls)://)?[^\s/:@]+:\d{1,5}|(?:tcp|tls)://\[[0-9A-Fa-f:.]+\]:\d{1,5}|(?:ws|wss|ucx)://\S+"
@@ -46,6 +54,7 @@ class RunOptions:
             groups; None: never.
         executor: processes of this machine, or a Dask cluster.
         address: of the Dask scheduler; None: a cluster of this machine is started.
+        worker_wait_seconds: how long a run waits for a worker of a cluster while there is none.
         attempts: how often a task is tried whose worker died, from 1.
         is_only_writer: the operator vouches that nobody else writes to the sink, for storages that cannot tell.
 
@@ -59,6 +68,7 @@ class RunOptions:
     split_bytes: int | None = None
     executor: ExecutorKind = ExecutorKind.LOCAL
     address: str | None = None
+    worker_wait_seconds: int = DEFAULT_WORKER_WAIT_SECONDS
     attempts: int = DEFAULT_ATTEMPTS
     is_only_writer: bool = False
 
@@ -66,6 +76,8 @@ class RunOptions:
         """Refuse what means nothing."""
         if not _is_count(self.attempts) or self.attempts > MAX_ATTEMPTS:
             raise UsageError(f"{self.attempts!r} is no number of attempts", hint=f"give 1 to {MAX_ATTEMPTS}")
+        if not _is_count(self.worker_wait_seconds):
+            raise UsageError(f"{self.worker_wait_seconds!r} is no number of seconds", hint="give a whole number from 1")
         if self.split_bytes is not None and not _is_count(self.split_bytes):
             raise UsageError(f"{self.split_bytes!r} is no size of a task", hint="give a number of bytes")
         if self.address is not None and self.executor is not ExecutorKind.DASK:

@@ -6,15 +6,17 @@ attempt, and nothing secret goes back. Choosing tasks is left to plan, running m
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
@@ -37,6 +39,8 @@ from pipecrypt.storage.source import open_range_source
 __all__ = ["OnBytes", "run_task"]
 
 OnBytes: TypeAlias = Callable[[int], None]
+_MOST_CAUSES: Final = 8
+_NO_THREAD: Final = "can't start new thread"  # Python's RuntimeError where the system has no memory for its stack
 
 
 def run_task(
@@ -52,8 +56,34 @@ def run_task(
         before_publishing: called once, just before the first file appears. It may raise likewise.
 
     Raises:
+        OutOfMemoryError: memory ran out.
         PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink.
     """
+    try:
+        return _carry_out(task, session, on_bytes, before_publishing)
+    except MemoryError as error:
+        raise OutOfMemoryError(f"memory ran out at {task.source.location.display}") from error
+    except (OSError, RuntimeError, StorageError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"memory ran out at {task.source.location.display}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error says that memory ran out, or was raised because of one that does."""
+    seen: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if seen is None or isinstance(seen, MemoryError):
+            return seen is not None
+        if (isinstance(seen, OSError) and seen.errno == errno.ENOMEM) or str(seen) == _NO_THREAD:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _carry_out(
+    task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: Callable[[], None] | None
+) -> FileDone:
     if isinstance(task.operation, Ingestion):
         return _ingest(task, session, on_bytes, before_publishing)
     started, calls_before = time.perf_counter(), session.service_calls

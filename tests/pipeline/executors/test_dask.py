@@ -61,6 +61,25 @@ def _request(world: World, **options: object) -> EncryptRequest:
     )
 
 
+@pytest.mark.parametrize("had_one", [False, True])
+def test_a_cluster_without_workers_is_not_waited_for_for_ever(cluster: World, had_one: bool) -> None:
+    with distributed.LocalCluster(
+        n_workers=int(had_one), threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None
+    ) as dask_cluster:
+        request = _request(cluster, address=dask_cluster.scheduler_address, worker_wait_seconds=1)
+
+        def leave(event: Event) -> None:
+            if isinstance(event, FileDone):
+                dask_cluster.scale(0)
+
+        with pytest.raises(WorkerError, match="has had no worker for 1 s") as caught:
+            run(request, credentials=cluster.credentials, on_event=leave)
+        assert "--resume" in caught.value.hint
+    # The sink is free again, and the run can be continued.
+    resuming = replace(request, run=RunOptions(keeps_journal=True, resumes=True))
+    assert run(resuming, credentials=cluster.credentials).files > 0
+
+
 def _kill_once(task: Task, setup: AloneSetup) -> FileDone:
     """Stand in for the worker's function: the first process that gets a certain file dies at it."""
     mark = Path(setup.name)

@@ -296,3 +296,70 @@ def test_a_worker_without_its_driver_stops_before_publishing() -> None:
     ours.close()
     with pytest.raises(worker._StopError):
         progress.on_bytes(0)
+
+
+def _with_start(tmp_path: Path, code: str) -> Path:
+    """Return a script whose workers do something as they start, each time that `turns` has a line left."""
+    script = tmp_path / "at_start.py"
+    (tmp_path / "turns").mkdir(exist_ok=True)
+    prologue = "if __name__ != '__main__' and (turns := sorted((Path(MARKS).parent / 'turns').iterdir())):\n"
+    prologue += "    turns[0].unlink()\n" + "".join(f"    {line}\n" for line in code.splitlines())
+    script.write_text(
+        SCRIPT.read_text().replace('if __name__ == "__main__":', f'{prologue}\nif __name__ == "__main__":')
+    )
+    return script
+
+
+def _take_turns(world: World, count: int) -> None:
+    for number in range(count):
+        (world.root / "turns" / str(number)).touch()
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_replaced(world: World, start: Start) -> None:
+    script = _with_start(world.root, "os.kill(os.getpid(), signal.SIGKILL)")
+    _take_turns(world, 1)
+    output, _ = start(2, 0.0, script, attempts=2).communicate(timeout=60)
+    assert output.endswith("done 3\n")
+    assert "SIGKILL (possibly because memory ran out) while it started: starting another one" in output
+    _reads_back(world)
+
+
+def test_workers_that_are_killed_whenever_they_start_end_the_run(world: World, start: Start) -> None:
+    script = _with_start(world.root, "os.kill(os.getpid(), signal.SIGKILL)")
+    _take_turns(world, 9)
+    output, _ = start(2, 0.0, script, attempts=3).communicate(timeout=60)
+    assert "WorkerError: a worker process was killed by SIGKILL (possibly because memory ran out) while it st" in output
+    assert world.tree() == {} if world.out.exists() else True
+
+
+_STOPS = {
+    "while a finalizer runs": (
+        "class Stops:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        for _ in range(1000):\n"
+        "            pass\n"
+        "slow = task.encrypt_file\n"
+        "def stops(*arguments, **options):\n"
+        "    Stops()\n"
+        "    return slow(*arguments, **options)\n"
+        "task.encrypt_file = stops\n"
+    ),
+    "when the work is done": (
+        "from multiprocessing import util\n"
+        "util.Finalize(None, lambda: [os.kill(os.getpid(), signal.SIGTERM), *range(1000)], exitpriority=1)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", _STOPS)
+def test_a_stop_is_never_printed(world: World, start: Start, moment: str) -> None:
+    script = _with_start(world.root, _STOPS[moment])
+    _take_turns(world, 1)
+    process = start(2, 0.0, script)
+    output, _ = process.communicate(timeout=60)
+    assert "Stop" not in output
+    assert "Traceback" not in output
+    assert output.splitlines()[-1] == "done 3"
+    assert (moment == "when the work is done") is (output == "done 3\n")
+    _reads_back(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,13 @@ import pipecrypt as pc
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.pipeline.calls.key_inventory import key_usage
+from pipecrypt.pipeline.planning import output_names
+from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import RunOptions
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import World, write_table
 
 ODD = ("UPPER.PARQUET", "short.pq", "x/Mixed.Pq", "without", "other.dat")
@@ -59,3 +66,74 @@ def test_all_names_that_cannot_be_signed_are_counted(world: World) -> None:
     policy = Policy(default=world.key, sign=world.reference("signing"))
     with pytest.raises(UsageError, match=r"letter and a colon.*1 more"):
         pc.encrypt(world.raw, world.out, policy, credentials=world.credentials)
+
+
+@pytest.mark.parametrize(
+    ("mode", "source"),
+    [
+        ("chunks", "x" * 241),  # and .chunks.parquet
+        ("chunks", "d/" + "ü" * 121),  # bytes count, not characters
+        ("columns", "x" * 251 + ".csv"),
+        ("columns", "x" * 248),  # which tells no format; and .parquet
+    ],
+)
+@pytest.mark.parametrize("signs", [False, True])
+def test_names_that_are_too_long_are_found_before_anything_is_written(
+    world: World, mode: str, source: str, signs: bool
+) -> None:
+    create_key(world.reference("signing"), "ed25519", world.credentials)
+    write_table(world.raw / "0.parquet")
+    if source.endswith(".csv"):
+        (world.raw / source).write_text("id,email\n1,a\n")
+    else:
+        write_table(world.raw / source)
+    policy = Policy(
+        {"email": world.key} if mode == "columns" else None,
+        default=None if mode == "columns" else world.key,
+        mode=mode,
+        unlisted="plaintext" if mode == "columns" else None,
+        sign=world.reference("signing") if signs else None,
+    )
+    request = EncryptRequest(
+        source=Location(f"{world.raw}/**/*"),
+        sink=Location(str(world.out)),
+        policy=policy,
+        run=RunOptions(keeps_journal=True),
+    )
+    for look in (lambda: report_plan(request), lambda: run(request, credentials=world.credentials)):
+        with pytest.raises(UsageError, match=r"25[6-9] bytes"):
+            look()
+    assert not world.out.exists()
+
+
+def test_files_that_roll_over_have_longer_names(world: World) -> None:
+    (world.raw / ("x" * 244 + ".csv")).write_text("id,email\n1,a\n")
+    request = EncryptRequest(
+        source=Location(f"{world.raw}/*.csv"), sink=Location(str(world.out)), policy=Policy({"email": world.key})
+    )
+    with pytest.raises(UsageError, match="258 bytes"):
+        report_plan(replace(request, max_file_bytes=1000))
+    assert report_plan(request).to_do == 1
+
+
+def test_names_as_long_as_they_may_be(world: World) -> None:
+    shutil.rmtree(world.raw)
+    write_table(world.raw / ("x" * 240))
+    policy = Policy(default=world.key, mode="chunks")
+    pc.encrypt(world.raw, world.out, policy, credentials=world.credentials)
+    pc.decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials, verify="off")
+    assert world.tree(world.root / "back") == world.tree(world.raw)
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_names_that_differ_in_case_only(world: World, ignores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(world.raw / "A.parquet")
+    monkeypatch.setattr(output_names, "_ignores_case", lambda path: ignores)
+    request = EncryptRequest(
+        source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy({"email": world.key})
+    )
+    if not ignores:
+        assert report_plan(request).to_do == 4
+        return
+    with pytest.raises(UsageError, match="ignores case"):
+        report_plan(request)
