@@ -27,6 +27,7 @@ __all__ = [
     "KeystoreError",
     "LimitError",
     "LinkError",
+    "LockLostError",
     "MissingExtraError",
     "NoRegularFileError",
     "NotEncryptedError",
@@ -347,6 +348,12 @@ class UnsafeSinkError(ConflictError):
     """The sink cannot keep two writers apart: it takes a second object where a first one is."""
 
     default_hint = "let one run at a time write there and say so (run.only_writer: true), or choose another storage"
+
+
+class LockLostError(ConflictError):
+    """Another run took the lock of the sink while this one worked, because this one did not answer for long."""
+
+    default_hint = "let the other run end, look at the dataset with pipecrypt verify, then run again"
 
 
 class SinkNotEmptyError(ConflictError):

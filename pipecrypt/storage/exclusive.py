@@ -18,10 +18,12 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
 from pipecrypt.storage.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
-from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.filesystem import look_up, open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import new_token
+from pipecrypt.storage.rename import remove_object
+from pipecrypt.storage.revision import read_revision, replace_revision
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 
@@ -51,19 +53,23 @@ def replace_exclusively(
         sleep: waits, in seconds, where another holds the lock.
 
     Raises:
-        ConflictError: another holds the lock and does not let go.
+        ConflictError: another holds the lock and does not let go, or replaced the file all the same.
         FormatError: the file is larger than `max_bytes`.
         StorageError: the storage refused or failed.
         IntegrityError: what was read back is not what was written.
     """
     with _locked(location, sleep) as check_lock:
-        data = change(read_small_file(location, max_bytes))
+        before = read_revision(location, max_bytes)
+        data = change(None if before is None else before.data)
         if data is None:
             return
         check_lock()
-        with open_sink(location, overwrite=True) as sink:
-            sink.write(data)
-            sink.publish()
+        if location.is_local:  # the lock on its directory is held
+            with open_sink(location, overwrite=True) as sink:
+                sink.write(data)
+                sink.publish()
+        else:
+            replace_revision(location, data, expected=before)
         if read_small_file(location, max_bytes) != data:
             raise IntegrityError(
                 f"{location.display} is not what was written to it",
@@ -122,10 +128,11 @@ def _open_to_lock(location: Location) -> int:
 
 
 def remove_file(location: Location) -> None:
-    """Remove a file; one that is not there is fine.
+    """Remove the file that is there now; none is fine.
 
     Raises:
         LinkError: it, or what leads to it, is a link that the caller did not name.
+        ConflictError: another process has put another file there meanwhile, or nobody knows what became of a request.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot remove {location.display}"), contextlib.suppress(FileNotFoundError):
@@ -133,7 +140,9 @@ def remove_file(location: Location) -> None:
             remove(location)
         else:
             remote = open_filesystem(location)
-            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
+            info = look_up(remote)
+            if info is not None:
+                remove_object(remote, info, location)
 
 
 @contextmanager

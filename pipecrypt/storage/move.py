@@ -28,13 +28,19 @@ __all__ = ["move_file", "remove_empty_directories", "remove_if_empty"]
 _PIECE_BYTES: Final = 4 << 20
 
 
-def move_file(old: Location, new: Location) -> None:
+def move_file(old: Location, new: Location, *, fingerprint: str | None = None) -> None:
     """Give a file another name on the same storage; directories above it are made.
 
     The old name goes once the file is seen whole under the new one.
 
+    Args:
+        old: its name.
+        new: the other one.
+        fingerprint: of the file, where the caller has looked at it; compared where the storage is not local.
+
     Raises:
         LinkError: one of the two places, or what leads to it, is a link that the caller did not name.
+        ConflictError: another process has changed one of the two meanwhile, or nobody knows what became of a request.
         StorageError: the storage refused or failed; the file has its old name still, or both.
     """
     with map_errors(f"cannot move {old.display} to {new.display}"):
@@ -42,7 +48,7 @@ def move_file(old: Location, new: Location) -> None:
             if old.is_local:
                 _move_local(old, new)
             else:
-                _move_remote(open_filesystem(old), open_filesystem(new), new)
+                _move_remote(open_filesystem(old), open_filesystem(new), new, fingerprint)
         except NotImplementedError:
             _rewrite(old, new)
 
@@ -64,18 +70,18 @@ def remove_if_empty(directory: Location) -> None:
             remove_directory(directory)
 
 
-def _move_remote(source: RemoteFilesystem, target: RemoteFilesystem, new: Location) -> None:
+def _move_remote(source: RemoteFilesystem, target: RemoteFilesystem, new: Location, fingerprint: str | None) -> None:
     if not target.uploads_whole:
         with contextlib.suppress(NotImplementedError, FileExistsError):
             target.retry.call(lambda: target.fs.makedirs(target.fs._parent(target.path), exist_ok=True))
     try:
-        rename(source, target.path, new.display)
+        rename(source, target.path, new, fingerprint=fingerprint)
     except OSError as error:
         if not isinstance(error, FileExistsError) and error.errno != errno.EEXIST:
             raise
         # Some servers (SMB) rename to a free name only. Until they have, the file has its old one.
         remove_file(new)
-        rename(source, target.path, new.display)
+        rename(source, target.path, new, fingerprint=fingerprint)
 
 
 def _rewrite(old: Location, new: Location) -> None:

@@ -1,8 +1,9 @@
-"""Find out whether a sink lets only one of two writers create an object. What follows from it is left to the callers.
+"""Find out whether a sink keeps two writers of one object apart. What follows from it is left to the callers.
 
-A store that ignores `If-None-Match`, as some servers that only speak S3 do, takes the second object and says nothing.
-No documentation tells reliably, nor does the version of a package that takes an option and does nothing with it. So it
-is tried: one small object is created twice, in the ways in which files are.
+A store that ignores `If-None-Match` or `If-Match`, as some servers that only speak S3 do, takes the second object and
+says nothing. No documentation tells reliably, nor does the version of a package that takes an option and does nothing
+with it. So it is tried: one small object is created twice, in the ways in which files are, and replaced, copied and
+removed in the ways in which versions are, each with a condition that does not hold.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import UnsafeSinkError
+from pipecrypt.storage.conditional import conditional_object, is_condition_failed
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import new_token
 from pipecrypt.storage.retry import http_status
-from pipecrypt.storage.s3_object import S3Object, precondition_failed
+from pipecrypt.storage.s3_object import S3Object
 
 __all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "honours_preconditions"]
 
 _log = logging.getLogger(__name__)
 _DIRECTORY: Final = "_pipecrypt"
 _CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
-_EXISTS: Final = frozenset({409, 412})
+_BESIDE: Final = "-copy"
+_STALE_TAG: Final = '"00000000000000000000000000000000"'  # the MD5 of nothing that anybody knows
 _UNSUPPORTED: Final = frozenset({400, 501})
 
 
@@ -35,7 +38,7 @@ class Preconditions(Enum):
     """How a sink keeps two writers of one name apart."""
 
     HONOURED = "honoured"
-    """The store refuses the second object; this was tried."""
+    """The store refuses the second object, and to replace one that is not the expected one; this was tried."""
     BY_OTHER_MEANS = "by other means"
     """Links of a local file system, or one process's memory."""
     IGNORED = "ignored"
@@ -56,10 +59,13 @@ class PreconditionReport:
     Args:
         outcome: the answer.
         reason: one phrase for people.
+        ignored: what the store does in spite of a condition although it honours others, in words for people. A request
+            that a network held back for longer than a lock lasts may then still copy or remove something newer.
     """
 
     outcome: Preconditions
     reason: str
+    ignored: tuple[str, ...] = ()
 
     @property
     def lets_several_write(self) -> bool:
@@ -79,11 +85,13 @@ def check_writers(sink: Location, writers: Writers) -> PreconditionReport:
         if writers is Writers.SEVERAL:
             raise UnsafeSinkError(f"{sink.display} cannot keep two writers apart: {report.reason}")
         _log.warning("%s cannot keep two writers apart, and one was promised: %s", sink.display, report.reason)
+    elif report.ignored:
+        _log.info("%s %s in spite of a condition", sink.display, " and ".join(report.ignored))
     return report
 
 
 def honours_preconditions(sink: Location) -> PreconditionReport:
-    """Say how a sink keeps two writers of one name apart. On S3 this takes some seven requests.
+    """Say how a sink keeps two writers of one name apart. On S3 this takes some ten requests.
 
     Args:
         sink: the directory of a dataset; the objects that are made for trying lie in its `_pipecrypt/` and are removed.
@@ -108,15 +116,18 @@ def honours_preconditions(sink: Location) -> PreconditionReport:
 def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
     probe, call = S3Object(remote), remote.retry.call
     # Not conditional: a store that does not know conditions may refuse the first one already.
-    call(lambda: probe.put(b"", "probe", if_absent=False))
+    call(lambda: probe.put(b"", "probe"))
     try:
-        if not _refuses(remote, lambda: probe.put(b"", "probe", if_absent=True)):
-            return PreconditionReport(Preconditions.IGNORED, "the store took a second object in spite of If-None-Match")
-        if not _refuses(remote, lambda: _upload(probe)):
-            reason = "the store completed an upload in parts in spite of If-None-Match"
-            return PreconditionReport(Preconditions.IGNORED, reason)
+        creations = {
+            "took a second object in spite of If-None-Match": lambda: probe.put(b"", "probe", if_absent=True),
+            "completed an upload in parts in spite of If-None-Match": lambda: _upload(probe),
+            "replaced an object in spite of If-Match": lambda: probe.put(b"", "probe", if_match=_STALE_TAG),
+        }
+        for reason, create in creations.items():
+            if not _refuses(remote, create):
+                return PreconditionReport(Preconditions.IGNORED, f"the store {reason}")
         return PreconditionReport(
-            Preconditions.HONOURED, "the store refused a second object, in one piece and in parts"
+            Preconditions.HONOURED, "the store refused a second object, in one piece and in parts", _ignored(remote)
         )
     finally:
         try:
@@ -125,24 +136,45 @@ def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
             _log.warning("%s stays: %s", remote.path, describe(error))
 
 
+def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:
+    """Try what moves files of a version to their places, on objects of ours."""
+    beside = replace(remote, path=remote.path + _BESIDE)
+    probe, copy = conditional_object(remote), conditional_object(beside)
+    head = None if probe is None else remote.retry.call(probe.head)
+    if probe is None or copy is None or head is None:
+        return ("copies", "removes")
+    ignored = []
+    # There is nothing to copy over: a store that compares refuses all the same.
+    if not _refuses(remote, lambda: copy.copy_from(remote.path, head, expected=_STALE_TAG)):
+        ignored.append("copies")
+        remote.retry.call(lambda: copy.remove(expected=None))
+    if not _refuses(remote, lambda: probe.remove(expected=_STALE_TAG)):
+        ignored.append("removes")
+    return tuple(ignored)
+
+
 def _try_create(remote: RemoteFilesystem) -> PreconditionReport:
+    probe, call = conditional_object(remote), remote.retry.call
+    if probe is None:
+        return PreconditionReport(Preconditions.IGNORED, "its client takes no conditions")
     with tempfile.NamedTemporaryFile(prefix="pipecrypt-probe-") as spool:
         spool.write(b"probe")
         spool.flush()
+        call(lambda: remote.fs.put_file(spool.name, remote.path, mode="overwrite"))
         try:
-            remote.retry.call(lambda: remote.fs.put_file(spool.name, remote.path, mode="overwrite"))
-            try:
-                remote.retry.call(lambda: remote.fs.put_file(spool.name, remote.path, mode="create"))
-            except Exception as error:
-                if not isinstance(error, FileExistsError) and http_status(error) not in _EXISTS:
-                    raise
-                return PreconditionReport(Preconditions.HONOURED, "the store refused a second object")
+            if not _refuses(remote, lambda: remote.fs.put_file(spool.name, remote.path, mode="create")):
+                return PreconditionReport(Preconditions.IGNORED, "the store took a second object where one was")
+            head = call(probe.head)
+            call(lambda: probe.replace(b"another", "probe", expected=None if head is None else head.tag))
+            if not _refuses(remote, lambda: probe.replace(b"probe", "probe", expected=None if not head else head.tag)):
+                reason = "the store replaced an object that was not the expected one"
+                return PreconditionReport(Preconditions.IGNORED, reason)
+            return PreconditionReport(Preconditions.HONOURED, "the store refused a second object")
         finally:
             try:
-                remote.retry.call(lambda: remote.fs.rm_file(remote.path))
+                call(lambda: remote.fs.rm_file(remote.path))
             except Exception as error:
                 _log.warning("%s stays: %s", remote.path, describe(error))
-    return PreconditionReport(Preconditions.IGNORED, "the store took a second object where one was")
 
 
 def _upload(probe: S3Object) -> None:
@@ -154,11 +186,11 @@ def _upload(probe: S3Object) -> None:
         probe.abort_upload(upload_id)
 
 
-def _refuses(remote: RemoteFilesystem, create: Callable[[], None]) -> bool:
+def _refuses(remote: RemoteFilesystem, create: Callable[[], object]) -> bool:
     try:
         remote.retry.call(create)
     except Exception as error:
-        if precondition_failed(error):
+        if is_condition_failed(error):
             return True
         if http_status(error) in _UNSUPPORTED:
             return False

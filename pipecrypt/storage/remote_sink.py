@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from pipecrypt.errors import StorageError
+from pipecrypt.storage.conditional import conditional_object, replaced_meanwhile
 from pipecrypt.storage.filesystem import RemoteFilesystem, look_up, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
@@ -49,18 +51,20 @@ class RemotePublication(Publication):
         parent, slash, _ = self._remote.path.rpartition("/")
         self._temporary = parent + slash + temporary_name(location.name, token)
         with map_errors(f"cannot write {self.name}"):
-            self._check_replaceable()
+            self._seen = self._check_replaceable()
             self._spool = _open_spool()
 
-    def _check_replaceable(self) -> None:
+    def _check_replaceable(self) -> Mapping[str, Any] | None:
+        """Return what is there, and may be replaced."""
         info = look_up(self._remote)
         if info is None:
-            return
+            return None
         # On an object store a name may be an object and the beginning of others.
         if info.get("type") == "directory" and not self._remote.uploads_whole:
             raise StorageError(f"{self.name} is a directory", hint="choose another sink")
         if info.get("type") != "directory" and not self._overwrite:
             raise occupied(self.location)
+        return info if info.get("type") != "directory" else None
 
     @property
     def _fs(self) -> Any:
@@ -72,7 +76,9 @@ class RemotePublication(Publication):
 
     def _publish(self) -> None:
         with map_errors(f"cannot publish {self.name}"):
-            if self._remote.uploads_whole:
+            if self._remote.uploads_whole and self._seen is not None and self._takes_conditions:
+                self._upload_beside()
+            elif self._remote.uploads_whole:
                 self._upload()
             else:
                 self._upload_and_rename()
@@ -90,10 +96,24 @@ class RemotePublication(Publication):
         descriptor = os.path.join(_DESCRIPTORS, str(self._spool.fileno()))
         return descriptor if os.path.exists(descriptor) else str(self._spool.name)
 
+    def _upload_beside(self) -> None:
+        """Replace what was there when this was made, and nothing that appeared since.
+
+        An upload of the client takes no such condition: so a temporary object is uploaded, and the store copies it.
+        """
+        beside = replace(self._remote, path=self._temporary)
+        try:
+            self._remote.retry.call(lambda: self._fs.put_file(self._spool_path, self._temporary))
+            self._check_size()
+            rename(beside, self._remote.path, self.location, replaces=self._seen)
+        except BaseException:
+            self._remove_temporary()
+            raise
+
     def _upload(self) -> None:
         def attempt() -> None:
             try:
-                mode = "overwrite" if self._overwrite else "create"
+                mode = "overwrite" if self._overwrite and not self._takes_conditions else "create"
                 self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
             except Exception as error:
                 self._settle(error)
@@ -114,7 +134,13 @@ class RemotePublication(Publication):
             return
         if is_there and not self._overwrite:
             raise occupied(self.location) from error
+        if is_there and self._takes_conditions:
+            raise replaced_meanwhile(self.location) from error
         raise error
+
+    @property
+    def _takes_conditions(self) -> bool:
+        return conditional_object(self._remote) is not None
 
     def _compare(self) -> tuple[bool, bool]:
         """Return whether an object is there, and whether it has the bytes of the spool."""
@@ -146,7 +172,7 @@ class RemotePublication(Publication):
 
     def _rename(self) -> None:
         try:
-            rename(replace(self._remote, path=self._temporary), self._remote.path, self.name)
+            rename(replace(self._remote, path=self._temporary), self._remote.path, self.location)
         except NotImplementedError as error:
             raise StorageError(
                 f"cannot publish {self.name}: the storage can neither rename nor copy a file",

@@ -1,7 +1,8 @@
 """Give a file another name on a storage that is not local. When it is safe to replace what is there is left to others.
 
 Where a file system renames, that is one step. Where it copies, the old name goes once the copy is seen to be whole:
-some stores answer before they have copied (Azure), and a death in between leaves both names, never none.
+some stores answer before they have copied (Azure), and a death in between leaves both names, never none. Object stores
+are told what both names held when they were looked at: a request that arrives late copies and removes nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, Final
 
 from fsspec.spec import AbstractFileSystem
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.storage.conditional import Change, carry_out, conditional_object, knows_no_condition, replaced_meanwhile
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.object_head import ObjectHead
 
-__all__ = ["rename"]
+__all__ = ["remove_object", "rename"]
 
 _COMPARE_BYTES: Final = 8 << 20
 _NOT_OFFERED: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
@@ -27,16 +31,26 @@ class _PartialCopyError(Exception):
     """A copy is not whole yet."""
 
 
-def rename(remote: RemoteFilesystem, new: str, name: str) -> None:
+def rename(
+    remote: RemoteFilesystem,
+    new: str,
+    place: Location,
+    *,
+    fingerprint: str | None = None,
+    replaces: Mapping[str, Any] | None = None,
+) -> None:
     """Give a file another name, replacing what has it; doing it again after a failure or a death is safe.
 
     Args:
         remote: the file under its old name.
         new: the path of its new one, in the file system's own spelling.
-        name: what errors call the new one.
+        place: what errors call the new one.
+        fingerprint: of the file, where the caller has looked at it.
+        replaces: what fsspec said about the new name, where the caller has looked at it; else it is looked at now.
 
     Raises:
         FileNotFoundError: no file has the old name.
+        ConflictError: another process has changed one of the two meanwhile, or nobody knows what became of a request.
         NotImplementedError: the storage offers neither renaming nor copying; nothing was done.
         StorageError: what the new name has did not become the file; both names stay.
         Exception: of the file system; the file has its old name, its new one, or both.
@@ -44,11 +58,44 @@ def rename(remote: RemoteFilesystem, new: str, name: str) -> None:
     info = look_up(remote)
     if info is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file", remote.path)
+    if fingerprint is not None and fingerprint_of(info) != fingerprint:
+        raise replaced_meanwhile(place)
     size = size_of(info, remote.path)
     if _renames(remote):
         remote.retry.call(lambda: _move(remote, new, size))
     else:
-        _copy(remote, new, size, name)
+        _copy(remote, info, new, place, replaces)
+        remove_object(remote, info, place)
+
+
+def remove_object(remote: RemoteFilesystem, info: Mapping[str, Any], place: Location) -> None:
+    """Remove a file that was looked at, and nothing that has come in its place; one that is gone is fine.
+
+    Args:
+        remote: the file.
+        info: what fsspec said about it.
+        place: what errors call it.
+
+    Raises:
+        ConflictError: another process has replaced it meanwhile, or nobody knows what became of the request.
+        Exception: of the file system.
+    """
+    target = conditional_object(remote)
+    tag = None if target is None else target.tag_of(info)
+    try:
+        if target is None or tag is None:
+            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
+        else:
+            carry_out(
+                Change(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None), remote
+            )
+    except FileNotFoundError:
+        return
+    except ConflictError:
+        raise
+    except Exception as error:
+        if not knows_no_condition(error):
+            raise
         with contextlib.suppress(FileNotFoundError):
             remote.retry.call(lambda: remote.fs.rm_file(remote.path))
 
@@ -73,11 +120,14 @@ def _is_moved(remote: RemoteFilesystem, new: str, size: int) -> bool:
     return found is not None and found.get("size") == size
 
 
-def _copy(remote: RemoteFilesystem, new: str, size: int, name: str) -> None:
-    target = replace(remote, path=new)
-    before = look_up(target)
+def _copy(
+    remote: RemoteFilesystem, info: Mapping[str, Any], new: str, place: Location, replaces: Mapping[str, Any] | None
+) -> None:
+    target, size = replace(remote, path=new), size_of(info, remote.path)
+    before = look_up(target) if replaces is None else replaces
     try:
-        remote.retry.call(lambda: remote.fs.cp_file(remote.path, new))
+        if not _copy_on_condition(remote, target, info, before, place):
+            remote.retry.call(lambda: remote.fs.cp_file(remote.path, new))
     except OSError as error:
         if error.errno in _NOT_OFFERED:
             raise NotImplementedError(str(error)) from error
@@ -89,9 +139,50 @@ def _copy(remote: RemoteFilesystem, new: str, size: int, name: str) -> None:
         )
     except _PartialCopyError as error:
         raise StorageError(
-            f"the copy at {name} is not whole: {error}",
+            f"the copy at {place.display} is not whole: {error}",
             hint="wait until the storage has copied it, then run again",
         ) from error
+
+
+def _copy_on_condition(
+    remote: RemoteFilesystem,
+    target: RemoteFilesystem,
+    info: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    place: Location,
+) -> bool:
+    """Copy where the store compares what both names hold; say whether it does."""
+    one, other = conditional_object(remote), conditional_object(target)
+    tag = None if one is None else one.tag_of(info)
+    if one is None or other is None or tag is None:
+        return False
+    is_there = before is not None and before.get("type") != "directory"
+    expected = other.tag_of(before) if before is not None and is_there else None
+    if is_there and expected is None:
+        return False
+    head = one.head()
+    if head is None or head.tag != tag:
+        raise replaced_meanwhile(place)
+
+    def is_done(found: ObjectHead | None) -> bool:
+        if found is None or found.size_bytes != head.size_bytes:
+            return False
+        if head.write_id is not None:
+            return found.write_id == head.write_id
+        return _have_same_bytes(remote, target, head.size_bytes)
+
+    def send() -> None:
+        other.copy_from(remote.path, head, expected=expected)
+
+    try:
+        carry_out(Change(other, place, expected, send, is_done), remote)
+    except ConflictError:
+        raise
+    except Exception as error:
+        if not knows_no_condition(error):
+            raise
+        return False
+    return True
 
 
 def _check_copy(

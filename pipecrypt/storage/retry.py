@@ -131,8 +131,11 @@ def http_status(error: BaseException) -> int | None:
         if isinstance(answer, dict):  # botocore
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:  # aiohttp, gcsfs, Azure
-            status = next((getattr(each, name, None) for name in ("status", "status_code", "code")), None)
-        if isinstance(status, int) and not isinstance(status, bool):
+            # aiohttp's parser has a code, too, which no server sent.
+            names = ("status", "status_code", *(("code",) if type(each).__name__ == "HttpError" else ()))
+            named = (getattr(each, name, None) for name in names)
+            status = next((value for value in named if isinstance(value, int) and not isinstance(value, bool)), None)
+        if isinstance(status, int):
             return status
     return None
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from pipecrypt.errors import PipecryptError, StorageError
+from pipecrypt.storage.conditional import knows_no_condition, replaced_meanwhile
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.object_head import ObjectHead
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, unknown_outcome
 from pipecrypt.storage.retry import Retry, http_status, is_transient
-from pipecrypt.storage.s3_object import S3Head, S3Object, asks_to_repeat, precondition_failed
+from pipecrypt.storage.s3_object import S3Object, asks_to_repeat, precondition_failed
 from pipecrypt.storage.s3_parts import PartUpload, first_part_bytes, part_bytes
 
 __all__ = ["S3Publication"]
@@ -30,6 +33,12 @@ _FIRST_REFUSAL: Final = 400
 _FIRST_SERVER_FAULT: Final = 500
 
 
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    if_absent: bool = False
+    if_match: str | None = None
+
+
 class S3Publication(Publication):
     """A new object on S3.
 
@@ -38,6 +47,8 @@ class S3Publication(Publication):
         remote: its file system.
         overwrite: whether it may replace another one.
         expected_bytes: about how large it will be, where that is known; chooses the size of parts.
+
+    It replaces what was there when this was made, and nothing that appeared since.
 
     Raises:
         SinkNotEmptyError: the object exists, and may not be replaced.
@@ -59,14 +70,18 @@ class S3Publication(Publication):
         self._upload: PartUpload | None = None
         self._tags: list[str] = []
         with map_errors(f"cannot write {self.name}"):
-            if not overwrite and self._is_there():
-                raise occupied(location)
+            self._condition = self._look()
 
-    def _is_there(self) -> bool:
+    def _look(self) -> _Condition:
+        """Return what must hold when the object appears: a request that was held back replaces nothing newer."""
         try:
-            return self._retry.call(self._object.head) is not None
+            head = self._retry.call(self._object.head)
         except PermissionError:
-            return False  # whoever may write need not be allowed to look: the condition of the write decides
+            # Whoever may write need not be allowed to look: the condition of the write decides, as far as it can.
+            return _Condition(if_absent=not self._overwrite)
+        if head is not None and not self._overwrite:
+            raise occupied(self.location)
+        return _Condition(if_absent=head is None, if_match=None if head is None else head.tag)
 
     def _append(self, data: memoryview) -> None:
         octets, taken = data.cast("B"), 0
@@ -106,15 +121,15 @@ class S3Publication(Publication):
         with map_errors(f"cannot publish {self.name}"):
             upload = self._upload
             if upload is None:
-                self._settled(lambda: self._object.put(self._buffer, self._write_id, if_absent=not self._overwrite))
+                self._settled(lambda condition: self._object.put(self._buffer, self._write_id, **asdict(condition)))
             else:
                 self._publish_parts(upload)
         self._buffer = bytearray()
 
     def _publish_parts(self, upload: PartUpload) -> None:
-        identifier, tags, if_absent = upload.upload_id, self._tags, not self._overwrite
+        identifier, tags = upload.upload_id, self._tags
         try:
-            self._settled(lambda: self._object.complete_upload(identifier, tags, if_absent=if_absent))
+            self._settled(lambda condition: self._object.complete_upload(identifier, tags, **asdict(condition)))
         except PipecryptError:
             raise
         except Exception as error:
@@ -128,12 +143,20 @@ class S3Publication(Publication):
         self._upload = None
         self._check_size(upload.size_bytes)
 
-    def _settled(self, send: Callable[[], None]) -> None:
+    def _settled(self, send: Callable[[_Condition], None]) -> None:
         """Make the call that lets the object appear, until it is known whether it did."""
+        try:
+            self._repeated(send)
+        except Exception as error:
+            if self._condition.if_match is None or not knows_no_condition(error):
+                raise
+            self._condition = _Condition()  # nothing was done; that such a store has one writer is asked of the user
+            self._repeated(send)
 
+    def _repeated(self, send: Callable[[_Condition], None]) -> None:
         def attempt() -> None:
             try:
-                send()
+                send(self._condition)
             except Exception as error:
                 self._settle(error)
 
@@ -156,16 +179,24 @@ class S3Publication(Publication):
             return
         if head is not None and not self._overwrite:
             raise occupied(self.location) from error
+        if self._is_replaced(head, error):
+            raise replaced_meanwhile(self.location) from error
         raise error
 
-    def _read_back(self, error: Exception) -> S3Head | None:
+    def _is_replaced(self, head: ObjectHead | None, error: Exception) -> bool:
+        """Say whether what is there, and is not ours, is not what may be replaced."""
+        if self._condition.if_match is None:
+            return head is not None and precondition_failed(error)
+        return head is None or head.tag != self._condition.if_match
+
+    def _read_back(self, error: Exception) -> ObjectHead | None:
         try:
             return self._retry.call(self._object.head)
         except Exception as unreadable:
             self._upload = None  # not even parts are dropped while it is unknown what they became
             raise unknown_outcome(self.location, describe(unreadable)) from error
 
-    def _is_ours(self, head: S3Head | None) -> bool:
+    def _is_ours(self, head: ObjectHead | None) -> bool:
         return head is not None and head.write_id == self._write_id
 
     def _check_size(self, expected: int) -> None:

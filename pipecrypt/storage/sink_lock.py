@@ -25,7 +25,14 @@ from typing import Final, Self
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.documents import DocumentError, parse_document
-from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
+from pipecrypt.errors import (
+    ConflictError,
+    FormatError,
+    LockLostError,
+    PipecryptError,
+    SinkNotEmptyError,
+    StorageError,
+)
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
@@ -137,6 +144,9 @@ class SinkLock:
         who: the name that others are told.
         timing: how long things take.
 
+    Attributes:
+        state: what there is of what is done under the lock, for whoever hears that it was lost.
+
     Raises:
         ConflictError: another process holds it, or took it a moment earlier.
         StorageError: the storage refused or failed.
@@ -149,7 +159,9 @@ class SinkLock:
         # A call that is tried for longer than others wait for a beat helps nobody.
         self._directory = _with_deadline(directory, max(self._timing.interval_seconds, 1))
         self._is_lost = False
-        self._last_beat = time.monotonic()
+        self._took_over = False
+        self.state = "nothing that this one wrote counts"
+        self._last_beat = _seconds_passed()
         self._ends = threading.Event()
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
@@ -166,15 +178,62 @@ class SinkLock:
         """Pass if this process still holds the lock, by a look at the storage.
 
         Raises:
-            ConflictError: another one took it, thinking that this one had died.
+            LockLostError: another one took it, thinking that this one had died.
             StorageError: the storage refused or failed.
         """
         self._is_lost = self._is_lost or not self._is_still_mine()
         if self._is_lost:
-            raise ConflictError(
-                f"{self._directory.display} was taken by another run, because this one did not answer for long",
-                hint="look which run goes on there; this one published nothing more",
-            )
+            raise self._lost()
+
+    def check_quickly(self) -> None:
+        """Pass if this process still holds the lock, as far as the last beat knows; ask where that is long ago.
+
+        Raises:
+            LockLostError: another one took it, or may have, and the storage does not tell.
+        """
+        if self._is_lost or self.is_doubtful:
+            self._check_or_give_up()
+
+    def settle(self, error: PipecryptError | None) -> None:
+        """Tell, at the end of what was done under the lock, whether another one took it meanwhile.
+
+        Whatever this process met then, and even if it met nothing, it does not know what the directory holds.
+
+        Args:
+            error: that ended it; None where it came to its end.
+
+        Raises:
+            LockLostError: another one took it, or may have, and the storage does not tell.
+            StorageError: the storage refused or failed.
+        """
+        if error is None:
+            self.check()
+        elif not isinstance(error, LockLostError):
+            try:
+                self._check_or_give_up()
+            except LockLostError:
+                raise self._lost(error) from error
+
+    def _check_or_give_up(self) -> None:
+        try:
+            self.check()
+        except LockLostError:
+            raise
+        except PipecryptError as error:
+            if self.is_doubtful:
+                raise self._lost(error) from error
+
+    def _lost(self, error: PipecryptError | None = None) -> LockLostError:
+        end = "" if error is None else f"; it ended with: {error.message}"
+        return LockLostError(
+            f"{self._directory.display} was taken by another run, or may be, because this one did not answer for long: "
+            f"{self.state}{end}"
+        )
+
+    @property
+    def took_over(self) -> bool:
+        """Whether it was taken from a holder that had died, of whom requests may be on their way still."""
+        return self._took_over
 
     @property
     def is_lost(self) -> bool:
@@ -189,7 +248,7 @@ class SinkLock:
     @property
     def is_doubtful(self) -> bool:
         """Whether others may take this one for dead, because no beat got through for long; `check` tells."""
-        return time.monotonic() - self._last_beat > self._timing.patience * self._timing.interval_seconds
+        return _seconds_passed() - self._last_beat > self._timing.patience * self._timing.interval_seconds
 
     def release(self) -> None:
         """Give the lock back. Safe to call twice."""
@@ -236,7 +295,7 @@ class SinkLock:
         )
 
     def _create(self, mine: LockHolder) -> bool:
-        self._last_beat = time.monotonic()
+        self._last_beat = _seconds_passed()
         try:
             _write(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
@@ -276,6 +335,7 @@ class SinkLock:
 
     def _forget(self, seen: dict[int, LockHolder]) -> None:
         if seen:
+            self._took_over = True
             _log.warning("%s was locked by %s, which has died", self._directory.display, seen[max(seen)].who)
         for found in seen.values():
             self._remove(found)
@@ -291,12 +351,18 @@ class SinkLock:
                     self._is_lost = True
                     return
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
-                began = time.monotonic()  # others may see it from now on
+                began = _seconds_passed()  # others may see it from now on
                 _write(self._place(self._mine.number), self._mine, overwrite=True)
                 self._last_beat = began
             except PipecryptError as error:
                 # The next beat may get through; others wait for several.
                 _log.warning("cannot renew the lock in %s: %s", self._directory.display, error.message)
+
+
+def _seconds_passed() -> float:
+    """Return seconds that go on while the process is stopped, and where the system counts them, while it sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _living(directory: Location, seen: dict[int, LockHolder], timing: LockTiming) -> LockHolder | None:

@@ -17,7 +17,7 @@ from pipecrypt.storage.remote_source import RemoteRanges, changed, check_range
 from pipecrypt.storage.retry import Retry, TruncatedError
 from pipecrypt.storage.standard_streams import InputInMemory
 
-__all__ = ["OpenSource", "open_range_source", "read_small_file", "read_small_object", "read_start"]
+__all__ = ["OpenSource", "check_small", "open_range_source", "read_small_file", "read_small_object", "read_start"]
 
 _ONCE: Final = Retry(0)  # a caller's file system has its own way of trying again
 _NOT_EXPECTED: Final = "this is not what it should be"
@@ -88,7 +88,7 @@ def read_small_file(location: Location, max_bytes: int) -> bytes | None:
             data = _local_start(location, max_bytes + 1, refuse_from=max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    return _checked_size(data, max_bytes, location.display)
+    return check_small(data, max_bytes, location.display)
 
 
 def read_small_object(fs: Any, path: str, max_bytes: int, name: str) -> bytes | None:
@@ -109,14 +109,19 @@ def _read_small(fs: Any, path: str, max_bytes: int, name: str, retry: Retry) -> 
             return None
         except IsADirectoryError as error:
             raise _no_regular_file(name) from error
-    return _checked_size(data, max_bytes, name)
+    return check_small(data, max_bytes, name)
 
 
 def _no_regular_file(name: str) -> FormatError:
     return FormatError(f"{name} is no regular file", hint=_NOT_EXPECTED)
 
 
-def _checked_size(data: bytes, max_bytes: int, name: str) -> bytes:
+def check_small(data: bytes, max_bytes: int, name: str) -> bytes:
+    """Return what was read of a small file; refuse one that is larger than it may be.
+
+    Raises:
+        FormatError: it is larger than `max_bytes`.
+    """
     if len(data) > max_bytes:
         raise _too_large(name, max_bytes)
     return data

@@ -1,7 +1,10 @@
-"""A proxy before an HTTP server that drops, delays, cuts, loses and refuses. What must hold is left to the tests.
+"""A proxy before an HTTP server that drops, delays, cuts, loses, refuses and holds back. What must hold: the tests.
 
 Which requests fail depends on the seed, the request and how often it was made, not on the order in which threads come.
 Put it before an S3 server by its URL; nothing of it needs S3, but what it refuses with is S3's.
+
+A network that is cut off is played by `hold_back`: the first request that is meant is kept, all others are dropped from
+then on, and `release` lets the kept one through, long after its sender has given up.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["FaultKind", "FaultProxy", "fault_proxy"]
+__all__ = ["FaultKind", "FaultProxy", "HeldBack", "fault_proxy"]
 
 _DELAY_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 60.0
@@ -42,6 +45,52 @@ class FaultKind(Enum):
 
 
 @dataclass(slots=True)
+class HeldBack:
+    """A request that is kept on its way.
+
+    Args:
+        means: says of the method and the path of a request whether it is the one.
+        cuts_off: whether all requests after it are dropped until `release`.
+    """
+
+    means: Callable[[str, str], bool]
+    cuts_off: bool = True
+    status: int | None = None
+    _caught: threading.Event = field(default_factory=threading.Event)
+    _released: threading.Event = field(default_factory=threading.Event)
+    _arrived: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, seconds: float = _TIMEOUT_SECONDS) -> bool:
+        """Wait until the request is there; say whether it is."""
+        return self._caught.wait(seconds)
+
+    def release(self, seconds: float = _TIMEOUT_SECONDS) -> int | None:
+        """Let it through, and return what the server answered; None where it never came."""
+        self._released.set()
+        if self._caught.is_set():
+            self._arrived.wait(seconds)
+        return self.status
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether other requests are dropped now."""
+        return self.cuts_off and self._caught.is_set() and not self._released.is_set()
+
+    def catches(self, method: str, path: str) -> bool:
+        """Keep a request if it is the one; return when it is released."""
+        if self._caught.is_set() or not self.means(method, path):
+            return False
+        self._caught.set()
+        self._released.wait()
+        return True
+
+    def arrived(self, status: int) -> None:
+        """Note what the server answered."""
+        self.status = status
+        self._arrived.set()
+
+
+@dataclass(slots=True)
 class FaultProxy:
     """What fails, and what was seen.
 
@@ -52,6 +101,7 @@ class FaultProxy:
         lost_creation: number, from 1, of the request with `If-None-Match` whose answer is lost; 0 for none.
         ignores_conditions: whether the server is told of no condition, as if it knew none.
         url: of the proxy.
+        held: the request that is held back, if one is meant.
         seen: how many requests failed in each way.
     """
 
@@ -63,8 +113,14 @@ class FaultProxy:
     url: str = ""
     seen: Counter[FaultKind] = field(default_factory=Counter)
     creations: int = 0
+    held: HeldBack | None = None
     _made: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def hold_back(self, means: Callable[[str, str], bool], *, cuts_off: bool = True) -> HeldBack:
+        """Keep the next request that is meant; see `HeldBack`."""
+        self.held = HeldBack(means, cuts_off)
+        return self.held
 
     def choose(self, request: str, *, is_creation: bool) -> FaultKind | None:
         """Return what happens to a request, and count it."""
@@ -122,6 +178,15 @@ class _Exchange(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, _Server)  # noqa: S101 - nobody else makes these
         body = self._read_body()
+        held = server.proxy.held
+        if held is not None and held.is_cut_off:
+            self._reset()
+            return
+        if held is not None and held.catches(self.command, self.path):
+            status, headers, data = self._ask(server.proxy.upstream, body)
+            held.arrived(status)
+            self._answer(status, headers, data)
+            return
         is_creation = self.headers.get("If-None-Match") == "*"
         kind = server.proxy.choose(self._name(), is_creation=is_creation)
         if kind is FaultKind.DELAY:

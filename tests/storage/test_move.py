@@ -20,6 +20,7 @@ from pipecrypt.storage import rename as rename_module
 from pipecrypt.storage.filesystem import open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file
+from pipecrypt.storage.s3_object import S3Object
 from pipecrypt.storage.sink import open_sink
 from tests.servers.s3_server import S3Server
 
@@ -182,7 +183,7 @@ def test_s3_once_more_after_a_death(s3_server: S3Server, monkeypatch: pytest.Mon
     old, new = (Location(f"s3://{bucket}/{name}", s3_server.options) for name in NAMES)
     client.put_object(Bucket=bucket, Key=NAMES[0], Body=BODY)
     with monkeypatch.context() as patch:
-        patch.setattr(open_filesystem(old).fs, "rm_file", _die)
+        patch.setattr(S3Object, "remove", _die)
         with pytest.raises(DiedError):
             move_file(old, new)
     assert len(client.list_objects_v2(Bucket=bucket)["Contents"]) == len(NAMES)
@@ -202,6 +203,7 @@ def test_a_storage_that_does_not_offer_copying_gets_the_bytes(
         raise OSError(errno.ENOSYS, "NotImplemented")  # as s3fs says it
 
     monkeypatch.setattr(open_filesystem(old).fs, "cp_file", refuse)
+    monkeypatch.setattr(S3Object, "copy_from", refuse)
     move_file(old, new)
     assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [NAMES[1]]
     assert client.get_object(Bucket=bucket, Key=NAMES[1])["Body"].read() == BODY

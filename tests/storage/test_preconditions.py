@@ -8,7 +8,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from pipecrypt.errors import StorageError, UnsafeSinkError
+from pipecrypt.storage import preconditions
+from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.object_head import ObjectHead
 from pipecrypt.storage.preconditions import Preconditions, Writers, check_writers, honours_preconditions
 from pipecrypt.storage.s3_object import S3Object
 from tests.storage.test_s3_sink import Bucket
@@ -25,8 +28,8 @@ def test_servers_that_honour_them(s3_server: Any) -> None:
 def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     real = getattr(S3Object, method)
 
-    def ignoring(self: S3Object, *arguments: Any, if_absent: bool) -> None:
-        real(self, *arguments, if_absent=False)
+    def ignoring(self: S3Object, *arguments: Any, **conditions: Any) -> None:
+        real(self, *arguments)
 
     monkeypatch.setattr(S3Object, method, ignoring)  # as a server that does not look at the header
     bucket = Bucket(moto_s3_server)
@@ -36,6 +39,23 @@ def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.Monke
     assert check_writers(bucket.location("out/"), Writers.ONE).outcome is Preconditions.IGNORED
     assert bucket.names() == []
     assert bucket.uploads() == []
+
+
+def test_a_server_that_replaces_in_spite_of_a_tag(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = S3Object.put
+
+    def ignoring(self: S3Object, *arguments: Any, if_absent: bool = False, if_match: str | None = None) -> None:
+        real(self, *arguments, if_absent=if_absent)
+
+    monkeypatch.setattr(S3Object, "put", ignoring)
+    bucket = Bucket(moto_s3_server)
+    assert honours_preconditions(bucket.location("out")).outcome is Preconditions.IGNORED
+    assert bucket.names() == []
+
+
+def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
+    report = honours_preconditions(Bucket(s3_server).location("out"))
+    assert report.ignored == (("copies",) if s3_server.name == "moto" else ())
 
 
 def test_sinks_that_have_other_means(tmp_path: Path) -> None:
@@ -60,6 +80,7 @@ class _Blobs(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     overlooks_mode = False
+    overlooks_tags = False
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -71,10 +92,28 @@ class _Blobs(MemoryFileSystem):
         self.pipe_file(rpath, Path(lpath).read_bytes())
 
 
-@pytest.mark.parametrize("overlooks", [False, True])
-def test_stores_that_take_a_mode_are_tried(monkeypatch: pytest.MonkeyPatch, overlooks: bool) -> None:
+class _Blob:
+    """An object of such a store; its tag is its content."""
+
+    def __init__(self, remote: RemoteFilesystem) -> None:
+        self._fs, self._path = remote.fs, remote.path
+
+    def head(self) -> ObjectHead:
+        content = self._fs.cat_file(self._path)
+        return ObjectHead(len(content), None, content.decode())
+
+    def replace(self, data: bytes, write_id: str, *, expected: str | None) -> None:
+        if not _Blobs.overlooks_tags and self.head().tag != expected:
+            raise FileExistsError(self._path)
+        self._fs.pipe_file(self._path, data)
+
+
+@pytest.mark.parametrize("overlooks", [None, "overlooks_mode", "overlooks_tags"])
+def test_stores_that_take_a_mode_and_tags_are_tried(monkeypatch: pytest.MonkeyPatch, overlooks: str | None) -> None:
     monkeypatch.setitem(_registry, "abfs", _Blobs)
-    monkeypatch.setattr(_Blobs, "overlooks_mode", overlooks)
-    expected = Preconditions.IGNORED if overlooks else Preconditions.HONOURED
+    monkeypatch.setattr(preconditions, "conditional_object", _Blob)
+    if overlooks is not None:
+        monkeypatch.setattr(_Blobs, overlooks, True)
+    expected = Preconditions.HONOURED if overlooks is None else Preconditions.IGNORED
     assert honours_preconditions(Location("abfs://box/out")).outcome is expected
     assert not [name for name in _Blobs.store if "probe" in name]

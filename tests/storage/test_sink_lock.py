@@ -217,8 +217,8 @@ def test_what_another_took_meanwhile_is_not_forgotten_with_the_dead(
 def test_a_holder_without_beats_looks_for_itself(directory: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     with SinkLock(directory, "run", timing=LockTiming(interval_seconds=5, patience=2, sleep=_never)) as lock:
         assert not lock.is_doubtful
-        later = time.monotonic() + 11
-        monkeypatch.setattr(sink_lock.time, "monotonic", lambda: later)
+        later = sink_lock._seconds_passed() + 11
+        monkeypatch.setattr(sink_lock, "_seconds_passed", lambda: later)
         assert lock.is_doubtful
         lock.check()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.errors import ConflictError, ExpiredError, IntegrityError, NotTrustedError
+from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
@@ -16,10 +16,11 @@ from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.revision import Revision, read_revision
 from pipecrypt.storage.sink import is_directory
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["EarlierVersion", "check_unchanged", "read_earlier_dataset", "read_earlier_file"]
+__all__ = ["EarlierVersion", "read_earlier_dataset", "read_earlier_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +29,14 @@ class EarlierVersion:
 
     Args:
         place: where it lies.
-        envelope: its bytes.
+        revision: its bytes, and what tells whether it is still there.
         manifest: what it says.
         statement_sha256: what the next version calls it.
         entries: the files of a dataset; none for a single file.
     """
 
     place: Location
-    envelope: bytes
+    revision: Revision
     manifest: Manifest
     statement_sha256: str
     entries: tuple[FileEntry, ...] = ()
@@ -75,10 +76,10 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
         StorageError: the storage refused or failed.
     """
     place = sink.child(MANIFEST_PATH)
-    envelope = read_small_file(place, MAX_ENVELOPE_BYTES) if is_directory(sink) else None
-    if envelope is None:
+    revision = read_revision(place, MAX_ENVELOPE_BYTES) if is_directory(sink) else None
+    if revision is None:
         return None
-    verified = _verify(envelope, place, signers, expected_file=None)
+    verified = _verify(revision.data, place, signers, expected_file=None)
     summary = verified.manifest.file_list
     if summary is None:
         raise AssertionError("a statement about a single file is refused before")
@@ -86,29 +87,16 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
     file_list = read_small_file(list_place, summary.size_bytes)
     if file_list is None:
         raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {sink.display} holds")
-    return _version(verified, place, envelope, tuple(verified.files(file_list)))
+    return _version(verified, place, revision, tuple(verified.files(file_list)))
 
 
 def read_earlier_file(file: Location, signers: OpenSigners) -> EarlierVersion | None:
     """Return the statement beside a single file, or None where there is none; raises as `read_earlier_dataset`."""
     place = file.sibling(signature_path(file.name))
-    envelope = read_small_file(place, MAX_ENVELOPE_BYTES)
-    if envelope is None:
+    revision = read_revision(place, MAX_ENVELOPE_BYTES)
+    if revision is None:
         return None
-    return _version(_verify(envelope, place, signers, expected_file=file.name), place, envelope, ())
-
-
-def check_unchanged(earlier: EarlierVersion) -> None:
-    """Pass if the statement still lies where it was read. Storages cannot compare and replace in one step.
-
-    Raises:
-        ConflictError: another run has replaced it.
-    """
-    if read_small_file(earlier.place, MAX_ENVELOPE_BYTES) != earlier.envelope:
-        raise ConflictError(
-            f"{earlier.place.display} was replaced by another run in the meantime",
-            hint="let one run at a time write here; run again with --overwrite",
-        )
+    return _version(_verify(revision.data, place, signers, expected_file=file.name), place, revision, ())
 
 
 def _verify(envelope: bytes, place: Location, signers: OpenSigners, *, expected_file: str | None) -> VerifiedManifest:
@@ -129,11 +117,11 @@ def _verify(envelope: bytes, place: Location, signers: OpenSigners, *, expected_
 
 
 def _version(
-    verified: VerifiedManifest, place: Location, envelope: bytes, entries: tuple[FileEntry, ...]
+    verified: VerifiedManifest, place: Location, revision: Revision, entries: tuple[FileEntry, ...]
 ) -> EarlierVersion:
     return EarlierVersion(
         place=place,
-        envelope=envelope,
+        revision=revision,
         manifest=verified.manifest,
         statement_sha256=verified.statement_sha256,
         entries=entries,

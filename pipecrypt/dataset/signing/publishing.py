@@ -1,19 +1,20 @@
 """Publish statements: a manifest after its file list, or one beside its file. What they say is left to next_version.
 
-The statement comes last: without it there is no new version, whatever else was written.
+The statement comes last: without it there is no new version, whatever else was written. It replaces the statement that
+was read before the first file, or nothing, and no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion, check_unchanged
+from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.documents import DocumentError
-from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
+from pipecrypt.errors import UsageError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.file_list import FileListEncoder
@@ -21,6 +22,7 @@ from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path, signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.revision import replace_revision
 from pipecrypt.storage.sink import open_sink
 
 __all__ = ["publish_dataset", "publish_file"]
@@ -50,7 +52,7 @@ def publish_dataset(
         clear_columns: leaf columns that files are known to have in plaintext; None: those of the version before.
 
     Raises:
-        ConflictError: another run has published a version in the meantime.
+        ConflictError: another run has published a version in the meantime, or it is unknown whether this one appeared.
         KeyServiceError: a signing service failed or refused.
         StorageError: the storage refused or failed.
         UsageError: a statement cannot hold it.
@@ -68,7 +70,10 @@ def publish_dataset(
     envelope = signers.seal(manifest)
     # No two lists of different content share a name, so readers of the version before still read theirs. A list that
     # is there already is this one: a run that was killed before its statement left it.
-    _publish(sink.child(file_list_path(manifest.version, summary.sha256)), blocks, replaces=True)
+    with open_sink(sink.child(file_list_path(manifest.version, summary.sha256)), overwrite=True) as publication:
+        for block in blocks:
+            publication.write(block)
+        publication.publish()
     return _publish_statement(sink.child(MANIFEST_PATH), envelope, manifest, signers, earlier)
 
 
@@ -110,15 +115,7 @@ def _manifest(
 def _publish_statement(
     place: Location, envelope: bytes, manifest: Manifest, signers: OpenSigners, earlier: EarlierVersion | None
 ) -> SignedStatement:
-    if earlier is not None:
-        check_unchanged(earlier)
-    try:
-        _publish(place, [envelope], replaces=earlier is not None)
-    except SinkNotEmptyError as error:
-        raise ConflictError(
-            f"{place.display} was published by another run in the meantime",
-            hint="let one run at a time write here; run again with --overwrite",
-        ) from error
+    replace_revision(place, envelope, expected=None if earlier is None else earlier.revision)
     return SignedStatement(
         path=place.display,
         dataset_id=manifest.dataset_id,
@@ -126,10 +123,3 @@ def _publish_statement(
         expires=manifest.expires,
         key_ids=signers.key_ids,
     )
-
-
-def _publish(place: Location, blocks: Sequence[bytes], *, replaces: bool) -> None:
-    with open_sink(place, overwrite=replaces) as publication:
-        for block in blocks:
-            publication.write(block)
-        publication.publish()

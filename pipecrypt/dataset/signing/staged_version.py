@@ -7,7 +7,7 @@ one if it was killed, or by whoever cleans.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipecrypt.dataset.opening.staged_files import is_listed, staged_files
 from pipecrypt.dataset.signing.directory_state import name_some
@@ -25,7 +25,9 @@ __all__ = ["finish_version", "set_aside"]
 _log = logging.getLogger(__name__)
 
 
-def set_aside(sink: Location, run_id: str, paths: Iterable[str]) -> None:
+def set_aside(
+    sink: Location, run_id: str, paths: Iterable[str], *, before_each: Callable[[], None] = lambda: None
+) -> None:
     """Move files that the next version will not have to where readers of this version look first.
 
     So they are of this version until the next statement appears, and from then on they lie in nobody's way. Whoever
@@ -37,16 +39,25 @@ def set_aside(sink: Location, run_id: str, paths: Iterable[str]) -> None:
         sink: the directory of the dataset.
         run_id: of the run that the statement names which is there now.
         paths: of files that it lists.
+        before_each: passes while the lock is held; asked before each file.
 
     Raises:
         StorageError: the storage refused or failed.
     """
     directory = sink.child(staged_path(run_id))
     for path in paths:
+        before_each()
         move_file(sink.child(path), directory.child(path))
 
 
-def finish_version(sink: Location, run_id: str, entries: Iterable[FileEntry], *, removes: Iterable[str] = ()) -> None:
+def finish_version(
+    sink: Location,
+    run_id: str,
+    entries: Iterable[FileEntry],
+    *,
+    removes: Iterable[str] = (),
+    before_each: Callable[[], None] = lambda: None,
+) -> None:
     """Move what is staged to its place, and remove what the version no longer has.
 
     What holds of each staged file: 1. it has the size and the footer of the entry of its path, and is moved; or 2. its
@@ -61,21 +72,23 @@ def finish_version(sink: Location, run_id: str, entries: Iterable[FileEntry], *,
         run_id: of the run that the statement names.
         entries: the files that it lists.
         removes: paths of files of the version before.
+        before_each: passes while the lock is held; asked before each file.
 
     Raises:
         IntegrityError: a listed file is neither staged nor at its place; all others are moved.
         StorageError: the storage refused or failed; do it again.
     """
     directory, listed = sink.child(staged_path(run_id)), {entry.path: entry for entry in entries}
-    broken = [
-        path
-        for path, file in staged_files(sink, run_id).items()
-        if not _put_in_place(file, sink.child(path), listed.get(path))
-    ]
+    broken = []
+    for path, file in staged_files(sink, run_id).items():
+        before_each()
+        if not _put_in_place(file, sink.child(path), listed.get(path)):
+            broken.append(path)
     if broken:
         raise _wrong_files(sink, directory, broken)
     gone = [path for path in removes if path not in listed]
     for path in gone:
+        before_each()
         remove_file(sink.child(path))
     if gone:
         _remove_set_aside(sink, before=run_id)
@@ -88,7 +101,7 @@ def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) 
         remove_file(staged.location)  # 3
         return True
     if is_listed(staged, entry):
-        move_file(staged.location, place)  # 1
+        move_file(staged.location, place, fingerprint=staged.fingerprint)  # 1
         return True
     found = pin(place, entry.path)
     if found is None or found[1] is None or not is_listed(found[1], entry):

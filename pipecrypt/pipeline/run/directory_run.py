@@ -109,8 +109,8 @@ class DirectoryRun:
 
     @property
     def is_reported(self) -> bool:
-        """Whether a report of the run is kept: it keeps a journal, and has something to do."""
-        return self._keeps_journal and self.has_work
+        """Whether a report of the run is kept: it keeps a journal, has something to do, and nobody goes on with it."""
+        return self._keeps_journal and self.has_work and not self._lock.is_lost
 
     def begin(self) -> None:
         """Note that the run begins."""
@@ -151,10 +151,9 @@ class DirectoryRun:
         """Pass if nobody took the lock away, as far as the last beat knows; write what waits to be noted.
 
         Raises:
-            ConflictError: another run writes to the sink.
+            LockLostError: another run writes to the sink.
         """
-        if self._lock.is_lost or self._lock.is_doubtful:
-            self._lock.check()
+        self._lock.check_quickly()
         if self._keeps_journal:
             self._journal.flush_if_due()
 
@@ -167,14 +166,17 @@ class DirectoryRun:
         """Sign the next version, and put its files in place.
 
         Raises:
-            ConflictError: another run took the lock, or published a version in the meantime.
+            ConflictError: another run took the lock, or published a version in the meantime, or it is unknown whether
+                this one appeared.
             PipecryptError: signing or publishing failed; the version before stays.
         """
         self.flush()
         self._lock.check()
         statements = () if self._signing is None else self._publish_signed(self._signing)
         if self._signing is None:
+            self._lock.state = "outputs of both runs may be there"
             self._remove_unsigned()
+        self._lock.check()
         if self._keeps_journal:
             self._journal.finish(utc_now())
         return statements
@@ -197,6 +199,7 @@ class DirectoryRun:
         if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
             for path in sorted(gone):
+                self._lock.check_quickly()
                 remove_file(self._found.sink.child(path))
 
     def _lost_attempts(self) -> Iterator[str]:
@@ -216,8 +219,10 @@ class DirectoryRun:
         statements = signing.publish(
             self._header.dataset_id, run=run, removes=removes, clear_columns=self._clear_columns()
         )
+        self._lock.state = f"version {statements[0].version} was signed, so the dataset is that one, or a later one"
         if run is not None:
-            finish_version(self._found.sink, run, signing.entries, removes=removes)
+            check = self._lock.check_quickly
+            finish_version(self._found.sink, run, signing.entries, removes=removes, before_each=check)
         return statements
 
     def _clear_columns(self) -> ClearColumns | None:
@@ -230,7 +235,8 @@ class DirectoryRun:
         earlier = self._found.earlier
         if earlier is not None and earlier.manifest.run is not None:
             listed = {entry.path for entry in earlier.entries}
-            set_aside(self._found.sink, earlier.manifest.run, (path for path in paths if path in listed))
+            chosen = (path for path in paths if path in listed)
+            set_aside(self._found.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
 
     def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
         """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""

@@ -105,7 +105,8 @@ def _reported(opened: SignedRun | DirectoryRun, on_event: Callable[[Event], None
         try:
             yield tell
         except BaseException as error:
-            store_report(opened.plan.sink, collector.report(error))
+            if opened.is_reported:
+                store_report(opened.plan.sink, collector.report(error))
             raise
         store_report(opened.plan.sink, collector.report())
 

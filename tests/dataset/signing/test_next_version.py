@@ -14,7 +14,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipecrypt.dataset.signing import publishing, signers
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.errors import (
     AlreadyEncryptedError,
     ConflictError,
@@ -37,6 +36,7 @@ from pipecrypt.pipeline.calls.files import decrypt
 from pipecrypt.pipeline.progress.events import Event, FileDone
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.revision import Revision
 from pipecrypt.storage.sink_lock import SinkLock
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
@@ -598,12 +598,17 @@ def test_a_statement_of_another_file_is_not_continued(world: World) -> None:
         world.sign(source=source, sink=world.root / "two.parquet", overwrite=True)
 
 
-def test_the_statement_is_compared_again_just_before_it_is_replaced(world: World) -> None:
+def test_a_statement_replaces_the_one_that_was_read_and_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.sign()
-    place = Location(f"{world.out}/{MANIFEST_PATH}")
-    verified = world.verify()
-    earlier = EarlierVersion(
-        place=place, envelope=b"another", manifest=verified.manifest, statement_sha256=verified.statement_sha256
-    )
+    place = world.out / MANIFEST_PATH
+    real = publishing.replace_revision
+
+    def late(location: Location, data: bytes, *, expected: Revision | None) -> None:
+        place.write_bytes(place.read_bytes() + b"\n")  # another run publishes a moment before
+        real(location, data, expected=expected)
+
+    monkeypatch.setattr(publishing, "replace_revision", late)
     with pytest.raises(ConflictError):
-        publishing.check_unchanged(earlier)
+        world.sign(overwrite=True)
+    monkeypatch.undo()
+    assert world.verify().manifest.version == 1

@@ -1,0 +1,156 @@
+"""One object of a store that compares and changes in one step, whatever the store's API calls it.
+
+A request may be held back on its way for as long as a network likes, and arrive after another process has changed the
+object. So what replaces, copies or removes says what it has seen: the object's tag (an ETag, or a generation), or that
+nothing was there. Which kind of store says it how is in s3_object, gcs_object and azure_object; trying again, and what
+an answer means, is the same for all and stands here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pipecrypt.errors import ConflictError
+from pipecrypt.storage.azure_object import AzureObject
+from pipecrypt.storage.filesystem import RemoteFilesystem
+from pipecrypt.storage.gcs_object import GCSObject
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.object_head import ObjectHead
+from pipecrypt.storage.problems import describe
+from pipecrypt.storage.publication import unknown_outcome
+from pipecrypt.storage.retry import error_code, http_status, is_transient
+from pipecrypt.storage.s3_object import S3Object
+
+__all__ = [
+    "Change",
+    "ConditionalObject",
+    "carry_out",
+    "conditional_object",
+    "is_condition_failed",
+    "knows_no_condition",
+    "replaced_meanwhile",
+]
+
+_log = logging.getLogger(__name__)
+_GCS: Final = frozenset({"gs", "gcs"})
+_AZURE: Final = frozenset({"az", "abfs", "abfss"})
+_CONDITION_FAILED: Final = frozenset({409, 412})
+_UNSUPPORTED: Final = frozenset({405, 501})
+_UNSUPPORTED_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+_NOT_DONE: Final = frozenset({429, 503})  # the store says that it did nothing
+
+
+class ConditionalObject(Protocol):
+    """One object, there or not. Each call is one attempt, and raises what the store's client raises."""
+
+    def head(self) -> ObjectHead | None:
+        """Return what is there, or None if nothing is."""
+
+    def tag_of(self, info: Mapping[str, Any]) -> str | None:
+        """Return the tag in what fsspec says about an object; None where it says none."""
+
+    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
+        """Return at most so many bytes from the beginning, and the tag of the object that they are of."""
+
+    def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:
+        """Store a whole object if the one that is there has the tag `expected`; None: if nothing is there."""
+
+    def copy_from(self, path: str, head: ObjectHead, *, expected: str | None) -> None:
+        """Become a copy of another object, if that has the tag in `head`, and this one `expected`."""
+
+    def remove(self, *, expected: str | None) -> None:
+        """Remove the object, if it has the tag `expected`; None: whatever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is asked of an object.
+
+    Args:
+        target: the object.
+        location: what errors call it.
+        expected: the tag that it had; None where nothing was there.
+        send: makes the request once.
+        is_done: says of what is there whether the request took effect.
+    """
+
+    target: ConditionalObject
+    location: Location
+    expected: str | None
+    send: Callable[[], None]
+    is_done: Callable[[ObjectHead | None], bool]
+
+
+def conditional_object(remote: RemoteFilesystem) -> ConditionalObject | None:
+    """Return an object of a store that takes conditions; None for storages that have none."""
+    if remote.is_s3:
+        s3 = S3Object(remote)
+        return s3 if s3.takes_conditions else None
+    if remote.protocol in _GCS and hasattr(remote.fs, "_call"):
+        return GCSObject(remote)
+    if remote.protocol in _AZURE and hasattr(remote.fs, "service_client"):
+        return AzureObject(remote)
+    return None
+
+
+def carry_out(change: Change, remote: RemoteFilesystem) -> None:
+    """Make a request that has a condition, until it is known whether it took effect.
+
+    Raises:
+        ConflictError: something else is there than was expected; or nobody knows what became of the request.
+        Exception: as the store's client says; the object is as it was.
+    """
+
+    def attempt() -> None:
+        try:
+            change.send()
+        except Exception as error:
+            _settle(change, remote, error)
+
+    try:
+        remote.retry.call(attempt, is_passing=lambda error: is_transient(error) and not knows_no_condition(error))
+    except ConflictError:
+        raise
+    except Exception as error:
+        if is_transient(error) and http_status(error) not in _NOT_DONE:
+            # It may be under way still: nothing that the store was asked is ever known not to arrive.
+            raise unknown_outcome(change.location, describe(error)) from error
+        raise
+
+
+def _settle(change: Change, remote: RemoteFilesystem, error: Exception) -> None:
+    if not is_condition_failed(error) and not is_transient(error):
+        raise error
+    try:
+        head = remote.retry.call(change.target.head)
+    except Exception as unreadable:
+        raise unknown_outcome(change.location, describe(unreadable)) from error
+    if change.is_done(head):
+        _log.info("%s was changed although its answer was lost: %s", change.location.display, describe(error))
+        return
+    if is_condition_failed(error) or (None if head is None else head.tag) != change.expected:
+        raise replaced_meanwhile(change.location) from error
+    raise error
+
+
+def replaced_meanwhile(location: Location) -> ConflictError:
+    """Return the error for an object that is not the one any more that was looked at."""
+    return ConflictError(
+        f"{location.display} was replaced by another run in the meantime",
+        hint="let one run at a time write here; look which one goes on, then run again",
+    )
+
+
+def is_condition_failed(error: BaseException) -> bool:
+    """Say whether a store did nothing, because the object is not the one that was expected, or is gone."""
+    if isinstance(error, FileNotFoundError | FileExistsError):
+        return True
+    return http_status(error) in _CONDITION_FAILED or error_code(error) == "PreconditionFailed"
+
+
+def knows_no_condition(error: BaseException) -> bool:
+    """Say whether a store refused a request because it has no such thing as a condition there."""
+    return http_status(error) in _UNSUPPORTED or error_code(error) in _UNSUPPORTED_CODES
