@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.fixtures import moto_s3_server, s3_server, seaweedfs_server
+from tests.servers.fixtures import azurite_store, fake_gcs_store, moto_s3_server, s3_server, seaweedfs_server
 
 __all__ = ["moto_s3_server", "s3_server", "seaweedfs_server"]
 

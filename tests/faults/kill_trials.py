@@ -29,7 +29,7 @@ from pipecrypt.pipeline.run import directory_run, found
 from pipecrypt.storage import local_sink
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
-__all__ = ["serve"]
+__all__ = ["forked", "serve"]
 
 # What changes files; each is a moment that can be the last.
 _COUNTED = ("open", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir")
@@ -67,7 +67,7 @@ class _Counting:
         return call
 
 
-def _forked(action: Callable[[], Any], kill_after: float | None = None) -> tuple[int, Any]:
+def forked(action: Callable[[], Any], kill_after: float | None = None) -> tuple[int, Any]:
     """Do something in a fork with a process group of its own; return its status and what it answered."""
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -129,7 +129,7 @@ class _Trial:
             _Counting(kill.get("call", 0)).install()
             self.shop.run(resumes=resumes)
 
-        status, answer = _forked(action, kill.get("after"))
+        status, answer = forked(action, kill.get("after"))
         if answer is not None and "error" in answer:
             self.problems.append(f"run: {answer['error']}")
         self.seen.append(commitments(self.shop.files()) if Path(self.shop.sink).exists() else {})
@@ -140,7 +140,7 @@ class _Trial:
             self._prepare_process()
             return check()
 
-        status, answer = _forked(action)
+        status, answer = forked(action)
         if isinstance(answer, dict):
             self.problems.append(f"{check.__name__}: {answer['error']}")
         elif status:
@@ -261,12 +261,12 @@ def _trace(shop: Shop) -> dict[str, Any]:
         traced.run()
         return {"seconds": time.perf_counter() - started, "calls": counting.log}
 
-    return _forked(action)[1]  # type: ignore[no-any-return]
+    return forked(action)[1]  # type: ignore[no-any-return]
 
 
 @contextmanager
 def _shop(scene: str, root: str) -> Iterator[Shop]:
-    status, answer = _forked(lambda: _prepared(scene, root))
+    status, answer = forked(lambda: _prepared(scene, root))
     if status:
         raise RuntimeError(f"the scene cannot be set up: {answer}")
     for name in answer:

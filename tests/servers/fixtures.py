@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-__all__ = ["moto_s3_server", "s3_server", "seaweedfs_server"]
+__all__ = ["azurite_store", "fake_gcs_store", "moto_s3_server", "s3_server", "seaweedfs_server"]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +46,31 @@ def s3_server(request: pytest.FixtureRequest) -> object:
     """Return each of the servers in turn."""
     pytest.importorskip("s3fs")
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def fake_gcs_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """Return a running `BlobStore`: fake-gcs-server."""
+    pytest.importorskip("boto3")
+    from tests.servers.blob_stores import fake_gcs  # noqa: PLC0415
+    from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
+
+    try:
+        with fake_gcs(tmp_path_factory.mktemp("gcs")) as store:
+            yield store
+    except ServerDidNotStart as error:
+        pytest.skip(f"fake-gcs-server: {error}")
+
+
+@pytest.fixture(scope="session")
+def azurite_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """Return a running `BlobStore`: Azurite."""
+    pytest.importorskip("boto3")
+    from tests.servers.blob_stores import azurite  # noqa: PLC0415
+    from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
+
+    try:
+        with azurite(tmp_path_factory.mktemp("azurite")) as store:
+            yield store
+    except ServerDidNotStart as error:
+        pytest.skip(f"Azurite: {error}")
