@@ -12,7 +12,7 @@ import pytest
 
 from tests.servers.fixtures import azurite_store, fake_gcs_store, moto_s3_server, s3_server, seaweedfs_server
 
-__all__ = ["moto_s3_server", "s3_server", "seaweedfs_server"]
+__all__ = ["azurite_store", "fake_gcs_store", "moto_s3_server", "s3_server", "seaweedfs_server"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a store says about an object, in the words of no store."""
+"""What a store says about an object, whichever store it is. How it is asked is left to the files of each store."""
 
 from __future__ import annotations
 

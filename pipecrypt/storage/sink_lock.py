@@ -1,21 +1,15 @@
 """Let one process at a time write to a directory, on any storage that can create a file only if it is absent.
 
-The lock is a file `<directory>/<n>.json` with rising numbers; whoever created the highest one holds it::
-
-    {"holder": "<who>", "write_id": "<32 hex>", "place": "<machine>", "process": n, "started": "<when>",
-     "interval_seconds": s, "beat": n}
-
-Its holder writes it again every few seconds with the next beat. A holder that died stops beating: whoever waited for
-several intervals in vain creates the next number. So no clocks are compared. A holder that was only asleep finds the
-next number, or its own file gone, and must stop. What is written while the lock is held is left to the callers.
+The lock is a file with a number, see lock_files: whoever created the highest one holds it, and writes it again every
+few seconds with the next beat. A holder that died stops beating: whoever waited for several intervals in vain creates
+the next number. So no clocks are compared. A holder that was only asleep finds the next number, or its own file gone,
+and must stop. What is written while the lock is held is left to the callers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -24,29 +18,30 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import (
     ConflictError,
-    FormatError,
     LockLostError,
     PipecryptError,
     SinkNotEmptyError,
     StorageError,
 )
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.storage.lock_files import (
+    LockHolder,
+    highest,
+    holders,
+    is_same,
+    numbers,
+    read_holder,
+    write_holder,
+)
+from pipecrypt.storage.process_identity import is_running, this_process
 from pipecrypt.storage.transfer import OPTION, transfer_settings
 
 __all__ = ["HeldLock", "LockHolder", "LockTiming", "SinkLock", "current_holder"]
 
 _log = logging.getLogger(__name__)
-_NAME: Final = re.compile(r"(?P<number>\d{1,12})\.json", re.ASCII)
-_MAX_BYTES: Final = 4096
-_MAX_TEXT: Final = 512
 _WRITE_ID_BYTES: Final = 16
 _TRIES: Final = 6
 _MAX_INTERVAL_SECONDS: Final = 60  # of a file that anybody may have written
@@ -69,47 +64,13 @@ class LockTiming:
     sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LockHolder:
-    """What a lock file says. An attacker may have written it: it can keep others out, and nothing else.
-
-    Args:
-        number: of the file.
-        who: the holder's own name, such as the id of its run.
-        write_id: tells this file from another of the same number.
-        process: which process it is.
-        interval_seconds: between its beats.
-        beat: rises while it lives.
-    """
-
-    number: int
-    who: str
-    write_id: str
-    process: ProcessIdentity
-    interval_seconds: int
-    beat: int
-
-    def encode(self) -> bytes:
-        """Return the content of the file."""
-        members = {
-            "holder": self.who,
-            "write_id": self.write_id,
-            "place": self.process.place,
-            "process": self.process.number,
-            "started": self.process.started,
-            "interval_seconds": self.interval_seconds,
-            "beat": self.beat,
-        }
-        return json.dumps(members).encode() + b"\n"
-
-
 def current_holder(directory: Location, *, timing: LockTiming | None = None) -> LockHolder | None:
     """Return who holds the lock of a directory and lives, or None; may wait for a beat.
 
     Raises:
         StorageError: the storage refused or failed.
     """
-    return _living(directory, _holders(directory), timing or LockTiming())
+    return _living(directory, holders(directory), timing or LockTiming())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +92,7 @@ class HeldLock:
             ConflictError: another one holds it, or nobody.
             StorageError: the storage refused or failed.
         """
-        found = _highest(self.directory)
+        found = highest(self.directory)
         if found is None or found.write_id != self.write_id:
             raise ConflictError(f"the lock in {self.directory.display} is not held any more by whom this is done for")
 
@@ -278,7 +239,7 @@ class SinkLock:
 
     def _take(self, wanted: LockHolder) -> LockHolder:
         for attempt in range(_TRIES):
-            seen = _holders(self._directory)
+            seen = holders(self._directory)
             living = _living(self._directory, seen, self._timing)
             if living is not None:
                 raise _held(self._directory, living)
@@ -297,7 +258,7 @@ class SinkLock:
     def _create(self, mine: LockHolder) -> bool:
         self._last_beat = _seconds_passed()
         try:
-            _write(self._place(mine.number), mine, overwrite=False)
+            write_holder(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
             return False
         except StorageError as error:
@@ -314,16 +275,16 @@ class SinkLock:
 
         A number that was seen may be another process's by now. Only what was written into the file tells.
         """
-        now = _holders(self._directory)
+        now = holders(self._directory)
         others = (found for number, found in now.items() if number != mine.number)
-        return all(_is_same(found, seen.get(found.number)) for found in others) and _is_same(mine, now.get(mine.number))
+        return all(is_same(found, seen.get(found.number)) for found in others) and is_same(mine, now.get(mine.number))
 
     def _holds(self, mine: LockHolder) -> bool:
-        found = _read(self._directory, mine.number)
+        found = read_holder(self._directory, mine.number)
         return found is not None and found.write_id == mine.write_id
 
     def _is_mine(self) -> bool:
-        return max(_numbers(self._directory), default=0) == self._mine.number and self._holds(self._mine)
+        return max(numbers(self._directory), default=0) == self._mine.number and self._holds(self._mine)
 
     def _is_still_mine(self) -> bool:
         if self._is_mine():
@@ -352,7 +313,7 @@ class SinkLock:
                     return
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
                 began = _seconds_passed()  # others may see it from now on
-                _write(self._place(self._mine.number), self._mine, overwrite=True)
+                write_holder(self._place(self._mine.number), self._mine, overwrite=True)
                 self._last_beat = began
             except PipecryptError as error:
                 # The next beat may get through; others wait for several.
@@ -383,7 +344,7 @@ def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> boo
     pause = max(0, min(holder.interval_seconds, _MAX_INTERVAL_SECONDS))
     for _ in range(timing.patience):
         timing.sleep(pause)
-        now = _read(directory, holder.number)
+        now = read_holder(directory, holder.number)
         if now is None or now != holder:
             return now is None  # given back, or it beats
     return True
@@ -396,67 +357,8 @@ def _held(directory: Location, holder: LockHolder) -> ConflictError:
     )
 
 
-def _highest(directory: Location) -> LockHolder | None:
-    for number in sorted(_numbers(directory), reverse=True):
-        found = _read(directory, number)
-        if found is not None:
-            return found
-    return None
-
-
-def _holders(directory: Location) -> dict[int, LockHolder]:
-    found = {number: _read(directory, number) for number in _numbers(directory)}
-    return {number: holder for number, holder in found.items() if holder is not None}
-
-
-def _is_same(one: LockHolder, other: LockHolder | None) -> bool:
-    return other is not None and (one.number, one.write_id) == (other.number, other.write_id)
-
-
 def _with_deadline(directory: Location, seconds: int) -> Location:
     if directory.is_local:
         return directory
     settings = replace(transfer_settings(directory.options), deadline_seconds=float(seconds))
     return Location(directory.url, {**directory.options, OPTION: settings})
-
-
-def _numbers(directory: Location) -> list[int]:
-    found = (_NAME.fullmatch(path) for path, _ in take_inventory(directory, lambda _: False))
-    return [int(name["number"]) for name in found if name is not None]
-
-
-def _read(directory: Location, number: int) -> LockHolder | None:
-    try:
-        data = read_small_file(directory.child(f"{number}.json"), _MAX_BYTES)
-    except FormatError as error:
-        raise StorageError(f"{directory.display} holds a lock that is none", hint="remove it") from error
-    return None if data is None else _decode(directory, number, data)
-
-
-def _decode(directory: Location, number: int, data: bytes) -> LockHolder:
-    try:
-        document = parse_document(data, max_bytes=_MAX_BYTES)
-        process = ProcessIdentity(
-            document.text("place", max_characters=_MAX_TEXT),
-            document.integer("process"),
-            document.text("started", max_characters=_MAX_TEXT),
-        )
-        return LockHolder(
-            number,
-            document.text("holder", max_characters=_MAX_TEXT),
-            document.text("write_id", max_characters=_MAX_TEXT),
-            process,
-            document.integer("interval_seconds"),
-            document.integer("beat"),
-        )
-    except DocumentError as error:
-        place = directory.child(f"{number}.json").display
-        raise ConflictError(
-            f"{place} is no lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
-        ) from error
-
-
-def _write(place: Location, holder: LockHolder, *, overwrite: bool) -> None:
-    with open_sink(place, overwrite=overwrite) as sink:
-        sink.write(holder.encode())
-        sink.publish()

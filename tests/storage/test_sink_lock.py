@@ -189,7 +189,7 @@ def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch:
         seen.append(transfer_settings(directory.options).deadline_seconds)
         raise StorageError("no network")
 
-    monkeypatch.setattr(sink_lock, "_numbers", numbers)
+    monkeypatch.setattr(lock_files, "numbers", numbers)
     given = Location("memory://nowhere/lock", {"transfer": {"part_bytes": 16 << 20, "deadline_seconds": 900}})
     with pytest.raises(StorageError):
         SinkLock(given, "run", timing=LockTiming(interval_seconds=7))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.storage import sink_lock
+from pipecrypt.storage import lock_files, sink_lock
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity
 from pipecrypt.storage.sink_lock import LockHolder, LockTiming, SinkLock
@@ -138,8 +138,11 @@ def _holder(number: int, who: str) -> LockHolder:
 def explore(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], _World]:
     def look(seed: int) -> _World:
         world = _World(random.Random(seed))  # noqa: S311
-        for name in ("numbers", "read", "write", "is_dead"):
-            monkeypatch.setattr(sink_lock, f"_{name}", getattr(world, name))
+        for module in (sink_lock, lock_files):  # each calls them by its own names
+            monkeypatch.setattr(module, "numbers", world.numbers)
+            monkeypatch.setattr(module, "read_holder", world.read)
+            monkeypatch.setattr(module, "write_holder", world.write)
+        monkeypatch.setattr(sink_lock, "_is_dead", world.is_dead)
         monkeypatch.setattr(sink_lock, "remove_file", world.remove)
         monkeypatch.setattr(SinkLock, "_beat", lambda _: None)
         world.run()
@@ -156,5 +159,5 @@ def test_whatever_the_order_one_at_a_time_holds_the_lock(explore: Callable[[int]
 def test_the_orders_find_a_lock_that_trusts_numbers(
     explore: Callable[[int], _World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_lock, "_is_same", lambda one, other: other is not None and one.number == other.number)
+    monkeypatch.setattr(sink_lock, "is_same", lambda one, other: other is not None and one.number == other.number)
     assert any(explore(seed).problems for seed in range(_ORDERS))
