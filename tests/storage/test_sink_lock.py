@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import process_identity, sink_lock
+from pipecrypt.storage import lock_files, process_identity, sink_lock
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
