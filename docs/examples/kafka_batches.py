@@ -32,7 +32,7 @@ def receive(servers: str, keys: list[str], rows: int) -> list[pa.RecordBatch]:
     """Return the batches that have arrived, once they have so many rows."""
 
     def unseal(data: bytes, context: SerializationContext) -> pa.RecordBatch:
-        return pc.decrypt_bytes(data, keys)
+        return pc.decrypt_bytes(data, keys, require=["*"])
 
     settings = {"bootstrap.servers": servers, "group.id": "readers", "auto.offset.reset": "earliest"}
     consumer = DeserializingConsumer({**settings, "value.deserializer": unseal})

@@ -27,7 +27,7 @@ def main() -> None:
     threading.Thread(target=produce, args=(channel, pc.Policy(default=key))).start()
     messages = rows = 0
     while (data := channel.get()) is not None:
-        batch = pc.decrypt_bytes(data, [key])
+        batch = pc.decrypt_bytes(data, [key], require=["*"])
         messages, rows = messages + 1, rows + batch.num_rows
     print(f"{messages} messages, {rows} rows, {', '.join(batch.schema.names)}")
 

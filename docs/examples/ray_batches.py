@@ -18,7 +18,7 @@ def seal(table: pa.Table, key: str) -> pa.Table:
 
 def unseal(table: pa.Table, key: str) -> pa.Table:
     """Return the rows."""
-    return pa.Table.from_batches([pc.decrypt_bytes(data.as_py(), [key]) for data in table["sealed"]])
+    return pa.Table.from_batches([pc.decrypt_bytes(data.as_py(), [key], require=["*"]) for data in table["sealed"]])
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def unsealing(keys: list[str]) -> Step:
     def unseal(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for data in batch["sealed"]:
-                yield pc.decrypt_bytes(data.as_py(), keys)
+                yield pc.decrypt_bytes(data.as_py(), keys, require=["*"])
 
     return unseal
 

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.errors import FormatError
+from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.layout import ChunkMove
+from pipecrypt.parquet.layout import MAX_INDEX_BYTES, ChunkMove
 from pipecrypt.parquet.modules import (
     LENGTH_BYTES,
     MODULE_OVERHEAD_BYTES,
@@ -33,7 +33,7 @@ from pipecrypt.parquet.names import (
     PageLocation,
 )
 from pipecrypt.parquet.thrift import WireType, encode_struct, encode_zigzag
-from pipecrypt.parquet.thrift_read import read_list_start, read_struct
+from pipecrypt.parquet.thrift_read import Allowance, read_list_start, read_struct
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",
@@ -102,8 +102,12 @@ _PLAIN_LOCATION: Final = re.compile(
 )
 
 
+# Of a chunk in plaintext with 200,000 pages. Usual indexes are not opened at all.
+_LEAST_ALLOWANCE: Final = 96 << 20
+
+
 def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:
-    struct, end = read_struct(index, 0, OFFSET_INDEX, what)
+    struct, end = read_struct(index, 0, OFFSET_INDEX, what, allowance=Allowance(len(index), least=_LEAST_ALLOWANCE))
     for location in struct.structs(OffsetIndex.PAGE_LOCATIONS):
         offset = location.integer(PageLocation.OFFSET)
         size = location.integer(PageLocation.COMPRESSED_PAGE_SIZE)
@@ -123,13 +127,20 @@ def bloom_filter_bytes(filter_start: memoryview, room_bytes: int, chunk: Chunk) 
 
     Raises:
         FormatError: malformed, or it ends behind `room_bytes`.
+        LimitError: it has more than `MAX_INDEX_BYTES`.
     """
     what = f"Bloom filter of {chunk.what}"
     header, end = read_struct(filter_start, 0, BLOOM_FILTER_HEADER, what)
     bitset_bytes = header.integer(BloomFilterHeader.NUM_BYTES)
     if bitset_bytes is None or not 0 <= bitset_bytes <= room_bytes - end:
         raise FormatError(f"{what} is truncated or malformed")
+    _check_bloom_filter(end + bitset_bytes, what)
     return end, end + bitset_bytes
+
+
+def _check_bloom_filter(length: int, what: str) -> None:
+    if length > MAX_INDEX_BYTES:
+        raise LimitError(f"{what} would have {length} bytes; at most {MAX_INDEX_BYTES} are read")
 
 
 def seal_bloom_filter(bloom: memoryview, cipher: MessageCipher, file_aad: FileAAD, chunk: Chunk) -> bytes:
@@ -146,6 +157,7 @@ def sealed_bloom_filter_bytes(read: Callable[[int, int], memoryview], start: int
 
     Raises:
         FormatError: it ends behind `room_bytes`.
+        LimitError: it has more than `MAX_INDEX_BYTES`.
     """
     total = 0
     for _ in ("header", "bitset"):
@@ -154,6 +166,7 @@ def sealed_bloom_filter_bytes(read: Callable[[int, int], memoryview], start: int
             total += int.from_bytes(length, "little") + LENGTH_BYTES
     if not 0 < total <= room_bytes:
         raise FormatError(f"Bloom filter of {chunk.what} is truncated or malformed")
+    _check_bloom_filter(total, f"Bloom filter of {chunk.what}")
     return total
 
 

@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import chain, islice
 from typing import Final, NamedTuple, TypeAlias
 
-from pipecrypt.errors import FormatError, UnsupportedError
+from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES
 from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
@@ -23,6 +23,7 @@ from pipecrypt.parquet.readahead import WINDOW_BYTES
 from pipecrypt.parquet.thrift import Struct, WireType
 
 __all__ = [
+    "MAX_INDEX_BYTES",
     "UNDECLARED_BYTES",
     "ChunkMove",
     "IndexPlaces",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 
+# Indexes and Bloom filters are read whole. No known writer makes Bloom filters of more than 128 MiB.
+MAX_INDEX_BYTES: Final = 130 << 20
 # How far behind a chunk's declared end its last page may reach (PARQUET-816: by a dictionary page's header).
 UNDECLARED_BYTES: Final = 64 * 1024
 
@@ -263,6 +266,10 @@ _INDEX_FIELDS: Final = (
 def _part(kind: int, chunk: Chunk, start: int, length: int | None) -> Part:
     if start < MAGIC_BYTES or (length is not None and length <= 0):
         raise _misplaced(chunk.what)
+    if length is not None and length > MAX_INDEX_BYTES:
+        raise LimitError(
+            f"{chunk.what} has an index or Bloom filter of {length} bytes; at most {MAX_INDEX_BYTES} are read"
+        )
     return start, length or 0, chunk.row_group, chunk.column, kind
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import ContentError, LimitError
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
+from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import MAX_FOOTER_BYTES, read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.names import ColumnChunk, FileMetaData
+from pipecrypt.parquet.thrift import WireType, encode_struct
 from pipecrypt.parquet.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
+from pipecrypt.storage.listing import find_file
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.source import open_range_source
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
+from tests.parquet.world import MemorySink, RandomKeys, all_columns
 
 MIB = 1 << 20
 _MEASURE = """
@@ -139,3 +149,28 @@ def test_columns_that_no_encrypted_file_can_number() -> None:
 def test_a_field_number_that_grows_by_small_steps_ends_too() -> None:
     with pytest.raises(ContentError):
         read_plain_footer(MemorySource(file_of(b"\x11" * 100_000 + b"\x00"), "x"))
+
+
+@pytest.mark.parametrize("field", [ColumnChunk.COLUMN_INDEX_LENGTH, ColumnChunk.OFFSET_INDEX_LENGTH])
+def test_an_index_that_says_it_is_huge_is_not_read(tmp_path: Path, field: int) -> None:
+    """The file has as many bytes as the index claims, all of them a hole."""
+    out = io.BytesIO()
+    pq.write_table(pa.table({"id": [1, 2]}), out, write_page_index=True)
+    stored = out.getvalue()
+    footer, body_end = read_plain_footer(MemorySource(stored, "x"))
+    row_groups = RowGroups(footer, leaf_columns(footer.structs(FileMetaData.SCHEMA), "x"), "x")
+    entry = row_groups.chunks(0)[0].entry
+    offset = ColumnChunk.COLUMN_INDEX_OFFSET if field == ColumnChunk.COLUMN_INDEX_LENGTH else field - 1
+    size = 2 << 30
+    entry.set(offset, WireType.I64, body_end)
+    entry.set(field, WireType.I32, size - 1)
+    end = encode_struct(footer)
+    with (tmp_path / "x").open("wb") as file:
+        file.write(stored[:body_end])
+        file.seek(body_end + size)
+        file.write(end + len(end).to_bytes(4, "little") + b"PAR1")
+    with (
+        open_range_source(find_file(Location(str(tmp_path / "x")))) as source,
+        pytest.raises(LimitError, match="index"),
+    ):
+        encrypt_file(source, MemorySink(), all_columns(), keys=RandomKeys(), context=Context(new_dataset_id(), "x"))
