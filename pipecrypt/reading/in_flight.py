@@ -98,7 +98,7 @@ def decrypt_bytes(
     required = _required(require)
     source = MemorySource(data, _NAME)
     session = _SESSIONS.reading(listed_keys(keys), credentials)
-    with PlaintextView(source, keys=session) as view:
+    with PlaintextView(source, keys=session.for_file(lambda: None)) as view:
         if not view.is_encrypted:
             raise NotEncryptedError(f"{_NAME} is not encrypted")
         for column in sorted(view.locked_columns):

@@ -15,6 +15,7 @@ import pyarrow.parquet.encryption as pe
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.sessions.wrong_keks import Origin
 from pipecrypt.pipeline.calls.files import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]
@@ -39,7 +40,8 @@ class _SessionClient(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no type
     def unwrap_key(self, wrapped_key: bytes | str, master_key_identifier: str) -> bytes:
         """Return the KEK in clear, as pyarrow wants it."""
         text = wrapped_key.decode() if isinstance(wrapped_key, bytes) else wrapped_key
-        with self._session.unwrap_kek_text(text, master_key_identifier) as key:
+        # pyarrow tells no file. It ends at the first key that is wrong, so each call is taken for a file of its own.
+        with self._session.unwrap_kek_text(text, master_key_identifier, Origin()) as key:
             return bytes(key.expose_key_bytes())
 
 

@@ -185,6 +185,11 @@ class IdentityMasterKey:
                 f"the key encryption key was not sealed to recipient {self._id} for this dataset"
             ) from error
 
+    @property
+    def opens_here(self) -> bool:
+        """Whether it opens keys in this process: it does, and asking it costs no call."""
+        return True
+
     def earlier_versions(self) -> tuple[IdentityMasterKey, ...]:
         """Return the versions before it."""
         return self._earlier

@@ -1,21 +1,20 @@
-"""Keep unwrapped KEKs for a while, wipe those that leave, and count wrong ones. Unwrapping them is left to keyring.
+"""Keep unwrapped KEKs for a while, and wipe those that leave. Unwrapping them is left to keyring, wrong ones to others.
 
-Without limits a reader could go on for ever with what it once unwrapped, and a hostile writer could fill its memory, or
-have it call a key service once for each of a million texts that nobody wrapped.
+Without limits a reader could go on for ever with what it once unwrapped, and a hostile writer could fill its memory.
+Only what a master key unwrapped comes here, so that forged texts put nothing out.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
-from pipecrypt.errors import KeyServiceError
 from pipecrypt.secret import DataKey
 
-__all__ = ["MAX_CACHED_KEKS", "KEKCache", "KEKLimits", "WrongKEKs"]
+__all__ = ["MAX_CACHED_KEKS", "KEKCache", "KEKLimits"]
 
 MAX_CACHED_KEKS: Final = 1024
 
@@ -29,7 +28,9 @@ class KEKLimits:
         uses: data keys wrapped or opened under one KEK; SP 800-38D 8.3 bounds those wrapped.
         count: unwrapped KEKs that are kept.
         text_bytes: the length of all wrapped texts that are kept along with them.
-        wrong: texts that a master key did not wrap, within `age_seconds`, before it is asked no more.
+        wrong: texts of one file or message that a master key did not wrap, within `age_seconds`, before it is asked no
+            more for that one.
+        wrong_in_all: of all files and messages; then one wrong text of each further one is enough.
     """
 
     age_seconds: float = 3600.0
@@ -37,10 +38,11 @@ class KEKLimits:
     count: int = MAX_CACHED_KEKS
     text_bytes: int = 16 * 1024 * 1024
     wrong: int = 16
+    wrong_in_all: int = 64
 
     def __post_init__(self) -> None:
         """Check that each limit lets something pass."""
-        counts = (self.count, self.text_bytes, self.wrong)
+        counts = (self.count, self.text_bytes, self.wrong, self.wrong_in_all)
         if not (self.age_seconds > 0 and 0 < self.uses <= MAX_INVOCATIONS and all(each > 0 for each in counts)):
             raise ValueError("each limit is positive, and no KEK wraps more than SP 800-38D allows")
 
@@ -111,43 +113,3 @@ class KEKCache:
     def _drop(self, name: tuple[str, str]) -> None:
         self._entries.pop(name).key.wipe()
         self._text_bytes -= len(name[1])
-
-
-class WrongKEKs:
-    """How often each master key met what it did not wrap. Not safe across threads; the session holds its lock.
-
-    Honest files give none, however many KEKs they have. A service that refuses or fails says nothing about the text, so
-    that does not count.
-
-    Args:
-        limits: how many are too many, and when they are forgotten.
-        clock: a clock that never goes back, in seconds.
-    """
-
-    __slots__ = ("_clock", "_limits", "_times")
-
-    def __init__(self, limits: KEKLimits, clock: Callable[[], float]) -> None:
-        """Know of none."""
-        self._limits = limits
-        self._clock = clock
-        self._times: dict[str, deque[float]] = {}
-
-    def check(self, master_key_id: str) -> None:
-        """Pass if this master key, a configured one, may be asked.
-
-        Raises:
-            KeyServiceError: it met too many wrong texts.
-        """
-        times, now = self._times.get(master_key_id, deque()), self._clock()
-        while times and now - times[0] >= self._limits.age_seconds:
-            times.popleft()
-        if len(times) >= self._limits.wrong:
-            raise KeyServiceError(
-                f"{master_key_id} is asked no more: it did not wrap {len(times)} of the key encryption keys that were "
-                f"read within {self._limits.age_seconds:.0f} seconds",
-                hint="one of the files was forged or damaged: read each in a process of its own to find it",
-            )
-
-    def add(self, master_key_id: str) -> None:
-        """Count a text that a configured master key did not wrap."""
-        self._times.setdefault(master_key_id, deque()).append(self._clock())

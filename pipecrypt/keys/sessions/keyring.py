@@ -18,13 +18,15 @@ from pipecrypt.keys.service import (
     ExplicitKeys,
     KeyServices,
     MasterKey,
+    OpensHere,
     Replicas,
     SealsOnly,
     Wipeable,
     WrapsKeys,
     open_key_reference,
 )
-from pipecrypt.keys.sessions.kek_cache import KEKLimits, WrongKEKs
+from pipecrypt.keys.sessions.kek_cache import KEKLimits
+from pipecrypt.keys.sessions.wrong_keks import Origin, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["Keyring"]
@@ -109,10 +111,15 @@ class Keyring:
             raise KeyServiceError(f"{key_reference} made a key of {key.bits} bits, not 256")
         return key, wrapped
 
-    def unwrap(self, wrapped: str, master_key_id: str) -> DataKey:
+    def unwrap(self, wrapped: str, master_key_id: str, origin: Origin) -> DataKey:
         """Return the key in a text of "wrappedKEK" or of a singly wrapped "wrappedDEK"; one service call.
 
         `master_key_id` comes from a file and is a hint: it chooses among the configured keys, and adds none.
+
+        Args:
+            wrapped: the text.
+            master_key_id: as the file names it.
+            origin: the file or message; what is wrong counts against it.
 
         Raises:
             KeyNotFoundError: the master key is none of the configured ones; lists it and those.
@@ -126,11 +133,14 @@ class Keyring:
         dataset_id, sealed = parse_kek_text(wrapped)
         context = Context(dataset_id=dataset_id or "", path="")
         # By the configured key's own id: files may call one key by several, as a replica in another region.
-        self._wrong.check(master_key.id)
+        costs_calls = not (isinstance(master_key, OpensHere) and master_key.opens_here)
+        if costs_calls:
+            self._wrong.check(master_key.id, wrapped, origin)
         try:
             return self._call(lambda: master_key.unwrap_key(sealed, context), master_key_id)
         except (IntegrityError, FormatError):
-            self._wrong.add(master_key.id)
+            if costs_calls:
+                self._wrong.add(master_key.id, wrapped, origin)
             raise
 
     def wrap(self, key_reference: str, key: DataKey, context: Context) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -29,10 +30,11 @@ from pipecrypt.keys.material import (
     kek_text,
 )
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits, WrongKEKs
+from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
 from pipecrypt.keys.sessions.keyring import Keyring
 from pipecrypt.keys.sessions.opening import check_binding, external_entry, unwrap_data_key
 from pipecrypt.keys.sessions.writing_keks import WritingKEKs
+from pipecrypt.keys.sessions.wrong_keks import Origin, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
@@ -73,6 +75,7 @@ class KeySession:
         "_keyring",
         "_limits",
         "_lock",
+        "_origin",
         "_reader",
         "_unwrapped",
         "_writing",
@@ -100,6 +103,7 @@ class KeySession:
         # while another thread uses it.
         self._lock = threading.Lock()
         self._unwrapped = KEKCache(self._limits, clock)
+        self._origin = Origin()  # of all that comes without a file
         self._granted: dict[tuple[str, str], Grant] = {}  # what opened KEKs whose own master key did not
         self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(self._limits, clock))
         self._writing = WritingKEKs(self._keyring, self._limits, clock, also)
@@ -171,6 +175,7 @@ class KeySession:
         *,
         external: ExternalEntries | None = None,
         grants: FindGrants | None = None,
+        origin: Origin | None = None,
     ) -> DataKey:
         """Return the data key that `key_metadata` stands for; the caller wipes it.
 
@@ -179,6 +184,8 @@ class KeySession:
             context: what the reader opened.
             external: returns the entries of the file's external key material; see `for_file`.
             grants: finds grants of a KEK; asked only where the master key that the file names does not open it.
+            origin: the file or message, whose wrong KEKs count against it; None for all that the session is asked
+                without one. See `for_file`.
 
         Raises:
             KeyNotFoundError: none of the configured keys fits.
@@ -192,7 +199,7 @@ class KeySession:
         if material is None:
             with self._lock:
                 return self._keyring.find(key_metadata, context)
-        return self._open_material(material, context, grants, lambda _, key: key)
+        return self._open_material(material, context, _Asking(grants, origin or self._origin), lambda _, key: key)
 
     def open_kek(self, material: KeyMaterial, context: Context, grants: FindGrants | None = None) -> DataKey:
         """Return the KEK of a data key, proven by opening that key in its context; the caller wipes it.
@@ -207,7 +214,7 @@ class KeySession:
             key.wipe()
             return DataKey(kek.expose_key_bytes())
 
-        return self._open_material(material, context, grants, take)
+        return self._open_material(material, context, _Asking(grants, self._origin), take)
 
     def wrap_kek(self, key_reference: str, kek: DataKey, dataset_id: str) -> str:
         """Return the text of "wrappedKEK" of a KEK that exists, for the master key of one of the references.
@@ -235,10 +242,15 @@ class KeySession:
         """
         return FileKeys(self, read_external, grants)
 
-    def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str) -> DataKey:
+    def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str, origin: Origin | None = None) -> DataKey:
         """Return the key in a text of "wrappedKEK", or of a singly wrapped "wrappedDEK"; the caller wipes it.
 
         This is all that a KmsClient of pyarrow sees, so no commitment is checked here.
+
+        Args:
+            wrapped_kek: the text.
+            master_key_id: as the file names it.
+            origin: as for `open_data_key`.
 
         Raises:
             KeyNotFoundError: the master key is none of the configured ones.
@@ -248,7 +260,7 @@ class KeySession:
         if len(wrapped_kek) > MAX_KEY_METADATA_BYTES:
             raise FormatError(f"a wrapped key is longer than {MAX_KEY_METADATA_BYTES} characters")
         with self._lock:
-            return DataKey(self._unwrap_cached(wrapped_kek, master_key_id).expose_key_bytes())
+            return DataKey(self._unwrap_cached(wrapped_kek, master_key_id, origin or self._origin).expose_key_bytes())
 
     def close(self) -> None:
         """Wipe all keys. Safe to call twice."""
@@ -271,9 +283,7 @@ class KeySession:
         if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
             raise RuntimeError("this session writes another dataset")
 
-    def _open_material(
-        self, material: KeyMaterial, context: Context, grants: FindGrants | None, take: _Take
-    ) -> DataKey:
+    def _open_material(self, material: KeyMaterial, context: Context, asking: _Asking, take: _Take) -> DataKey:
         """Open PKMT1 material, by a grant where its own master key does not.
 
         What holds when it returns: (1) the master key is a configured one; (2) it unwrapped the KEK for the dataset
@@ -284,26 +294,27 @@ class KeySession:
         kek = material.kek
         with self._lock:
             if kek is None:
-                key = self._keyring.unwrap(material.wrapped_data_key, material.master_key_id)  # (1), (2)
+                wrapped = material.wrapped_data_key
+                key = self._keyring.unwrap(wrapped, material.master_key_id, asking.origin)  # (1), (2)
                 return _checked(key, material, material.wrapped_data_key, context)
             remembered = self._granted.get((material.master_key_id, kek.wrapped))
             if remembered is not None:
                 try:
-                    return self._open_with(material, kek, context, remembered, take)
+                    return self._open_with(material, kek, context, asking.by(remembered), take)
                 except (AccessError, IntegrityError, FormatError):
                     del self._granted[material.master_key_id, kek.wrapped]
             try:
-                return self._open_with(material, kek, context, None, take)
+                return self._open_with(material, kek, context, asking, take)
             except (KeyNotFoundError, KeyServiceError) as error:
-                if grants is None:
+                if asking.grants is None:
                     raise
                 failure: AccessError | IntegrityError | FormatError = error
         # Without the lock, because looking for grants may take requests.
-        found = [grant for grant in grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
+        found = [grant for grant in asking.grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
         with self._lock:
             for grant in found[:MAX_TRIED]:
                 try:
-                    opened = self._open_with(material, kek, context, grant, take)
+                    opened = self._open_with(material, kek, context, asking.by(grant), take)
                 except (AccessError, IntegrityError, FormatError) as error:
                     failure = error  # perhaps forged, to hide one that follows
                 else:
@@ -318,25 +329,46 @@ class KeySession:
         return grant.dataset_id == dataset_id and self._keyring.can_open(grant.master_key_id)
 
     def _open_with(
-        self, material: KeyMaterial, kek: WrappedKEK, context: Context, grant: Grant | None, take: _Take
+        self, material: KeyMaterial, kek: WrappedKEK, context: Context, asking: _Asking, take: _Take
     ) -> DataKey:
+        grant = asking.grant
         if grant is None:
-            opened = self._unwrap_cached(kek.wrapped, material.master_key_id)  # (1), (2)
+            opened = self._unwrap_cached(kek.wrapped, material.master_key_id, asking.origin)  # (1), (2)
         else:
-            opened = self._unwrap_cached(grant.wrapped, grant.master_key_id)  # (1), (2)
+            opened = self._unwrap_cached(grant.wrapped, grant.master_key_id, asking.origin)  # (1), (2)
         key = unwrap_data_key(opened, material.wrapped_data_key, kek.id)  # (3)
         return take(opened, _checked(key, material, kek.wrapped, context))
 
-    def _unwrap_cached(self, wrapped: str, master_key_id: str) -> DataKey:
+    def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: Origin) -> DataKey:
         key = self._unwrapped.get(master_key_id, wrapped)
         if key is None:
-            key = self._keyring.unwrap(wrapped, master_key_id)
+            key = self._keyring.unwrap(wrapped, master_key_id, origin)
             self._unwrapped.put(master_key_id, wrapped, key)
         return key
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How the KEK of one data key is asked for.
+
+    Args:
+        grants: finds grants of it; None to look for none.
+        origin: the file or message that it is asked for.
+        grant: the one that is tried now; None for the file's own master key.
+    """
+
+    grants: FindGrants | None
+    origin: Origin
+    grant: Grant | None = None
+
+    def by(self, grant: Grant) -> _Asking:
+        return replace(self, grant=grant)
+
+
 class FileKeys:
-    """The keys of one file: a session, and the key material kept beside the file.
+    """The keys of one file or message: a session, and the key material kept beside the file.
+
+    What is forged there counts against this file alone: see `wrong_keks`.
 
     Args:
         session: makes and opens the keys; it stays its owner's.
@@ -344,7 +376,7 @@ class FileKeys:
         grants: as for `KeySession.for_file`.
     """
 
-    __slots__ = ("_entries", "_grants", "_read_external", "_session", "_was_read")
+    __slots__ = ("_entries", "_grants", "_origin", "_read_external", "_session", "_was_read")
 
     def __init__(self, session: KeySession, read_external: ExternalEntries, grants: FindGrants | None = None) -> None:
         """Read nothing yet."""
@@ -352,6 +384,7 @@ class FileKeys:
         self._read_external = read_external
         self._grants = grants
         self._was_read = False
+        self._origin = Origin()
         self._entries: Mapping[str, KeyMaterial] | None = None
 
     def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
@@ -360,7 +393,9 @@ class FileKeys:
 
     def open_data_key(self, key_metadata: bytes, context: Context) -> DataKey:
         """Return the data key that `key_metadata` stands for, as `KeySession.open_data_key` does."""
-        return self._session.open_data_key(key_metadata, context, external=self._external_entries, grants=self._grants)
+        return self._session.open_data_key(
+            key_metadata, context, external=self._external_entries, grants=self._grants, origin=self._origin
+        )
 
     def _external_entries(self) -> Mapping[str, KeyMaterial] | None:
         if not self._was_read:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.cli.main import main
-from pipecrypt.errors import KeyServiceError, NotTrustedError
+from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError
 from pipecrypt.keys.services.aws_kms.service import SERVICE
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.signers import read_public_keys
 from pipecrypt.pipeline.calls.files import decrypt, encrypt
 from pipecrypt.pipeline.calls.verifying import verify
 from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_sessions
 from pipecrypt.testing.fake_kms import kms_error
 from pipecrypt.testing.http_service import HTTPRequest
 from tests.keys import emulators
@@ -246,3 +249,19 @@ def test_no_secret_of_the_environment_is_shown(
     shown = capsys.readouterr()
     for secret in (emulators.SESSION_TOKEN, emulators.SECRET_ACCESS_KEY):
         assert secret not in shown.err + shown.out
+
+
+def test_forged_messages_deny_a_consumer_nothing_and_cost_a_bounded_number_of_calls(aws: AWS) -> None:
+    table, key = pa.table({"email": ["a@example.org"]}), aws.new_key()
+    honest = encrypt_bytes(table, Policy(default=key, footer="plaintext"))
+    found = re.search(rb'"wrappedKEK": ?"pc1\.[0-9a-f]{32}\.([A-Za-z0-9+/=]+)"', honest)
+    assert found is not None
+    wrapped = found[1]
+    for number in range(1000):
+        digits = base64.b64encode(number.to_bytes(6, "big"))
+        forged = honest.replace(wrapped, wrapped[:40] + digits + wrapped[40 + len(digits) :])
+        with pytest.raises((IntegrityError, KeyServiceError)):
+            decrypt_bytes(forged, [key])
+    assert aws.server.calls["Decrypt"] <= 1000
+    assert decrypt_bytes(honest, [key]).num_rows == 1
+    forget_sessions()

@@ -111,6 +111,11 @@ class KeystoreMasterKey:
                 f"the key encryption key was not wrapped by master key {self._id} for this dataset"
             ) from error
 
+    @property
+    def opens_here(self) -> bool:
+        """Whether it opens keys in this process: it does, and asking it costs no call."""
+        return True
+
     def earlier_versions(self) -> tuple[KeystoreMasterKey, ...]:
         """Return the versions before it."""
         return self._earlier
