@@ -26,6 +26,7 @@ from typing import Final, Self
 
 from pipecrypt.documents import decode_base64
 from pipecrypt.errors import PassphraseError, UsageError
+from pipecrypt.said_once import warn_once
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
@@ -271,5 +272,5 @@ def _read_secret(path: str, what: str) -> bytes:
     if len(data) > _MAX_SECRET_BYTES:
         raise PassphraseError(f"{what} {path} is longer than {_MAX_SECRET_BYTES} bytes")
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _logger.warning("%s %s is open to other users; chmod 600 it", what, path)
+        warn_once(_logger, "%s %s is open to other users; chmod 600 it", what, path)
     return data

@@ -19,6 +19,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.service import Wipeable, load_key_service
+from pipecrypt.said_once import warn_once
 
 __all__ = [
     "EarlierPublicKeys",
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
-_warned: set[str] = set()
 _HINT: Final = "sign with keystore:///path/keys.json#name or pem:///path/key.pem"
 
 
@@ -332,13 +332,12 @@ def export_version_key(
 
 
 def _warn_of_unproven(text: str, doubt: str) -> None:
-    if text not in _warned:
-        _warned.add(text)
-        _logger.warning(
-            "nothing proves the public keys of %s: %s; trust a PEM file from pipecrypt keys export --public --verify",
-            text,
-            doubt,
-        )
+    warn_once(
+        _logger,
+        "nothing proves the public keys of %s: %s; trust a PEM file from pipecrypt keys export --public --verify",
+        text,
+        doubt,
+    )
 
 
 def _make_signature(signer: Signer, message: bytes) -> Signature:

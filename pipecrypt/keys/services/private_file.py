@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.errors import KeystoreError, StorageError
+from pipecrypt.said_once import warn_once
 
 __all__ = ["MAX_PRIVATE_FILE_BYTES", "file_failure", "read_private_file"]
 
@@ -42,7 +43,7 @@ def read_private_file(path: Path, what: str) -> bytes | None:
     if len(data) > MAX_PRIVATE_FILE_BYTES:
         raise KeystoreError(f"{what} {path} is longer than {MAX_PRIVATE_FILE_BYTES} bytes")
     if mode & _OTHERS:
-        _logger.warning("%s %s is open to other users; chmod 600 it", what, path)
+        warn_once(_logger, "%s %s is open to other users; chmod 600 it", what, path)
     return data
 
 

@@ -27,6 +27,7 @@ from pipecrypt.pipeline.progress.log_setup import LogSetup, current_logs, write_
 from pipecrypt.pipeline.progress.run_id import current_run_id, running
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
+from pipecrypt.said_once import already_said, mark_said
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
 
@@ -47,6 +48,7 @@ class WorkerSetup:
         dataset_id: of the dataset that is written, or None.
         also: key references of further master keys that each KEK is wrapped for.
         logs: how logs are written; default: as in this process.
+        said: warnings that need not be said again; default: those of this process.
         run_id: of the run; default: the one at work here.
     """
 
@@ -56,6 +58,7 @@ class WorkerSetup:
     dataset_id: str | None
     also: tuple[str, ...] = ()
     logs: LogSetup | None = field(default_factory=current_logs)
+    said: frozenset[str] = field(default_factory=already_said)
     run_id: str | None = field(default_factory=current_run_id)
 
 
@@ -102,6 +105,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
     _take_over_signals()
     threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
     os.chdir(setup.directory)
+    mark_said(setup.said)
     if setup.logs is not None:
         write_logs(setup.logs)
         write_stray_output_as_logs()

@@ -26,6 +26,7 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import DamagedKeystoreError
 from pipecrypt.keys.services.keystore.document import MAX_COUNTER, KeystoreDocument
+from pipecrypt.said_once import warn_once
 from pipecrypt.state_directory import STATE_VARIABLE, state_directory
 
 __all__ = ["KeystoreMemory"]
@@ -33,7 +34,6 @@ __all__ = ["KeystoreMemory"]
 _MAX_BYTES: Final = 16 * 1024
 _ACCEPT: Final = "if you put a backup there yourself: pipecrypt keys accept-backup KEYSTORE"
 _logger = logging.getLogger(__name__)
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +101,13 @@ class KeystoreMemory:
                 if seen is None or seen.counter < now.counter:
                     _write(directory, self._path(document.id).name, _text(document.id, now, path))
         except OSError as error:
-            if self.directory not in _warned:
-                _warned.add(self.directory)
-                _logger.warning(
-                    "cannot remember keystore %s in %s: %s; an older one in its place will not be noticed",
-                    path,
-                    self.directory,
-                    error.strerror,
-                )
+            warn_once(
+                _logger,
+                "cannot remember keystore %s in %s: %s; an older one in its place will not be noticed",
+                path,
+                self.directory,
+                error.strerror,
+            )
 
     def _recall(self, keystore_id: str) -> _Seen | None:
         if self.directory is None:

@@ -25,6 +25,7 @@ from pipecrypt.keys.services.keystore.seal import (
     secret_fingerprint,
     unlock_keystore,
 )
+from pipecrypt.said_once import warn_once
 
 __all__ = ["ReadKeystore", "missing_secret", "open_keystore", "open_versions", "read_as_can_be", "warn_of_old_version"]
 
@@ -32,7 +33,6 @@ _MOST_TRIES: Final = 3
 _MOST_PROVEN: Final = 64
 _NO_SECRET: Final = "no passphrase or key file was given"  # noqa: S105 - a reason, no secret
 _logger = logging.getLogger(__name__)
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,9 @@ def missing_secret(path: Path, credentials: Credentials) -> str | None:
 
 def warn_of_old_version(document: KeystoreDocument, path: Path) -> None:
     """Say once in a process that a keystore is of the old version."""
-    if not document.is_sealed and str(path) not in _warned:
-        _warned.add(str(path))
-        _logger.warning(
+    if not document.is_sealed:
+        warn_once(
+            _logger,
             "keystore %s is not sealed as a whole: a key that was taken out is not noticed; "
             "pipecrypt keys accept-backup seals it, as does any change",
             path,
