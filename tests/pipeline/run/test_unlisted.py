@@ -164,6 +164,15 @@ def test_unlisted_columns_are_encrypted_where_that_is_said(world: World, request
     assert dict(report_plan(several).columns_by_key)[world.reference("other")] == 2
 
 
+def test_a_new_column_can_be_encrypted_with_all_that_was_there(world: World, request_of: EncryptRequest) -> None:
+    _put(world, "a.parquet")
+    run(request_of, credentials=world.credentials)
+    _put(world, "b.parquet", ssn=_NUMBER)
+    assert _is_refused(world, request_of)
+    assert run(_with(request_of, unlisted="encrypt"), credentials=world.credentials).files == 2
+    assert all(_NUMBER.encode() not in data for data in world.tree().values())
+
+
 def test_unlisted_columns_are_refused_where_that_is_said(world: World, request_of: EncryptRequest) -> None:
     _put(world, "a.parquet")
     refusing = _with(request_of, unlisted="refuse")
