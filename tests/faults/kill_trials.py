@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.run import directory_run, found
 from pipecrypt.storage import local_sink
+from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
 __all__ = ["forked", "serve"]
@@ -103,7 +105,8 @@ def _child(action: Callable[[], Any], answers: int) -> None:
 class _Trial:
     """One sink, through all that happens to it."""
 
-    def __init__(self, shop: Shop, old: Counter[object] | None, request: dict[str, Any]) -> None:
+    def __init__(self, shop: Shop, old: Counter[object] | None, request: dict[str, Any], action: str) -> None:
+        self.action = action
         self.shop = shop.fresh(request["name"])
         self.old = old
         self.request = request
@@ -127,7 +130,7 @@ class _Trial:
         def action() -> None:
             self._prepare_process()
             _Counting(kill.get("call", 0)).install()
-            self.shop.run(resumes=resumes)
+            act(self.shop, self.action if self.action == "rotate" or not resumes else "resume")
 
         status, answer = forked(action, kill.get("after"))
         if answer is not None and "error" in answer:
@@ -157,7 +160,8 @@ class _Trial:
     def _look(self) -> list[str]:
         """Whoever reads now is given the old version or the new one."""
         shop = self.shop
-        if not shop.scene.is_signed or not Path(shop.sink).exists():
+        # A rotation changes files before it signs them: in between they are neither, and nobody takes them for either.
+        if not shop.scene.is_signed or not Path(shop.sink).exists() or self.action == "rotate":
             return []
         seen = shop.seen()
         if seen is None:
@@ -169,6 +173,8 @@ class _Trial:
     def _finish(self) -> list[str]:
         """Continue, read, repeat, clean, read again."""
         shop, problems = self.shop, []
+        if self.action == "rotate":
+            return self._finish_rotation()
         shop.run(resumes=True)
         if shop.plaintext() != shop.expected():
             problems.append("the run that went on wrote something else")
@@ -186,7 +192,23 @@ class _Trial:
             problems.append("cleaning removed what was needed")
         return problems
 
+    def _finish_rotation(self) -> list[str]:
+        """Rotate once more, read, and see that nothing is left to do."""
+        shop, problems = self.shop, []
+        act(shop, "rotate")
+        if shop.plaintext() != self.old:
+            problems.append("after the rotation something else is there")
+        act(shop, "rotate")
+        shop.clean()
+        if left := shop.leftovers():
+            problems.append(f"left over: {left}")
+        if shop.scene.is_signed:
+            shop.verify()
+        return problems if shop.plaintext() == self.old else [*problems, "cleaning removed what was needed"]
+
     def _keys(self) -> None:
+        if self.action == "rotate":
+            return  # a rotation keeps the data keys
         if repeated_keys(*self.seen):
             self.problems.append("a data key was used twice")
         if not any(found for each in self.seen for found in each.values()):
@@ -223,6 +245,11 @@ def _nothing_set_aside() -> None:
     directory_run.set_aside = lambda *_: None
 
 
+def _no_undo() -> None:
+    """Change footers with no way back."""
+    rekeying.write_undo = lambda *_, **__: None  # type: ignore[attr-defined,assignment]
+
+
 def _same_keys() -> None:
     """Let a broken generator give every process the same keys."""
     from pipecrypt.keys.sessions import session  # noqa: PLC0415
@@ -245,11 +272,12 @@ _SABOTAGE: dict[str, Callable[[], None]] = {
     "no temporary names": _no_temporary_names,
     "same keys": _same_keys,
     "no journal": _no_journal,
+    "no undo": _no_undo,
 }
 
 
-def _trace(shop: Shop) -> dict[str, Any]:
-    """Return the calls of a run that nobody kills, and how long it takes."""
+def _trace(shop: Shop, run: str) -> dict[str, Any]:
+    """Return the calls of a run, or a rotation, that nobody kills, and how long it takes."""
     traced = shop.fresh("trace")
     counting = _Counting(log=[])
 
@@ -258,7 +286,7 @@ def _trace(shop: Shop) -> dict[str, Any]:
         _note_each_task()
         counting.install()
         started = time.perf_counter()
-        traced.run()
+        act(traced, run)
         return {"seconds": time.perf_counter() - started, "calls": counting.log}
 
     return forked(action)[1]  # type: ignore[no-any-return]
@@ -285,16 +313,17 @@ def _prepared(scene: str, root: str) -> list[str]:
     rehearsal.run()
     rehearsal.seen()
     rehearsal.clean()
+    act(rehearsal, "rotate")
     return [name for name in sys.modules if name.partition(".")[0] not in {"__main__", "__mp_main__"}]
 
 
-def serve(scene: str, root: str) -> None:
-    """Set up a scene, tell what its run does, then carry out one trial for each line."""
+def serve(scene: str, root: str, action: str = "run") -> None:
+    """Set up a scene, tell what its run or rotation does, then carry out one trial for each line."""
     with _shop(scene, root) as shop:
         old = _read_old(shop.root / "old.json")
-        print(json.dumps(_trace(shop)), flush=True)
+        print(json.dumps(_trace(shop, action)), flush=True)
         for line in sys.stdin:
-            print(json.dumps(_Trial(shop, old, json.loads(line)).carry_out()), flush=True)
+            print(json.dumps(_Trial(shop, old, json.loads(line), action).carry_out()), flush=True)
 
 
 def _read_old(path: Path) -> Counter[object] | None:
@@ -305,4 +334,4 @@ def _read_old(path: Path) -> Counter[object] | None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2])
+    serve(*sys.argv[1:])

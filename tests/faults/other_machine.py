@@ -82,7 +82,7 @@ def _rotate(shop: Shop) -> None:
         shop.key("other"),
         deep=True,
         sign=[shop.key("signing")] if shop.scene.is_signed else (),
-        storage_options=shop.options,
+        options=shop.options,
         credentials=shop.credentials,
     )
 

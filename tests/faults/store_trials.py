@@ -7,6 +7,8 @@ standard input, its problems are a line on standard output. What is tried is lef
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -22,7 +24,7 @@ import aiohttp
 import fsspec
 
 from pipecrypt.dataset.sharing import rekeying
-from pipecrypt.errors import IntegrityError
+from pipecrypt.errors import IntegrityError, SourceNotFoundError
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.run import directory_run, found
 from tests.faults.kill_trials import forked
@@ -113,6 +115,8 @@ class _Trial:
             return []
         try:
             seen = shop.seen()
+        except SourceNotFoundError:
+            seen = None
         except IntegrityError as error:
             return [] if is_rotated else [f"neither version is there: {error}"]
         old = _read_old(shop.root / "old.json")
@@ -169,10 +173,16 @@ _SABOTAGE: dict[str, Callable[[], None]] = {
 }
 
 
-def _prepared(shop: Shop) -> None:
+def _prepared(shop: Shop, rehearsal: Shop) -> list[str]:
+    """Set a scene up, do once all that trials do, and return the modules that this took."""
     prepare(shop.scene, shop.root)
     if shop.scene.is_second:
         (shop.root / "old.json").write_text(json.dumps(list(shop.at(shop.template).plaintext().items())))
+    rehearsal.run()
+    act(rehearsal, "rotate")
+    rehearsal.seen()
+    rehearsal.clean()
+    return [name for name in sys.modules if name.partition(".")[0] not in {"__main__", "__mp_main__"}]
 
 
 def _read_old(path: Path) -> Counter[object] | None:
@@ -184,9 +194,12 @@ def _read_old(path: Path) -> Counter[object] | None:
 def serve(scene: str, root: str, base: str, options: dict[str, object]) -> None:
     """Set up a scene, then carry out one trial for each line."""
     shop = Shop(SCENES[scene], Path(root), str(Path(root) / "template"))
-    status, answer = forked(lambda: _prepared(shop))
+    status, answer = forked(lambda: _prepared(shop, shop.at(f"{base}/rehearsal", options=options)))
     if status:
         raise RuntimeError(f"the scene cannot be set up: {answer}")
+    for name in answer:
+        with contextlib.suppress(ImportError, AttributeError):
+            importlib.import_module(name)  # once, instead of in every fork
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

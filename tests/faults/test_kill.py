@@ -83,11 +83,11 @@ class _Trials:
 
 
 @contextmanager
-def _trials(scene: str) -> Iterator[_Trials]:
+def _trials(scene: str, action: str = "run") -> Iterator[_Trials]:
     # In memory, where there is such a place: thousands of fsyncs would wait for a disk.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="pipecrypt-faults-", dir=memory) as root:
-        command = [sys.executable, "-m", "tests.faults.kill_trials", scene, root]
+        command = [sys.executable, "-m", "tests.faults.kill_trials", scene, root, action]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield _Trials(process)
@@ -164,3 +164,24 @@ def test_killed_at_any_moment_with_its_workers(scene: str) -> None:
             assert trials.run({"after": chosen.uniform(0.2, 1.2) * trials.seconds}) == []
         for _ in range(8):
             assert trials.run({"call": chosen.randrange(1, len(trials.calls))}) == []
+
+
+def test_a_rotation_killed_at_some_calls() -> None:
+    chosen = random.Random(2)  # noqa: S311 - any moments
+    with _trials("next", "rotate") as trials:
+        assert trials.at(chosen.sample(range(1, len(trials.calls) + 1), 3)) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(_TIMEOUT_SECONDS)
+@pytest.mark.parametrize("scene", ["next", "unsigned-next", "chunks-next"])
+def test_a_rotation_killed_at_every_call(scene: str) -> None:
+    with _trials(scene, "rotate") as trials:
+        assert trials.at(range(1, len(trials.calls) + 2)) == []
+        assert trials.count > 20
+
+
+@pytest.mark.long
+def test_without_undo_files_a_killed_rotation_is_noticed() -> None:
+    with _trials("next", "rotate") as trials:
+        assert trials.at(range(1, len(trials.calls) + 1), "no undo") != []

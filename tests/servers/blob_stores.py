@@ -23,6 +23,8 @@ from tests.servers.s3_server import ServerDidNotStart, free_ports, serving
 
 __all__ = ["BlobStore", "azurite", "fake_gcs"]
 
+# gcsfs would else ask each bucket over gRPC whether it is of a special kind, which this server does not answer.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 _START_SECONDS = 30.0
 _ACCOUNT = "pipecrypt"
 
