@@ -267,3 +267,22 @@ def test_what_require_cannot_be(keys: Keys, require: object) -> None:
     message = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.open), credentials=CREDENTIALS)
     with pytest.raises(UsageError):
         pc.decrypt_bytes(message, [keys.open], require=require, credentials=CREDENTIALS)  # type: ignore[arg-type]
+
+
+def test_files_that_are_dressed_up_decrypt_to_nothing(keys: Keys, tmp_path: Path) -> None:
+    """`decrypt` needs the footer's key, so plaintext with the header of an encrypted file becomes no output."""
+    plain = io.BytesIO()
+    pq.write_table(pa.Table.from_batches([BATCH]), plain)
+    honest = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.secret), credentials=CREDENTIALS)
+    for number, key_metadata in enumerate((b"", b"nobody's", footer_key_of(honest))):
+        file, out = tmp_path / f"{number}.parquet", tmp_path / f"{number}.out"
+        file.write_bytes(dressed_up(plain.getvalue(), key_metadata=key_metadata))
+        with pytest.raises(AccessError):
+            pc.decrypt(file, out, [keys.open], credentials=CREDENTIALS)
+        assert not out.exists()
+    own = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.open), credentials=CREDENTIALS)
+    (tmp_path / "own.parquet").write_bytes(dressed_up(plain.getvalue(), key_metadata=footer_key_of(own)))
+    with pytest.raises(IntegrityError):  # a key that opens, and a tag that was never made with it
+        pc.decrypt(tmp_path / "own.parquet", tmp_path / "own.out", [keys.open], credentials=CREDENTIALS)
+    with pytest.raises(IntegrityError):
+        pc.decrypt_bytes((tmp_path / "own.parquet").read_bytes(), [keys.open], credentials=CREDENTIALS)
