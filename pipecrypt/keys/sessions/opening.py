@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed
 from pipecrypt.crypto.commitment import check_commitment
 from pipecrypt.documents import decode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
-from pipecrypt.keys.material import ExternalMaterial, KeyMaterial
+from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.material import ExternalMaterial, KeyMaterial, dataset_of_kek_text
+from pipecrypt.keys.sessions.wrong_keks import Origin
 from pipecrypt.secret import DataKey
 
-__all__ = ["check_binding", "external_entry", "unwrap_data_key"]
+__all__ = ["Asking", "FindGrants", "check_binding", "checked", "external_entry", "unwrap_data_key"]
+
+# The text of "keyEncryptionKeyID" -> grants of that KEK, whoever wrote them.
+FindGrants: TypeAlias = Callable[[str], Iterable[Grant]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the KEK of one data key is asked for.
+
+    Args:
+        grants: finds grants of it; None to look for none.
+        origin: the file or message that it is asked for.
+        grant: the one that is tried now; None for the file's own master key.
+    """
+
+    grants: FindGrants | None
+    origin: Origin
+    grant: Grant | None = None
+
+    def by(self, grant: Grant) -> Asking:
+        """Return how it is asked for by a grant."""
+        return replace(self, grant=grant)
 
 
 def external_entry(name: ExternalMaterial, entries: Mapping[str, KeyMaterial] | None) -> KeyMaterial:
@@ -69,3 +95,17 @@ def check_binding(key: DataKey, commitment: bytes | None, dataset_id: str | None
     elif dataset_id is not None:
         # Required, else leaving it out would be all that an attacker has to do.
         raise IntegrityError("the data key has no commitment, though pipecrypt wrote it")
+
+
+def checked(key: DataKey, material: KeyMaterial, wrapped: str, context: Context) -> DataKey:
+    """Return a data key that belongs where it was found; else it is wiped.
+
+    Raises:
+        IntegrityError: it does not belong there.
+    """
+    try:
+        check_binding(key, material.commitment, dataset_of_kek_text(wrapped), context)  # (4), (5)
+    except BaseException:
+        key.wipe()
+        raise
+    return key

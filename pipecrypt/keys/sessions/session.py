@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -32,7 +31,7 @@ from pipecrypt.keys.material import (
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
 from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.keys.sessions.opening import check_binding, external_entry, unwrap_data_key
+from pipecrypt.keys.sessions.opening import Asking, FindGrants, checked, external_entry, unwrap_data_key
 from pipecrypt.keys.sessions.writing_keks import WritingKEKs
 from pipecrypt.keys.sessions.wrong_keks import Origin, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
@@ -40,8 +39,6 @@ from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
 
 ExternalEntries: TypeAlias = Callable[[], Mapping[str, KeyMaterial] | None]
-# The text of "keyEncryptionKeyID" -> grants of that KEK, whoever wrote them.
-FindGrants: TypeAlias = Callable[[str], Iterable[Grant]]
 # KEK, which stays the session's, and data key -> what is asked for.
 _Take: TypeAlias = Callable[[DataKey, DataKey], DataKey]
 
@@ -199,7 +196,7 @@ class KeySession:
         if material is None:
             with self._lock:
                 return self._keyring.find(key_metadata, context)
-        return self._open_material(material, context, _Asking(grants, origin or self._origin), lambda _, key: key)
+        return self._open_material(material, context, Asking(grants, origin or self._origin), lambda _, key: key)
 
     def open_kek(self, material: KeyMaterial, context: Context, grants: FindGrants | None = None) -> DataKey:
         """Return the KEK of a data key, proven by opening that key in its context; the caller wipes it.
@@ -214,7 +211,7 @@ class KeySession:
             key.wipe()
             return DataKey(kek.expose_key_bytes())
 
-        return self._open_material(material, context, _Asking(grants, self._origin), take)
+        return self._open_material(material, context, Asking(grants, self._origin), take)
 
     def wrap_kek(self, key_reference: str, kek: DataKey, dataset_id: str) -> str:
         """Return the text of "wrappedKEK" of a KEK that exists, for the master key of one of the references.
@@ -283,7 +280,7 @@ class KeySession:
         if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
             raise RuntimeError("this session writes another dataset")
 
-    def _open_material(self, material: KeyMaterial, context: Context, asking: _Asking, take: _Take) -> DataKey:
+    def _open_material(self, material: KeyMaterial, context: Context, asking: Asking, take: _Take) -> DataKey:
         """Open PKMT1 material, by a grant where its own master key does not.
 
         What holds when it returns: (1) the master key is a configured one; (2) it unwrapped the KEK for the dataset
@@ -296,7 +293,7 @@ class KeySession:
             if kek is None:
                 wrapped = material.wrapped_data_key
                 key = self._keyring.unwrap(wrapped, material.master_key_id, asking.origin)  # (1), (2)
-                return _checked(key, material, material.wrapped_data_key, context)
+                return checked(key, material, material.wrapped_data_key, context)
             remembered = self._granted.get((material.master_key_id, kek.wrapped))
             if remembered is not None:
                 try:
@@ -329,7 +326,7 @@ class KeySession:
         return grant.dataset_id == dataset_id and self._keyring.can_open(grant.master_key_id)
 
     def _open_with(
-        self, material: KeyMaterial, kek: WrappedKEK, context: Context, asking: _Asking, take: _Take
+        self, material: KeyMaterial, kek: WrappedKEK, context: Context, asking: Asking, take: _Take
     ) -> DataKey:
         grant = asking.grant
         if grant is None:
@@ -337,7 +334,7 @@ class KeySession:
         else:
             opened = self._unwrap_cached(grant.wrapped, grant.master_key_id, asking.origin)  # (1), (2)
         key = unwrap_data_key(opened, material.wrapped_data_key, kek.id)  # (3)
-        return take(opened, _checked(key, material, kek.wrapped, context))
+        return take(opened, checked(key, material, kek.wrapped, context))
 
     def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: Origin) -> DataKey:
         key = self._unwrapped.get(master_key_id, wrapped)
@@ -345,24 +342,6 @@ class KeySession:
             key = self._keyring.unwrap(wrapped, master_key_id, origin)
             self._unwrapped.put(master_key_id, wrapped, key)
         return key
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """How the KEK of one data key is asked for.
-
-    Args:
-        grants: finds grants of it; None to look for none.
-        origin: the file or message that it is asked for.
-        grant: the one that is tried now; None for the file's own master key.
-    """
-
-    grants: FindGrants | None
-    origin: Origin
-    grant: Grant | None = None
-
-    def by(self, grant: Grant) -> _Asking:
-        return replace(self, grant=grant)
 
 
 class FileKeys:
@@ -402,12 +381,3 @@ class FileKeys:
             self._entries = self._read_external()
             self._was_read = True
         return self._entries
-
-
-def _checked(key: DataKey, material: KeyMaterial, wrapped: str, context: Context) -> DataKey:
-    try:
-        check_binding(key, material.commitment, dataset_of_kek_text(wrapped), context)  # (4), (5)
-    except BaseException:
-        key.wipe()
-        raise
-    return key
