@@ -35,11 +35,13 @@ class Remembered:
         dataset_id: of the dataset.
         version: the highest that was seen.
         statement_sha256: of that version's statement.
+        accepted: when, in UTC, by this machine's clock; None where that was not kept.
     """
 
     dataset_id: str
     version: int
     statement_sha256: str
+    accepted: datetime | None = None
 
 
 class VerifiedManifest:
@@ -146,7 +148,8 @@ def verify_envelope(
 
     1. The bytes are a DSSE envelope of in-toto's payload type, within the limits.
     2. Enough trusted parties signed payload type and payload (`check`), at least one. Nothing of the payload is looked
-       at before; where a retired key signed it, when it says that it was created.
+       at before; where a retired key signed it, when it says that it was created. That is the signer's word: a version
+       above the remembered one was signed when that was accepted, at the earliest.
     3. The payload is an in-toto Statement v1 of a predicate type of ours, which does not contradict itself.
     4. It is about what the caller opened: a dataset, or the single file of the expected name.
     5. It is about the expected dataset, and about the remembered one.
@@ -178,7 +181,8 @@ def verify_envelope(
     if now.tzinfo is not UTC:
         raise RuntimeError("the time to compare with must be in UTC")
     untrusted = parse_envelope(envelope)  # 1
-    key_ids = check(message_to_sign(untrusted.payload), untrusted.signatures, lambda: _created(untrusted.payload))  # 2
+    message = message_to_sign(untrusted.payload)
+    key_ids = check(message, untrusted.signatures, lambda: _signed_at(untrusted.payload, remembered))  # 2
     if not key_ids:
         raise NotTrustedError("no trusted key signed the statement")
     manifest = decode_statement(untrusted.payload)  # 3
@@ -192,8 +196,11 @@ def verify_envelope(
     return VerifiedManifest(_PROOF, manifest, key_ids=key_ids, sha256=sha256)
 
 
-def _created(payload: bytes) -> datetime:
-    return decode_statement(payload).created
+def _signed_at(payload: bytes, remembered: Remembered | None) -> datetime:
+    manifest = decode_statement(payload)
+    if remembered is None or remembered.accepted is None or manifest.version <= remembered.version:
+        return manifest.created
+    return max(manifest.created, remembered.accepted)
 
 
 def _check_kind(manifest: Manifest, expected_file: str | None) -> None:

@@ -275,3 +275,19 @@ def test_a_signed_list_is_read_with_care_too() -> None:
     assert verified.file_list_path == f"_pipecrypt/files/1-{summary.sha256[:16]}.jsonl"
     with pytest.raises(IntegrityError):
         list(verified.files(data))
+
+
+def test_a_newer_version_than_the_remembered_one_was_not_signed_before_that_was_accepted() -> None:
+    said: list[datetime] = []
+
+    def check(message: bytes, signatures: Sequence[Signature], signed_at: Callable[[], datetime]) -> tuple[str, ...]:
+        said.append(signed_at())
+        return (key_id(ALICE),)
+
+    first = envelope(manifest(), ALICE)
+    remembered = verify_envelope(first, check, NOW).remember()
+    second = envelope(manifest(version=2, previous_sha256=remembered.statement_sha256), ALICE)
+    later = CREATED + timedelta(minutes=1)
+    for stored, accepted in ((first, later), (second, later), (second, CREATED - timedelta(days=1)), (second, None)):
+        verify_envelope(stored, check, NOW, remembered=replace(remembered, accepted=accepted))
+    assert said == [CREATED, CREATED, later, CREATED, CREATED]
