@@ -113,9 +113,14 @@ def _facts(report: VerifyReport) -> Iterator[str]:
         "expires": "never" if report.expires is None else report.expires.isoformat(),
         "promised": _promise(report.policy),
         "compared": f"{', '.join(report.digests)}; {tags}",
+        **({"unfinished": _unfinished(report.unfinished_files)} if report.unfinished_files else {}),
         "time": f"{report.seconds:.2f} s, {megabytes_per_second:,.1f} MB/s",
     }
     yield from aligned(list(facts.items()), indent="  ")
+
+
+def _unfinished(files: int) -> str:
+    return f"{count(files, 'table')} of a run that has not published its version, in _pipecrypt/"
 
 
 def _promise(policy: PolicySummary) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
 
-__all__ = ["Finding", "FindingKind", "extra", "finding_of", "missing", "refuse"]
+__all__ = ["Finding", "FindingKind", "extra", "finding_of", "missing", "not_in_place", "refuse"]
 
 
 class FindingKind(StrEnum):
@@ -24,6 +24,9 @@ class FindingKind(StrEnum):
     NOT_TRUSTED = "not trusted"
     EXPIRED = "expired"
     PLAINTEXT = "plaintext where encryption was promised"
+    NOT_IN_PLACE = "not in place"
+    LEFT_OVER = "left over"
+    UNEXPECTED = "unexpected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ def missing(path: str) -> Finding:
 def extra(path: str) -> Finding:
     """Return the finding that a file was not signed."""
     return Finding(FindingKind.EXTRA, path, "it is there, but was not signed")
+
+
+def not_in_place(path: str) -> Finding:
+    """Return the finding that the signed file waits elsewhere, so that whoever looks at its place reads another."""
+    return Finding(FindingKind.NOT_IN_PLACE, path, "published, but not in its place yet: run again")
 
 
 def finding_of(error: IntegrityError, path: str) -> Finding:

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 import pipecrypt as pc
 from pipecrypt.crypto.digest import digest
-from pipecrypt.errors import NotTrustedError
+from pipecrypt.errors import NotTrustedError, VerificationError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.history.cleaning import clean
 from pipecrypt.pipeline.progress.events import Event, FileDone
 from pipecrypt.pipeline.progress.summary import Summary
@@ -198,10 +199,20 @@ class Shop:
     def seen(self) -> Counter[object] | None:
         """Return what a reader is given, verified; None where there is no signed dataset yet."""
         try:
-            self.verify()
+            self.check_stopped()
             return self.plaintext()
         except NotTrustedError:
             return None
+
+    def check_stopped(self) -> None:
+        """Verify what a run that was stopped left: it names what is not in place yet and what is left, and no more."""
+        try:
+            self.verify()
+        except VerificationError as error:
+            explained = {FindingKind.NOT_IN_PLACE, FindingKind.LEFT_OVER}
+            findings = error.report.findings
+            if {each.path for each in findings} - {each.path for each in findings if each.kind in explained}:
+                raise
 
     def files(self) -> dict[str, bytes]:
         """Return all files of the sink."""

@@ -13,7 +13,8 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.dataset.opening import staged_files
 from pipecrypt.dataset.signing import staged_version
-from pipecrypt.errors import IntegrityError, PipecryptError
+from pipecrypt.errors import IntegrityError, PipecryptError, VerificationError
+from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
@@ -53,7 +54,6 @@ def _publish_late(shop: Shop) -> str:
 
 def _check_readers(shop: Shop) -> None:
     trust = [shop.key("signing")]
-    assert shop.verify() == 2
     assert pc.verify(f"{shop.sink}/{NAME}", trust, credentials=shop.credentials).findings == ()
     assert shop.plaintext() == shop.expected()
     with pc.open(f"{shop.sink}/{NAME}", keys=[shop.key("pii")], trust=trust, credentials=shop.credentials) as one:
@@ -67,6 +67,16 @@ def test_readers_take_the_file_that_was_signed(shop: Shop) -> None:
     assert staged in shop.files()
 
 
+def test_verifying_names_it(shop: Shop) -> None:
+    staged = _publish_late(shop)
+    with pytest.raises(VerificationError, match="left over") as caught:
+        shop.verify()
+    assert [(each.kind, each.path) for each in caught.value.report.findings] == [(FindingKind.LEFT_OVER, staged)]
+    assert "pipecrypt clean" in caught.value.hint
+    shop.clean()
+    assert shop.verify() == 2
+
+
 @pytest.mark.parametrize("tidy", ["run", "clean"])
 def test_it_is_removed_by_whoever_writes_next(shop: Shop, tidy: str, caplog: pytest.LogCaptureFixture) -> None:
     before = shop.files()
@@ -77,6 +87,7 @@ def test_it_is_removed_by_whoever_writes_next(shop: Shop, tidy: str, caplog: pyt
     else:
         shop.clean()
     assert staged in caplog.text
+    assert shop.verify() == 2
     _check_readers(shop)
     after = shop.files()
     assert {name for name in after if not name.endswith("/finished.json")} <= before.keys()
@@ -106,7 +117,7 @@ def test_without_a_look_at_footers_it_destroys_the_dataset(shop: Shop, monkeypat
     for module in (staged_files, staged_version):
         monkeypatch.setattr(module, "is_listed", lambda file, entry: True)
     with pytest.raises(PipecryptError, match="footer"):
-        shop.verify()
+        shop.plaintext()
     shop.run()
     with pytest.raises(PipecryptError, match="footer"):
         shop.verify()

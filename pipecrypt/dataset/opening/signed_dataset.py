@@ -14,14 +14,15 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.compare import KnownDigests
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, refuse
-from pipecrypt.manifest.model import FileListSummary
+from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.storage.small_files import SmallFiles, directories_above
 
-__all__ = ["SignedDataset", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
+__all__ = ["SignedDataset", "is_current", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,21 @@ def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> Sig
         raise AssertionError("verified as the statement of a single file")
     _remember(files, place, verified, requirements)
     return SignedFile(verified.manifest, entry, files.display(path), verified.key_ids)
+
+
+def is_current(files: SmallFiles, place: str, manifest: Manifest) -> bool:
+    """Say whether a statement still lies where it was read; anything else there may be a newer one.
+
+    Args:
+        files: the storage.
+        place: of the statement.
+        manifest: what it said.
+    """
+    try:
+        envelope = _read(files, place, MAX_ENVELOPE_BYTES)
+        return envelope is not None and decode_statement(parse_envelope(envelope).payload) == manifest
+    except IntegrityError:
+        return False
 
 
 def unsigned(files: SmallFiles, path: str, missing: str = MANIFEST_PATH) -> NotTrustedError:

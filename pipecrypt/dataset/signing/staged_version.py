@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from pipecrypt.dataset.opening.staged_files import is_listed, staged_files
 from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path, staged_path
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.listing import SourceFile
@@ -23,6 +24,7 @@ from pipecrypt.storage.move import move_file, remove_empty_directories
 __all__ = ["finish_version", "set_aside"]
 
 _log = logging.getLogger(__name__)
+_TABLES: Final = ("staged/", "attempts/")
 
 
 def set_aside(
@@ -90,8 +92,7 @@ def finish_version(
     for path in gone:
         before_each()
         remove_file(sink.child(path))
-    if gone:
-        _remove_set_aside(sink, before=run_id)
+    _remove_of_earlier_runs(sink, before=run_id)
     remove_empty_directories(directory)
 
 
@@ -118,11 +119,11 @@ def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> Integ
     )
 
 
-def _remove_set_aside(sink: Location, *, before: str) -> None:
-    """Remove what is staged by runs before this one; nobody looks there any more."""
+def _remove_of_earlier_runs(sink: Location, *, before: str) -> None:
+    """Remove what was set aside, and tables of earlier runs that failed: who reads everything would read them too."""
     runs = sink.child(RUNS_DIRECTORY)
     for path, file in take_inventory(runs, lambda _: True):
         run_id, _, below = path.partition("/")
-        if file is not None and run_id < before and below.startswith("staged/"):
+        if file is not None and run_id < before and below.startswith(_TABLES):
             remove_file(file.location)
-            remove_empty_directories(sink.child(staged_path(run_id)))
+            remove_empty_directories(sink.child(run_path(run_id, below.partition("/")[0])))

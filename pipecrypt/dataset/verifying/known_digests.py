@@ -42,6 +42,7 @@ class LazyKnownDigests:
         self._files = files
         self._lock = threading.Lock()
         self._known: KnownDigests | None = None
+        self._earlier_paths: set[str] = set()
 
     def known(self) -> KnownDigests:
         """Return the digests of this version's files and of the files of versions before, as far as lists are left."""
@@ -51,6 +52,11 @@ class LazyKnownDigests:
                 earlier = frozenset(value for value in self._earlier() if value not in paths)
                 self._known = KnownDigests(paths, earlier)
             return self._known
+
+    def was_listed(self, path: str) -> bool:
+        """Say whether a version before had a file of this path, as far as lists are left."""
+        self.known()
+        return path in self._earlier_paths
 
     def _earlier(self) -> Iterator[str]:
         manifest = self._dataset.verified.manifest
@@ -78,4 +84,5 @@ class LazyKnownDigests:
         data = self._files.read(path, _MAX_LIST_BYTES) or b""
         if digest(data).startswith(sha256_start):
             for entry in decode_file_list(data, manifest.digests):
+                self._earlier_paths.add(entry.path)
                 yield from entry.digests().values()

@@ -9,7 +9,6 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import SignedSource
-from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.errors import LinkError, StorageError
@@ -33,6 +32,9 @@ class Presence:
         directory: where its files are.
         selection: which of them count.
         tally: told about missing and extra files, and about what cannot be listed.
+
+    Attributes:
+        reserved: what lies below `_pipecrypt/`, once all sources were taken; nothing where only some files count.
     """
 
     def __init__(self, dataset: SignedDataset, directory: Location, selection: Selection, tally: Tally) -> None:
@@ -42,6 +44,7 @@ class Presence:
         self._selection = selection
         self._tally = tally
         self._seen: set[str] = set()
+        self.reserved: dict[str, SourceFile | None] = {}
 
     def signed(self) -> Iterator[FileEntry]:
         """Yield the signed files that count."""
@@ -51,12 +54,11 @@ class Presence:
         """Yield each signed file that is there, in the order in which the storage names them.
 
         What holds in the end: each file that counts was yielded, or is a finding: missing where it was signed and a
-        look at its very place found nothing, extra where it was not signed. Files of ours under `_pipecrypt/` and
-        temporary files of runs that were killed do not count. Where a listing failed, that is a failure instead, and
+        look at its very place found nothing, extra where it was not signed. Temporary files of runs that were killed do
+        not count, and what lies below `_pipecrypt/` is noted. Where a listing failed, that is a failure instead, and
         nothing is called missing.
         """
         try:
-            yield from self._staged()
             for start in self._selection.starts():
                 for found in take_inventory(self._below(start), self._admits_below(start)):
                     yield from self._compare(_moved(found, start))
@@ -68,13 +70,6 @@ class Presence:
                 path = entry.path
                 yield from signed_source(self._dataset.file(path), self._directory.child(path), self._tally)
 
-    def _staged(self) -> Iterator[SignedSource]:
-        """Yield the files of a version that was signed a moment ago, or whose run was killed then."""
-        due = {entry.path: entry for entry in self.signed()}
-        for path, source in listed_staged_files(self._directory, self._dataset.verified.manifest.run, due).items():
-            self._seen.add(path)
-            yield SignedSource(source, self._dataset.file(path))
-
     def _below(self, start: str) -> Location:
         return self._directory.child(start) if start else self._directory
 
@@ -83,13 +78,17 @@ class Presence:
 
         def admits(names: tuple[str, ...]) -> bool:
             whole = (*above, *names)
-            return not is_reserved("/".join(whole)) and self._selection.admits(whole)
+            return self._selection.is_everything if is_reserved(whole[0]) else self._selection.admits(whole)
 
         return admits
 
     def _compare(self, found: Found) -> Iterator[SignedSource]:
         path, source = found
-        if is_reserved(path) or not self._selection.takes(path) or path in self._seen:
+        if is_reserved(path):
+            if self._selection.is_everything:
+                self.reserved[path] = source
+            return
+        if not self._selection.takes(path) or path in self._seen:
             return
         entry = self._dataset.entries.get(path)
         if entry is not None:

@@ -88,6 +88,7 @@ class VerifyReport:
         findings: sorted by path; empty where everything is as it was signed.
         unchecked: the first files that could not be checked, sorted by path.
         unchecked_files: how many there are.
+        unfinished_files: tables below `_pipecrypt/` that runs wrote for a version that is still to come.
     """
 
     root: str
@@ -107,3 +108,4 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...] = ()
     unchecked_files: int = 0
+    unfinished_files: int = 0

@@ -20,6 +20,7 @@ from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.calls.files import listed_keys
+from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.pipeline.progress.interruption import Interruption
 from pipecrypt.pipeline.task.chunk_codec import LazyCodec
@@ -76,6 +77,7 @@ def verify(
         ExpiredError: the statement's time is over.
         IntegrityError: the statement or its list of files is malformed, or about another dataset.
         UsageError: no key is trusted, or what was named cannot be verified.
+        ConflictError: a run is at work, and its files are not in their places yet; verify again when it is done.
         InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """
@@ -86,7 +88,13 @@ def verify(
         try:
             watcher, count = _Telling(on_event, interruption), _worker_count(workers, place)
             return verify_files(
-                place, requirements, globs=_globs(files), unlocking=unlocking, workers=count, watcher=watcher
+                place,
+                requirements,
+                globs=_globs(files),
+                unlocking=unlocking,
+                workers=count,
+                watcher=watcher,
+                journals=lambda directory: TrustedJournals(directory, requirements.trust),
             )
         except KeyboardInterrupt:
             raise _stopped(interruption) from None

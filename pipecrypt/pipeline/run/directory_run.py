@@ -26,8 +26,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
+from pipecrypt.pipeline.history.journal.history import find_runs
 from pipecrypt.pipeline.history.journal.journal import Journal
-from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.pipeline.history.sink_locking import locked_sink
 from pipecrypt.pipeline.planning.changes import superseded_by, written_by
 from pipecrypt.pipeline.planning.decision import Decision, what_goes
@@ -330,11 +330,18 @@ def open_directory_run(
             request.policy, plan.tasks, decision.changes.to_do, past=found.past, version=found.earlier
         )
         columns.check()
-        past = PastRuns() if found.past is None else found.past
-        if any(earlier >= run_id for earlier in past.run_ids):  # of a machine whose clock is ahead
-            run_id = new_run_id(now, earlier=past.run_ids)
+        earlier_ids = _earlier_ids(found)
+        if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
+            run_id = new_run_id(now, earlier=earlier_ids)
         header = make_header(request, plan, found, decision, run_id)
         yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header, columns=columns)
+
+
+def _earlier_ids(found: Found) -> tuple[str, ...]:
+    """Return the ids of runs that left something; a run that stages its files comes after all of them."""
+    if found.past is not None:
+        return found.past.run_ids
+    return tuple(run.run_id for run in find_runs(found.sink)) if found.is_staged else ()
 
 
 def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:

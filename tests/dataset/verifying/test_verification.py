@@ -195,7 +195,9 @@ def test_everything_at_once_is_named(dataset: Path) -> None:
     assert (report.files, report.signed_files) == (2, 3)
 
 
-@pytest.mark.parametrize("leftover", ["_pipecrypt/runs/1/journal", "day=1/.b.pipecrypt-0011aabb-ccdd0011.tmp"])
+@pytest.mark.parametrize(
+    "leftover", ["_pipecrypt/runs/20260131T120000Z-0123abcd/report.json", "day=1/.b.pipecrypt-0011aabb-ccdd0011.tmp"]
+)
 def test_what_is_no_data_does_not_count(dataset: Path, leftover: str) -> None:
     (dataset / leftover).parent.mkdir(parents=True, exist_ok=True)
     (dataset / leftover).write_bytes(b"x")

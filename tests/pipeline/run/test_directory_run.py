@@ -20,8 +20,10 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     UnsafeSinkError,
     UsageError,
+    VerificationError,
 )
 from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.history.cleaning import CleanSummary, clean
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.progress.events import Event, FileDone, FileStarted
@@ -275,14 +277,18 @@ def test_a_version_whose_files_are_not_in_place_is_read_and_put_in_place(
     assert [name for name in runs.names() if "/staged/" in name]
     trust = [runs.world.reference("signing")]
     assert runs.emails() == runs.plaintext()
-    report = pc.verify(runs.sink, trust=trust)
-    assert not report.findings
-    assert pc.verify(f"{runs.sink}/{NAMES[0]}", trust=trust).findings == ()
+    with pytest.raises(VerificationError) as caught:
+        pc.verify(runs.sink, trust=trust)
+    not_in_place = FindingKind.NOT_IN_PLACE
+    assert {each.path for each in caught.value.report.findings if each.kind is not_in_place} >= {"new.parquet"}
+    with pytest.raises(VerificationError, match="not in place: published"):
+        pc.verify(f"{runs.sink}/{NAMES[0]}", trust=trust)
     with pc.open(
         f"{runs.sink}/{NAMES[0]}", keys=[runs.world.key], trust=trust, credentials=runs.world.credentials
     ) as one:
         assert len(one.to_table()) == 5
     assert runs.clean(24).put_in_place or runs.run().files == 0
+    assert not pc.verify(runs.sink, trust=trust).findings
     assert not [name for name in runs.names() if "/staged/" in name]
     assert runs.emails() == runs.plaintext()
     assert runs.run().files == 0

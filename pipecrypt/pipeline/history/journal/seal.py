@@ -12,9 +12,9 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.pipeline.history.journal.block import MAX_BLOCK_BYTES
 
-__all__ = ["PlainSeal", "Seal", "SignedSeal", "UncheckedSeal"]
+__all__ = ["JOURNAL_TYPE", "PlainSeal", "Seal", "SignedSeal", "UncheckedSeal"]
 
-_PAYLOAD_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
+JOURNAL_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
 
 
 class Seal(Protocol):
@@ -65,11 +65,11 @@ class SignedSeal:
 
     def seal(self, block: bytes) -> bytes:
         """Return the envelope."""
-        return self._signers.seal_payload(block, _PAYLOAD_TYPE)
+        return self._signers.seal_payload(block, JOURNAL_TYPE)
 
     def open(self, stored: bytes) -> bytes:
         """Return the block, if one of the keys signed it."""
-        return self._signers.open_payload(stored, _PAYLOAD_TYPE)
+        return self._signers.open_payload(stored, JOURNAL_TYPE)
 
 
 class UncheckedSeal:
@@ -97,4 +97,4 @@ class UncheckedSeal:
         """Return the block."""
         if self.suffix == PlainSeal.suffix:
             return stored
-        return parse_envelope(stored, payload_type=_PAYLOAD_TYPE).payload
+        return parse_envelope(stored, payload_type=JOURNAL_TYPE).payload

@@ -1,0 +1,283 @@
+"""Look at what was named, once, and again at what was not as it was signed. What that means: verification.
+
+A run may be at work meanwhile. It moves files from one place to another, so one look may miss what the next one finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipecrypt.dataset.opening.file_digests import computable
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_sources import SignedSource
+from pipecrypt.dataset.opening.staged_files import staged_files
+from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
+from pipecrypt.dataset.verifying.known_digests import LazyKnownDigests
+from pipecrypt.dataset.verifying.missing_or_extra import Presence, signed_source
+from pipecrypt.dataset.verifying.reserved_files import Journals, Tables, find_unexpected, table_of
+from pipecrypt.dataset.verifying.tally import Tally
+from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, Target
+from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
+from pipecrypt.errors import StorageError
+from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
+from pipecrypt.manifest.findings import FindingKind, extra, not_in_place
+from pipecrypt.manifest.model import Manifest
+from pipecrypt.manifest.paths import is_reserved, staged_path
+from pipecrypt.storage.inventory import Kind, look_at, pin
+from pipecrypt.storage.listing import SourceFile
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.small_files import LocatedFiles
+from pipecrypt.storage.tail import has_undo
+
+__all__ = ["Look", "Watcher"]
+
+
+class Watcher(Protocol):
+    """Is told how far a verification is, on the thread that called it. What it raises stops the verification."""
+
+    def started(self, files: int, total_bytes: int) -> None:
+        """So many files are to be checked, and so many bytes read; told again where all of it begins anew."""
+
+    def file_started(self, path: str) -> None:
+        """A file is being read."""
+
+    def bytes_done(self, count: int) -> None:
+        """So many more bytes are done, of whichever file."""
+
+    def file_checked(self, path: str, findings: int) -> None:
+        """A file was compared, or could not be; so many findings are about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    path: str
+
+
+class Look:
+    """What a verification sees of one version.
+
+    Args:
+        files: the storage.
+        target: what was named.
+        unlocking: checks tags too; None without keys.
+        journals: what runs noted about files that no version lists yet.
+        workers: how many files are read at once.
+        watcher: told how far it is.
+
+    Attributes:
+        tally: what was found, and is still so.
+        inspector: what looks at files.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        files: LocatedFiles,
+        target: Target,
+        unlocking: Unlocking | None,
+        journals: Callable[[Location], Journals],
+        workers: int,
+        watcher: Watcher,
+    ) -> None:
+        """Look at nothing yet."""
+        self._files = files
+        self._target = target
+        self._journals = journals
+        self._workers = workers
+        self._watcher = watcher
+        self.tally = Tally()
+        self._lists = None if isinstance(target, SingleFile) else LazyKnownDigests(target.dataset, files)
+        if isinstance(target, SingleFile):
+            self._due = [target.signed.entry]
+            largest = target.signed.entry.size_bytes
+        else:
+            entries = target.dataset.entries
+            self._due = [entry for path, entry in entries.items() if _takes(target, path)]
+            largest = max((entry.size_bytes for entry in entries.values()), default=0)
+        digests = computable(self.manifest.digests)
+        self.inspector = Inspector(digests=digests, max_bytes=largest, known=self._known, unlocking=unlocking)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was signed."""
+        target = self._target
+        return target.signed.manifest if isinstance(target, SingleFile) else target.dataset.verified.manifest
+
+    @property
+    def due_files(self) -> int:
+        """How many signed files are looked at."""
+        return len(self._due)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was signed is looked at."""
+        target = self._target
+        return isinstance(target, SingleFile) or (isinstance(target, DatasetPart) and target.selection.is_everything)
+
+    def carry_out(self) -> None:
+        """Look at everything once."""
+        passes = 2 if self.inspector.unlocking is not None else 1
+        total = sum(entry.size_bytes for entry in self._due)
+        self._watcher.started(len(self._due), passes * total)
+        target = self._target
+        if isinstance(target, DatasetPart):
+            presence = Presence(target.dataset, self._root, target.selection, self.tally)
+            self._inspect(presence.sources())
+            self._look_below_reserved(presence.reserved)
+        else:
+            path = target.path if isinstance(target, FileInDataset) else target.signed.entry.path
+            self._inspect(self._at_places([path]))
+            self._look_below_reserved({})
+
+    def again(self) -> None:
+        """Look again at all that was not as it was signed."""
+        doubtful = self.tally.doubtful()
+        for path in doubtful:
+            self.tally.forget(path)
+        self._watcher.bytes_done(0)
+        self._inspect(self._at_places([path for path in doubtful if not is_reserved(path)]), is_told=False)
+        self._look_below_reserved(self._reserved_again(path for path in doubtful if is_reserved(path)))
+
+    def is_in_motion(self) -> bool:
+        """Say whether all that is not as it was signed may be so because a run, or a rotation, is at work there."""
+        return all(self._moves(path) for path in self.tally.doubtful())
+
+    def _known(self) -> KnownDigests:
+        return NOTHING_KNOWN if self._lists is None else self._lists.known()
+
+    # ---- places ----
+
+    @property
+    def _root(self) -> Location:
+        target = self._target
+        if isinstance(target, SingleFile):
+            raise AssertionError("a single file has no dataset")
+        return self._files.location(target.dataset.root)
+
+    def _place(self, path: str) -> Location:
+        target = self._target
+        return self._files.location(target.path) if isinstance(target, SingleFile) else self._root.child(path)
+
+    def _signed(self, path: str) -> SignedFile | None:
+        target = self._target
+        if isinstance(target, SingleFile):
+            return target.signed
+        return target.dataset.file(path) if path in target.dataset.entries else None
+
+    def _at_places(self, paths: Iterable[str]) -> Iterator[SignedSource]:
+        for path in paths:
+            signed, place = self._signed(path), self._place(path)
+            if signed is not None:
+                yield from signed_source(signed, place, self.tally)
+                continue
+            try:
+                if look_at(place) is not Kind.NOTHING:
+                    self.tally.find(extra(path))
+            except StorageError as error:
+                self.tally.fail(path, error)
+
+    def _reserved_again(self, paths: Iterable[str]) -> dict[str, SourceFile | None]:
+        found = {}
+        for path in paths:
+            try:
+                pinned = pin(self._root.child(path), path)
+            except StorageError as error:
+                self.tally.fail(path, error)
+                continue
+            if pinned is not None:
+                found[path] = pinned[1]
+        return found
+
+    # ---- what a run has still to move, or has left ----
+
+    def _look_below_reserved(self, reserved: Mapping[str, SourceFile | None]) -> None:
+        if isinstance(self._target, SingleFile):
+            return
+        try:
+            waiting = self._find_waiting()
+            for finding in find_unexpected(reserved):
+                self.tally.find(finding)
+            tables = {path: file for path, file in reserved.items() if file is not None and path not in waiting}
+            of_runs = {path: file for path, file in tables.items() if table_of(path) is not None}
+            left = Tables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
+        except StorageError as error:
+            self.tally.fail("", error)
+            return
+        self.tally.unfinished += len(of_runs) - len(left)
+        for finding in left:
+            self.tally.find(finding)
+
+    def _find_waiting(self) -> set[str]:
+        """Add a finding for each file whose true copy waits to be moved, and return where those copies are."""
+        missed = [path for path in self.tally.doubtful() if self._signed(path) is not None]
+        run_id = self.manifest.run
+        if not missed or run_id is None:
+            return set()
+        staged = staged_files(self._root, run_id)
+        waiting = [SignedSource(staged[path], signed) for path, signed in self._each_signed(missed) if path in staged]
+        found = set()
+        for news in work_through(waiting, self._compare, workers=self._workers):
+            if isinstance(news, Done) and not news.result.findings and news.result.failure is None:
+                self.tally.replace_missing(not_in_place(news.result.path))
+                found.add(f"{staged_path(run_id)}/{news.result.path}")
+        return found
+
+    def _each_signed(self, paths: Iterable[str]) -> Iterator[tuple[str, SignedFile]]:
+        for path in paths:
+            signed = self._signed(path)
+            if signed is not None:
+                yield path, signed
+
+    def _moves(self, path: str) -> bool:
+        kinds = {finding.kind for finding in self.tally.of(path)}
+        if not kinds or kinds == {FindingKind.LEFT_OVER}:
+            return True
+        if kinds == {FindingKind.EXTRA}:
+            return self._lists is not None and self._lists.was_listed(path)
+        is_older = kinds <= {FindingKind.NOT_IN_PLACE, FindingKind.ROLLED_BACK}
+        return (is_older and FindingKind.NOT_IN_PLACE in kinds) or self._is_rotated(path)
+
+    def _is_rotated(self, path: str) -> bool:
+        try:
+            return self._signed(path) is not None and has_undo(self._place(path))
+        except StorageError:
+            return False
+
+    # ---- looking into files ----
+
+    def _inspect(self, sources: Iterable[SignedSource], *, is_told: bool = True) -> None:
+        watcher = self._watcher
+        for news in work_through(sources, self._inspect_one, workers=self._workers):
+            if isinstance(news, Done):
+                self.tally.take(news.result)
+                if is_told:
+                    watcher.file_checked(news.result.path, len(news.result.findings))
+            elif isinstance(news, _Started):
+                if is_told:
+                    watcher.file_started(news.path)
+            else:
+                watcher.bytes_done(news if is_told else 0)
+
+    def _compare(self, file: SignedSource, tell: Tell[int]) -> Inspected:
+        return self.inspector.inspect(file.signed, file.source, lambda _: tell(0))
+
+    def _inspect_one(self, file: SignedSource, tell: Tell[_Started | int]) -> Inspected:
+        tell(_Started(file.signed.entry.path))
+        due = file.signed.entry.size_bytes * (1 if self.inspector.unlocking is None else 2)
+        done = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal done
+            done += count
+            tell(count)
+
+        inspected = self.inspector.inspect(file.signed, file.source, on_bytes)
+        # What was not read, as the footer in the second pass, is done as well.
+        if done < due:
+            tell(due - done)
+        return inspected
+
+
+def _takes(target: DatasetPart | FileInDataset, path: str) -> bool:
+    return target.selection.takes(path) if isinstance(target, DatasetPart) else path == target.path

@@ -1,0 +1,233 @@
+"""Verifying sees what readers see that know nothing of `_pipecrypt/`: files at their places, and no other table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipecrypt.dataset.verifying.verification import Patience
+from pipecrypt.errors import ConflictError, VerificationError
+from pipecrypt.manifest.findings import FindingKind
+from pipecrypt.manifest.paths import LOCK_DIRECTORY, staged_path
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink_lock import LockTiming, SinkLock
+from tests.dataset.verifying.test_verification import K, Watched, check, found
+from tests.dataset.world import NAMES, SignedWorld, entry_of, sign
+
+A, B, C = NAMES
+RUN = "20260131T120000Z-0123abcd"
+LATER = "20260201T120000Z-0123abcd"
+EARLIER = "20260101T120000Z-0123abcd"
+NOW = Patience(seconds=0.0, sleep=lambda _: None)
+
+
+@pytest.fixture
+def dataset(signed_world: SignedWorld, tmp_path: Path) -> Path:
+    """A dataset whose statement names the run that wrote it."""
+    root = Path(shutil.copytree(signed_world.root / "signed", tmp_path / "signed"))
+    shutil.rmtree(root / "_pipecrypt")
+    sign(root, run=RUN)
+    check(root)
+    return root
+
+
+def _stage(dataset: Path, name: str, run: str = RUN) -> Path:
+    place = dataset / staged_path(run) / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(dataset / name, place)
+    return place
+
+
+# ---- files that wait for their places ----
+
+
+def test_a_file_that_waits_for_its_place_is_not_at_its_place(dataset: Path) -> None:
+    _stage(dataset, B)
+    (dataset / B).unlink()
+    assert found(dataset) == {(K.NOT_IN_PLACE, B)}
+    assert found(dataset / B) == {(K.NOT_IN_PLACE, B)}
+    assert found(dataset, "day=1/*") == {(K.NOT_IN_PLACE, B)}
+    assert check(dataset / A).findings == ()
+
+
+@pytest.mark.parametrize("kind", ["forged", "swapped", "cut", "plaintext"])
+def test_what_lies_at_the_place_is_named_too(signed_world: SignedWorld, dataset: Path, kind: str) -> None:
+    _stage(dataset, B)
+    data = (dataset / B).read_bytes()
+    forged, expected = {
+        "forged": (bytes([data[600] ^ 255]).join((data[:600], data[601:])), K.MODIFIED),
+        "swapped": ((dataset / A).read_bytes(), K.SWAPPED),
+        "cut": (data[:-1], K.TRUNCATED),
+        "plaintext": ((signed_world.root / "raw" / A).read_bytes(), K.PLAINTEXT),
+    }[kind]
+    (dataset / B).write_bytes(forged)
+    for place in (dataset, dataset / B, dataset / "day=1"):
+        kinds = {each for each, path in found(place) if path == B}
+        assert kinds == {K.NOT_IN_PLACE, expected}
+
+
+def test_a_staged_copy_that_differs_excuses_nothing(dataset: Path) -> None:
+    staged = _stage(dataset, B)
+    data = bytearray(staged.read_bytes())
+    data[600] ^= 255  # the footer is the signed one
+    staged.write_bytes(data)
+    (dataset / B).unlink()
+    assert found(dataset) == {(K.MISSING, B), (K.LEFT_OVER, staged.relative_to(dataset).as_posix())}
+
+
+def test_with_keys_it_is_the_same(dataset: Path, signed_world: SignedWorld) -> None:
+    _stage(dataset, C)
+    (dataset / C).write_bytes((dataset / A).read_bytes())
+    with pytest.raises(VerificationError) as caught:
+        check(dataset)
+    assert FindingKind.NOT_IN_PLACE in {each.kind for each in caught.value.report.findings}
+    assert caught.value.exit_code == 3
+
+
+# ---- tables and other files below _pipecrypt ----
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "_pipecrypt/z.parquet",
+        "_pipecrypt/files/z.parquet",
+        "_pipecrypt/lock/1.json.parquet",
+        f"_pipecrypt/runs/{RUN}/z.parquet",
+        f"_pipecrypt/runs/{RUN}/Staged/z.parquet",
+        "_pipecrypt/runs/x/staged/z.parquet",
+        "_pipecrypt/runs/../runs/z.parquet",
+        "_pipecrypt/notes.txt",
+        "_pipecrypt/manifest.json.sig.json",
+        "_pipecrypt/.pipecrypt-0.tmp/z.parquet",
+        "_pipecrypt/files/1-0123456789abcdef.jsonl\n",
+    ],
+)
+def test_what_is_not_ours_below_the_reserved_directory(dataset: Path, path: str) -> None:
+    place = dataset / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(dataset / A, place)
+    name = os.path.relpath(place, dataset)
+    assert found(dataset) == {(K.UNEXPECTED, name)}
+
+
+@pytest.mark.parametrize("run", [EARLIER, RUN, LATER])
+@pytest.mark.parametrize("where", ["staged", "attempts/0011"])
+@pytest.mark.parametrize("name", ["z.parquet", A, "day=1/z.csv"])
+def test_a_table_in_the_directory_of_a_run(dataset: Path, run: str, where: str, name: str) -> None:
+    place = dataset / "_pipecrypt" / "runs" / run / where / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(dataset / A, place)  # a second copy of a signed file doubles its rows
+    assert found(dataset) == {(K.LEFT_OVER, place.relative_to(dataset).as_posix())}
+    assert check(dataset / A).findings == ()
+
+
+def test_a_named_pipe_hangs_nobody(dataset: Path) -> None:
+    for path in ("_pipecrypt/grants.json", f"{staged_path(RUN)}/{B}", "day=1/pipe"):
+        (dataset / path).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(dataset / path)
+    expected = {(K.UNEXPECTED, "_pipecrypt/grants.json"), (K.UNEXPECTED, f"{staged_path(RUN)}/{B}")}
+    assert found(dataset) == {*expected, (K.EXTRA, "day=1/pipe")}
+
+
+# ---- beside a run that is at work ----
+
+
+def _lock(dataset: Path) -> SinkLock:
+    return SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), RUN, timing=LockTiming(interval_seconds=1))
+
+
+def test_while_a_run_is_at_work_what_is_not_in_place_is_a_conflict(dataset: Path) -> None:
+    _stage(dataset, B)
+    (dataset / B).unlink()
+    with _lock(dataset):
+        with pytest.raises(ConflictError, match="at work there, and 1 files are not in their places"):
+            check(dataset, patience=NOW)
+        (dataset / A).write_bytes(b"forged")
+        assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset, patience=NOW)
+    assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset)
+
+
+def test_it_waits_for_a_run_that_ends(dataset: Path) -> None:
+    staged = _stage(dataset, B)
+    (dataset / B).unlink()
+    pauses = 0
+
+    def move(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 3:
+            os.rename(staged, dataset / B)
+
+    with _lock(dataset):
+        assert check(dataset, patience=Patience(sleep=move)).findings == ()
+    assert pauses == 3
+
+
+def test_a_lock_that_is_none_excuses_nothing(dataset: Path) -> None:
+    _stage(dataset, B)
+    (dataset / B).unlink()
+    lock = dataset / LOCK_DIRECTORY / "1.json"
+    lock.parent.mkdir()
+    lock.write_bytes(b"{" * 10_000)
+    assert found(dataset) == {(K.NOT_IN_PLACE, B)}
+
+
+class _Changing(Watched):
+    """Changes the dataset when the first look is over."""
+
+    def __init__(self, *changes: object) -> None:
+        super().__init__()
+        self._changes = list(changes)
+
+    def bytes_done(self, count: int) -> None:
+        super().bytes_done(count)
+        if self.bytes and not count and self._changes:
+            self._changes.pop(0)()  # type: ignore[operator]
+
+
+def test_what_was_moved_meanwhile_is_looked_at_again(dataset: Path, tmp_path: Path) -> None:
+    data = (dataset / B).read_bytes()
+    (dataset / B).unlink()
+    (dataset / "day=1" / "new").write_bytes(b"")
+    left = _stage(dataset, A, LATER)
+
+    def tidy() -> None:
+        (dataset / B).write_bytes(data)
+        (dataset / "day=1" / "new").unlink()
+        left.unlink()
+
+    report = check(dataset, watcher=_Changing(tidy))
+    assert (report.findings, report.files) == ((), 3)
+
+
+def test_a_new_version_that_appears_meanwhile_is_the_one_that_is_verified(
+    dataset: Path, signed_world: SignedWorld, tmp_path: Path
+) -> None:
+    manifest = sign(dataset, run=RUN)
+    (dataset / B).unlink()
+
+    def publish() -> None:
+        sign(dataset, dataset_id=manifest.dataset_id, version=2, previous_sha256="0" * 64, run=LATER)
+
+    report = check(dataset, watcher=_Changing(publish))
+    assert (report.version, report.files, report.findings) == (2, 2, ())
+
+
+def test_versions_without_end_are_a_conflict(dataset: Path) -> None:
+    manifest = sign(dataset, run=RUN)
+    entries = [entry_of(name, (dataset / name).read_bytes()) for name in NAMES]
+    (dataset / B).unlink()
+    versions = iter(range(2, 100))
+
+    class Restless(Watched):
+        def bytes_done(self, count: int) -> None:
+            if not count:
+                changes = {"dataset_id": manifest.dataset_id, "previous_sha256": "0" * 64, "run": LATER}
+                sign(dataset, entries=entries, version=next(versions), **changes)
+
+    with pytest.raises(ConflictError, match="a new version each time"):
+        check(dataset, watcher=Restless())
