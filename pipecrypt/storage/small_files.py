@@ -18,7 +18,9 @@ from pipecrypt.storage.source import read_small_file, read_small_object
 
 __all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
 
-_MOST_LEVELS: Final = 32
+_MOST_LEVELS: Final = 64
+_STATEMENT: Final = ".sig.json"
+_SAME_STORAGE: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
 class SmallFiles(Protocol):
@@ -33,7 +35,13 @@ class SmallFiles(Protocol):
         """
 
     def display(self, path: str) -> str:
-        """Return how errors and records name a path: a URL without secrets, `file://` for local files."""
+        """Return how errors name a path: a URL without secrets, `file://` for local files."""
+
+    def place(self, path: str) -> str:
+        """Return the one name of a place, however it is spelled: links are resolved, doubled slashes dropped."""
+
+    def real_path(self, path: str) -> str | None:
+        """Return a path with its links resolved; None where the storage has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,14 @@ class LocatedFiles:
         """Return the path as a URL; see `SmallFiles`."""
         location = self.location(path)
         return f"file://{path}" if location.is_local else location.display
+
+    def place(self, path: str) -> str:
+        """Return the one name of a place; see `SmallFiles`."""
+        return _place(self.display(path), self.real_path(path))
+
+    def real_path(self, path: str) -> str | None:
+        """Return a path with its links resolved; see `SmallFiles`."""
+        return _resolved(path) if self.location(path).is_local else None
 
     def location(self, path: str) -> Location:
         """Return the location of a path.
@@ -93,6 +109,35 @@ class FilesystemFiles:
         protocol = self.fs.protocol
         return f"{protocol if isinstance(protocol, str) else protocol[0]}://{path}"
 
+    def place(self, path: str) -> str:
+        """Return the one name of a place; see `SmallFiles`."""
+        return _place(self.display(path), self.real_path(path))
+
+    def real_path(self, path: str) -> str | None:
+        """Return a path with its links resolved; see `SmallFiles`."""
+        protocol = self.fs.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        return _resolved(path) if "file" in names else None
+
+
+def _resolved(path: str) -> str:
+    """Return where a path leads; of a statement, where its directory does: a link in its own place is none."""
+    if path.endswith(_STATEMENT):
+        directory, _, name = path.rpartition("/")
+        return f"{os.path.realpath(directory or '/')}/{name}"
+    real = os.path.realpath(path or "/")
+    return "" if real == "/" else real
+
+
+def _place(url: str, real_path: str | None) -> str:
+    if real_path is not None:
+        return f"file://{real_path}"
+    scheme, separator, path = url.rpartition("::")[2].partition("://")
+    if not separator:
+        return url
+    steps = [step for step in path.split("/") if step not in {"", "."}]
+    return f"{_SAME_STORAGE.get(scheme.lower(), scheme.lower())}://{'/'.join(steps)}"
+
 
 def locate(location: Location) -> tuple[LocatedFiles, str]:
     """Return the storage of a location and its path there, absolute where it is local, without a `/` at its end."""
@@ -108,7 +153,7 @@ def _parts(path: str) -> tuple[str, ...]:
 def directories_above(path: str) -> Iterator[str]:
     """Yield the directories above a path, the nearest first; the root of a file system is the empty text.
 
-    A bucket or a host is the last one. At most 32 levels are climbed: each may cost a request.
+    A bucket or a host is the last one. At most 64 levels are climbed: each may cost a request.
     """
     for _ in range(_MOST_LEVELS):
         path, slash, _ = path.rpartition("/")

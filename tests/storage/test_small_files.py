@@ -95,4 +95,4 @@ def test_the_directories_above(path: str, above: list[str]) -> None:
 
 
 def test_climbing_ends() -> None:
-    assert len(list(directories_above("/a" * 1000))) == 32
+    assert len(list(directories_above("/a" * 1000))) == 64

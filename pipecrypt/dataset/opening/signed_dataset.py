@@ -1,28 +1,39 @@
 """Find the statement above or beside data, verify it, and look up files in it. Looking at the files: signed_file.
 
 A dataset's statement lies in `_pipecrypt/manifest.json` in one of the directories above a file, a single file's beside
-it. Where there are both, the dataset's counts: a statement that was valid elsewhere may have been put beside the file.
+it. Which of them counts, where there are several: governing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from pipecrypt.dataset.opening.governing import (
+    Governing,
+    find_governing,
+    read_envelope,
+    recall,
+    remember,
+    removed,
+)
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError
+from pipecrypt.errors import IntegrityError, NotTrustedError
 from pipecrypt.manifest.compare import KnownDigests
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, refuse
 from pipecrypt.manifest.model import FileListSummary, Manifest
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
-from pipecrypt.storage.small_files import SmallFiles, directories_above
+from pipecrypt.storage.small_files import SmallFiles
 
 __all__ = ["SignedDataset", "is_current", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
+
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ def open_signed_file(files: SmallFiles, path: str, requirements: Requirements) -
 
     Raises:
         NotTrustedError: there is no statement about it, or too few trusted keys signed it.
-        IntegrityError: as `verify_envelope`; or the dataset does not list the file.
+        IntegrityError: as `open_above`; or the dataset does not list the file.
     """
     dataset = open_above(files, path, requirements)
     if dataset is not None:
@@ -77,40 +88,65 @@ def open_signed_file(files: SmallFiles, path: str, requirements: Requirements) -
 
 
 def open_above(files: SmallFiles, path: str, requirements: Requirements) -> SignedDataset | None:
-    """Return the nearest dataset that has `path` below its directory, or None if there is none.
+    """Return the dataset that governs what lies at `path`, or None if there is none.
+
+    What holds when it returns: 1. no other statement governs the path (`find_governing`); 2. all that `verify_envelope`
+    lists, for the requirements; 3. the list of files is the signed one, whole; 4. the statement is remembered, so that
+    an older one is noticed next time. The caller still owes to compare each file with its entry before a byte of it is
+    used.
+
+    Args:
+        files: the storage.
+        path: of a file, or of a directory with a `/` at its end.
+        requirements: what must hold of the statement.
 
     Raises:
-        IntegrityError: as `open_dataset`.
+        NotTrustedError: too few trusted keys signed it; or it was accepted before, and is gone.
+        IntegrityError: as `find_governing` and `verify_envelope`; or the list of files is missing or another.
     """
-    for directory in directories_above(path):
-        found = _open(files, directory, requirements)
-        if found is not None:
-            return found
-    return None
+    tries_left = _TRIES
+    while True:
+        found = find_governing(files, path, requirements.memory)  # 1
+        if found is None:
+            return None
+        try:
+            return _open(files, found, requirements)  # 2, 3, 4
+        except IntegrityError:
+            # Another reader may have accepted a newer version since this one was read.
+            tries_left -= 1
+            if not tries_left or read_envelope(files, f"{found.root}/{MANIFEST_PATH}") in {found.envelope, None}:
+                raise
 
 
 def open_dataset(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset:
-    """Return the dataset whose directory is `root`.
-
-    What holds when it returns: 1. all that `verify_envelope` lists, for the requirements; 2. the list of files is the
-    signed one, whole; 3. the statement is remembered, so that an older one is noticed next time. The caller still owes
-    to compare each file with its entry before a byte of it is used.
+    """Return the dataset whose directory is `root`; otherwise as `open_above`.
 
     Raises:
         NotTrustedError: there is no statement, or too few trusted keys signed it.
-        IntegrityError: as `verify_envelope`; or the list of files is missing or another.
+        IntegrityError: as `open_above`; or the directory is a part of another dataset.
     """
-    found = _open(files, root, requirements)
+    found = open_above(files, f"{root}/", requirements)
     if found is None:
         raise unsigned(files, root)
+    if found.root != root:
+        raise IntegrityError(
+            f"{files.display(root)} is a part of {found.name}, which is signed as a whole", hint=f"name {found.name}"
+        )
     return found
 
 
 def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> SignedFile:
-    """Return what the statement beside a single file says about it; otherwise as `open_dataset`."""
-    place = path + SIGNATURE_SUFFIX
-    envelope = _read(files, place, MAX_ENVELOPE_BYTES)
+    """Return what the statement beside a single file says about it; the caller found no dataset above it.
+
+    Raises:
+        NotTrustedError: there is no statement, or too few trusted keys signed it.
+        IntegrityError: as `verify_envelope`.
+    """
+    place = signature_path(path)
+    envelope = read_envelope(files, place)
     if envelope is None:
+        if recall(files, place, requirements.memory) is not None:
+            raise removed(files, path)
         beside = f"{path.rpartition('/')[2]}{SIGNATURE_SUFFIX} beside it, and no dataset above it"
         raise unsigned(files, path, beside)
     name = path.rpartition("/")[2]
@@ -118,7 +154,7 @@ def open_beside(files: SmallFiles, path: str, requirements: Requirements) -> Sig
     entry = verified.manifest.single_file
     if entry is None:
         raise AssertionError("verified as the statement of a single file")
-    _remember(files, place, verified, requirements)
+    remember(files, place, verified.remember(), requirements.memory)
     return SignedFile(verified.manifest, entry, files.display(path), verified.key_ids)
 
 
@@ -131,7 +167,7 @@ def is_current(files: SmallFiles, place: str, manifest: Manifest) -> bool:
         manifest: what it said.
     """
     try:
-        envelope = _read(files, place, MAX_ENVELOPE_BYTES)
+        envelope = read_envelope(files, place)
         return envelope is not None and decode_statement(parse_envelope(envelope).payload) == manifest
     except IntegrityError:
         return False
@@ -145,22 +181,20 @@ def unsigned(files: SmallFiles, path: str, missing: str = MANIFEST_PATH) -> NotT
     )
 
 
-def _open(files: SmallFiles, root: str, requirements: Requirements) -> SignedDataset | None:
-    envelope = _read(files, f"{root}/{MANIFEST_PATH}", MAX_ENVELOPE_BYTES)
-    if envelope is None:
-        return None
-    verified = _verify(files, root, envelope, requirements, expected_file=None)  # 1
+def _open(files: SmallFiles, found: Governing, requirements: Requirements) -> SignedDataset:
+    root = found.root
+    verified = _verify(files, root, found.envelope, requirements, expected_file=None)
     summary = verified.manifest.file_list
     if summary is None:
         raise AssertionError("verified as the statement of a dataset")
-    entries = {entry.path: entry for entry in _entries(files, root, verified, summary)}  # 2
-    _remember(files, root, verified, requirements)  # 3
+    entries = {entry.path: entry for entry in _entries(files, root, verified, summary)}
+    remember(files, root, verified.remember(), requirements.memory)
     return SignedDataset(root, files.display(root), verified, entries)
 
 
 def _entries(files: SmallFiles, root: str, verified: VerifiedManifest, summary: FileListSummary) -> Iterator[FileEntry]:
     path = verified.file_list_path
-    data = _read(files, f"{root}/{path}", summary.size_bytes)
+    data = read_envelope(files, f"{root}/{path}", summary.size_bytes)
     name = files.display(root)
     if data is None:
         refuse([Finding(FindingKind.MISSING, path, "the list of files is not there")], name=name)
@@ -174,28 +208,16 @@ def _entries(files: SmallFiles, root: str, verified: VerifiedManifest, summary: 
 def _verify(
     files: SmallFiles, place: str, envelope: bytes, requirements: Requirements, *, expected_file: str | None
 ) -> VerifiedManifest:
-    name, memory = files.display(place), requirements.memory
+    name = files.display(place)
     try:
         return verify_envelope(
             envelope,
             requirements.trust.verify,
             requirements.clock(),
             min_version=requirements.min_version,
-            remembered=memory.recall(name) if memory is not None else None,
+            remembered=recall(files, place, requirements.memory),
             expected_dataset_id=requirements.dataset_id,
             expected_file=expected_file,
         )
     except IntegrityError as error:
         raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
-
-
-def _remember(files: SmallFiles, place: str, verified: VerifiedManifest, requirements: Requirements) -> None:
-    if requirements.memory is not None:
-        requirements.memory.remember(files.display(place), verified.remember())
-
-
-def _read(files: SmallFiles, path: str, max_bytes: int) -> bytes | None:
-    try:
-        return files.read(path, max_bytes)
-    except FormatError as error:  # endless data, where a statement has a limit
-        raise IntegrityError(error.message, hint=error.hint) from error

@@ -11,13 +11,13 @@ from typing import Final
 from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved
 from pipecrypt.storage.inventory import pin, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory
 from pipecrypt.storage.tail import has_undo
 
-__all__ = ["check_nothing_unsigned", "check_signed_is_there", "name_some", "sizes_below"]
+__all__ = ["check_nothing_nested", "check_nothing_unsigned", "check_signed_is_there", "name_some", "sizes_below"]
 
 _SHOWN: Final = 3
 _LOOKED_INTO: Final = 100
@@ -33,6 +33,21 @@ def sizes_below(directory: Location) -> dict[str, int | None]:
         return {}
     found = take_inventory(directory, lambda names: not is_reserved("/".join(names)))
     return {path: None if file is None else file.size_bytes for path, file in found if is_data(path)}
+
+
+def check_nothing_nested(directory: Location, found: Iterable[str]) -> None:
+    """Pass if no directory below is a signed dataset: what is signed as a whole is so with all that is below.
+
+    Raises:
+        ConflictError: one is.
+    """
+    inner = sorted(path for path in found if path.endswith(f"/{MANIFEST_PATH}"))
+    if inner:
+        root = directory.child(inner[0].removesuffix(f"/{MANIFEST_PATH}"))
+        raise ConflictError(
+            f"{root.display} is a signed dataset, and lies below {directory.display}, which would be signed as a whole",
+            hint="choose another sink, beside it; or encrypt its files anew together with the others",
+        )
 
 
 def check_nothing_unsigned(directory: Location, stays: Sequence[FileEntry], found: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.directory_state import (
+    check_nothing_nested,
     check_nothing_unsigned,
     check_signed_is_there,
     name_some,
@@ -72,6 +73,7 @@ class DatasetSigning:
         self._to_replace = frozenset(path for path in found if replaces(path))
         self._entries: list[FileEntry] = []
         self._promises: dict[PromisedPolicy, None] = {}
+        check_nothing_nested(sink, found)
         check_nothing_unsigned(sink, self._stays, found.keys() - self._to_replace)
         check_signed_is_there(sink, self._stays, found, {})
         self._check_digests()

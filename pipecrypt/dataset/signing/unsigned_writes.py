@@ -30,7 +30,7 @@ def check_outside_datasets(place: Location) -> None:
         ConflictError: one is.
     """
     files, path = locate(place)
-    for directory in directories_above(path):
+    for directory in dict.fromkeys([*directories_above(path), *directories_above(files.real_path(path) or path)]):
         try:
             is_signed = exists(files.location(f"{directory}/{MANIFEST_PATH}"))
         except StorageError as error:
@@ -53,17 +53,22 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         overwrite: whether files may be replaced; where not, a directory that holds anything is refused elsewhere.
 
     Raises:
-        ConflictError: the directory is a signed dataset, or one of the files is signed.
+        ConflictError: the directory is a signed dataset, or one of the files is signed or would lie in one below.
         StorageError: the storage refused or failed.
     """
     if not is_directory(sink):
         return
     if exists(sink.child(MANIFEST_PATH)):
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
-    found = {path for path, _ in take_inventory(sink, _everywhere)} if overwrite else set[str]()
+    found = {path for path, _ in take_inventory(sink, _everywhere)}
+    roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
     for path in paths:
-        if signature_path(path) in found:
+        if overwrite and signature_path(path) in found:
             raise _signed(sink.child(path))
+        inner = next((root for root in roots if path.startswith(root)), None)
+        if inner is not None:
+            what = f"{sink.child(path).display} would lie in {sink.child(inner).display}, which is a signed dataset"
+            raise ConflictError(what, hint=_HINT)
 
 
 def check_unsigned_file(file: Location) -> None:

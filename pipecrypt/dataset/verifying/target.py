@@ -14,7 +14,7 @@ from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.errors import SourceNotFoundError, UsageError
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, is_reserved
+from pipecrypt.manifest.paths import SIGNATURE_SUFFIX, is_reserved
 from pipecrypt.storage.inventory import Kind, look_at
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles, locate
@@ -91,9 +91,9 @@ def find_target(
         hint = f"name the file: {path.removesuffix(SIGNATURE_SUFFIX)}"
         raise UsageError(f"{files.display(path)} is a statement, not what it is about", hint=hint)
     kind = look_at(files.location(path))
-    if kind is not Kind.FILE and _is_there(files, f"{path}/{MANIFEST_PATH}"):
-        return files, DatasetPart(open_dataset(files, path, requirements), Selection.of(globs))
-    dataset = open_above(files, path, requirements)
+    dataset = open_above(files, path if kind is Kind.FILE else f"{path}/", requirements)
+    if dataset is not None and dataset.root == path:
+        return files, DatasetPart(dataset, Selection.of(globs))
     if dataset is not None:
         return files, _in_dataset(dataset, path, kind, globs)
     if kind is Kind.DIRECTORY:

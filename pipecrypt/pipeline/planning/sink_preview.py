@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
-from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, check_signed_is_there, sizes_below
+from pipecrypt.dataset.signing.directory_state import (
+    check_nothing_nested,
+    check_nothing_unsigned,
+    check_signed_is_there,
+    sizes_below,
+)
 from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.service import find_key_ids
@@ -71,6 +76,8 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
     conflicts = _problems([lambda: check_unlocked(request.sink)])
     if not conflicts:
         conflicts += _problems(find_conflicts(request, past, decision, there))
+        if is_signed:
+            conflicts += _problems([lambda: check_nothing_nested(request.sink, found)])
         if is_signed and version is not None:
             conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
     is_expired = version is not None and version.expires is not None and utc_now() >= version.expires

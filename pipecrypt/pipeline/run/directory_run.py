@@ -24,9 +24,8 @@ from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.paths import staged_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
-from pipecrypt.pipeline.history.journal.history import find_runs
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.sink_locking import locked_sink
 from pipecrypt.pipeline.planning.changes import superseded_by, written_by
@@ -34,7 +33,7 @@ from pipecrypt.pipeline.planning.decision import Decision, what_goes
 from pipecrypt.pipeline.planning.plan import Plan, rolls_over
 from pipecrypt.pipeline.planning.unlisted import PlannedColumns
 from pipecrypt.pipeline.progress.events import FileDone
-from pipecrypt.pipeline.progress.run_id import new_run_id
+from pipecrypt.pipeline.progress.run_id import is_run_id, new_run_id
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.run.found import Found, OwnFiles, decide_run, look_at_sink, make_header
@@ -42,6 +41,7 @@ from pipecrypt.pipeline.run.signed_run import check_promise
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
 from pipecrypt.storage.exclusive import remove_file
+from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.preconditions import Writers, check_writers
 from pipecrypt.storage.sink import remove_leftovers_in
 from pipecrypt.storage.sink_lock import SinkLock
@@ -341,7 +341,10 @@ def _earlier_ids(found: Found) -> tuple[str, ...]:
     """Return the ids of runs that left something; a run that stages its files comes after all of them."""
     if found.past is not None:
         return found.past.run_ids
-    return tuple(run.run_id for run in find_runs(found.sink)) if found.is_staged else ()
+    if not found.is_staged:
+        return ()
+    runs = {path.partition("/")[0] for path, _ in take_inventory(found.sink.child(RUNS_DIRECTORY), lambda _: True)}
+    return tuple(sorted(filter(is_run_id, runs)))
 
 
 def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.errors import IntegrityError
+from pipecrypt.errors import IntegrityError, RolledBackError
 from pipecrypt.manifest.verify import Remembered
 
 PLACE = "s3://bucket/ü\udcff"
@@ -75,6 +76,70 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, caplog: pyte
         memory.remember("s3://bucket", SEEN)
 
     assert "s3://bucket" in caplog.text
+
+
+def test_it_never_goes_backwards(memory: VersionMemory) -> None:
+    memory.remember(PLACE, replace(SEEN, version=8))
+    memory.remember(PLACE, SEEN)
+    assert memory.recall(PLACE) == replace(SEEN, version=8)
+    with pytest.raises(RolledBackError):
+        memory.remember(PLACE, replace(SEEN, version=8, statement_sha256="b" * 64))
+    with pytest.raises(IntegrityError, match="for another reader"):
+        memory.remember(PLACE, replace(SEEN, version=9, dataset_id="1" * 32))
+    memory.forget(PLACE)
+    memory.forget(PLACE)
+    assert memory.recall(PLACE) is None
+
+
+def _remember_many(directory: str, first: int) -> None:
+    memory = VersionMemory(directory)
+    for version in range(first, 400, 2):
+        memory.remember(PLACE, replace(SEEN, version=version))
+        known = memory.recall(PLACE)
+        assert known is not None
+        assert known.version >= version
+
+
+def test_two_readers_at_once(memory: VersionMemory) -> None:
+    processes = [multiprocessing.Process(target=_remember_many, args=(memory.directory, first)) for first in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert memory.recall(PLACE) == replace(SEEN, version=399)
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("put", [_link, os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["accepted", "accepted.lock"])
+def test_what_others_put_into_the_state_directory(
+    memory: VersionMemory, caplog: pytest.LogCaptureFixture, tmp_path: Path, put: Callable[[Path], None], name: str
+) -> None:
+    Path(memory.directory).mkdir(parents=True)
+    put(Path(memory.directory, name))
+    if (name, put) == ("accepted", Path.mkdir):
+        return
+    with caplog.at_level(logging.WARNING):
+        memory.remember(PLACE, SEEN)
+    assert "cannot remember" in caplog.text
+    if name == "accepted":
+        with pytest.raises(IntegrityError):
+            memory.recall(PLACE)
+    else:
+        assert memory.recall(PLACE) is None
+
+
+def test_a_record_that_is_a_link(memory: VersionMemory, tmp_path: Path) -> None:
+    memory.remember(PLACE, SEEN)
+    record = _record(memory)
+    record.rename(tmp_path / "record")
+    record.symlink_to(tmp_path / "record")
+    with pytest.raises(IntegrityError):
+        memory.recall(PLACE)
 
 
 @pytest.mark.parametrize(

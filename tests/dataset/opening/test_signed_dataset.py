@@ -40,7 +40,7 @@ def test_a_dataset_and_its_files(dataset: Path) -> None:
     assert opened.known_digests().paths[opened.entries[A].sha256 or ""] == A
 
 
-def test_the_nearest_dataset_above_counts(dataset: Path) -> None:
+def test_the_uppermost_dataset_above_counts(dataset: Path) -> None:
     above = open_above(FILES, str(dataset / B), TRUSTING)
     assert above is not None
     assert above.root == str(dataset)
@@ -49,9 +49,11 @@ def test_the_nearest_dataset_above_counts(dataset: Path) -> None:
 
     inner = dataset / "day=1"
     sign(inner, policy=replace(above.verified.manifest.policy, bind_path=False))
-    nearest = open_above(FILES, str(dataset / B), TRUSTING)
-    assert nearest is not None
-    assert nearest.root == str(inner)
+    again = open_above(FILES, str(dataset / B), TRUSTING)
+    assert again is not None
+    assert again.root == str(dataset)
+    with pytest.raises(IntegrityError, match="is a part of"):
+        open_dataset(FILES, str(inner), TRUSTING)
 
 
 def test_what_a_dataset_does_not_list_is_refused_although_it_has_its_own_statement(dataset: Path) -> None:

@@ -12,6 +12,8 @@ from pipecrypt.dataset.signing import unsigned_writes
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.pipeline.calls.files import decrypt
 from pipecrypt.pipeline.calls.writer import ParquetWriter, encrypt_batches
+from pipecrypt.pipeline.planning.plan_report import report_plan
+from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.storage.location import Location
 from tests.dataset.written import World, people, tree
 
@@ -143,3 +145,32 @@ def test_files_of_several_datasets_are_not_continued_as_one(world: World) -> Non
     encrypt_batches(one, world.root / "one-00000.parquet", policy, overwrite=True, credentials=world.credentials)
     with pytest.raises(ConflictError):
         encrypt_batches(people(), sink, policy, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_nothing_is_written_around_a_signed_dataset(world: World, is_signed: bool, overwrite: bool) -> None:
+    inner = world.out / "day=1"
+    world.sign(source=world.raw / "day=1", sink=inner)
+    before = _bytes(world.out)
+    policy = world.policy() if is_signed else world.policy(sign=None)
+    with pytest.raises(ConflictError):
+        world.sign(policy, overwrite=overwrite)
+    assert _bytes(world.out) == before
+    if is_signed and overwrite:
+        request = EncryptRequest(
+            source=Location(str(world.raw)), sink=Location(str(world.out)), policy=policy, overwrite=overwrite
+        )
+        assert "signed dataset" in "".join(report_plan(request).conflicts)
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_a_link_into_a_signed_dataset(signed: World, is_signed: bool) -> None:
+    (signed.root / "link").symlink_to(signed.out / "day=1")
+    before = _bytes(signed.out)
+    policy = signed.policy() if is_signed else signed.policy(sign=None)
+    for sink in (signed.root / "link", signed.root / "link" / "new.parquet", signed.root / "link" / "deep" / "er"):
+        source = signed.raw / "a.parquet" if sink.suffix else signed.raw
+        with pytest.raises(ConflictError, match="lies inside"):
+            signed.sign(policy, source=source, sink=sink, overwrite=True)
+    assert _bytes(signed.out) == before
