@@ -67,7 +67,7 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
             raise _signed(sink.child(path))
         inner = next((root for root in roots if path.startswith(root)), None)
         if inner is not None:
-            what = f"{sink.child(path).display} would lie in {sink.child(inner).display}, which is a signed dataset"
+            what = f"{sink.child(path).display} would lie in {sink.child(inner.rstrip('/')).display}, which is a signed dataset"
             raise ConflictError(what, hint=_HINT)
 
 

@@ -1,4 +1,4 @@
-"""Read what a run that did not finish noted about its files, as far as keys signed it that a reader trusts."""
+"""Read what a run that did not finish noted about its files, as far as trusted keys signed it. Who asks: verifying."""
 
 from __future__ import annotations
 
