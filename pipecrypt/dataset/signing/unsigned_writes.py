@@ -67,8 +67,8 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
             raise _signed(sink.child(path))
         inner = next((root for root in roots if path.startswith(root)), None)
         if inner is not None:
-            what = f"{sink.child(path).display} would lie in {sink.child(inner.rstrip('/')).display}, which is a signed dataset"
-            raise ConflictError(what, hint=_HINT)
+            dataset = sink.child(inner.rstrip("/")).display
+            raise ConflictError(f"{sink.child(path).display} would lie in the signed dataset {dataset}", hint=_HINT)
 
 
 def check_unsigned_file(file: Location) -> None:
