@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint fix bench docs clean
+.PHONY: help demo test test-system test-long lint fix bench docs clean
 
 VENV := .venv
 # The machine's own Python, looked up before the virtual environment comes first in PATH.
@@ -10,12 +10,15 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A shell's own PYTHONPATH would shadow what the virtual environment holds.
 unexport PYTHONPATH
 
+SYSTEM_PYTHON := /usr/bin/python3
+PYTHON_VERSION := import sys; print(sys.version)
+
 # Absolute, because relative paths of a configuration start from the configuration.
 DEMO := $(abspath $(or $(PIPECRYPT_DEMO_DIR),./demo))
 SCALE ?= 0.1
 
 help: ## Print these targets
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: export PIPECRYPT_DEMO_DIR := $(DEMO)
 demo: export PIPECRYPT_PASSPHRASE_FILE := $(DEMO)/passphrase
@@ -35,6 +38,20 @@ demo: $(VENV)/.demo ## Set up, encrypt TPC-H lineitem, inspect it, read it back 
 
 test: lint ## Lint, check types and layers, run the tests with coverage
 	pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
+
+# In an environment of its own, with less in it.
+test-system: ## Run the tests of sources, parquet and crypto under the system's own Python, if it is another one
+	@if [ ! -x "$(SYSTEM_PYTHON)" ] || \
+		[ "$$($(SYSTEM_PYTHON) -c '$(PYTHON_VERSION)')" = "$$($(VENV)/bin/python -c '$(PYTHON_VERSION)')" ]; then \
+		echo "$(SYSTEM_PYTHON) is not another Python than that of $(VENV)"; \
+	elif ! $(SYSTEM_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "$(SYSTEM_PYTHON) is older than 3.11"; \
+	else \
+		$(MAKE) --no-print-directory VENV=.venv-system PYTHON=$(SYSTEM_PYTHON) run-system; fi
+
+.PHONY: run-system
+run-system: $(VENV)/.rows
+	pytest -n 2 -p no:cacheprovider -m "not long" tests/sources tests/parquet tests/crypto
 
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites
 	pytest -n 2 -m long
@@ -56,7 +73,7 @@ docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UP
 	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py tests/interop
 
 clean: ## Remove the virtual environment, the demo and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
+	rm -rf $(VENV) .venv-system .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment.
@@ -70,6 +87,10 @@ $(VENV)/.pip:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.pip
 	python -m pip install --quiet -e . "tpchgen-cli>=2"
+	@touch $@
+
+$(VENV)/.rows: pyproject.toml | $(VENV)/.pip
+	python -m pip install --quiet -e . --group rows
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip

@@ -19,6 +19,8 @@ __all__ = [
     "Columns",
     "Compression",
     "DataKeys",
+    "Delimiter",
+    "Encoding",
     "FileFormat",
     "Footer",
     "FooterKey",
@@ -28,6 +30,7 @@ __all__ = [
     "OnBadRows",
     "Sign",
     "SignDigest",
+    "Types",
     "Uniform",
     "UnlistedColumns",
     "ValidFor",
@@ -66,6 +69,18 @@ Chunks = Annotated[
 ]
 FileFormat = Annotated[
     SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: what each file's first rows tell.")
+]
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", metavar="COLUMN=TYPE", help="Type of a CSV or JSON column, as id=string; may be given several times."
+    ),
 ]
 OnBadRows = Annotated[
     BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")

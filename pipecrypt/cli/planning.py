@@ -11,7 +11,7 @@ import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import aligned, show
-from pipecrypt.cli.summaries import count
+from pipecrypt.cli.summaries import count, delimiter_word
 
 if TYPE_CHECKING:
     from pipecrypt.pipeline.planning.plan_report import PlanReport, SchemaDrift
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["plan", "show_plan"]
 
 _SHOWN = 10
+_MOST_TYPES = 50
 _CONFLICT = 5
 
 
@@ -71,6 +72,13 @@ def _lines(report: PlanReport) -> Iterator[str]:
     yield from aligned(list(facts.items()), indent="  ")
     for reference, columns in report.columns_by_key:
         yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + reference}"
+    if report.delimiter is not None:
+        yield f"  delimiter of the first source: {delimiter_word(report.delimiter)}"
+    if report.types:
+        yield "  types of the first source, inferred where source.types does not give them:"
+        yield from aligned(list(report.types[:_MOST_TYPES]), indent="    ")
+        if len(report.types) > _MOST_TYPES:
+            yield f"    and {len(report.types) - _MOST_TYPES:,} more columns"
     if report.skipped:
         yield "  what was done before is what the sink says, not verified"
     for conflict in report.conflicts:

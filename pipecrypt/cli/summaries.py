@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.progress.summary import Summary
 
-__all__ = ["count", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
+__all__ = ["count", "delimiter_word", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 
 _DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
 _UNKNOWN = "unknown"
@@ -163,9 +163,14 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
             yield f"  and {len(plan.sources) - _MAX_SOURCES:,} more"
     if plan.columns is not None:
         yield ""
-        yield "columns of the first source"
-        rows = [(each.path, each.key or "-", each.key_reference or "plaintext") for each in plan.columns]
-        yield from aligned([("column", "key", "key reference"), *rows], indent="  ")
+        between = "" if plan.delimiter is None else f", delimiter: {delimiter_word(plan.delimiter)}"
+        yield f"columns of the first source{between}"
+        rows = [
+            (each.path, each.type or "", each.key or "-", each.key_reference or "plaintext") for each in plan.columns
+        ]
+        table = [("column", "type", "key", "key reference"), *rows]
+        has_types = any(each.type for each in plan.columns)
+        yield from aligned(table if has_types else [(row[0], *row[2:]) for row in table], indent="  ")
 
 
 def _signed_as(plan: ConfigPlan) -> str:
@@ -174,6 +179,11 @@ def _signed_as(plan: ConfigPlan) -> str:
     days, hours = divmod(plan.valid_for_seconds // _HOUR_SECONDS, _DAY_HOURS)
     validity = [count(days, "day")] * bool(days) + [count(hours, "hour")] * bool(hours)
     return f"digests with {plan.digest}, valid for {' and '.join(validity)}"
+
+
+def delimiter_word(delimiter: str) -> str:
+    """Return how to call a delimiter: `comma`, `tab`; the character where it has no name here."""
+    return {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", " ": "space"}.get(delimiter, delimiter)
 
 
 def count(number: int, noun: str) -> str:

@@ -15,6 +15,8 @@ from pipecrypt.cli.encrypt_options import (
     Columns,
     Compression,
     DataKeys,
+    Delimiter,
+    Encoding,
     FileFormat,
     Footer,
     FooterKey,
@@ -24,6 +26,7 @@ from pipecrypt.cli.encrypt_options import (
     OnBadRows,
     Sign,
     SignDigest,
+    Types,
     Uniform,
     UnlistedColumns,
     ValidFor,
@@ -62,6 +65,10 @@ _Sink = Annotated[
     str,
     typer.Argument(metavar="DST", help="Directory, or a file name where SRC is one file, or - for standard output."),
 ]
+
+
+# A tab is hard to give in a shell.
+_DELIMITER_WORDS = {"tab": "\t", "\\t": "\t"}
 
 
 def run(
@@ -115,6 +122,9 @@ def encrypt(
     no_bind_path: NoBindPath = False,
     chunks: Chunks = False,
     file_format: FileFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    types: Types = None,
     on_bad_rows: OnBadRows = BadRows.FAIL,
     batch_rows: BatchRows = None,
     compression: Compression = None,
@@ -157,7 +167,13 @@ def encrypt(
         source=Location(source),
         sink=Location(sink),
         policy=policy,
-        reading=Reading(format=given, on_bad_rows=on_bad_rows.value),
+        reading=Reading(
+            format=given,
+            delimiter=None if delimiter is None else _DELIMITER_WORDS.get(delimiter, delimiter),
+            encoding=encoding,
+            types=_types(types or []),
+            on_bad_rows=on_bad_rows.value,
+        ),
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
@@ -168,6 +184,17 @@ def encrypt(
 def _batches(batch_rows: int | None) -> dict[str, Any]:
     """Return what a policy takes about row groups."""
     return {} if batch_rows is None else {"batch_rows": batch_rows}
+
+
+def _types(values: list[str]) -> dict[str, str]:
+    """Return the type of each column that `--type` names."""
+    types: dict[str, str] = {}
+    for value in values:
+        column, equals, kind = value.partition("=")
+        if not (column and equals and kind):
+            raise UsageError(f"--type {value!r} names no type", hint="write the column and its type, as id=string")
+        types[column] = kind
+    return types
 
 
 def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:

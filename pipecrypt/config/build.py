@@ -81,6 +81,8 @@ def _reading(loaded: LoadedConfig) -> Reading:
     source = loaded.model.source
     csv = source.csv
     try:
+        if None not in {source.encoding, csv.encoding} and source.encoding != csv.encoding:
+            raise UsageError("source.encoding says something else", hint="leave out one of the two encodings")
         return Reading(
             format=source.format,
             delimiter=csv.delimiter,
@@ -89,7 +91,7 @@ def _reading(loaded: LoadedConfig) -> Reading:
             quote=csv.quote,
             null_values=csv.null_values,
             types=source.types,
-            encoding=csv.encoding,
+            encoding=csv.encoding if source.encoding is None else source.encoding,
             decimal_point=csv.decimal_point,
             on_bad_rows=source.on_bad_rows,
         )

@@ -53,12 +53,12 @@ class _Model(BaseModel):
 class CSVModel(_Model):
     """The dialect of CSV; what is left out is guessed from each file's name."""
 
-    delimiter: _Text | None = Field(default=None, description="one character; default: comma, tab for .tsv, | for .tbl")
+    delimiter: _Text | None = Field(default=None, description="one character; default: what the first rows tell")
     header: bool | None = Field(default=None, description="whether the first line names the columns; default: true")
     names: tuple[_Text, ...] | None = Field(default=None, description="names of the columns, instead of a header's")
     quote: str | None = Field(default=None, description="one character; empty where quotes mean nothing")
     null_values: tuple[str, ...] | None = Field(default=None, description="texts that mean null")
-    encoding: _Text | None = Field(default=None, description="default: utf-8")
+    encoding: _Text | None = Field(default=None, description="the same as source.encoding")
     decimal_point: _Text | None = Field(default=None, description="one character; default: a point")
 
 
@@ -71,6 +71,9 @@ class SourceModel(_Model):
     options: dict[str, Any] = Field(default={}, description="storage options for fsspec")
     format: Literal["parquet", "csv", "json", "arrow", "orc"] | None = Field(
         default=None, description="of all files; default: what each name tells"
+    )
+    encoding: _Text | None = Field(
+        default=None, description="of CSV and JSON lines, such as latin-1, cp1252 or utf-16; default: utf-8"
     )
     csv: CSVModel = Field(default=CSVModel(), description="the dialect of CSV")
     types: dict[_Text, _Text] = Field(

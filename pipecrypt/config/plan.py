@@ -46,11 +46,13 @@ class PlannedColumn:
         path: dotted.
         key: the name under `keys`, or None where the column stays in plaintext.
         key_reference: what the name stands for.
+        type: of the whole column, where the source is CSV or JSON: inferred, or given.
     """
 
     path: str
     key: str | None
     key_reference: str | None
+    type: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class ConfigPlan:
         valid_for_seconds: how long the statement is valid; None for ever, or where there is none.
         sources: the files found; None where the source was not looked at.
         columns: the columns of the first of them; None likewise, and where files are encrypted in chunks.
+        delimiter: of the first of them, where it is CSV: found, or given.
     """
 
     config: str
@@ -88,6 +91,7 @@ class ConfigPlan:
     valid_for_seconds: int | None
     sources: tuple[PlannedSource, ...] | None
     columns: tuple[PlannedColumn, ...] | None
+    delimiter: str | None
 
 
 def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
@@ -107,14 +111,14 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     policy = request.policy.engine_policy()
     signing = request.policy.signing
     validity = None if signing is None else signing.valid_for
-    sources, columns = None, None
+    sources, columns, delimiter = None, None, None
     if not offline:
         with hints_about_paths(loaded):
             check_keys(request.policy)
             _check_sink(loaded, request.sink)
             planned = planned_sources(request)
             sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
-            columns = _columns(loaded, *planned[0])
+            columns, delimiter = _columns(loaded, *planned[0])
     return ConfigPlan(
         config=loaded.document.name,
         source=request.source.display,
@@ -130,6 +134,7 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
         valid_for_seconds=None if validity is None else int(validity.total_seconds()),
         sources=sources,
         columns=columns,
+        delimiter=delimiter,
     )
 
 
@@ -156,12 +161,17 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
         raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
 
 
-def _columns(loaded: LoadedConfig, source: SourceFile, operation: Operation) -> tuple[PlannedColumn, ...] | None:
-    chosen = source_shape(source, operation).columns
-    if chosen is None:
-        return None
+def _columns(
+    loaded: LoadedConfig, source: SourceFile, operation: Operation
+) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
+    """Return the columns of a source and, where it is CSV, its delimiter."""
+    shape = source_shape(source, operation)
+    if shape.columns is None:
+        return None, None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}
-    return tuple(
-        PlannedColumn(leaf.dotted, None if reference is None else names[reference], reference)
-        for leaf, reference in chosen
+    types = dict(shape.types)
+    columns = tuple(
+        PlannedColumn(leaf.dotted, None if key is None else names[key], key, types.get(leaf.path[0]))
+        for leaf, key in shape.columns
     )
+    return columns, shape.delimiter

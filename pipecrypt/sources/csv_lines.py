@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
@@ -16,7 +15,9 @@ from pipecrypt.sources.inputs import recoded
 from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from pipecrypt.sources.options import CSVOptions, ReadOptions
 from pipecrypt.sources.stream import mapped_errors
-from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
+from pipecrypt.sources.text_rows import TextStream, with_first
+from pipecrypt.sources.text_start import Start, encoding_hint, find_delimiter, read_start
+from pipecrypt.sources.text_types import InferredColumn, infer_column
 from pipecrypt.sources.type_names import parse_types
 
 __all__ = ["open_csv"]
@@ -26,12 +27,13 @@ _BOM: Final = b"\xef\xbb\xbf"
 _WHOLE: Final = (1 << 31) - 1
 # Handing a few rows to other threads takes longer than parsing them.
 _FEW_BYTES: Final = 64 << 10
-_TYPE_HINT: Final = "give the type of the column, as string; or leave such rows out with on_bad_rows: skip"
 _FIELDS_HINT: Final = "check the delimiter and the quotes; or leave such rows out with on_bad_rows: skip"
 
 
 def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> TextStream:
     """Return the stream of a CSV file, its types inferred from the first block where they are not given.
+
+    Which texts have which type is decided by text_types, which also looks at every later row.
 
     Args:
         read: gives the file's bytes, b"" at the end.
@@ -39,15 +41,16 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
         options: the dialect, types and limits.
 
     Raises:
-        FormatError: there is not even a header, or a name stands in it twice.
+        FormatError: there is not even a header, or a name stands in it twice, or encoding or delimiter are not clear.
         UsageError: a type is given for a column that is not there.
         UnsupportedError: CSV cannot hold a given type.
     """
-    dialect = options.csv
+    start = read_start(recoded(read, options.csv.encoding, name), name)
+    dialect = options.csv if options.csv.delimiter is not None else _with_delimiter(options.csv, start, name)
     types = parse_types(dialect.types)
-    row_ends = RowEnds(dialect.delimiter.encode(), dialect.quote.encode() if dialect.quote else None)
+    row_ends = RowEnds(_delimiter(dialect).encode(), dialect.quote.encode() if dialect.quote else None)
     blocks = cut_blocks(
-        recoded(read, dialect.encoding, name),
+        start.read,
         row_ends,
         name=name,
         block_bytes=options.block_bytes,
@@ -58,7 +61,23 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
     parser = _CSVParser(names, types, dialect, row_ends)
     with mapped_errors(name):
         parser.infer(first.data if first else b"", name)
-    return TextStream(with_first(first, blocks), parser, name, options.on_bad_rows)
+    return TextStream(with_first(first, blocks), parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
+
+
+def _with_delimiter(dialect: CSVOptions, start: Start, name: str) -> CSVOptions:
+    fields = None if dialect.names is None else len(dialect.names)
+    return replace(dialect, delimiter=find_delimiter(start, dialect.quote, name, fields=fields))
+
+
+def _delimiter(dialect: CSVOptions) -> str:
+    if dialect.delimiter is None:
+        raise AssertionError("the delimiter is found before rows are read")
+    return dialect.delimiter
+
+
+def _parsing(dialect: CSVOptions, **more: object) -> pc.ParseOptions:
+    # Line ends in values are the parser's own business; the option is for Arrow's cutting, which is not used.
+    return pc.ParseOptions(delimiter=_delimiter(dialect), quote_char=dialect.quote or False, **more)
 
 
 class _CSVParser:
@@ -69,6 +88,7 @@ class _CSVParser:
     ) -> None:
         self._names = names
         self._given = types
+        self._inferred = {each: InferredColumn(()) for each in names if each not in types}
         self._dialect = dialect
         self.split = row_ends.split
         self.schema = pa.schema([(each, types.get(each, pa.string())) for each in names])
@@ -77,31 +97,34 @@ class _CSVParser:
         self._field_names = [*names, *behind]
         self._many = pc.ReadOptions(use_threads=True, block_size=_WHOLE, column_names=self._field_names)
         self._few = pc.ReadOptions(use_threads=False, block_size=_WHOLE, column_names=self._field_names)
-        self._parse_options = self._parsing()
-        self._convert_options = self._converting({})
+        self._parse_options = _parsing(dialect)
+        self._convert_options = self._converting(self._read_as())
 
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block."""
         for column, kind in self._given.items():
             self._check_type(column, kind, name)
-        lenient = self._parsing(invalid_row_handler=lambda _: "skip")
-        if data:
-            # Columns whose type is given are not judged yet: a value that does not fit is a bad row's, met later.
-            unjudged = self._converting(dict.fromkeys(self._given, pa.binary()))
-            found = pc.read_csv(pa.py_buffer(_guarded(data)), self._many, lenient, unjudged)
-            self.schema = pa.schema([self._settled(field) for field in found.schema])
-        self._convert_options = self._converting({field.name: field.type for field in self.schema})
+        if data and self._inferred:
+            lenient = _parsing(self._dialect, invalid_row_handler=lambda _: "skip")
+            # As bytes: text that is not UTF-8 is a bad row's, met later.
+            texts = self._converting(dict.fromkeys(self._inferred, pa.binary()), only=list(self._inferred))
+            found = pc.read_csv(pa.py_buffer(_guarded(data)), self._many, lenient, texts)
+            for column in self._inferred:
+                self._inferred[column] = infer_column(found[column], self._dialect.decimal_point)
+            types = {**self._given, **{column: inferred.type for column, inferred in self._inferred.items()}}
+            self.schema = pa.schema([(column, types[column]) for column in self._names])
 
     def parse(self, data: memoryview) -> pa.Table | None:
         """Return the rows, or None where one of them does not fit."""
-        return self._parsed(data, self._convert_options)
+        return self._typed(self._parsed(data, self._convert_options))
 
     def checks(self) -> Iterator[Callable[[memoryview], bool]]:
         """Ask for the number of fields, then column by column: one column is parsed in a third of the time of all."""
         first = self._names[0]
-        yield self._check(self._converting({first: pa.binary()}, only=first))
-        for field in self.schema:
-            yield self._check(self._converting({field.name: field.type}, only=field.name))
+        as_bytes = self._converting({first: pa.binary()}, only=[first])
+        yield lambda data: self._parsed(data, as_bytes) is not None
+        for column in self._names:
+            yield self._check(column)
 
     def misshapen(self, data: bytes, rows: Sequence[tuple[int, int]]) -> set[int] | None:
         """Return the rows with a wrong number of fields, all in one parse, or None where it cannot be told so."""
@@ -111,9 +134,10 @@ class _CSVParser:
             texts.append(invalid.text)
             return "skip"
 
-        first = self._converting({self._names[0]: pa.binary()}, only=self._names[0])
+        first = self._converting({self._names[0]: pa.binary()}, only=[self._names[0]])
+        noting = _parsing(self._dialect, invalid_row_handler=note)
         try:
-            pc.read_csv(pa.py_buffer(_guarded(data)), self._few, self._parsing(invalid_row_handler=note), first)
+            pc.read_csv(pa.py_buffer(_guarded(data)), self._few, noting, first)
         except (pa.ArrowInvalid, UnicodeError):
             return None
         # The same text is as wrong in every row.
@@ -130,19 +154,43 @@ class _CSVParser:
             return "skip"
 
         as_bytes = self._converting({each: pa.binary() for each in self._names})
-        pc.read_csv(pa.py_buffer(_guarded(row)), self._few, self._parsing(invalid_row_handler=count), as_bytes)
+        counting = _parsing(self._dialect, invalid_row_handler=count)
+        # As one byte a character: what is not UTF-8 could not be handed to `count`.
+        pc.read_csv(pa.py_buffer(_guarded(row.decode("latin-1").encode())), self._few, counting, as_bytes)
         if counts:
             extra = 1 if self._dialect.trailing_delimiter else 0
             found = counts[0] - extra
             return f"{found} field{'' if found == 1 else 's'} instead of {len(self._names)}", _FIELDS_HINT
         for field in self.schema:
-            only = self._converting({field.name: field.type}, only=field.name)
-            if self._parsed(memoryview(row), only) is None:
-                return _misfit(field, given=field.name in self._given)
+            if not self._check(field.name)(memoryview(row)):
+                return _misfit(field, row, given=field.name in self._given)
         return "the row cannot be parsed", _FIELDS_HINT
 
-    def _check(self, convert_options: pc.ConvertOptions) -> Callable[[memoryview], bool]:
-        return lambda data: self._parsed(data, convert_options) is not None
+    def _check(self, column: str) -> Callable[[memoryview], bool]:
+        options = self._converting({column: self._given.get(column, pa.string())}, only=[column])
+        return lambda data: self._typed(self._parsed(data, options)) is not None
+
+    def _read_as(self) -> dict[str, pa.DataType]:
+        """Return what Arrow makes of the columns: those whose type was inferred are read as text."""
+        return {each: self._given.get(each, pa.string()) for each in self._names}
+
+    def _typed(self, table: pa.Table | None) -> pa.Table | None:
+        """Return a table with the inferred types, or None where a text does not fit its own."""
+        if table is None:
+            return None
+        columns: list[pa.ChunkedArray] = []
+        narrower: dict[str, InferredColumn] = {}
+        for column, texts in zip(table.column_names, table.columns, strict=True):
+            inferred = self._inferred.get(column)
+            if inferred is None or inferred.is_text:
+                columns.append(texts)
+            elif (found := inferred.converted(texts)) is not None:
+                columns.append(found[0])
+                narrower[column] = found[1]
+            else:
+                return None
+        self._inferred.update(narrower)
+        return pa.Table.from_arrays(columns, names=table.column_names)
 
     def _parsed(self, data: memoryview, convert_options: pc.ConvertOptions) -> pa.Table | None:
         try:
@@ -151,17 +199,10 @@ class _CSVParser:
         except pa.ArrowInvalid:
             return None
 
-    def _settled(self, field: pa.Field) -> pa.Field:
-        kind = without_null_types(field.type)
-        # Arrow takes text that is not UTF-8 for bytes. As text, its row will be named.
-        if pa.types.is_binary(kind) and field.name not in self._given:
-            kind = pa.string()
-        return field.with_type(self._given.get(field.name, kind))
-
     def _check_type(self, column: str, kind: pa.DataType, name: str) -> None:
         try:
-            line = self._dialect.delimiter.encode() * (len(self._field_names) - 1) + b"\n"
-            only = self._converting({column: kind}, only=column)
+            line = _delimiter(self._dialect).encode() * (len(self._field_names) - 1) + b"\n"
+            only = self._converting({column: kind}, only=[column])
             pc.read_csv(pa.py_buffer(b"\n" + line), self._few, self._parse_options, only)
         except pa.ArrowNotImplementedError:
             hint = "choose another type; dictionaries have int32 indices"
@@ -170,11 +211,7 @@ class _CSVParser:
             # An empty field may be no value of that type; the rows will tell.
             return
 
-    def _parsing(self, **more: object) -> pc.ParseOptions:
-        # Line ends in values are the parser's own business; the option is for Arrow's cutting, which is not used.
-        return pc.ParseOptions(delimiter=self._dialect.delimiter, quote_char=self._dialect.quote or False, **more)
-
-    def _converting(self, types: Mapping[str, pa.DataType], *, only: str | None = None) -> pc.ConvertOptions:
+    def _converting(self, types: Mapping[str, pa.DataType], *, only: list[str] | None = None) -> pc.ConvertOptions:
         nulls = self._dialect.null_values
         return pc.ConvertOptions(
             column_types=dict(types),
@@ -182,7 +219,7 @@ class _CSVParser:
             strings_can_be_null=nulls is not None,
             quoted_strings_can_be_null=nulls is None,
             decimal_point=self._dialect.decimal_point,
-            include_columns=self._names if only is None else [only],
+            include_columns=self._names if only is None else only,
         )
 
 
@@ -191,9 +228,24 @@ def _guarded(data: bytes | memoryview) -> bytes | memoryview:
     return b"\n" + bytes(data) if data[: len(_BOM)] == _BOM else data
 
 
-def _misfit(field: pa.Field, *, given: bool) -> tuple[str, str]:
+def _misfit(field: pa.Field, row: bytes, *, given: bool) -> tuple[str, str]:
+    if pa.types.is_string(field.type) and not _is_utf8(row):
+        what = f"column {field.name} is not UTF-8: the file may be latin-1 or cp1252"
+        return what, encoding_hint("cp1252")
     what = f"column {field.name} does not fit {field.type}"
-    return (what, _TYPE_HINT) if given else (f"{what}, which its first rows are", _TYPE_HINT)
+    hint = (
+        f"give the type of the column: source.types: {{{field.name}: string}}, or --type {field.name}=string; "
+        "or leave such rows out with on_bad_rows: skip"
+    )
+    return (what, hint) if given else (f"{what}, as its first rows do", hint)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _names(
@@ -206,13 +258,16 @@ def _names(
             raise FormatError(f"{name} is empty: there are no column names", hint="give the names of the columns")
         return list(dialect.names), None
     start, end = row
+    if not _is_utf8(first.data[start:end]):
+        what = f"{name}:{first.line}: the names of the columns are not UTF-8: the file may be latin-1 or cp1252"
+        raise FormatError(what, hint=encoding_hint("cp1252"))
     with mapped_errors(name):
-        text = first.data[start:end].decode()
-    lines = io.StringIO(text, newline="")
-    if dialect.quote:
-        names = next(csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote))
-    else:
-        names = next(csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE))
+        header = pc.read_csv(
+            pa.py_buffer(_guarded(first.data[start:end])),
+            pc.ReadOptions(use_threads=False, block_size=_WHOLE),
+            _parsing(dialect),
+        )
+    names = header.schema.names
     if dialect.trailing_delimiter:
         del names[-1:]
     if dialect.header:
@@ -226,7 +281,7 @@ def _names(
 def _next_row(block: Block | None, blocks: Iterator[Block], row_ends: RowEnds) -> tuple[Block | None, tuple[int, int]]:
     """Return the first block that holds more than empty lines, and its first row's offsets."""
     while block is not None:
-        for row in row_ends.rows(block.data):
+        if (row := row_ends.first(block.data)) is not None:
             return block, row
         block = next(blocks, None)
     return None, (0, 0)

@@ -87,7 +87,7 @@ def sniff_format(start: bytes) -> SourceFormat | None:
 
 
 def guess_csv_options(name: str) -> CSVOptions:
-    """Return the dialect by extension: comma, tab for .tsv, TPC-H's for .tbl."""
+    """Return the dialect by extension: tab for .tsv, TPC-H's for .tbl; else the first rows tell the delimiter."""
     _, extension, _ = _split(name)
     return _DIALECTS.get(extension.lower(), CSVOptions())
 

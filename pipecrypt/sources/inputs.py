@@ -16,7 +16,6 @@ from pipecrypt.sources.stream import mapped_errors
 
 __all__ = ["DecompressedFile", "recoded"]
 
-_UTF8: Final = frozenset({"utf-8", "ascii"})
 _CODECS: Final = {Compression.GZIP: "gzip", Compression.ZSTD: "zstd", Compression.BZ2: "bz2"}
 
 
@@ -78,22 +77,28 @@ def recoded(read: Callable[[int], bytes], encoding: str, name: str) -> Callable[
     """Return a `read` that gives UTF-8, whatever the file's encoding.
 
     Raises:
-        FormatError: when reading, at bytes that are not of that encoding.
+        FormatError: when reading, at bytes that are not of that encoding; names the place.
     """
     codec = codecs.lookup(encoding)
-    if codec.name in _UTF8:
+    if codec.name == "utf-8":
         return read
-    decoder = codec.incrementaldecoder("strict")
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    decoded_bytes = 0
 
     def read_recoded(size: int) -> bytes:
+        nonlocal decoded_bytes
         while True:
             data = read(size)
+            pending = len(decoder.getstate()[0])
             try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeError:
+                text = decoder.decode(data, final=not data).encode()
+            except UnicodeError as error:
+                start = error.start if isinstance(error, UnicodeDecodeError) else 0
+                where = max(decoded_bytes - pending, 0) + start
                 hint = "check the encoding of the file"
-                raise FormatError(f"{name}: bytes that are not {encoding}", hint=hint) from None
+                raise FormatError(f"{name}: byte {where:,} is not of {encoding}", hint=hint) from None
+            decoded_bytes += len(data)
             if text or not data:
-                return text.encode()
+                return text
 
     return read_recoded

@@ -12,10 +12,13 @@ import pyarrow.json as pj
 
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.sources.bad_rows import sift
+from pipecrypt.sources.inputs import recoded
 from pipecrypt.sources.json_depth import MAX_DEPTH, is_too_deep
+from pipecrypt.sources.json_numbers import has_inexact_numbers, inexact_field, without_times
 from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from pipecrypt.sources.options import ReadOptions
 from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
+from pipecrypt.sources.text_start import encoding_hint, read_start
 from pipecrypt.sources.type_names import parse_types
 
 __all__ = ["open_json"]
@@ -24,7 +27,8 @@ __all__ = ["open_json"]
 _MANY: Final = pj.ReadOptions(use_threads=True, block_size=(1 << 31) - 1)
 _FEW: Final = pj.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
 _FEW_BYTES: Final = 64 << 10
-_TYPE_HINT: Final = "give the type of the field; or leave such rows out with on_bad_rows: skip"
+_TYPE_HINT: Final = "give the type of the field (source.types, --type); or leave such rows out with on_bad_rows: skip"
+_NUMBER_HINT: Final = "give its type: source.types: {NAME: decimal128(38, 0)}, --type; double, if it may be rounded"
 _SYNTAX_HINT: Final = "each line must be one JSON object; or leave such rows out with on_bad_rows: skip"
 _LINES: Final = RowEnds(b"", None)
 _LINE: Final = re.compile(rb"[^\n]+\n")
@@ -34,7 +38,7 @@ def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> 
     """Return the stream of a file of JSON lines, its types inferred from the first block where they are not given.
 
     A field that the first block does not have makes a later row bad: leaving out only the field would lose data
-    unseen.
+    unseen. Texts stay texts, and a number that would be rounded makes its row bad.
 
     Args:
         read: gives the file's bytes, b"" at the end.
@@ -42,11 +46,14 @@ def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> 
         options: types and limits.
 
     Raises:
-        FormatError: the file is empty and no types are given, or it holds one JSON array.
+        FormatError: the file is empty and no types are given, or it holds one JSON array, or is of another encoding.
         UnsupportedError: JSON is not read as a given type.
     """
     types = parse_types(options.json.types)
-    blocks = cut_blocks(read, _LINES, name=name, block_bytes=options.block_bytes, max_row_bytes=options.max_row_bytes)
+    start = read_start(recoded(read, options.json.encoding, name), name)
+    blocks = cut_blocks(
+        start.read, _LINES, name=name, block_bytes=options.block_bytes, max_row_bytes=options.max_row_bytes
+    )
     first = next(blocks, None)
     _check_first(first, types, name)
     parser = _JSONParser(types, name)
@@ -59,6 +66,7 @@ class _JSONParser:
 
     def __init__(self, types: Mapping[str, pa.DataType], name: str) -> None:
         self._given = types
+        self._inferred = pa.schema([])
         self.schema = pa.schema(list(types.items()))
         self._options = pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="infer")
         for field in self.schema:
@@ -67,14 +75,16 @@ class _JSONParser:
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block's good rows."""
         if data.strip():
-            parsed = self.parse(memoryview(data))
+            parsed = _parsed(memoryview(data), self._options)
             found = self._schema_of_good_rows(data, name) if parsed is None else parsed.schema
             self.schema = pa.schema([self._settled(field) for field in found])
+            self._inferred = pa.schema([field for field in self.schema if field.name not in self._given])
         self._options = pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="error")
 
     def parse(self, data: memoryview) -> pa.Table | None:
         """Return the rows, or None where one of them does not fit."""
-        return _parsed(data, self._options)
+        table = _parsed(data, self._options)
+        return None if table is None or has_inexact_numbers(bytes(data), self._inferred) else table
 
     def checks(self) -> list[Callable[[memoryview], bool]]:
         """Ask for all at once: whether a field is unknown or stands there twice is no question to one field."""
@@ -86,14 +96,23 @@ class _JSONParser:
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which field does not fit."""
+        try:
+            str(row, "utf-8")
+        except UnicodeDecodeError:
+            return "the line is not UTF-8: the file may be latin-1 or cp1252", encoding_hint("cp1252")
         if is_too_deep(row):
             return f"the line is no JSON, or has more than {MAX_DEPTH} levels", _SYNTAX_HINT
         try:
             value = json.loads(row)
         except (ValueError, RecursionError):
             return "the line is no JSON", _SYNTAX_HINT
-        if not isinstance(value, dict):
-            return "the line is no JSON object", _SYNTAX_HINT
+        if isinstance(value, dict):
+            return self._explain_object(row, value)
+        return "the line is no JSON object", _SYNTAX_HINT
+
+    def _explain_object(self, row: bytes, value: dict[str, object]) -> tuple[str, str]:
+        if (rounded := inexact_field(row, self._inferred)) is not None:
+            return f"field {rounded} has a number that a double would round", _NUMBER_HINT.replace("NAME", rounded)
         for field in self.schema:
             only = pj.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="ignore")
             single = json.dumps({field.name: value.get(field.name)}).encode() + b"\n"
@@ -107,16 +126,17 @@ class _JSONParser:
     def _schema_of_good_rows(self, data: bytes, name: str) -> pa.Schema:
         view = memoryview(data)
         found: pa.Schema | None = None
-        for table, _ in sift(self.split(data), lambda start, end: self.parse(view[start:end])):
+        for table, _ in sift(self.split(data), lambda start, end: _parsed(view[start:end], self._options)):
             if table is not None:
-                found = table.schema if found is None else _united(found, table.schema)
+                schema = pa.schema([self._settled(field) for field in table.schema])
+                found = schema if found is None else _united(found, schema)
         if found is None:
             reason, hint = self.explain(data[slice(*self.split(data)[0])])
             raise FormatError(f"{name}: no row of the first block can be read: {reason}", hint=hint)
         return found
 
     def _settled(self, field: pa.Field) -> pa.Field:
-        return field.with_type(self._given.get(field.name, without_null_types(field.type)))
+        return field.with_type(self._given.get(field.name, without_times(without_null_types(field.type))))
 
 
 def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:

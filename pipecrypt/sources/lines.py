@@ -4,15 +4,16 @@ A line end inside of quotes ends no row. Counting quotes would tell inside from 
 holds a quote (`5" pipe`). Two facts are used instead. First: right behind a quote one is inside of a quoted field only
 if it is the quote that opened it, which follows a delimiter or a line end, or one of two doubled quotes. So behind a
 quote between other characters one is outside, whatever came before. There is nearly always such a quote close to the
-end of a block; from there on, one regular expression walks exactly. Second: a block begins at a row, so the walk can
-begin there where the first fact does not help.
+end of a block; from there on, quotes are followed one by one. Second: a block begins at a row, so one is outside there.
+
+Only searches for bytes are used, and no regular expressions: what those mean has differed between versions of Python.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from pipecrypt.errors import FormatError
@@ -21,8 +22,7 @@ __all__ = ["Block", "RowEnds", "cut_blocks", "read_full"]
 
 _BOM: Final = b"\xef\xbb\xbf"
 _MAX_READ_BYTES: Final = 64 << 20
-# Quotes to look at before a block is walked.
-_TRIES: Final = 64
+_LINE_ENDS: Final = b"\r\n"
 _LONG_ROW: Final = "a quote may never be closed: check the quote character; or lines end with a carriage return only"
 
 
@@ -42,57 +42,96 @@ class RowEnds:
         quote: one byte, or None where every line end ends a row.
     """
 
-    __slots__ = ("_quote", "_row", "_rows", "_tail", "_unclear")
+    __slots__ = ("_before_opening", "_quote")
 
     def __init__(self, delimiter: bytes, quote: bytes | None) -> None:
-        """Compile the expressions for this dialect."""
+        """Keep the dialect."""
         self._quote = quote
-        if quote is None:
-            self._unclear = b""
-            self._row = re.compile(rb"[^\r\n]*+(?:\r?\n|\r)")
-            self._rows = self._tail = re.compile(rb"(?:[^\n]*+\n)*+")
-            return
-        d, q = re.escape(delimiter), re.escape(quote)
-        self._unclear = delimiter + quote + b"\r\n"
-        closed = rb"(?:%b(?:[^%b]++|%b%b)*+%b|(?!%b))" % (q, q, q, q, q, q)
-        value = closed + rb"[^%b\r\n]*+" % d
-        self._row = re.compile(rb"(?:%b%b)*+%b(?:\r?\n|\r)" % (value, d, value))
-        # A lone carriage return ends a row for the parser, but no block: its line feed may still come.
-        rows = rb"(?:(?:%b(?:%b|\r(?!\n)))*+%b\r?\n)*+" % (value, d, value)
-        self._rows = re.compile(rows)
-        # From behind a closing quote: the rest of its row, then more rows.
-        self._tail = re.compile(rb"[^%b\r\n]*+(?:(?:%b|\r(?!\n))%b)*+\r?\n%b" % (d, d, value, rows))
+        self._before_opening = delimiter + _LINE_ENDS
 
     def last(self, data: bytes) -> int:
-        """Return the offset after a row end near the end of `data`, which begins at a row; 0 where there is none."""
-        if self._quote is None:
-            return data.rfind(b"\n") + 1
-        end = at = data.rfind(b"\n")
-        for _ in range(_TRIES):
-            before, at = at, data.rfind(self._quote, 0, max(at, 0))
-            if at < 0:
-                # Without any quote before it, the last line end ends a row.
-                return end + 1 if before == end else self.walk(data)
-            is_single = at > 0 and data[at - 1] not in self._unclear and data[at + 1] != self._quote[0]
-            if is_single and (found := self._tail.match(data, at + 1)):
-                return found.end()
-        return self.walk(data)
+        """Return the offset after the last row end of `data`, which begins at a row; 0 where there is none."""
+        end = data.rfind(b"\n") + 1
+        if self._quote is None or self._quote not in data:
+            return end
+        for stop, start in pairwise(self._outside(data, end)):
+            if data.rfind(b"\n", start, stop) >= 0 and (found := self._last_between(data, start, stop)):
+                return found
+        return 0
 
-    def walk(self, data: bytes) -> int:
-        """Return the offset after the last row end; slower than `last`, which may stop at an earlier one."""
-        found = self._rows.match(data)
-        return found.end() if found else 0
-
-    def rows(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the offsets of every row that is not an empty line."""
-        for row in self._row.finditer(data):
-            start, end = row.span()
-            if data[start] not in b"\r\n":
-                yield start, end
+    def first(self, data: bytes) -> tuple[int, int] | None:
+        """Return the offsets of the first row that is not an empty line."""
+        start = len(data) - len(data.lstrip(_LINE_ENDS))
+        if start == len(data):
+            return None
+        at = start
+        while True:
+            opening = self._opening(data, at, len(data))
+            lines = [end for end in (data.find(b"\n", at, opening), data.find(b"\r", at, opening)) if end >= 0]
+            if lines:
+                end = min(lines)
+                return start, end + (2 if data[end : end + 2] == _LINE_ENDS else 1)
+            if opening == len(data):
+                return start, opening
+            at = self._behind_closing(data, opening)
 
     def split(self, data: bytes) -> list[tuple[int, int]]:
         """Return the offsets of every row that is not an empty line."""
-        return list(self.rows(data))
+        rows, start = [], 0
+        for row in self.without_quoted(data).splitlines(keepends=True):
+            if row[0] not in _LINE_ENDS:
+                rows.append((start, start + len(row)))
+            start += len(row)
+        return rows
+
+    def _outside(self, data: bytes, end: int) -> Iterator[int]:
+        """Yield places that are outside of quotes, from `end` to the beginning; `end` itself may be inside."""
+        yield end
+        at = max(end - 1, 0)
+        while self._quote is not None and (at := data.rfind(self._quote, 0, at)) > 0:
+            before, behind = data[at - 1], data[at + 1]
+            if before != data[at] != behind and before not in self._before_opening:
+                yield at + 1
+        yield 0
+
+    def _last_between(self, data: bytes, start: int, stop: int) -> int:
+        """Return the offset after the last line feed outside of quotes; 0 where there is none. `start` is outside."""
+        found, at = 0, start
+        while at < stop:
+            opening = self._opening(data, at, stop)
+            found = data.rfind(b"\n", at, opening) + 1 or found
+            at = stop if opening == stop else self._behind_closing(data, opening)
+        return found
+
+    def _opening(self, data: bytes, start: int, stop: int) -> int:
+        """Return where the next quoted field begins, `stop` where none does before it."""
+        if self._quote is None:
+            return stop
+        at = start
+        while (at := data.find(self._quote, at, stop)) > 0:
+            if data[at - 1] in self._before_opening:
+                return at
+            at += 1
+        return stop if at < 0 else 0
+
+    def _behind_closing(self, data: bytes, opening: int) -> int:
+        """Return the offset after the quote that closes the field which `opening` opens; the end where none does."""
+        quote = self._quote or b""
+        at = opening + 1
+        while (at := data.find(quote, at)) >= 0:
+            if data[at + 1 : at + 2] != quote:
+                return at + 1
+            at += 2
+        return len(data)
+
+    def without_quoted(self, data: bytes) -> bytes:
+        """Return `data`, as long as it is, with another character in the place of everything inside of quotes."""
+        pieces, at = [], 0
+        while (opening := self._opening(data, at, len(data))) < len(data):
+            closed = self._behind_closing(data, opening)
+            pieces += [data[at:opening], b"q" * (closed - opening)]
+            at = closed
+        return b"".join([*pieces, data[at:]])
 
 
 def cut_blocks(
@@ -139,8 +178,7 @@ def cut_blocks(
 
 def _last_block(rest: bytes, line: int, row_ends: RowEnds, name: str) -> Block:
     data = rest if rest.endswith(b"\n") else rest + b"\n"
-    end = row_ends.walk(data)
-    if end < len(data):
+    if (end := row_ends.last(data)) < len(data):
         at = line + data.count(b"\n", 0, end)
         raise FormatError(f"{name}:{at}: a quote is never closed", hint="the file may be cut off, or has no quotes")
     return Block(data, line)

@@ -13,11 +13,40 @@ from typing import Final
 
 from pipecrypt.errors import UsageError
 
-__all__ = ["BadRows", "CSVOptions", "Codec", "EncodeOptions", "JSONOptions", "ReadOptions"]
+__all__ = [
+    "FOUND_DELIMITERS",
+    "BadRows",
+    "CSVOptions",
+    "Codec",
+    "EncodeOptions",
+    "JSONOptions",
+    "ReadOptions",
+    "check_encoding",
+]
 
 # Parquet's own bound of pyarrow's writer for one row group.
 _MAX_BATCH_ROWS: Final = 64 << 20
 _MAX_TEXT_BYTES: Final = 512 << 20
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse what is not the name of a text encoding.
+
+    Raises:
+        UsageError: Python does not know it, or it is a codec of another kind, such as `hex`.
+    """
+    try:
+        codecs.lookup(encoding)
+        b"x".decode(encoding)
+    except UnicodeError:
+        return  # an encoding of more bytes a character
+    except (LookupError, ValueError):
+        hint = "use a name that Python knows, as utf-8, latin-1, cp1252 or utf-16"
+        raise UsageError(f"unknown encoding {encoding!r}", hint=hint) from None
+
+
+# Those that are found where none is given.
+FOUND_DELIMITERS: Final = ",;\t|"
 
 
 class BadRows(StrEnum):
@@ -40,7 +69,7 @@ class CSVOptions:
     """The dialect of a CSV file.
 
     Args:
-        delimiter: one ASCII character between fields.
+        delimiter: one ASCII character between fields; None where the first rows tell it.
         header: whether the first row holds names.
         names: names of the columns, in order; they replace those of a header.
         quote: one ASCII character around fields, doubled inside of them; None where quotes mean nothing.
@@ -52,7 +81,7 @@ class CSVOptions:
         trailing_delimiter: whether a delimiter follows the last field too.
     """
 
-    delimiter: str = ","
+    delimiter: str | None = None
     header: bool = True
     names: tuple[str, ...] | None = None
     quote: str | None = '"'
@@ -71,13 +100,9 @@ class CSVOptions:
         for what, text in (("delimiter", self.delimiter), ("quote", self.quote), ("decimal_point", self.decimal_point)):
             if text is not None and (len(text) != 1 or not text.isascii() or text in "\r\n\0"):
                 raise UsageError(f"csv: {what} must be one ASCII character", hint='for a tab, write "\\t"')
-        if self.quote == self.delimiter:
+        if self.quote is not None and self.quote in (self.delimiter or FOUND_DELIMITERS):
             raise UsageError("csv: delimiter and quote are the same character", hint="choose another delimiter")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            hint = "use a name that Python knows, as utf-8, latin-1 or utf-16"
-            raise UsageError(f"csv: unknown encoding {self.encoding}", hint=hint) from None
+        check_encoding(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +111,18 @@ class JSONOptions:
 
     Args:
         types: type of a field by its name; the others are inferred from the first block.
+        encoding: of the file; anything but UTF-8 is recoded.
+
+    Raises:
+        UsageError: the encoding is unknown.
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the file."""
+        check_encoding(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,11 +61,20 @@ class TextStream:
         parser: of the format, its schema known already.
         name: what errors call the file.
         on_bad_rows: fail or skip.
+        delimiter: between fields, for who asks what was found; None where there is none.
     """
 
     may_change_thread = True
 
-    def __init__(self, blocks: Iterator[Block], parser: RowParser, name: str, on_bad_rows: BadRows) -> None:
+    def __init__(
+        self,
+        blocks: Iterator[Block],
+        parser: RowParser,
+        name: str,
+        on_bad_rows: BadRows,
+        *,
+        delimiter: str | None = None,
+    ) -> None:
         """Read nothing yet."""
         self._blocks = blocks
         self._parser = parser
@@ -73,6 +82,7 @@ class TextStream:
         self._on_bad_rows = on_bad_rows
         self._batches = self._read()
         self.bad_rows = 0
+        self.delimiter = delimiter
 
     @property
     def schema(self) -> pa.Schema:

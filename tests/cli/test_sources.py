@@ -185,3 +185,64 @@ def test_a_wrong_type_is_explained(run: Run, keyref: str) -> None:
     assert answer.code == 2
     assert "column id" in answer.err
     assert "did you mean" in answer.err
+
+
+def test_identifiers_come_back_as_they_were(run: Run, keyref: str) -> None:
+    Path("ids.csv").write_text("id\tphone\tpaid\n00001\t+4700000001\t12.50\n00002\t+4700000002\t7.25\n")
+
+    answer = run("encrypt", "ids.csv", "ids.parquet", "--key", keyref)
+
+    assert answer.code == 0, answer.err
+    assert read("ids.parquet", keyref) == [
+        {"id": "00001", "phone": "+4700000001", "paid": 12.5},
+        {"id": "00002", "phone": "+4700000002", "paid": 7.25},
+    ]
+
+
+def test_dialect_encoding_and_types_are_options(run: Run, keyref: str) -> None:
+    Path("a.csv").write_bytes("größe;n\nä;007\né;8\n".encode("latin-1"))
+    answer = run("encrypt", "a.csv", "a.parquet", "--key", keyref)
+    assert answer.code == 1
+    assert "--encoding cp1252" in answer.err
+
+    options = ["--encoding", "latin-1", "--delimiter", ";", "--type", "n=int16"]
+    answer = run("encrypt", "a.csv", "a.parquet", "--key", keyref, *options)
+    assert answer.code == 0, answer.err
+    assert read("a.parquet", keyref) == [{"größe": "ä", "n": 7}, {"größe": "é", "n": 8}]
+
+    Path("b.csv").write_text("a\tb\n1\t2\n3\n")
+    assert run("encrypt", "b.csv", "b.parquet", "--key", keyref).code == 1
+    for tab in ("tab", "\\t", "\t"):
+        skipping = ["--delimiter", tab, "--on-bad-rows", "skip", "--overwrite"]
+        assert run("encrypt", "b.csv", "b.parquet", "--key", keyref, *skipping).code == 0
+        assert read("b.parquet", keyref) == [{"a": 1, "b": 2}]
+    for wrong in (["--type", "n"], ["--type", "n=int61"], ["--encoding", "hex"], ["--delimiter", ";;"]):
+        assert run("encrypt", "a.csv", "c.parquet", "--key", keyref, *wrong).code == 2
+
+
+def test_a_plan_shows_types_and_the_delimiter(run: Run, keyref: str) -> None:
+    Path("raw").mkdir()
+    Path("raw/a.csv").write_bytes("id|paid|note\n007|1|ä\n".encode("cp1252"))
+    Path("c.yaml").write_text(
+        "source: {url: raw/, encoding: cp1252, types: {note: large_string}}\nsink: {url: out/}\n"
+        'encrypt: {default: pii}\nkeys: {pii: "keystore://./keys.json#pii"}\n'
+    )
+
+    plan, check = run("plan", "c.yaml"), run("config", "check", "c.yaml")
+
+    assert plan.code == 0, plan.err
+    assert "delimiter of the first source: vertical bar" in plan.out
+    assert [line.split() for line in plan.out.splitlines()[-3:]] == [
+        ["id", "string"],
+        ["paid", "int64"],
+        ["note", "large_string"],
+    ]
+    document = run("plan", "c.yaml", "--json").document
+    assert (document["delimiter"], document["types"]["id"]) == ("|", "string")
+    assert "delimiter: vertical bar" in check.out
+    assert ["id", "string", "pii"] in [line.split()[:3] for line in check.out.splitlines()]
+    columns = run("config", "check", "c.yaml", "--json").document["columns"]
+    assert [column["type"] for column in columns] == ["string", "int64", "large_string"]
+
+    Path("c.yaml").write_text(Path("c.yaml").read_text().replace("types:", "csv: {encoding: utf-16}, types:"))
+    assert run("plan", "c.yaml").code == 2

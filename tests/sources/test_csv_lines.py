@@ -157,7 +157,7 @@ def test_recoding_streams_whatever_text_grows_to() -> None:
 
 
 def test_wrong_encodings_are_named() -> None:
-    with pytest.raises(BadRowError, match=r"x.csv:3: column a does not fit string"):
+    with pytest.raises(BadRowError, match=r"x.csv:3: column a is not UTF-8: the file may be latin-1"):
         table_of(csv_stream(b"a\nx\n\xff\n"))
     with pytest.raises(FormatError):
         table_of(csv_stream(b"a\nx", encoding="utf-16"))

@@ -78,6 +78,8 @@ class PlanReport:
         batches: row groups of Parquet sources that are left; None where no source tells.
         replaced: outputs that would be written again.
         removed: outputs whose sources are gone.
+        types: of the first source's columns, where it is CSV or JSON: inferred, or given.
+        delimiter: of the first source, where it is CSV: found, or given.
         columns_by_key: key references, with how many columns of the first source each protects; None: plaintext.
         workers: processes at once.
         wrapping_calls: estimated calls of key services for master keys.
@@ -95,6 +97,8 @@ class PlanReport:
     batches: int | None
     replaced: tuple[str, ...]
     removed: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
+    delimiter: str | None
     columns_by_key: tuple[tuple[str | None, int], ...]
     workers: int
     wrapping_calls: int
@@ -115,7 +119,8 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     plan = make_plan(request)
     sink = preview_sink(request, plan)
     to_do = sink.decision.changes.to_do
-    looks = _Looks(_look_at(plan.tasks[0]).schema)  # the same one whatever is done already
+    first = _look_at(plan.tasks[0])
+    looks = _Looks(first.schema)  # the same one whatever is done already
     for look in _look_at_all(to_do):
         looks.take(look)
     conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, looks.seen))
@@ -132,6 +137,8 @@ def report_plan(request: EncryptRequest) -> PlanReport:
         batches=looks.batches,
         replaced=sink.decision.changes.replaced,
         removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
+        types=first.types,
+        delimiter=first.delimiter,
         columns_by_key=looks.columns_by_key(),
         workers=workers,
         wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
@@ -159,6 +166,8 @@ class _Look:
     schema: _Schema | None
     batches: int
     problem: PipecryptError | None = None
+    types: tuple[tuple[str, str], ...] = ()
+    delimiter: str | None = None
 
 
 def _look_at_all(tasks: Iterable[Task]) -> Iterator[_Look]:
@@ -181,7 +190,7 @@ def _look_at(task: Task) -> _Look:
     if shape.columns is None:
         return _Look(source, display, None, 0)
     schema = tuple((leaf.path, leaf.physical_type, key) for leaf, key in shape.columns)
-    return _Look(source, display, schema, shape.row_groups)
+    return _Look(source, display, schema, shape.row_groups, types=shape.types, delimiter=shape.delimiter)
 
 
 class _Looks:

@@ -24,10 +24,14 @@ class SourceShape:
     Args:
         columns: its leaf columns, each with its master key, None where it stays plaintext; None for chunks.
         row_groups: how many a Parquet source has, of the task's share where it is split; 0 for others.
+        types: Arrow's types of the columns of text formats by name, inferred where they were not given.
+        delimiter: of CSV, found where it was not given.
     """
 
     columns: tuple[ChosenColumn, ...] | None
     row_groups: int = 0
+    types: tuple[tuple[str, str], ...] = ()
+    delimiter: str | None = None
 
 
 def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
@@ -45,9 +49,11 @@ def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
         return shape if operation.row_groups is None else replace(shape, row_groups=len(operation.row_groups))
     if isinstance(operation, Ingestion):
         # pyarrow is loaded where rows are read, and only there.
-        from pipecrypt.pipeline.task.ingest import empty_output  # noqa: PLC0415
+        from pipecrypt.pipeline.task.ingest import outline  # noqa: PLC0415
 
-        return replace(_shape(empty_output(source, operation), operation), row_groups=0)
+        found = outline(source, operation)
+        shape = _shape(found.empty_output, operation)
+        return replace(shape, row_groups=0, types=found.types, delimiter=found.delimiter)
     if isinstance(operation, ChunkEncryption):
         return SourceShape(None)
     raise AssertionError("decrypting chooses no keys")

@@ -38,13 +38,13 @@ class Reading:
 
     Args:
         format: `parquet`, `csv`, `json` (JSON lines), `arrow` (IPC file or stream, Feather) or `orc`.
-        delimiter: of CSV, one character.
+        delimiter: of CSV, one character; otherwise each file's first rows tell it.
         header: whether CSV begins with the names of its columns.
         names: names of CSV's columns, instead of a header's.
         quote: of CSV; an empty text where quotes mean nothing.
         null_values: texts of CSV that mean null.
         types: type of a column by its name, such as `decimal128(12, 2)`; for CSV and JSON lines.
-        encoding: of CSV.
+        encoding: of CSV and JSON lines, as Python calls it.
         decimal_point: of CSV.
         on_bad_rows: `fail`, or `skip`, which leaves out rows of CSV and JSON lines that do not fit and counts them.
 
@@ -105,4 +105,5 @@ class Reading:
         if self.quote is not None:
             csv = replace(csv, quote=None if self.quote == _NO_QUOTE else self.quote)
         on_bad_rows = choose(BadRows, self.on_bad_rows, "on_bad_rows")
-        return ReadOptions(csv=csv, json=JSONOptions(types=dict(self.types)), on_bad_rows=on_bad_rows)
+        json = JSONOptions(types=dict(self.types), encoding=csv.encoding)
+        return ReadOptions(csv=csv, json=json, on_bad_rows=on_bad_rows)

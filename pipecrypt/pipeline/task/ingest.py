@@ -9,6 +9,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, cast
 
@@ -20,14 +21,16 @@ from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.operation import Ingestion, Task
 from pipecrypt.pipeline.task.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.sources.batches import open_batches
+from pipecrypt.sources.formats import SourceFormat
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.sources.stream import BatchStream
+from pipecrypt.sources.text_rows import TextStream
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source_file import open_source_file
 
-__all__ = ["empty_output", "encrypt_rows", "ingest"]
+__all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 
 
 def ingest(
@@ -81,8 +84,23 @@ def ingest(
     return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear)
 
 
-def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:
-    """Return the plaintext Parquet file without rows that has the columns of a source.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the beginning of a source tells.
+
+    Args:
+        empty_output: the plaintext Parquet file without rows that has the columns of the source.
+        types: of its columns by name, where they were inferred or given; empty for files that hold types.
+        delimiter: of CSV.
+    """
+
+    empty_output: MemorySource
+    types: tuple[tuple[str, str], ...] = ()
+    delimiter: str | None = None
+
+
+def outline(source: SourceFile, operation: Ingestion) -> Outline:
+    """Return what the beginning of a source tells.
 
     Raises:
         FormatError: the input is malformed; names file and line.
@@ -90,8 +108,11 @@ def empty_output(source: SourceFile, operation: Ingestion) -> MemorySource:
     """
     with open_source_file(source) as file, closing(_open(file, source, operation)) as stream:
         schema = stream.schema
+        delimiter = stream.delimiter if isinstance(stream, TextStream) else None
     groups = encode_row_groups(batches_of([], schema), operation.encoding)
-    return MemorySource(next(groups).data, source.location.display)
+    is_text = operation.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
+    types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
+    return Outline(MemorySource(next(groups).data, source.location.display), types, delimiter)
 
 
 def _open(file: io.RawIOBase, source: SourceFile, operation: Ingestion) -> BatchStream:

@@ -1,0 +1,106 @@
+"""Find JSON numbers that would not be the same as a double: whole ones beyond 2**53, others of more than 17 digits.
+
+Arrow makes a column `double` where one of its numbers has a fraction, or is too large for an int64, and rounds the
+others in silence. Parsing is left to json_lines. Most blocks cost a search for long runs of digits; only the lines that
+have one are looked at in Python.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import pyarrow as pa
+
+__all__ = ["has_inexact_numbers", "inexact_field", "without_times"]
+
+_DIGITS: Final = bytes.maketrans(b"0123456789", b"1" * 10)
+_MOST_WHOLE: Final = 1 << 53
+# As many digits as any double needs; those of whole numbers count from 2**53 on.
+_MOST_DIGITS: Final = 17
+_LONG_RUN: Final = b"1" * len(str(_MOST_WHOLE))
+_LONG_NUMBER: Final = re.compile(rb"[1-9][0-9]{15,}(?![0-9.eE])|[1-9](?:\.?[0-9]){17,}")
+_INEXACT: Final = object()
+
+
+def has_inexact_numbers(data: bytes, fields: pa.Schema) -> bool:
+    """Say whether a number among valid JSON lines is not what it would be as the type of its field.
+
+    Args:
+        data: the lines.
+        fields: those whose types were inferred.
+    """
+    if not any(_has_doubles(field.type) for field in fields):
+        return False
+    runs = data.translate(_DIGITS, b".")
+    if _LONG_RUN not in runs:
+        return False
+    lines = zip(data.split(b"\n"), runs.split(b"\n"), strict=True)
+    return any(_LONG_RUN in run and inexact_field(line, fields) is not None for line, run in lines)
+
+
+def inexact_field(line: bytes, fields: pa.Schema) -> str | None:
+    """Return the field of a valid line whose number is not what it would be as the field's type."""
+    if not _LONG_NUMBER.search(line) or not any(_has_doubles(field.type) for field in fields):
+        return None
+    try:
+        # Several objects may stand in a line.
+        for value in _values(line.decode()):
+            for field in fields:
+                if isinstance(value, dict) and _is_inexact(value.get(field.name), field.type):
+                    return str(field.name)
+    except ValueError:
+        # What only Arrow takes for JSON, as Inf, or an object that goes on in the next line.
+        return next(str(field.name) for field in fields if _has_doubles(field.type))
+    return None
+
+
+def _values(line: str) -> Iterator[object]:
+    decoder = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, strict=False)
+    at = 0
+    while rest := line[at:].lstrip():
+        value, end = decoder.raw_decode(rest)
+        yield value
+        at = len(line) - len(rest) + end
+
+
+def _whole(text: str) -> object:
+    digits = text.removeprefix("-")
+    return _INEXACT if len(digits) > len(_LONG_RUN) or int(digits) > _MOST_WHOLE else 0
+
+
+def _fraction(text: str) -> object:
+    digits = text.lower().partition("e")[0].replace(".", "").lstrip("-0")
+    return _INEXACT if len(digits) > _MOST_DIGITS else 0
+
+
+def _is_inexact(value: object, kind: pa.DataType) -> bool:
+    if pa.types.is_floating(kind):
+        return value is _INEXACT
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return any(_is_inexact(each, kind.value_type) for each in value)
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        return any(_is_inexact(value.get(field.name), field.type) for field in kind)
+    return False
+
+
+def _has_doubles(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_has_doubles(kind.field(index).type) for index in range(kind.num_fields))
+    return bool(pa.types.is_floating(kind))
+
+
+def without_times(kind: pa.DataType) -> pa.DataType:
+    """Return a type with text in the place of timestamps, which Arrow takes texts for, also in lists and structs.
+
+    The day alone, the zone and the seconds that were not written could not be told from a timestamp again.
+    """
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(without_times(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(without_times(field.type)) for field in kind])
+    return kind
