@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipecrypt.errors import ColumnNotFoundError, FormatError, UnsupportedError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 
 __all__ = ["arrow_errors"]
 
@@ -31,10 +31,13 @@ def arrow_errors(what: str) -> Iterator[None]:
         ColumnNotFoundError: a filter names no column.
         UsageError: a filter compares a column with a value of another type.
         UnsupportedError: pyarrow cannot filter or convert these types.
+        ConflictError: a file went away while it was read, as those do that a run moves or replaces.
         FormatError: pyarrow cannot decode it.
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise ConflictError(f"a file of {what} went away while it was read", hint="open it once more") from error
     except (pa.ArrowException, OSError) as error:  # pyarrow raises a bare OSError for damaged pages
         text = str(error)[:_SHOWN_CHARACTERS]
         if _UNKNOWN_FIELD in text:

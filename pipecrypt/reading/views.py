@@ -19,7 +19,7 @@ from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.trust_options import Checks
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
-from pipecrypt.errors import IntegrityError, StorageError, UsageError
+from pipecrypt.errors import ConflictError, IntegrityError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
@@ -341,7 +341,7 @@ class _FileRanges:
             try:
                 found = self._fetch(ranges)
             except FileNotFoundError as error:
-                raise StorageError(f"{self.name} is gone", hint="it was removed while it was read") from error
+                raise ConflictError(f"{self.name} went away while it was read", hint="open it once more") from error
         for (_, length), data in zip(ranges, found, strict=True):
             if len(data) != length:
                 raise StorageError(

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.reading import view_file
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.view_file import ViewFile
@@ -56,7 +56,7 @@ def test_a_file_that_is_removed_or_shortened_while_it_is_read(keys: Keys) -> Non
     with pytest.raises(StorageError, match="returned"):
         file.read(1000)
     store.rm("/gone", recursive=True)
-    with pytest.raises(StorageError, match="is gone"):
+    with pytest.raises(ConflictError, match="went away"):
         file.read(1000)
 
 
