@@ -150,21 +150,21 @@ def _arrow_fs(mode: Mode, names: list[str]) -> Rows:
     return pq.read_table(mode.path, columns=names, filesystem=_fs(mode)).to_pydict()
 
 
-_OPEN, _URL, _STREAM = "`pipecrypt.open`", "`pipecrypt::`", "Arrow stream"
+_OPEN, _URL, _FS, _STREAM = "`pipecrypt.open`", "`pipecrypt::`", "file system `pipecrypt`", "Arrow stream"
 _WAYS = (
     Way("pyarrow", "`decryption_properties`", _arrow_plain),
-    Way("pyarrow", _URL, _arrow_fs),
+    Way("pyarrow", _FS, _arrow_fs),
     Way("pyarrow", _OPEN, _opened(lambda opened, names: opened.to_table(names).to_pydict())),
     Way("pyarrow", _STREAM, _opened(lambda opened, names: pa.table(opened).select(names).to_pydict())),
     Way("pandas", "`decryption_properties`", _pandas_plain),
     Way("pandas", _URL, _pandas_url),
     Way("pandas", _OPEN, _opened(lambda opened, names: _of_pandas(opened.to_pandas(names)))),
     Way("Polars", "explicit keys", _polars_plain),
-    Way("Polars", f"{_URL}, file object", _polars_file),
+    Way("Polars", f"{_FS}, file object", _polars_file),
     Way("Polars", _OPEN, _opened(lambda opened, names: opened.to_polars(names).to_dict(as_series=False))),
     Way("Polars", _STREAM, _opened(lambda opened, names: pl.DataFrame(opened).select(names).to_dict(as_series=False))),
     Way("DuckDB", "the footer's data key", _duckdb_plain),
-    Way("DuckDB", _URL, _duckdb_fs),
+    Way("DuckDB", _FS, _duckdb_fs),
     Way("DuckDB", f"{_OPEN}, `dataset()`", _opened(_duckdb_dataset)),
     Way("DuckDB", _STREAM, _opened(_duckdb_stream)),
     Way("Dask", _URL, _dask),
@@ -202,7 +202,7 @@ def test_the_page_shows_what_was_measured(measured: tuple[Recorder, list[Mode]])
 def test_our_own_ways_read_every_kind_of_file(measured: tuple[Recorder, list[Mode]]) -> None:
     recorder, modes = measured
     whole_file = {
-        "Polars `pipecrypt::`, file object",
+        f"Polars {_FS}, file object",
         *(f"{reader} {_STREAM}" for reader in ("pyarrow", "Polars", "DuckDB")),
     }
     for (reader, through, name), verdict in recorder.verdicts.items():
