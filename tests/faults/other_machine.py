@@ -113,16 +113,9 @@ def _no_conditions() -> None:
     s3_object.S3Object._call = call  # type: ignore[method-assign]
 
 
-def _no_look_at_the_lock() -> None:
-    """Let a run go on that has lost its lock, and tell nobody."""
-    for name in ("check", "check_quickly", "settle"):
-        setattr(sink_lock.SinkLock, name, lambda self, *_: None)
-
-
 _SABOTAGE: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "no conditions": _no_conditions,
-    "no look at the lock": _no_look_at_the_lock,
 }
 
 

@@ -251,16 +251,12 @@ def test_a_writer_that_is_stopped_at_any_moment(seaweedfs_server: Any, tmp_path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("pattern", "sabotage"),
-    [(MANIFEST, "no conditions"), (COPY, "no look at the lock"), (MANIFEST, "no look at the lock")],
-)
-def test_what_keeps_them_apart_is_missed(seaweedfs_server: Any, tmp_path: Path, pattern: str, sabotage: str) -> None:
+def test_without_conditions_it_is_missed(seaweedfs_server: Any, tmp_path: Path) -> None:
     with (
         _network(seaweedfs_server, tmp_path / "shop", is_second=True) as network,
         pytest.raises((AssertionError, PipecryptError)),
     ):
-        _trial(network, pattern, "overwrite" if pattern == MANIFEST else "run", sabotage=sabotage)
+        _trial(network, MANIFEST, "overwrite", sabotage="no conditions")
 
 
 @pytest.mark.long
