@@ -19,6 +19,7 @@ __all__ = [
     "DamagedKeystoreError",
     "ExpiredError",
     "FormatError",
+    "FutureStatementError",
     "IntegrityError",
     "InterruptedRunError",
     "KeyNotFoundError",
@@ -260,6 +261,12 @@ class ExpiredError(IntegrityError):
     """A statement was valid once, and its time is over."""
 
     default_hint = "ask its writer for a statement that is still valid"
+
+
+class FutureStatementError(IntegrityError):
+    """A statement was created later than it can have been: the clock here or there is wrong."""
+
+    default_hint = "compare both clocks with the true time; a reader waits, a writer may pass --accept-future-statement"
 
 
 class RolledBackError(IntegrityError):

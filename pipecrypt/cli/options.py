@@ -86,6 +86,12 @@ LogFormatOption = Annotated[
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
 ]
+AcceptFuture = Annotated[
+    bool,
+    typer.Option(
+        "--accept-future-statement", help="Follow a signed version although its signer's clock was ahead of this one."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what DST holds.")]
 Prefix = Annotated[
     str | None,

@@ -43,6 +43,7 @@ def show_plan(
     overwrite: bool = False,
     resume: bool = False,
     workers: int | None = None,
+    accept_future: bool = False,
 ) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.build import build_request
@@ -53,7 +54,9 @@ def show_plan(
 
     loaded = load_config(config, os.environ)
     with hints_about_paths(loaded):
-        report = report_plan(build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers))
+        report = report_plan(
+            build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers, accepts_future=accept_future)
+        )
     if out is not None:
         save_plan(report, out)
     show(report, lambda: _lines(report))

@@ -32,6 +32,7 @@ from pipecrypt.cli.encrypt_options import (
     ValidFor,
 )
 from pipecrypt.cli.options import (
+    AcceptFuture,
     JSONFlag,
     KeyReferences,
     LogFormatOption,
@@ -55,6 +56,7 @@ from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
     from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
+    from pipecrypt.pipeline.request.run_options import RunOptions
 
 __all__ = ["decrypt", "encrypt", "run"]
 
@@ -82,6 +84,7 @@ def run(
         Path | None, typer.Option("--plan", metavar="FILE", help="Do the tasks of this saved plan, and no others.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
+    accept_future: AcceptFuture = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
@@ -93,7 +96,7 @@ def run(
     if dry_run:
         if plan is not None:
             raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
-        return show_plan(config, overwrite=overwrite, resume=resume, workers=workers)
+        return show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
     with show_progress() as on_event:
         summary = run_config(
             config,
@@ -103,6 +106,7 @@ def run(
             credentials=credentials(),
             on_event=on_event,
             plan=plan,
+            accept_future_statement=accept_future,
         )
     show(summary, lambda: run_lines(summary))
     return 0
@@ -135,6 +139,7 @@ def encrypt(
     valid_for: ValidFor = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
+    accept_future: AcceptFuture = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
@@ -177,8 +182,15 @@ def encrypt(
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
+        run=_run_options(accept_future),
     )
     _carry_out(request)
+
+
+def _run_options(accept_future: bool) -> RunOptions:
+    from pipecrypt.pipeline.request.run_options import RunOptions
+
+    return RunOptions(accepts_future_statement=accept_future)
 
 
 def _batches(batch_rows: int | None) -> dict[str, Any]:

@@ -23,7 +23,12 @@ __all__ = ["build_request"]
 
 
 def build_request(
-    loaded: LoadedConfig, *, overwrite: bool = False, workers: int | None = None, resumes: bool = False
+    loaded: LoadedConfig,
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    resumes: bool = False,
+    accepts_future: bool = False,
 ) -> EncryptRequest:
     """Return what the configuration asks for; nothing is opened.
 
@@ -32,6 +37,7 @@ def build_request(
         overwrite: replace what the sink holds.
         workers: instead of `run.workers`.
         resumes: continue the run that was not finished.
+        accepts_future: follow a signed version of a signer whose clock was ahead.
 
     Raises:
         ConfigError: the policy contradicts itself, or a URL cannot be one.
@@ -45,13 +51,13 @@ def build_request(
         max_file_bytes=loaded.model.sink.max_file_bytes,
         overwrite=overwrite,
         workers=loaded.model.run.workers if workers is None else workers,
-        run=_run_options(loaded, resumes=resumes),
+        run=_run_options(loaded, resumes=resumes, accepts_future=accepts_future),
         known_keys=tuple(loaded.key_reference(name) for name in loaded.model.keys),
         key_spellings=loaded.key_spellings(),
     )
 
 
-def _run_options(loaded: LoadedConfig, *, resumes: bool) -> RunOptions:
+def _run_options(loaded: LoadedConfig, *, resumes: bool, accepts_future: bool) -> RunOptions:
     run = loaded.model.run
     try:
         return RunOptions(
@@ -64,6 +70,7 @@ def _run_options(loaded: LoadedConfig, *, resumes: bool) -> RunOptions:
             attempts=run.attempts,
             worker_wait_seconds=run.worker_wait_seconds,
             is_only_writer=run.only_writer,
+            accepts_future_statement=accepts_future,
         )
     except UsageError as error:
         raise _at(loaded, ("run",), error) from None

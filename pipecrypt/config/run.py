@@ -30,6 +30,7 @@ def run_config(
     on_event: Callable[[Event], None] | None = None,
     map_tasks: MapTasks | None = None,
     plan: str | os.PathLike[str] | None = None,
+    accept_future_statement: bool = False,
 ) -> Summary:
     """Encrypt what the configuration at `path` names, and return the counts.
 
@@ -46,12 +47,16 @@ def run_config(
         map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
         plan: a saved plan, of `pipecrypt plan --out`: only its tasks are done, and all of them as they were planned.
 
+        accept_future_statement: go on with a dataset whose last signer's clock was ahead; its time is not undercut.
+
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
         PipecryptError: the run failed; see `pipecrypt.errors`.
     """
     loaded = load_config(path, os.environ if environ is None else environ)
-    request = build_request(loaded, overwrite=overwrite, workers=workers, resumes=resume)
+    request = build_request(
+        loaded, overwrite=overwrite, workers=workers, resumes=resume, accepts_future=accept_future_statement
+    )
     if plan is not None:
         saved = read_saved_plan(plan)
         saved.check_sink(request.sink)

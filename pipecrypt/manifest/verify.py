@@ -9,7 +9,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signed import Signature
-from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import message_to_sign, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
@@ -17,7 +17,7 @@ from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import file_list_path
 from pipecrypt.manifest.statement import decode_statement, statement_sha256
 
-__all__ = ["MAX_CLOCK_SKEW", "Check", "Remembered", "VerifiedManifest", "verify_envelope"]
+__all__ = ["MAX_CLOCK_SKEW", "Check", "Remembered", "VerifiedManifest", "check_created", "verify_envelope"]
 
 # (message, signatures, reads when it was signed) -> ids of the trusted keys that signed; raises NotTrustedError if they
 # are too few.
@@ -176,6 +176,7 @@ def verify_envelope(
         NotTrustedError: 2.
         RolledBackError: 6.
         ExpiredError: 7, expired.
+        FutureStatementError: 7, created later than now.
         IntegrityError: any other.
     """
     if now.tzinfo is not UTC:
@@ -241,11 +242,22 @@ def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered
         raise RolledBackError(f"version {version} follows another version {remembered.version} than was seen before")
 
 
-def _check_time(manifest: Manifest, now: datetime) -> None:
-    if manifest.created > now + MAX_CLOCK_SKEW:
-        raise IntegrityError(
-            f"the statement was created at {manifest.created.isoformat()}, which is in the future",
-            hint="compare the clock of this machine with that of whoever signed it",
+def check_created(created: datetime, now: datetime) -> None:
+    """Pass if a statement was created before now, give or take MAX_CLOCK_SKEW.
+
+    Raises:
+        FutureStatementError: it was not; names both times.
+    """
+    if created > now + MAX_CLOCK_SKEW:
+        ahead = timedelta(seconds=int((created - now).total_seconds()))
+        raise FutureStatementError(
+            f"the statement says that it was signed at {created.isoformat()}, and the clock here says "
+            f"{now.replace(microsecond=0).isoformat()}: the signer's clock was {ahead} ahead, or this one is behind; "
+            f"{MAX_CLOCK_SKEW} are allowed"
         )
+
+
+def _check_time(manifest: Manifest, now: datetime) -> None:
+    check_created(manifest.created, now)
     if manifest.expires is not None and now >= manifest.expires:
         raise ExpiredError(f"the statement expired at {manifest.expires.isoformat()}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signed import Signature
-from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
 from pipecrypt.manifest.statement import encode_statement, statement_sha256
 from pipecrypt.manifest.verify import MAX_CLOCK_SKEW, Remembered, VerifiedManifest, verify_envelope
@@ -217,7 +217,7 @@ def test_expiry_has_no_grace() -> None:
 
 def test_clocks_differ_a_little() -> None:
     assert _verify(now=CREATED - MAX_CLOCK_SKEW)
-    _refused(IntegrityError, now=CREATED - MAX_CLOCK_SKEW - timedelta(seconds=1))
+    _refused(FutureStatementError, now=CREATED - MAX_CLOCK_SKEW - timedelta(seconds=1))
 
 
 def test_going_back_is_told_before_expiry() -> None:

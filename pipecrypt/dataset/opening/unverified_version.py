@@ -32,6 +32,7 @@ class UnverifiedVersion:
         entries: the files that it lists.
         run: the run that wrote it, if it names one.
         dataset_id: of the dataset.
+        created: when it was signed, in UTC.
         expires: until when it holds, in UTC; None: for ever.
         policy: what is promised of their encryption.
         clear_columns: leaf columns that files have in plaintext; None where nobody noted them.
@@ -40,6 +41,7 @@ class UnverifiedVersion:
     entries: tuple[FileEntry, ...]
     run: str | None
     dataset_id: str
+    created: datetime
     expires: datetime | None
     policy: PromisedPolicy
     clear_columns: ClearColumns | None = None
@@ -76,5 +78,11 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
         raise IntegrityError(f"{list_place.display} is another list than {place.display} names")
     entries = tuple(decode_file_list(data, manifest.digests))
     return UnverifiedVersion(
-        entries, manifest.run, manifest.dataset_id, manifest.expires, manifest.policy, manifest.clear_columns
+        entries,
+        manifest.run,
+        manifest.dataset_id,
+        manifest.created,
+        manifest.expires,
+        manifest.policy,
+        manifest.clear_columns,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
+from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
@@ -103,8 +103,10 @@ def _verify(envelope: bytes, place: Location, signers: OpenSigners, *, expected_
     check, now = signers.trust().verify, signers.now()
     try:
         return verify_envelope(envelope, check, now, expected_file=expected_file)
-    except ExpiredError:
-        # A version whose time is over is what a new one is for. All else was found to hold before expiry was looked at.
+    except (ExpiredError, FutureStatementError) as error:
+        # A version whose time is over is what a new one is for. All else was found to hold before times were looked at.
+        if isinstance(error, FutureStatementError) and not signers.options.accepts_future:
+            raise FutureStatementError(f"{place.display}: {error.message}", hint=error.hint) from error
         created = decode_statement(parse_envelope(envelope).payload).created
         return verify_envelope(envelope, check, created, expected_file=expected_file)
     except NotTrustedError as error:

@@ -99,7 +99,9 @@ def _manifest(
     signers: OpenSigners,
     earlier: EarlierVersion | None,
 ) -> Manifest:
-    created, valid_for, digest = signers.now(), signers.options.valid_for, signers.options.digest
+    valid_for, digest = signers.options.valid_for, signers.options.digest
+    # Times never go back, also where the clock of whoever signed before was ahead.
+    created = signers.now() if earlier is None else max(signers.now(), earlier.manifest.created)
     return Manifest(
         dataset_id=dataset_id,
         version=1 if earlier is None else earlier.manifest.version + 1,

@@ -14,6 +14,7 @@ from pipecrypt.pipeline.progress.summary import Summary
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
+from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location, Place
 
@@ -31,6 +32,7 @@ def encrypt(
     sink_options: Mapping[str, object] | None = None,
     overwrite: bool = False,
     workers: int = 1,
+    accept_future_statement: bool = False,
     credentials: Credentials | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> Summary:
@@ -48,6 +50,7 @@ def encrypt(
         overwrite: replace files of the same path; otherwise a sink that holds anything is refused.
         workers: files encrypted at once, each in a process of its own; more than 1 needs a script that guards its
             start with `if __name__ == "__main__":`.
+        accept_future_statement: go on with a dataset whose last signer's clock was ahead; its time is not undercut.
         credentials: what opens the keys; default: the environment of this process.
         on_event: told about progress.
 
@@ -66,6 +69,7 @@ def encrypt(
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
+        run=RunOptions(accepts_future_statement=accept_future_statement),
     )
     return run(request, credentials=_credentials(credentials), on_event=on_event)
 

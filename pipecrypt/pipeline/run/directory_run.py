@@ -321,7 +321,8 @@ def open_directory_run(
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:
-            signers = stack.enter_context(OpenSigners(request.policy.signing, credentials))
+            signing = replace(request.policy.signing, accepts_future=request.run.accepts_future_statement)
+            signers = stack.enter_context(OpenSigners(signing, credentials))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
         found = look_at_sink(request, sink, signers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pipecrypt.dataset.signing.next_version import FileSigning
 from pipecrypt.dataset.signing.promises import check_columns, check_frame
@@ -74,9 +75,10 @@ def open_signed_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     options = request.policy.signing if isinstance(request, EncryptRequest) else None
-    if options is None:
+    if options is None or not isinstance(request, EncryptRequest):
         yield SignedRun(plan, None)
         return
+    options = replace(options, accepts_future=request.run.accepts_future_statement)
     with OpenSigners(options, credentials) as signers:
         if plan.is_single_file:
             files = statement_places(plan.sink, plan.tasks)

@@ -1,0 +1,112 @@
+"""Clocks that are wrong: which one, by how far, and how to go on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import pipecrypt as pc
+from pipecrypt.dataset.signing import signers
+from pipecrypt.errors import FutureStatementError, IntegrityError
+from pipecrypt.manifest.envelope import parse_envelope
+from pipecrypt.manifest.paths import MANIFEST_PATH
+from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.manifest.verify import MAX_CLOCK_SKEW
+from pipecrypt.pipeline.planning.plan_report import report_plan
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
+from pipecrypt.pipeline.run.run import run
+from pipecrypt.storage.location import Location
+from tests.dataset.written import World
+
+AHEAD = timedelta(minutes=15)
+
+
+def _set_clock(monkeypatch: pytest.MonkeyPatch, ahead: timedelta) -> None:
+    init = signers.OpenSigners.__init__.__kwdefaults__
+    monkeypatch.setitem(init, "clock", lambda: datetime.now(UTC) + ahead)
+
+
+@pytest.fixture
+def early(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A dataset that was signed by a machine whose clock is a quarter of an hour ahead."""
+    with monkeypatch.context() as patch:
+        _set_clock(patch, AHEAD)
+        world.sign()
+    return world
+
+
+def test_readers_say_which_clocks_differ_and_by_how_far(early: World) -> None:
+    trust = [early.reference("signing")]
+    keys = [early.reference("pii")]
+    for read in (
+        lambda: pc.verify(early.out, trust),
+        lambda: pc.open(early.out, keys=keys, trust=trust, credentials=early.credentials),
+        lambda: pc.decrypt(early.out, early.root / "back", keys, trust=trust, credentials=early.credentials),
+    ):
+        with pytest.raises(FutureStatementError) as caught:
+            read()
+        assert "clock here says" in caught.value.message
+        assert "0:14:5" in caught.value.message or "0:15:0" in caught.value.message
+        assert "tampered" not in caught.value.message
+    assert issubclass(FutureStatementError, IntegrityError)
+
+
+def test_a_skew_that_is_allowed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _set_clock(patch, MAX_CLOCK_SKEW - timedelta(minutes=1))
+        world.sign()
+    first = world.verify().manifest.created
+    world.sign(overwrite=True)
+    assert (world.verify().manifest.version, world.verify().manifest.created) == (2, first)
+
+
+def _request(world: World, *, accepts: bool) -> EncryptRequest:
+    options = RunOptions(keeps_journal=True, on_source_change=OnSourceChange.REPLACE, accepts_future_statement=accepts)
+    return EncryptRequest(
+        source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), run=options
+    )
+
+
+def test_writers_go_on_where_they_are_told_to(early: World) -> None:
+    created = datetime.now(UTC) + AHEAD - timedelta(minutes=1)
+    early.write("more.parquet")
+    for attempt in (
+        lambda: early.sign(overwrite=True),
+        lambda: run(_request(early, accepts=False), credentials=early.credentials),
+        lambda: report_plan(_request(early, accepts=False)),
+    ):
+        with pytest.raises(FutureStatementError, match="clock here says") as caught:
+            attempt()
+        assert "--accept-future-statement" in caught.value.hint
+    assert report_plan(_request(early, accepts=True)).conflicts == ()
+    assert run(_request(early, accepts=True), credentials=early.credentials).files >= 1
+    early.sign(overwrite=True, accept_future_statement=True)
+    assert not (early.root / "back").exists()
+    last = decode_statement(parse_envelope((early.out / MANIFEST_PATH).read_bytes()).payload)
+    assert (last.version, last.created >= created) == (3, True)
+
+
+def test_a_single_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"source": world.raw / "a.parquet", "sink": world.root / "one.parquet", "overwrite": True}
+    with monkeypatch.context() as patch:
+        _set_clock(patch, AHEAD)
+        world.sign(**one)
+    with pytest.raises(FutureStatementError):
+        world.sign(**one)
+    world.sign(accept_future_statement=True, **one)
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+def test_with_a_clock_of_the_system(world: World) -> None:
+    world.sign()
+    command = ["faketime", "-f", "+15m", sys.executable, "-m", "pipecrypt", "encrypt", str(world.raw), str(world.out)]
+    keys = ["--key", world.reference("pii"), "--columns", "email", "--sign", world.reference("signing"), "--overwrite"]
+    subprocess.run([*command, *keys], env={**world.environ, "PATH": "/usr/bin:/bin"}, check=True)
+    with pytest.raises(FutureStatementError):
+        pc.verify(Path(world.out), [world.reference("signing")])
