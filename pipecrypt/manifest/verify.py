@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeAlias
 
@@ -41,7 +41,7 @@ class Remembered:
     dataset_id: str
     version: int
     statement_sha256: str
-    accepted: datetime | None = None
+    accepted: datetime | None = field(default=None, compare=False)
 
 
 class VerifiedManifest:

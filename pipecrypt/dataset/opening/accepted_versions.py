@@ -3,7 +3,8 @@
 One small JSON file for each place, in a directory of this user, `accepted/`. Its name is a digest of the place, and it
 holds what `Remembered` holds, and the place in clear::
 
-    {"place": "s3://bucket/orders", "dataset": <32 hex>, "version": 7, "statement_sha256": <64 hex>}
+    {"place": "s3://bucket/orders", "dataset": <32 hex>, "version": 7, "statement_sha256": <64 hex>,
+     "accepted": when it was last found there, "2026-01-31T12:00:00Z"; absent in older records}
 
 Who can write there can make an old version look new, and no more: links, pipes and large files there are refused.
 Several readers change a record one after the other, under a lock on `accepted.lock`, and never to an older version.
@@ -22,11 +23,12 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.documents import DocumentError, parse_document
+from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError, RolledBackError
 from pipecrypt.manifest.verify import Remembered
 from pipecrypt.state_directory import STATE_VARIABLE, state_directory
@@ -37,6 +39,8 @@ _MAX_BYTES: Final = 16 * 1024
 _NAME_DIGITS: Final = 40
 _LOCK_TRIES: Final = 500
 _LOCK_PAUSE_SECONDS: Final = 0.01
+_FRESH: Final = timedelta(minutes=1)
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED_HINT: Final = "remove it if you know why, and say the lowest version to accept"
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +97,7 @@ class VersionMemory:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _directory(path.parent) as directory, _alone(path.parent):
                 known = None if self.starts_anew else _read(directory, path)
-                if known is None or _is_newer(remembered, known, place):
+                if known is None or _is_newer(remembered, known, place) or _is_stale(known, remembered):
                     _write(directory, path.name, _document(place, remembered))
         except OSError as error:
             _logger.warning(
@@ -134,12 +138,19 @@ def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
     return remembered.version > known.version
 
 
+def _is_stale(known: Remembered, remembered: Remembered) -> bool:
+    """Say whether it is time to note that the same version is still what is accepted."""
+    is_same = known.version == remembered.version
+    return is_same and (known.accepted is None or datetime.now(UTC) - known.accepted > _FRESH)
+
+
 def _document(place: str, remembered: Remembered) -> bytes:
     members = {
         "place": place,
         "dataset": remembered.dataset_id,
         "version": remembered.version,
         "statement_sha256": remembered.statement_sha256,
+        "accepted": datetime.now(UTC).strftime(_TIME),
     }
     return json.dumps(members).encode() + b"\n"
 
@@ -192,10 +203,18 @@ def _read(directory: int, path: Path) -> Remembered | None:
             dataset_id=document.text("dataset", max_characters=32),
             version=document.integer("version"),
             statement_sha256=document.text("statement_sha256", max_characters=64),
+            accepted=_read_time(document) if "accepted" in document else None,
         )
     except DocumentError as error:
         message = f"the record of accepted versions {path} is malformed: {error}"
         raise IntegrityError(message, hint=_MALFORMED_HINT) from error
+
+
+def _read_time(document: Document) -> datetime:
+    try:
+        return datetime.strptime(document.text("accepted", max_characters=32), _TIME).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise DocumentError("'accepted' is not a time") from error
 
 
 def _write(directory: int, name: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -158,3 +159,23 @@ def test_where_a_user_s_memory_is(environ: dict[str, str], directory: str) -> No
 @pytest.mark.parametrize("environ", [{}, {"PIPECRYPT_STATE_DIR": "", "HOME": "/c"}])
 def test_no_memory(environ: dict[str, str]) -> None:
     assert VersionMemory.of_user(environ) is None
+
+
+def test_when_a_version_was_last_found_is_remembered_too(tmp_path: Path) -> None:
+    memory = VersionMemory(str(tmp_path))
+    memory.remember("a", SEEN)
+    (record,) = (tmp_path / "accepted").iterdir()
+    kept = memory.recall("a")
+    assert kept is not None
+    assert kept.accepted is not None
+    document = json.loads(record.read_bytes())
+    for old in (
+        {**document, "accepted": "2026-01-01T00:00:00Z"},
+        {k: v for k, v in document.items() if k != "accepted"},
+    ):
+        record.write_text(json.dumps(old))
+        memory.remember("a", SEEN)
+        assert json.loads(record.read_bytes())["accepted"] >= document["accepted"]
+    record.write_text(json.dumps({**document, "accepted": "soon"}))
+    with pytest.raises(IntegrityError, match="is not a time"):
+        memory.recall("a")

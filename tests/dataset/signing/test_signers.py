@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError
 from pipecrypt.keys.services.keystore.making import create_key, list_keys
 from pipecrypt.keys.services.keystore.removal import retire_key
+from pipecrypt.keys.signers import read_version_keys
 from pipecrypt.pipeline.calls.files import encrypt
 from pipecrypt.pipeline.request.policy import Policy
 from tests.dataset.written import World
@@ -103,3 +105,32 @@ def test_a_journal_of_a_retired_version_is_not_believed(world: World) -> None:
     retire_key(world.reference("signing"), 1, world.credentials)
     with _open(world) as signers, pytest.raises(NotTrustedError):
         signers.open_payload(sealed, _JOURNAL)
+
+
+def test_a_stolen_retired_key_cannot_date_a_version_back_behind_what_was_accepted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    world.write("a.parquet")
+    world.sign()
+    signing, stolen = world.reference("signing"), (world.root / "keys.json").read_bytes()
+    _rotate(world)
+    now = datetime.now(UTC)
+    retire_key(signing, 1, world.credentials, at=now)
+    trust = ["".join(each.text for each in read_version_keys(signing, credentials=world.credentials))]
+    assert pc.verify(world.out, trust=trust).version == 1
+    (record,) = (tmp_path / "state" / "accepted").glob("*.json")
+    document = json.loads(record.read_bytes())
+
+    # Whoever has the key writes a version more, which says that it is from before the retirement.
+    (world.root / "keys.json").write_bytes(stolen)
+    world.write("b.parquet", pa.table({"email": ["forged"], "id": [1]}))
+    world.sign(overwrite=True)
+    created = world.verify().manifest.created
+    retired = f"# pipecrypt: retired {created:%Y-%m-%dT%H:%M:%SZ}\n"
+    trust = [retired + trust[0][trust[0].index("-----BEGIN") :]]
+    record.write_text(json.dumps({**document, "accepted": f"{created + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"}))
+    with pytest.raises(NotTrustedError, match="is retired since"):
+        pc.verify(world.out, trust=trust)
+    record.write_text(json.dumps({**document, "accepted": f"{created - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"}))
+    assert pc.verify(world.out, trust=trust).version == 2  # nothing contradicts the signer's word
