@@ -45,6 +45,56 @@ _DOORS = {
     "typer": ["cli/"],
 }
 
+# What changes local files or follows their links. Who else may, and why: the place is named by the user, not found in a
+# sink, or it has a way of its own that follows none.
+_CHANGING_CALLS = {
+    "os": {
+        *(
+            "open",
+            "unlink",
+            "remove",
+            "rename",
+            "renames",
+            "replace",
+            "rmdir",
+            "removedirs",
+            "mkdir",
+            "makedirs",
+            "mkfifo",
+        ),
+        *(
+            "mkfifo",
+            "link",
+            "symlink",
+            "truncate",
+            "chmod",
+            "chown",
+            "utime",
+            "walk",
+            "scandir",
+            "listdir",
+            "stat",
+            "lstat",
+        ),
+    },
+    "shutil": {"rmtree", "move", "copy", "copy2", "copyfile", "copytree", "chown"},
+}
+_CHANGING_METHODS = {"write_text", "write_bytes", "unlink", "rmdir", "mkdir", "touch", "rename", "symlink_to", "chmod"}
+_REACHES_FILES = {
+    "storage/beneath.py": "the one way to local files",
+    "storage/held_directory.py": "likewise",
+    "storage/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "storage/attributes.py": "sets the time of an open file",
+    "cli/init.py": "writes where the user says",
+    "cli/render.py": "opens /dev/null",
+    "cli/report.py": "writes a page where the user says",
+    "dataset/opening/accepted_versions.py": "the state directory of this user",
+    "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
+    "keys/services/private_file.py": "reads a key file that the user names",
+    "keys/services/pkcs11/library.py": "reads a library that the user names",
+    "keys/public_keys.py": "reads a key file that the user names",
+}
+
 
 def _name(path: Path) -> str:
     return path.relative_to(_PACKAGE).as_posix()
@@ -75,6 +125,50 @@ def test_each_third_party_has_one_door(path: Path) -> None:
         assert third_party in _DOORS, f"{third_party} has no door"
         doors = ["testing/", *_DOORS[third_party]]
         assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_local_files_are_reached_in_one_way(path: Path) -> None:
+    """Whoever goes past `storage/beneath.py` may follow a link that somebody put into a sink."""
+    if _name(path).startswith("testing/"):
+        return
+    calls = {ast.unparse(node.func) for node in ast.walk(_tree(path)) if _changes_files(node)}
+    assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.storage.beneath"
+
+
+def _changes_files(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name):
+        return node.func.id == "open" and any(letter in _mode(node) for letter in "wax+")
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+    return node.func.attr in _CHANGING_CALLS.get(owner, set()) or (
+        owner not in {"os", "shutil"} and node.func.attr in _CHANGING_METHODS
+    )
+
+
+def _mode(call: ast.Call) -> str:
+    given = [each.value for each in call.keywords if each.arg == "mode"] or call.args[1:2]
+    return str(ast.literal_eval(given[0])) if given and isinstance(given[0], ast.Constant) else ""
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [
+        ("os.unlink(path)", True),
+        ("shutil.rmtree(path)", True),
+        ("open(path, 'w')", True),
+        ("open(path, mode='ab')", True),
+        ("Path(path).write_text('x')", True),
+        ("open(path)", False),
+        ("open(path, 'rb')", False),
+        ("text.replace('a', 'b')", False),
+    ],
+)
+def test_ways_past_it_are_noticed(code: str, is_found: bool) -> None:
+    assert any(map(_changes_files, ast.walk(ast.parse(code)))) is is_found
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)

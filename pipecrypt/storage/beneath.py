@@ -20,7 +20,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pipecrypt.errors import IntegrityError, NoRegularFileError
 from pipecrypt.storage.held_directory import HeldDirectory, open_regular
@@ -45,6 +45,7 @@ __all__ = [
 
 # The names that lead from a directory to something below it.
 Names: TypeAlias = tuple[str, ...]
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 
 
 def hold_directory(location: Location) -> HeldDirectory:
@@ -55,7 +56,7 @@ def hold_directory(location: Location) -> HeldDirectory:
         OSError: it is not there, or not a directory.
     """
     base, names = _way(location)
-    return _hold(base, names)
+    return HeldDirectory.beneath(base, names)
 
 
 def hold_parent(location: Location) -> tuple[HeldDirectory, str]:
@@ -67,30 +68,24 @@ def hold_parent(location: Location) -> tuple[HeldDirectory, str]:
     """
     base, names = _way(location)
     if names:
-        return _hold(base, names[:-1]), names[-1]
+        return HeldDirectory.beneath(base, names[:-1]), names[-1]
     head, name = os.path.split(base.rstrip("/"))
-    if name in {"", ".", ".."}:
+    if name in _NO_NAMES:
         head, name = base, "."
     return HeldDirectory.named(head or "."), name
 
 
 def _way(location: Location) -> tuple[str, Names]:
     """Split the path of a location into what the caller named and the names behind it."""
-    base, names = location.local_path, list[str]()
-    for _ in range(location.depth):
-        base, name = os.path.split(base.rstrip("/"))
-        names.insert(0, name)
-    if not {"", ".", ".."}.isdisjoint(names):
+    path = location.local_path
+    if not location.depth:
+        return path, ()
+    base, *names = path.rstrip("/").rsplit("/", location.depth)
+    if len(names) < location.depth:  # a relative path, all of which was found
+        base, names = ".", [base, *names]
+    if len(names) != location.depth or not _NO_NAMES.isdisjoint(names):
         raise IntegrityError(f"{location.display} leads out of its directory")
-    return base or ".", tuple(names)
-
-
-def _hold(base: str, names: Names) -> HeldDirectory:
-    held = HeldDirectory.named(base)
-    for name in names:
-        with held:  # of the directory before
-            held = held.enter(name)
-    return held
+    return base or "/", tuple(names)
 
 
 # ---- looking and opening ----
@@ -159,7 +154,7 @@ def walk(location: Location, admits: Callable[[Names], bool]) -> Iterator[tuple[
     while pending:
         names = pending.pop()
         try:
-            with _hold(base, (*above, *names)) as held:
+            with HeldDirectory.beneath(base, (*above, *names)) as held:
                 entries = held.entries()
         except (FileNotFoundError, NotADirectoryError):  # never there, or gone since
             continue
@@ -215,16 +210,19 @@ def move(old: Location, new: Location) -> None:
         NoRegularFileError: no file has the old name.
         OSError: it is not there, they are on different file systems, or the system refused.
     """
-    make_directories_above(new)
     source, old_name = hold_parent(old)
     with source:
-        target, new_name = hold_parent(new)
+        try:
+            target, new_name = hold_parent(new)
+        except FileNotFoundError:
+            make_directories_above(new)
+            target, new_name = hold_parent(new)
         with target:
             source.check_no_link(old_name)
             target.check_no_link(new_name)
             if not stat.S_ISREG(source.status(old_name).st_mode):
                 raise NoRegularFileError(f"{old.display} is no regular file")
-            source.rename(old_name, new_name, to=target)
+            source.move(old_name, new_name, to=target)
             with contextlib.suppress(OSError):  # it is moved; whether that survives a power failure is unknown
                 target.sync()
                 source.sync()
@@ -259,7 +257,7 @@ def remove_empty(location: Location) -> None:
     """
     base, above = _way(location)
     with contextlib.suppress(OSError):
-        _hold(base, above).close()  # refuses a link before anything below is looked at
+        HeldDirectory.beneath(base, above).close()  # refuses a link before anything below is looked at
         found: list[Names] = []
 
         def note(names: Names) -> bool:
@@ -268,7 +266,7 @@ def remove_empty(location: Location) -> None:
 
         collections.deque(walk(location, note), maxlen=0)
         for names in sorted(found, key=len, reverse=True):
-            with contextlib.suppress(OSError), _hold(base, (*above, *names[:-1])) as held:
+            with contextlib.suppress(OSError), HeldDirectory.beneath(base, (*above, *names[:-1])) as held:
                 held.remove_directory(names[-1])
         remove_directory(location)
 

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,6 +20,7 @@ __all__ = ["HeldDirectory", "open_regular"]
 
 # Enough to go through a directory, also where its names may not be read.
 _THROUGH: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_BELOW: Final = _THROUGH | os.O_NOFOLLOW
 _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a named pipe in the place of a file would hang here until somebody writes.
@@ -54,6 +54,27 @@ class HeldDirectory:
         """
         return cls(os.open(path, _THROUGH), path)
 
+    @classmethod
+    def beneath(cls, path: str, names: tuple[str, ...]) -> Self:
+        """Open a directory below one that the caller named, which may be a link; none of these names may.
+
+        Raises:
+            LinkError: one is a link.
+            OSError: one is not there, or not a directory.
+        """
+        held = cls.named(path)
+        for name in names:
+            above = held._descriptor
+            try:
+                held._descriptor = os.open(name, _BELOW, dir_fd=above)
+            except OSError as error:
+                with held:
+                    held._refuse_link(name, error)
+                    raise
+            os.close(above)
+            held.place = f"{held.place}/{name}"
+        return held
+
     def enter(self, name: str) -> HeldDirectory:
         """Open a directory in this one.
 
@@ -61,9 +82,11 @@ class HeldDirectory:
             LinkError: it is a link.
             OSError: it is not there, or not a directory.
         """
-        with self._refusing_links(name):
-            descriptor = os.open(name, _THROUGH | os.O_NOFOLLOW, dir_fd=self._descriptor)
-        return HeldDirectory(descriptor, self._path(name))
+        try:
+            return HeldDirectory(os.open(name, _BELOW, dir_fd=self._descriptor), self._path(name))
+        except OSError as error:
+            self._refuse_link(name, error)
+            raise
 
     def status(self, name: str) -> os.stat_result:
         """Return what the system says about a file, or about a link itself."""
@@ -87,8 +110,12 @@ class HeldDirectory:
             NoRegularFileError: it is a directory, a named pipe, a socket or a device.
             OSError: it is not there, or the system refused.
         """
-        with self._refusing_links(name):
-            return open_regular(name, flags | os.O_NOFOLLOW, place=self._path(name), directory=self._descriptor)
+        place = self._path(name)
+        try:
+            return open_regular(name, flags | os.O_NOFOLLOW, place=place, directory=self._descriptor)
+        except OSError as error:
+            self._refuse_link(name, error)
+            raise
 
     def create(self, name: str, mode: int) -> int:
         """Create a file and open it for writing; nothing may have the name, no link either."""
@@ -102,7 +129,7 @@ class HeldDirectory:
         """Give a file a second name, which nothing has yet."""
         os.link(old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor, follow_symlinks=False)
 
-    def rename(self, old: str, new: str, to: HeldDirectory | None = None) -> None:
+    def move(self, old: str, new: str, to: HeldDirectory | None = None) -> None:
         """Give a file another name, here or in another directory, in place of what has that name there."""
         os.rename(old, new, src_dir_fd=self._descriptor, dst_dir_fd=(to or self)._descriptor)
 
@@ -187,14 +214,9 @@ class HeldDirectory:
         """Let it go."""
         self.close()
 
-    @contextlib.contextmanager
-    def _refusing_links(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _IS_LINK:
-                self.check_no_link(name)
-            raise
+    def _refuse_link(self, name: str, error: OSError) -> None:
+        if error.errno in _IS_LINK:
+            self.check_no_link(name)
 
     def _is_link(self, name: str) -> LinkError:
         return LinkError(f"{self._path(name)} is a symbolic link")

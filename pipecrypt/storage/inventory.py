@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
 from os import stat_result
 from typing import Any, Final, TypeAlias
 
-from pipecrypt.errors import LinkError
+from pipecrypt.errors import LinkError, NoRegularFileError
 from pipecrypt.storage.beneath import own_status, status, walk
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.storage.listing import SourceFile, local_fingerprint
+from pipecrypt.storage.listing import SourceFile, list_sources, local_fingerprint
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.pattern import Pattern
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.storage.publication import is_temporary
 
-__all__ = ["Admits", "Found", "Kind", "look_at", "pin", "take_inventory"]
+__all__ = [
+    "Admits",
+    "Found",
+    "Kind",
+    "list_in_place",
+    "look_at",
+    "pin",
+    "pin_regular",
+    "refuse_links",
+    "take_inventory",
+]
 
 # A path below the directory, with `/`, and the file; None for a link, and for what else is no regular file. Which of
 # these it is, `look_at` tells.
@@ -99,6 +111,63 @@ def _pin_local(location: Location, relative_path: str) -> Found | None:
     except (FileNotFoundError, NotADirectoryError):
         return (relative_path, None) if _look_at_local(location) is Kind.FILE else None  # a link that leads nowhere
     return None if stat.S_ISDIR(found.st_mode) else (relative_path, _local(location, relative_path, found))
+
+
+def pin_regular(location: Location, relative_path: str) -> SourceFile | None:
+    """Return one file, or None if nothing or a directory is there.
+
+    Raises:
+        LinkError: it is a link, or lies behind one, that the caller did not name.
+        NoRegularFileError: it is something else that is not a regular file.
+        StorageError: the storage refused or failed.
+    """
+    found = pin(location, relative_path)
+    return None if found is None else _regular(location, found)
+
+
+def list_in_place(location: Location, below: Pattern) -> tuple[SourceFile, ...]:
+    """Return the files that a location names, to change or to share them where they are.
+
+    They are those of `list_sources`, but no link below the location is followed.
+
+    Raises:
+        LinkError: a link is where such a file, or a directory of such files, could be.
+        PipecryptError: as `list_sources`.
+    """
+    if not location.is_local or look_at(location) is not Kind.DIRECTORY:
+        return list_sources(location, below)
+    found = []
+    for path, file in take_inventory(location, below.admits_directory):
+        names = tuple(path.split("/"))
+        if below.matches(names) and not is_temporary(names[-1]):
+            found.append(_regular(location.child(path), (path, file)))
+        elif file is None and below.admits_directory(names):
+            _refuse_link(location.child(path))
+    return tuple(sorted(found, key=lambda file: file.relative_path)) or list_sources(location, below)
+
+
+def refuse_links(directory: Location, found: Iterable[Found]) -> Iterator[Found]:
+    """Yield what an inventory of a directory finds, as far as it is not a link.
+
+    Raises:
+        LinkError: it is.
+    """
+    for path, file in found:
+        if file is None and directory.is_local:
+            _refuse_link(directory.child(path))
+        yield path, file
+
+
+def _regular(location: Location, found: Found) -> SourceFile:
+    if found[1] is None:
+        _refuse_link(location)
+        raise NoRegularFileError(f"{location.display} is no regular file")
+    return found[1]
+
+
+def _refuse_link(location: Location) -> None:
+    if look_at(location) is Kind.LINK:
+        raise LinkError(f"{location.display} is a symbolic link")
 
 
 def take_inventory(directory: Location, admits: Admits) -> Iterator[Found]:

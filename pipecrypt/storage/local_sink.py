@@ -15,12 +15,11 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from pipecrypt.errors import FormatError, LinkError, PipecryptError, StorageError
+from pipecrypt.errors import FormatError, PipecryptError, StorageError
 from pipecrypt.storage.attributes import apply_attributes
 from pipecrypt.storage.beneath import (
     hold_parent,
     make_directories_above,
-    own_status,
     remove_directory,
     sync_directory,
 )
@@ -75,7 +74,25 @@ class LocalPublication(Publication):
         self._on_its_way_bytes = 0
         self._made_directories: list[Location] = []
         with map_errors(f"cannot write {self.name}"):
-            _check_replaceable(location, overwrite=overwrite)
+            self._check_replaceable()
+
+    def _check_replaceable(self) -> None:
+        try:
+            directory, name = self._held()
+            mode = directory.status(name).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            is_link = stat.S_ISLNK(mode)
+            if is_link and self.location.depth:
+                directory.check_no_link(name)
+            if not stat.S_ISREG(mode) and not is_link:
+                raise StorageError(f"{self.name} is there and no regular file", hint="choose another sink")
+            if not self._overwrite:
+                raise occupied(self.location)
+        except BaseException:
+            self._let_go()
+            raise
 
     def _append(self, data: memoryview) -> None:
         with map_errors(f"cannot write {self.name}"):
@@ -130,7 +147,7 @@ class LocalPublication(Publication):
         with map_errors(f"cannot publish {self.name}"):
             directory, name = self._held()
             if self._overwrite:
-                directory.rename(self._temporary, name)
+                directory.move(self._temporary, name)
             else:
                 self._appear(directory, name)
         self._sync_directories(directory)
@@ -253,20 +270,6 @@ def _remove_beside(location: Location, is_leftover: Callable[[str], bool]) -> No
         with directory:
             for name in filter(is_leftover, directory.names()):
                 _remove_leftover(directory, name)
-
-
-def _check_replaceable(location: Location, *, overwrite: bool) -> None:
-    try:
-        mode = own_status(location).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    is_link = stat.S_ISLNK(mode)
-    if is_link and location.depth:
-        raise LinkError(f"{location.display} is a symbolic link")
-    if not stat.S_ISREG(mode) and not is_link:
-        raise StorageError(f"{location.display} is there and no regular file", hint="choose another sink")
-    if not overwrite:
-        raise occupied(location)
 
 
 def _remove_leftover(directory: HeldDirectory, name: str) -> None:

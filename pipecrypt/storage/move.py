@@ -15,7 +15,7 @@ from pipecrypt.errors import StorageError
 from pipecrypt.storage.beneath import move, remove_directory, remove_empty
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
-from pipecrypt.storage.inventory import pin
+from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -99,10 +99,10 @@ def _rewrite(old: Location, new: Location) -> None:
 
 
 def _pinned(location: Location) -> SourceFile:
-    found = pin(location, location.name)
-    if found is None or found[1] is None:
+    found = pin_regular(location, location.name)
+    if found is None:
         raise FileNotFoundError(errno.ENOENT, f"there is no file {location.display}")
-    return found[1]
+    return found
 
 
 def _move_local(old: Location, new: Location) -> None:

@@ -32,8 +32,8 @@ from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.storage.inventory import Kind, look_at, pin
-from pipecrypt.storage.listing import SourceFile, list_sources
+from pipecrypt.storage.inventory import Kind, list_in_place, look_at, pin_regular
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles, locate
 from pipecrypt.storage.source import open_range_source
@@ -156,7 +156,7 @@ def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSea
     search = _Search(keys_of)
     manifest = place.manifest
     if manifest is None:
-        for source in list_sources(place.location, ENCRYPTED_FILES):
+        for source in list_in_place(place.location, ENCRYPTED_FILES):
             search.read(source)
         return search.result()
     for entry in place.entries:
@@ -216,10 +216,10 @@ class _Search:
 
 def _listed(place: Place, entry: FileEntry) -> SourceFile:
     location = place.files.location(f"{place.path}/{entry.path}")
-    found = pin(location, entry.path)
-    if found is None or found[1] is None:
+    found = pin_regular(location, entry.path)
+    if found is None:
         raise SourceNotFoundError(f"{location.display} does not exist, though the manifest lists it")
-    return found[1]
+    return found
 
 
 def _read_manifest(files: LocatedFiles, root: str) -> tuple[Manifest, tuple[FileEntry, ...]] | None:

@@ -2,7 +2,7 @@
 
 Where files were signed, each is compared with what was signed before it is touched, all of it, and its undo file stays
 until the caller has published the new version. So whatever happens, the next call finds either a file that is as it was
-signed, or an undo file that makes it so.
+signed, or an undo file that makes it so. What an undo file says counts only where undoing has made sure of it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ from dataclasses import dataclass, field, replace
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.digest import Digester, digest
+from pipecrypt.dataset.sharing.undoing import (
+    check_signed_undo,
+    check_unsigned_undo,
+    is_authentic,
+    is_of_another_file,
+    same_as_signed,
+)
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import ContentError, IntegrityError, SourceNotFoundError
+from pipecrypt.errors import IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import PLAIN_MAGIC, read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.rekey import NewFooter, rekey_footer
 from pipecrypt.secret import DataKey
-from pipecrypt.storage.inventory import pin
+from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
+from pipecrypt.storage.tail import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 
 __all__ = ["Rekeying", "Rewrapper"]
 
@@ -131,7 +137,7 @@ class Rekeying:
     bytes_moved: int = 0
     total_bytes: int = 0
     put_back: int = 0
-    _undone_later: list[Location] = field(default_factory=list)
+    _undone_later: list[tuple[Location, FileEntry | None]] = field(default_factory=list)
 
     def change(self, file: Location, entry: FileEntry | None) -> FileEntry | None:
         """Change one file, and return what is to be signed about it.
@@ -158,7 +164,7 @@ class Rekeying:
         made = None if entry is None else _new_entry(source, entry, new, keys)
         self.before_change()
         self.bytes_moved += write_undo(source, new.body_end)
-        self._undone_later.append(file)
+        self._undone_later.append((file, entry))
         self.bytes_moved += replace_tail(source, new.body_end, new.tail)
         self.changed.append(file)
         self.data_keys += new.data_keys
@@ -173,62 +179,62 @@ class Rekeying:
     def finish(self) -> None:
         """Forget how files were before: they are signed as they are now, or nobody signed them."""
         while self._undone_later:
-            drop_undo(self._undone_later[-1])
+            drop_undo(self._undone_later[-1][0])
             self._undone_later.pop()
 
     def roll_back(self) -> None:
         """Make all files that were not finished what they were."""
-        for file in self._undone_later:
-            undo = read_undo(file)
-            if undo is not None:
-                put_back(file, undo)
+        for file, entry in self._undone_later:
+            source = _pinned(file)
+            undo = _read_undo(source, entry)
+            if undo is not None and not _is_as_signed(source, entry):
+                self._put_back(source, undo, entry)
         self.finish()
 
     def _settled(self, file: Location, entry: FileEntry | None) -> SourceFile:
         """Return a file, pinned, once what an earlier call left in between was put right."""
-        source, undo = _pinned(file), read_undo(file)
+        source = _pinned(file)
+        undo = _read_undo(source, entry)
         if undo is None:
             return source
-        if entry is None and _was_replaced(source, undo):
-            _log.warning("%s was replaced since a rotation was stopped at it, so it is taken as it is", file.display)
-        elif entry is None or not _is_as_signed(source, entry):
-            put_back(file, undo)
-            self.put_back += 1
-            source = _pinned(file)
+        if self._is_settled(source, undo, entry):
+            drop_undo(file)
+            return source
+        self._put_back(source, undo, entry)
+        self.put_back += 1
         drop_undo(file)
-        return source
+        return _pinned(file)
+
+    def _is_settled(self, source: SourceFile, undo: Undo, entry: FileEntry | None) -> bool:
+        """Say whether a file is whole as it is, so that nothing has to be believed of what its undo file says."""
+        if entry is not None:
+            return _is_as_signed(source, entry)
+        if is_authentic(source, self.keys_of(source.location)):
+            return True
+        name = source.location.display
+        if is_of_another_file(source, undo):
+            _log.warning("%s was replaced since a rotation was stopped at it, so it is taken as it is", name)
+            return True
+        return False
+
+    def _put_back(self, source: SourceFile, undo: Undo, entry: FileEntry | None) -> None:
+        if entry is not None:
+            check_signed_undo(source, undo, entry)
+        else:
+            check_unsigned_undo(source, undo, self.keys_of(source.location))
+        put_back(source, undo)
 
 
-def _was_replaced(source: SourceFile, undo: Undo) -> bool:
-    """Say whether a whole file of another encryption is there. What was stopped in between may have no footer at all.
-
-    The end of the body cannot tell: columns that stay plaintext are the same in each encryption of a file.
-    """
-    with open_range_source(source) as opened:
-        now = _file_unique(opened)
-    before = _file_unique(MemorySource(PLAIN_MAGIC + undo.tail, source.location.display))
-    return now is not None and now != before
+def _read_undo(source: SourceFile, entry: FileEntry | None) -> Undo | None:
+    # Nobody says how long the footer was of a file that was not signed.
+    return read_undo(source.location, max_end_bytes=MAX_END_BYTES if entry is None else entry.size_bytes)
 
 
-def _file_unique(file: RangeSource) -> bytes | None:
-    """Return the random id that a file got when it was encrypted, b"" where it is not; None where it has no footer."""
-    try:
-        sealed = read_stored_footer(file).sealed
-    except ContentError:
-        return None
-    return b"" if sealed is None else sealed.algorithm.file_unique
-
-
-def _is_as_signed(source: SourceFile, entry: FileEntry) -> bool:
-    if source.size_bytes != entry.size_bytes:
+def _is_as_signed(source: SourceFile, entry: FileEntry | None) -> bool:
+    if entry is None or source.size_bytes != entry.size_bytes:
         return False
     with open_range_source(source) as opened:
-        digesters = [(Digester(algorithm), value) for algorithm, value in entry.digests().items()]
-        for start in range(0, source.size_bytes, _PIECE_BYTES):
-            piece = opened.read_range(start, min(_PIECE_BYTES, source.size_bytes - start))
-            for digester, _ in digesters:
-                digester.update(piece)
-    return all(digester.hexdigest() == value for digester, value in digesters)
+        return same_as_signed(opened, entry)
 
 
 def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _FileRewrapper) -> FileEntry:
@@ -258,10 +264,10 @@ def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _File
 
 
 def _pinned(file: Location) -> SourceFile:
-    found = pin(file, file.name)
-    if found is None or found[1] is None:
+    found = pin_regular(file, file.name)
+    if found is None:
         raise SourceNotFoundError(f"{file.display} does not exist")
-    return found[1]
+    return found
 
 
 def _differs(file: Location) -> IntegrityError:

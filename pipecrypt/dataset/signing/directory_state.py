@@ -5,6 +5,7 @@ A run compares before its first file, with a version that it verified; a plan wi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -12,7 +13,7 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved
-from pipecrypt.storage.inventory import pin, take_inventory
+from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import is_directory
 from pipecrypt.storage.tail import has_undo
@@ -54,10 +55,13 @@ def check_nothing_unsigned(directory: Location, stays: Sequence[FileEntry], foun
     """Pass if everything that is found, and not about to be replaced, was signed.
 
     Raises:
+        LinkError: a link is among it.
         ConflictError: something was not.
     """
     unsigned = set(found).difference(entry.path for entry in stays)
     if unsigned:
+        shown = ((path, None) for path in sorted(unsigned)[:_LOOKED_INTO])
+        deque(refuse_links(directory, shown), maxlen=0)
         raise ConflictError(
             f"{name_some(directory, unsigned)}: in the sink, but neither written by this run nor signed before",
             hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",

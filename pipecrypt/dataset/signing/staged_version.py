@@ -7,6 +7,7 @@ one if it was killed, or by whoever cleans.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -16,7 +17,7 @@ from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path, staged_path
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import pin, take_inventory
+from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file, remove_empty_directories
@@ -77,10 +78,13 @@ def finish_version(
         before_each: passes while the lock is held; asked before each file.
 
     Raises:
+        LinkError: a link is where a file or a directory should be; it is not followed, and it stays.
         IntegrityError: a listed file is neither staged nor at its place; all others are moved.
         StorageError: the storage refused or failed; do it again.
     """
     directory, listed = sink.child(staged_path(run_id)), {entry.path: entry for entry in entries}
+    if sink.is_local:
+        deque(refuse_links(directory, take_inventory(directory, lambda _: True)), maxlen=0)
     broken = []
     for path, file in staged_files(sink, run_id).items():
         before_each()

@@ -34,8 +34,7 @@ from pipecrypt.pipeline.history.past_runs import put_in_place
 from pipecrypt.pipeline.history.sink_locking import locked_sink
 from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.storage.exclusive import hold_exclusively
-from pipecrypt.storage.inventory import Kind, look_at
-from pipecrypt.storage.listing import list_sources
+from pipecrypt.storage.inventory import Kind, list_in_place, look_at
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import directories_above, locate
 
@@ -251,7 +250,7 @@ def _dataset_ids(
 
 def _files(place: Place, earlier: EarlierVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
     if earlier is None:
-        for source in list_sources(place.location, ENCRYPTED_FILES):
+        for source in list_in_place(place.location, ENCRYPTED_FILES):
             yield source.location, None
     elif earlier.manifest.single_file is not None:
         yield place.files.location(place.path), earlier.manifest.single_file

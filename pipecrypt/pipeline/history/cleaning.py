@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_r
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.sink_locking import check_unlocked, locked_sink
 from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.inventory import refuse_links, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.move import remove_empty_directories
@@ -93,6 +94,7 @@ def clean(
     Raises:
         UsageError: there is no such directory.
         ConflictError: a run is writing there now.
+        LinkError: a link is where a file or a directory of ours should be; nothing was removed.
         IntegrityError: the statement there is malformed, or a file that it lists is neither staged nor in place.
         StorageError: the storage refused or failed.
     """
@@ -138,7 +140,7 @@ class _Cleaning:
         if version is not None:
             self._entries, self._run = version.entries, version.run
             self._listed = frozenset(entry.path for entry in version.entries)
-        self._found = {path: file for path, file in take_inventory(self._sink, lambda _: True) if file is not None}
+        self._found = dict(self._look())
         put_in_place = self._put_in_place()
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
@@ -160,6 +162,15 @@ class _Cleaning:
             kept_runs=tuple(run.run_id for run in kept),
             put_in_place=put_in_place,
         )
+
+    def _look(self) -> Iterator[tuple[str, SourceFile]]:
+        """Yield the files of the sink. Links among data are the user's own, and stay; none is among what is ours."""
+        for found in take_inventory(self._sink, lambda _: True):
+            path, file = found
+            if file is not None:
+                yield path, file
+            elif is_reserved(path):
+                deque(refuse_links(self._sink, [found]), maxlen=0)
 
     def _put_in_place(self) -> bool:
         """Finish a version that was signed: its files are no leftovers, wherever they lie."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pipecrypt.dataset.sharing.found_grants import grants_above
@@ -23,7 +24,8 @@ def keys_of_file(location: Location, session: KeySession) -> FileKeys:
     """Return the keys of a file; what lies outside of it is read when a key needs it, and only then."""
     if location.is_standard_stream:
         return session.for_file(lambda: None)
-    beside = location.sibling(_material_name(location.name))
+    # What a source may be, a link for instance, what lies beside it may be, too.
+    beside = replace(location.sibling(_material_name(location.name)), depth=location.depth)
     files, path = locate(location)
     return session.for_file(
         lambda: _entries(read_small_file(beside, _MAX_BYTES), beside.display), grants_above(session, files, path)

@@ -16,7 +16,6 @@ from pipecrypt.context import Context
 from pipecrypt.errors import (
     AccessError,
     ConflictError,
-    FormatError,
     IntegrityError,
     KeyNotFoundError,
     NotEncryptedError,
@@ -30,6 +29,8 @@ from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.calls.deep_rotation import DeepSummary
 from pipecrypt.pipeline.history.sink_locking import locked_sink
 from pipecrypt.storage import tail
+from pipecrypt.storage.inventory import pin
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import NAMES, World
 
@@ -53,6 +54,14 @@ def rotate(world: World, place: Path | str | None = None, **options: object) -> 
     summary = pc.rotate(place or world.out, old, new, deep=True, **options)  # type: ignore[arg-type]
     assert isinstance(summary, DeepSummary)
     return summary
+
+
+def pinned(place: Location) -> SourceFile:
+    """The file as the rotation sees it."""
+    found = pin(place, place.name)
+    assert found is not None
+    assert found[1] is not None
+    return found[1]
 
 
 def check_rotated(world: World) -> None:
@@ -243,22 +252,21 @@ def test_other_storages_replace_whole_objects_and_say_so(world: World) -> None:
 
 def test_an_undo_file_of_another_file_is_refused(world: World) -> None:
     encrypt(world)
-    source = tail._pinned  # the pinned file, as the rotation sees it
     one, two = Location(str(world.out / "a.parquet")), Location(str(world.out / NAMES[-1]))
     body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
-    tail.write_undo(source(one), body_end)
-    undo = tail._undo_place(one).local_path
-    shutil.copy(undo, tail._undo_place(two).local_path)
+    tail.write_undo(pinned(one), body_end)
+    undo = tail.undo_place(one).local_path
+    shutil.copy(undo, tail.undo_place(two).local_path)
 
     whole = Path(two.local_path).read_bytes()
     Path(two.local_path).write_bytes(whole[:-20])  # as after a crash, so that nothing tells whose it is but its body
-    with pytest.raises(ConflictError):
+    with pytest.raises(IntegrityError):
         rotate(world)
     Path(two.local_path).write_bytes(whole)
-    Path(tail._undo_place(two).local_path).write_bytes(b"no undo file")
-    with pytest.raises(FormatError):
+    Path(tail.undo_place(two).local_path).write_bytes(b"no undo file")
+    with pytest.raises(IntegrityError):
         rotate(world)
-    os.unlink(tail._undo_place(two).local_path)
+    os.unlink(tail.undo_place(two).local_path)
     assert rotate(world).changed == 3
 
 
@@ -267,14 +275,14 @@ def test_a_file_that_was_encrypted_again_since_a_rotation_died_stays_as_it_is(wo
     pc.encrypt(world.raw, world.out, policy)
     place = Location(str(world.out / "a.parquet"))
     body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
-    tail.write_undo(tail._pinned(place), body_end)
+    tail.write_undo(pinned(place), body_end)
     pc.encrypt(
         world.raw, world.out, pc.Policy(columns={"id": world.key}), overwrite=True
     )  # what ends the body is plain
 
     rotate(world)
 
-    assert not Path(tail._undo_place(place).local_path).exists()
+    assert not Path(tail.undo_place(place).local_path).exists()
     pc.decrypt(world.out, world.root / "back", [world.reference("other")])
     assert (world.root / "back" / "a.parquet").read_bytes() == (world.raw / "a.parquet").read_bytes()
 

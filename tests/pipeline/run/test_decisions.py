@@ -23,6 +23,7 @@ from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage import tail
+from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
 from tests.faults.scenes import SCENES, Scene, Shop, StoppedError, prepare, stop, write_source
 
@@ -293,7 +294,8 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     shop = _shop(SCENES["first"], tmp_path)
     shop.run()
     place = Location(f"{shop.sink}/a.parquet")
-    source = tail._pinned(place)
+    source = pin_regular(place, place.name)
+    assert source is not None
     tail.write_undo(source, source.size_bytes - 100)
     tail.replace_tail(source, source.size_bytes - 100, b"of another size")
     with pytest.raises(ConflictError) as caught:

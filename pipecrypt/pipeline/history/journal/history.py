@@ -19,7 +19,7 @@ from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
 from pipecrypt.pipeline.history.journal.seal import Seal
-from pipecrypt.storage.inventory import take_inventory
+from pipecrypt.storage.inventory import refuse_links, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
 
@@ -70,10 +70,12 @@ def find_runs(sink: Location) -> tuple[FoundRun, ...]:
     """Return the runs that left their directories in a sink, the first begun first.
 
     Raises:
+        LinkError: a link is where one of them, or a file or directory in it, should be.
         StorageError: the storage refused or failed.
     """
     names: defaultdict[str, set[str]] = defaultdict(set)
-    for path, _ in take_inventory(sink.child(RUNS_DIRECTORY), lambda below: len(below) < _DEPTH):
+    runs = sink.child(RUNS_DIRECTORY)
+    for path, _ in refuse_links(runs, take_inventory(runs, lambda below: len(below) < _DEPTH)):
         run_id, _, name = path.partition("/")
         try:
             parse_run_id(run_id)
