@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import server_copy, tail
+from pipecrypt.storage import server_copy
 from pipecrypt.storage.filesystem import open_filesystem
+from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
@@ -27,7 +28,9 @@ class Stored:
         self.client, self.bucket = server.client(), server.new_bucket()
         self.location = Location(f"s3://{self.bucket}/a/b.parquet", server.options)
         self.put(body + b"the old end, which is longer")
-        self.source: SourceFile = tail._pinned(self.location)
+        found = pin_regular(self.location, self.location.name)
+        assert found is not None
+        self.source: SourceFile = found
 
     def put(self, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key="a/b.parquet", Body=data)

@@ -322,7 +322,7 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
 
     def link(*given: object, **options: object) -> None:
         if not waits:
-            os.unlink(given[0])  # type: ignore[call-overload]
+            os.unlink(given[0], dir_fd=options["src_dir_fd"])  # type: ignore[call-overload]
         real(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", link)
