@@ -74,7 +74,6 @@ _CHANGING_CALLS = {
             "scandir",
             "listdir",
             "stat",
-            "lstat",
         ),
     },
     "shutil": {"rmtree", "move", "copy", "copy2", "copyfile", "copytree", "chown"},
