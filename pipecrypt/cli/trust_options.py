@@ -23,7 +23,7 @@ Trust = Annotated[
         "Default: those in PIPECRYPT_TRUST.",
     ),
 ]
-Threshold = Annotated[int, typer.Option(min=1, help="How many different trusted keys must have signed.")]
+Threshold = Annotated[int, typer.Option(min=1, help="How many of those must have signed: each --trust has one vote.")]
 Verify = Annotated[
     VerifyMode,
     typer.Option(help="Check statement, footers and what is read; or every whole file first; or nothing."),
