@@ -21,6 +21,7 @@ __all__ = ["InferredColumn", "infer_column"]
 _MOST_DIGITS: Final = 15
 _WHOLE: Final = f"0|-?[1-9][0-9]{{0,{_MOST_DIGITS - 1}}}"
 _FIRST_TEXTS: Final = 100
+_LARGEST: Final = 10**_MOST_DIGITS - 1
 _DATE: Final = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-[0-9]{2}-[0-9]{2}"
 _TIME: Final = "[0-9]{2}:[0-9]{2}:[0-9]{2}"
 # Year to second, what stands between date and time, the fraction with its point, the zone.
@@ -31,22 +32,47 @@ _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d(\.\d{1,9})?
 class _Form:
     """Texts of one shape, and their type."""
 
-    pattern: str
     type: pa.DataType
+    # None where Arrow's own conversion takes this shape only.
+    pattern: str | None = None
     # What stands for True, and the point of a fraction.
     true: str | None = None
     point: str = "."
 
     def takes(self, texts: pa.ChunkedArray) -> bool:
+        if self.pattern is None:
+            return _are_whole(texts) if pa.types.is_integer(self.type) else _are_days(texts)
         fit = pc.all(pc.match_substring_regex(texts, f"^(?:{self.pattern})$"), min_count=0).as_py()
         return bool(fit) and (not pa.types.is_floating(self.type) or _have_few_digits(texts))
 
     def values(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
         if self.true is not None:
-            return pc.equal(texts, self.true)
+            return pc.starts_with(texts, self.true)
         if pa.types.is_time(self.type):
-            return pc.cast(pc.cast(pc.binary_join_element_wise("1970-01-01", texts, "T"), pa.timestamp("s")), self.type)
+            return pc.cast(pc.cast(pc.replace_substring_regex(texts, "^", "1970-01-01T"), pa.timestamp("s")), self.type)
         return pc.cast(pc.replace_substring(texts, self.point, ".") if self.point != "." else texts, self.type)
+
+
+def _are_days(texts: pa.ChunkedArray) -> bool:
+    try:
+        pc.cast(texts, pa.date32())
+    except pa.ArrowInvalid:
+        return False
+    # Arrow has a year 0, which Python and others have not.
+    return not pc.any(pc.starts_with(texts, "0000")).as_py()
+
+
+def _are_whole(texts: pa.ChunkedArray) -> bool:
+    """Say whether all texts are whole numbers as they are written usually; faster than an expression."""
+    try:
+        bounds = pc.min_max(pc.cast(texts, pa.int64())).as_py()
+    except pa.ArrowInvalid:
+        return False
+    if bounds["min"] is not None and not -_LARGEST <= bounds["min"] <= bounds["max"] <= _LARGEST:
+        return False
+    # What else Arrow takes begins with a zero, or with a zero behind the sign: 007, 0x1F, -0.
+    longer = texts.filter(pc.starts_with(texts, "0"))
+    return (pc.max(pc.binary_length(longer)).as_py() or 1) == 1 and not pc.any(pc.starts_with(texts, "-0")).as_py()
 
 
 def _have_few_digits(numbers: pa.ChunkedArray) -> bool:
@@ -93,12 +119,14 @@ def infer_column(texts: pa.ChunkedArray, decimal_point: str) -> InferredColumn:
         texts: as bytes or text, without rows that are malformed.
         decimal_point: one ASCII character.
     """
-    some = texts.filter(pc.greater(pc.binary_length(texts), 0)).slice(0, _FIRST_TEXTS)
+    try:
+        texts = pc.cast(texts, pa.string())
+    except pa.ArrowInvalid:
+        return InferredColumn(())  # the row that is not UTF-8 is named when its turn comes
+    some = texts.filter(_has_characters(texts)).slice(0, _FIRST_TEXTS)
     if not len(some):
         return InferredColumn(())
-    first = some[0].as_py()
-    forms = _forms(first.decode(errors="replace") if isinstance(first, bytes) else first, decimal_point)
-    likely = [form for form in forms if form.takes(some)]
+    likely = [form for form in _forms(some[0].as_py(), decimal_point) if form.takes(some)]
     for kind in dict.fromkeys(form.type for form in likely):
         found = _converted(texts, [form for form in likely if form.type == kind])
         if found is not None:
@@ -107,39 +135,43 @@ def infer_column(texts: pa.ChunkedArray, decimal_point: str) -> InferredColumn:
 
 
 def _converted(texts: pa.ChunkedArray, forms: Sequence[_Form]) -> tuple[pa.ChunkedArray, InferredColumn] | None:
-    is_empty = pc.equal(pc.binary_length(texts), 0)
-    if pc.any(is_empty).as_py():
-        texts = pc.if_else(is_empty, pa.scalar(None, texts.type), texts)
+    has_characters = _has_characters(texts)
+    if not pc.all(has_characters, min_count=0).as_py():
+        texts = pc.if_else(has_characters, texts, pa.NULL)
     fitting = [form for form in forms if form.takes(texts)]
     if not fitting:
         return None
     try:
-        # What an expression took is ASCII.
-        values = fitting[0].values(texts if texts.type == pa.string() else pc.cast(texts, pa.string()))
+        values = fitting[0].values(texts)
     except pa.ArrowInvalid:
         return None  # no such day, or hour
     return values, InferredColumn(fitting)
+
+
+def _has_characters(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Comparing with a value of Python's would make pyarrow import pandas.
+    return pc.cast(pc.binary_length(texts), pa.bool_())
 
 
 def _forms(first: str, decimal_point: str) -> Iterator[_Form]:
     """Yield the shapes that a column may have which begins with such a text; it may still fit none of them."""
     for true, false in (("true", "false"), ("True", "False"), ("TRUE", "FALSE")):
         if first in {true, false}:
-            yield _Form(f"{true}|{false}", pa.bool_(), true=true)
+            yield _Form(pa.bool_(), f"{true}|{false}", true=true)
     if found := _TIMESTAMP.fullmatch(first):
         between, fraction, zone = found.groups()
         digits = len(fraction or ".") - 1
         unit = ("s", "ms", "us", "ns")[(digits + 2) // 3]
         pattern = f"{_DATE}{between}{_TIME}{rf'[.][0-9]{{{digits}}}' if digits else ''}{zone}"
-        yield _Form(pattern, pa.timestamp(unit, "UTC" if zone else None))
+        yield _Form(pa.timestamp(unit, "UTC" if zone else None), pattern)
     if not first.startswith(tuple("-0123456789")):
         return
     if first.count("-") > 1:
-        yield _Form(_DATE, pa.date32())
+        yield _Form(pa.date32())
     elif ":" in first:
-        yield _Form(_TIME, pa.time32("s"))
+        yield _Form(pa.time32("s"), _TIME)
     else:
-        yield _Form(_WHOLE, pa.int64())
+        yield _Form(pa.int64())
         yield from _fractions(first, decimal_point)
 
 
@@ -150,7 +182,7 @@ def _fractions(first: str, decimal_point: str) -> Iterator[_Form]:
     whole, short = "(?:0|[1-9][0-9]*)", f"{point}[0-9]*[1-9]"
     if digits:
         # As many digits behind the point in every row, as in 12.50.
-        yield _Form(f"-?{whole}{point}[0-9]{{{min(digits, _MOST_DIGITS)}}}", pa.float64(), point=decimal_point)
+        yield _Form(pa.float64(), f"-?{whole}{point}[0-9]{{{min(digits, _MOST_DIGITS)}}}", point=decimal_point)
     # No more zeros at the end than there must be: 1 and 2.5, as most programs print it; 1.0 and 2.5, as Python does.
-    yield _Form(f"-?{whole}{short}|{_WHOLE}", pa.float64(), point=decimal_point)
-    yield _Form(f"-?{whole}(?:{short}|{point}0)", pa.float64(), point=decimal_point)
+    yield _Form(pa.float64(), f"-?{whole}{short}|{_WHOLE}", point=decimal_point)
+    yield _Form(pa.float64(), f"-?{whole}(?:{short}|{point}0)", point=decimal_point)

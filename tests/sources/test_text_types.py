@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 
@@ -157,6 +159,19 @@ def test_other_decimal_points(point: str) -> None:
     table = table_of(csv_stream(data, delimiter=";", decimal_point=point))
 
     assert table.to_pydict() == {"a": [1.5, 2.25], "b": ["1.5", "2.5"]}
+
+
+def test_no_frame_library_is_loaded_to_find_types() -> None:
+    script = """
+import io, sys
+from pipecrypt.sources.batches import open_batches
+from pipecrypt.sources.formats import SourceFormat
+data = b"a,b,c,d,e,f\\n1,2.5,true,2020-01-01,2020-01-01 00:00:00,12:00:00\\n,,,,,\\n"
+stream = open_batches(io.BytesIO(data), "x", SourceFormat.CSV)
+assert sum(len(batch) for batch in stream) == 2
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 _NUMBERS = st.one_of(
