@@ -6,6 +6,7 @@ that the caller's pattern takes. Links are followed, but not in circles.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -148,6 +149,10 @@ def _local_file(location: Location, relative_path: str) -> SourceFile:
         status = os.stat(location.local_path)
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{location.display} does not exist, or is a broken link") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SourceNotFoundError(f"{location.display} is a link that leads to itself") from error
     if not stat.S_ISREG(status.st_mode):
         raise NoRegularFileError(f"{location.display} is no regular file")
     mode = stat.S_IMODE(status.st_mode) & _PERMISSION_BITS
@@ -169,12 +174,21 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 below = (*names, entry.name)
-                if entry.is_dir():
+                if _is_directory(entry):
                     identity = _identity(entry)
                     if identity not in ancestors and pattern.admits_directory(below):
                         pending.append((below, (*ancestors, identity)))
                 elif pattern.matches(below) and not is_temporary(entry.name):
                     yield _local_file(directory.listed("/".join(below)), "/".join(below))
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link to itself is no file either, and is named where it counts
+            raise
+        return False
 
 
 def _identity(entry: os.DirEntry[str]) -> _Identity:

@@ -158,3 +158,17 @@ def test_failing_storage(faulty: type) -> None:
     with pytest.raises(StorageError) as caught:
         list_sources(Location("faulty://a/b"))
     assert "faulty://a/b" in caught.value.message
+
+
+def test_a_link_to_itself_is_named_where_it_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to("loop")
+    assert [file.relative_path for file in list_sources(Location(str(tmp_path)))] == ["a.parquet"]
+
+    (tmp_path / "self.parquet").symlink_to("self.parquet")
+    (tmp_path / "to.parquet").symlink_to("fro.parquet")
+    (tmp_path / "fro.parquet").symlink_to("to.parquet")
+    for place, named in ((tmp_path, "fro.parquet"), (tmp_path / "self.parquet", "self.parquet")):
+        with pytest.raises(SourceNotFoundError) as caught:
+            list_sources(Location(str(place)))
+        assert f"{tmp_path}/{named}" in caught.value.message
