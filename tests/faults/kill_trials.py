@@ -59,7 +59,7 @@ class _Counting:
                 return real(*given, **options)
             self.count += 1
             if self.log is not None:
-                self.log.append((name, str(given[0])))
+                self.log.append((name, _path(given[0], options)))
             if self.count == self.last:
                 if name == "write":
                     real(given[0], memoryview(given[1])[: len(given[1]) // 2])
@@ -67,6 +67,12 @@ class _Counting:
             return real(*given, **options)
 
         return call
+
+
+def _path(place: object, options: dict[str, Any]) -> str:
+    """Return the whole path of what a call is about: most name it inside of a directory that is held open."""
+    directory = options.get("src_dir_fd", options.get("dir_fd"))
+    return str(place) if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), str(place))
 
 
 def forked(action: Callable[[], Any], kill_after: float | None = None) -> tuple[int, Any]:
@@ -235,14 +241,14 @@ def _no_temporary_names() -> None:
 
     def init(self: Any, location: Any, **options: Any) -> None:
         real(self, location, **options)
-        self._temporary, self._overwrite = self._path, True
+        self._temporary, self._overwrite = location.name, True
 
     local_sink.LocalPublication.__init__ = init  # type: ignore[method-assign]
 
 
 def _nothing_set_aside() -> None:
     """Leave files at their places that the next version does not have."""
-    directory_run.set_aside = lambda *_: None
+    directory_run.set_aside = lambda *_, **__: None
 
 
 def _no_undo() -> None:
