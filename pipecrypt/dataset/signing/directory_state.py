@@ -99,7 +99,7 @@ def name_some(directory: Location, paths: Iterable[str]) -> str:
     """Return the first paths in order, as errors show them, and how many more there are."""
     names = sorted(paths)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(directory.child(name).display for name in names[:_SHOWN]) + more
+    return ", ".join(directory.listed(name).display for name in names[:_SHOWN]) + more
 
 
 def _size(directory: Location, path: str, found: Mapping[str, int | None]) -> int | None:

@@ -150,7 +150,7 @@ class _Cleaning:
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
-                remove_file(self._sink.child(path))
+                remove_file(self._found[path].location)
         if not self._is_dry_run:
             remove_empty_directories(self._sink.child(RUNS_DIRECTORY))
         return CleanSummary(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import fsspec
 import pytest
 
 import pipecrypt as pc
@@ -249,3 +250,21 @@ def test_links_of_the_users_own_among_data_are_left_alone(sink: Sink) -> None:
     clean(sink.path, grace=timedelta())
     assert (sink.path / "latest").is_symlink()
     assert (sink.path / "day=3/new.parquet").is_file()
+
+
+def test_names_that_lead_nowhere_do_not_stop_cleaning(world: World) -> None:
+    """Object stores hold any name, and whoever lists them may meet it."""
+    request = EncryptRequest(
+        source=Location(str(world.raw)),
+        sink=Location("memory://planted-names"),
+        policy=Policy({"email": world.key}),
+        run=RunOptions(keeps_journal=True),
+    )
+    run(request, credentials=world.credentials)
+    memory = fsspec.filesystem("memory")
+    planted = "/planted-names/_pipecrypt/runs/20200101T000000Z-00000000/a/../b//c"
+    memory.store[planted] = type(next(iter(memory.store.values())))(memory, planted, b"x")
+
+    assert [name for name in clean("memory://planted-names", grace=timedelta()).removed if ".." in name]
+    assert planted not in memory.store
+    memory.rm("/planted-names", recursive=True)
