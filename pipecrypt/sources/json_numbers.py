@@ -1,27 +1,30 @@
 """Find JSON numbers that would not be the same as a double: whole ones beyond 2**53, others of more than 17 digits.
 
 Arrow makes a column `double` where one of its numbers has a fraction, or is too large for an int64, and rounds the
-others in silence. Parsing is left to json_lines. Most blocks cost a search for long runs of digits; only the lines that
-have one are looked at in Python.
+others in silence. Parsing is left to json_lines. A block costs one search of Arrow's for long numbers; only the lines
+that have one are looked at in Python.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import struct
 from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 __all__ = ["has_inexact_numbers", "inexact_field", "without_times"]
 
-_DIGITS: Final = bytes.maketrans(b"0123456789", b"1" * 10)
 _MOST_WHOLE: Final = 1 << 53
 # As many digits as any double needs; those of whole numbers count from 2**53 on.
 _MOST_DIGITS: Final = 17
-_LONG_RUN: Final = b"1" * len(str(_MOST_WHOLE))
-_LONG_NUMBER: Final = re.compile(rb"[1-9][0-9]{15,}(?![0-9.eE])|[1-9](?:\.?[0-9]){17,}")
+_WHOLE_DIGITS: Final = len(str(_MOST_WHOLE))
+# RE2: a whole number of 16 digits or more, or any of more than 17 that count.
+_LONG_NUMBER: Final = (
+    rf"(?:^|[^0-9.])(?:[1-9][0-9]{{{_WHOLE_DIGITS - 1},}}(?:[^0-9.eE]|$)|[0.]*[1-9](?:[.]?[0-9]){{{_MOST_DIGITS},}})"
+)
 _INEXACT: Final = object()
 
 
@@ -34,16 +37,27 @@ def has_inexact_numbers(data: bytes, fields: pa.Schema) -> bool:
     """
     if not any(_has_doubles(field.type) for field in fields):
         return False
-    runs = data.translate(_DIGITS, b".")
-    if _LONG_RUN not in runs:
-        return False
-    lines = zip(data.split(b"\n"), runs.split(b"\n"), strict=True)
-    return any(_LONG_RUN in run and inexact_field(line, fields) is not None for line, run in lines)
+    start = 0
+    while (at := _long_number(data, start)) >= 0:
+        begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+        if inexact_field(data[begin : end if end >= 0 else len(data)], fields) is not None:
+            return True
+        start = end + 1 if end >= 0 else len(data)
+    return False
+
+
+def _long_number(data: bytes, start: int) -> int:
+    """Return the offset of a long number at or behind `start`, -1 where there is none."""
+    offsets = pa.py_buffer(struct.pack("=ii", start, len(data)))
+    text = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(data)])
+    found = pc.find_substring_regex(text, _LONG_NUMBER)[0].as_py()
+    # The match may begin with the character before the number.
+    return -1 if found < 0 else start + found + 1
 
 
 def inexact_field(line: bytes, fields: pa.Schema) -> str | None:
     """Return the field of a valid line whose number is not what it would be as the field's type."""
-    if not _LONG_NUMBER.search(line) or not any(_has_doubles(field.type) for field in fields):
+    if not any(_has_doubles(field.type) for field in fields):
         return None
     try:
         # Several objects may stand in a line.
@@ -53,7 +67,8 @@ def inexact_field(line: bytes, fields: pa.Schema) -> str | None:
                     return str(field.name)
     except ValueError:
         # What only Arrow takes for JSON, as Inf, or an object that goes on in the next line.
-        return next(str(field.name) for field in fields if _has_doubles(field.type))
+        is_long = _long_number(line, 0) >= 0
+        return next((str(field.name) for field in fields if is_long and _has_doubles(field.type)), None)
     return None
 
 
@@ -68,7 +83,7 @@ def _values(line: str) -> Iterator[object]:
 
 def _whole(text: str) -> object:
     digits = text.removeprefix("-")
-    return _INEXACT if len(digits) > len(_LONG_RUN) or int(digits) > _MOST_WHOLE else 0
+    return _INEXACT if len(digits) > _WHOLE_DIGITS or int(digits) > _MOST_WHOLE else 0
 
 
 def _fraction(text: str) -> object:
