@@ -253,7 +253,7 @@ def _nothing_set_aside() -> None:
 
 def _no_undo() -> None:
     """Change footers with no way back."""
-    rekeying.write_undo = lambda *_, **__: None  # type: ignore[attr-defined,assignment]
+    rekeying.write_undo = lambda *_, **__: 0  # type: ignore[attr-defined,assignment]
 
 
 def _same_keys() -> None:

@@ -184,4 +184,5 @@ def test_a_rotation_killed_at_every_call(scene: str) -> None:
 @pytest.mark.long
 def test_without_undo_files_a_killed_rotation_is_noticed() -> None:
     with _trials("next", "rotate") as trials:
-        assert trials.at(range(1, len(trials.calls) + 1), "no undo") != []
+        problems = trials.at(range(1, len(trials.calls) + 1), "no undo")
+        assert [each for each in problems if ": run: " not in each] != []  # the rotation itself does not miss it

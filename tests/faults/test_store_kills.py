@@ -128,4 +128,5 @@ def test_killed_deep_rotations_on_other_stores(request: pytest.FixtureRequest, t
 )
 def test_what_makes_it_hold_is_missed(seaweedfs_server: Any, tmp_path: Path, action: str, sabotage: str) -> None:
     with _s3_trials("next", tmp_path, seaweedfs_server) as trials:
-        assert trials.at_every(action=action, sabotage=sabotage) != []
+        problems = trials.at_every(action=action, sabotage=sabotage)
+        assert [each for each in problems if ": _act: " not in each] != []  # the run itself does not miss it
