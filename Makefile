@@ -76,12 +76,14 @@ clean: ## Remove the virtual environment, the demo and all caches
 	rm -rf $(VENV) .venv-system .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment.
+# Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment, or that of
+# the first environment fills the second one.
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
-		$(PYTHON) -m pip --python $(VENV)/bin/python install pip; }
+		{ $(PYTHON) -m pip --python $(VENV)/bin/python install pip || \
+		.venv/bin/python -m pip --python $(VENV)/bin/python install pip; }; }
 	python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
