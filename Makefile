@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-long lint fix bench docs clean
+.PHONY: help demo test test-system test-lowest test-long lint fix bench docs clean
 
 VENV := .venv
 # The machine's own Python, looked up before the virtual environment comes first in PATH.
@@ -53,6 +53,14 @@ test-system: ## Run the tests of sources, parquet and crypto under the system's 
 run-system: $(VENV)/.rows
 	pytest -n 2 -p no:cacheprovider -m "not long" tests/sources tests/parquet tests/crypto
 
+# Some inputs of tests/parquet take a newer pyarrow to make.
+test-lowest: ## Run the public face, the command line, configurations, crypto and reading with the lowest declared versions
+	@$(MAKE) --no-print-directory VENV=.venv-lowest run-lowest
+
+.PHONY: run-lowest
+run-lowest: $(VENV)/.lowest
+	pytest -n 2 -p no:cacheprovider -m "not long" tests/test_public_face.py tests/config tests/crypto tests/cli tests/reading
+
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites
 	pytest -n 2 -m long
 
@@ -73,7 +81,7 @@ docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UP
 	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py tests/interop
 
 clean: ## Remove the virtual environment, the demo and all caches
-	rm -rf $(VENV) .venv-system .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
+	rm -rf $(VENV) .venv-system .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment, or that of
@@ -97,4 +105,10 @@ $(VENV)/.rows: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	python -m pip install --quiet -e . --group dev
+	@touch $@
+
+$(VENV)/.lowest: pyproject.toml tests/lowest.py | $(VENV)/.pip
+	python tests/lowest.py > $(VENV)/lowest.txt
+	python -m pip install --quiet -c $(VENV)/lowest.txt --group lowest \
+		-e ".[aws,azure,azure-kv,blake3,dask,gcp-kms,gcs,http,pkcs11,s3]"
 	@touch $@

@@ -97,13 +97,14 @@ def run(
         if plan is not None:
             raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
         return show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
+    opens = credentials()  # asks whether there is a terminal, which a bar hides
     with show_progress() as on_event:
         summary = run_config(
             config,
             overwrite=overwrite,
             resume=resume,
             workers=workers,
-            credentials=credentials(),
+            credentials=opens,
             on_event=on_event,
             plan=plan,
             accept_future_statement=accept_future,
@@ -258,7 +259,8 @@ def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
 
     # Nothing may be added to data, no error either.
     OUTPUT.is_taken = request.sink.is_standard_stream
+    opens = credentials()  # asks whether there is a terminal, which a bar hides
     with show_progress() as on_event:
-        summary = run_request(request, credentials=credentials(), on_event=on_event)
+        summary = run_request(request, credentials=opens, on_event=on_event)
     answer = show_aside if request.sink.is_standard_stream else show
     answer(summary, lambda: run_lines(summary))

@@ -53,6 +53,7 @@ def verify(
     if decrypt != bool(key):
         raise UsageError("--decrypt and --key go together", hint="give both, or none to check without keys")
     try:
+        opens = credentials() if decrypt else None  # asks whether there is a terminal, which a bar hides
         with show_progress() as on_event:
             report = verify_dataset(
                 path,
@@ -65,7 +66,7 @@ def verify(
                 remember=not no_remember,
                 forget=forget,
                 workers=workers,
-                credentials=credentials() if decrypt else None,
+                credentials=opens,
                 on_event=on_event,
             )
     except IntegrityError as error:
