@@ -30,6 +30,7 @@ __all__ = [
     "LinkError",
     "LockLostError",
     "MissingExtraError",
+    "MovedError",
     "NoRegularFileError",
     "NotEncryptedError",
     "NotTrustedError",
@@ -349,6 +350,12 @@ class ConflictError(PipecryptError):
 
     exit_code = 5
     default_hint = "look at the sink before running again"
+
+
+class MovedError(ConflictError):
+    """A run moved or replaced files while they were read."""
+
+    default_hint = "open it again; nothing that was read before is wrong"
 
 
 class UnsafeSinkError(ConflictError):

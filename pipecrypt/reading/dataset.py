@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -22,7 +23,15 @@ from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_file import Origin, SignedFile
 from pipecrypt.dataset.opening.signed_sources import list_signed_sources
 from pipecrypt.dataset.opening.trust_options import trust_options
-from pipecrypt.errors import ColumnNotFoundError, FormatError, MissingExtraError, UsageError
+from pipecrypt.errors import (
+    AccessError,
+    ColumnNotFoundError,
+    FormatError,
+    MissingExtraError,
+    MovedError,
+    PipecryptError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.chunk_view import ChunkView
 from pipecrypt.reading.arrow_errors import arrow_errors
@@ -37,6 +46,7 @@ __all__ = ["EncryptedDataset", "open_dataset"]
 Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
 _BATCH_ROWS: Final = 131_072
 _MAX_BATCH_ROWS: Final = (1 << 31) - 1
+_TRIES_BESIDE_RUNS: Final = 4
 
 
 class EncryptedDataset:
@@ -49,6 +59,9 @@ class EncryptedDataset:
         files: its files.
         fs: shows them in plaintext.
         verified: where they come from; None where that was not checked.
+        signed: what was signed about each file, by its path.
+        look_again: lists the files once more, with what was signed about each; None where nothing is compared.
+        open_again: opens them once more.
     """
 
     def __init__(
@@ -58,18 +71,45 @@ class EncryptedDataset:
         fs: PipecryptFileSystem,
         *,
         verified: Origin | None = None,
+        signed: Mapping[str, SignedFile] | None = None,
+        look_again: Callable[[], Mapping[str, SignedFile] | None] | None = None,
+        open_again: Callable[[], EncryptedDataset] | None = None,
     ) -> None:
         """Open the first file, which gives the schema."""
+        self._signed = signed
+        self._look_again = look_again
+        self._open_again = open_again
         self._location = location
         self._verified = verified
         self._files = files
         self._fs = fs
         self._paths = [_path(file) for file in files]
         try:
-            self._dataset = self._open()
+            with self._beside_runs():
+                self._dataset = self._open()
         except BaseException:
             self.close()
             raise
+
+    @contextmanager
+    def _beside_runs(self) -> Iterator[None]:
+        """Tell files that a run moved or replaced meanwhile from files that were tampered with.
+
+        Raises:
+            MovedError: the statement, or the places of its files, are others than when they were listed.
+        """
+        try:
+            yield
+        except PipecryptError as error:
+            if self._look_again is None or isinstance(error, UsageError | AccessError):
+                raise
+            try:
+                now = self._look_again()
+            except PipecryptError:
+                raise error from None
+            if now == self._signed:
+                raise
+            raise MovedError(f"{self._location.display} was changed by a run while it was read") from error
 
     def _open(self) -> ds.Dataset:
         arrow = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
@@ -126,7 +166,7 @@ class EncryptedDataset:
     @cached_property
     def num_rows(self) -> int:
         """Rows of all files; counting opens every file's footer, once."""
-        with arrow_errors(self._location.display):
+        with self._beside_runs(), arrow_errors(self._location.display):
             return int(self._dataset.count_rows())
 
     def dataset(self) -> ds.Dataset:
@@ -150,16 +190,26 @@ class EncryptedDataset:
             AccessError: the key of a column that is read is missing.
             ColumnNotFoundError: there is no such column.
             IntegrityError: a file was changed after it was written.
+            MovedError: a run replaced or moved files meanwhile; open the dataset again.
         """
         scanner = self._scanner(columns, filter, batch_rows)
-        with arrow_errors(self._location.display):
+        with self._beside_runs(), arrow_errors(self._location.display):
             yield from scanner.to_batches()
 
     def to_table(self, columns: Sequence[str] | None = None, filter: Filter = None) -> pa.Table:
         """Return a table; arguments and errors are those of `to_batches`."""
         scanner = self._scanner(columns, filter, _BATCH_ROWS)
-        with arrow_errors(self._location.display):
-            return scanner.to_table()
+        try:
+            with self._beside_runs(), arrow_errors(self._location.display):
+                return scanner.to_table()
+        except MovedError:
+            # Where files were only moved, they are at their places now, and nothing was given out yet.
+            if self._open_again is None:
+                raise
+            with self._open_again() as again:
+                if again.verified != self._verified:
+                    raise
+                return again.to_table(columns, filter)
 
     def to_pandas(self, columns: Sequence[str] | None = None, filter: Filter = None) -> Any:
         """Return a `pandas.DataFrame`; arguments and errors are those of `to_batches`.
@@ -266,23 +316,31 @@ def open_dataset(
     """
     location = Location(os.fspath(url), storage_options or {})
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    files, signed, origin = _list(location, asked.checks(os.environ).requirements)
-    target = None if location.is_local else open_filesystem_for_others(files[0].location)
-    fs = PipecryptFileSystem(
-        fs=target,
-        keys=keys,
-        trust=trust,
-        threshold=threshold,
-        verify=verify,
-        min_version=min_version,
-        dataset_id=dataset_id,
-        on_missing_key=on_missing_key,
-        aad_prefix=aad_prefix,
-        skip_instance_cache=True,
-    )
-    if credentials is not None or signed is not None:
-        fs.use(credentials=credentials, signed=signed)
-    return EncryptedDataset(location, files, fs, verified=origin)
+    requirements = asked.checks(os.environ).requirements
+    shown: dict[str, Any] = {"keys": keys, "trust": trust, "threshold": threshold, "verify": verify}
+    shown |= {"min_version": min_version, "dataset_id": dataset_id}
+    shown |= {"on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
+
+    def opened() -> EncryptedDataset:
+        files, signed, origin = _list(location, requirements)
+        target = None if location.is_local else open_filesystem_for_others(files[0].location)
+        fs = PipecryptFileSystem(fs=target, **shown, skip_instance_cache=True)
+        if credentials is not None or signed is not None:
+            fs.use(credentials=credentials, signed=signed)
+        return EncryptedDataset(
+            location,
+            files,
+            fs,
+            verified=origin,
+            signed=signed,
+            look_again=None if requirements is None else lambda: _list(location, requirements)[1],
+            open_again=opened,
+        )
+
+    for _ in range(_TRIES_BESIDE_RUNS):
+        with suppress(MovedError):
+            return opened()
+    return opened()
 
 
 def _list(

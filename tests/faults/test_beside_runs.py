@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pipecrypt as pc
 from pipecrypt.errors import ConflictError
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
@@ -73,6 +74,29 @@ def test_verifying(shop: Shop, rounds: int) -> None:
     assert versions == sorted(versions)
     assert versions[-1] == rounds + 1
     assert seen["conflict"] <= seen["ok"]
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_reading(shop: Shop, rounds: int) -> None:
+    def read() -> None:
+        keys, trust = [shop.key("pii")], [shop.key("signing")]
+        with pc.open(shop.sink, keys=keys, trust=trust, credentials=shop.credentials) as dataset:
+            emails = dataset.to_table(columns=["email"])["email"].to_pylist()
+        words = Counter(email.partition("-")[0] for email in emails)
+        (word,) = words
+        assert words[word] == ROWS * (4 if int(word[1:]) % 2 else 3)
+
+    _beside(shop, rounds, read)
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_decrypting(shop: Shop, rounds: int) -> None:
+    def read() -> None:
+        found = shop.plaintext()
+        words = Counter({str(email).partition("-")[0] for email in found})
+        assert len(words) == 1
+
+    _beside(shop, rounds, read)
 
 
 def _rewrite(root: Path, sink: str, rounds: int) -> None:

@@ -26,6 +26,7 @@ from pipecrypt.dataset.opening import unchecked_warning
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
+    MovedError,
     NotTrustedError,
     RolledBackError,
     SourceNotFoundError,
@@ -287,12 +288,18 @@ def test_an_open_dataset_never_mixes_versions(world: World, dataset: Path) -> No
     policy = pc.Policy(columns={"email": world.key}, footer_key=world.key, sign=world.signing)
     with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
         pc.encrypt(world.root / "raw", dataset, policy, overwrite=True, credentials=world.credentials)
-        with pytest.raises(IntegrityError):
+        for read in (opened.to_table, lambda: list(opened.to_batches())):
+            with pytest.raises(MovedError, match="changed by a run"):
+                read()
+    with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
+        (dataset / FIRST).write_bytes((world.root / "signed" / FIRST).read_bytes())
+        with pytest.raises(IntegrityError):  # no run did that
             opened.to_table()
+    pc.encrypt(world.root / "raw", dataset, policy, overwrite=True, credentials=world.credentials)
     with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
         assert opened.to_table().num_rows == 300
         assert opened.verified is not None
-        assert opened.verified.version == 2
+        assert opened.verified.version == 3
 
 
 def test_a_file_system_that_lives_on_sees_the_next_version(world: World, dataset: Path) -> None:

@@ -6,8 +6,10 @@ and nothing may be there that was not signed: a reader of several files would no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
@@ -24,6 +26,8 @@ from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.small_files import locate
 
 __all__ = ["SignedSource", "find_signed", "list_signed_sources"]
+
+_PAUSES_SECONDS: Final = (0.02, 0.1, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,16 @@ def list_signed_sources(
         UsageError: standard input, which has no place where a statement could lie.
     """
     _check_place(location)
+    for pause_seconds in _PAUSES_SECONDS:
+        # A run may have moved files since they were listed, or published another version: then another look differs.
+        try:
+            return _list_signed(location, requirements, below)
+        except IntegrityError:
+            time.sleep(pause_seconds)
+    return _list_signed(location, requirements, below)
+
+
+def _list_signed(location: Location, requirements: Requirements, below: Pattern) -> tuple[SignedSource, ...]:
     sources, absence = _list(location, below)
     if len(sources) == 1 and sources[0].location == location:
         return (_single(sources[0], location, requirements),)  # 1, 3
