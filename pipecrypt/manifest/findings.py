@@ -27,6 +27,7 @@ class FindingKind(StrEnum):
     NOT_IN_PLACE = "not in place"
     LEFT_OVER = "left over"
     UNEXPECTED = "unexpected"
+    LINK = "link"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from pipecrypt.dataset.verifying.reserved_files import Journals, Tables, find_un
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, Target
 from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
-from pipecrypt.errors import StorageError
+from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
-from pipecrypt.manifest.findings import FindingKind, extra, not_in_place
+from pipecrypt.manifest.findings import Finding, FindingKind, extra, not_in_place
 from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import is_reserved, staged_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, is_reserved, staged_path
 from pipecrypt.storage.inventory import Kind, look_at, pin
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
@@ -182,6 +182,9 @@ class Look:
         for path in paths:
             try:
                 pinned = pin(self._root.child(path), path)
+            except LinkError as error:
+                self.tally.find(Finding(FindingKind.LINK, path, error.message))
+                continue
             except StorageError as error:
                 self.tally.fail(path, error)
                 continue
@@ -201,6 +204,9 @@ class Look:
             tables = {path: file for path, file in reserved.items() if file is not None and path not in waiting}
             of_runs = {path: file for path, file in tables.items() if table_of(path) is not None}
             left = Tables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
+        except LinkError as error:
+            self.tally.find(Finding(FindingKind.LINK, RUNS_DIRECTORY, error.message))
+            return
         except StorageError as error:
             self.tally.fail("", error)
             return

@@ -15,7 +15,7 @@ from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, missing
 from pipecrypt.manifest.paths import is_reserved
-from pipecrypt.storage.inventory import Admits, Found, pin, take_inventory
+from pipecrypt.storage.inventory import Admits, Found, Kind, look_at, pin, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 
@@ -93,7 +93,7 @@ class Presence:
         entry = self._dataset.entries.get(path)
         if entry is not None:
             self._seen.add(entry.path)
-            yield from _checked(self._dataset.file(entry.path), source, self._tally)
+            yield from _checked(self._dataset.file(entry.path), source, self._directory.child(path), self._tally)
         elif is_data(path):
             self._tally.find(extra(path))
 
@@ -106,7 +106,7 @@ def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Itera
     try:
         found = pin(location, signed.entry.path)
     except LinkError as error:
-        tally.find(Finding(FindingKind.MODIFIED, signed.entry.path, error.message))
+        tally.find(Finding(FindingKind.LINK, signed.entry.path, error.message))
         return
     except StorageError as error:
         tally.fail(signed.entry.path, error)
@@ -114,12 +114,13 @@ def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Itera
     if found is None:
         tally.find(missing(signed.entry.path))
     else:
-        yield from _checked(signed, found[1], tally)
+        yield from _checked(signed, found[1], location, tally)
 
 
-def _checked(signed: SignedFile, source: SourceFile | None, tally: Tally) -> Iterator[SignedSource]:
+def _checked(signed: SignedFile, source: SourceFile | None, place: Location, tally: Tally) -> Iterator[SignedSource]:
     if source is None:
-        tally.find(Finding(FindingKind.MODIFIED, signed.entry.path, _NO_FILE))
+        kind = FindingKind.LINK if look_at(place) is Kind.LINK else FindingKind.MODIFIED
+        tally.find(Finding(kind, signed.entry.path, _NO_FILE))
     else:
         yield SignedSource(source, signed)
 

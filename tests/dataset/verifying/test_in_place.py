@@ -133,6 +133,19 @@ def test_a_named_pipe_hangs_nobody(dataset: Path) -> None:
     assert found(dataset) == {*expected, (K.EXTRA, "day=1/pipe")}
 
 
+def test_links_are_findings(dataset: Path, tmp_path: Path) -> None:
+    """A copy of what was signed, behind a link, is not what lies at its place."""
+    shutil.copytree(dataset / "day=1", tmp_path / "elsewhere")
+    shutil.rmtree(dataset / "day=1")
+    (dataset / "day=1").symlink_to(tmp_path / "elsewhere")
+    (dataset / C).rename(tmp_path / "c")
+    (dataset / C).symlink_to(tmp_path / "c")
+    (dataset / "_pipecrypt" / "runs").symlink_to(tmp_path)
+    kinds = found(dataset)
+    assert {path for kind, path in kinds if kind is K.LINK} >= {B, C}
+    assert found(dataset / B) >= {(K.LINK, B)}
+
+
 # ---- beside a run that is at work ----
 
 

@@ -169,7 +169,7 @@ TAMPERS: dict[str, tuple[Callable[[Path], object], Found]] = {
     "overwritten by another": (lambda root: shutil.copy(root / A, root / C), {(K.SWAPPED, C)}),
     "fifo": (lambda root: _replace_by_fifo(root / A), {(K.MODIFIED, A)}),
     "directory": (lambda root: _replace_by_directory(root / A), {(K.MISSING, A)}),
-    "broken link": (lambda root: _replace_by_broken_link(root / A), {(K.MODIFIED, A)}),
+    "broken link": (lambda root: _replace_by_broken_link(root / A), {(K.LINK, A)}),
 }
 
 
@@ -219,7 +219,7 @@ def test_links_are_findings_and_not_followed(dataset: Path, tmp_path: Path) -> N
     (dataset / "day=1").rename(tmp_path / "elsewhere")
     (dataset / "day=1").symlink_to(tmp_path / "elsewhere")
     (dataset / "loop").symlink_to(dataset)
-    behind = {(K.MODIFIED, entry) for entry in NAMES if entry.startswith("day=1/")}
+    behind = {(K.LINK, entry) for entry in NAMES if entry.startswith("day=1/")}
     assert behind <= found(dataset)
     assert (K.EXTRA, "loop") in found(dataset)
 
