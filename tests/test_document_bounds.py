@@ -28,7 +28,7 @@ from pipecrypt.pipeline.history.journal.block import Block, TaskRecord, decode_b
 from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
 from pipecrypt.pipeline.progress.report_document import decode_report
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import _decode as decode_lock
+from pipecrypt.storage.lock_files import read_holder
 from tests.pipeline.history.test_journal import _HEADER, _part
 
 MIB = 1 << 20
@@ -47,6 +47,11 @@ def saved_plan(data: bytes, folder: Path) -> object:
     return read_saved_plan(folder / "plan.json")
 
 
+def lock(data: bytes, folder: Path) -> object:
+    (folder / "1.json").write_bytes(data)
+    return read_holder(Location(str(folder)), 1)
+
+
 READERS: dict[str, Callable[[bytes, Path], object]] = {
     "document": lambda data, _: parse_document(data, max_bytes=len(data)),
     "grants": lambda data, _: parse_grants(data),
@@ -59,7 +64,7 @@ READERS: dict[str, Callable[[bytes, Path], object]] = {
     "journal": lambda data, _: decode_block(data + b"\n"),
     "saved plan": saved_plan,
     "report": lambda data, _: decode_report(data, "x"),
-    "lock": lambda data, folder: decode_lock(Location(str(folder)), 1, data),
+    "lock": lock,
     "layout": lambda data, _: read_originals(footer_with(LAYOUT_KEY, data)),
     "chunks": lambda data, _: find_entry(footer_with(CHUNKS_KEY, data), "x"),
 }
