@@ -1,12 +1,12 @@
 """Which leaf columns of a dataset are known to be in plaintext, as JSON and back. Comparing: pipeline.
 
 A run stops before a column goes out in plaintext that no file had so far, so statements and journals note those that
-files had. In a statement they stand beside the predicate, where in-toto has readers ignore what they do not know::
+files had. In a statement they are an annotation of its subject, which in-toto leaves to whoever writes it::
 
     [{"path": ["id"]}, {"path": ["address", "city"]}, ...]         sorted
 
 Nobody may conclude from the list that other columns are encrypted: that is the promise. More columns than can be noted
-are not noted at all, and then nobody knows.
+are not noted at all.
 """
 
 from __future__ import annotations

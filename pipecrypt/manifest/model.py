@@ -66,7 +66,7 @@ class Manifest:
         policy: what is encrypted.
         digests: which digests of whole files are given, in the order of `DigestAlgorithm`; at least one.
         files: the file list of a dataset, or the one file of a statement beside a file.
-        clear_columns: leaf columns that files have, or had, in plaintext; None where nobody noted them.
+        clear_columns: leaf columns that files have, or had, in plaintext; None where they were not noted.
         run: id of the run that wrote the version, where some of its files may still lie in that run's own directory;
             None where all of them were at their places before the statement was signed.
 

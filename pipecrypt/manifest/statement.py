@@ -3,14 +3,14 @@
 Both kinds are compact JSON in UTF-8, members in this order::
 
     {"_type": "https://in-toto.io/Statement/v1",
-     "subject": [{"name": "_pipecrypt/files/<version>-<16 hex>.jsonl", "digest": {"sha256": <of the file list>}}],
+     "subject": [{"name": "_pipecrypt/files/<version>-<16 hex>.jsonl", "digest": {"sha256": <of the file list>},
+                  "annotations": {"clearColumns": <see clear_columns>}}],     left out where no columns were noted
      "predicateType": "urn:pipecrypt:dataset:v1",
      "predicate": {"dataset": <32 hex>, "version": 1, "previous_sha256": <hex> | null,
                    "created": "2026-01-31T12:00:00Z", "expires": "..." | null,
                    "policy": <see promise>, "digests": ["sha256"],
                    "file_list": {"size_bytes": n, "count": n, "total_bytes": n, "total_rows": n},
-                   "run": "20260131T120000Z-0123abcd"},        only where a run staged files
-     "clearColumns": <see clear_columns>}                      left out where nobody noted them
+                   "run": "20260131T120000Z-0123abcd"}}        only where a run staged files
 
     {..., "subject": [{"name": "part-0.parquet", "digest": {"sha256": <of the file>}}],
      "predicateType": "urn:pipecrypt:file:v1",
@@ -19,7 +19,9 @@ Both kinds are compact JSON in UTF-8, members in this order::
 
 There is exactly one subject, so every in-toto tool can compare it. Unknown members of the statement and of its subject
 are ignored, as in-toto asks. Unknown members of the predicate are refused: a promise that a reader does not know must
-not look kept. A new member therefore takes a new predicate type.
+not look kept. A new member therefore takes a new predicate type. Tools that parse a statement as in-toto's protobuf
+refuse members that it does not have; `annotations` of a subject may hold anything, for them and for older readers of
+ours.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ from typing import Final
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
-from pipecrypt.manifest.clear_columns import decode_clear_columns, encode_clear_columns, fits_clear_columns
+from pipecrypt.manifest.clear_columns import (
+    ClearColumns,
+    decode_clear_columns,
+    encode_clear_columns,
+    fits_clear_columns,
+)
 from pipecrypt.manifest.entry import MAX_KEK_ID_CHARACTERS, MAX_KEK_IDS, FileEntry
 from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MAX_PATH_BYTES, file_list_path
@@ -61,6 +68,7 @@ _TEXT_CHARACTERS: Final = 256
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _RUN: Final = "run"
+_ANNOTATIONS: Final = "annotations"
 _CLEAR: Final = "clearColumns"
 _COMMON: Final = ("dataset", "version", "previous_sha256", "created", "expires", "policy", "digests")
 
@@ -81,7 +89,9 @@ def encode_statement(manifest: Manifest) -> bytes:
     """
     files = manifest.files
     subject, body = _encode_list(manifest.version, files) if isinstance(files, FileListSummary) else _encode_file(files)
-    document: JSONObject = {
+    if manifest.clear_columns is not None and fits_clear_columns(manifest.clear_columns):
+        subject[_ANNOTATIONS] = {_CLEAR: encode_clear_columns(manifest.clear_columns)}
+    document = {
         "_type": STATEMENT_TYPE,
         "subject": [subject],
         "predicateType": DATASET_PREDICATE_TYPE if manifest.file_list is not None else FILE_PREDICATE_TYPE,
@@ -97,8 +107,6 @@ def encode_statement(manifest: Manifest) -> bytes:
             **({} if manifest.run is None else {_RUN: manifest.run}),
         },
     }
-    if manifest.clear_columns is not None and fits_clear_columns(manifest.clear_columns):
-        document[_CLEAR] = encode_clear_columns(manifest.clear_columns)
     data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_STATEMENT_BYTES:
         raise DocumentError(f"the statement has {len(data)} bytes, but at most {MAX_STATEMENT_BYTES}")
@@ -120,8 +128,7 @@ def decode_statement(data: bytes) -> Manifest:
         if len(subjects) != 1:
             raise DocumentError("several subjects, or none")
         manifest = _decode_predicate(kind, document.document("predicate"), subjects[0])
-        clear = decode_clear_columns(document, _CLEAR) if _CLEAR in document else None
-        return manifest if clear is None else replace(manifest, clear_columns=clear)
+        return replace(manifest, clear_columns=_decode_clear_columns(subjects[0]))
     except DocumentError as error:
         raise IntegrityError(f"the signed statement is malformed: {error}") from error
 
@@ -150,6 +157,13 @@ def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Mani
         else _decode_file(digests, predicate.document(body), subject),
         run=predicate.text(_RUN, max_characters=_TEXT_CHARACTERS) if has_run else None,
     )
+
+
+def _decode_clear_columns(subject: Document) -> ClearColumns | None:
+    if _ANNOTATIONS not in subject:
+        return None
+    annotations = subject.document(_ANNOTATIONS)
+    return decode_clear_columns(annotations, _CLEAR) if _CLEAR in annotations else None
 
 
 def _encode_list(version: int, files: FileListSummary) -> tuple[JSONObject, JSONObject]:

@@ -237,3 +237,22 @@ def test_a_policy_beyond_the_limit_is_refused_when_it_is_written() -> None:
 def test_times_of_other_zones_are_none_of_ours() -> None:
     assert decode_statement(DATASET).created.tzinfo is UTC
     assert decode_statement(DATASET).created == CREATED
+
+
+def test_clear_columns_are_an_annotation_that_other_readers_may_ignore() -> None:
+    noted = manifest(clear_columns=frozenset({("id",), ("address", "city")}))
+    document = json.loads(encode_statement(noted))
+
+    assert decode_statement(encode_statement(noted)) == noted
+    assert set(document) == {"_type", "subject", "predicateType", "predicate"}
+    assert document["predicate"] == json.loads(DATASET)["predicate"]
+    (subject,) = document["subject"]
+    assert subject.pop("annotations") == {"clearColumns": [{"path": ["address", "city"]}, {"path": ["id"]}]}
+    assert [subject] == json.loads(DATASET)["subject"]
+
+
+@pytest.mark.parametrize("annotations", [{}, {"other": 1}])
+def test_annotations_of_others_are_ignored(annotations: dict[str, Any]) -> None:
+    document = json.loads(DATASET)
+    document["subject"][0]["annotations"] = annotations
+    assert decode_statement(json.dumps(document).encode()) == manifest()

@@ -35,7 +35,7 @@ class UnverifiedVersion:
         created: when it was signed, in UTC.
         expires: until when it holds, in UTC; None: for ever.
         policy: what is promised of their encryption.
-        clear_columns: leaf columns that files have in plaintext; None where nobody noted them.
+        clear_columns: leaf columns that files have in plaintext; None where they were not noted.
     """
 
     entries: tuple[FileEntry, ...]
