@@ -13,6 +13,7 @@ from typing import Final
 __all__ = ["already_said", "mark_said", "warn_once"]
 
 _MOST: Final = 4096
+_LEFT_OUT: Final = f"{_MOST} different warnings were given; further warnings are left out"
 _lock: Final = threading.Lock()
 _said: Final[set[str]] = set()
 
@@ -21,8 +22,12 @@ def warn_once(logger: logging.Logger, message: str, *args: object) -> None:
     """Log a warning, unless the same one was logged before in this process or in that of its driver."""
     text = message % args
     with _lock:
-        if text in _said or len(_said) >= _MOST:
+        if text in _said:
             return
+        if len(_said) >= _MOST:
+            if _LEFT_OUT in _said:
+                return
+            text = _LEFT_OUT
         _said.add(text)
     logger.warning("%s", text)
 

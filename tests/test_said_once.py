@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipecrypt import said_once
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.said_once import warn_once
@@ -60,3 +61,15 @@ def test_a_run_with_workers_warns_once(tmp_path: Path) -> None:
     assert said.count(_OPEN) == 2, said
     assert "keys.json is open" in said
     assert "key file machine.key is open" in said
+
+
+def test_that_warnings_are_left_out_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(said_once, "_said", set())
+    with caplog.at_level(logging.WARNING):
+        for number in [*range(4100), 0, 4099]:
+            warn_once(logging.getLogger("pipecrypt.test"), "warning %d", number)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[:4096] == [f"warning {number}" for number in range(4096)]
+    assert messages[4096:] == ["4096 different warnings were given; further warnings are left out"]

@@ -2,7 +2,7 @@
 
 A PEM text may hold several keys, and other text around them (RFC 7468 2). What is read may be a private key by mistake:
 then it is refused, and neither the text nor anything decoded from it is shown. The text before a key may hold a line of
-ours, which says since when the key signs nothing any more; all other lines mean nothing::
+ours, which says after which second the key signs nothing any more; all other lines mean nothing::
 
     # pipecrypt: retired 2026-11-30T12:00:00Z
 """
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from pipecrypt.clock import utc_text
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
 
@@ -44,7 +45,7 @@ class VersionKey:
 
     Args:
         key: the public key.
-        retired: in UTC: what it signs from then on does not count. None while it is in use.
+        retired: in UTC: what it signs after that second does not count. None while it is in use.
     """
 
     key: PublicKey
@@ -112,7 +113,7 @@ def retired_at(text: str, name: str) -> datetime | None:
 
 def retirement_line(moment: datetime) -> str:
     """Return the line, with its end, that tells of a public key since when it is retired."""
-    return f"# pipecrypt: retired {moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\n"
+    return f"# pipecrypt: retired {utc_text(moment)}\n"
 
 
 def public_blocks(text: str, name: str) -> tuple[str, ...]:

@@ -169,6 +169,23 @@ def test_a_file_that_nobody_wrote_with_the_key_keeps_nothing(run: Run, keyref: s
     assert looked["losses"][0]["key"]["only_opener_of"] == 1
 
 
+@pytest.mark.parametrize("name", ["people.parquet", "copy.parquet"])
+def test_a_kek_in_key_material_that_cannot_be_read_counts_as_lost(
+    run: Run, keyref: str, sealed: str, name: str
+) -> None:
+    assert run("grant", sealed, "--to", _OTHER, "--key", keyref).code == 0
+    data = Path(sealed, "people.parquet").read_bytes()
+    # The material still names its master key and its KEK.
+    malformed, count = re.subn(rb'"doubleWrapping":true', b'"doubleWrapping":null', data)
+    assert count
+    Path(sealed, name).write_bytes(malformed)
+
+    looked = run("keys", "destroy", keyref, "--dataset", sealed, "--dry-run", "--json").document
+
+    usage = looked["losses"][0]["key"]
+    assert (usage["only_opener_of"], usage["claimed_by_grants"], usage["proven_by_grants"]) == (1, 0, 0)
+
+
 def test_usage_says_that_grants_only_claim(run: Run, keyref: str, sealed: str) -> None:
     _forge_grants(sealed, "somebody")
     assert "shared with 'somebody', as grants claim" in run("keys", "usage", sealed).out

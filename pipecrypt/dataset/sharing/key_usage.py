@@ -21,7 +21,7 @@ from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.small_files import locate
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "UsageClaims", "read_claims", "read_usage"]
+__all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "UsageClaims", "WrappedKEK", "read_claims", "read_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +99,30 @@ class DatasetUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class WrappedKEK:
+    """What files hold of a KEK under one master key.
+
+    Args:
+        texts: of "wrappedKEK".
+        has_unreadable: a file names the KEK in key material that is malformed, or that this version cannot read.
+    """
+
+    texts: frozenset[str]
+    has_unreadable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UsageClaims:
     """What footers, manifest and grants claim, and what a proof of it takes.
 
     Args:
         usage: as they claim it.
-        wrapped: by master key and KEK id, the texts of "wrappedKEK" that files hold.
+        wrapped: by master key and KEK id, what files hold of it.
         grants: of the dataset.
     """
 
     usage: DatasetUsage
-    wrapped: Mapping[str, Mapping[str, frozenset[str]]]
+    wrapped: Mapping[str, Mapping[str, WrappedKEK]]
     grants: Grants
 
 
@@ -140,7 +153,11 @@ def read_claims(place: Place) -> UsageClaims:
         keys=tuple(_usage(key_id, tally.keys.get(key_id, _Seen()), grants) for key_id in _all_ids(tally, grants)),
     )
     wrapped = {
-        key_id: {kek: frozenset(texts) for kek, texts in seen.wrapped.items()} for key_id, seen in tally.keys.items()
+        key_id: {
+            kek: WrappedKEK(frozenset(texts), has_unreadable=kek in seen.unreadable)
+            for kek, texts in seen.wrapped.items()
+        }
+        for key_id, seen in tally.keys.items()
     }
     return UsageClaims(usage, wrapped, grants)
 
@@ -153,6 +170,7 @@ class _Seen:
     footers: int = 0
     keks: set[str] = field(default_factory=set)
     wrapped: dict[str, set[str]] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     column_files: dict[str, set[str]] = field(default_factory=dict)
     batches: dict[str, int] = field(default_factory=dict)
     data_keys: dict[str, int] = field(default_factory=dict)
@@ -206,15 +224,18 @@ class _Tally:
         seen.files.add(file.relative_path)
         if names.kek_id is not None:
             seen.keks.add(names.kek_id)
-            seen.wrapped.setdefault(names.kek_id, set()).update(self._wrapped(key_metadata))
+            text = self._wrapped(key_metadata)
+            seen.wrapped.setdefault(names.kek_id, set()).update(() if text is None else (text,))
+            if text is None:
+                seen.unreadable.add(names.kek_id)
         return seen
 
-    def _wrapped(self, key_metadata: bytes) -> Iterable[str]:
+    def _wrapped(self, key_metadata: bytes) -> str | None:
         try:
             material = self.reader.parse(key_metadata)
         except (FormatError, UnsupportedError):
-            return ()
-        return (material.kek.wrapped,) if isinstance(material, KeyMaterial) and material.kek is not None else ()
+            return None
+        return material.kek.wrapped if isinstance(material, KeyMaterial) and material.kek is not None else None
 
 
 def _all_ids(tally: _Tally, grants: Grants) -> Iterable[str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pipecrypt.dataset.sharing.key_usage import KeyUsage
-from pipecrypt.errors import AccessError, FormatError, IntegrityError
+from pipecrypt.dataset.sharing.key_usage import KeyUsage, WrappedKEK
+from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.secret import DataKey
@@ -31,18 +31,25 @@ class GrantProofs:
     session: KeySession
     doomed: frozenset[str]
 
-    def applied_to(self, usage: KeyUsage, wrapped: Mapping[str, frozenset[str]], grants: Grants) -> KeyUsage:
+    def applied_to(self, usage: KeyUsage, wrapped: Mapping[str, WrappedKEK], grants: Grants) -> KeyUsage:
         """Return what a doomed master key protects, with its KEKs sorted anew by what is proven.
 
         Args:
             usage: as files and grants claim it.
-            wrapped: the texts that files hold of each KEK id under that master key.
+            wrapped: what files hold of each KEK id under that master key.
             grants: of the dataset.
+
+        Raises:
+            AccessError: the doomed key cannot be asked, so nothing is known of what it opens.
+            DamagedKeystoreError: a keystore was changed, or an older one put in its place.
         """
         lost = claimed = proven = 0
-        for kek_id, texts in wrapped.items():
-            opened = self._opened(texts, usage.master_key_id)
+        for kek_id, kek in wrapped.items():
+            opened = self._opened(kek.texts, usage.master_key_id)
             try:
+                if kek.has_unreadable:
+                    lost += 1  # nothing can prove a grant of what no text could be read of
+                    continue
                 if not opened:
                     continue
                 named = [each for each in grants.of(kek_id) if each.master_key_id not in self.doomed]
@@ -61,22 +68,27 @@ class GrantProofs:
         """Return the KEKs that the doomed key really opens; several where a file claims another under one id."""
         opened: list[DataKey] = []
         for text in texts:
-            key = self._unwrap(text, master_key_id)
-            if key is not None and not any(key.same_as(each) for each in opened):
+            try:
+                key = self.session.unwrap_kek_text(text, master_key_id)
+            except DamagedKeystoreError:
+                raise
+            except (IntegrityError, FormatError):
+                continue  # forged
+            if any(key.same_as(each) for each in opened):
+                key.wipe()
+            else:
                 opened.append(key)
         return opened
 
     def _is_opened_by_one(self, kek: DataKey, named: Iterable[Grant]) -> bool:
         for grant in named:
-            key = self._unwrap(grant.wrapped, grant.master_key_id)
-            if key is not None:
-                with key:
-                    if key.same_as(kek):
-                        return True
+            try:
+                key = self.session.unwrap_kek_text(grant.wrapped, grant.master_key_id)
+            except DamagedKeystoreError:
+                raise
+            except (AccessError, IntegrityError, FormatError):
+                continue  # forged, of a key that is not at hand, or one that its service refuses
+            with key:
+                if key.same_as(kek):
+                    return True
         return False
-
-    def _unwrap(self, text: str, master_key_id: str) -> DataKey | None:
-        try:
-            return self.session.unwrap_kek_text(text, master_key_id)
-        except (AccessError, IntegrityError, FormatError):
-            return None  # forged, of a key that is not at hand, or one that its service refuses

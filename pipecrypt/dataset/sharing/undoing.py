@@ -7,7 +7,7 @@ anywhere before it is shown to be what was there: by the signature of the versio
 from __future__ import annotations
 
 from pipecrypt.crypto.digest import Digester, digest
-from pipecrypt.errors import ContentError, IntegrityError, KeyNotFoundError
+from pipecrypt.errors import ContentError, DamagedKeystoreError, IntegrityError, KeyNotFoundError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
@@ -54,7 +54,7 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
     written with the same id. The caller still owes to write to the file that was looked at.
 
     Raises:
-        IntegrityError: one of these does not hold.
+        IntegrityError: one of these does not hold; or a keystore of the caller's is damaged, which it names.
         AccessError: a key service failed.
         StorageError: the storage refused or failed.
     """
@@ -66,6 +66,8 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
             with _opened(stored, before.name, keys) as opened:  # 2
                 _check_first_page(before, opened)  # 4
                 check_opened_structure(opened, stored.body_end)  # 3
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
+            raise
         except (ContentError, IntegrityError, KeyNotFoundError) as error:
             raise _refused(source, error.message) from error
 
@@ -81,6 +83,8 @@ def is_authentic(source: SourceFile, keys: DataKeys) -> bool:
         try:
             with _opened(read_stored_footer(file), file.name, keys):
                 return True
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
+            raise
         except (ContentError, IntegrityError, KeyNotFoundError):
             return False
 

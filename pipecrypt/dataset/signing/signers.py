@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from pipecrypt.clock import utc_now
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.documents import DocumentError
@@ -20,12 +21,7 @@ from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.statement import encode_statement
 
-__all__ = ["OpenSigners", "utc_now"]
-
-
-def utc_now() -> datetime:
-    """Return the time in UTC."""
-    return datetime.now(UTC)
+__all__ = ["OpenSigners"]
 
 
 class OpenSigners:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
-from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.manifest.entry import FileEntry

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
-from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.dataset.signing.staged_version import finish_version
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.manifest.clear_columns import ClearColumns

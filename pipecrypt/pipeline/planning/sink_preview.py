@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
 from pipecrypt.dataset.signing.directory_state import (
@@ -16,7 +17,6 @@ from pipecrypt.dataset.signing.directory_state import (
     check_signed_is_there,
     sizes_below,
 )
-from pipecrypt.dataset.signing.signers import utc_now
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.service import find_key_ids
 from pipecrypt.manifest.verify import check_created

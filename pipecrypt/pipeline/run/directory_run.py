@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
+from pipecrypt.clock import utc_now
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
-from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
+from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns

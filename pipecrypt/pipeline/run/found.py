@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
-from pipecrypt.dataset.signing.signers import OpenSigners, utc_now
+from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.history.journal.block import RunHeader

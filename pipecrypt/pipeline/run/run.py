@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from pipecrypt.dataset.signing.signers import utc_now
+from pipecrypt.clock import utc_now
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.executors.choice import run_tasks

@@ -119,6 +119,7 @@ CHANGES: list[Change] = [
     lambda document: document["keys"][0].update(type="ed25519", public_key="PEM"),
     lambda document: document["keys"][0].update(public_key="PEM"),
     lambda document: document["keys"][0].update(created="yesterday"),
+    lambda document: document["keys"][0].update(created="2026-13-24T12:00:00Z"),
     lambda document: document["keys"][0].update(extra=1),
     lambda document: document["keys"][0].pop("sealed"),
     lambda document: document["keys"][2].pop("public_key"),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -273,8 +274,8 @@ def _read_key(document: Document, *, is_sealed: bool) -> StoredKey:
         id=_read_pattern(document, "id", _UUID),
         type=key_type,
         version=_read_number(document, "version", _MAX_KEYS),
-        created=_read_pattern(document, "created", _TIME),
-        retired=_read_pattern(document, "retired", _TIME) if "retired" in document else None,
+        created=_read_time(document, "created"),
+        retired=_read_time(document, "retired") if "retired" in document else None,
         public_key=document.text("public_key", max_characters=_MAX_PEM_CHARACTERS) if has_public_key else None,
         sealed=_read_base64(document, "sealed", _MAX_SEALED_BYTES),
     )
@@ -299,6 +300,15 @@ def _read_pattern(document: Document, name: str, pattern: re.Pattern[str]) -> st
     text = document.text(name, max_characters=64)
     if pattern.fullmatch(text) is None:
         raise DocumentError(f"{name!r} has no valid form")
+    return text
+
+
+def _read_time(document: Document, name: str) -> str:
+    text = _read_pattern(document, name, _TIME)
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DocumentError(f"{name!r} is not a time") from error
     return text
 
 

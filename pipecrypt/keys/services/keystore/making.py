@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
 from pipecrypt.crypto.kdf import KDFParameters
@@ -33,11 +34,7 @@ from pipecrypt.keys.services.keystore.opening import ReadKeystore, read_as_can_b
 from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KeyList", "KeystoreEntry", "create_key", "entries_of", "import_key", "list_keys", "read_keys", "utc_text"]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+__all__ = ["KeyList", "KeystoreEntry", "create_key", "entries_of", "import_key", "list_keys", "read_keys"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +94,7 @@ def create_key(
     *,
     new_version: bool = False,
     kdf: KDFParameters | None = None,
-    clock: Callable[[], datetime] = _utc_now,
+    clock: Callable[[], datetime] = utc_now,
 ) -> KeystoreEntry:
     """Make a key in a keystore, and the keystore if there is none.
 
@@ -129,7 +126,7 @@ def import_key(
     *,
     new_version: bool = False,
     kdf: KDFParameters | None = None,
-    clock: Callable[[], datetime] = _utc_now,
+    clock: Callable[[], datetime] = utc_now,
 ) -> KeystoreEntry:
     """Put an existing key into a keystore; arguments and errors as in `create_key`.
 
@@ -183,11 +180,6 @@ def read_keys(reference: str, credentials: Credentials) -> KeyList:
         read = ReadKeystore(read_keystore(path), error.message)  # a list widens nothing, and says so
     keys = read.document.keys if place is None else find_versions(read.document, place)
     return KeyList(read.doubt is None, entries_of(keys), read.doubt)
-
-
-def utc_text(moment: datetime) -> str:
-    """Return a time as keystores have it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParameters | None) -> KeystoreEntry:

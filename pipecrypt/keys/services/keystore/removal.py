@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
+from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.services.keystore.changing import change_keystore
 from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey
 from pipecrypt.keys.services.keystore.lookup import KeyPlace, find_versions, locate_key
-from pipecrypt.keys.services.keystore.making import KeystoreEntry, entries_of, utc_text
+from pipecrypt.keys.services.keystore.making import KeystoreEntry, entries_of
 from pipecrypt.keys.services.keystore.opening import missing_secret, open_keystore, read_as_can_be
 from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
 
 __all__ = ["find_doomed", "remove_keys", "retire_key", "usable_beside"]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def find_doomed(
@@ -98,7 +95,7 @@ def retire_key(
     credentials: Credentials,
     *,
     at: datetime | None = None,
-    clock: Callable[[], datetime] = _utc_now,
+    clock: Callable[[], datetime] = utc_now,
 ) -> KeystoreEntry:
     """Take one version of a key out of use: it signs and wraps nothing any more, and opens what it wrapped.
 

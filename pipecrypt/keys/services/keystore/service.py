@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from pipecrypt.context import Context
@@ -33,7 +34,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import parse_version_keys
+from pipecrypt.keys.public_keys import parse_version_keys, retirement_line
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.services.keystore.document import StoredKey
 from pipecrypt.keys.services.keystore.lookup import (
@@ -322,5 +323,5 @@ def _check_in_use(place: KeyPlace, newest: StoredKey) -> None:
 
 def _text(entry: StoredKey) -> str:
     """Return the public key of an entry as PEM, after the line that says since when it is retired."""
-    line = "" if entry.retired is None else f"# pipecrypt: retired {entry.retired}\n"
+    line = "" if entry.retired is None else retirement_line(datetime.fromisoformat(entry.retired))
     return line + (entry.public_key or "")
