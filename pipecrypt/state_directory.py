@@ -1,4 +1,4 @@
-"""Where this user's state is kept: what was accepted before, so that older things show. What it is, each room says.
+"""Where this user's state is kept: what was accepted before, so that older things show. Its files are left to others.
 
 A sink or a keystore's file is where an attacker may write, and this directory is not.
 """

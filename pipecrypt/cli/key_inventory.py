@@ -213,4 +213,4 @@ def _parse_time(text: str) -> datetime:
     try:
         return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
     except ValueError:
-        raise UsageError(f"{text!a} is no time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None
+        raise UsageError(f"{text!a} is not a time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None

@@ -138,7 +138,7 @@ def split_names(values: list[str]) -> tuple[str, ...]:
     """Return the names in options that may be repeated and may each hold several, separated by commas.
 
     As in CSV, a name in double quotes may hold commas, and a quote inside of it is written twice. Elsewhere a quote is
-    a character like others, and spaces around a name are no part of it.
+    a character like others, and spaces around a name do not belong to it.
 
     Raises:
         UsageError: quotes are not closed, or something stands behind them.

@@ -156,7 +156,7 @@ def _read(document: Document) -> Grant:
     document.only("kek", "master_key", "wrapped", "since")
     since = document.text("since", max_characters=32)
     if _TIME.fullmatch(since) is None:
-        raise DocumentError("'since' is no time in UTC")
+        raise DocumentError("'since' is not a time in UTC")
     return Grant(
         kek_id=document.text("kek", max_characters=_MAX_KEK_ID_CHARACTERS),
         master_key_id=document.text("master_key", max_characters=MAX_MASTER_KEY_ID_CHARACTERS),

@@ -74,7 +74,7 @@ def check_count(name: str, value: int) -> None:
         DocumentError: no integer, negative, or above 2^63 - 1.
     """
     if type(value) is not int or not 0 <= value <= MAX_INTEGER:
-        raise DocumentError(f"{name} is no integer from 0 to 2^63 - 1")
+        raise DocumentError(f"{name} is not an integer from 0 to 2^63 - 1")
 
 
 def check_digest(name: str, value: str) -> None:
@@ -84,7 +84,7 @@ def check_digest(name: str, value: str) -> None:
         DocumentError: it is not.
     """
     if not isinstance(value, str) or _DIGEST.fullmatch(value) is None:
-        raise DocumentError(f"{name} is no digest of 64 lower-case hex digits")
+        raise DocumentError(f"{name} is not a digest of 64 lower-case hex digits")
 
 
 def _check_kek_ids(kek_ids: tuple[str, ...]) -> None:
@@ -93,7 +93,7 @@ def _check_kek_ids(kek_ids: tuple[str, ...]) -> None:
     earlier = ""
     for kek_id in kek_ids:
         if not isinstance(kek_id, str) or _KEK_ID.fullmatch(kek_id) is None:
-            raise DocumentError(f"a KEK id is no printable ASCII text of 1 to {MAX_KEK_ID_CHARACTERS} characters")
+            raise DocumentError(f"a KEK id is not printable ASCII text of 1 to {MAX_KEK_ID_CHARACTERS} characters")
         if kek_id <= earlier:
             raise DocumentError("the KEK ids are not sorted, or one occurs twice")
         earlier = kek_id

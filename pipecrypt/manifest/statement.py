@@ -235,8 +235,8 @@ def _encode_time(moment: datetime) -> str:
 def _decode_time(predicate: Document, name: str) -> datetime:
     text = predicate.text(name, max_characters=_TEXT_CHARACTERS)
     if _TIME.fullmatch(text) is None:
-        raise DocumentError(f"{name!r} is no time in UTC, such as 2026-01-31T12:00:00Z")
+        raise DocumentError(f"{name!r} is not a time in UTC, such as 2026-01-31T12:00:00Z")
     try:
         return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
-        raise DocumentError(f"{name!r} is no time in UTC, such as 2026-01-31T12:00:00Z") from error
+        raise DocumentError(f"{name!r} is not a time in UTC, such as 2026-01-31T12:00:00Z") from error

@@ -36,7 +36,7 @@ StripNote: TypeAlias = Callable[[bytes, bytes], bytes | None]
 
 
 def strip_arrow_schema(value: bytes, roots: Collection[str], strip: StripNote) -> bytes | None:
-    """Return the schema without notes of some columns; `value` itself where it has none, None where it is no schema.
+    """Return the schema without notes of some columns; `value` itself where it has none, None where it is not a schema.
 
     Args:
         value: of the key-value entry.

@@ -107,7 +107,7 @@ def read_originals(footer: Struct) -> Originals | None:
 
 
 def _decode(value: bytes) -> Originals:
-    # A number for each chunk may have to be given back; a list of nothing, of which three bytes are one, is none.
+    # A number for each chunk may have to be given back; an empty list, of which three bytes are one, is not a number.
     parts = value.count(b"[") * 96 + (value.count(b",") + value.count(b":")) * 40 + value.count(b"{") * 288
     if parts > min(max(1 << 20, _COST_FACTOR * len(value)), _MOST_COST):
         raise ValueError

@@ -140,7 +140,7 @@ def _check_encrypted(view: PlaintextView, required: Sequence[str]) -> None:
         return
     if clear or not view.has_row_groups or not view.authenticates_pages:
         raise IntegrityError(
-            f"nothing shows whether {_NAME} was changed: the key of its footer is none of yours, and not each of its "
+            f"nothing shows whether {_NAME} was changed: none of your keys belongs to its footer, and not each of its "
             "columns is encrypted",
             hint="pass the footer's key too; or name the columns that must be encrypted with require=[...]",
         )

@@ -221,7 +221,7 @@ def move(old: Location, new: Location) -> None:
             source.check_no_link(old_name)
             target.check_no_link(new_name)
             if not stat.S_ISREG(source.status(old_name).st_mode):
-                raise NoRegularFileError(f"{old.display} is no regular file")
+                raise NoRegularFileError(f"{old.display} is not a regular file")
             source.move(old_name, new_name, to=target)
             with contextlib.suppress(OSError):  # it is moved; whether that survives a power failure is unknown
                 target.sync()

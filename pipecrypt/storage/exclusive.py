@@ -53,7 +53,7 @@ def replace_exclusively(
         sleep: waits, in seconds, where another holds the lock.
 
     Raises:
-        ConflictError: another holds the lock and does not let go, or replaced the file all the same.
+        ConflictError: another holds the lock for too long, or replaced the file all the same.
         FormatError: the file is larger than `max_bytes`.
         StorageError: the storage refused or failed.
         IntegrityError: what was read back is not what was written.

@@ -241,7 +241,7 @@ def open_regular(path: str, flags: int, *, place: str, directory: int | None = N
     descriptor = os.open(path, flags | _OPEN, dir_fd=directory)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NoRegularFileError(f"{place} is no regular file")
+            raise NoRegularFileError(f"{place} is not a regular file")
     except BaseException:
         os.close(descriptor)
         raise

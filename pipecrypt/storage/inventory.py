@@ -36,8 +36,8 @@ __all__ = [
     "take_inventory",
 ]
 
-# A path below the directory, with `/`, and the file; None for a link, and for what else is no regular file. Which of
-# these it is, `look_at` tells.
+# A path below the directory, with `/`, and the file; None for a link, and for whatever else is not a regular file.
+# Which of these it is, `look_at` tells.
 Found: TypeAlias = "tuple[str, SourceFile | None]"
 # Says of the names that lead to a directory whether the walk goes into it.
 Admits: TypeAlias = Callable[[tuple[str, ...]], bool]
@@ -161,7 +161,7 @@ def refuse_links(directory: Location, found: Iterable[Found]) -> Iterator[Found]
 def _regular(location: Location, found: Found) -> SourceFile:
     if found[1] is None:
         _refuse_link(location)
-        raise NoRegularFileError(f"{location.display} is no regular file")
+        raise NoRegularFileError(f"{location.display} is not a regular file")
     return found[1]
 
 

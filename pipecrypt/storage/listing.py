@@ -154,7 +154,7 @@ def _local_file(location: Location, relative_path: str) -> SourceFile:
             raise
         raise SourceNotFoundError(f"{location.display} is a link that leads to itself") from error
     if not stat.S_ISREG(status.st_mode):
-        raise NoRegularFileError(f"{location.display} is no regular file")
+        raise NoRegularFileError(f"{location.display} is not a regular file")
     mode = stat.S_IMODE(status.st_mode) & _PERMISSION_BITS
     return SourceFile(
         location, relative_path, status.st_size, local_fingerprint(status), mode=mode, mtime_ns=status.st_mtime_ns
@@ -186,7 +186,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if error.errno != errno.ELOOP:  # a link to itself is no file either, and is named where it counts
+        if error.errno != errno.ELOOP:  # a link to itself is not a file either, and is named where it counts
             raise
         return False
 

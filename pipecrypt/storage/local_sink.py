@@ -58,7 +58,7 @@ class LocalPublication(Publication):
     Raises:
         SinkNotEmptyError: the file exists, and may not be replaced.
         LinkError: it, or what leads to it, is a link that the caller did not name.
-        StorageError: something there is no regular file.
+        StorageError: something there is not a regular file.
     """
 
     def __init__(self, location: Location, *, overwrite: bool, token: str) -> None:

@@ -98,7 +98,7 @@ def read_holder(directory: Location, number: int) -> LockHolder | None:
     try:
         data = read_small_file(directory.child(f"{number}.json"), _MAX_BYTES)
     except FormatError as error:
-        raise StorageError(f"{directory.display} holds a lock that is none", hint="remove it") from error
+        raise StorageError(f"{directory.display} holds a file that is not a lock", hint="remove it") from error
     return None if data is None else _decode(directory, number, data)
 
 
@@ -121,7 +121,7 @@ def _decode(directory: Location, number: int, data: bytes) -> LockHolder:
     except DocumentError as error:
         place = directory.child(f"{number}.json").display
         raise ConflictError(
-            f"{place} is no lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
+            f"{place} is not a lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
         ) from error
 
 

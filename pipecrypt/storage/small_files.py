@@ -121,7 +121,7 @@ class FilesystemFiles:
 
 
 def _resolved(path: str) -> str:
-    """Return where a path leads; of a statement, where its directory does: a link in its own place is none."""
+    """Return where a path leads; of a statement, where its directory does, as its own name is not followed."""
     if path.endswith(_STATEMENT):
         directory, _, name = path.rpartition("/")
         return f"{os.path.realpath(directory or '/')}/{name}"

@@ -113,7 +113,7 @@ def _read_small(fs: Any, path: str, max_bytes: int, name: str, retry: Retry) -> 
 
 
 def _no_regular_file(name: str) -> FormatError:
-    return FormatError(f"{name} is no regular file", hint=_NOT_EXPECTED)
+    return FormatError(f"{name} is not a regular file", hint=_NOT_EXPECTED)
 
 
 def check_small(data: bytes, max_bytes: int, name: str) -> bytes:
@@ -135,7 +135,7 @@ def read_start(location: Location, length: int) -> bytes:
     """Return the first bytes of a file, at most `length`.
 
     Raises:
-        FormatError: it is no regular file.
+        FormatError: it is not a regular file.
         StorageError: the storage refused or failed.
     """
     with map_errors(f"cannot read {location.display}"):

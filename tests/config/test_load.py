@@ -55,7 +55,7 @@ def test_numbers_and_booleans_may_come_from_variables(tmp_path: Path) -> None:
         ("keys:", "sign: {keys: [pii, pi]}\nkeys:", "6:20", "no key 'pi' under `keys`", "'pii'"),
         ("keys:", "sign: keystor://./k.json#s\nkeys:", "6:7", "unknown scheme 'keystor'", "keystore"),
         ("keys:", "sign: {keys: pii, valid_for: 30}\nkeys:", "6:30", "sign.valid_for must be text", "schema"),
-        ("keys:", "sign: {keys: pii, valid_for: 30m}\nkeys:", "6:30", "'30m' is no time", "30d"),
+        ("keys:", "sign: {keys: pii, valid_for: 30m}\nkeys:", "6:30", "'30m' is not a time", "30d"),
         ("keys:", "sign: {keys: pii, digest: md5}\nkeys:", "6:27", "cannot be 'md5'", "sha256"),
         ("keys:", "sign: {key: pii, keys: pii}\nkeys:", "6:8", "unknown key 'key' in sign", "valid here"),
         ("keys:", "sign: {digest: sha256}\nkeys:", "6:7", "sign has no 'keys'", "add `keys:`"),

@@ -70,7 +70,7 @@ class VersionMemory:
         """Return what was last accepted at a place, or None.
 
         Raises:
-            IntegrityError: the record is malformed: taking it for none would let an old version pass.
+            IntegrityError: the record is malformed: ignoring it would let an old version pass.
         """
         if self.starts_anew:
             return None

@@ -2,7 +2,7 @@
 
 Whoever can write to a dataset can write grants and files, so what they say is believed of neither. A KEK is proven to
 have another opener where the doomed master key opens the wrapped text that files hold, another key of the caller's
-opens the grant, and both give the same 256 bits. What the doomed key does not open is none of its KEKs.
+opens the grant, and both give the same 256 bits. What the doomed key does not open is not one of its KEKs.
 """
 
 from __future__ import annotations

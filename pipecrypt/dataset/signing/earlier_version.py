@@ -53,7 +53,7 @@ class EarlierVersion:
 
     @property
     def clear_columns(self) -> ClearColumns | None:
-        """Leaf columns that files have in plaintext; None where nobody noted them."""
+        """Leaf columns that files have in plaintext; None where they were not noted."""
         return self.manifest.clear_columns
 
     @property

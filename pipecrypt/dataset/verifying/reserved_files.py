@@ -59,7 +59,7 @@ NO_JOURNALS: Final[Journals] = _NoJournals()
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file in the directory of a run, which is no place of a dataset.
+    """A file in the directory of a run, which is not a place of a dataset.
 
     Args:
         run_id: of the run.
@@ -73,7 +73,7 @@ class Table:
 
 
 def table_of(reserved_path: str) -> Table | None:
-    """Return which table a path below the dataset is; None if it is none of a run."""
+    """Return which table a path below the dataset is; None if it does not belong to a run."""
     found = _OF_A_RUN.fullmatch(reserved_path)
     if found is None:
         return None
@@ -87,7 +87,11 @@ def table_of(reserved_path: str) -> Table | None:
 def find_unexpected(reserved: Mapping[str, SourceFile | None]) -> list[Finding]:
     """Return which of the paths below `_pipecrypt/` pipecrypt gives to no file; tables of runs are left out."""
     return [
-        Finding(FindingKind.UNEXPECTED, path, "no file of pipecrypt is called so here" if file else "this is no file")
+        Finding(
+            FindingKind.UNEXPECTED,
+            path,
+            "pipecrypt writes no file of this name here" if file else "this is not a regular file",
+        )
         for path, file in sorted(reserved.items())
         if file is None or not (_is_known(path) or table_of(path) is not None)
     ]

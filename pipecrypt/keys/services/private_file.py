@@ -27,14 +27,14 @@ def read_private_file(path: Path, what: str) -> bytes | None:
         what: it is, for errors and warnings, such as "private key".
 
     Raises:
-        KeystoreError: it cannot be read, is no regular file, or is longer than `MAX_PRIVATE_FILE_BYTES`.
+        KeystoreError: it cannot be read, is not a regular file, or is longer than `MAX_PRIVATE_FILE_BYTES`.
     """
     try:
         # Without O_NONBLOCK a named pipe would hang here until somebody writes.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise KeystoreError(f"{what} {path} is no regular file")
+                raise KeystoreError(f"{what} {path} is not a regular file")
             data = file.read(MAX_PRIVATE_FILE_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -100,7 +100,7 @@ def clean(
     """
     place = Location.of(sink, sink_options)
     if not is_directory(place):
-        raise UsageError(f"{place.display} is no directory", hint="name the directory that runs write to")
+        raise UsageError(f"{place.display} is not a directory", hint="name the directory that runs write to")
     cleaning = _Cleaning(place, clock(), grace, is_dry_run=dry_run)
     if dry_run:
         check_unlocked(place)
@@ -117,7 +117,7 @@ def parse_grace(text: str) -> timedelta:
     """
     found = _GRACE.fullmatch(text)
     if found is None:
-        raise UsageError(f"{text[:40]!a} is no grace period", hint="write a number and a unit: 24h, 7d, 90m, 0s")
+        raise UsageError(f"{text[:40]!a} is not a grace period", hint="write a number and a unit: 24h, 7d, 90m, 0s")
     return timedelta(seconds=int(found["count"]) * _UNIT_SECONDS[found["unit"]])
 
 

@@ -84,7 +84,7 @@ class KnownVersion(Protocol):
 
     @property
     def clear_columns(self) -> ClearColumns | None:
-        """Leaf columns that its files have in plaintext; None where nobody noted them."""
+        """Leaf columns that its files have in plaintext; None where they were not noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class PastRuns:
         going: paths that the run of the signed version has still to remove.
         dataset_id: of the last finished run; None where runs sign, or none finished.
         clear_columns: leaf columns that files of finished runs have in plaintext, where runs do not sign, and those of
-            the unfinished run; None where nobody noted them.
+            the unfinished run; None where they were not noted.
     """
 
     run_ids: tuple[str, ...] = ()

@@ -151,7 +151,7 @@ def report_plan(request: EncryptRequest) -> PlanReport:
 
 
 def _unlisted(request: EncryptRequest, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
-    """Yield what the run would say about columns that nobody spoke about."""
+    """Yield what the run would say about columns that no rule of the policy covers."""
     to_do = sink.decision.changes.to_do
     try:
         PlannedColumns(request.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()

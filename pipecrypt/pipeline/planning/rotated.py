@@ -62,7 +62,7 @@ class _Succession:
     def old_id(self, task: Task) -> str:
         """Return the id that a task had with the old key."""
         if isinstance(task.operation, Decryption):
-            raise AssertionError("what is decrypted is no task of a sink")
+            raise AssertionError("a decryption is not a task of a sink")
         operation = replace(task.operation, policy=self.before(task.operation.policy))
         return task_id(task.source, task.path, operation, self.spellings)
 

@@ -98,5 +98,5 @@ def read_saved_plan(place: str | os.PathLike[str]) -> SavedPlan:
         for each in ids:
             check_digest("id", each)
     except DocumentError as error:
-        raise FormatError(f"{location.display} is no saved plan: {error}", hint="make it anew") from error
+        raise FormatError(f"{location.display} is not a saved plan: {error}", hint="make it anew") from error
     return SavedPlan(location.display, sink, frozenset(ids))

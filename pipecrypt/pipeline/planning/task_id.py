@@ -17,7 +17,7 @@ _VERSION: Final = 1
 # Which dataset the output belongs to says nothing about what is done: a resumed run continues the dataset it finds. Nor
 # does what is refused.
 _LEFT_OUT: Final = frozenset({"dataset_id", "refuses_unlisted"})
-_LATER: Final = {"clear_notes": "strip"}  # what came after ids were given is no part of one where it is the default
+_LATER: Final = {"clear_notes": "strip"}  # options that are newer than the ids: left out of them at their defaults
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 
 

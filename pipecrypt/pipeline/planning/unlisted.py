@@ -1,11 +1,11 @@
-"""Stop a run before a column goes out in plaintext that nobody spoke about. Reading columns is left to preview.
+"""Stop a run before a column that no rule covers goes out in plaintext. Reading columns is left to preview.
 
 A policy names what is encrypted, so a column that a source has since yesterday would go out in plaintext without a
 word. Where the policy does not say what becomes of unlisted columns, a run compares those that would be in plaintext:
 
 1. with those that earlier files of the sink have in plaintext. A signed statement notes them, or the journals of runs
    that do not sign: the one is verified by the run, the others are as trustworthy as the sink;
-2. where nobody noted them, as older versions did not, with those of sources that earlier runs have done, some of them;
+2. where these were not noted, as by older releases, with those of sources that earlier runs have done, some of them;
 3. where there is no earlier file, with each other: what one source has in plaintext, all must have.
 
 Names are compared as they are, so `SSN` is another column than `ssn`, and so are nested ones, leaf by leaf.
@@ -135,7 +135,7 @@ class PlannedColumns:
 
     @cached_property
     def known(self) -> ClearColumns | None:
-        """The columns that earlier files are known to have in plaintext; None where nobody knows, or there are none.
+        """The columns that earlier files are known to have in plaintext; None where that is not known.
 
         Raises:
             ConflictError: a source that was done before is not, or no longer, the one that was pinned.
@@ -148,7 +148,7 @@ class PlannedColumns:
         return _look_at_columns(_some(done)).clear() if done else None
 
     def check(self) -> None:
-        """Pass if no column would go out in plaintext that nobody spoke about.
+        """Pass if no new column would go out in plaintext that no rule of the policy covers.
 
         Raises:
             UnlistedColumnError: one would; the hint is the line to add.

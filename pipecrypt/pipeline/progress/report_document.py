@@ -94,13 +94,13 @@ def read_report(dataset: Location, run_id: str | None) -> RunReport:
         run_id: of the run; None for the latest that left a report.
 
     Raises:
-        UsageError: the text is no run id.
+        UsageError: the text is not a run id.
         SourceNotFoundError: there is no such report.
         FormatError: it is malformed.
         StorageError: the storage refused or failed.
     """
     if run_id is not None and not is_run_id(run_id):
-        raise UsageError(f"{run_id!r} is no run id", hint="a run id looks like 20261128T020000Z-0a1b2c3d")
+        raise UsageError(f"{run_id!r} is not a run id", hint="a run id looks like 20261128T020000Z-0a1b2c3d")
     for each in [run_id] if run_id is not None else _run_ids(dataset):
         place = dataset.child(report_path(each))
         data = read_small_file(place, MAX_REPORT_BYTES)
@@ -168,7 +168,7 @@ def _time(document: Document, name: str) -> datetime:
             raise DocumentError(f"{name} has no zone")
         return moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise DocumentError(f"{name} is no time") from error
+        raise DocumentError(f"{name} is not a time") from error
 
 
 def _text_or_null(document: Document, name: str) -> str | None:

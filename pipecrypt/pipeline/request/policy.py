@@ -135,7 +135,7 @@ class Policy:
 
     @property
     def watches_unlisted(self) -> bool:
-        """Whether a column may go out in plaintext that nobody spoke about: then new ones stop a run."""
+        """Whether it is left open what becomes of columns that no rule covers: then new ones stop a run."""
         return not self.is_chunks and self._default() is None and self.unlisted != Unlisted.PLAINTEXT.value
 
     def _default(self) -> str | None:

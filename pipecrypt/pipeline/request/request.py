@@ -112,7 +112,7 @@ def check_file_limit(max_file_bytes: object, sink: Location) -> None:
     if max_file_bytes is None:
         return
     if not isinstance(max_file_bytes, int) or isinstance(max_file_bytes, bool) or max_file_bytes < 1:
-        raise UsageError(f"{max_file_bytes!r} is no size of a file", hint="give a number of bytes")
+        raise UsageError(f"{max_file_bytes!r} is not the size of a file", hint="give a number of bytes")
     if sink.is_standard_stream:
         raise UsageError("standard output cannot be several files", hint="give a file name, or no size of files")
 
@@ -161,4 +161,4 @@ def _check_cluster(source: Location, sink: Location) -> None:
 
 def _check_workers(workers: object) -> None:
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise UsageError(f"{workers!r} is no number of workers", hint="give a whole number from 1")
+        raise UsageError(f"{workers!r} is not a number of workers", hint="give a whole number from 1")

@@ -77,15 +77,17 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         if not _is_count(self.attempts) or self.attempts > MAX_ATTEMPTS:
-            raise UsageError(f"{self.attempts!r} is no number of attempts", hint=f"give 1 to {MAX_ATTEMPTS}")
+            raise UsageError(f"{self.attempts!r} is not a number of attempts", hint=f"give 1 to {MAX_ATTEMPTS}")
         if not _is_count(self.worker_wait_seconds):
-            raise UsageError(f"{self.worker_wait_seconds!r} is no number of seconds", hint="give a whole number from 1")
+            raise UsageError(
+                f"{self.worker_wait_seconds!r} is not a number of seconds", hint="give a whole number from 1"
+            )
         if self.split_bytes is not None and not _is_count(self.split_bytes):
-            raise UsageError(f"{self.split_bytes!r} is no size of a task", hint="give a number of bytes")
+            raise UsageError(f"{self.split_bytes!r} is not a size of a task", hint="give a number of bytes")
         if self.address is not None and self.executor is not ExecutorKind.DASK:
             raise UsageError("an address is of a Dask scheduler", hint="set the executor to dask, or leave it out")
         if self.address is not None and _ADDRESS.fullmatch(self.address) is None:
-            raise UsageError(f"{self.address!a} is no address of a Dask scheduler", hint="write tcp://HOST:PORT")
+            raise UsageError(f"{self.address!a} is not an address of a Dask scheduler", hint="write tcp://HOST:PORT")
 
 
 def _is_count(value: object) -> bool:

@@ -71,7 +71,7 @@ def parse_validity(text: str) -> timedelta:
     """
     found = _VALIDITY.fullmatch(text)
     if found is None:
-        raise UsageError(f"{text[:40]!a} is no time to be valid for", hint=_VALIDITY_HINT)
+        raise UsageError(f"{text[:40]!a} is not a time to be valid for", hint=_VALIDITY_HINT)
     validity = int(found["count"]) * _UNITS[found["unit"]]
     if validity > _MAX_VALIDITY:
         raise UsageError(f"{text!a} is too long to be valid for", hint=_VALIDITY_HINT)

@@ -310,7 +310,7 @@ def open_directory_run(
     Raises:
         UnsafeSinkError: the storage cannot exclude a second run, and nobody vouched that there is none.
         ConflictError: another run is writing there, was not finished, or what is there stands in the way.
-        UnlistedColumnError: a column would go out in plaintext that nobody spoke about.
+        UnlistedColumnError: a new column, which no rule of the policy covers, would go out in plaintext.
         NotTrustedError: other keys signed what the sink holds.
         IntegrityError: what earlier runs left is not as they wrote it.
         AccessError: a signing key is missing, or the credentials do not open it.

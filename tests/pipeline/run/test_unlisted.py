@@ -1,4 +1,4 @@
-"""A column that nobody spoke about never goes out in plaintext: it stops the run before anything is written."""
+"""A column that no rule covers never goes out in plaintext: it stops the run before anything is written."""
 
 from __future__ import annotations
 

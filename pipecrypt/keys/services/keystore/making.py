@@ -258,7 +258,7 @@ def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
     except ValueError:
         pass  # falls through to the same refusal; the cause could quote key material
     raise UsageError(
-        "this is no key that a keystore holds",
+        "this is not a key that a keystore can hold",
         hint="give 32 bytes, raw or in base64, or a private key in PEM: Ed25519, ML-DSA-65, X25519, mlkem768x25519",
     )
 
@@ -267,7 +267,7 @@ def entries_of(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
     """Return what is told about keys.
 
     Raises:
-        KeystoreError: a public key is none.
+        KeystoreError: a public key is not valid.
     """
     return tuple(_entry(key) for key in keys)
 

@@ -63,7 +63,7 @@ class KeystoreMemory:
         Nothing of the document needs to be authenticated: who changes its id or counter breaks its seal.
 
         Raises:
-            DamagedKeystoreError: it is; or the record is malformed, and taking it for none would let an old one pass.
+            DamagedKeystoreError: it is; or the record is malformed, and ignoring it would let an old keystore pass.
         """
         seen = self._recall(document.id)
         if seen is None:

@@ -205,7 +205,7 @@ def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> Signabl
     entry = decode_file_line(document.text("entry", max_characters=MAX_LINE_BYTES).encode())
     number = document.integer("promise")
     if not 0 <= number < len(promises):
-        raise DocumentError("'promise' is no number of a line")
+        raise DocumentError("'promise' is not the number of a line")
     return SignableFile(entry, promises[number])
 
 

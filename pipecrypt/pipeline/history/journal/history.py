@@ -170,6 +170,6 @@ def _read(place: Location, seal: Seal) -> Block:
             raise IntegrityError(f"{place.display} was removed while it was read", hint=_HINT)
         return decode_block(seal.open(stored))
     except (DocumentError, FormatError) as error:
-        raise IntegrityError(f"{place.display} is no block of a journal: {error}", hint=_HINT) from error
+        raise IntegrityError(f"{place.display} is not a block of a journal: {error}", hint=_HINT) from error
     except IntegrityError as error:
         raise type(error)(f"{place.display}: {error.message}", hint=error.hint or _HINT) from error
