@@ -52,38 +52,63 @@ def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknow
         return None if drops_unknown and key not in _OURS else value
     try:
         document = load_json(value)
-        if not isinstance(document, dict):
-            return None
-        left = strip(document, frozenset(roots))
-    except (DocumentError, AttributeError, TypeError, RecursionError):
+        left = strip(_object(document), frozenset(roots))
+        if left is None or left == document:
+            return None if left is None else value
+        return json.dumps(left, separators=(",", ":")).encode("ascii")
+    except (DocumentError, RecursionError, _MalformedNoteError):
         return None
-    if left is None or left == document:
-        return None if left is None else value
-    return json.dumps(left, separators=(",", ":")).encode("ascii")
 
 
 _Document = dict[str, Any]
 
 
+class _MalformedNoteError(Exception):
+    """An entry is not what its writers write, so nobody can tell of which column it speaks."""
+
+
+def _object(value: object) -> _Document:
+    if not isinstance(value, dict):
+        raise _MalformedNoteError
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise _MalformedNoteError
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise _MalformedNoteError
+    return value
+
+
 def _strip_geo(document: _Document, roots: frozenset[str]) -> _Document:
-    columns = {
-        name: _kept(column, _GEO_KEPT) | ({"geometry_types": []} if "geometry_types" in column else {})
-        if name in roots
-        else column
-        for name, column in document.get("columns", {}).items()
-    }
-    return _kept(document, _GEO_OF_FILES) | ({"columns": columns} if "columns" in document else {})
+    def strip(column: _Document) -> _Document:
+        return _kept(column, _GEO_KEPT) | ({"geometry_types": []} if "geometry_types" in column else {})
+
+    left = _kept(document, _GEO_OF_FILES)
+    if "columns" in document:
+        columns = {name: _object(column) for name, column in _object(document["columns"]).items()}
+        left["columns"] = {name: strip(column) if name in roots else column for name, column in columns.items()}
+    return left
 
 
 def _strip_pandas(document: _Document, roots: frozenset[str]) -> _Document:
     def strip(column: _Document) -> _Document:
-        names = (column.get("field_name"), column.get("name"))
+        # Of the two names an index without one has a single one, and old files have no `field_name`.
+        names = {each for each in (column.get("field_name"), column.get("name")) if isinstance(each, str)}
+        if not names:
+            raise _MalformedNoteError
         notes = column.get("metadata")
-        if not isinstance(notes, dict) or roots.isdisjoint(each for each in names if isinstance(each, str)):
+        if notes is None or roots.isdisjoint(names):
             return column
-        return column | {"metadata": _kept(notes, _PANDAS_KEPT)}
+        return column | {"metadata": _kept(_object(notes), _PANDAS_KEPT)}
 
-    left = document | ({"columns": [strip(each) for each in document["columns"]]} if "columns" in document else {})
+    columns = [strip(_object(each)) for each in _list(document.get("columns", []))]
+    left = document | ({"columns": columns} if "columns" in document else {})
     # Attributes of a frame are whatever its owner noted, of whichever column.
     return left | ({"attributes": {}} if document.get("attributes") else {})
 
@@ -99,7 +124,7 @@ def _strip_spark(document: _Document, roots: frozenset[str]) -> _Document:
         if not isinstance(node, dict):
             return node
         return {
-            name: _kept(each, _SPARK_KEPT) if name == "metadata" and isinstance(each, dict) else strip(each)
+            name: _kept(_object(each), _SPARK_KEPT) if name == "metadata" and each is not None else strip(each)
             for name, each in node.items()
         }
 
@@ -152,19 +177,17 @@ def _strip_hugging_face(document: _Document, roots: frozenset[str]) -> _Document
         names = node.get("names")
         return left | ({"num_classes": len(names)} if isinstance(names, list) else {})
 
-    info = document.get("info")
-    features = info.get("features") if isinstance(info, dict) else None
-    if not isinstance(info, dict) or not isinstance(features, dict):
+    info = _object(document.get("info", {}))
+    features = info.get("features")
+    if features is None:
         return document
-    stripped = {name: strip(each) if name in roots else each for name, each in features.items()}
+    stripped = {name: strip(each) if name in roots else each for name, each in _object(features).items()}
     return document | {"info": info | {"features": stripped}}
 
 
 def _with_fields(document: _Document, roots: frozenset[str], strip: Callable[[object], object]) -> _Document:
-    fields = document.get("fields")
-    if not isinstance(fields, list):
-        return document
-    return document | {"fields": [strip(each) if each["name"] in roots else each for each in fields]}
+    fields = [_object(each) for each in _list(document.get("fields"))]
+    return document | {"fields": [strip(each) if _name(each.get("name")) in roots else each for each in fields]}
 
 
 def _kept(members: Mapping[str, Any], names: frozenset[str]) -> _Document:

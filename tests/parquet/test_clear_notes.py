@@ -6,12 +6,15 @@ import base64
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipecrypt.errors import IntegrityError, UnsupportedError
 from pipecrypt.parquet.arrow_schema import strip_arrow_schema
@@ -198,6 +201,76 @@ def test_keeping_keeps_all() -> None:
 def test_entries_that_are_not_what_they_should_be_go_whole_or_tell_nothing(name: str, value: str) -> None:
     left = strip_note(name.encode(), value.encode(), {"email"})
     assert left is None or _PLANTED not in left
+
+
+_ENTRIES = sorted({*carriers("email"), "avro.schema"})
+_MEMBERS = [
+    "columns",
+    "fields",
+    "info",
+    "features",
+    "name",
+    "field_name",
+    "metadata",
+    "type",
+    "items",
+    "values",
+    "names",
+    "default",
+    "doc",
+    "attributes",
+    "email",
+    "bbox",
+    "geometry_types",
+    "key",
+    "value",
+]
+_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+
+
+def _structures(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = st.sampled_from(_MEMBERS) | st.text(max_size=3)
+    return st.recursive(leaves, lambda each: st.lists(each, max_size=3) | st.dictionaries(names, each, max_size=4))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_ENTRIES), _structures(_scalars | st.sampled_from(_MEMBERS)))
+def test_whatever_json_an_entry_is_it_is_stripped_or_goes(name: str, document: object) -> None:
+    value = json.dumps(document).encode()
+    left = strip_note(name.encode(), value, {"email"})
+    assert left is None or left == value or json.loads(left) != document
+
+
+def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+    for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        yield node, key
+        yield from _places(node[key])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(_ENTRIES), st.data())
+def test_nothing_is_told_whatever_stands_elsewhere_in_an_entry(name: str, data: st.DataObject) -> None:
+    """Notes may be any JSON. So may all else but names: an entry that names another column may tell of that one."""
+    document = json.loads(carriers("email")["parquet.avro.schema" if name == "avro.schema" else name])
+    notes = [place for place in _places(document) if place[0][place[1]] == "PLANTED"]
+    for node, key in notes:
+        node[key] = data.draw(
+            st.sampled_from(["PLANTED", ["PLANTED"], {"email": "PLANTED"}, {"type": {"x": "PLANTED"}}])
+        )
+    for _ in range(data.draw(st.integers(0, 3))):
+        places = list(_places(document))
+        if places:
+            node, key = data.draw(st.sampled_from(places))
+            node[key] = data.draw(_structures(_scalars))
+    left = strip_note(name.encode(), json.dumps(document).encode(), {"email"})
+    assert left is None or _PLANTED not in left
+
+
+@pytest.mark.parametrize("name", ["iceberg.schema", "parquet.avro.schema", "org.apache.spark.sql.parquet.row.metadata"])
+@pytest.mark.parametrize("field", [{}, {"name": 5, "doc": "PLANTED"}, ["PLANTED"], "PLANTED"])
+def test_an_entry_with_a_field_of_no_column_goes_whole(name: str, field: object) -> None:
+    value = json.dumps({"type": "struct", "fields": [{"name": "id", "type": "string"}, field]}).encode()
+    assert strip_note(name.encode(), value, {"email"}) is None
 
 
 def test_attributes_of_a_frame_as_pandas_writes_them() -> None:
