@@ -23,7 +23,13 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileStarted
-from pipecrypt.pipeline.progress.log_setup import LogSetup, current_logs, write_logs, write_stray_output_as_logs
+from pipecrypt.pipeline.progress.log_setup import (
+    LogSetup,
+    current_logs,
+    ignore_unraisable,
+    write_logs,
+    write_stray_output_as_logs,
+)
 from pipecrypt.pipeline.progress.run_id import current_run_id, running
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
@@ -101,14 +107,14 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:
-    sys.unraisablehook = _on_unraisable
+    if setup.logs is not None:
+        write_logs(setup.logs)
+        write_stray_output_as_logs()
+    ignore_unraisable(_StopError)  # it came while a finalizer ran, where Python drops it: the next step stops then
     _take_over_signals()
     threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
     os.chdir(setup.directory)
     mark_said(setup.said)
-    if setup.logs is not None:
-        write_logs(setup.logs)
-        write_stray_output_as_logs()
     with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
         _serve(connection, setup)
 
@@ -132,12 +138,6 @@ def _on_stop(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
     _is_stopping.set()
     raise _StopError
-
-
-def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Print no stop that came while a finalizer ran, where Python drops it: the next step stops then."""
-    if not issubclass(unraisable.exc_type, _StopError):
-        sys.__unraisablehook__(unraisable)
 
 
 def _check_going_on() -> None:

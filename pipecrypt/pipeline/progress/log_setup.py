@@ -27,6 +27,7 @@ __all__ = [
     "LogSetup",
     "TextFormatter",
     "current_logs",
+    "ignore_unraisable",
     "write_logs",
     "write_stray_output_as_logs",
 ]
@@ -141,6 +142,20 @@ def write_stray_output_as_logs() -> None:
     logging.lastResort = _LastResort()
     threading.excepthook = _show_thread_error
     sys.unraisablehook = _show_unraisable
+
+
+def ignore_unraisable(*kinds: type[BaseException]) -> None:
+    """Say nothing of exceptions of these kinds where Python drops them; others are shown as they are now.
+
+    For the end of the set-up: who replaces `sys.unraisablehook` after this takes it away.
+    """
+    show = sys.unraisablehook
+
+    def show_others(told: sys.UnraisableHookArgs) -> None:
+        if not issubclass(told.exc_type, kinds):
+            show(told)
+
+    sys.unraisablehook = show_others
 
 
 class _LastResort(logging.Handler):

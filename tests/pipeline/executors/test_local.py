@@ -363,3 +363,37 @@ def test_a_stop_is_never_printed(world: World, start: Start, moment: str) -> Non
     assert output.splitlines()[-1] == "done 3"
     assert (moment == "when the work is done") is (output == "done 3\n")
     _reads_back(world)
+
+
+_FINALIZERS = """
+import os, signal, sys
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.pipeline.executors import worker
+from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup
+
+class Stopped:
+    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)
+
+class Broken:
+    def __del__(self): raise ValueError("broken")
+
+def serve(connection, setup):
+    Stopped()
+    Broken()
+    worker._check_going_on()
+
+worker._serve = serve
+logs = LogSetup(30, LogFormat(sys.argv[1])) if sys.argv[1] else None
+worker.work(None, worker.WorkerSetup(os.getcwd(), (), Credentials({}), None, logs=logs))
+"""
+
+
+@pytest.mark.parametrize("logs", ["", "text", "json"])
+def test_a_stop_that_comes_while_a_finalizer_runs_is_not_told_and_not_lost(logs: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _FINALIZERS, logs], check=False, capture_output=True, text=True)
+
+    assert done.returncode == worker.STOPPED_EXIT_CODE
+    assert "_StopError" not in done.stderr
+    assert done.stderr.count("ValueError: broken") == 1
+    if logs:
+        assert len(done.stderr.splitlines()) == 1
