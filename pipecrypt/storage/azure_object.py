@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from fsspec.asyn import sync
 
+from pipecrypt.errors import StorageError
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
 
@@ -87,14 +88,13 @@ class AzureObject:
         async def copy() -> None:
             async with self._client() as blob, self._fs.service_client.get_blob_client(container, name) as source:
                 condition = _condition(expected) if expected is not None else _absent()
-                await blob.start_copy_from_url(
+                begun = blob.start_copy_from_url(
                     source.url, **condition, source_etag=head.tag, source_match_condition=_unchanged()
                 )
-                end = time.monotonic() + _LONGEST_COPY_SECONDS
-                while (await blob.get_blob_properties()).copy.status == "pending" and time.monotonic() < end:
-                    await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.wait_for(begun, self._seconds)
+                await self._wait_for_copy(blob, path)
 
-        sync(self._fs.loop, copy)
+        sync(self._fs.loop, copy, timeout=_LONGEST_COPY_SECONDS)
 
     def remove(self, *, expected: str | None) -> None:
         """Remove the blob, if it has this tag."""
@@ -104,6 +104,21 @@ class AzureObject:
                 await blob.delete_blob(delete_snapshots="include", **_condition(expected))
 
         self._sync(remove)
+
+    async def _wait_for_copy(self, blob: Any, path: str) -> None:
+        end = time.monotonic() + _LONGEST_COPY_SECONDS
+        while (status := await self._copy_status(blob)) == "pending":
+            if time.monotonic() >= end:
+                raise TimeoutError(f"copying {path} takes longer than {_LONGEST_COPY_SECONDS:.0f} s")
+            await asyncio.sleep(_POLL_SECONDS)
+        if status is None:  # what is there is not a copy: another writer has replaced it
+            raise FileExistsError(f"{self._name} was replaced while {path} was copied there")
+        if status != "success":
+            raise StorageError(f"the store did not copy {path}: it says {status!r}", hint="run again")
+
+    async def _copy_status(self, blob: Any) -> str | None:
+        found = await asyncio.wait_for(blob.get_blob_properties(), self._seconds)
+        return None if found.copy.status is None else str(found.copy.status)
 
     async def _head(self) -> ObjectHead:
         async with self._client() as blob:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pipecrypt.errors import ConflictError
+from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.storage.azure_object import AzureObject
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.gcs_object import GCSObject
@@ -27,19 +27,27 @@ from pipecrypt.storage.s3_object import S3Object
 __all__ = [
     "Change",
     "ConditionalObject",
+    "asks_to_repeat",
     "carry_out",
     "conditional_object",
     "is_condition_failed",
+    "is_worth_repeating",
     "knows_no_condition",
+    "precondition_failed",
     "replaced_meanwhile",
 ]
 
 _log = logging.getLogger(__name__)
 _GCS: Final = frozenset({"gs", "gcs"})
 _AZURE: Final = frozenset({"az", "abfs", "abfss"})
-_CONDITION_FAILED: Final = frozenset({409, 412})
+_CONDITION_FAILED: Final = 412
+_CONFLICT: Final = 409
+_BAD_REQUEST: Final = 400
+_EXISTS: Final = "BlobAlreadyExists"  # Azure answers 409 where "if none is there" does not hold
 _UNSUPPORTED: Final = frozenset({405, 501})
 _UNSUPPORTED_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+# Some servers that only speak S3 refuse a header that they do not know as if it were malformed.
+_UNKNOWN_HEADER_CODES: Final = frozenset({"InvalidArgument", "InvalidRequest", "BadRequest"})
 _NOT_DONE: Final = frozenset({429, 503})  # the store says that it did nothing
 
 
@@ -111,7 +119,7 @@ def carry_out(change: Change, remote: RemoteFilesystem) -> None:
             _settle(change, remote, error)
 
     try:
-        remote.retry.call(attempt, is_passing=lambda error: is_transient(error) and not knows_no_condition(error))
+        remote.retry.call(attempt, is_passing=is_worth_repeating)
     except ConflictError:
         raise
     except Exception as error:
@@ -122,7 +130,7 @@ def carry_out(change: Change, remote: RemoteFilesystem) -> None:
 
 
 def _settle(change: Change, remote: RemoteFilesystem, error: Exception) -> None:
-    if not is_condition_failed(error) and not is_transient(error):
+    if not is_condition_failed(error) and not is_transient(error) and not asks_to_repeat(error):
         raise error
     try:
         head = remote.retry.call(change.target.head)
@@ -146,11 +154,33 @@ def replaced_meanwhile(location: Location) -> ConflictError:
 
 def is_condition_failed(error: BaseException) -> bool:
     """Say whether a store did nothing, because the object is not the one that was expected, or is gone."""
-    if isinstance(error, FileNotFoundError | FileExistsError):
-        return True
-    return http_status(error) in _CONDITION_FAILED or error_code(error) == "PreconditionFailed"
+    return isinstance(error, FileNotFoundError | FileExistsError) or precondition_failed(error)
+
+
+def precondition_failed(error: BaseException) -> bool:
+    """Say whether a store compared, and refused because the condition did not hold."""
+    if isinstance(error, PipecryptError):  # what was made of an answer is decided
+        return False
+    return http_status(error) == _CONDITION_FAILED or error_code(error) in {"PreconditionFailed", _EXISTS}
+
+
+def asks_to_repeat(error: BaseException) -> bool:
+    """Say whether a store was busy with another write to the same name: neither has been decided."""
+    if isinstance(error, PipecryptError) or precondition_failed(error):
+        return False
+    return http_status(error) == _CONFLICT or error_code(error) == "ConditionalRequestConflict"
+
+
+def is_worth_repeating(error: BaseException) -> bool:
+    """Say whether the same request, with its condition, may succeed in a moment."""
+    return asks_to_repeat(error) or (is_transient(error) and not knows_no_condition(error))
 
 
 def knows_no_condition(error: BaseException) -> bool:
     """Say whether a store refused a request because it has no such thing as a condition there."""
-    return http_status(error) in _UNSUPPORTED or error_code(error) in _UNSUPPORTED_CODES
+    if isinstance(error, PipecryptError):
+        return False
+    status, code = http_status(error), error_code(error)
+    if status == _BAD_REQUEST:
+        return code in _UNKNOWN_HEADER_CODES | _UNSUPPORTED_CODES
+    return status in _UNSUPPORTED or code in _UNSUPPORTED_CODES

@@ -7,12 +7,14 @@ which changes with each write; 0 stands for no object.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 from fsspec.asyn import sync
 
+from pipecrypt.errors import StorageError
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
 
@@ -22,6 +24,7 @@ _OBJECT: Final = "b/{}/o/{}"
 _REWRITE: Final = "b/{}/o/{}/rewriteTo/b/{}/o/{}"
 _JSON: Final = {"Content-Type": "application/json"}
 _NOTHING: Final = "0"
+_LONGEST_COPY_SECONDS: Final = 3600.0
 _READS: Final = 5  # an object may be replaced between two requests
 
 
@@ -89,14 +92,21 @@ class GCSObject:
         """Become a copy of another object, with its metadata."""
         bucket, key, _ = self._fs.split_path(path)
         conditions = {"ifGenerationMatch": expected or _NOTHING, "ifSourceGenerationMatch": head.tag}
-        answer: dict[str, Any] = {}
-        while answer.get("done") is not True:  # a large object is copied in several calls
+        token, end = None, time.monotonic() + _LONGEST_COPY_SECONDS
+        while True:  # a large object is copied in several calls
             answer = self._call(
                 *("POST", _REWRITE, bucket, key, self._bucket, self._key),
-                **(conditions | {"rewriteToken": answer.get("rewriteToken")}),
+                **(conditions | {"rewriteToken": token}),
                 headers=_JSON,
                 json_out=True,
             )
+            if answer.get("done") is True:
+                return
+            token = answer.get("rewriteToken")
+            if not token:
+                raise StorageError(f"the store neither copied {path} nor says how to go on", hint="run again")
+            if time.monotonic() >= end:
+                raise TimeoutError(f"copying {path} took longer than {_LONGEST_COPY_SECONDS:.0f} s")
 
     def remove(self, *, expected: str | None) -> None:
         """Remove the object, if it has this tag."""

@@ -16,12 +16,16 @@ from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import UnsafeSinkError
-from pipecrypt.storage.conditional import conditional_object, is_condition_failed
+from pipecrypt.storage.conditional import (
+    conditional_object,
+    is_condition_failed,
+    is_worth_repeating,
+    knows_no_condition,
+)
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import new_token
-from pipecrypt.storage.retry import http_status
 from pipecrypt.storage.s3_object import S3Object
 
 __all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "honours_preconditions"]
@@ -31,7 +35,6 @@ _DIRECTORY: Final = "_pipecrypt"
 _CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
 _BESIDE: Final = "-copy"
 _STALE_TAG: Final = '"00000000000000000000000000000000"'  # the MD5 of nothing that anybody knows
-_UNSUPPORTED: Final = frozenset({400, 501})
 
 
 class Preconditions(Enum):
@@ -188,11 +191,11 @@ def _upload(probe: S3Object) -> None:
 
 def _refuses(remote: RemoteFilesystem, create: Callable[[], object]) -> bool:
     try:
-        remote.retry.call(create)
+        remote.retry.call(create, is_passing=is_worth_repeating)
     except Exception as error:
         if is_condition_failed(error):
             return True
-        if http_status(error) in _UNSUPPORTED:
+        if knows_no_condition(error):
             return False
         raise
     return False

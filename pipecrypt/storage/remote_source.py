@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
+from pipecrypt.storage.conditional import is_condition_failed
 from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.retry import TruncatedError, http_status
-from pipecrypt.storage.s3_object import S3Object, precondition_failed
+from pipecrypt.storage.s3_object import S3Object
 
 __all__ = ["RemoteRanges", "changed", "check_range"]
 
@@ -132,8 +133,7 @@ class RemoteRanges:
                     hint="run again; if this stays, the storage does not serve ranges: copy the file first",
                 ) from error
             except Exception as error:
-                is_gone = isinstance(error, FileNotFoundError) or precondition_failed(error)
-                if is_gone or http_status(error) == _RANGE_NOT_SATISFIABLE:
+                if is_condition_failed(error) or http_status(error) == _RANGE_NOT_SATISFIABLE:
                     raise changed(self._source) from error
                 raise
 

@@ -141,11 +141,13 @@ def http_status(error: BaseException) -> int | None:
 
 
 def error_code(error: BaseException) -> str | None:
-    """Return the name that S3 gives to an error, such as NoSuchBucket, or None."""
+    """Return the name that S3 or Azure gives to an error, such as NoSuchBucket, or None."""
     for each in _chain(error):
         answer = getattr(each, "response", None)
         if isinstance(answer, dict) and isinstance(code := answer.get("Error", {}).get("Code"), str):
             return code
+        if isinstance(code := getattr(each, "error_code", None), str):
+            return str(getattr(code, "value", code))  # of Azure, an enumeration
     return None
 
 

@@ -15,9 +15,9 @@ from fsspec.asyn import sync
 
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
-from pipecrypt.storage.retry import TruncatedError, error_code, http_status
+from pipecrypt.storage.retry import TruncatedError
 
-__all__ = ["S3Object", "asks_to_repeat", "precondition_failed"]
+__all__ = ["S3Object"]
 
 _IF_ABSENT: Final = {"IfNoneMatch": "*"}
 _MOST_COPIED_BYTES: Final = 5 << 30  # in one request
@@ -177,13 +177,3 @@ def _condition(*, if_absent: bool, if_match: str | None = None) -> dict[str, str
     if if_match is not None:
         return {"IfMatch": if_match}
     return _IF_ABSENT if if_absent else {}
-
-
-def precondition_failed(error: BaseException) -> bool:
-    """Say whether a store refused because a condition did not hold."""
-    return http_status(error) == 412 or error_code(error) == "PreconditionFailed"
-
-
-def asks_to_repeat(error: BaseException) -> bool:
-    """Say whether a store was busy with another write to the same name: neither has been decided."""
-    return http_status(error) == 409 or error_code(error) == "ConditionalRequestConflict"

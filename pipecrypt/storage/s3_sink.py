@@ -13,14 +13,21 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from pipecrypt.errors import PipecryptError, StorageError
-from pipecrypt.storage.conditional import knows_no_condition, replaced_meanwhile
+from pipecrypt.storage.conditional import (
+    asks_to_repeat,
+    is_condition_failed,
+    is_worth_repeating,
+    knows_no_condition,
+    precondition_failed,
+    replaced_meanwhile,
+)
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.object_head import ObjectHead
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, unknown_outcome
 from pipecrypt.storage.retry import Retry, http_status, is_transient
-from pipecrypt.storage.s3_object import S3Object, asks_to_repeat, precondition_failed
+from pipecrypt.storage.s3_object import S3Object
 from pipecrypt.storage.s3_parts import PartUpload, first_part_bytes, part_bytes
 
 __all__ = ["S3Publication"]
@@ -161,7 +168,7 @@ class S3Publication(Publication):
                 self._settle(error)
 
         # A condition that failed though nothing is there: the other object went away meanwhile.
-        self._retry.call(attempt, is_passing=lambda e: is_transient(e) or asks_to_repeat(e) or precondition_failed(e))
+        self._retry.call(attempt, is_passing=lambda e: is_worth_repeating(e) or precondition_failed(e))
 
     def _settle(self, error: Exception) -> None:
         """Find out what a failed call did: its answer may have been lost although the object is there.
@@ -208,8 +215,25 @@ class S3Publication(Publication):
             raise unknown_outcome(self.location, describe(unreadable)) from unreadable
         if head is None or not self._is_ours(head) or head.size_bytes == expected:
             return  # what another writer put there since is not ours to judge
-        self._object.remove()
-        raise StorageError(f"the storage kept {head.size_bytes} of {expected} bytes of {self.name}; they were removed")
+        what = f"the storage kept {head.size_bytes} of {expected} bytes of {self.name}"
+        try:
+            self._remove(head)
+        except Exception as error:
+            raise StorageError(
+                f"{what}, and they stay there: {describe(error)}", hint="remove them, then run again"
+            ) from error
+        raise StorageError(f"{what}; they were removed")
+
+    def _remove(self, head: ObjectHead) -> None:
+        """Remove the object of ours that was looked at, and nothing that has come in its place."""
+        try:
+            self._object.remove(expected=head.tag)
+        except Exception as error:
+            if is_condition_failed(error):
+                return
+            if not knows_no_condition(error):
+                raise
+            self._object.remove()  # that such a store has one writer is asked of the user
 
     def _discard(self) -> None:
         self._buffer = bytearray()

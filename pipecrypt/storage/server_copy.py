@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError
+from pipecrypt.storage.conditional import is_worth_repeating, precondition_failed
 from pipecrypt.storage.filesystem import (
     RemoteFilesystem,
     fingerprint_of,
@@ -24,7 +25,6 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import unknown_outcome
 from pipecrypt.storage.retry import error_code
-from pipecrypt.storage.s3_object import asks_to_repeat, precondition_failed
 
 __all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
 
@@ -86,7 +86,7 @@ class _S3Ends:
                 self._abort(upload_id)
                 if error_code(error) in _UNKNOWN_CALL:
                     return False
-                if precondition_failed(error) or asks_to_repeat(error):
+                if precondition_failed(error):
                     raise self._has_changed() from error
                 raise
             return True
@@ -118,7 +118,7 @@ class _S3Ends:
             except Exception as error:
                 self._settle(error, wish)
 
-        self._remote.retry.call(attempt)
+        self._remote.retry.call(attempt, is_passing=is_worth_repeating)
 
     def _settle(self, error: Exception, wish: tuple[SourceFile, int, bytes]) -> None:
         """Find out what a failed completion did: its answer may have been lost although the object is there.
@@ -162,7 +162,7 @@ class _S3Ends:
             _log.warning("parts of an upload of %s stay: %s", self._location.display, describe(error))
 
     def _call(self, action: str, **arguments: object) -> Any:
-        return self._remote.retry.call(lambda: self._call_once(action, **arguments))
+        return self._remote.retry.call(lambda: self._call_once(action, **arguments), is_passing=is_worth_repeating)
 
     def _call_once(self, action: str, **arguments: object) -> Any:
         seconds = self._remote.settings.deadline_seconds

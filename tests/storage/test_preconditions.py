@@ -53,6 +53,42 @@ def test_a_server_that_replaces_in_spite_of_a_tag(moto_s3_server: Any, monkeypat
     assert bucket.names() == []
 
 
+def _answering(status: int, code: str) -> Exception:
+    error = OSError(code)
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": code}}  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidArgument"), (405, "MethodNotAllowed"), (501, "NotImplemented")]
+)
+def test_a_server_that_does_not_know_the_header(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    real = S3Object.put
+
+    def put(self: S3Object, *arguments: Any, **conditions: Any) -> None:
+        if conditions:
+            raise _answering(status, code)
+        real(self, *arguments)
+
+    monkeypatch.setattr(S3Object, "put", put)
+    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.IGNORED
+
+
+def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, busy = S3Object.put, [_answering(409, "ConditionalRequestConflict")]
+
+    def put(self: S3Object, *arguments: Any, **conditions: Any) -> None:
+        if conditions and busy:
+            raise busy.pop()
+        real(self, *arguments, **conditions)
+
+    monkeypatch.setattr(S3Object, "put", put)
+    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.HONOURED
+    assert not busy
+
+
 def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
     report = honours_preconditions(Bucket(s3_server).location("out"))
     assert report.ignored == (("copies",) if s3_server.name == "moto" else ())

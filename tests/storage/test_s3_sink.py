@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,4 +180,49 @@ def test_what_is_unknown_is_not_called_failed(
             patch.setattr(S3Object, method, _fails)
         sink.publish()
     assert isinstance(caught.value, ConflictError) == (kind is ConflictError)
+    assert bucket.names() == []
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_short_object_is_removed_and_never_what_came_in_its_place(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    bucket, real = Bucket(moto_s3_server), S3Object.head
+
+    def head(self: S3Object) -> Any:
+        found = real(self)
+        if found is None:
+            return None
+        if is_replaced:
+            bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"of another run")
+        return replace(found, size_bytes=1)
+
+    monkeypatch.setattr(S3Object, "head", head)
+    with pytest.raises(StorageError, match="kept 1 of"):
+        _publish(bucket.location("k"), bytes(2 * PART))
+    assert bucket.names() == (["k"] if is_replaced else [])
+    assert not is_replaced or bucket.get("k") == b"of another run"
+
+
+def test_a_short_object_goes_where_the_store_has_no_conditions(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, real, real_remove = Bucket(moto_s3_server), S3Object.head, S3Object.remove
+
+    class NotImplementedThereError(OSError):
+        status = 501
+
+    def remove(self: S3Object, *, expected: str | None = None) -> None:
+        if expected is not None:
+            raise NotImplementedThereError
+        real_remove(self)
+
+    def head(self: S3Object) -> Any:
+        found = real(self)
+        return None if found is None else replace(found, size_bytes=1)
+
+    monkeypatch.setattr(S3Object, "remove", remove)
+    monkeypatch.setattr(S3Object, "head", head)
+    with pytest.raises(StorageError, match="kept 1 of"):
+        _publish(bucket.location("k"), bytes(2 * PART))
     assert bucket.names() == []

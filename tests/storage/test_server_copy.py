@@ -168,6 +168,27 @@ def test_a_store_without_this_call_gets_the_whole_object(stored: Stored, spoil: 
     assert stored.uploads() == []
 
 
+@pytest.mark.parametrize("action", ["upload_part_copy", "complete_multipart_upload"])
+def test_a_busy_store_is_asked_again(stored: Stored, spoil: Callable[..., None], action: str) -> None:
+    answers: list[None] = []
+
+    class BusyError(Exception):
+        response = {  # noqa: RUF012 - as botocore has it
+            "ResponseMetadata": {"HTTPStatusCode": 409},
+            "Error": {"Code": "ConditionalRequestConflict"},
+        }
+
+    def busy(call: Callable[[], Any]) -> Any:
+        if len(answers) < 2:
+            answers.append(None)
+            raise OSError("busy") from BusyError()
+        return call()
+
+    spoil(action, busy)
+    assert stored.replace() == len(END)
+    assert stored.get() == BODY + END
+
+
 def test_who_copies(stored: Stored) -> None:
     assert ends_replaced_by(stored.location) is not None
     sealed = {**stored.location.options, "s3_additional_kwargs": {"SSECustomerKey": "k"}}
