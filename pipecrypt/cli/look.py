@@ -58,14 +58,17 @@ def cat(
     from pipecrypt.reading.rows import read_rows
     from pipecrypt.storage.location import Location
 
+    opens = credentials()
     with read_rows(
         Location(path),
         keys=tuple(key or ()),
         columns=split_names(columns) if columns else None,
         limit=limit,
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id),
-        credentials=credentials(),
+        checks=read_checks(
+            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
+        ),
+        credentials=opens,
     ) as rows:
         for text in rows.unchecked:
             note(text)

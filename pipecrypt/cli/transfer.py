@@ -55,6 +55,7 @@ from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
+    from pipecrypt.keys.credentials import Credentials
     from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
     from pipecrypt.pipeline.request.run_options import RunOptions
 
@@ -185,7 +186,7 @@ def encrypt(
         workers=workers,
         run=_run_options(accept_future),
     )
-    _carry_out(request)
+    _carry_out(request, credentials())
 
 
 def _run_options(accept_future: bool) -> RunOptions:
@@ -239,27 +240,29 @@ def decrypt(
     from pipecrypt.pipeline.request.request import DecryptRequest
     from pipecrypt.storage.location import Location
 
+    opens = credentials()
     request = DecryptRequest(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id),
+        checks=read_checks(
+            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
+        ),
         overwrite=overwrite,
         workers=workers,
     )
-    _carry_out(request)
+    _carry_out(request, opens)
     if request.checks.warns:
         note(UNCHECKED)
 
 
-def _carry_out(request: EncryptRequest | DecryptRequest) -> None:
+def _carry_out(request: EncryptRequest | DecryptRequest, opens: Credentials) -> None:
     from pipecrypt.cli.progress import show_progress
     from pipecrypt.pipeline.run.run import run as run_request
 
     # Nothing may be added to data, no error either.
     OUTPUT.is_taken = request.sink.is_standard_stream
-    opens = credentials()  # asks whether there is a terminal, which a bar hides
     with show_progress() as on_event:
         summary = run_request(request, credentials=opens, on_event=on_event)
     answer = show_aside if request.sink.is_standard_stream else show

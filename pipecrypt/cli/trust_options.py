@@ -11,6 +11,7 @@ from pipecrypt.dataset.opening.verify_mode import VerifyMode
 
 if TYPE_CHECKING:
     from pipecrypt.dataset.opening.trust_options import Checks
+    from pipecrypt.keys.credentials import Credentials
 
 __all__ = ["DatasetID", "MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
 
@@ -33,9 +34,15 @@ DatasetID = Annotated[str | None, typer.Option(metavar="HEX", help="The dataset 
 
 
 def read_checks(
-    trust: list[str] | None, *, threshold: int, verify: VerifyMode, min_version: int, dataset_id: str | None
+    trust: list[str] | None,
+    credentials: Credentials,
+    *,
+    threshold: int,
+    verify: VerifyMode,
+    min_version: int,
+    dataset_id: str | None,
 ) -> Checks:
-    """Read the trusted keys, those of the environment where no option names one.
+    """Read the trusted keys, those of the environment where no option names one; proven with the secrets at hand.
 
     Raises:
         UsageError: an option is malformed, or something is demanded of signatures and no key is trusted.
@@ -47,4 +54,4 @@ def read_checks(
     asked = trust_options(
         trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
     )
-    return asked.checks(os.environ)
+    return asked.checks(os.environ, credentials)

@@ -53,7 +53,7 @@ def verify(
     if decrypt != bool(key):
         raise UsageError("--decrypt and --key go together", hint="give both, or none to check without keys")
     try:
-        opens = credentials() if decrypt else None  # asks whether there is a terminal, which a bar hides
+        opens = credentials()  # asks whether there is a terminal, which a bar hides
         with show_progress() as on_event:
             report = verify_dataset(
                 path,

@@ -245,17 +245,17 @@ def make_signatures(signers: Sequence[Signer], message: bytes) -> tuple[Signatur
 
 
 def read_public_keys(
-    text: str, *, services: SigningServices | None = None, credentials: Credentials | None = None
+    text: str, *, credentials: Credentials, services: SigningServices | None = None
 ) -> tuple[PublicKey, ...]:
     """Return the public keys of all versions of the signing key that a reference names; as `read_version_keys`."""
-    return tuple(each.key for each in read_version_keys(text, services=services, credentials=credentials))
+    return tuple(each.key for each in read_version_keys(text, credentials=credentials, services=services))
 
 
 def read_version_keys(
     text: str,
     *,
+    credentials: Credentials,
     services: SigningServices | None = None,
-    credentials: Credentials | None = None,
     prove: bool = False,
 ) -> tuple[VersionKey, ...]:
     """Return the public keys of all versions of the signing key that a reference names.
@@ -265,8 +265,8 @@ def read_version_keys(
 
     Args:
         text: the key reference.
-        services: as in `open_signer`.
         credentials: what may hold the secret.
+        services: as in `open_signer`.
         prove: ask for the secret of a keystore where it is not at hand.
 
     Raises:
@@ -279,7 +279,7 @@ def read_version_keys(
     service = _find_service(reference, services)
     try:
         if isinstance(service, ProvenPublicKeys):
-            found = service.find_public_keys(reference, credentials or Credentials({}), prove=prove)
+            found = service.find_public_keys(reference, credentials, prove=prove)
             if found.doubt is not None:
                 _warn_of_unproven(text, found.doubt)
             texts = found.texts

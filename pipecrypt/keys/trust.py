@@ -88,9 +88,9 @@ class Trust:
         cls,
         texts: Sequence[str],
         *,
+        credentials: Credentials,
         threshold: int = 1,
         services: SigningServices | None = None,
-        credentials: Credentials | None = None,
     ) -> Self:
         """Return the trust in what the reader named: each text is one party.
 
@@ -98,9 +98,9 @@ class Trust:
             texts: each the path of a PEM file with one or several public keys, such a text itself, or a key reference
                 (`keystore://keys.json#signing`), in all its versions. What is read from a keystore without its secret
                 is only as trustworthy as who can write the file, and a warning says so.
+            credentials: what may hold the secrets of keystores; nobody is asked.
             threshold: how many different parties must have signed.
             services: signing services by scheme that are asked before the built-in ones; for tests and embedders.
-            credentials: what may hold the secrets of keystores; nobody is asked.
 
         Raises:
             UsageError: a text holds no public key, or a private one; or the threshold cannot be met.
@@ -117,7 +117,7 @@ class Trust:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The parties as PEM texts: `Trust.of(texts)` trusts the same."""
+        """The parties as PEM texts: `Trust.of` trusts the same under them, whatever the credentials."""
         return tuple("".join(self._keys[key_id].text for key_id in party) for party in self._parties)
 
     def verify(
@@ -256,7 +256,7 @@ def _why_fewer(named: int, parties: int) -> str:
     return f": {named} were named, and some of them share a key" if parties < named else ""
 
 
-def _read(text: str, services: SigningServices | None, credentials: Credentials | None) -> tuple[VersionKey, ...]:
+def _read(text: str, services: SigningServices | None, credentials: Credentials) -> tuple[VersionKey, ...]:
     if "-----BEGIN" in text:
         return parse_version_keys(text, "the text given as trusted key")
     if not _is_reference(text):
@@ -265,7 +265,7 @@ def _read(text: str, services: SigningServices | None, credentials: Credentials 
     if reference.scheme == _PEM:  # names a file as its path does; a private key in it is refused
         reference.check_options()
         return _read_file(reference.local_path, f"public key file {text}")
-    return read_version_keys(text, services=services, credentials=credentials)
+    return read_version_keys(text, credentials=credentials, services=services)
 
 
 def _read_file(path: Path, name: str) -> tuple[VersionKey, ...]:

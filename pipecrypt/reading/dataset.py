@@ -316,8 +316,10 @@ def open_dataset(
     """
     location = Location(os.fspath(url), storage_options or {})
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    requirements = asked.checks(os.environ).requirements
-    shown: dict[str, Any] = {"keys": keys, "trust": trust, "threshold": threshold, "verify": verify}
+    requirements = asked.checks(os.environ, credentials or Credentials.from_environment()).requirements
+    # What was read is what counts: a keystore is not read again, and perhaps without the secret.
+    trusted = trust if requirements is None else requirements.trust.texts
+    shown: dict[str, Any] = {"keys": keys, "trust": trusted, "threshold": threshold, "verify": verify}
     shown |= {"min_version": min_version, "dataset_id": dataset_id}
     shown |= {"on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
 

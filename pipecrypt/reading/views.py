@@ -17,7 +17,7 @@ from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.trust_options import Checks
+from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -125,7 +125,7 @@ class Views:
         self._credentials = credentials
         self._pinned = pinned
         self._asked = options.trust.completed(os.environ)
-        self._checks = self._asked.checks(os.environ)
+        self._checks = self._read_checks(self._asked)
         self._statements = self._new_statements()
         # Taken in this order. The last two may be taken again: a file system that is collected closes its views on
         # whatever thread is at work, perhaps in here.
@@ -233,9 +233,12 @@ class Views:
         # Pinned files stay with what they were listed under.
         asked = self._asked if self._pinned is not None else self._options.trust.completed(os.environ)
         if asked != self._asked:
-            self._checks = asked.checks(os.environ)
+            self._checks = self._read_checks(asked)
             self._asked = asked
             self._statements = self._new_statements()
+
+    def _read_checks(self, asked: TrustOptions) -> Checks:
+        return asked.checks(os.environ, self._credentials or Credentials.from_environment())
 
     def _new_statements(self) -> Statements | None:
         if self._pinned is not None:

@@ -13,6 +13,7 @@ from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.signers import read_public_keys
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from tests.dataset.written import World
@@ -22,7 +23,7 @@ def test_a_dataset_checks_out_with_other_tools(world: World) -> None:
     names = ("signing", "second")
     world.sign(world.policy(sign=[world.reference(name) for name in names], valid_for=timedelta(days=1)))
 
-    pems = [read_public_keys(world.reference(name))[-1] for name in names]
+    pems = [read_public_keys(world.reference(name), credentials=Credentials({}))[-1] for name in names]
     keys = [SSlibKey.from_crypto(load_pem_public_key(each.pem.encode()), keyid=each.key_id) for each in pems]
     envelope = Envelope.from_dict(json.loads((world.out / MANIFEST_PATH).read_bytes()))
     assert set(envelope.verify(keys, 2)) == {each.key_id for each in pems}

@@ -46,7 +46,9 @@ ALICE, BOB, MALLORY = _signer(0), _signer(1), _signer(2)
 
 
 def trusting(*signers: LocalSigner, threshold: int = 1) -> Trust:
-    return Trust.of([each.public_key_pem for each in signers or (ALICE,)], threshold=threshold)
+    return Trust.of(
+        [each.public_key_pem for each in signers or (ALICE,)], threshold=threshold, credentials=Credentials({})
+    )
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,14 @@ class World:
     def verify(self, base: Path | None = None, *, signer: str = "signing") -> VerifiedManifest:
         """Return the manifest of a directory, checked against the public keys of a signing key."""
         data = ((base or self.out) / MANIFEST_PATH).read_bytes()
-        return verify_envelope(data, Trust.of([self.reference(signer)]).verify, datetime.now(UTC))
+        return verify_envelope(
+            data, Trust.of([self.reference(signer)], credentials=Credentials({})).verify, datetime.now(UTC)
+        )
 
     def verify_single(self, file: Path) -> VerifiedManifest:
         """Return the statement beside a file, and compare the file with it."""
         data = Path(signature_path(str(file))).read_bytes()
-        check = Trust.of([self.reference("signing")]).verify
+        check = Trust.of([self.reference("signing")], credentials=Credentials({})).verify
         verified = verify_envelope(data, check, datetime.now(UTC), expected_file=file.name)
         entry = verified.manifest.single_file
         assert entry is not None

@@ -107,7 +107,7 @@ def test_public_keys_of_a_keystore_need_no_passphrase(keystore: Reference, crede
         create_key(keystore("sign"), "ed25519", credentials, new_version=version > 0, kdf=CHEAP_KDF).key_id
         for version in range(3)
     ]
-    assert [public.key_id for public in read_public_keys(keystore("sign"))] == ids
+    assert [public.key_id for public in read_public_keys(keystore("sign"), credentials=NOBODY)] == ids
     assert key_id(export_public_key(keystore("sign"), NOBODY)) == ids[-1]
     assert key_id(export_public_key(keystore("sign"), credentials, prove=True)) == ids[-1]
     with pytest.raises(PassphraseError):
@@ -135,7 +135,7 @@ def test_a_keystore_refuses_what_does_not_sign(
             open_signer(reference, given)
     for reference in (keystore("pii"), "static:///x.json", "pem:///x.pem"):
         with pytest.raises(UsageError):
-            read_public_keys(reference)
+            read_public_keys(reference, credentials=NOBODY)
 
 
 def test_a_changed_keystore_signs_nothing(keystore: Reference, credentials: Credentials) -> None:
@@ -252,7 +252,7 @@ def test_a_service_of_a_plug_in(credentials: Credentials) -> None:
     assert isinstance(service, PublicKeys)
     services = {"far": service}
     assert open_signer("far://key", credentials, services=services) is signer
-    assert read_public_keys("far://key", services=services)[-1] == PublicKey(signer.public_key_pem)
+    assert read_public_keys("far://key", services=services, credentials=NOBODY)[-1] == PublicKey(signer.public_key_pem)
     assert export_public_key("far://key", credentials, services=services) == signer.public_key_pem
 
 
@@ -261,10 +261,10 @@ def test_foreign_errors_are_mapped_and_not_repeated(credentials: Credentials) ->
         services = {"far": FakeService(error, error)}
         for call in (
             lambda: open_signer("far://key", credentials, services=services),  # noqa: B023 - called at once
-            lambda: read_public_keys("far://key", services=services),  # noqa: B023 - called at once
+            lambda: read_public_keys("far://key", services=services, credentials=NOBODY),  # noqa: B023 - called at once
         ):
             with pytest.raises(mapped) as caught:
                 call()
             assert "a secret" not in str(caught.value)
     with pytest.raises(UsageError):
-        read_public_keys("far://key", services={"far": FakeService(_local(), ("no PEM",))})
+        read_public_keys("far://key", services={"far": FakeService(_local(), ("no PEM",))}, credentials=NOBODY)

@@ -17,6 +17,7 @@ import pipecrypt as pc
 from pipecrypt.dataset.opening import checked_source
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.chunks import locate_pages
 from pipecrypt.parquet.footer import read_sealed_footer
@@ -75,7 +76,7 @@ def by_arrow(scene: Scene, mode: str, out: Path) -> str:
 
 def by_rows(scene: Scene, mode: str, out: Path) -> str:
     world = scene.world
-    checks = trust_options(trust=world.trust, verify=mode).checks(world.environ)
+    checks = trust_options(trust=world.trust, verify=mode).checks(world.environ, Credentials({}))
     place = Location(str(scene.file("a.parquet")))
     with read_rows(place, keys=world.keys, checks=checks, credentials=world.credentials) as rows:
         return str(list(rows.batches()))

@@ -77,7 +77,7 @@ class TamperWorld:
 
     @cached_property
     def trust(self) -> list[str]:
-        return [key.pem for key in read_public_keys(self.reference("signing"))]
+        return [key.pem for key in read_public_keys(self.reference("signing"), credentials=Credentials({}))]
 
     @property
     def first(self) -> Path:

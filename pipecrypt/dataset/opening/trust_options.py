@@ -78,28 +78,30 @@ class TrustOptions:
             raise UsageError(f"{what} is asked for, and no key is trusted", hint=_HINT)
         return replace(self, trust=texts)
 
-    def checks(self, environ: Mapping[str, str]) -> Checks:
+    def checks(self, environ: Mapping[str, str], credentials: Credentials) -> Checks:
         """Read the trusted keys, and return what is checked.
 
         Args:
             environ: names trusted keys, where the caller did not, and where accepted versions are remembered.
+            credentials: what may hold the secrets of keystores, to prove the public keys in them; nobody is asked.
 
         Raises:
             UsageError: a text holds no public key, or the options contradict each other.
             KeyReferenceError: a key reference is malformed, or has an unknown scheme.
-            AccessError: a key reference names no key.
+            AccessError: a key reference names no key, or its keystore is not opened by the secret at hand.
+            IntegrityError: a keystore was changed by somebody without its secret.
         """
         completed = self.completed(environ)
         if self.mode is VerifyMode.OFF or not completed.trust:
             return Checks(mode=self.mode)
-        return Checks(completed.requirements(VersionMemory.of_user(environ), Credentials(environ)), self.mode)
+        return Checks(completed.requirements(VersionMemory.of_user(environ), credentials), self.mode)
 
-    def requirements(self, memory: VersionMemory | None, credentials: Credentials | None = None) -> Requirements:
+    def requirements(self, memory: VersionMemory | None, credentials: Credentials) -> Requirements:
         """Read the trusted keys, and return what must hold of a statement.
 
         Args:
             memory: what was accepted before; None to remember nothing.
-            credentials: what may hold the secrets of keystores, to prove the public keys in them; nobody is asked.
+            credentials: as for `checks`.
 
         Raises:
             UsageError: no key is trusted, or a text holds no public key; the rest as `checks`.

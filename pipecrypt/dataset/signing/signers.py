@@ -45,6 +45,7 @@ class OpenSigners:
         """Open all of them."""
         self.options = options
         self._clock = clock
+        self._credentials = credentials
         self._signers: list[Signer] = []
         try:
             for reference in options.key_references:
@@ -71,7 +72,7 @@ class OpenSigners:
         keys: list[Party] = []
         for signer, reference in zip(self._signers, self.options.key_references, strict=True):
             keys.append(PublicKey(signer.public_key_pem))
-            keys.append(_earlier_versions(signer, reference))
+            keys.append(_earlier_versions(signer, reference, self._credentials))
         return Trust(keys)
 
     def seal(self, manifest: Manifest) -> bytes:
@@ -132,10 +133,10 @@ class OpenSigners:
                 raise UsageError(f"{reference} is to sign twice", hint="name each signing key once")
 
 
-def _earlier_versions(signer: Signer, reference: str) -> tuple[VersionKey, ...]:
+def _earlier_versions(signer: Signer, reference: str, credentials: Credentials) -> tuple[VersionKey, ...]:
     if isinstance(signer, EarlierPublicKeys):
         return signer.earlier_public_keys
     try:
-        return read_version_keys(reference)
+        return read_version_keys(reference, credentials=credentials)
     except UsageError:
         return ()  # a service that shows no public key without opening the private one, as of pem://

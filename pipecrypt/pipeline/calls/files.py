@@ -119,16 +119,17 @@ def decrypt(
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    given = _credentials(credentials)
     request = DecryptRequest(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
         aad_prefix=aad_prefix,
-        checks=asked.checks(os.environ),
+        checks=asked.checks(os.environ, given),
         overwrite=overwrite,
         workers=workers,
     )
-    summary = run(request, credentials=_credentials(credentials), on_event=on_event)
+    summary = run(request, credentials=given, on_event=on_event)
     if request.checks.warns:
         warn_unchecked()
     return summary

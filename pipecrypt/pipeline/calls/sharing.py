@@ -121,7 +121,8 @@ def grant(
     """
     started = time.perf_counter()
     wish = _Wish("grant", listed_keys(keys), (), to, tuple(dataset_ids), started)
-    return _share(_find(dataset, options, trust), wish, _opened(credentials))
+    given = _opened(credentials)
+    return _share(_find(dataset, options, trust, given), wish, given)
 
 
 def rotate(
@@ -161,7 +162,8 @@ def rotate(
         PipecryptError: as `grant`.
     """
     started = time.perf_counter()
-    place = _find(dataset, options, trust)
+    given = _opened(credentials)
+    place = _find(dataset, options, trust, given)
     if deep:
         wish = DeepRotation(
             old=old,
@@ -171,12 +173,10 @@ def rotate(
             sign=listed_keys(sign),
             dataset_ids=tuple(dataset_ids),
         )
-        return rotate_deeply(place, wish, _opened(credentials))
+        return rotate_deeply(place, wish, given)
     if also or sign:
         raise UsageError("also and sign belong to a deep rotation", hint="set deep, or leave them out")
-    return _share(
-        place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), _opened(credentials)
-    )
+    return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), given)
 
 
 def revoke(
@@ -201,10 +201,11 @@ def revoke(
         KeyNotFoundError: there is no grant for it.
         PipecryptError: see `pipecrypt.errors`; no grant was removed.
     """
-    place = _find(dataset, options, ())
+    given = _opened(credentials)
+    place = _find(dataset, options, (), given)
     location = place.grants
     existing = read_grants(place.files, locate(location)[1]) or Grants()
-    ids = _ids_of(key, credentials)
+    ids = _ids_of(key, given)
     removed = remove_grants(location, ids)
     if not removed:
         granted = sorted({each.master_key_id for each in existing.all})
@@ -266,19 +267,21 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
         )
 
 
-def _find(dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None) -> FoundPlace:
+def _find(
+    dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None, credentials: Credentials
+) -> FoundPlace:
     asked = TrustOptions(trust=()) if trust == () else trust_options(trust)
-    return find_place(Location.of(dataset, options), asked.checks(os.environ).requirements)
+    return find_place(Location.of(dataset, options), asked.checks(os.environ, credentials).requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:
     return Credentials.from_environment() if credentials is None else credentials
 
 
-def _ids_of(key: str, credentials: Credentials | None) -> tuple[str, ...]:
+def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:
     # Before the grants are looked at: one that was planted for a key reference's text must not stand for that key.
     try:
-        keyring = Keyring([key], _opened(credentials), None)
+        keyring = Keyring([key], credentials, None)
     except KeyReferenceError:
         return (key,)  # an id
     try:

@@ -67,7 +67,8 @@ def verify(
         forget: accept whatever version is there now, and remember that one.
         workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
         storage_options: for fsspec.
-        credentials: what opens the keys; default: the environment of this process.
+        credentials: what opens the keys, and the keystores in `trust` to prove what they say; default: the environment
+            of this process.
         on_event: told about progress, in this thread. If it raises, the verification stops.
 
     Raises:
@@ -83,8 +84,9 @@ def verify(
     """
     place = Location.of(url, storage_options)
     asked = trust_options(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
-    requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget))
-    with Interruption() as interruption, _unlocking(keys, credentials) as unlocking:
+    given = Credentials.from_environment() if credentials is None else credentials
+    requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget), given)
+    with Interruption() as interruption, _unlocking(keys, given) as unlocking:
         try:
             watcher, count = _Telling(on_event, interruption), _worker_count(workers, place)
             return verify_files(
@@ -130,15 +132,14 @@ class _Telling:
 
 
 @contextmanager
-def _unlocking(keys: Sequence[str] | None, credentials: Credentials | None) -> Iterator[Unlocking | None]:
+def _unlocking(keys: Sequence[str] | None, credentials: Credentials) -> Iterator[Unlocking | None]:
     if keys is None:
         yield None
         return
     references = listed_keys(keys)
     if not references:
         raise UsageError("no key is given to decrypt with", hint="name the key references, or check without keys")
-    opened = Credentials.from_environment() if credentials is None else credentials
-    with KeySession(references, credentials=opened) as session:
+    with KeySession(references, credentials=credentials) as session:
         yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
 
 

@@ -13,6 +13,7 @@ from pipecrypt.dataset.opening.trust_options import NO_CHECKS, TRUST_VARIABLE, t
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import AccessError, KeyReferenceError, UncheckedWarning, UsageError
+from pipecrypt.keys.credentials import Credentials
 from tests.dataset.world import ALICE, BOB
 
 
@@ -25,7 +26,7 @@ def pem_file(tmp_path: Path) -> str:
 
 def test_what_the_caller_names_comes_first(pem_file: str) -> None:
     environ = {TRUST_VARIABLE: "nowhere.pub"}
-    checks = trust_options([pem_file, BOB.public_key_pem], threshold=2, min_version=3).checks(environ)
+    checks = trust_options([pem_file, BOB.public_key_pem], threshold=2, min_version=3).checks(environ, Credentials({}))
     assert checks.requirements is not None
     assert checks.requirements.trust.key_ids == (ALICE.key_id, BOB.key_id)
     assert (checks.requirements.trust.threshold, checks.requirements.min_version) == (2, 3)
@@ -36,17 +37,17 @@ def test_what_the_caller_names_comes_first(pem_file: str) -> None:
 
 def test_the_environment_stands_in(pem_file: str) -> None:
     for text in (pem_file, f"  {pem_file}\n\t{pem_file} "):
-        checks = trust_options(verify="full").checks({TRUST_VARIABLE: text})
+        checks = trust_options(verify="full").checks({TRUST_VARIABLE: text}, Credentials({}))
         assert checks.requirements is not None
         assert checks.mode is VerifyMode.FULL
     for environ in ({}, {TRUST_VARIABLE: ""}, {TRUST_VARIABLE: " \n"}):
-        assert trust_options().checks(environ) == NO_CHECKS
+        assert trust_options().checks(environ, Credentials({})) == NO_CHECKS
     with pytest.raises(UsageError):
-        trust_options().checks({TRUST_VARIABLE: "nowhere.pub"})
+        trust_options().checks({TRUST_VARIABLE: "nowhere.pub"}, Credentials({}))
 
 
 def test_versions_are_remembered_where_the_environment_says(pem_file: str, tmp_path: Path) -> None:
-    checks = trust_options([pem_file]).checks({"PIPECRYPT_STATE_DIR": str(tmp_path)})
+    checks = trust_options([pem_file]).checks({"PIPECRYPT_STATE_DIR": str(tmp_path)}, Credentials({}))
     assert checks.requirements is not None
     assert checks.requirements.memory is not None
     assert checks.requirements.memory.directory == str(tmp_path)
@@ -58,11 +59,11 @@ def test_an_id_is_read_in_either_case() -> None:
 
 def test_requirements_need_a_key() -> None:
     with pytest.raises(UsageError):
-        trust_options().requirements(None)
+        trust_options().requirements(None, Credentials({}))
 
 
 def test_off_reads_no_key() -> None:
-    checks = trust_options(["nowhere.pub"], verify="off").checks({TRUST_VARIABLE: "nowhere.pub"})
+    checks = trust_options(["nowhere.pub"], verify="off").checks({TRUST_VARIABLE: "nowhere.pub"}, Credentials({}))
     assert (checks.requirements, checks.warns) == (None, False)
     assert NO_CHECKS.warns
 
@@ -107,9 +108,9 @@ def test_keys_that_are_none(tmp_path: Path, pem_file: str) -> None:
         (f"keystore://{tmp_path}/keys.json#none", AccessError),
     ):
         with pytest.raises(error):
-            trust_options([text]).checks({})
+            trust_options([text]).checks({}, Credentials({}))
     with pytest.raises(UsageError):
-        trust_options([pem_file], threshold=2).checks({})
+        trust_options([pem_file], threshold=2).checks({}, Credentials({}))
 
 
 # ---- the warning ----

@@ -138,7 +138,7 @@ def test_another_storage(world: World) -> None:
     world.sign(sink="memory://signed/out")
     fs = fsspec.filesystem("memory")
 
-    check = Trust.of([world.reference("signing")]).verify
+    check = Trust.of([world.reference("signing")], credentials=Credentials({})).verify
     verified = verify_envelope(fs.cat_file(f"/signed/out/{MANIFEST_PATH}"), check, datetime.now(UTC))
     entries = verified.files(fs.cat_file(f"/signed/out/{verified.file_list_path}"))
     assert {entry.path: entry.size_bytes for entry in entries} == {

@@ -16,6 +16,7 @@ import pytest
 
 from pipecrypt.cli.main import main
 from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.aws_kms.service import SERVICE
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.signers import read_public_keys
@@ -202,14 +203,14 @@ def test_a_dataset_signed_in_aws_is_verified_offline(aws: AWS, raw: Path, tmp_pa
     encrypt(raw, tmp_path / "out", Policy(default=key, sign=signing))
     assert aws.server.calls["Sign"] == 1
     public = tmp_path / "public.pem"
-    public.write_text(read_public_keys(signing)[0].pem)
+    public.write_text(read_public_keys(signing, credentials=Credentials({}))[0].pem)
     aws.server.calls.clear()
     verify(tmp_path / "out", trust=[str(public)])
     assert aws.server.calls == {}
     decrypt(tmp_path / "out", tmp_path / "back", keys=[key], trust=[str(public)])
     assert aws.server.calls == {"Decrypt": 1}
     other = tmp_path / "other.pem"
-    other.write_text(read_public_keys(aws.new_key(spec=spec))[0].pem)
+    other.write_text(read_public_keys(aws.new_key(spec=spec), credentials=Credentials({}))[0].pem)
     with pytest.raises(NotTrustedError):
         verify(tmp_path / "out", trust=[str(other)])
 

@@ -101,11 +101,11 @@ def test_public_keys_ask_for_no_right_to_sign(aws: AWS) -> None:
     reference = aws.new_key(spec="ECC_NIST_P256", alias="signing")
     aws.kms.denied.add("Sign")
     services = {"aws-kms": aws.service}
-    (public_key,) = read_public_keys(reference, services=services)
+    (public_key,) = read_public_keys(reference, services=services, credentials=NOBODY)
     assert export_public_key(reference, NOBODY, services=services) == public_key.pem
     assert export_public_key(reference, NOBODY, prove=True, services=services) == public_key.pem
     named = aws.reference("alias/signing", region=REGION)
-    assert read_public_keys(named, services=services) == (public_key,)
+    assert read_public_keys(named, services=services, credentials=NOBODY) == (public_key,)
     with pytest.raises(KeyServiceError) as caught:
         make_signatures([_open(aws, named)], b"x")
     assert "kms:Sign" in caught.value.hint

@@ -225,7 +225,7 @@ def test_identities_neither_sign_nor_are_trusted(keystore: Keystore, credentials
     with pytest.raises(UsageError):
         open_signer(identity, credentials)
     with pytest.raises(UsageError):
-        read_public_keys(identity)
+        read_public_keys(identity, credentials=NOBODY)
 
 
 def test_an_exchanged_public_key_is_noticed_if_asked(keystore: Keystore, credentials: Credentials) -> None:

@@ -15,6 +15,7 @@ import pipecrypt as pc
 from pipecrypt.dataset.opening import unchecked_warning
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.progress.events import BytesDone, Event
 from pipecrypt.pipeline.request.request import DecryptRequest
@@ -88,7 +89,7 @@ def test_lists_are_compared_before_anything_is_made(trusting: World, dataset: Pa
 
 
 def test_tasks_hold_what_their_file_is_compared_with(trusting: World, dataset: Path) -> None:
-    checks = trust_options([trusting.signing]).checks({})
+    checks = trust_options([trusting.signing]).checks({}, Credentials({}))
     plan = make_plan(
         DecryptRequest(
             source=Location(str(dataset)),

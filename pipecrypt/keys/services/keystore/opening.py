@@ -90,7 +90,7 @@ def read_as_can_be(path: Path, credentials: Credentials) -> ReadKeystore:
 
     Raises:
         KeystoreError: it is missing or cannot be read.
-        PassphraseError: a secret is at hand, and does not open it.
+        PassphraseError: a secret is at hand, and does not open it, of whichever kind it is.
         DamagedKeystoreError: it was changed by somebody without the secret, or is older than it was seen before.
     """
     memory = KeystoreMemory.of_user(credentials.environ)
@@ -114,7 +114,12 @@ def read_as_can_be(path: Path, credentials: Credentials) -> ReadKeystore:
 
 
 def missing_secret(path: Path, credentials: Credentials) -> str | None:
-    """Return why nothing proves what a keystore says; None where its secret is at hand, which may be the wrong one."""
+    """Return why nothing proves what a keystore says; None where its secret is at hand, which may be the wrong one.
+
+    Raises:
+        KeystoreError: it is missing or cannot be read.
+        PassphraseError: a secret is at hand that is not of its kind.
+    """
     return None if has_secret(read_keystore(path), str(path), credentials) else _NO_SECRET
 
 

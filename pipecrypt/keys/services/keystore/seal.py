@@ -188,10 +188,25 @@ def reprotected(unlocked: UnlockedKeystore, credentials: Credentials, kdf: KDFPa
 
 
 def has_secret(document: KeystoreDocument, name: str, credentials: Credentials) -> bool:
-    """Say whether a secret of the right kind is at hand, without asking anybody; it may be the wrong one."""
-    if isinstance(document.protection, KeyFileProtection):
-        return credentials.has_key_file()
-    return credentials.has_passphrase(_label(name))
+    """Say whether a secret is at hand, without asking anybody; it may be the wrong one.
+
+    The kind that counts is not that which the document names alone: nothing of it is authenticated yet, and whoever
+    put another keystore there chose the kind too.
+
+    Raises:
+        PassphraseError: a secret is at hand, and it is of the other kind; or one is given that cannot be read.
+    """
+    is_key_file = isinstance(document.protection, KeyFileProtection)
+    has_key_file = credentials.has_key_file()
+    if (is_key_file and has_key_file) or (not is_key_file and credentials.has_passphrase(_label(name))):
+        return True
+    if not has_key_file and not credentials.has_passphrase(_label(name)):
+        return False
+    given = "passphrase" if is_key_file else "key file"
+    raise PassphraseError(
+        f"keystore {name} says that a {_secret_of(document)} opens it, and a {given} is at hand",
+        hint=f"look whether it is the keystore that you mean; if it is, give its {_secret_of(document)}",
+    )
 
 
 def secret_fingerprint(document: KeystoreDocument, name: str, credentials: Credentials, key: bytes) -> bytes:
