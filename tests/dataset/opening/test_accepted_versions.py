@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.errors import IntegrityError, RolledBackError
 from pipecrypt.manifest.verify import Remembered
 
-PLACE = "s3://bucket/ü\udcff"
+PLACE = "s3://bucket/ü"
 SEEN = Remembered("0" * 32, 7, "a" * 64)
 
 
@@ -27,6 +27,11 @@ def memory(tmp_path: Path) -> VersionMemory:
 def _record(memory: VersionMemory) -> Path:
     (record,) = Path(memory.directory, "accepted").iterdir()
     return record
+
+
+def test_a_place_that_is_not_unicode_is_remembered(memory: VersionMemory) -> None:
+    memory.remember("s3://bucket/\udcff", SEEN)
+    assert memory.recall("s3://bucket/\udcff") == SEEN
 
 
 def test_what_was_remembered_is_recalled(memory: VersionMemory) -> None:
