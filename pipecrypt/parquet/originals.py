@@ -118,7 +118,7 @@ def _decode(value: bytes) -> Originals:
             hint="upgrade pipecrypt",
         )
     source_bytes = document["source_bytes"]
-    if type(source_bytes) is not int:
+    if type(source_bytes) is not int or not 0 <= source_bytes < 2**63:
         raise ValueError
     originals = Originals(KeyScope(document["data_keys"]), source_bytes, has_key_values=document.get("kv") != "absent")
     for row_group, column, field_id, original in document.get("originals", ()):

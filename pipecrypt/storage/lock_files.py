@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.documents import DocumentError, parse_document
+from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
@@ -107,7 +107,7 @@ def _decode(directory: Location, number: int, data: bytes) -> LockHolder:
         document = parse_document(data, max_bytes=_MAX_BYTES)
         process = ProcessIdentity(
             document.text("place", max_characters=_MAX_TEXT),
-            document.integer("process"),
+            _at_least(document, "process", 1),  # what is less means several processes where one is asked for
             document.text("started", max_characters=_MAX_TEXT),
         )
         return LockHolder(
@@ -115,14 +115,21 @@ def _decode(directory: Location, number: int, data: bytes) -> LockHolder:
             document.text("holder", max_characters=_MAX_TEXT),
             document.text("write_id", max_characters=_MAX_TEXT),
             process,
-            document.integer("interval_seconds"),
-            document.integer("beat"),
+            document.integer("interval_seconds"),  # whoever waits bounds it
+            _at_least(document, "beat", 0),
         )
     except DocumentError as error:
         place = directory.child(f"{number}.json").display
         raise ConflictError(
             f"{place} is not a lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
         ) from error
+
+
+def _at_least(document: Document, name: str, least: int) -> int:
+    number = document.integer(name)
+    if number < least:
+        raise DocumentError(f"{name} is less than {least}")
+    return number
 
 
 def write_holder(place: Location, holder: LockHolder, *, overwrite: bool) -> None:

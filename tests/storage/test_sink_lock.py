@@ -267,7 +267,7 @@ def test_of_many_at_once_one_at_a_time_holds_the_lock(directory: Location) -> No
 def test_what_is_no_lock_is_told(directory: Location, content: bytes) -> None:
     with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
         file.write(content)
-    with pytest.raises(ConflictError, match="no lock"):
+    with pytest.raises(ConflictError, match="not a lock"):
         SinkLock(directory, "run", timing=LockTiming(sleep=_never))
 
 

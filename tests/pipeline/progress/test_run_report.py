@@ -48,7 +48,7 @@ def _part(path: str, seconds: float, size: int = 10) -> Part:
     )
 
 
-def _report(error: BaseException | None = None, files: int = 3) -> RunReport:
+def finished_report(error: BaseException | None = None, files: int = 3) -> RunReport:
     clock = _Clock()
     collector = _collector(clock)
     collector.take(RunStarted(files, 10 * files))
@@ -66,7 +66,7 @@ def _report(error: BaseException | None = None, files: int = 3) -> RunReport:
 
 
 def test_a_report_adds_up() -> None:
-    report = _report()
+    report = finished_report()
 
     assert report.outcome is Outcome.FINISHED
     assert (report.run_id, report.operation, report.started, report.duration_ms) == (_ID, "encrypt", _NOW, 3000)
@@ -95,7 +95,7 @@ def test_a_report_adds_up() -> None:
 def test_errors_are_named_without_what_may_be_secret(
     error: BaseException, outcome: Outcome, message: str | None
 ) -> None:
-    report = _report(error)
+    report = finished_report(error)
 
     assert (report.outcome, report.error_type, report.error) == (outcome, type(error).__name__, message)
     assert decode_report(encode_report(report), "r") == report
@@ -137,7 +137,7 @@ def test_names_that_are_no_unicode_can_be_read_back() -> None:
 
 
 def _changed(**members: object) -> bytes:
-    return json.dumps(json.loads(encode_report(_report())) | members).encode()
+    return json.dumps(json.loads(encode_report(finished_report())) | members).encode()
 
 
 @pytest.mark.parametrize(
@@ -176,16 +176,16 @@ def test_the_latest_or_a_named_report_is_read(tmp_path: Path) -> None:
         read_report(dataset, None)
     place = tmp_path / report_path(_ID)
     place.parent.mkdir(parents=True)
-    place.write_bytes(encode_report(_report()))
+    place.write_bytes(encode_report(finished_report()))
     (tmp_path / "_pipecrypt" / "runs" / "20991231T000000Z-00000000" / "staged").mkdir(parents=True)
     (tmp_path / "_pipecrypt" / "runs" / "zzz").mkdir()
     (tmp_path / "_pipecrypt" / "runs" / "zzz" / "report.json").write_text("{}")
 
-    assert read_report(dataset, None) == read_report(dataset, _ID) == _report()
+    assert read_report(dataset, None) == read_report(dataset, _ID) == finished_report()
 
     later = tmp_path / report_path("20270101T000000Z-00000000")
     later.parent.mkdir()
-    later.write_bytes(encode_report(_report()))
+    later.write_bytes(encode_report(finished_report()))
     with pytest.raises(FormatError):
         read_report(dataset, None)
     with pytest.raises(SourceNotFoundError):

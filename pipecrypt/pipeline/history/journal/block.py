@@ -198,7 +198,10 @@ def _part(document: Document) -> Part:
     counts = {name: _count(document, name) for name in _COUNTS}
     path = document.text("path", max_characters=_MAX_TEXT)
     check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
-    return Part(path=path, seconds=document.number("seconds"), **counts)
+    seconds = document.number("seconds")
+    if seconds < 0:
+        raise DocumentError("'seconds' is less than 0")
+    return Part(path=path, seconds=seconds, **counts)
 
 
 def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> SignableFile:
