@@ -6,6 +6,7 @@ Misuse by our own code is an AssertionError or RuntimeError and stands outside t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MovedError",
     "NoRegularFileError",
     "NotEncryptedError",
+    "NotInPlaceError",
     "NotTrustedError",
     "OutOfMemoryError",
     "OutputError",
@@ -79,11 +81,7 @@ class PipecryptError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the hint: workers send errors to the driver."""
-        return _rebuild, (type(self), self.message, self.hint)
-
-
-def _rebuild(kind: type[PipecryptError], message: str, hint: str) -> PipecryptError:
-    return kind(message, hint=hint)
+        return partial(type(self), hint=self.hint), (self.message,)
 
 
 class ContentError(PipecryptError):
@@ -214,11 +212,7 @@ class ConfigError(UsageError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the problems."""
-        return _rebuild_config, (self.message, self.hint, self.problems)
-
-
-def _rebuild_config(message: str, hint: str, problems: tuple[str, ...]) -> ConfigError:
-    return ConfigError(message, hint=hint, problems=problems)
+        return partial(type(self), hint=self.hint, problems=self.problems), (self.message,)
 
 
 class PolicyError(UsageError):
@@ -294,11 +288,7 @@ class VerificationError(IntegrityError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the report."""
-        return _rebuild_verification, (self.message, self.hint, self.report)
-
-
-def _rebuild_verification(message: str, hint: str, report: Any) -> VerificationError:
-    return VerificationError(message, hint=hint, report=report)
+        return partial(type(self), hint=self.hint, report=self.report), (self.message,)
 
 
 class AccessError(PipecryptError):
@@ -356,6 +346,21 @@ class MovedError(ConflictError):
     """A run moved or replaced files while they were read."""
 
     default_hint = "open it again; nothing that was read before is wrong"
+
+
+class NotInPlaceError(ConflictError):
+    """A dataset is not as it was signed, and what is at work there may be why; arguments as `VerificationError`."""
+
+    default_hint = "verify again when it is done; the same findings then, with nothing at work, are what they say"
+
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
+        """Keep the report."""
+        super().__init__(message, hint=hint)
+        self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the report."""
+        return partial(type(self), hint=self.hint, report=self.report), (self.message,)
 
 
 class UnsafeSinkError(ConflictError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipecrypt.cli.render import aligned
 from pipecrypt.cli.summaries import count
-from pipecrypt.errors import IntegrityError, VerificationError
+from pipecrypt.errors import IntegrityError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Refusal:
     report: VerifyReport | None
 
 
-def refusal_of(error: IntegrityError, path: str) -> Refusal:
+def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
     """Return the refusal that an error of a verification of `path` stands for."""
-    if isinstance(error, VerificationError):
+    if isinstance(error, VerificationError | NotInPlaceError):
         report: VerifyReport = error.report
         return Refusal(path, report.findings, report)
     return Refusal(path, (finding_of(error, path),), None)

@@ -10,7 +10,7 @@ from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, cre
 from pipecrypt.cli.render import show, show_refusal
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust
 from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
-from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError
 
 __all__ = ["verify"]
 
@@ -69,7 +69,7 @@ def verify(
                 credentials=opens,
                 on_event=on_event,
             )
-    except IntegrityError as error:
+    except (IntegrityError, NotInPlaceError) as error:
         refusal = refusal_of(error, path)
         return show_refusal(refusal_document(refusal), lambda: finding_lines(refusal), error)
     show(report_document(report), lambda: report_lines(report))

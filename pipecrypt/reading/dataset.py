@@ -46,7 +46,7 @@ __all__ = ["EncryptedDataset", "open_dataset"]
 Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
 _BATCH_ROWS: Final = 131_072
 _MAX_BATCH_ROWS: Final = (1 << 31) - 1
-_TRIES_BESIDE_RUNS: Final = 4
+_TRIES_BESIDE_RUNS: Final = 3
 
 
 class EncryptedDataset:
@@ -198,18 +198,22 @@ class EncryptedDataset:
 
     def to_table(self, columns: Sequence[str] | None = None, filter: Filter = None) -> pa.Table:
         """Return a table; arguments and errors are those of `to_batches`."""
-        scanner = self._scanner(columns, filter, _BATCH_ROWS)
         try:
-            with self._beside_runs(), arrow_errors(self._location.display):
-                return scanner.to_table()
-        except MovedError:
-            # Where files were only moved, they are at their places now, and nothing was given out yet.
-            if self._open_again is None:
-                raise
-            with self._open_again() as again:
+            return self._read_table(columns, filter)
+        except MovedError as error:
+            moved = error
+        # Where files were only moved, they are at their places now, and nothing was given out yet.
+        for _ in range(_TRIES_BESIDE_RUNS if self._open_again is not None else 0):
+            with suppress(MovedError), self._open_again() as again:  # type: ignore[misc]
                 if again.verified != self._verified:
-                    raise
-                return again.to_table(columns, filter)
+                    break
+                return again._read_table(columns, filter)
+        raise moved
+
+    def _read_table(self, columns: Sequence[str] | None, rows: Filter) -> pa.Table:
+        scanner = self._scanner(columns, rows, _BATCH_ROWS)
+        with self._beside_runs(), arrow_errors(self._location.display):
+            return scanner.to_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None, filter: Filter = None) -> Any:
         """Return a `pandas.DataFrame`; arguments and errors are those of `to_batches`.

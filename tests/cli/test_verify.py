@@ -12,6 +12,14 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Run
+from pipecrypt.dataset.verifying import verification
+from pipecrypt.manifest.paths import LOCK_DIRECTORY
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.storage.inventory import pin_regular
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.sink_lock import LockTiming, SinkLock
+from pipecrypt.storage.tail import write_undo
 from tests.dataset.world import MALLORY, NAMES, SignedWorld, next_version, sign, sign_file
 
 A, B, C = NAMES
@@ -231,3 +239,23 @@ def test_a_report_that_cannot_be_written_is_no_success(dataset: Path, signed_wor
     done = subprocess.run(["bash", "-c", f"{shlex.join(words)} > /dev/full"], capture_output=True, check=False)
 
     assert done.returncode == 1
+
+
+def test_what_a_run_at_work_explains_is_shown_too(verify: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = dataset / B
+    source = pin_regular(Location(str(path)), B)
+    assert source is not None
+    write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), B)).body_end)
+    with path.open("ab") as file:
+        file.write(b"PAR1")
+    monkeypatch.setattr(verification.time, "monotonic", iter(range(0, 10**6, 100)).__next__)
+    with SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), "x", timing=LockTiming(interval_seconds=1000)):
+        answer = verify(dataset)
+        assert answer.code == 5
+        assert "modified: 1" in answer.out
+        assert "at work there" in answer.err
+        answer = verify(dataset, "--json")
+    assert answer.code == 5
+    assert answer.document["verified"] is False
+    assert [(each["kind"], each["path"]) for each in answer.document["findings"]] == [("modified", B)]
+    assert answer.document["error"]["exit_code"] == 5

@@ -263,7 +263,7 @@ def test_without_conditions_it_is_missed(seaweedfs_server: Any, tmp_path: Path) 
 def test_without_writing_the_statement_once_more_it_is_missed(
     seaweedfs_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_locking, "_fence", lambda sink: None)
+    monkeypatch.setattr(sink_locking, "fence", lambda sink: None)
     with _network(seaweedfs_server, tmp_path / "shop", is_second=True) as network:
         with pytest.raises(ConflictError):  # the second run finds the first one's version when it publishes
             _release_at_work(network, monkeypatch)

@@ -10,19 +10,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dask.dataframe as dd
 import duckdb
 import fsspec
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import unchecked_warning
+from pipecrypt.dataset.opening import signed_sources, unchecked_warning
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -35,6 +37,7 @@ from pipecrypt.errors import (
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet import view as view_module
+from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from tests.dataset.world import ALICE, BOB, MALLORY, NAMES, next_version, promise_of, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World, swap
@@ -300,6 +303,42 @@ def test_an_open_dataset_never_mixes_versions(world: World, dataset: Path) -> No
         assert opened.to_table().num_rows == 300
         assert opened.verified is not None
         assert opened.verified.version == 3
+
+
+@pytest.mark.parametrize("until", [1, 3, 1000])
+def test_files_that_move_again_and_again_are_looked_for_a_few_times(
+    world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch, until: int
+) -> None:
+    calls = 0
+    read_table = EncryptedDataset._read_table
+
+    def moving(opened: EncryptedDataset, *arguments: Any) -> pa.Table:
+        nonlocal calls
+        calls += 1
+        if calls <= until:
+            raise MovedError(f"moved {calls}")
+        return read_table(opened, *arguments)
+
+    monkeypatch.setattr(EncryptedDataset, "_read_table", moving)
+    with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
+        if until == 1000:
+            with pytest.raises(MovedError, match=r"moved 1$"):
+                opened.to_table()
+        else:
+            assert opened.to_table(["id"]).num_rows == 300
+    assert calls == min(until + 1, 4)
+
+
+def test_a_statement_that_is_refused_is_not_looked_at_again(
+    world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waits {seconds} s for nothing")
+
+    monkeypatch.setattr(signed_sources.time, "sleep", wait)
+    sign(dataset, MALLORY)
+    with pytest.raises(NotTrustedError):
+        pc.open(dataset, keys=[world.key], trust=[world.signing])
 
 
 def test_a_file_system_that_lives_on_sees_the_next_version(world: World, dataset: Path) -> None:

@@ -15,7 +15,16 @@ from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
-from pipecrypt.errors import IntegrityError, NoRegularFileError, SourceNotFoundError, UsageError
+from pipecrypt.errors import (
+    ExpiredError,
+    FutureStatementError,
+    IntegrityError,
+    LinkError,
+    NoRegularFileError,
+    NotTrustedError,
+    SourceNotFoundError,
+    UsageError,
+)
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
@@ -48,9 +57,13 @@ def list_signed_sources(
 ) -> tuple[SignedSource, ...]:
     """Return the files that `location` names, in the order of their relative paths.
 
-    What holds when it returns: 1. a statement that meets the requirements covers them, that of the nearest dataset, or
-    the one beside a single file; 2. each file that was signed and that the location takes is there; 3. each that is
-    there was signed. The caller still owes to compare each file with its entry.
+    What holds when it returns: 1. a statement that meets the requirements covers them, that of the uppermost dataset
+    above (`find_governing`), or the one beside a single file where there is none; 2. each file that was signed and that
+    the location takes is there; 3. each that is there was signed. The caller still owes to compare each file with its
+    entry.
+
+    A run may be at work meanwhile. Where what it moves could be why something is not as it was signed, the whole is
+    looked at three times more, 0.4 s later at most.
 
     Args:
         location: a file, a directory or a glob.
@@ -68,6 +81,8 @@ def list_signed_sources(
         # A run may have moved files since they were listed, or published another version: then another look differs.
         try:
             return _list_signed(location, requirements, below)
+        except (NotTrustedError, ExpiredError, FutureStatementError, LinkError):
+            raise
         except IntegrityError:
             time.sleep(pause_seconds)
     return _list_signed(location, requirements, below)

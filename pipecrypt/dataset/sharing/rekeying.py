@@ -13,15 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.digest import Digester, digest
-from pipecrypt.dataset.sharing.undoing import (
-    check_signed_undo,
-    check_unsigned_undo,
-    is_authentic,
-    is_of_another_file,
-    same_as_signed,
-)
+from pipecrypt.dataset.opening.signed_undo import check_signed_undo, same_as_signed
+from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic, is_of_another_file
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import IntegrityError, SourceNotFoundError
+from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
@@ -39,6 +34,7 @@ __all__ = ["Rekeying", "Rewrapper"]
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 8 << 20
+_NAMED = 3
 
 
 class Rewrapper:
@@ -183,13 +179,40 @@ class Rekeying:
             self._undone_later.pop()
 
     def roll_back(self) -> None:
-        """Make all files that were not finished what they were."""
-        for file, entry in self._undone_later:
-            source = _pinned(file)
-            undo = _read_undo(source, entry)
-            if undo is not None and not _is_as_signed(source, entry):
-                self._put_back(source, undo, entry)
-        self.finish()
+        """Make all files that were not finished what they were, each whatever becomes of the others.
+
+        Raises:
+            IntegrityError: some cannot be made so; what their undo files keep stays.
+            StorageError: the storage refused or failed; the next call goes on from there.
+        """
+        lost = []
+        for file, entry in reversed(self._undone_later):
+            try:
+                self._restore(file, entry)
+            except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+                raise
+            except (IntegrityError, SourceNotFoundError) as error:
+                _log.warning("%s stays changed: %s", file.display, error.message)
+                lost.append(file.display)
+            else:
+                drop_undo(file)
+        self._undone_later.clear()
+        if lost:
+            more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            raise IntegrityError(
+                f"{', '.join(lost[:_NAMED])}{more}: changed, and not to be put back: undo files are gone or forged",
+                hint="fetch them again from a copy, verify, then run the same command again",
+            )
+
+    def _restore(self, file: Location, entry: FileEntry | None) -> None:
+        source = _pinned(file)
+        undo = _read_undo(source, entry)
+        if _is_as_signed(source, entry):
+            return
+        if undo is not None:
+            self._put_back(source, undo, entry)
+        elif entry is not None or not is_authentic(source, self.keys_of(file)):
+            raise IntegrityError("its undo file is gone")
 
     def _settled(self, file: Location, entry: FileEntry | None) -> SourceFile:
         """Return a file, pinned, once what an earlier call left in between was put right."""

@@ -1,14 +1,13 @@
-"""Make sure of an undo file before a footer is put back from it. Reading and writing such files is left to storage.
+"""Make sure of an undo file before a footer is put back that nobody signed. Signed ones: opening/signed_undo.
 
 An undo file lies where an attacker may write, and so does the file beside it. Nothing that stands in either is written
-anywhere before it is shown to be what was there: by the signature of the version, or by the keys of the caller.
+anywhere before it is shown to be what was there, here by the keys of the caller.
 """
 
 from __future__ import annotations
 
-from pipecrypt.crypto.digest import Digester, digest
+from pipecrypt.dataset.opening.signed_undo import refused_undo
 from pipecrypt.errors import ContentError, DamagedKeystoreError, IntegrityError, KeyNotFoundError
-from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.modules import LENGTH_BYTES, ModuleType, open_module
@@ -17,32 +16,12 @@ from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.structure import check_opened_structure
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, as_before, undo_place
+from pipecrypt.storage.tail import Undo, as_before
 
-__all__ = ["check_signed_undo", "check_unsigned_undo", "is_authentic", "is_of_another_file", "same_as_signed"]
+__all__ = ["check_unsigned_undo", "is_authentic", "is_of_another_file"]
 
-_PIECE_BYTES = 8 << 20
 _FIRST_PAGE = (0).to_bytes(2, "little")
 _MAX_HEADER_BYTES = 1 << 20
-
-
-def check_signed_undo(source: SourceFile, undo: Undo, entry: FileEntry) -> None:
-    """Pass if putting back gives the file that was signed.
-
-    What holds when it returns: 1. the file then has the signed size, 2. its footer the signed digest, 3. the whole
-    file, body and footer, the signed digests. The caller still owes to write to the file that was looked at.
-
-    Raises:
-        IntegrityError: one of these does not hold.
-        StorageError: the storage refused or failed.
-    """
-    if undo.size_bytes != entry.size_bytes:  # 1
-        raise _refused(source, "it has another size than was signed")
-    if digest(undo.tail) != entry.footer_sha256:  # 2
-        raise _refused(source, "it is not the footer that was signed")
-    with as_before(source, undo) as before:
-        if not same_as_signed(before, entry):  # 3
-            raise _refused(source, "with it, the file is not as it was signed")
 
 
 def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
@@ -62,14 +41,14 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
         try:
             stored = read_stored_footer(before)
             if stored.body_end != undo.body_end:  # 1
-                raise _refused(source, "more than a footer is in it")
+                raise refused_undo(source, "more than a footer is in it")
             with _opened(stored, before.name, keys) as opened:  # 2
                 _check_first_page(before, opened)  # 4
                 check_opened_structure(opened, stored.body_end)  # 3
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
             raise
         except (ContentError, IntegrityError, KeyNotFoundError) as error:
-            raise _refused(source, error.message) from error
+            raise refused_undo(source, error.message) from error
 
 
 def is_authentic(source: SourceFile, keys: DataKeys) -> bool:
@@ -98,16 +77,6 @@ def is_of_another_file(source: SourceFile, undo: Undo) -> bool:
         now = _file_unique(file)
     with as_before(source, undo) as before:
         return now is not None and now != _file_unique(before)
-
-
-def same_as_signed(file: RangeSource, entry: FileEntry) -> bool:
-    """Say whether a whole file has the digests that were signed; reads all of it."""
-    digesters = [(Digester(algorithm), value) for algorithm, value in entry.digests().items()]
-    for start in range(0, file.size_bytes, _PIECE_BYTES):
-        piece = file.read_range(start, min(_PIECE_BYTES, file.size_bytes - start))
-        for digester, _ in digesters:
-            digester.update(piece)
-    return all(digester.hexdigest() == value for digester, value in digesters)
 
 
 def _opened(stored: StoredFooter, name: str, keys: DataKeys) -> OpenedFile:
@@ -151,11 +120,3 @@ def _file_unique(file: RangeSource) -> bytes | None:
     except ContentError:
         return None
     return b"" if sealed is None else sealed.algorithm.file_unique
-
-
-def _refused(source: SourceFile, reason: str) -> IntegrityError:
-    place = undo_place(source.location).display
-    return IntegrityError(
-        f"{place} is not shown to be the old end of the file beside it: {reason}",
-        hint="nothing was written; remove it, and fetch the file beside it again where it cannot be read",
-    )

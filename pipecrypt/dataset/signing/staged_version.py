@@ -13,9 +13,10 @@ from typing import Final
 
 from pipecrypt.dataset.opening.staged_files import is_listed, staged_files
 from pipecrypt.dataset.signing.directory_state import name_some
+from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path, staged_path
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
 from pipecrypt.storage.listing import SourceFile
@@ -96,7 +97,7 @@ def finish_version(
     for path in gone:
         before_each()
         remove_file(sink.child(path))
-    _remove_of_earlier_runs(sink, before=run_id)
+    _remove_of_earlier_runs(sink, before=run_id, before_each=before_each)
     remove_empty_directories(directory)
 
 
@@ -123,11 +124,21 @@ def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> Integ
     )
 
 
-def _remove_of_earlier_runs(sink: Location, *, before: str) -> None:
+def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callable[[], None]) -> None:
     """Remove what was set aside, and tables of earlier runs that failed: who reads everything would read them too."""
     runs = sink.child(RUNS_DIRECTORY)
     for path, file in take_inventory(runs, lambda _: True):
         run_id, _, below = path.partition("/")
-        if file is not None and run_id < before and below.startswith(_TABLES):
+        if file is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
+            before_each()
             remove_file(file.location)
             remove_empty_directories(sink.child(run_path(run_id, below.partition("/")[0])))
+
+
+def _is_earlier(run_id: str, other: str) -> bool:
+    """Say whether a directory is that of a run, and that run began before another: its id sorts first."""
+    try:
+        parse_run_id(run_id)
+    except DocumentError:
+        return False
+    return run_id < other

@@ -12,6 +12,7 @@ from typing import Protocol
 from pipecrypt.dataset.opening.file_digests import computable
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import SignedSource
+from pipecrypt.dataset.opening.signed_undo import check_signed_undo
 from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
 from pipecrypt.dataset.verifying.known_digests import LazyKnownDigests
@@ -20,16 +21,16 @@ from pipecrypt.dataset.verifying.reserved_files import Journals, Tables, find_un
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, Target
 from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
-from pipecrypt.errors import LinkError, StorageError
+from pipecrypt.errors import ConflictError, ContentError, IntegrityError, LinkError, StorageError
 from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, not_in_place
 from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, is_reserved, staged_path
-from pipecrypt.storage.inventory import Kind, look_at, pin
+from pipecrypt.manifest.paths import is_reserved, staged_path
+from pipecrypt.storage.inventory import Kind, look_at, pin, pin_regular
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles
-from pipecrypt.storage.tail import has_undo
+from pipecrypt.storage.tail import read_undo
 
 __all__ = ["Look", "Watcher"]
 
@@ -87,6 +88,7 @@ class Look:
         self._workers = workers
         self._watcher = watcher
         self.tally = Tally()
+        self._links: set[str] = set()  # where the look before met a link
         self._lists = None if isinstance(target, SingleFile) else LazyKnownDigests(target.dataset, files)
         if isinstance(target, SingleFile):
             self._due = [target.signed.entry]
@@ -133,6 +135,7 @@ class Look:
     def again(self) -> None:
         """Look again at all that was not as it was signed."""
         doubtful = self.tally.doubtful()
+        self._links = {path for path in doubtful if FindingKind.LINK in {each.kind for each in self.tally.of(path)}}
         for path in doubtful:
             self.tally.forget(path)
         self._watcher.bytes_done(0)
@@ -172,10 +175,14 @@ class Look:
                 yield from signed_source(signed, place, self.tally)
                 continue
             try:
-                if look_at(place) is not Kind.NOTHING:
-                    self.tally.find(extra(path))
+                kind = look_at(place)
             except StorageError as error:
                 self.tally.fail(path, error)
+                continue
+            if kind is Kind.LINK and path in self._links:
+                self.tally.find(Finding(FindingKind.LINK, path, f"{place.display} is a symbolic link"))
+            elif kind is not Kind.NOTHING:
+                self.tally.find(extra(path))
 
     def _reserved_again(self, paths: Iterable[str]) -> dict[str, SourceFile | None]:
         found = {}
@@ -197,16 +204,13 @@ class Look:
     def _look_below_reserved(self, reserved: Mapping[str, SourceFile | None]) -> None:
         if isinstance(self._target, SingleFile):
             return
+        for finding in find_unexpected(reserved):
+            self.tally.find(finding)
         try:
             waiting = self._find_waiting()
-            for finding in find_unexpected(reserved):
-                self.tally.find(finding)
             tables = {path: file for path, file in reserved.items() if file is not None and path not in waiting}
             of_runs = {path: file for path, file in tables.items() if table_of(path) is not None}
             left = Tables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
-        except LinkError as error:
-            self.tally.find(Finding(FindingKind.LINK, RUNS_DIRECTORY, error.message))
-            return
         except StorageError as error:
             self.tally.fail("", error)
             return
@@ -220,7 +224,11 @@ class Look:
         run_id = self.manifest.run
         if not missed or run_id is None:
             return set()
-        staged = staged_files(self._root, run_id)
+        try:
+            staged = staged_files(self._root, run_id)
+        except LinkError as error:
+            self.tally.find(Finding(FindingKind.LINK, staged_path(run_id), error.message))
+            return set()
         waiting = [SignedSource(staged[path], signed) for path, signed in self._each_signed(missed) if path in staged]
         found = set()
         for news in work_through(waiting, self._compare, workers=self._workers):
@@ -245,10 +253,19 @@ class Look:
         return (is_older and FindingKind.NOT_IN_PLACE in kinds) or self._is_rotated(path)
 
     def _is_rotated(self, path: str) -> bool:
-        try:
-            return self._signed(path) is not None and has_undo(self._place(path))
-        except StorageError:
+        """Say whether a rotation has changed the end of a file, and kept the signed one. Anybody can do so."""
+        signed, place = self._signed(path), self._place(path)
+        if signed is None:
             return False
+        try:
+            source = pin_regular(place, path)
+            undo = read_undo(place, max_end_bytes=signed.entry.size_bytes)
+            if source is None or undo is None:
+                return False
+            check_signed_undo(source, undo, signed.entry)
+        except (ConflictError, ContentError, IntegrityError, StorageError):
+            return False
+        return True
 
     # ---- looking into files ----
 

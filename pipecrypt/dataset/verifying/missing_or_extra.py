@@ -60,8 +60,7 @@ class Presence:
         """
         try:
             for start in self._selection.starts():
-                for found in take_inventory(self._below(start), self._admits_below(start)):
-                    yield from self._compare(_moved(found, start))
+                yield from self._sources_below(start)
         except StorageError as error:
             self._tally.fail("", error)
             return
@@ -69,6 +68,13 @@ class Presence:
             if entry.path not in self._seen:
                 path = entry.path
                 yield from signed_source(self._dataset.file(path), self._directory.child(path), self._tally)
+
+    def _sources_below(self, start: str) -> Iterator[SignedSource]:
+        try:
+            for found in take_inventory(self._below(start), self._admits_below(start)):
+                yield from self._compare(_moved(found, start))
+        except LinkError as error:
+            self._tally.find(Finding(FindingKind.LINK, start, error.message))
 
     def _below(self, start: str) -> Location:
         return self._directory.child(start) if start else self._directory
@@ -88,7 +94,10 @@ class Presence:
             if self._selection.is_everything:
                 self.reserved[path] = source
             return
-        if not self._selection.takes(path) or path in self._seen:
+        if path in self._seen:
+            return
+        if not self._selection.takes(path):
+            self._refuse_way(path, source)
             return
         entry = self._dataset.entries.get(path)
         if entry is not None:
@@ -96,6 +105,13 @@ class Presence:
             yield from _checked(self._dataset.file(entry.path), source, self._directory.child(path), self._tally)
         elif is_data(path):
             self._tally.find(extra(path))
+
+    def _refuse_way(self, path: str, source: SourceFile | None) -> None:
+        """Find a link where a directory would be of files that count."""
+        if source is None and self._selection.admits(tuple(path.split("/"))):
+            place = self._directory.child(path)
+            if look_at(place) is Kind.LINK:
+                self._tally.find(Finding(FindingKind.LINK, path, f"{place.display} is a symbolic link"))
 
 
 def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Iterator[SignedSource]:

@@ -19,7 +19,14 @@ from pipecrypt.dataset.verifying.looking import Look, Watcher
 from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 from pipecrypt.dataset.verifying.reserved_files import NO_JOURNALS, Journals
 from pipecrypt.dataset.verifying.target import SingleFile, Target, find_target
-from pipecrypt.errors import ConflictError, SourceNotFoundError, StorageError, VerificationError
+from pipecrypt.errors import (
+    ConflictError,
+    IntegrityError,
+    NotInPlaceError,
+    SourceNotFoundError,
+    StorageError,
+    VerificationError,
+)
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, MANIFEST_PATH, signature_path
 from pipecrypt.storage.location import Location
@@ -94,7 +101,8 @@ def verify(
         SourceNotFoundError: nothing is there, nothing was signed there, or no file matches the globs.
         UsageError: what was named cannot be verified.
         MissingExtraError: all digests that were signed need a package that is not installed.
-        ConflictError: a run is at work, which explains all that was found; or there were new versions again and again.
+        NotInPlaceError: a run is at work, which explains all that was found; with the report.
+        ConflictError: there were new versions again and again.
         PipecryptError: 5 does not hold, and nothing else was found: what kept the first file from being checked.
     """
     started = time.perf_counter()
@@ -155,7 +163,7 @@ def _holder(target: Target, files: LocatedFiles) -> LockHolder | None:
         return None
     try:
         return current_holder(files.location(target.dataset.root).child(LOCK_DIRECTORY))
-    except (ConflictError, StorageError) as error:
+    except (ConflictError, IntegrityError, StorageError) as error:
         _logger.info("cannot tell whether a run is at work: %s", error.message)
         return None
 
@@ -192,9 +200,9 @@ def _report(look: Look, target: Target, seconds: float) -> VerifyReport:
 def _conclude(look: Look, report: VerifyReport, holder: LockHolder | None) -> None:
     name, failure = report.root, look.tally.first_failure()
     if report.findings and holder is not None and look.is_in_motion():
-        raise ConflictError(
+        raise NotInPlaceError(
             f"{name}: {holder.who!a} is at work there, and {len(report.findings)} files are not in their places yet",
-            hint="verify again when it is done",
+            report=report,
         )
     if report.findings:
         first, more = report.findings[0], len(report.findings) - 1

@@ -78,7 +78,8 @@ def verify(
         ExpiredError: the statement's time is over.
         IntegrityError: the statement or its list of files is malformed, or about another dataset.
         UsageError: no key is trusted, or what was named cannot be verified.
-        ConflictError: a run is at work, and its files are not in their places yet; verify again when it is done.
+        NotInPlaceError: a run is at work, and its files are not in their places yet; verify again when it is done.
+            `report` holds all findings.
         InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
-from pipecrypt.errors import IntegrityError, StorageError
+from pipecrypt.errors import IntegrityError, LockLostError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.storage.location import Location
 from pipecrypt.testing.faulty_store import Faults, FaultyStore, register_faulty_store
@@ -122,6 +122,26 @@ def test_what_was_set_aside_comes_back(staging: Staging) -> None:
     assert staging.staged == {B: staging.right[B], C: staging.right[C]}
     staging.finish()
     assert data_files(staging.root) == staging.right
+
+
+def test_only_what_runs_left_is_removed_and_only_under_the_lock(staging: Staging) -> None:
+    runs = staging.root / "_pipecrypt" / "runs"
+    earlier = runs / "20200101T000000Z-0123abcd" / "staged" / A
+    others = [runs / name / "staged" / A for name in ("!", "2020", "20200101T000000Z", "20201399T000000Z-0123abcd")]
+    for place in (earlier, *others):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"table")
+
+    def lost() -> None:
+        raise LockLostError("another run writes there")
+
+    with pytest.raises(LockLostError):
+        finish_version(Location(str(staging.root)), RUN, staging.entries, before_each=lost)
+    assert earlier.exists()
+
+    staging.finish()
+    assert not earlier.exists()
+    assert all(place.exists() for place in others)
 
 
 def test_a_storage_that_fails_decides_nothing(staging: Staging) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -9,13 +10,18 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.dataset.verifying.verification import Patience
-from pipecrypt.errors import ConflictError, VerificationError
+from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, staged_path
+from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
+from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink_lock import LockTiming, SinkLock
+from pipecrypt.storage.tail import undo_place, write_undo
 from tests.dataset.verifying.test_verification import K, Watched, check, found
-from tests.dataset.world import NAMES, SignedWorld, entry_of, sign
+from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, trusting
 
 A, B, C = NAMES
 RUN = "20260131T120000Z-0123abcd"
@@ -146,6 +152,46 @@ def test_links_are_findings(dataset: Path, tmp_path: Path) -> None:
     assert found(dataset / B) >= {(K.LINK, B)}
 
 
+@pytest.mark.parametrize("path", ["elsewhere/*", "elsewhere/b.parquet"])
+def test_a_link_where_globs_begin_is_a_finding(dataset: Path, tmp_path: Path, path: str) -> None:
+    shutil.copytree(dataset / "day=1", tmp_path / "copy")
+    (dataset / "elsewhere").symlink_to(tmp_path / "copy")
+    assert found(dataset, path, A) == found(dataset, path) == {(K.LINK, "elsewhere")}
+    shutil.rmtree(dataset / "day=1")
+    (dataset / "day=1").symlink_to(tmp_path / "copy")
+    assert {(K.LINK, "day=1"), (K.LINK, B)} == found(dataset, "day=1/*", C)
+    (dataset / A).write_bytes(b"forged")
+    assert (K.TRUNCATED, A) in found(dataset, "day=1/*", A)
+
+
+def test_a_link_among_journals_hides_no_table(dataset: Path, tmp_path: Path) -> None:
+    left = _stage(dataset, A, LATER)
+    (dataset / "_pipecrypt" / "runs" / EARLIER).symlink_to(tmp_path)
+    journals = {"journals": lambda directory: TrustedJournals(directory, trusting())}
+    table = (K.LEFT_OVER, left.relative_to(dataset).as_posix())
+    assert found(dataset, **journals) == {(K.UNEXPECTED, f"_pipecrypt/runs/{EARLIER}"), table}
+
+
+def test_a_link_where_files_wait_is_a_finding(dataset: Path, tmp_path: Path) -> None:
+    staged = _stage(dataset, B).parents[1]
+    shutil.move(staged, tmp_path / "elsewhere")
+    staged.symlink_to(tmp_path / "elsewhere")
+    (dataset / B).unlink()
+    (dataset / "day=1" / "z.parquet").write_bytes(b"")
+    path = staged.relative_to(dataset).as_posix()
+    expected = {(K.MISSING, B), (K.EXTRA, "day=1/z.parquet"), (K.LINK, path), (K.UNEXPECTED, path)}
+    assert found(dataset) == expected
+    assert found(dataset / B) == expected - {(K.EXTRA, "day=1/z.parquet")}
+
+
+@pytest.mark.parametrize("path", [LOCK_DIRECTORY, f"{LOCK_DIRECTORY}/1.json", "_pipecrypt/files-of-others"])
+def test_a_link_in_the_place_of_a_lock_hides_no_finding(dataset: Path, tmp_path: Path, path: str) -> None:
+    (dataset / path).parent.mkdir(exist_ok=True)
+    (dataset / path).symlink_to(tmp_path)
+    (dataset / A).write_bytes(b"forged")
+    assert found(dataset) == {(K.TRUNCATED, A), (K.UNEXPECTED, path)}
+
+
 # ---- beside a run that is at work ----
 
 
@@ -162,6 +208,44 @@ def test_while_a_run_is_at_work_what_is_not_in_place_is_a_conflict(dataset: Path
         (dataset / A).write_bytes(b"forged")
         assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset, patience=NOW)
     assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset)
+
+
+def _rotated(dataset: Path, name: str) -> Path:
+    """Change the end of a file as a rotation does that is not done yet, and return the undo file."""
+    path = dataset / name
+    source = pin_regular(Location(str(path)), name)
+    assert source is not None
+    write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), name)).body_end)
+    with path.open("ab") as file:
+        file.write(b"PAR1")
+    return Path(undo_place(Location(str(path))).local_path)
+
+
+def test_while_a_rotation_is_at_work_its_files_are_a_conflict_and_named(dataset: Path) -> None:
+    _rotated(dataset, B)
+    with _lock(dataset), pytest.raises(NotInPlaceError) as caught:
+        check(dataset, patience=NOW)
+    assert [(each.kind, each.path) for each in caught.value.report.findings] == [(K.MODIFIED, B)]
+    assert copy.copy(caught.value).report == caught.value.report
+    assert found(dataset) == {(K.MODIFIED, B)}
+
+
+@pytest.mark.parametrize("planted", ["anything", "of another file", "of this file, whose body is changed", "link"])
+def test_an_undo_file_that_somebody_planted_excuses_nothing(dataset: Path, tmp_path: Path, planted: str) -> None:
+    undo = _rotated(dataset, B)
+    if planted == "anything":
+        undo.write_bytes(b"x")
+    elif planted == "of another file":
+        undo.write_bytes(_rotated(dataset, C).read_bytes())
+    elif planted == "link":
+        shutil.move(undo, tmp_path / "undo")
+        undo.symlink_to(tmp_path / "undo")
+    else:
+        data = bytearray((dataset / B).read_bytes())
+        data[10] ^= 255
+        (dataset / B).write_bytes(data)
+    with _lock(dataset):
+        assert (K.MODIFIED, B) in found(dataset, patience=NOW)
 
 
 def test_it_waits_for_a_run_that_ends(dataset: Path) -> None:

@@ -17,6 +17,7 @@ from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.storage import tail
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from tests.pipeline.conftest import NAMES, World
 
@@ -228,6 +229,42 @@ def test_an_undo_file_that_was_exchanged_before_rolling_back(
     with pytest.raises((IntegrityError, OSError)):
         rotate(world, sign)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_undo_files_that_are_gone_before_rolling_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_changed: bool
+) -> None:
+    """What can be put back is, and what cannot is named; with nothing changed, nothing is lost."""
+    sign = [world.reference("signing")]
+    pc.encrypt(world.raw, world.out, pc.Policy(columns={"email": world.key}, sign=sign[0]))
+    before = {name: (world.out / name).read_bytes() for name in NAMES}
+    first, *others = sorted(NAMES)
+    changed: list[str] = []
+
+    def fail(source: SourceFile, body_end: int, end: bytes) -> int:
+        name = source.location.local_path
+        if len(changed) == len(NAMES) - 1:
+            undo_of(world.out / first).unlink()
+            if not is_changed:
+                (world.out / first).write_bytes(before[first])
+            raise OSError(28, "No space left on device")
+        changed.append(name)
+        return tail.replace_tail(source, body_end, end)
+
+    monkeypatch.setattr(rekeying, "replace_tail", fail)
+    if is_changed:
+        with pytest.raises(IntegrityError, match="not to be put back") as caught:
+            rotate(world, sign)
+        assert first in caught.value.message
+        assert not any(name in caught.value.message for name in others)
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            rotate(world, sign)
+    assert {name: (world.out / name).read_bytes() == data for name, data in before.items()} == {
+        name: not is_changed or name != first for name in NAMES
+    }
+    assert not any("undo" in name for name in world.tree())
 
 
 @pytest.mark.parametrize("length", [235, 236, 247])

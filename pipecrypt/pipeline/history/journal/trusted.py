@@ -35,12 +35,10 @@ class TrustedJournals:
         Raises:
             StorageError: the storage refused or failed.
         """
-        run = next((each for each in find_runs(self._directory) if each.run_id == run_id), None)
-        if run is None:
-            return {}
         try:
-            past = read_run(self._directory, run, self._seal)
-        except IntegrityError:
+            run = next((each for each in find_runs(self._directory) if each.run_id == run_id), None)
+            past = None if run is None else read_run(self._directory, run, self._seal)
+        except IntegrityError:  # a link among them, too
             return {}
         if past is None or past.header.dataset_id != dataset_id or not past.header.is_staged:
             return {}
