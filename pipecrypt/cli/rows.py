@@ -34,6 +34,7 @@ def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: Ro
         batches: rows, each with a value for every name.
         kind: table: cells are cut at 60 columns of a terminal and each batch aligned for itself. json: one array,
             one row a line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
+            Where there is a single column, both are `""`: readers take an empty line for no row at all.
     """
     return _FORMATS[kind](names, batches)
 
@@ -85,7 +86,8 @@ def _csv(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str
 
 
 def _csv_line(fields: Sequence[str | None]) -> str:
-    return ",".join(map(_csv_field, fields)) + "\n"
+    # The line of a null alone would be empty. Quoted, it is a null to readers in every column but one of texts.
+    return (",".join(map(_csv_field, fields)) or '""') + "\n"
 
 
 def _csv_field(text: str | None) -> str:

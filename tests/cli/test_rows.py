@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from pipecrypt.cli.rows import RowFormat, format_rows
+from pipecrypt.sources.csv_lines import open_csv
+from pipecrypt.sources.options import ReadOptions
 
 
 def _text(names: Sequence[str], batches: Sequence[Sequence[dict[str, Any]]], kind: RowFormat) -> str:
@@ -81,6 +83,26 @@ def test_csv_tells_an_empty_text_from_a_null() -> None:
     rows = [[{"a": "", "b": None}, {"a": None, "b": Decimal("1.10")}]]
 
     assert _text(["a", "b"], rows, RowFormat.CSV) == 'a,b\n"",\n,1.10\n'
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, None, 3], [1, None, 3]),
+        ([None, 1.5, None, None], [None, 1.5, None, None]),
+        ([True, None], [True, None]),
+        # Of texts, a single column cannot tell a null from an empty one; neither is lost.
+        (["a", None, "", "b"], ["a", "", "", "b"]),
+    ],
+)
+def test_a_null_in_a_single_csv_column_is_a_row_for_our_own_reader_and_for_others(
+    values: list[Any], expected: list[Any]
+) -> None:
+    text = _text(["a"], [[{"a": value} for value in values]], RowFormat.CSV)
+
+    rows = open_csv(io.BytesIO(text.encode()).read, "rows.csv", ReadOptions())
+    assert [value for batch in rows for value in batch.column("a").to_pylist()] == expected
+    assert len(list(csv.DictReader(io.StringIO(text)))) == len(values)
 
 
 def test_no_rows() -> None:
