@@ -19,8 +19,9 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.trust_options import trust_options
-from pipecrypt.errors import UnsupportedError, UsageError
+from pipecrypt.errors import NoRegularFileError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.manifest.paths import is_reserved
 from pipecrypt.reading.options import check_names, view_options
 from pipecrypt.reading.statements import ShownAs
 from pipecrypt.reading.view_file import FileView, ViewFile
@@ -31,7 +32,8 @@ __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
 # What fsspec calls a directory, and a named pipe, a socket or a device: readers skip these without a word.
-_NO_FILES: Final = frozenset({"directory", "other"})
+_OTHER: Final = "other"
+_NO_FILES: Final = frozenset({"directory", _OTHER})
 _GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
@@ -146,7 +148,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         place = self._strip(path)
         found = self.fs.ls(place, detail=detail or self._compares(), **options)
         depth = len(place.rstrip("/")) + 1
-        self._check_listing(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
+        found = self._checked(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
         return [self._listed(info) for info in found] if detail else list(map(_name, found))
 
     def find(self, path: str, maxdepth: int | None = None, *, detail: bool = False, **options: Any) -> Any:
@@ -156,7 +158,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
         if options.get("prefix"):  # some stores list what begins so, and whoever asks for it does not read a dataset
             return self._all_listed(found, detail)
-        self._check_listing(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
+        found = self._checked(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
         return self._all_listed(found, detail)
 
     def glob(self, path: str, *, detail: bool = False, **options: Any) -> Any:
@@ -165,18 +167,26 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         found = self.fs.glob(pattern, detail=detail or self._compares(), **options)
         matches = re.compile(fsspec.utils.glob_translate(pattern)).match
         directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-        self._check_listing(directory, found, lambda file: file if matches(file) else None)
+        found = self._checked(directory, found, lambda file: file if matches(file) else None)
         return self._all_listed(found, detail)
 
     def _compares(self) -> bool:
         return self._views.statements() is not None
 
-    def _check_listing(self, directory: str, found: Any, shown_as: ShownAs) -> None:
+    def _checked(self, directory: str, found: Any, shown_as: ShownAs) -> Any:
+        """Return what was found without what pipecrypt keeps beside data, once it was compared with what was signed."""
         statements = self._views.statements()
-        if statements is not None:
-            infos = found.values() if isinstance(found, Mapping) else found
-            kinds = {str(info["name"]): info.get("type") not in _NO_FILES for info in infos}
-            statements.check_listing(directory.rstrip("/"), kinds, shown_as)
+        if statements is None:
+            return found
+        infos = found.values() if isinstance(found, Mapping) else found
+        kinds = {str(info["name"]): info.get("type") not in _NO_FILES for info in infos}
+        root = statements.check_listing(directory.rstrip("/"), kinds, shown_as)
+        if root is None:
+            return found
+        start = len(root) + 1
+        if isinstance(found, Mapping):
+            return {path: info for path, info in found.items() if not is_reserved(path[start:].rstrip("/"))}
+        return [info for info in found if not is_reserved(str(info["name"])[start:].rstrip("/"))]
 
     def exists(self, path: str, **options: Any) -> bool:
         """Say whether there is such a path."""
@@ -260,6 +270,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         return ViewFile(view, info, on_close=self._views.leave)
 
     def _stored(self, info: Mapping[str, Any], path: str) -> StoredFile:
+        if info.get("type") == _OTHER:  # opening a named pipe waits for whoever writes to it
+            raise NoRegularFileError(f"{path} is not a regular file")
         return StoredFile(self.fs, path, size_of(info, path), fingerprint_of(info))
 
     def _all_listed(self, found: Any, detail: bool) -> Any:

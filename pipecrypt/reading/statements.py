@@ -33,19 +33,22 @@ class Statements(Protocol):
     def generation(self) -> int:
         """A number that changes when a statement was replaced: what was shown under the one before is outdated."""
 
-    def find(self, path: str) -> SignedFile | None:
-        """Return what was signed about a file; None for a statement or list of files itself, which says it by itself.
+    def find(self, path: str) -> SignedFile:
+        """Return what was signed about a file.
 
         Raises:
             NotTrustedError: there is no statement about it, or too few trusted keys signed it.
-            IntegrityError: the statement does not hold, or the file was not signed.
+            IntegrityError: the statement does not hold, or the file was not signed: nothing below `_pipecrypt/` is.
         """
 
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
         """Return what a newer statement says about a file that was refused; None if there is none."""
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
         """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
+
+        Returns:
+            The directory of the dataset that it was compared with; None if there is none.
 
         Args:
             directory: below which was listed. Where no dataset is there or above, nothing is compared.
@@ -70,7 +73,7 @@ class PinnedStatements:
         """Keep them."""
         self._files = dict(files)
 
-    def find(self, path: str) -> SignedFile | None:
+    def find(self, path: str) -> SignedFile:
         """Return what was signed about a file."""
         found = self._files.get(path)
         if found is None:
@@ -81,8 +84,9 @@ class PinnedStatements:
         """Return None."""
         return None
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
-        """Do nothing: what was listed before has been compared."""
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
+        """Return None: what was listed before has been compared."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class FoundStatements:
         """How many statements were replaced."""
         return self._generation
 
-    def find(self, path: str) -> SignedFile | None:
+    def find(self, path: str) -> SignedFile:
         """Return what was signed about a file, first by the datasets that are open: climbing to one costs requests."""
         with self._lock:
             for each in self._open.values():
@@ -137,14 +141,16 @@ class FoundStatements:
             found = self._look(path)
         return None if found == refused else found
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> None:
-        """Pass if a listing shows every signed file that it must."""
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
+        """Pass if a listing shows every signed file that it must; return the directory of the dataset."""
         with self._lock:
             known = self._known_above(directory)
             if known is None or _missing(known, directory, found, shown_as):
                 known = self._open_above(f"{directory}/")  # perhaps a newer one
-        if known is not None:
-            refuse(_missing(known, directory, found, shown_as), name=known.dataset.name)
+        if known is None:
+            return None
+        refuse(_missing(known, directory, found, shown_as), name=known.dataset.name)
+        return known.dataset.root
 
     def _known_above(self, directory: str) -> _OpenDataset | None:
         for each in self._open.values():
@@ -153,12 +159,18 @@ class FoundStatements:
                 return each
         return None
 
-    def _look(self, path: str) -> SignedFile | None:
+    def _look(self, path: str) -> SignedFile:
         found = self._open_above(path)
         if found is None:
             return open_beside(self._files, path, self._requirements)
         below = found.dataset.below(path) or ""
-        return None if is_reserved(below) else found.dataset.file(below)
+        if is_reserved(below):
+            # Whoever can write there chooses what it holds, and no list names it: not even the statement is data.
+            raise IntegrityError(
+                f"{path} is not a file of {found.dataset.name}: nobody signed it as data",
+                hint="read what pipecrypt keeps there without trust, or with another file system",
+            )
+        return found.dataset.file(below)
 
     def _open_above(self, path: str) -> _OpenDataset | None:
         dataset = open_above(self._files, path, self._requirements)

@@ -251,8 +251,6 @@ class Views:
         if current.statements is None:
             return _choose_view(source, keys, self._options, self._kept, None, mode=mode)
         signed = current.statements.find(file.path)
-        if signed is None:
-            return None
         try:
             return _choose_view(source, keys, self._options, self._kept, signed, mode=mode)
         except IntegrityError:

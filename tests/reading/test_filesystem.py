@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask.dataframe as dd
@@ -22,7 +24,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.errors import AccessError, FormatError, KeyNotFoundError, UnsupportedError, UsageError
+from pipecrypt.errors import (
+    AccessError,
+    FormatError,
+    KeyNotFoundError,
+    NoRegularFileError,
+    UnsupportedError,
+    UsageError,
+)
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.reading import views as views_module
@@ -320,6 +329,38 @@ def test_a_file_that_changes_is_opened_anew(tmp_path: Path, keys: Keys) -> None:
     for rows in (50, 70):
         path = write(tmp_path / "a.parquet", sample_table(rows), keys.policy())
         assert pq.read_table(str(path), filesystem=fs).num_rows == rows
+
+
+@pytest.mark.parametrize("behind_link", [False, True])
+def test_a_named_pipe_is_refused_before_it_is_opened(tmp_path: Path, keys: Keys, behind_link: bool) -> None:
+    place = tmp_path / "a.parquet"
+    os.mkfifo(tmp_path / "pipe" if behind_link else place)
+    if behind_link:
+        place.symlink_to("pipe")
+    fs = filesystem(keys.open)
+    for read in (
+        lambda: fs.cat_file(str(place)),
+        lambda: fs.cat_file(str(place), 0, 4),
+        lambda: fs.cat_ranges([str(place)], 0, 4, on_error="raise"),
+        lambda: fs.open(str(place)),
+        lambda: fs.view(str(place)),
+    ):
+        with _opens_no_pipe(), pytest.raises(NoRegularFileError):
+            read()
+
+
+@contextlib.contextmanager
+def _opens_no_pipe() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError("it waits for a writer")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_damaged_file_is_no_plaintext_file(tmp_path: Path, keys: Keys, table: pa.Table) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,8 +61,15 @@ def test_a_statement_is_read_once(dataset: Path, monkeypatch: pytest.MonkeyPatch
     assert known.generation == 0
 
 
-def test_its_own_files_say_it_themselves(dataset: Path) -> None:
-    assert statements().find(f"{dataset}/{MANIFEST_PATH}") is None
+@pytest.mark.parametrize(
+    "name", [MANIFEST_PATH, "_pipecrypt/evil.parquet", "_pipecrypt/runs/r/staged/a.parquet", "_pipecrypt"]
+)
+def test_nothing_that_is_kept_beside_data_is_data(dataset: Path, name: str) -> None:
+    known = statements()
+    for _ in range(2):  # before and after the dataset is open
+        with pytest.raises(IntegrityError):
+            known.find(f"{dataset}/{name}")
+        known.find(f"{dataset}/{NAMES[0]}")
 
 
 def test_a_newer_statement_is_found(dataset: Path) -> None:
@@ -190,10 +197,28 @@ def test_what_is_no_file_counts_as_missing(
 
 
 def test_listings_have_the_form_of_fsspec(fs: PipecryptFileSystem, dataset: Path) -> None:
-    assert fs.ls(str(dataset), detail=False) == LOCAL.ls(str(dataset), detail=False)
-    assert fs.find(str(dataset)) == LOCAL.find(str(dataset))
-    assert fs.find(str(dataset), detail=True).keys() == LOCAL.find(str(dataset), detail=True).keys()
-    assert fs.glob(f"{dataset}/**") == LOCAL.glob(f"{dataset}/**")
+    def data(paths: Iterable[str]) -> list[str]:
+        return [path for path in paths if not path.startswith(f"{dataset}/_pipecrypt")]
+
+    assert fs.ls(str(dataset), detail=False) == data(LOCAL.ls(str(dataset), detail=False))
+    assert fs.find(str(dataset)) == data(LOCAL.find(str(dataset)))
+    assert list(fs.find(str(dataset), detail=True)) == data(LOCAL.find(str(dataset), detail=True))
+    assert fs.glob(f"{dataset}/**") == data(LOCAL.glob(f"{dataset}/**"))
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_listings_leave_out_what_is_kept_beside_data(fs: PipecryptFileSystem, dataset: Path, detail: bool) -> None:
+    shutil.copy(dataset / NAMES[0], dataset / "_pipecrypt" / "evil.parquet")
+    for found in (
+        fs.ls(str(dataset), detail=detail),
+        fs.ls(f"{dataset}/_pipecrypt", detail=detail),
+        fs.find(f"{dataset}/_pipecrypt/", detail=detail, withdirs=True),
+        fs.find(str(dataset), detail=detail, withdirs=True),
+        fs.glob(f"{dataset}/*/*.parquet", detail=detail),
+        fs.glob(f"{dataset}/_pipecrypt/*", detail=detail),
+    ):
+        assert "_pipecrypt" not in str(found)
+    assert not [directory for directory, _, _ in fs.walk(str(dataset)) if "_pipecrypt" in directory]
 
 
 def test_a_missing_directory_is_noticed(fs: PipecryptFileSystem, dataset: Path) -> None:

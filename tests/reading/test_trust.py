@@ -186,6 +186,34 @@ def test_what_was_verified_is_told(world: World, dataset: Path) -> None:
         assert "dataset_id" not in repr(opened)
 
 
+@pytest.mark.parametrize("verify", ["read", "full"])
+@pytest.mark.parametrize("name", ["evil.parquet", "manifest.json"])
+def test_a_table_among_what_is_kept_beside_data_is_not_shown(
+    world: World, dataset: Path, verify: str, name: str
+) -> None:
+    place = dataset / "_pipecrypt" / name
+    url, given = f"pipecrypt::file://{dataset}", options(world, verify=verify)
+    fs = filesystem(world, verify=verify)
+    if name == "manifest.json":  # whoever has read the statement before does not read it again
+        fs.cat_file(f"{dataset}/{FIRST}")
+    shutil.copy(world.root / "raw" / FIRST, place)
+    for read in (
+        lambda: pd.read_parquet(f"{url}/_pipecrypt/{name}", storage_options=given),
+        lambda: fs.cat_file(str(place)),
+        lambda: fs.cat_ranges([str(place)], 0, 4, on_error="raise"),
+        lambda: fs.open(str(place)),
+        lambda: fs.info(str(place)),
+    ):
+        with pytest.raises(IntegrityError):
+            read()
+
+
+@pytest.mark.parametrize("reader", [by_pandas, by_arrow, by_duckdb, by_polars])
+def test_readers_pass_by_a_table_that_is_kept_beside_data(world: World, dataset: Path, reader: Reader) -> None:
+    shutil.copy(world.root / "raw" / FIRST, dataset / "_pipecrypt" / "evil.parquet")
+    assert reader(dataset, world) == 300
+
+
 # ---- whom to trust ----
 
 
