@@ -9,7 +9,7 @@ key             signature
 Ed25519         RFC 8032 5.1, 64 bytes
 ML-DSA-65       FIPS 204 5.2 with an empty context, 3309 bytes
 EC P-256, P-384 ECDSA with SHA-256, SHA-384 (FIPS 186-5 6): DER of SEQUENCE { r, s }
-RSA             RSASSA-PSS (RFC 8017 8.1): SHA-256, MGF1 with SHA-256, a salt of 32 bytes; 2048 to 16384 bits
+RSA             RSASSA-PSS (RFC 8017 8.1): SHA-256, MGF1 with SHA-256, a salt of 32 bytes; 2048 to 8192 bits
 =============== ==================================================================================================
 
 A signature is no name of a message: who has one ECDSA signature (r, s) knows a second, (r, n - s).
@@ -45,7 +45,8 @@ __all__ = [
 
 MAX_PEM_CHARACTERS: Final = 64 * 1024
 _MIN_RSA_BITS: Final = 2048
-_MAX_RSA_BITS: Final = 16384  # beyond, OpenSSL refuses to verify
+_MAX_RSA_BITS: Final = 16384  # beyond, OpenSSL refuses them
+_MAX_SIGNING_BITS: Final = 8192  # a longer one takes milliseconds to verify, for no strength that anybody needs
 _MIN_RSA_EXPONENT: Final = 2**16 + 1  # FIPS 186-5 5.1; with an exponent of 1 anybody could sign
 _MAX_RSA_EXPONENT: Final = 2**64  # OpenSSL's own bound for long moduli
 _HINT: Final = "use Ed25519, ML-DSA-65, ECDSA on P-256 or P-384, or RSA"
@@ -163,15 +164,15 @@ def verify(public_key_pem: str, message: bytes, signature: bytes) -> None:
     PublicKey(public_key_pem).verify(message, signature)
 
 
-def check_rsa(public: rsa.RSAPublicKey) -> None:
+def check_rsa(public: rsa.RSAPublicKey, *, max_bits: int = _MAX_RSA_BITS) -> None:
     """Pass if the size and the exponent of an RSA key are safe.
 
     Raises:
         UsageError: they are not.
     """
-    if not _MIN_RSA_BITS <= public.key_size <= _MAX_RSA_BITS:
+    if not _MIN_RSA_BITS <= public.key_size <= max_bits:
         raise UsageError(
-            f"the RSA key has {public.key_size} bits, not {_MIN_RSA_BITS} to {_MAX_RSA_BITS}",
+            f"the RSA key has {public.key_size} bits, not {_MIN_RSA_BITS} to {max_bits}",
             hint="make one of 3072 bits, or an Ed25519 key",
         )
     exponent = public.public_numbers().e
@@ -214,7 +215,7 @@ def _algorithm(public: _PublicObject) -> SignatureAlgorithm:
     if isinstance(public, MLDSA65PublicKey):
         return SignatureAlgorithm.MLDSA65
     if isinstance(public, rsa.RSAPublicKey):
-        check_rsa(public)
+        check_rsa(public, max_bits=_MAX_SIGNING_BITS)
         return SignatureAlgorithm.RSA_PSS
     algorithm = _CURVES.get(public.curve.name)
     if algorithm is None:

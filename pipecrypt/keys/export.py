@@ -9,7 +9,7 @@ from pipecrypt.crypto.recipient import encode_pem
 from pipecrypt.crypto.signature import key_id
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.service import TakenAtItsWord, load_key_service
+from pipecrypt.keys.service import load_key_service
 from pipecrypt.keys.services.recipient import Recipients, recipient_id
 from pipecrypt.keys.signers import export_version_key
 
@@ -52,15 +52,14 @@ def export_public_half(text: str, credentials: Credentials, *, prove: bool = Fal
     reference = parse_key_reference(text)
     service = load_key_service(reference)
     try:
-        doubt = None if prove or not isinstance(service, TakenAtItsWord) else service.doubt(reference, credentials)
         recipient = None
         if isinstance(service, Recipients):
             recipient = service.find_recipient(reference, credentials, prove=prove)
         if recipient is not None:
-            if doubt is not None:
-                _logger.warning("nothing proves the public key of %s: %s; add --verify", text, doubt)
-            return PublicHalf(encode_pem(recipient), recipient_id(recipient), doubt is None)
+            if recipient.doubt is not None:
+                _logger.warning("nothing proves the public key of %s: %s; add --verify", text, recipient.doubt)
+            return PublicHalf(encode_pem(recipient.key), recipient_id(recipient.key), recipient.doubt is None)
         found = export_version_key(text, credentials, prove=prove)
-        return PublicHalf(found.text, key_id(found.key.pem), doubt is None)
+        return PublicHalf(found.version.text, key_id(found.version.key.pem), found.doubt is None)
     finally:
         credentials.forget()

@@ -31,7 +31,6 @@ __all__ = [
     "Replicas",
     "Rewraps",
     "SealsOnly",
-    "TakenAtItsWord",
     "Wipeable",
     "WrapsKeys",
     "check_key_exists",
@@ -131,18 +130,6 @@ class OpensHere(Protocol):
     @property
     def opens_here(self) -> bool:
         """Whether it does."""
-
-
-@runtime_checkable
-class TakenAtItsWord(Protocol):
-    """A power of a key service: it keeps keys where others may write, so what it tells without a secret is unproven."""
-
-    def doubt(self, reference: KeyReference, credentials: Credentials) -> str | None:
-        """Return why nothing proves what it tells of a key; None where the secret is at hand, and proves it.
-
-        Raises:
-            AccessError: the key is missing.
-        """
 
 
 @runtime_checkable

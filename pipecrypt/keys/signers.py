@@ -23,6 +23,7 @@ from pipecrypt.said_once import warn_once
 
 __all__ = [
     "EarlierPublicKeys",
+    "ExportedKey",
     "FoundPublicKeys",
     "LocalSigner",
     "ProvenPublicKeys",
@@ -110,6 +111,19 @@ class FoundPublicKeys:
     """
 
     texts: tuple[str, ...]
+    doubt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedKey:
+    """The public key of a signing key's newest version.
+
+    Args:
+        version: the key, and since when it is retired.
+        doubt: why nothing proves it; None where it is proven.
+    """
+
+    version: VersionKey
     doubt: str | None
 
 
@@ -275,6 +289,13 @@ def read_version_keys(
         AccessError: the key is missing, or a secret is at hand that does not open it.
         IntegrityError: the public keys were changed.
     """
+    return _read_versions(text, credentials, services, prove=prove)[0]
+
+
+def _read_versions(
+    text: str, credentials: Credentials, services: SigningServices | None, *, prove: bool
+) -> tuple[tuple[VersionKey, ...], str | None]:
+    """Return the keys as `read_version_keys`, and why nothing proves them, both from one look at them."""
     reference = parse_key_reference(text)
     service = _find_service(reference, services)
     try:
@@ -282,12 +303,11 @@ def read_version_keys(
             found = service.find_public_keys(reference, credentials, prove=prove)
             if found.doubt is not None:
                 _warn_of_unproven(text, found.doubt)
-            texts = found.texts
         elif isinstance(service, PublicKeys):
-            texts = service.public_keys(reference)
+            found = FoundPublicKeys(service.public_keys(reference), None)
         else:
             raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
-        return tuple(key for each in texts for key in parse_version_keys(each, text))
+        return tuple(key for each in found.texts for key in parse_version_keys(each, text)), found.doubt
     except PipecryptError:
         raise
     except Exception as error:
@@ -298,12 +318,12 @@ def export_public_key(
     text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
 ) -> str:
     """Return the public key of a signing key's newest version as PEM; as `export_version_key`."""
-    return export_version_key(text, credentials, prove=prove, services=services).key.pem
+    return export_version_key(text, credentials, prove=prove, services=services).version.key.pem
 
 
 def export_version_key(
     text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
-) -> VersionKey:
+) -> ExportedKey:
     """Return the public key of a signing key's newest version.
 
     Args:
@@ -322,10 +342,11 @@ def export_version_key(
     """
     service = _find_service(parse_key_reference(text), services)
     if isinstance(service, ProvenPublicKeys) or (not prove and isinstance(service, PublicKeys)):
-        return read_version_keys(text, services=services, credentials=credentials, prove=prove)[-1]
+        versions, doubt = _read_versions(text, credentials, services, prove=prove)
+        return ExportedKey(versions[-1], doubt)
     signer = open_signer(text, credentials, services=services)
     try:
-        return VersionKey(PublicKey(signer.public_key_pem))
+        return ExportedKey(VersionKey(PublicKey(signer.public_key_pem)), None)
     finally:
         if isinstance(signer, Wipeable):
             signer.wipe()

@@ -25,9 +25,11 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
 from pipecrypt.keys.signers import SigningServices, read_version_keys
 
-__all__ = ["MAX_SIGNATURES", "Approval", "Party", "Trust"]
+__all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "Trust"]
 
+# At worst each signature is tried with each key: some seconds, of which a stranger who writes signatures decides.
 MAX_SIGNATURES: Final = 64
+MAX_TRUSTED_KEYS: Final = 1024
 _SHOWN_CHARACTERS: Final = 64
 _SHOWN_IGNORED: Final = 4
 _PEM: Final = "pem"
@@ -61,7 +63,7 @@ class Trust:
         threshold: how many different ones must have signed.
 
     Raises:
-        UsageError: there is no key, or the threshold cannot be met.
+        UsageError: there is no key, there are too many, or the threshold cannot be met.
     """
 
     __slots__ = ("_keys", "_parties", "_party_of", "threshold")
@@ -72,6 +74,11 @@ class Trust:
         self._keys: Mapping[str, VersionKey] = MappingProxyType(_each_once(named))
         if not self._keys:
             raise UsageError("no key is trusted", hint="name a public key in PEM, or a key reference")
+        if len(self._keys) > MAX_TRUSTED_KEYS:
+            raise UsageError(
+                f"{len(self._keys)} keys are trusted, more than {MAX_TRUSTED_KEYS}",
+                hint="trust PEM files with the public keys that still count",
+            )
         self._parties = _joined([[each.key.key_id for each in party] for party in named])
         self._party_of = {key_id: number for number, party in enumerate(self._parties) for key_id in party}
         if not 1 <= threshold <= len(self._parties):

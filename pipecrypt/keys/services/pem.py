@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from pipecrypt.crypto.private_key import PrivateKey, is_encrypted_pem
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm
 from pipecrypt.crypto.recipient_pem import parse_identity
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.private_file import read_private_file
-from pipecrypt.keys.services.recipient import IdentityMasterKey
+from pipecrypt.keys.services.recipient import FoundRecipient, IdentityMasterKey
 from pipecrypt.keys.signers import LocalSigner
 
 __all__ = ["SERVICE", "PEMService"]
@@ -67,7 +67,9 @@ class PEMService:
         """Return None: what the file holds may take a passphrase to tell."""
         return None
 
-    def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
         """Return the public half of an identity, or None for a key that signs; errors as in `open_key`.
 
         An RSA key may do either, and its public half is the same: it counts as one that signs.
@@ -76,7 +78,7 @@ class PEMService:
         if identity is None:
             return None
         identity.wipe()
-        return identity.public_key
+        return FoundRecipient(identity.public_key)
 
 
 SERVICE: Final = PEMService()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -42,6 +43,7 @@ from pipecrypt.secret import DataKey
 
 __all__ = [
     "SERVICE",
+    "FoundRecipient",
     "IdentityMasterKey",
     "RecipientMasterKey",
     "RecipientService",
@@ -56,11 +58,26 @@ _PIN: Final = "sha256"
 _PIN_FORM: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRecipient:
+    """The public half of an identity.
+
+    Args:
+        key: the public key.
+        doubt: why nothing proves it; None where it is proven, or is all that there is.
+    """
+
+    key: RecipientKey
+    doubt: str | None = None
+
+
 @runtime_checkable
 class Recipients(Protocol):
     """A power of a key service: it tells the public half of an identity."""
 
-    def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
         """Return the newest public key, or None where the reference names a key of another kind.
 
         Args:
@@ -225,9 +242,11 @@ class RecipientService:
         """Return the id of the public key; errors as in `open_key`."""
         return frozenset({recipient_id(_read(reference))})
 
-    def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
         """Return the public key; errors as in `open_key`."""
-        return _read(reference)
+        return FoundRecipient(_read(reference))
 
 
 SERVICE: Final = RecipientService()

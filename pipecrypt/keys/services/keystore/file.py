@@ -1,7 +1,9 @@
 """Replace the file of a keystore, safely among concurrent writers. Reading is left to private_file, text to document.
 
 Writers take an exclusive lock on the directory, read, and put a new file in the place of the old one (temporary file
-with mode 0600, fsync, rename, fsync of the directory). Readers need no lock: they see the old file or the new one.
+with mode 0600, fsync, rename, fsync of the directory). Readers need no lock: they see the old file or the new one. What
+a writer left that was killed before its rename holds all keys of that time under the secret of that time, so the next
+one removes it.
 POSIX systems only.
 """
 
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +24,7 @@ from pipecrypt.keys.services.private_file import file_failure
 __all__ = ["LockedDirectory", "locked_directory"]
 
 _PRIVATE_FILE: Final = 0o600
+_RANDOM_BYTES: Final = 8
 _PRIVATE_DIRECTORY: Final = 0o700
 
 
@@ -44,7 +49,8 @@ class LockedDirectory:
         Raises:
             OSError: the file system failed or refused; `locked_directory` maps it.
         """
-        temporary = f".{self._path.name}.{secrets.token_hex(8)}.tmp"
+        self._remove_leftovers()
+        temporary = f".{self._path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp"
         # O_EXCL and the mode at creation: at no time is the file open to others, and no planted link is followed.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, _PRIVATE_FILE, dir_fd=self._descriptor)
@@ -59,6 +65,15 @@ class LockedDirectory:
                 os.unlink(temporary, dir_fd=self._descriptor)
             raise
         os.fsync(self._descriptor)
+
+    def _remove_leftovers(self) -> None:
+        # Whoever holds the lock is the only writer, so none of these is still being written.
+        leftover = re.compile(rf"\.{re.escape(self._path.name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp")
+        for name in os.listdir(self._descriptor):
+            if leftover.fullmatch(name) is None:
+                continue
+            if stat.S_ISREG(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=self._descriptor)
 
 
 @contextmanager

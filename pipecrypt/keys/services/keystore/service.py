@@ -22,10 +22,11 @@ from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, seal
 from pipecrypt.crypto.hpke import HPKEIdentity
 from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.recipient import RecipientAlgorithm, RecipientKey
+from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.crypto.recipient_pem import parse_recipient
-from pipecrypt.crypto.signature import SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
+    DamagedKeystoreError,
     IntegrityError,
     KeyNotFoundError,
     KeystoreError,
@@ -44,8 +45,8 @@ from pipecrypt.keys.services.keystore.lookup import (
     master_key_id,
     read_keystore_if_any,
 )
-from pipecrypt.keys.services.keystore.opening import missing_secret, open_versions, read_as_can_be
-from pipecrypt.keys.services.recipient import IdentityMasterKey
+from pipecrypt.keys.services.keystore.opening import open_versions, read_as_can_be
+from pipecrypt.keys.services.recipient import FoundRecipient, IdentityMasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import FoundPublicKeys, LocalSigner
 from pipecrypt.secret import DataKey
@@ -194,12 +195,15 @@ class KeystoreService:
 
         Raises:
             PassphraseError: a secret is at hand, and does not open the keystore; or there is none to prove with.
-            DamagedKeystoreError: the keystore was changed by somebody without the secret.
+            DamagedKeystoreError: the keystore was changed by somebody without the secret, or a public key in it is not
+                of its key's type.
             KeystoreError, KeyNotFoundError, KeyReferenceError, UsageError: as `public_keys`.
         """
         place = locate_key(reference)
         versions, doubt = _read_versions(place, credentials, prove=prove)
         _check_use(place, versions[0], signs=True)
+        for entry in versions:
+            _check_algorithm(place, entry, PublicKey(entry.public_key or "").algorithm)
         return FoundPublicKeys(tuple(_text(entry) for entry in versions), doubt)
 
     def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
@@ -238,7 +242,9 @@ class KeystoreService:
         document = read_keystore_if_any(place.path)
         return frozenset(map(master_key_id, () if document is None else document.versions(place.name)))
 
-    def find_recipient(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> RecipientKey | None:
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
         """Return the public key of an identity's newest version, or None for a key of another type.
 
         Args:
@@ -254,21 +260,14 @@ class KeystoreService:
             IntegrityError: the key or its public half was changed after it was written.
         """
         place = locate_key(reference)
-        versions, _ = _read_versions(place, credentials, prove=prove)
+        versions, doubt = _read_versions(place, credentials, prove=prove)
         newest = versions[-1]
         if not newest.type.is_identity or newest.public_key is None:
             return None
         _check_in_use(place, newest)
-        return parse_recipient(newest.public_key)
-
-    def doubt(self, reference: KeyReference, credentials: Credentials) -> str | None:
-        """Return why nothing proves what the file says; None where the secret is at hand.
-
-        Raises:
-            KeyReferenceError: the reference names no key.
-            KeystoreError: the keystore is missing or malformed.
-        """
-        return missing_secret(locate_key(reference).path, credentials)
+        key = parse_recipient(newest.public_key)
+        _check_algorithm(place, newest, key.algorithm)
+        return FoundRecipient(key, doubt)
 
 
 SERVICE: Final = KeystoreService()
@@ -319,6 +318,14 @@ def _check_use(place: KeyPlace, entry: StoredKey, *, signs: bool) -> None:
 def _check_in_use(place: KeyPlace, newest: StoredKey) -> None:
     if newest.retired is not None:
         raise RetiredKeyError(f"{place.text}: its newest version, {newest.version}, is retired since {newest.retired}")
+
+
+def _check_algorithm(place: KeyPlace, entry: StoredKey, algorithm: SignatureAlgorithm | RecipientAlgorithm) -> None:
+    # The file may not be authenticated: it chooses no algorithm beside the one that it states, and no costly one.
+    if algorithm.value != entry.type.value:
+        raise DamagedKeystoreError(
+            f"{place.text}: version {entry.version} is of type {entry.type}, and its public key is of type {algorithm}"
+        )
 
 
 def _text(entry: StoredKey) -> str:
