@@ -6,6 +6,7 @@ Servers that several folders of tests use are made known here too.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ import pytest
 from tests.servers.fixtures import azurite_store, fake_gcs_store, moto_s3_server, s3_server, seaweedfs_server
 
 __all__ = ["azurite_store", "fake_gcs_store", "moto_s3_server", "s3_server", "seaweedfs_server"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_state_dir() -> Iterator[None]:
+    """What is written for several tests is not remembered at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPECRYPT_STATE_DIR", "")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -464,7 +464,10 @@ def test_files_in_chunks(world: World, tmp_path: Path, compression: str) -> None
 
 
 @pytest.mark.parametrize("footer", ["plaintext", "encrypted"])
-def test_a_promise_that_the_signer_broke(world: World, tmp_path: Path, footer: str) -> None:
+def test_a_promise_that_the_signer_broke(
+    world: World, tmp_path: Path, footer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", "")
     made = world.make_dataset(f"promise-{footer}", footer=footer)
     ids = promise_of(FIRST, (made / FIRST).read_bytes()).footer_key_ids
     policy = promise_of(FIRST, (made / FIRST).read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipecrypt.dataset.signing.known_versions import ANEW, recall, remember
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.clear_columns import ClearColumns
@@ -14,7 +15,7 @@ from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
-from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
+from pipecrypt.manifest.verify import Remembered, VerifiedManifest, verify_envelope
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import Revision, read_revision
 from pipecrypt.storage.sink import is_directory
@@ -72,6 +73,7 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
 
     Raises:
         NotTrustedError: none of the signing keys signed it.
+        RolledBackError: it is older than one that was seen there.
         IntegrityError: statement or file list is malformed, missing or was changed.
         StorageError: the storage refused or failed.
     """
@@ -79,7 +81,7 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
     revision = read_revision(place, MAX_ENVELOPE_BYTES) if is_directory(sink) else None
     if revision is None:
         return None
-    verified = _verify(revision.data, place, signers, expected_file=None)
+    verified = _verify(revision.data, place, signers, recall(sink, signers.memory), expected_file=None)
     summary = verified.manifest.file_list
     if summary is None:
         raise AssertionError("a statement about a single file is refused before")
@@ -87,7 +89,9 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
     file_list = read_small_file(list_place, summary.size_bytes)
     if file_list is None:
         raise IntegrityError(f"{list_place.display} is missing, so nobody knows what {sink.display} holds")
-    return _version(verified, place, revision, tuple(verified.files(file_list)))
+    version = _version(verified, place, revision, tuple(verified.files(file_list)))
+    remember(sink, verified.remember(), signers.memory)
+    return version
 
 
 def read_earlier_file(file: Location, signers: OpenSigners) -> EarlierVersion | None:
@@ -96,26 +100,31 @@ def read_earlier_file(file: Location, signers: OpenSigners) -> EarlierVersion | 
     revision = read_revision(place, MAX_ENVELOPE_BYTES)
     if revision is None:
         return None
-    return _version(_verify(revision.data, place, signers, expected_file=file.name), place, revision, ())
+    verified = _verify(revision.data, place, signers, recall(place, signers.memory), expected_file=file.name)
+    remember(place, verified.remember(), signers.memory)
+    return _version(verified, place, revision, ())
 
 
-def _verify(envelope: bytes, place: Location, signers: OpenSigners, *, expected_file: str | None) -> VerifiedManifest:
+def _verify(
+    envelope: bytes, place: Location, signers: OpenSigners, remembered: Remembered | None, *, expected_file: str | None
+) -> VerifiedManifest:
     check, now = signers.trust().verify, signers.now()
     try:
-        return verify_envelope(envelope, check, now, expected_file=expected_file)
+        return verify_envelope(envelope, check, now, remembered=remembered, expected_file=expected_file)
     except (ExpiredError, FutureStatementError) as error:
         # A version whose time is over is what a new one is for. All else was found to hold before times were looked at.
         if isinstance(error, FutureStatementError) and not signers.options.accepts_future:
             raise FutureStatementError(f"{place.display}: {error.message}", hint=error.hint) from error
         created = decode_statement(parse_envelope(envelope).payload).created
-        return verify_envelope(envelope, check, created, expected_file=expected_file)
+        return verify_envelope(envelope, check, created, remembered=remembered, expected_file=expected_file)
     except NotTrustedError as error:
         raise NotTrustedError(
             f"{place.display} was signed with other keys: {error.message}",
             hint="sign with the key that signed it, or any version of it; or choose another sink",
         ) from error
     except IntegrityError as error:
-        raise IntegrityError(f"{place.display}: {error.message}", hint=error.hint) from error
+        hint = error.hint if remembered is None else f"{error.hint}; {ANEW}"
+        raise type(error)(f"{place.display}: {error.message}", hint=hint) from error
 
 
 def _version(

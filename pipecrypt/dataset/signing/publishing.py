@@ -11,16 +11,20 @@ from dataclasses import replace
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
+from pipecrypt.dataset.signing.known_versions import remember_published
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
+from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.file_list import FileListEncoder
 from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path, signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.manifest.statement import statement_sha256
+from pipecrypt.manifest.verify import Remembered
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import replace_revision
 from pipecrypt.storage.sink import open_sink
@@ -74,7 +78,7 @@ def publish_dataset(
         for block in blocks:
             publication.write(block)
         publication.publish()
-    return _publish_statement(sink.child(MANIFEST_PATH), envelope, manifest, signers, earlier)
+    return _publish_statement(sink, sink.child(MANIFEST_PATH), envelope, manifest, signers, earlier)
 
 
 def publish_file(
@@ -89,7 +93,7 @@ def publish_file(
     """Sign a single file and publish the statement beside it; otherwise as `publish_dataset`."""
     manifest = _manifest(entry, promise, dataset_id, signers, earlier)
     place = file.sibling(signature_path(file.name))
-    return _publish_statement(place, signers.seal(manifest), manifest, signers, earlier)
+    return _publish_statement(place, place, signers.seal(manifest), manifest, signers, earlier)
 
 
 def _manifest(
@@ -114,10 +118,18 @@ def _manifest(
     )
 
 
-def _publish_statement(
-    place: Location, envelope: bytes, manifest: Manifest, signers: OpenSigners, earlier: EarlierVersion | None
+def _publish_statement(  # noqa: PLR0917
+    subject: Location,
+    place: Location,
+    envelope: bytes,
+    manifest: Manifest,
+    signers: OpenSigners,
+    earlier: EarlierVersion | None,
 ) -> SignedStatement:
     replace_revision(place, envelope, expected=None if earlier is None else earlier.revision)
+    sha256 = statement_sha256(parse_envelope(envelope).payload)
+    published = Remembered(manifest.dataset_id, manifest.version, sha256)
+    remember_published(subject, published, signers.memory, is_first=earlier is None)
     return SignedStatement(
         path=place.display,
         dataset_id=manifest.dataset_id,

@@ -9,6 +9,7 @@ from typing import Self
 
 from pipecrypt.clock import utc_now
 from pipecrypt.crypto.signature import PublicKey
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
@@ -30,6 +31,7 @@ class OpenSigners:
     Args:
         options: which keys, and how they sign.
         credentials: what opens them.
+        memory: the versions that this user accepted before; None to remember nothing.
         clock: gives the time in UTC.
 
     Raises:
@@ -40,10 +42,16 @@ class OpenSigners:
     """
 
     def __init__(
-        self, options: SigningOptions, credentials: Credentials, *, clock: Callable[[], datetime] = utc_now
+        self,
+        options: SigningOptions,
+        credentials: Credentials,
+        memory: VersionMemory | None = None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Open all of them."""
         self.options = options
+        self.memory = memory
         self._clock = clock
         self._credentials = credentials
         self._signers: list[Signer] = []

@@ -6,6 +6,7 @@ new version; the undo files are dropped. Until the new version is there, who ver
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.granting import add_grants, check_datasets
@@ -221,7 +223,7 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
     if place.manifest is None and not file_signed:
         raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
     options = SigningOptions(key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None)
-    signers = stack.enter_context(OpenSigners(options, credentials))
+    signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))
     earlier = _read_earlier(place, signers)
     if earlier is not None:
         manifest = earlier.manifest

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 from pipecrypt.context import new_dataset_id
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.next_version import FileSigning
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
@@ -90,7 +92,7 @@ class SignedOutput:
                 check_unsigned_file(file)
             return
         check_signable_paths([files[0].name])
-        self._signers = OpenSigners(options, credentials)
+        self._signers = OpenSigners(options, credentials, VersionMemory.of_user(os.environ))
         try:
             self._signing = FileSigning(files, self._signers, overwrite=overwrite)
         except BaseException:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 from pipecrypt.clock import utc_now
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.next_version import DatasetSigning
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
@@ -323,7 +325,7 @@ def open_directory_run(
         signers = None
         if request.policy.signing is not None:
             signing = replace(request.policy.signing, accepts_future=request.run.accepts_future_statement)
-            signers = stack.enter_context(OpenSigners(signing, credentials))
+            signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
         found = look_at_sink(request, sink, signers)

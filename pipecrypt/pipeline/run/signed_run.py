@@ -5,10 +5,12 @@ Statements and what stands in their way are left to dataset, files to task.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.next_version import FileSigning
 from pipecrypt.dataset.signing.promises import check_columns, check_frame
 from pipecrypt.dataset.signing.records import SignedStatement
@@ -79,7 +81,7 @@ def open_signed_run(
         yield SignedRun(plan, None)
         return
     options = replace(options, accepts_future=request.run.accepts_future_statement)
-    with OpenSigners(options, credentials) as signers:
+    with OpenSigners(options, credentials, VersionMemory.of_user(os.environ)) as signers:
         if plan.is_single_file:
             files = statement_places(plan.sink, plan.tasks)
             yield SignedRun(plan, FileSigning(files, signers, overwrite=request.overwrite))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError
+from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.keys.services.keystore.making import create_key, list_keys
 from pipecrypt.keys.services.keystore.removal import retire_key
 from pipecrypt.keys.signers import read_version_keys
@@ -134,3 +135,84 @@ def test_a_stolen_retired_key_cannot_date_a_version_back_behind_what_was_accepte
         pc.verify(world.out, trust=trust)
     record.write_text(json.dumps({**document, "accepted": f"{created - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"}))
     assert pc.verify(world.out, trust=trust).version == 2  # nothing contradicts the signer's word
+
+
+# ---- what a writer remembers ----
+
+
+def _forge_next(world: World, stolen: bytes) -> None:
+    """Publish the version that follows with the keystore that was stolen, on another machine."""
+    ours = (world.root / "keys.json").read_bytes()
+    (world.root / "keys.json").write_bytes(stolen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPECRYPT_STATE_DIR", "")
+        world.sign(overwrite=True)
+    (world.root / "keys.json").write_bytes(ours)
+
+
+def test_a_writer_does_not_follow_what_a_stolen_retired_key_dates_back(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    world.write("a.parquet")
+    world.sign()
+    stolen = (world.root / "keys.json").read_bytes()
+    _rotate(world)
+    _forge_next(world, stolen)
+    created = world.verify().manifest.created
+    retire_key(world.reference("signing"), 1, world.credentials, at=created)  # as if it was dated back to then
+    (record,) = (tmp_path / "state" / "accepted").glob("*.json")
+    document = json.loads(record.read_bytes())
+    assert document["version"] == 1
+    record.write_text(json.dumps({**document, "accepted": f"{created + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"}))
+    before = (world.out / "_pipecrypt" / "manifest.json").read_bytes()
+    with pytest.raises(NotTrustedError, match="is retired since"):
+        world.sign(overwrite=True)
+    assert (world.out / "_pipecrypt" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["older", "another dataset"])
+def test_a_writer_follows_no_older_version_and_no_other_dataset(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    world.write("a.parquet")
+    world.sign(sink=tmp_path / "other")
+    world.sign()
+    shutil.copytree(world.out, tmp_path / "older")
+    world.sign(overwrite=True)
+    shutil.rmtree(world.out)
+    shutil.copytree(tmp_path / ("older" if what == "older" else "other"), world.out)
+    for _ in range(2):
+        with pytest.raises(RolledBackError if what == "older" else IntegrityError) as caught:
+            world.sign(overwrite=True)
+        assert caught.value.exit_code == 3
+        assert "verify --forget" in caught.value.hint
+    pc.verify(world.out, trust=[world.reference("signing")], forget=True)
+    world.sign(overwrite=True)
+    assert world.verify().manifest.version == 2
+
+
+def test_a_dataset_that_was_removed_is_made_anew(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    world.write("a.parquet")
+    for _ in range(2):
+        world.sign()
+        world.sign(overwrite=True)
+        assert pc.verify(world.out, trust=[world.reference("signing")]).version == 2
+        shutil.rmtree(world.out)
+
+
+def test_a_single_file_is_not_rolled_back_by_its_writer(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    world.write("a.parquet")
+    file = {"source": world.raw / "a.parquet", "sink": world.root / "single.parquet"}
+    world.sign(**file)
+    statement = world.root / "single.parquet.sig.json"
+    older = statement.read_bytes()
+    world.sign(**file, overwrite=True)
+    statement.write_bytes(older)
+    with pytest.raises(RolledBackError):
+        world.sign(**file, overwrite=True)

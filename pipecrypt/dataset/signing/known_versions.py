@@ -1,0 +1,67 @@
+"""What a writer remembers of the versions that it followed and published. Readers share the records: accepted_versions.
+
+So a version that is older than one that was seen, or that a retired key signed since, is not followed by the next one
+either. Whoever removes a dataset and makes it anew is not held up: where there is no statement, none is compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from pipecrypt.dataset.opening import governing
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest.verify import Remembered
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.small_files import locate
+
+__all__ = ["ANEW", "recall", "remember", "remember_published"]
+
+ANEW = "if an older version, or another dataset, was put there on purpose, accept it first: pipecrypt verify --forget"
+_log = logging.getLogger(__name__)
+
+
+def recall(subject: Location, memory: VersionMemory | None) -> Remembered | None:
+    """Return what was last accepted there, or None.
+
+    Args:
+        subject: the directory of a dataset, or the statement beside a single file.
+        memory: of the user.
+
+    Raises:
+        IntegrityError: a record is malformed.
+    """
+    files, path = locate(subject)
+    return governing.recall(files, path, memory)
+
+
+def remember(subject: Location, remembered: Remembered, memory: VersionMemory | None) -> None:
+    """Keep what was verified there; raises as `VersionMemory.remember`."""
+    files, path = locate(subject)
+    governing.remember(files, path, remembered, memory)
+
+
+def remember_published(
+    subject: Location, remembered: Remembered, memory: VersionMemory | None, *, is_first: bool
+) -> None:
+    """Keep what this writer has published there; where that cannot be, a warning says so.
+
+    Args:
+        subject: as in `recall`.
+        remembered: the version.
+        memory: of the user.
+        is_first: whether it follows none, so that what is remembered was removed.
+    """
+    if memory is None:
+        return
+    files, path = locate(subject)
+    try:
+        if is_first:
+            replace(memory, starts_anew=True).remember(files.place(path), remembered)
+            if files.display(path) != files.place(path):
+                memory.forget(files.display(path))
+        else:
+            governing.remember(files, path, remembered, memory)
+    except IntegrityError as error:
+        _log.warning("%s was published, and is not remembered: %s", subject.display, error.message)
