@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
+from pipecrypt.manifest import model
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, FileListEncoder, decode_file_list
 from tests.manifest.world import BOTH, ENTRIES, FILE_LIST, SHA256, SUMMARY, entries, entry, listed, sha
@@ -165,3 +166,13 @@ def test_shared_kek_ids_are_held_once() -> None:
 
     different = [entry(f"{number:05}", kek_ids=(f"{number:05}",)) for number in range(10_002)]
     assert _decode(listed(different)[0]) == different
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_FILES", len(ENTRIES) - 1), ("MAX_FILE_LIST_BYTES", 500)])
+def test_a_list_that_readers_would_refuse_is_not_summed_up(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    listed(ENTRIES)
+    monkeypatch.setattr(model, bound, most)
+    with pytest.raises(DocumentError, match="the file list has more than"):
+        listed(ENTRIES)
