@@ -184,7 +184,7 @@ class Credentials:
         path = self._environ.get(KEY_FILE_VARIABLE)
         if not path:
             raise PassphraseError("no key file is given", hint=f"set {KEY_FILE_VARIABLE} to the path of the key file")
-        data = _read_secret(path, "key file")
+        data = _read_secret(path, "key file", may_be_pipe=False)
         try:
             return DataKey(data if len(data) == DATA_KEY_BYTES else _decode_key(data))
         except ValueError:  # which may hold the key
@@ -261,10 +261,14 @@ def _decode_key(data: bytes) -> bytes:
     return key_bytes
 
 
-def _read_secret(path: str, what: str) -> bytes:
+def _read_secret(path: str, what: str, *, may_be_pipe: bool = True) -> bytes:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        # Of a file that is read more than once, a pipe would hang until somebody writes.
+        flags = os.O_RDONLY | os.O_CLOEXEC | (0 if may_be_pipe else os.O_NONBLOCK)
+        with open(os.open(Path(path).expanduser(), flags), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not may_be_pipe and not stat.S_ISREG(mode):
+                raise PassphraseError(f"{what} {path} is not a regular file", hint="name a file that holds the key")
             data = file.read(_MAX_SECRET_BYTES + 1)
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no such path"

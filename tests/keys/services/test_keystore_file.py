@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.crypto.private_key import new_signing_seed, public_pem
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
-from pipecrypt.errors import DamagedKeystoreError, UsageError
+from pipecrypt.errors import DamagedKeystoreError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.services.keystore import changing, opening
@@ -158,3 +158,54 @@ def test_an_exported_key_and_the_doubt_about_it_come_from_one_read(
             continue
         assert (half.key_id, half.authenticated) == (honest, True)
         assert len(reads) == (1 if name == "bob" else 2)  # a signing key is looked for among the identities first
+
+
+@pytest.mark.parametrize("counter", [2**53 - 1, 2**53 - 2, 2_000_000_000])
+def test_a_planted_record_does_not_end_a_keystore(environ: dict[str, str], counter: int) -> None:
+    path = Path("keys.json")
+    (record,) = Path("state", "keystores").glob("*.json")
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "counter": counter}))
+    with pytest.raises(DamagedKeystoreError):
+        create_key("keystore://./keys.json#more", "aes256", Credentials(environ))
+    assert changing.accept_backup(path, Credentials(environ)).counter == 4
+    create_key("keystore://./keys.json#more", "aes256", Credentials(environ))
+    assert json.loads(path.read_bytes())["counter"] == json.loads(record.read_bytes())["counter"] == 5
+
+
+def test_an_accepted_backup_is_above_what_was_seen(environ: dict[str, str]) -> None:
+    path = Path("keys.json")
+    backup = path.read_bytes()
+    for name in ("a", "b"):
+        create_key(f"keystore://./keys.json#{name}", "aes256", Credentials(environ))
+    abandoned = path.read_bytes()
+    path.write_bytes(backup)
+    assert changing.accept_backup(path, Credentials(environ)).counter == 6
+    path.write_bytes(abandoned)
+    with pytest.raises(DamagedKeystoreError):
+        read_keys(str(path), Credentials(environ))
+
+
+def test_a_counter_at_its_end_begins_again(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("keys.json")
+    monkeypatch.setattr(changing, "MAX_COUNTER", 3)
+    with pytest.raises(KeystoreError) as caught:
+        create_key("keystore://./keys.json#more", "aes256", Credentials(environ))
+    assert "accept-backup" in (caught.value.hint or "")
+    assert changing.accept_backup(path, Credentials(environ)).counter == 1
+    create_key("keystore://./keys.json#more", "aes256", Credentials(environ))
+
+
+@pytest.mark.parametrize("name", ["link.json", "folder/keys.json"])
+def test_a_link_that_leads_nowhere_makes_nothing_there(environ: dict[str, str], name: str) -> None:
+    Path(name.partition("/")[0]).symlink_to("elsewhere/deep")
+    with pytest.raises(KeystoreError):
+        create_key(f"keystore://./{name}#pii", "aes256", Credentials(environ), kdf=CHEAP)
+    assert not Path("elsewhere").exists()
+
+
+def test_a_pipe_as_key_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    began = time.monotonic()
+    with pytest.raises(PassphraseError):
+        Credentials({"PIPECRYPT_KEY_FILE": str(tmp_path / "pipe")}).key_file()
+    assert time.monotonic() - began < 5

@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
 from pipecrypt.errors import DamagedKeystoreError, KeystoreError
@@ -30,6 +31,7 @@ __all__ = ["accept_backup", "change_keystore", "change_passphrase", "make_or_cha
 
 # What the keystore is, of the present version -> the keys that it has from then on.
 Change = Callable[[UnlockedKeystore], Iterable[StoredKey]]
+_LONGEST_LEAP: Final = 1_000_000  # changes since a backup was made; all that the counter holds are 9e15
 _logger = logging.getLogger(__name__)
 
 
@@ -116,7 +118,8 @@ def change_passphrase(path: Path, credentials: Credentials, kdf: KDFParameters |
 def accept_backup(path: Path, credentials: Credentials) -> KeystoreDocument:
     """Take an older keystore for the newest on purpose: it is written anew, with a counter above all that was seen.
 
-    It is authenticated as ever. One of the old version gets its seal.
+    It is authenticated as ever. One of the old version gets its seal. What was remembered of it is replaced: a record
+    that is far ahead of the keystore is not believed, and a counter at its end begins again.
 
     Raises:
         KeystoreError, PassphraseError, DamagedKeystoreError: as `change_keystore`, but for its age.
@@ -130,8 +133,8 @@ def accept_backup(path: Path, credentials: Credentials) -> KeystoreDocument:
                 unlock_keystore(document, str(path), credentials) as unlocked,
                 _of_present_version(unlocked, credentials) as present,
             ):
-                seen = memory.counter(document)
-                return _write(path, credentials, directory, present, present.document.keys, seen=seen)
+                accepted = _counter_above(document.counter, memory.counter(document))
+                return _write(path, credentials, directory, present, present.document.keys, accepted=accepted)
     finally:
         credentials.forget()
 
@@ -160,11 +163,14 @@ def _write(
     unlocked: UnlockedKeystore,
     keys: Iterable[StoredKey],
     *,
-    seen: int = 0,
+    accepted: int | None = None,
 ) -> KeystoreDocument:
-    counter = max(unlocked.document.counter, seen) + 1
+    counter = unlocked.document.counter + 1 if accepted is None else accepted
     if counter > MAX_COUNTER:
-        raise KeystoreError(f"the record of keystore {path} cannot be true", hint="remove it from the state directory")
+        raise KeystoreError(
+            f"keystore {path} was written as often as can be counted",
+            hint=f"pipecrypt keys accept-backup {path} begins the count again",
+        )
     document = unlocked.with_keys(keys, counter)
     data = encode_keystore(document)
     try:
@@ -172,5 +178,15 @@ def _write(
     except DamagedKeystoreError as error:
         raise KeystoreError(error.message, hint="nothing was changed") from error
     directory.replace(data)
-    KeystoreMemory.of_user(credentials.environ).remember(document, path)
+    try:
+        KeystoreMemory.of_user(credentials.environ).remember(document, path, replaces=accepted is not None)
+    except DamagedKeystoreError as error:  # the keystore is written, which no record undoes
+        _logger.warning("keystore %s is written, and cannot be remembered: %s", path, error.message)
     return document
+
+
+def _counter_above(written: int, seen: int) -> int:
+    """Return the next counter. Nothing authenticates the number that was seen, so it decides of a short way only."""
+    if written >= MAX_COUNTER:
+        return 1
+    return min(max(written, seen if seen - written <= _LONGEST_LEAP else 0) + 1, MAX_COUNTER)

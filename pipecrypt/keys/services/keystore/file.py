@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from pipecrypt.errors import KeystoreError
 from pipecrypt.keys.services.private_file import file_failure
 
 __all__ = ["LockedDirectory", "locked_directory"]
@@ -98,8 +99,11 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
 
 
 def _resolve(path: Path) -> Path:
-    # A symbolic link is kept, and the file that it points to is replaced.
+    # A symbolic link is kept, and the file that it points to is replaced. One that leads nowhere makes nothing there.
     try:
+        for each in (path, *path.parents):
+            if each.is_symlink() and not each.exists():
+                raise KeystoreError(f"keystore {path} cannot be written: {each} is a link that leads nowhere")
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise file_failure(error, "keystore", path, "written") from error

@@ -88,16 +88,16 @@ class KeystoreMemory:
         seen = self._recall(document.id)
         return 0 if seen is None else seen.counter
 
-    def remember(self, document: KeystoreDocument, path: Path) -> None:
-        """Keep what was seen of an authenticated document, unless more was seen before."""
+    def remember(self, document: KeystoreDocument, path: Path, *, replaces: bool = False) -> None:
+        """Keep what was seen of an authenticated document, unless more was seen before and it does not replace that."""
         if self.directory is None or not document.is_sealed:
             return
         now = _Seen(document.counter, digest(document.seal))
         try:
-            if self._recall(document.id) == now:
+            if not replaces and self._recall(document.id) == now:
                 return
             with _locked(Path(self.directory, "keystores")) as directory:
-                seen = self._recall(document.id)
+                seen = None if replaces else self._recall(document.id)
                 if seen is None or seen.counter < now.counter:
                     _write(directory, self._path(document.id).name, _text(document.id, now, path))
         except OSError as error:
