@@ -6,6 +6,7 @@ How that is done is left to local_sink, s3_sink and remote_sink.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import threading
 from abc import ABC, abstractmethod
@@ -32,6 +33,10 @@ _MARK: Final = ".pipecrypt-"
 _SUFFIX: Final = ".tmp"
 _NAME_BYTES: Final = 255
 _TOKEN_BYTES: Final = 4
+# `temporary_name`, and undo files of `tail`: their temporary names have "undo" where others have the run's token.
+_TEMPORARY: Final = re.compile(
+    r"\..+\.pipecrypt-(?:undo|(?P<token>undo|[0-9a-f]{8})-[0-9a-f]{8})\.tmp", re.ASCII | re.DOTALL
+)
 
 
 class Publication(ABC):
@@ -187,13 +192,14 @@ def temporary_name(name: str, token: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether `name` is what a run that was killed leaves behind."""
-    return name.startswith(".") and _MARK in name and name.endswith(_SUFFIX)
+    """Say whether a regular file of this name is what a run that was killed leaves behind; nothing else ever is."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def is_temporary_of(name: str, token: str) -> bool:
     """Say whether `name` is a temporary file of the run `token`."""
-    return is_temporary(name) and f"{_MARK}{token}-" in name
+    found = _TEMPORARY.fullmatch(name)
+    return found is not None and found["token"] == token
 
 
 def occupied(location: Location) -> SinkNotEmptyError:

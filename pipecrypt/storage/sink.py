@@ -148,7 +148,8 @@ def _local_is_empty(location: Location, besides: tuple[str, ...] | None) -> bool
             return False
     except (FileNotFoundError, NotADirectoryError):
         return not _is_there(location)
-    return all(is_temporary(names[-1]) for names, _ in walk(location, lambda names: names != besides))
+    found = walk(location, lambda names: names != besides)
+    return all(stat.S_ISREG(entry.st_mode) and is_temporary(names[-1]) for names, entry in found)
 
 
 def _remote_is_empty(location: Location, besides: str | None) -> bool:

@@ -77,7 +77,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     """A directory outside of the sink, which must not change in any way."""
     outside = tmp_path / "victim"
     (outside / "two/empty").mkdir(parents=True)
-    for name in ("file", "two/file", ".a.pipecrypt-deadbeef-1.tmp", "two/.a.pipecrypt-deadbeef-1.tmp"):
+    for name in ("file", "two/file", ".a.pipecrypt-deadbeef-00000001.tmp", "two/.a.pipecrypt-deadbeef-00000001.tmp"):
         (outside / name).write_bytes(b"mine")
     before = state(outside)
     yield outside

@@ -24,20 +24,20 @@ def _names(place: Path | str, admits: Admits = _everything) -> dict[str, int | N
 
 
 def test_every_name_is_found(tmp_path: Path) -> None:
-    for name in ("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-1-2.tmp"):
+    for name in ("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-00000001-00000002.tmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12")
     (tmp_path / "empty").mkdir()
     with open(os.fsencode(tmp_path) + b"/\xff\n", "wb"):
         pass
 
-    names = dict.fromkeys(("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-1-2.tmp"), 2)
+    names = dict.fromkeys(("a", ".hidden", "_under/b", "x/y/c*d", "x/.t.pipecrypt-00000001-00000002.tmp"), 2)
     assert _names(tmp_path) == {**names, "\udcff\n": 0}
     assert set(_names(tmp_path, lambda below: below == ("x",))) == {
         "a",
         ".hidden",
         "\udcff\n",
-        "x/.t.pipecrypt-1-2.tmp",
+        "x/.t.pipecrypt-00000001-00000002.tmp",
     }
 
 

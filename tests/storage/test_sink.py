@@ -290,6 +290,10 @@ def test_emptiness(tmp_path: Path) -> None:
     (tmp_path / "x/.a.pipecrypt-0011aabb-0011aabb.tmp").write_bytes(b"")
     assert sink_is_empty(Location(str(tmp_path)))
     assert is_directory(Location(str(tmp_path)))
+    for put in (os.mkfifo, lambda path: path.symlink_to("..")):
+        put(place := tmp_path / "x/.a.parquet.pipecrypt-undo.tmp")
+        assert not sink_is_empty(Location(str(tmp_path)))
+        place.unlink()
     (tmp_path / "x/y/.hidden").write_bytes(b"")
     assert not sink_is_empty(Location(str(tmp_path)))
     assert not sink_is_empty(Location(str(tmp_path / "x/y/.hidden")))
@@ -402,7 +406,7 @@ def test_unknown_outcome(s3: type[FaultyStore]) -> None:
 def test_remote_emptiness(memory: fsspec.AbstractFileSystem) -> None:
     assert sink_is_empty(Location("memory://b"))
     memory.makedirs("/b/c")
-    memory.pipe_file("/b/.a.pipecrypt-00-00.tmp", b"")
+    memory.pipe_file("/b/.a.pipecrypt-00aa00aa-00aa00aa.tmp", b"")
     assert sink_is_empty(Location("memory://b"))
     assert is_directory(Location("memory://b"))
     assert not is_directory(Location("memory://b2"))

@@ -42,7 +42,7 @@ def umask() -> Iterator[int]:
 
 def test_a_tree_is_listed_whole(tmp_path: Path) -> None:
     names = ["a.parquet", ".hidden", "_x/.y/_z", "no-suffix", "d/e f#%.bin", ".git/objects/aa"]
-    _touch(tmp_path, *names, temporary_name("a.parquet", "abcd"), f"d/{temporary_name('x', 'abcd')}")
+    _touch(tmp_path, *names, temporary_name("a.parquet", "0000abcd"), f"d/{temporary_name('x', '0000abcd')}")
     assert _all(tmp_path) == sorted(names)
     assert [file.relative_path for file in list_sources(Location(str(tmp_path)))] == ["a.parquet"]
 
@@ -74,7 +74,7 @@ def test_globs_choose_as_they_do_elsewhere(tmp_path: Path) -> None:
 
 def test_remote_trees() -> None:
     memory = fsspec.filesystem("memory")
-    for name in ("x/.hidden", "x/_y/a", "x/b.bin", f"x/{temporary_name('b.bin', 'abcd')}"):
+    for name in ("x/.hidden", "x/_y/a", "x/b.bin", f"x/{temporary_name('b.bin', '0000abcd')}"):
         memory.pipe_file(f"/trees/{name}", b"x")
     assert _all("memory://trees/x") == [".hidden", "_y/a", "b.bin"]
     (file, *_) = list_sources(Location("memory://trees/x"), EVERY_FILE)

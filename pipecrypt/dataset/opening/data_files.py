@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
+from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.pattern import all_parquet_and_hidden
 from pipecrypt.storage.publication import is_temporary
 
@@ -19,10 +20,12 @@ CHUNKS_SUFFIX: Final = ".chunks.parquet"
 ENCRYPTED_FILES: Final = all_parquet_and_hidden(CHUNKS_SUFFIX, left_out=RESERVED_DIRECTORY)
 
 
-def is_data(path: str) -> bool:
-    """Say whether a file counts: none under `_pipecrypt/`, and no temporary file of a run that was killed.
+def is_data(path: str, file: SourceFile | None) -> bool:
+    """Say whether what an inventory found counts: nothing under `_pipecrypt/`, and no temporary file of a killed run.
 
     Args:
         path: below the dataset.
+        file: the regular file there; None for what is not one. That counts whatever it is called: a link to a directory
+            leads readers to whatever lies there, and no run makes one.
     """
-    return not is_reserved(path) and not is_temporary(path.rpartition("/")[2])
+    return not is_reserved(path) and (file is None or not is_temporary(path.rpartition("/")[2]))

@@ -37,7 +37,7 @@ def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFil
     if run_id is None:
         return {}
     found = take_inventory(directory.child(staged_path(run_id)), lambda _: True)
-    return {path: file for path, file in found if file is not None and is_data(path)}
+    return {path: file for path, file in found if file is not None and is_data(path, file)}
 
 
 def listed_staged_files(

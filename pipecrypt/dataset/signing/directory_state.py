@@ -33,7 +33,7 @@ def sizes_below(directory: Location) -> dict[str, int | None]:
     if not is_directory(directory):
         return {}
     found = take_inventory(directory, lambda names: not is_reserved("/".join(names)))
-    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path)}
+    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path, file)}
 
 
 def check_nothing_nested(directory: Location, found: Iterable[str]) -> None:

@@ -55,8 +55,8 @@ class Presence:
 
         What holds in the end: each file that counts was yielded, or is a finding: missing where it was signed and a
         look at its very place found nothing, extra where it was not signed. Temporary files of runs that were killed do
-        not count, and what lies below `_pipecrypt/` is noted. Where a listing failed, that is a failure instead, and
-        nothing is called missing.
+        not count, if they are regular files, and what lies below `_pipecrypt/` is noted. Where a listing failed, that
+        is a failure instead, and nothing is called missing.
         """
         try:
             for start in self._selection.starts():
@@ -103,7 +103,7 @@ class Presence:
         if entry is not None:
             self._seen.add(entry.path)
             yield from _checked(self._dataset.file(entry.path), source, self._directory.child(path), self._tally)
-        elif is_data(path):
+        elif is_data(path, source):
             self._tally.find(extra(path))
 
     def _refuse_way(self, path: str, source: SourceFile | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -19,6 +21,7 @@ from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
     KeyNotFoundError,
+    LinkError,
     MissingExtraError,
     NotTrustedError,
     PassphraseError,
@@ -399,8 +402,21 @@ def test_files_that_nobody_signs_are_refused(world: World, is_first: bool) -> No
         assert name in caught.value.message
         assert tree(world.out) == before
         (world.out / name).unlink()
-    (world.out / ".a.parquet.pipecrypt-00-11.tmp").write_bytes(b"left of a run that was killed")
+    (world.out / ".a.parquet.pipecrypt-00aa00aa-00aa00aa.tmp").write_bytes(b"left of a run that was killed")
     world.sign(overwrite=True)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("..")])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_no_name_hides_what_is_not_a_file(world: World, put: Callable[[Path], None], is_first: bool) -> None:
+    if not is_first:
+        world.sign()
+    world.out.mkdir(exist_ok=True)
+    place = world.out / ".a.parquet.pipecrypt-undo.tmp"
+    put(place)
+    with pytest.raises((ConflictError, LinkError)) as caught:
+        world.sign(overwrite=True)
+    assert place.name in caught.value.message
 
 
 @pytest.mark.parametrize("is_gone", [True, False])

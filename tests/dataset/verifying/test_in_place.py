@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,21 @@ def test_a_named_pipe_hangs_nobody(dataset: Path) -> None:
         os.mkfifo(dataset / path)
     expected = {(K.UNEXPECTED, "_pipecrypt/grants.json"), (K.UNEXPECTED, f"{staged_path(RUN)}/{B}")}
     assert found(dataset) == {*expected, (K.EXTRA, "day=1/pipe")}
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("../.."), lambda path: path.symlink_to(A)])
+@pytest.mark.parametrize(
+    "name", [".a.parquet.pipecrypt-undo.tmp", ".a.pipecrypt-x.tmp", ".a.pipecrypt-0011aabb-0011aabb.tmp"]
+)
+def test_no_name_hides_what_is_not_a_file(dataset: Path, put: Callable[[Path], None], name: str) -> None:
+    for path in (name, f"day=1/{name}"):
+        put(dataset / path)
+    assert found(dataset) == {(K.EXTRA, name), (K.EXTRA, f"day=1/{name}")}
+
+
+def test_a_name_that_pipecrypt_never_gives_hides_no_file(dataset: Path) -> None:
+    shutil.copy(dataset / A, dataset / ".a.pipecrypt-x.tmp")
+    assert found(dataset) == {(K.EXTRA, ".a.pipecrypt-x.tmp")}
 
 
 def test_links_are_findings(dataset: Path, tmp_path: Path) -> None:
