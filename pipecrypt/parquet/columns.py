@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -133,14 +134,21 @@ def _prefixes(path: tuple[str, ...]) -> Iterable[str]:
 
 def _did_you_mean(pattern: str, leaves: Sequence[LeafColumn]) -> str:
     names = list(dict.fromkeys(name for leaf in leaves for name in (*_prefixes(leaf.path), leaf.path[-1])))
-    near = difflib.get_close_matches(pattern, names, n=_SUGGESTIONS)
+    # Nothing is nearer than the same name with other spaces around it, however short it is.
+    near = [name for name in names if name and name.strip() == pattern.strip()][:_SUGGESTIONS]
+    near = near or difflib.get_close_matches(pattern, names, n=_SUGGESTIONS)
     if not near:
         lower = {name.lower(): name for name in names}
         near = [lower[name] for name in difflib.get_close_matches(pattern.lower(), lower, n=_SUGGESTIONS)]
     if not near:
         return ColumnNotFoundError.default_hint
     full = [next((leaf.dotted for leaf in leaves if leaf.path[-1] == name), name) for name in near]
-    return "did you mean " + " or ".join(dict.fromkeys(repr(name) for name in full)) + "?"
+    hint = "did you mean " + " or ".join(dict.fromkeys(repr(name) for name in full)) + "?"
+    quoted = next((name for name in full if name != name.strip() or "," in name or name.startswith('"')), None)
+    if quoted is None:
+        return hint
+    option = '"' + quoted.replace('"', '""') + '"'
+    return f"{hint} On the command line such a name stands in double quotes: --columns {shlex.quote(option)}"
 
 
 def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: str) -> tuple[str | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,3 +82,36 @@ def test_a_name_with_a_dot_means_the_column_and_the_nested_one(run: Run, notes: 
     leaves = run("inspect", "out.parquet", "--json").document["columns"]
     assert [each["encrypted"] for each in leaves if each["path"] == "a.b"] == [True, True]
     assert _encrypted(run) == {"a.b"}
+
+
+@pytest.fixture
+def odd_names(world: Path) -> Path:
+    pq.write_table(pa.table({"": ["x"], " sp ": ["y"], "b": ["z"], ' "q" ': ["w"]}), world / "t.parquet")
+    return world
+
+
+@pytest.mark.parametrize(("asked", "name"), [(" sp ", " sp "), ("sp", " sp "), ("b ,sp", " sp "), ('"""q"""', ' "q" ')])
+def test_the_hint_for_a_name_with_spaces_shows_the_spelling_that_works(
+    run: Run, odd_names: Path, keyref: str, asked: str, name: str
+) -> None:
+    answer = run("encrypt", "t.parquet", "no.parquet", "--key", keyref, "--columns", asked)
+    assert answer.code == 2
+    _, option, spelling = shlex.split(answer.err.splitlines()[-1].rpartition(": ")[2].join(["hint ", ""]))
+
+    assert run("encrypt", "t.parquet", "out.parquet", "--key", keyref, option, spelling).code == 0
+    assert _encrypted(run) == {name}
+
+
+def test_a_column_with_an_empty_name_can_be_listed(run: Run, odd_names: Path, keyref: str) -> None:
+    assert run("encrypt", "t.parquet", "out.parquet", "--key", keyref, "--columns", '"",b').code == 0
+    assert _encrypted(run) == {"", "b"}
+    rows = json.loads(run("cat", "out.parquet", "--key", keyref, "--columns", '""', "--json").out)
+    assert rows == [{"": "x"}]
+
+
+def test_an_empty_name_that_no_column_has_is_refused(run: Run, people: Path, keyref: str) -> None:
+    """As a variable that is not set would leave it."""
+    answer = run("encrypt", "people.parquet", "out.parquet", "--key", keyref, "--columns", '""')
+    assert answer.code == 2
+    assert "has no column ''" in answer.err
+    assert run("encrypt", "people.parquet", "out.parquet", "--key", keyref, "--columns", "").code == 2

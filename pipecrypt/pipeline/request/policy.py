@@ -95,7 +95,8 @@ class Policy:
         object.__setattr__(self, "also", _listed(self.also))
         object.__setattr__(self, "sign", listed_signing_keys(self.sign) or None)
         for pattern, reference in (self.columns or {}).items():
-            _check_text(pattern, "a column's name")
+            # A column may have an empty name: one that no file has is refused as every other is.
+            _check_text(pattern, "a column's name", is_empty_allowed=True)
             _check_text(reference, f"the key reference of column {pattern}")
         self._check_unlisted()
         for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
@@ -190,9 +191,10 @@ def _listed(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_text(value: object, what: str) -> None:
-    if not isinstance(value, str) or not value:
-        raise PolicyError(f"{what} is {value!r}, but must be a text", hint="see pipecrypt.Policy")
+def _check_text(value: object, what: str, *, is_empty_allowed: bool = False) -> None:
+    if not isinstance(value, str) or not (value or is_empty_allowed):
+        wanted = "a text" if is_empty_allowed else "a text that is not empty"
+        raise PolicyError(f"{what} is {value!r}, but must be {wanted}", hint="see pipecrypt.Policy")
 
 
 def _whole(value: object, what: str) -> int:

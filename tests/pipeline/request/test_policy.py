@@ -39,7 +39,7 @@ def test_keeps_its_own_columns() -> None:
         {},
         {"columns": {}},
         {"columns": ["email"]},
-        {"columns": {"": KEY}},
+        {"columns": {5: KEY}},
         {"columns": {"email": None}},
         {"columns": {"email": KEY}, "uniform": True},
         {"default": KEY, "footer": "encripted"},
