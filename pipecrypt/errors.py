@@ -261,7 +261,7 @@ class ExpiredError(IntegrityError):
 class FutureStatementError(IntegrityError):
     """A statement was created later than it can have been: the clock here or there is wrong."""
 
-    default_hint = "compare both clocks with the true time; a reader waits, a writer may pass --accept-future-statement"
+    default_hint = "compare both clocks with the true time; if the signer's was ahead, wait until then, or sign anew"
 
 
 class RolledBackError(IntegrityError):

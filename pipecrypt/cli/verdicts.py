@@ -15,7 +15,15 @@ from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 if TYPE_CHECKING:
     from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 
-__all__ = ["Refusal", "finding_lines", "refusal_document", "refusal_of", "report_document", "report_lines"]
+__all__ = [
+    "Refusal",
+    "brief_error",
+    "finding_lines",
+    "refusal_document",
+    "refusal_of",
+    "report_document",
+    "report_lines",
+]
 
 _MAX_FINDINGS = 50
 _MAX_NAMES = 20
@@ -45,6 +53,13 @@ def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
         report: VerifyReport = error.report
         return Refusal(path, report.findings, report)
     return Refusal(path, (finding_of(error, path),), None)
+
+
+def brief_error(refusal: Refusal, error: IntegrityError | NotInPlaceError) -> IntegrityError | NotInPlaceError:
+    """Return the error to show below the lines of a refusal, which have said already what is wrong with a statement."""
+    if refusal.report is not None:
+        return error
+    return type(error)(f"{refusal.name}: the statement is refused: {refusal.findings[0].kind.value}", hint=error.hint)
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:

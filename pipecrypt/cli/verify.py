@@ -7,9 +7,16 @@ from typing import Annotated
 import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
-from pipecrypt.cli.render import show, show_refusal
+from pipecrypt.cli.render import OUTPUT, show, show_refusal
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust
-from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
+from pipecrypt.cli.verdicts import (
+    brief_error,
+    finding_lines,
+    refusal_document,
+    refusal_of,
+    report_document,
+    report_lines,
+)
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError
 
 __all__ = ["verify"]
@@ -71,6 +78,7 @@ def verify(
             )
     except (IntegrityError, NotInPlaceError) as error:
         refusal = refusal_of(error, path)
-        return show_refusal(refusal_document(refusal), lambda: finding_lines(refusal), error)
+        shown = error if OUTPUT.as_json else brief_error(refusal, error)
+        return show_refusal(refusal_document(refusal), lambda: finding_lines(refusal), shown)
     show(report_document(report), lambda: report_lines(report))
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 
 __all__ = ["Finding", "FindingKind", "extra", "finding_of", "missing", "not_in_place", "refuse"]
 
@@ -23,6 +23,7 @@ class FindingKind(StrEnum):
     ROLLED_BACK = "rolled back"
     NOT_TRUSTED = "not trusted"
     EXPIRED = "expired"
+    FROM_FUTURE = "from the future"
     PLAINTEXT = "plaintext where encryption was promised"
     NOT_IN_PLACE = "not in place"
     LEFT_OVER = "left over"
@@ -49,6 +50,7 @@ _ERRORS: Final[dict[FindingKind, type[IntegrityError]]] = {
     FindingKind.ROLLED_BACK: RolledBackError,
     FindingKind.NOT_TRUSTED: NotTrustedError,
     FindingKind.EXPIRED: ExpiredError,
+    FindingKind.FROM_FUTURE: FutureStatementError,
 }
 
 

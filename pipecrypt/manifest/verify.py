@@ -17,13 +17,25 @@ from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import file_list_path
 from pipecrypt.manifest.statement import decode_statement, statement_sha256
 
-__all__ = ["MAX_CLOCK_SKEW", "Check", "Remembered", "VerifiedManifest", "check_created", "verify_envelope"]
+__all__ = [
+    "ACCEPT_FUTURE_HINT",
+    "MAX_CLOCK_SKEW",
+    "Check",
+    "Remembered",
+    "VerifiedManifest",
+    "check_created",
+    "verify_envelope",
+]
 
 # (message, signatures, reads when it was signed) -> ids of the trusted keys that signed; raises NotTrustedError if they
 # are too few.
 Check: TypeAlias = Callable[[bytes, Sequence[Signature], Callable[[], datetime]], tuple[str, ...]]
 # How far ahead of this machine's clock the signer's may be.
 MAX_CLOCK_SKEW: Final = timedelta(minutes=10)
+# For whoever is about to sign the next version; readers have no such choice.
+ACCEPT_FUTURE_HINT: Final = (
+    "compare both clocks with the true time; a writer may pass --accept-future-statement to run or encrypt"
+)
 _PROOF: Final = object()
 
 
@@ -242,8 +254,13 @@ def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered
         raise RolledBackError(f"version {version} follows another version {remembered.version} than was seen before")
 
 
-def check_created(created: datetime, now: datetime) -> None:
+def check_created(created: datetime, now: datetime, *, hint: str | None = None) -> None:
     """Pass if a statement was created before now, give or take MAX_CLOCK_SKEW.
+
+    Args:
+        created: by the statement's own word.
+        now: in UTC.
+        hint: what the caller's user can do; None: what a reader can.
 
     Raises:
         FutureStatementError: it was not; names both times.
@@ -253,7 +270,8 @@ def check_created(created: datetime, now: datetime) -> None:
         raise FutureStatementError(
             f"the statement says that it was signed at {created.isoformat()}, and the clock here says "
             f"{now.replace(microsecond=0).isoformat()}: the signer's clock was {ahead} ahead, or this one is behind; "
-            f"{MAX_CLOCK_SKEW} are allowed"
+            f"{MAX_CLOCK_SKEW} are allowed",
+            hint=hint,
         )
 
 

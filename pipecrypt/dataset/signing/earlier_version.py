@@ -15,7 +15,7 @@ from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
-from pipecrypt.manifest.verify import Remembered, VerifiedManifest, verify_envelope
+from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, Remembered, VerifiedManifest, verify_envelope
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import Revision, read_revision
 from pipecrypt.storage.sink import is_directory
@@ -114,7 +114,7 @@ def _verify(
     except (ExpiredError, FutureStatementError) as error:
         # A version whose time is over is what a new one is for. All else was found to hold before times were looked at.
         if isinstance(error, FutureStatementError) and not signers.options.accepts_future:
-            raise FutureStatementError(f"{place.display}: {error.message}", hint=error.hint) from error
+            raise FutureStatementError(f"{place.display}: {error.message}", hint=ACCEPT_FUTURE_HINT) from error
         created = decode_statement(parse_envelope(envelope).payload).created
         return verify_envelope(envelope, check, created, remembered=remembered, expected_file=expected_file)
     except NotTrustedError as error:

@@ -19,7 +19,7 @@ from pipecrypt.dataset.signing.directory_state import (
 )
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.service import find_key_ids
-from pipecrypt.manifest.verify import check_created
+from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.pipeline.history.sink_locking import check_unlocked
@@ -64,7 +64,7 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
     is_signed = request.policy.signing is not None
     version = read_unverified_version(request.sink) if is_directory(request.sink) else None
     if is_signed and version is not None and not request.run.accepts_future_statement:
-        check_created(version.created, utc_now())
+        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
     past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
     found = sizes_below(request.sink)
     there = None if is_signed else found

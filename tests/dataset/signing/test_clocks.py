@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.cli.main import main
 from pipecrypt.dataset.signing import signers
 from pipecrypt.errors import FutureStatementError, IntegrityError
 from pipecrypt.manifest.envelope import parse_envelope
@@ -54,7 +56,23 @@ def test_readers_say_which_clocks_differ_and_by_how_far(early: World) -> None:
         assert "clock here says" in caught.value.message
         assert "0:14:5" in caught.value.message or "0:15:0" in caught.value.message
         assert "tampered" not in caught.value.message
+        assert "--accept-future-statement" not in caught.value.hint, "readers have no such option"
     assert issubclass(FutureStatementError, IntegrityError)
+
+
+def test_verify_names_the_kind_and_says_once_what_it_found(early: World, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["verify", str(early.out), "--trust", early.reference("signing"), "--no-remember"]
+    assert main(command) == 3
+    answer = capsys.readouterr()
+    assert "\nfrom the future: 1\n" in answer.out
+    assert (answer.out + answer.err).count("clock here says") == 1
+    assert "--accept" not in answer.err
+
+    assert main([*command, "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert [each["kind"] for each in document["findings"]] == ["from the future"]
+    assert "clock here says" in document["error"]["message"]
+    assert document["error"]["type"] == "FutureStatementError"
 
 
 def test_a_skew_that_is_allowed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
