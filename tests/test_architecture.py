@@ -73,10 +73,9 @@ _REACHES_FILES = {
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",
-    "dataset/opening/accepted_versions.py": "the state directory of this user",
     "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
     "keys/services/keystore/changing.py": "likewise, through file.py",
-    "keys/services/keystore/memory.py": "the state directory of this user",
+    "state_records.py": "the state directory of this user",
     "keys/services/private_file.py": "reads a key file that the user names",
     "keys/services/pkcs11/library.py": "reads a library that the user names",
 }

@@ -8,7 +8,6 @@ forsaken may be wrong, and both would write.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
+from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
 from pipecrypt.storage.filesystem import look_up, open_filesystem
 from pipecrypt.storage.location import Location
@@ -107,8 +107,8 @@ def _open_held(location: Location) -> int:
     with map_errors(f"cannot lock {location.display}"):
         descriptor = _open_to_lock(location)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            take_lock(descriptor, location.display, wait_seconds=0)
+        except ConflictError as error:
             os.close(descriptor)
             raise ConflictError(
                 f"another command is changing {location.display}", hint="wait until it is done, then run again"
@@ -157,7 +157,7 @@ def _locked(location: Location, sleep: Callable[[float], None]) -> Iterator[Call
         with directory:
             descriptor = directory.readable()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor, location.above.display, sleep=sleep)
             yield lambda: None
         finally:
             os.close(descriptor)  # drops the lock

@@ -9,16 +9,15 @@ before. What is in the file is left to the callers.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, SinkNotEmptyError, StorageError
+from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_parent
 from pipecrypt.storage.conditional import Change, carry_out, conditional_object, knows_no_condition, replaced_meanwhile
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
@@ -30,8 +29,6 @@ from pipecrypt.storage.source import check_small, read_small_file
 __all__ = ["Revision", "read_revision", "replace_revision"]
 
 _WRITE_ID_BYTES: Final = 16
-_TRIES: Final = 40
-_WAIT_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +153,9 @@ def _locked_directory(location: Location) -> Iterator[None]:
 
 
 def _lock(descriptor: int, directory: str) -> None:
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_WAIT_SECONDS)
-        except OSError as error:
-            # A file system without such locks; the lock of the sink keeps writers apart all the same.
-            if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}:
-                raise StorageError(f"cannot lock {directory}: {error.strerror}") from error
-            return
-        else:
-            return
-    raise ConflictError(
-        f"another process holds the lock of {directory}", hint="if it was stopped, let it go on or end it; run again"
-    )
+    try:
+        take_lock(descriptor, directory)
+    except OSError as error:
+        # A file system without such locks; the lock of the sink keeps writers apart all the same.
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}:
+            raise StorageError(f"cannot lock {directory}: {error.strerror}") from error

@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
+from pipecrypt.file_locks import take_lock
 from pipecrypt.storage import revision
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import read_revision, replace_revision
@@ -102,7 +104,7 @@ def test_a_process_that_was_stopped_in_between_keeps_nobody_waiting(
     place = Location(str(tmp_path / "manifest.json"))
     replace_revision(place, b"1", expected=None)
     first = read_revision(place, MOST)
-    monkeypatch.setattr(revision, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(revision, "take_lock", partial(take_lock, wait_seconds=0.1))
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(ConflictError, match="another process holds the lock"):

@@ -6,39 +6,29 @@ holds what `Remembered` holds, and the place in clear::
     {"place": "s3://bucket/orders", "dataset": <32 hex>, "version": 7, "statement_sha256": <64 hex>,
      "accepted": when it was last found there, "2026-01-31T12:00:00Z"; absent in older records}
 
-Who can write there can make an old version look new, and no more: links, pipes and large files there are refused.
-Several readers change a record one after the other, under a lock on `accepted.lock`, and never to an older version.
+Several readers change a record one after the other, and never to an older version; see state_records.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import json
 import logging
-import os
-import secrets
-import stat
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.documents import Document, DocumentError, parse_document
-from pipecrypt.errors import IntegrityError, RolledBackError
+from pipecrypt.documents import Document, DocumentError
+from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
 from pipecrypt.manifest.verify import Remembered
 from pipecrypt.state_directory import STATE_VARIABLE, state_directory
+from pipecrypt.state_records import StateRecords
 
 __all__ = ["STATE_VARIABLE", "VersionMemory"]
 
-_MAX_BYTES: Final = 16 * 1024
+_KIND: Final = "accepted"
 _NAME_DIGITS: Final = 40
-_LOCK_TRIES: Final = 500
-_LOCK_PAUSE_SECONDS: Final = 0.01
 _FRESH: Final = timedelta(minutes=1)
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED_HINT: Final = "remove it if you know why, and say the lowest version to accept"
@@ -70,18 +60,9 @@ class VersionMemory:
         """Return what was last accepted at a place, or None.
 
         Raises:
-            IntegrityError: the record is malformed: ignoring it would let an old version pass.
+            IntegrityError: the record is malformed: taking it for none would let an old version pass.
         """
-        if self.starts_anew:
-            return None
-        path = self._path(place)
-        try:
-            with _directory(path.parent) as directory:
-                return _read(directory, path)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(path.parent):
-                return None
-            raise _unreadable(path, error) from error
+        return None if self.starts_anew else self._records.read(_name(place), _parse)
 
     def remember(self, place: str, remembered: Remembered) -> None:
         """Keep what was accepted at a place; a newer version stays that another reader accepted meanwhile.
@@ -92,19 +73,17 @@ class VersionMemory:
             RolledBackError: another reader accepted another statement of this version meanwhile.
             IntegrityError: it accepted another dataset; or its record is malformed.
         """
-        path = self._path(place)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _directory(path.parent) as directory, _alone(path.parent):
-                known = None if self.starts_anew else _read(directory, path)
+            with self._records.changing(_name(place)) as record:
+                known = None if self.starts_anew else record.read(_parse)
                 if known is None or _is_newer(remembered, known, place) or _is_stale(known, remembered):
-                    _write(directory, path.name, _document(place, remembered))
-        except OSError as error:
+                    record.put(_members(place, remembered))
+        except (OSError, ConflictError) as error:
             _logger.warning(
                 "cannot remember the accepted version of %s in %s: %s; an older one will not be noticed",
                 place,
                 self.directory,
-                error.strerror,
+                error.strerror if isinstance(error, OSError) else error.message,
             )
 
     def forget(self, place: str) -> None:
@@ -112,19 +91,23 @@ class VersionMemory:
 
         Raises:
             IntegrityError: the record cannot be removed.
+            ConflictError: another process changes records for long.
         """
-        path = self._path(place)
+        path = Path(self.directory, _KIND)
         try:
-            with _directory(path.parent) as directory, _alone(path.parent):
-                os.unlink(path.name, dir_fd=directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+            if path.is_dir():
+                with self._records.changing(_name(place)) as record:
+                    record.drop()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise self._records.unreadable(path, error) from error
 
-    def _path(self, place: str) -> Path:
-        name = digest(place.encode(errors="surrogateescape"))[:_NAME_DIGITS]
-        return Path(self.directory, "accepted", f"{name}.json")
+    @property
+    def _records(self) -> StateRecords:
+        return StateRecords(self.directory, _KIND, "record of accepted versions", IntegrityError, _MALFORMED_HINT)
+
+
+def _name(place: str) -> str:
+    return digest(place.encode(errors="surrogateescape"))[:_NAME_DIGITS]
 
 
 def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
@@ -144,70 +127,23 @@ def _is_stale(known: Remembered, remembered: Remembered) -> bool:
     return is_same and (known.accepted is None or datetime.now(UTC) - known.accepted > _FRESH)
 
 
-def _document(place: str, remembered: Remembered) -> bytes:
-    members = {
+def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
+    return {
         "place": place,
         "dataset": remembered.dataset_id,
         "version": remembered.version,
         "statement_sha256": remembered.statement_sha256,
         "accepted": datetime.now(UTC).strftime(_TIME),
     }
-    return json.dumps(members).encode() + b"\n"
 
 
-@contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep other readers from changing records; one that holds the lock for long keeps nobody from reading on."""
-    path = directory.with_name(f"{directory.name}.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is not a file")
-        for attempt in range(_LOCK_TRIES):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == _LOCK_TRIES - 1:
-                    raise
-                time.sleep(_LOCK_PAUSE_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _read(directory: int, path: Path) -> Remembered | None:
-    try:
-        # Without O_NONBLOCK a named pipe would hang here.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(path.name, flags, dir_fd=directory), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise IntegrityError(f"the record of accepted versions {path} is not a file", hint=_MALFORMED_HINT)
-            data = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        document = parse_document(data, max_bytes=_MAX_BYTES)
-        return Remembered(
-            dataset_id=document.text("dataset", max_characters=32),
-            version=document.integer("version"),
-            statement_sha256=document.text("statement_sha256", max_characters=64),
-            accepted=_read_time(document) if "accepted" in document else None,
-        )
-    except DocumentError as error:
-        message = f"the record of accepted versions {path} is malformed: {error}"
-        raise IntegrityError(message, hint=_MALFORMED_HINT) from error
+def _parse(document: Document) -> Remembered:
+    return Remembered(
+        dataset_id=document.text("dataset", max_characters=32),
+        version=document.integer("version"),
+        statement_sha256=document.text("statement_sha256", max_characters=64),
+        accepted=_read_time(document) if "accepted" in document else None,
+    )
 
 
 def _read_time(document: Document) -> datetime:
@@ -215,22 +151,3 @@ def _read_time(document: Document) -> datetime:
         return datetime.strptime(document.text("accepted", max_characters=32), _TIME).replace(tzinfo=UTC)
     except ValueError as error:
         raise DocumentError("'accepted' is not a time") from error
-
-
-def _write(directory: int, name: str, data: bytes) -> None:
-    temporary = f".{name}.{secrets.token_hex(4)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
-            file.write(data)
-        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-
-
-def _unreadable(path: Path, error: OSError) -> IntegrityError:
-    return IntegrityError(
-        f"the record of accepted versions {path} cannot be read: {error.strerror}",
-        hint=f"mend its permissions, or set {STATE_VARIABLE}",
-    )

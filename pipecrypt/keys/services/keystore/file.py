@@ -9,7 +9,6 @@ POSIX systems only.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -20,10 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.errors import KeystoreError
+from pipecrypt.file_locks import take_lock
 from pipecrypt.keys.services.private_file import file_failure
 
 __all__ = ["LockedDirectory", "locked_directory"]
 
+_LOCK_SECONDS: Final = 60.0  # passphrases are stretched under the lock, which takes seconds
 _PRIVATE_FILE: Final = 0o600
 _RANDOM_BYTES: Final = 8
 _PRIVATE_DIRECTORY: Final = 0o700
@@ -84,13 +85,14 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
     Raises:
         KeystoreError: the file system refused, also inside of the `with` block.
         StorageError: it is full.
+        ConflictError: another process holds the lock for long.
     """
     path = _resolve(path)
     try:
         path.parent.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor, str(path.parent), wait_seconds=_LOCK_SECONDS)
             yield LockedDirectory(path, descriptor)
         finally:
             os.close(descriptor)  # drops the lock

@@ -10,29 +10,25 @@ once in a process: reading goes on, and an older keystore will not be noticed.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import logging
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.documents import DocumentError, parse_document
-from pipecrypt.errors import DamagedKeystoreError
+from pipecrypt.documents import Document, DocumentError
+from pipecrypt.errors import ConflictError, DamagedKeystoreError
 from pipecrypt.keys.services.keystore.document import MAX_COUNTER, KeystoreDocument
 from pipecrypt.said_once import warn_once
-from pipecrypt.state_directory import STATE_VARIABLE, state_directory
+from pipecrypt.state_directory import state_directory
+from pipecrypt.state_records import StateRecords
 
 __all__ = ["KeystoreMemory"]
 
-_MAX_BYTES: Final = 16 * 1024
 _ACCEPT: Final = "if you put a backup there yourself: pipecrypt keys accept-backup KEYSTORE"
+_MALFORMED_HINT: Final = "remove it if you know why, and look whether the keystore is the newest"
 _logger = logging.getLogger(__name__)
 
 
@@ -93,88 +89,41 @@ class KeystoreMemory:
         if self.directory is None or not document.is_sealed:
             return
         now = _Seen(document.counter, digest(document.seal))
+        if not replaces and self._recall(document.id) == now:
+            return
         try:
-            if not replaces and self._recall(document.id) == now:
-                return
-            with _locked(Path(self.directory, "keystores")) as directory:
-                seen = None if replaces else self._recall(document.id)
+            with self._records(self.directory).changing(document.id) as record:
+                seen = None if replaces else record.read(_parse)
                 if seen is None or seen.counter < now.counter:
-                    _write(directory, self._path(document.id).name, _text(document.id, now, path))
-        except OSError as error:
+                    record.put(_members(document.id, now, path))
+        except (OSError, ConflictError) as error:
             warn_once(
                 _logger,
                 "cannot remember keystore %s in %s: %s; an older one in its place will not be noticed",
                 path,
                 self.directory,
-                error.strerror,
+                error.strerror if isinstance(error, OSError) else error.message,
             )
 
     def _recall(self, keystore_id: str) -> _Seen | None:
-        if self.directory is None:
-            return None
-        path = self._path(keystore_id)
-        try:
-            # Without O_NONBLOCK a named pipe would hang here; read as empty, it is a malformed record.
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(path, flags), "rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise DamagedKeystoreError(
-                f"the record of keystores {path} cannot be read: {error.strerror}",
-                hint=f"mend its permissions, or set {STATE_VARIABLE}",
-            ) from error
-        try:
-            return _parse(data)
-        except DocumentError as error:
-            raise DamagedKeystoreError(
-                f"the record of keystores {path} is malformed: {error}",
-                hint="remove it if you know why, and look whether the keystore is the newest",
-            ) from error
-
-    def _path(self, keystore_id: str) -> Path:
         # The id has the form of a UUID, and nothing else in it.
-        return Path(self.directory or "", "keystores", f"{keystore_id}.json")
+        return None if self.directory is None else self._records(self.directory).read(keystore_id, _parse)
+
+    def _records(self, directory: str) -> StateRecords:
+        return StateRecords(directory, "keystores", "record of keystores", DamagedKeystoreError, _MALFORMED_HINT)
 
 
-def _parse(data: bytes) -> _Seen:
-    document = parse_document(data, max_bytes=_MAX_BYTES)
+def _parse(document: Document) -> _Seen:
     counter = document.integer("counter")
     if not 0 < counter <= MAX_COUNTER:
         raise DocumentError("'counter' is out of range")
     return _Seen(counter, document.text("seal_sha256", max_characters=64))
 
 
-def _text(keystore_id: str, seen: _Seen, path: Path) -> bytes:
-    members = {
+def _members(keystore_id: str, seen: _Seen, path: Path) -> Mapping[str, object]:
+    return {
         "keystore": keystore_id,
         "counter": seen.counter,
         "seal_sha256": seen.seal_sha256,
         "path": os.path.abspath(path),
     }
-    return (json.dumps(members) + "\n").encode("ascii")
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[int]:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)  # drops the lock
-
-
-def _write(directory: int, name: str, data: bytes) -> None:
-    temporary = f".{name}.{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
-            file.write(data)
-        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-        raise

@@ -1,0 +1,187 @@
+"""Keep small JSON records of what was seen before, one file each, in a directory of this user. What they say: callers.
+
+The directory holds one directory for each kind of record, and beside it the file `<kind>.lock`, on which processes that
+change records of this kind lock each other out. A record is replaced whole, and reaches the disk before the call ends.
+Who can write there can make old things look new, and no more: links, pipes and large files there are refused, and what
+cannot be read or is malformed is an error, for taking it for none would let an old thing pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pipecrypt.documents import Document, DocumentError, parse_document
+from pipecrypt.errors import IntegrityError
+from pipecrypt.file_locks import take_lock
+from pipecrypt.state_directory import STATE_VARIABLE
+
+__all__ = ["LockedRecord", "StateRecords"]
+
+_T = TypeVar("_T")
+_MAX_BYTES: Final = 16 * 1024
+_LOCK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecords:
+    """The records of one kind; can be sent to worker processes.
+
+    Args:
+        directory: of this user's state; made with the first record.
+        kind: the name of the directory in it.
+        title: what errors call such a record.
+        error: the class of errors about records.
+        malformed_hint: what to do about a record that is malformed.
+    """
+
+    directory: str
+    kind: str
+    title: str
+    error: type[IntegrityError]
+    malformed_hint: str
+
+    def read(self, name: str, parse: Callable[[Document], _T]) -> _T | None:
+        """Return what a record says, or None if there is none.
+
+        Args:
+            name: of the record; a file name.
+            parse: reads it; raises DocumentError where it is malformed.
+
+        Raises:
+            IntegrityError: of class `error`: it cannot be read, or is malformed.
+        """
+        path = self._path(name)
+        try:
+            with _open_directory(path.parent) as directory:
+                return LockedRecord(self, path, directory).read(parse)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(path.parent):
+                return None
+            raise self.unreadable(path, error) from error
+
+    @contextmanager
+    def changing(self, name: str) -> Iterator[LockedRecord]:
+        """Keep other processes from changing records of this kind meanwhile.
+
+        Raises:
+            ConflictError: another process holds the lock for long.
+            OSError: the file system refused or failed.
+        """
+        path = self._path(name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _open_directory(path.parent) as directory, _locked(path.parent):
+            yield LockedRecord(self, path, directory)
+
+    def unreadable(self, path: Path, error: OSError) -> IntegrityError:
+        """Return the error for a record that the file system does not give."""
+        return self.error(
+            f"the {self.title} {path} cannot be read: {error.strerror}",
+            hint=f"mend its permissions, or set {STATE_VARIABLE}",
+        )
+
+    def _path(self, name: str) -> Path:
+        return Path(self.directory, self.kind, f"{name}.json")
+
+
+class LockedRecord:
+    """One record while its directory is open, and, to change it, locked.
+
+    Args:
+        records: its kind.
+        path: of its file.
+        directory: descriptor of its directory.
+    """
+
+    __slots__ = ("_directory", "_path", "_records")
+
+    def __init__(self, records: StateRecords, path: Path, directory: int) -> None:
+        """Keep them; read nothing yet."""
+        self._records = records
+        self._path = path
+        self._directory = directory
+
+    def read(self, parse: Callable[[Document], _T]) -> _T | None:
+        """Return what the record says, or None if there is none; see `StateRecords.read`."""
+        try:
+            # Without O_NONBLOCK a named pipe would hang here.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self._path.name, flags, dir_fd=self._directory), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise self._malformed("it is not a file")
+                data = file.read(_MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._records.unreadable(self._path, error) from error
+        try:
+            return parse(parse_document(data, max_bytes=_MAX_BYTES))
+        except DocumentError as error:
+            raise self._malformed(str(error)) from error
+
+    def put(self, members: Mapping[str, object]) -> None:
+        """Put a record in the place of this one, whole or not at all.
+
+        Raises:
+            OSError: the file system refused or failed.
+        """
+        temporary = f".{self._path.name}.{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o600, dir_fd=self._directory), "wb") as file:
+                file.write(json.dumps(members).encode("ascii") + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self._directory)
+            raise
+        os.fsync(self._directory)
+
+    def drop(self) -> None:
+        """Remove the record; none is fine.
+
+        Raises:
+            OSError: the file system refused or failed.
+        """
+        try:
+            os.unlink(self._path.name, dir_fd=self._directory)
+        except FileNotFoundError:
+            return
+        os.fsync(self._directory)
+
+    def _malformed(self, why: str) -> IntegrityError:
+        records = self._records
+        return records.error(f"the {records.title} {self._path} is malformed: {why}", hint=records.malformed_hint)
+
+
+@contextmanager
+def _open_directory(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    path = directory.with_name(f"{directory.name}.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"{path} is not a file")
+        take_lock(descriptor, str(directory), wait_seconds=_LOCK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)  # drops the lock
