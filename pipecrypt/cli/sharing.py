@@ -108,7 +108,8 @@ def _rotate_lines(summary: GrantSummary | DeepSummary) -> list[str]:
     lines = [
         f"rotated {deep.dataset} to {deep.master_key_id!a}: {deep.changed} of {deep.files} files changed",
         f"data keys            {deep.data_keys}",
-        f"bytes moved          {deep.bytes_moved} of {deep.total_bytes}",
+        f"bytes written        {deep.bytes_moved}, undo files included",
+        f"bytes of the files   {deep.total_bytes}",
         f"key service calls    {deep.service_calls}",
     ]
     if deep.put_back:

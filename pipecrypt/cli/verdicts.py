@@ -56,10 +56,10 @@ def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
 
 
 def brief_error(refusal: Refusal, error: IntegrityError | NotInPlaceError) -> IntegrityError | NotInPlaceError:
-    """Return the error to show below the lines of a refusal, which have said already what is wrong with a statement."""
-    if refusal.report is not None:
+    """Return the error to show below the lines of a refusal, which have told already how far two clocks are apart."""
+    if refusal.report is not None or refusal.findings[0].kind is not FindingKind.FROM_FUTURE:
         return error
-    return type(error)(f"{refusal.name}: the statement is refused: {refusal.findings[0].kind.value}", hint=error.hint)
+    return type(error)(f"{refusal.name}: the statement is from the future", hint=error.hint)
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:

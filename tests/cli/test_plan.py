@@ -43,6 +43,22 @@ def test_a_missing_key_is_found_without_a_passphrase(
     assert not (world / "out").exists()
 
 
+def test_a_policy_that_fits_no_source_ends_plan_as_it_ends_run(run: Run, world: Path, keyref: str) -> None:
+    config = _configuration(world, keyref)
+    pq.write_table(pa.table({"email": ["b"]}), world / "raw/b.parquet")
+    config.write_text(config.read_text().replace('"email"', '"emial"'))
+    for command in (("plan",), ("run", "--dry-run"), ("plan", "--out", "saved.json"), ("run",)):
+        answer = run(*command, config)
+        assert answer.code == 2
+        assert "did you mean 'email'?" in answer.err
+    assert not (world / "saved.json").exists()
+
+    pq.write_table(pa.table({"emial": ["c"]}), world / "raw/c.parquet")
+    answer = run("plan", config)
+    assert answer.code == 0, "one source that it fits is a drift of the others, as it was"
+    assert "has no column 'emial'" in answer.out
+
+
 def test_a_new_column_ends_plan_and_run_with_the_line_to_add(run: Run, world: Path, keyref: str) -> None:
     config = _configuration(world, keyref)
     assert run("run", config).code == 0

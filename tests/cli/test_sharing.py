@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_rotate_deeply(run: Run, people: Path, keyref: str, sealed: str) -> None
     answer = run("rotate", sealed, "--from", keyref, "--to", _OTHER, "--deep")
     assert answer.code == 0, answer.err
     assert "1 of 1 files changed" in answer.out
+    assert re.search(r"^bytes written +\d+, undo files included$", answer.out, re.MULTILINE)
+    assert re.search(r"^bytes of the files +\d+$", answer.out, re.MULTILINE)
     assert run("decrypt", sealed, "back/", "--key", keyref).code == 4
     assert run("decrypt", sealed, "back/", "--key", _OTHER).code == 0
     assert Path("back/people.parquet").read_bytes() == people.read_bytes()

@@ -5,14 +5,14 @@ An encrypted footer shows its own key only, and hides the columns: those files a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.kek_search import Place
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.keys.grants import Grants
+from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_names import read_key_names
@@ -150,7 +150,7 @@ def read_claims(place: Place) -> UsageClaims:
         plaintext_files=tally.plaintext,
         hidden_files=tally.hidden,
         unnamed_keys=tally.unnamed,
-        keys=tuple(_usage(key_id, tally.keys.get(key_id, _Seen()), grants) for key_id in _all_ids(tally, grants)),
+        keys=_usages(tally, grants),
     )
     wrapped = {
         key_id: {
@@ -238,12 +238,18 @@ class _Tally:
         return material.kek.wrapped if isinstance(material, KeyMaterial) and material.kek is not None else None
 
 
-def _all_ids(tally: _Tally, grants: Grants) -> Iterable[str]:
-    return sorted({*tally.keys, *(grant.master_key_id for grant in grants.all)})
+def _usages(tally: _Tally, grants: Grants) -> tuple[KeyUsage, ...]:
+    # Grouped once: who can write grants can name as many master keys in them as there are grants.
+    granted: dict[str, list[Grant]] = {}
+    for grant in grants.all:
+        granted.setdefault(grant.master_key_id, []).append(grant)
+    return tuple(
+        _usage(key_id, tally.keys.get(key_id, _Seen()), granted.get(key_id, ()), grants)
+        for key_id in sorted({*tally.keys, *granted})
+    )
 
 
-def _usage(key_id: str, seen: _Seen, grants: Grants) -> KeyUsage:
-    granted = [grant for grant in grants.all if grant.master_key_id == key_id]
+def _usage(key_id: str, seen: _Seen, granted: Sequence[Grant], grants: Grants) -> KeyUsage:
     others = {kek: {each.master_key_id for each in grants.of(kek)} - {key_id} for kek in seen.keks}
     return KeyUsage(
         master_key_id=key_id,

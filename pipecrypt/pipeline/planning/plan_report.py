@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pipecrypt.errors import PipecryptError, UnlistedColumnError
+from pipecrypt.errors import PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
@@ -113,6 +113,7 @@ def report_plan(request: EncryptRequest) -> PlanReport:
 
     Raises:
         AccessError: a key is missing, as far as that can be seen without a secret.
+        PolicyError: the policy fits none of the sources.
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
     check_keys(request.policy)
@@ -123,6 +124,8 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     looks = _Looks(first.schema)  # the same one whatever is done already
     for look in _look_at_all(to_do):
         looks.take(look)
+    if looks.misfit is not None and looks.misfits == len(to_do):
+        raise looks.misfit  # as the run's first task would
     conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, looks.seen))
     workers = max(1, min(request.workers, len(to_do)))
     signing = request.policy.signing
@@ -202,6 +205,8 @@ class _Looks:
         self.seen = ColumnsSeen()
         self.drifts: list[SchemaDrift] = []
         self.drifting = 0
+        self.misfit: PolicyError | None = None
+        self.misfits = 0
 
     @property
     def batches(self) -> int | None:
@@ -217,6 +222,9 @@ class _Looks:
             self.seen.add(tuple((path, key is not None) for path, _, key in look.schema), look.display)
         if look.problem is not None:
             self.seen.cannot_have(look.problem)
+            if isinstance(look.problem, PolicyError):
+                self.misfit = self.misfit or look.problem
+                self.misfits += 1
             self._drift(SchemaDrift(look.source, problem=look.problem.message))
         elif look.schema is not None and self._first is None:
             self._first = look.schema

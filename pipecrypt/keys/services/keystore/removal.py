@@ -141,7 +141,11 @@ def retire_key(
 
 
 def _chosen(document: KeystoreDocument, place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:
-    found = tuple(each for each in find_versions(document, place) if version in (None, each.version))
+    versions = find_versions(document, place)
+    found = tuple(each for each in versions if version in (None, each.version))
     if not found:
-        raise KeyNotFoundError(f"{place.text}: there is no version {version} of key {place.name}")
+        there = ", ".join(str(each) for each in sorted(each.version for each in versions))
+        raise KeyNotFoundError(
+            f"{place.text}: there is no version {version} of key {place.name}", hint=f"it has versions {there}"
+        )
     return found
