@@ -15,7 +15,7 @@ from enum import Enum
 from os import stat_result
 from typing import Any, Final, TypeAlias
 
-from pipecrypt.errors import LinkError, NoRegularFileError
+from pipecrypt.errors import IntegrityError, LinkError, NoRegularFileError
 from pipecrypt.storage.beneath import own_status, status, walk
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, list_sources, local_fingerprint
@@ -36,8 +36,8 @@ __all__ = [
     "take_inventory",
 ]
 
-# A path below the directory, with `/`, and the file; None for a link, and for whatever else is not a regular file.
-# Which of these it is, `look_at` tells.
+# A path below the directory, with `/`, and the file; None for a link, for whatever else is not a regular file, and for
+# what a server lists by a name that leads elsewhere. Which of these it is, `look_at` and `Location.child` tell.
 Found: TypeAlias = "tuple[str, SourceFile | None]"
 # Says of the names that lead to a directory whether the walk goes into it.
 Admits: TypeAlias = Callable[[tuple[str, ...]], bool]
@@ -151,10 +151,13 @@ def refuse_links(directory: Location, found: Iterable[Found]) -> Iterator[Found]
 
     Raises:
         LinkError: it is.
+        IntegrityError: it is what a server lists there, but its name leads elsewhere.
     """
     for path, file in found:
-        if file is None and directory.is_local:
-            _refuse_link(directory.child(path))
+        if file is None:
+            place = directory.child(path)
+            if directory.is_local:
+                _refuse_link(place)
         yield path, file
 
 
@@ -216,7 +219,15 @@ def _find_remote(directory: Location) -> Iterator[Found]:
         # An empty object whose name ends so stands for a directory.
         is_marker = relative_path.endswith("/") and not info.get("size")
         if info.get("type", "file") != "directory" and relative_path and not is_marker:
-            yield relative_path, _remote(directory.listed(relative_path), relative_path, info)
+            yield relative_path, _found_below(directory, relative_path, info)
+
+
+def _found_below(directory: Location, relative_path: str, info: dict[str, Any]) -> SourceFile | None:
+    try:
+        location = directory.child(relative_path)
+    except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
+        return None
+    return _remote(location, relative_path, info)
 
 
 def _below(remote: RemoteFilesystem, path: str) -> str:

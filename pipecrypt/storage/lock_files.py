@@ -21,9 +21,20 @@ from pipecrypt.storage.process_identity import ProcessIdentity
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["LockHolder", "highest", "holders", "is_same", "numbers", "read_holder", "write_holder"]
+__all__ = [
+    "MAX_LOCK_NUMBER",
+    "LockHolder",
+    "highest",
+    "holders",
+    "is_same",
+    "numbers",
+    "read_holder",
+    "write_holder",
+]
 
-_NAME: Final = re.compile(r"(?P<number>\d{1,12})\.json", re.ASCII)
+# They begin again at 1 whenever the lock is free, so honest ones stay far below: what has a longer name is not a lock.
+MAX_LOCK_NUMBER: Final = 999_999_999
+_NAME: Final = re.compile(r"(?P<number>\d{1,9})\.json", re.ASCII)
 _MAX_BYTES: Final = 4096
 _MAX_TEXT: Final = 512
 

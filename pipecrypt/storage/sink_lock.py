@@ -28,6 +28,7 @@ from pipecrypt.errors import (
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import (
+    MAX_LOCK_NUMBER,
     LockHolder,
     highest,
     holders,
@@ -243,7 +244,7 @@ class SinkLock:
             living = _living(self._directory, seen, self._timing)
             if living is not None:
                 raise _held(self._directory, living)
-            mine = replace(wanted, number=max(seen, default=0) + 1)
+            mine = replace(wanted, number=self._next_number(seen))
             if self._create(mine):
                 if self._is_alone(mine, seen):
                     self._forget(seen)
@@ -254,6 +255,15 @@ class SinkLock:
         raise ConflictError(
             f"{self._directory.display} is wanted by several runs at once", hint="let one run at a time write there"
         )
+
+    def _next_number(self, seen: dict[int, LockHolder]) -> int:
+        highest_seen = max(seen, default=0)
+        if highest_seen >= MAX_LOCK_NUMBER:
+            raise ConflictError(
+                f"{self._place(highest_seen).display} has the highest number that a lock can have, and nobody answers",
+                hint="no run wrote it; if none is writing there, remove it",
+            )
+        return highest_seen + 1
 
     def _create(self, mine: LockHolder) -> bool:
         self._last_beat = _seconds_passed()

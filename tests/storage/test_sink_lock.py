@@ -271,6 +271,22 @@ def test_what_is_no_lock_is_told(directory: Location, content: bytes) -> None:
         SinkLock(directory, "run", timing=LockTiming(sleep=_never))
 
 
+def test_a_dead_holder_with_the_highest_number_is_named(directory: Location) -> None:
+    _put(directory, lock_files.MAX_LOCK_NUMBER)
+    with pytest.raises(ConflictError, match=f"{lock_files.MAX_LOCK_NUMBER}.json"):
+        SinkLock(directory, "run", timing=LockTiming(patience=1, sleep=lambda _: None))
+    remove_file(directory.child(f"{lock_files.MAX_LOCK_NUMBER}.json"))
+    SinkLock(directory, "run", timing=LockTiming(sleep=_never)).release()
+
+
+@pytest.mark.parametrize("number", [lock_files.MAX_LOCK_NUMBER + 1, 10**12 - 1, 10**12])
+def test_a_number_that_no_lock_can_have_keeps_nobody_out(directory: Location, number: int) -> None:
+    _put(directory, number)
+    with SinkLock(directory, "run", timing=LockTiming(sleep=_never)) as lock:
+        lock.check()
+        assert current_holder(directory, timing=LockTiming(sleep=_never)) is not None
+
+
 def test_a_huge_file_is_no_lock(directory: Location) -> None:
     with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
         file.write(b" " * 10_000)

@@ -60,8 +60,9 @@ def check_nothing_unsigned(directory: Location, stays: Sequence[FileEntry], foun
     """
     unsigned = set(found).difference(entry.path for entry in stays)
     if unsigned:
-        shown = ((path, None) for path in sorted(unsigned)[:_LOOKED_INTO])
-        deque(refuse_links(directory, shown), maxlen=0)
+        if directory.is_local:
+            shown = ((path, None) for path in sorted(unsigned)[:_LOOKED_INTO])
+            deque(refuse_links(directory, shown), maxlen=0)
         raise ConflictError(
             f"{name_some(directory, unsigned)}: in the sink, but neither written by this run nor signed before",
             hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",

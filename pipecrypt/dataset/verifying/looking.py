@@ -162,6 +162,14 @@ class Look:
         target = self._target
         return self._files.location(target.path) if isinstance(target, SingleFile) else self._root.child(path)
 
+    def _leads_out(self, path: str) -> bool:
+        """Say whether a server listed a name that leads elsewhere, where nothing is looked at."""
+        try:
+            self._place(path)
+        except IntegrityError:
+            return True
+        return False
+
     def _signed(self, path: str) -> SignedFile | None:
         target = self._target
         if isinstance(target, SingleFile):
@@ -170,6 +178,9 @@ class Look:
 
     def _at_places(self, paths: Iterable[str]) -> Iterator[SignedSource]:
         for path in paths:
+            if self._leads_out(path):
+                self.tally.find(extra(path))
+                continue
             signed, place = self._signed(path), self._place(path)
             if signed is not None:
                 yield from signed_source(signed, place, self.tally)
@@ -185,8 +196,11 @@ class Look:
                 self.tally.find(extra(path))
 
     def _reserved_again(self, paths: Iterable[str]) -> dict[str, SourceFile | None]:
-        found = {}
+        found: dict[str, SourceFile | None] = {}
         for path in paths:
+            if self._leads_out(path):
+                found[path] = None
+                continue
             try:
                 pinned = pin(self._root.child(path), path)
             except LinkError as error:
@@ -254,9 +268,10 @@ class Look:
 
     def _is_rotated(self, path: str) -> bool:
         """Say whether a rotation has changed the end of a file, and kept the signed one. Anybody can do so."""
-        signed, place = self._signed(path), self._place(path)
+        signed = self._signed(path)
         if signed is None:
             return False
+        place = self._place(path)
         try:
             source = pin_regular(place, path)
             undo = read_undo(place, max_end_bytes=signed.entry.size_bytes)

@@ -108,7 +108,7 @@ class Presence:
 
     def _refuse_way(self, path: str, source: SourceFile | None) -> None:
         """Find a link where a directory would be of files that count."""
-        if source is None and self._selection.admits(tuple(path.split("/"))):
+        if source is None and self._directory.is_local and self._selection.admits(tuple(path.split("/"))):
             place = self._directory.child(path)
             if look_at(place) is Kind.LINK:
                 self._tally.find(Finding(FindingKind.LINK, path, f"{place.display} is a symbolic link"))

@@ -28,7 +28,7 @@ _KNOWN: Final = re.compile(
     rf"""{RESERVED_DIRECTORY}/(?:
         manifest\.json | grants\.json
         | files/[1-9][0-9]{{0,18}}-[0-9a-f]{{16}}\.jsonl
-        | lock/[0-9]{{1,12}}\.json
+        | lock/[0-9]{{1,9}}\.json
         | probe-[0-9a-f]{{16}}
         | runs/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{8}}/(?:parts-[0-9]{{6,9}}\.jsonl? | report\.json | finished\.json)
     )""",
@@ -90,7 +90,7 @@ def find_unexpected(reserved: Mapping[str, SourceFile | None]) -> list[Finding]:
         Finding(
             FindingKind.UNEXPECTED,
             path,
-            "pipecrypt writes no file of this name here" if file else "this is not a regular file",
+            "pipecrypt writes no file of this name here" if file else "this is not a regular file in its place",
         )
         for path, file in sorted(reserved.items())
         if file is None or not (_is_known(path) or table_of(path) is not None)

@@ -103,6 +103,7 @@ def test_with_keys_it_is_the_same(dataset: Path, signed_world: SignedWorld) -> N
         "_pipecrypt/z.parquet",
         "_pipecrypt/files/z.parquet",
         "_pipecrypt/lock/1.json.parquet",
+        "_pipecrypt/lock/999999999999.json",
         f"_pipecrypt/runs/{RUN}/z.parquet",
         f"_pipecrypt/runs/{RUN}/Staged/z.parquet",
         "_pipecrypt/runs/x/staged/z.parquet",
