@@ -10,7 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dask.dataframe as dd
@@ -232,9 +232,9 @@ def test_key_material_beside_a_file_is_bounded(
     path = str(write(tmp_path / "a.parquet", table, keys.policy()))
     beside = tmp_path / "_KEY_MATERIAL_FOR_a.parquet.json"
 
-    def ask(
-        session: KeySession, key_metadata: bytes, context: object, *, external: Callable[[], object], grants: object
-    ) -> object:
+    def ask(session: KeySession, key_metadata: bytes, context: object, **given: object) -> object:
+        external = given["external"]
+        assert callable(external)
         return external()
 
     monkeypatch.setattr(KeySession, "open_data_key", ask)
