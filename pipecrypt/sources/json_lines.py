@@ -14,7 +14,7 @@ from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.sources.bad_rows import sift
 from pipecrypt.sources.inputs import recoded
 from pipecrypt.sources.json_depth import MAX_DEPTH, is_too_deep
-from pipecrypt.sources.json_numbers import has_inexact_numbers, inexact_field, without_times
+from pipecrypt.sources.json_numbers import has_inexact_numbers, inexact_field, too_large_field, without_times
 from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from pipecrypt.sources.options import ReadOptions
 from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
@@ -29,6 +29,7 @@ _FEW: Final = pj.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
 _FEW_BYTES: Final = 64 << 10
 _TYPE_HINT: Final = "give the type of the field (source.types, --type); or leave such rows out with on_bad_rows: skip"
 _NUMBER_HINT: Final = "give its type: source.types: {NAME: decimal128(38, 0)}, --type; double, if it may be rounded"
+_RANGE_HINT: Final = "write the number as text, or leave such rows out with on_bad_rows: skip"
 _SYNTAX_HINT: Final = "each line must be one JSON object; or leave such rows out with on_bad_rows: skip"
 _LINES: Final = RowEnds(b"", None)
 _LINE: Final = re.compile(rb"[^\n]+\n")
@@ -111,6 +112,8 @@ class _JSONParser:
         return "the line is no JSON object", _SYNTAX_HINT
 
     def _explain_object(self, row: bytes, value: dict[str, object]) -> tuple[str, str]:
+        if (large := too_large_field(row, self._given)) is not None:
+            return f"field {large} has a number beyond the range of a double", _RANGE_HINT
         if (rounded := inexact_field(row, self._inferred)) is not None:
             return f"field {rounded} has a number that a double would round", _NUMBER_HINT.replace("NAME", rounded)
         for field in self.schema:
@@ -131,8 +134,10 @@ class _JSONParser:
                 schema = pa.schema([self._settled(field) for field in table.schema])
                 found = schema if found is None else _united(found, schema)
         if found is None:
-            reason, hint = self.explain(data[slice(*self.split(data)[0])])
-            raise FormatError(f"{name}: no row of the first block can be read: {reason}", hint=hint)
+            start, end = self.split(data)[0]
+            reason, hint = self.explain(data[start:end])
+            line = data.count(b"\n", 0, start) + 1
+            raise FormatError(f"{name}:{line}: no row of the first block can be read: {reason}", hint=hint)
         return found
 
     def _settled(self, field: pa.Field) -> pa.Field:

@@ -8,14 +8,15 @@ that have one are looked at in Python.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["has_inexact_numbers", "inexact_field", "without_times"]
+__all__ = ["has_inexact_numbers", "inexact_field", "too_large_field", "without_times"]
 
 _MOST_WHOLE: Final = 1 << 53
 # As many digits as any double needs; those of whole numbers count from 2**53 on.
@@ -26,6 +27,7 @@ _LONG_NUMBER: Final = (
     rf"(?:^|[^0-9.])(?:[1-9][0-9]{{{_WHOLE_DIGITS - 1},}}(?:[^0-9.eE]|$)|[0.]*[1-9](?:[.]?[0-9]){{{_MOST_DIGITS},}})"
 )
 _INEXACT: Final = object()
+_TOO_LARGE: Final = object()
 
 
 def has_inexact_numbers(data: bytes, fields: pa.Schema) -> bool:
@@ -70,6 +72,34 @@ def inexact_field(line: bytes, fields: pa.Schema) -> str | None:
         is_long = _long_number(line, 0) >= 0
         return next((str(field.name) for field in fields if is_long and _has_doubles(field.type)), None)
     return None
+
+
+def too_large_field(line: bytes, given: Mapping[str, pa.DataType]) -> str | None:
+    """Return the field of a line, one JSON object, that has a number beyond the range of a double.
+
+    Args:
+        line: as it stands in the file.
+        given: types of fields that were not inferred; those without a double are the parser's business.
+    """
+    value = json.loads(line, parse_int=_ranged, parse_float=_ranged)
+    return next(
+        (
+            name
+            for name, field in value.items()
+            if (name not in given or _has_doubles(given[name])) and _has_too_large(field)
+        ),
+        None,
+    )
+
+
+def _ranged(text: str) -> object:
+    return _TOO_LARGE if math.isinf(float(text)) else 0
+
+
+def _has_too_large(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_too_large, value.values()))
+    return any(map(_has_too_large, value)) if isinstance(value, list) else value is _TOO_LARGE
 
 
 def _values(line: str) -> Iterator[object]:
