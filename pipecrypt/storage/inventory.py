@@ -151,13 +151,10 @@ def refuse_links(directory: Location, found: Iterable[Found]) -> Iterator[Found]
 
     Raises:
         LinkError: it is.
-        IntegrityError: it is what a server lists there, but its name leads elsewhere.
     """
     for path, file in found:
-        if file is None:
-            place = directory.child(path)
-            if directory.is_local:
-                _refuse_link(place)
+        if file is None and directory.is_local:
+            _refuse_link(directory.child(path))
         yield path, file
 
 
