@@ -5,7 +5,11 @@ Servers that several folders of tests use are made known here too.
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +36,18 @@ def _states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _state_dir(_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(_states / uuid.uuid4().hex))
+
+
+@pytest.fixture(autouse=True)
+def _own_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that a test carries out in this process sets up the logs of the process: not for the tests after it."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    logger = logging.getLogger("pipecrypt")
+    level, handlers, propagates = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.propagate = propagates
+    logger.setLevel(level)
