@@ -8,7 +8,6 @@ an answer means, is the same for all and stands here.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -18,6 +17,7 @@ from pipecrypt.storage.azure_object import AzureObject
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.gcs_object import GCSObject
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lost_answers import repeat_until_known
 from pipecrypt.storage.object_head import ObjectHead
 from pipecrypt.storage.problems import describe
 from pipecrypt.storage.publication import unknown_outcome
@@ -37,7 +37,6 @@ __all__ = [
     "replaced_meanwhile",
 ]
 
-_log = logging.getLogger(__name__)
 _GCS: Final = frozenset({"gs", "gcs"})
 _AZURE: Final = frozenset({"az", "abfs", "abfss"})
 _CONDITION_FAILED: Final = 412
@@ -112,14 +111,18 @@ def carry_out(change: Change, remote: RemoteFilesystem) -> None:
         Exception: as the store's client says; the object is as it was.
     """
 
-    def attempt() -> None:
-        try:
-            change.send()
-        except Exception as error:
-            _settle(change, remote, error)
+    def look(error: Exception) -> Exception | None:
+        if not is_condition_failed(error) and not is_transient(error) and not asks_to_repeat(error):
+            return error
+        head = remote.retry.call(change.target.head)
+        if change.is_done(head):
+            return None
+        if is_condition_failed(error) or (None if head is None else head.tag) != change.expected:
+            return replaced_meanwhile(change.location)
+        return error
 
     try:
-        remote.retry.call(attempt, is_passing=is_worth_repeating)
+        repeat_until_known(change.send, look, change.location, remote.retry, is_passing=is_worth_repeating)
     except ConflictError:
         raise
     except Exception as error:
@@ -127,21 +130,6 @@ def carry_out(change: Change, remote: RemoteFilesystem) -> None:
             # It may be under way still: nothing that the store was asked is ever known not to arrive.
             raise unknown_outcome(change.location, describe(error)) from error
         raise
-
-
-def _settle(change: Change, remote: RemoteFilesystem, error: Exception) -> None:
-    if not is_condition_failed(error) and not is_transient(error) and not asks_to_repeat(error):
-        raise error
-    try:
-        head = remote.retry.call(change.target.head)
-    except Exception as unreadable:
-        raise unknown_outcome(change.location, describe(unreadable)) from error
-    if change.is_done(head):
-        _log.info("%s was changed although its answer was lost: %s", change.location.display, describe(error))
-        return
-    if is_condition_failed(error) or (None if head is None else head.tag) != change.expected:
-        raise replaced_meanwhile(change.location) from error
-    raise error
 
 
 def replaced_meanwhile(location: Location) -> ConflictError:

@@ -18,8 +18,9 @@ from pipecrypt.errors import StorageError
 from pipecrypt.storage.conditional import conditional_object, replaced_meanwhile
 from pipecrypt.storage.filesystem import RemoteFilesystem, look_up, size_of
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lost_answers import repeat_until_known
 from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import Publication, occupied, temporary_name, unknown_outcome, write_fully
+from pipecrypt.storage.publication import Publication, occupied, temporary_name, write_fully
 from pipecrypt.storage.rename import rename
 
 __all__ = ["RemotePublication"]
@@ -111,32 +112,22 @@ class RemotePublication(Publication):
             raise
 
     def _upload(self) -> None:
-        def attempt() -> None:
-            try:
-                mode = "overwrite" if self._overwrite and not self._takes_conditions else "create"
-                self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
-            except Exception as error:
-                self._settle(error)
+        def send() -> None:
+            mode = "overwrite" if self._overwrite and not self._takes_conditions else "create"
+            self._fs.put_file(self._spool_path, self._remote.path, mode=mode)
 
-        self._remote.retry.call(attempt)
+        repeat_until_known(send, self._look_after, self.location, self._remote.retry)
 
-    def _settle(self, error: Exception) -> None:
-        """Find out what a failed upload did: its answer may have been lost although the object is there.
-
-        What is there is ours if it has our bytes. While that is unknown nothing is deleted.
-        """
-        try:
-            is_there, is_ours = self._compare()
-        except Exception as unreadable:
-            raise unknown_outcome(self.location, describe(unreadable)) from error
+    def _look_after(self, error: Exception) -> Exception | None:
+        """Say what a failed upload left there; see `lost_answers`. What is there is ours if it has our bytes."""
+        is_there, is_ours = self._compare()
         if is_ours:
-            _log.info("%s was published although its upload failed: %s", self.name, describe(error))
-            return
+            return None
         if is_there and not self._overwrite:
-            raise occupied(self.location) from error
+            return occupied(self.location)
         if is_there and self._takes_conditions:
-            raise replaced_meanwhile(self.location) from error
-        raise error
+            return replaced_meanwhile(self.location)
+        return error
 
     @property
     def _takes_conditions(self) -> bool:

@@ -23,6 +23,7 @@ from pipecrypt.storage.conditional import (
 )
 from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lost_answers import repeat_until_known, settle
 from pipecrypt.storage.object_head import ObjectHead
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.publication import Publication, occupied, unknown_outcome
@@ -142,11 +143,7 @@ class S3Publication(Publication):
         except Exception as error:
             # The call may still be under way. After the abort it cannot take effect any more, so a last look decides.
             is_over = self._abort(upload)
-            if not self._is_ours(self._read_back(error)):
-                if not is_over:  # the object may still appear
-                    self._upload = None
-                    raise unknown_outcome(self.location, describe(error)) from error
-                raise
+            settle(error, lambda failure: self._look_after_abort(failure, is_over=is_over), self.location)
         self._upload = None
         self._check_size(upload.size_bytes)
 
@@ -161,34 +158,32 @@ class S3Publication(Publication):
             self._repeated(send)
 
     def _repeated(self, send: Callable[[_Condition], None]) -> None:
-        def attempt() -> None:
-            try:
-                send(self._condition)
-            except Exception as error:
-                self._settle(error)
+        def is_passing(error: BaseException) -> bool:
+            # A condition that failed though nothing is there: the other object went away meanwhile.
+            return is_worth_repeating(error) or precondition_failed(error)
 
-        # A condition that failed though nothing is there: the other object went away meanwhile.
-        self._retry.call(attempt, is_passing=lambda e: is_worth_repeating(e) or precondition_failed(e))
+        repeat_until_known(
+            lambda: send(self._condition), self._look_after, self.location, self._retry, is_passing=is_passing
+        )
 
-    def _settle(self, error: Exception) -> None:
-        """Find out what a failed call did: its answer may have been lost although the object is there.
-
-        Raises:
-            SinkNotEmptyError: another writer's object is there.
-            ConflictError: the store does not tell; nothing is deleted.
-            Exception: the failure itself: no object of ours is there.
-        """
+    def _look_after(self, error: Exception) -> Exception | None:
+        """Say what a failed call left there; see `lost_answers`."""
         if _was_refused(error):
-            raise error
-        head = self._read_back(error)
+            return error
+        head = self._read_back()
         if self._is_ours(head):
-            _log.info("%s was published although its answer was lost: %s", self.name, describe(error))
-            return
+            return None
         if head is not None and not self._overwrite:
-            raise occupied(self.location) from error
-        if self._is_replaced(head, error):
-            raise replaced_meanwhile(self.location) from error
-        raise error
+            return occupied(self.location)
+        return replaced_meanwhile(self.location) if self._is_replaced(head, error) else error
+
+    def _look_after_abort(self, error: Exception, *, is_over: bool) -> Exception | None:
+        if self._is_ours(self._read_back()):
+            return None
+        if is_over:
+            return error
+        self._upload = None  # the object may still appear
+        return unknown_outcome(self.location, describe(error))
 
     def _is_replaced(self, head: ObjectHead | None, error: Exception) -> bool:
         """Say whether what is there, and is not ours, is not what may be replaced."""
@@ -196,12 +191,12 @@ class S3Publication(Publication):
             return head is not None and precondition_failed(error)
         return head is None or head.tag != self._condition.if_match
 
-    def _read_back(self, error: Exception) -> ObjectHead | None:
+    def _read_back(self) -> ObjectHead | None:
         try:
             return self._retry.call(self._object.head)
-        except Exception as unreadable:
+        except Exception:
             self._upload = None  # not even parts are dropped while it is unknown what they became
-            raise unknown_outcome(self.location, describe(unreadable)) from error
+            raise
 
     def _is_ours(self, head: ObjectHead | None) -> bool:
         return head is not None and head.write_id == self._write_id

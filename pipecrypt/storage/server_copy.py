@@ -22,8 +22,8 @@ from pipecrypt.storage.filesystem import (
 )
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lost_answers import repeat_until_known
 from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import unknown_outcome
 from pipecrypt.storage.retry import error_code
 
 __all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
@@ -111,33 +111,19 @@ class _S3Ends:
         self, upload_id: str, parts: list[dict[str, object]], etag: str, wish: tuple[SourceFile, int, bytes]
     ) -> None:
         arguments = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, "IfMatch": etag}
-
-        def attempt() -> None:
-            try:
-                self._call_once("complete_multipart_upload", **arguments)
-            except Exception as error:
-                self._settle(error, wish)
-
-        self._remote.retry.call(attempt, is_passing=is_worth_repeating)
-
-    def _settle(self, error: Exception, wish: tuple[SourceFile, int, bytes]) -> None:
-        """Find out what a failed completion did: its answer may have been lost although the object is there.
-
-        The new end holds fresh nonces, so an object that ends so is ours.
-        """
         source, body_end, tail = wish
-        try:
+
+        def send() -> None:
+            self._call_once("complete_multipart_upload", **arguments)
+
+        def look(error: Exception) -> Exception | None:
             info = look_up(self._remote)
-            is_old = info is not None and fingerprint_of(info) == source.fingerprint
-            is_ours = not is_old and self._ends_with(info, body_end, tail)
-        except Exception as unreadable:
-            raise unknown_outcome(self._location, describe(unreadable)) from error
-        if is_ours:
-            _log.info("%s was replaced although its upload failed: %s", self._location.display, describe(error))
-            return
-        if is_old:
-            raise error
-        raise self._has_changed() from error
+            if info is not None and fingerprint_of(info) == source.fingerprint:
+                return error
+            # The new end holds fresh nonces, so an object that ends so is ours.
+            return None if self._ends_with(info, body_end, tail) else self._has_changed()
+
+        repeat_until_known(send, look, self._location, self._remote.retry, is_passing=is_worth_repeating)
 
     def _ends_with(self, info: dict[str, Any] | None, body_end: int, tail: bytes) -> bool:
         size = body_end + len(tail)
