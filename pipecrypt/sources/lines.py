@@ -1,10 +1,10 @@
 """Cut a stream of bytes into blocks of whole rows. Parsing the blocks is left to csv_lines and json_lines.
 
 A line end inside of quotes ends no row. Counting quotes would tell inside from outside only where no unquoted field
-holds a quote (`5" pipe`). Two facts are used instead. First: right behind a quote one is inside of a quoted field only
-if it is the quote that opened it, which follows a delimiter or a line end, or one of two doubled quotes. So behind a
-quote between other characters one is outside, whatever came before. There is nearly always such a quote close to the
-end of a block; from there on, quotes are followed one by one. Second: a block begins at a row, so one is outside there.
+holds a quote (`5" pipe`), so quotes are taken by runs of them, without a gap. A run of an even number changes nothing:
+it is an empty field, or doubled quotes. An odd one behind a delimiter or a line end opens a field, or closes the one
+that is open. An odd one behind anything else can only close: behind it one is outside, whatever came before. There is
+nearly always such a run close to the end of a block; from there on, runs are counted. A block begins at a row, outside.
 
 Only searches for bytes are used, and no regular expressions: what those mean has differed between versions of Python.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from pipecrypt.errors import FormatError
@@ -23,6 +22,15 @@ __all__ = ["Block", "RowEnds", "cut_blocks", "read_full"]
 _BOM: Final = b"\xef\xbb\xbf"
 _MAX_READ_BYTES: Final = 64 << 20
 _LINE_ENDS: Final = b"\r\n"
+# Kinds of bytes: a quote for each run of an odd number of them, a line feed, and two for all else.
+_RUN: Final = b'"'
+_LINE_FEED: Final = b"\n"
+_BEFORE_OPENING: Final = b","
+_OTHER: Final = b"x"
+_CLOSING: Final = _OTHER + _RUN
+_REACH_BYTES: Final = 4096
+_FURTHER: Final = 8
+_PIECE_BYTES: Final = 1 << 18
 _LONG_ROW: Final = "a quote may never be closed: check the quote character; or lines end with a carriage return only"
 
 
@@ -42,22 +50,38 @@ class RowEnds:
         quote: one byte, or None where every line end ends a row.
     """
 
-    __slots__ = ("_before_opening", "_quote")
+    __slots__ = ("_before_opening", "_kinds", "_quote")
 
     def __init__(self, delimiter: bytes, quote: bytes | None) -> None:
         """Keep the dialect."""
         self._quote = quote
         self._before_opening = delimiter + _LINE_ENDS
+        kinds = bytearray(_OTHER * 256)
+        for byte in self._before_opening:
+            kinds[byte] = _BEFORE_OPENING[0]
+        kinds[_LINE_FEED[0]] = _LINE_FEED[0]
+        for byte in quote or b"":
+            kinds[byte] = _RUN[0]
+        self._kinds = bytes(kinds)
 
     def last(self, data: bytes) -> int:
         """Return the offset after the last row end of `data`, which begins at a row; 0 where there is none."""
         end = data.rfind(b"\n") + 1
         if self._quote is None or self._quote not in data:
             return end
-        for stop, start in pairwise(self._outside(data, end)):
-            if data.rfind(b"\n", start, stop) >= 0 and (found := self._last_between(data, start, stop)):
-                return found
-        return 0
+        reach = _REACH_BYTES
+        while True:
+            start = data.rfind(b"\n", 0, max(0, end - reach)) + 1  # behind a line feed, so no run of quotes is cut
+            if found := _last_outside(self._marked(data[start:end]), is_row_start=start == 0):
+                return start + found
+            if start == 0:
+                return 0
+            reach *= _FURTHER
+
+    def _marked(self, data: bytes) -> bytes:
+        """Return `data`, as long as it is, with kinds of bytes in place of bytes: of each odd run one quote is left."""
+        # Backwards, because a pair is replaced from the left and the first quote of a run is the one to keep.
+        return data.translate(self._kinds)[::-1].replace(_RUN * 2, _OTHER * 2)[::-1]
 
     def first(self, data: bytes) -> tuple[int, int] | None:
         """Return the offsets of the first row that is not an empty line."""
@@ -83,25 +107,6 @@ class RowEnds:
                 rows.append((start, start + len(row)))
             start += len(row)
         return rows
-
-    def _outside(self, data: bytes, end: int) -> Iterator[int]:
-        """Yield places that are outside of quotes, from `end` to the beginning; `end` itself may be inside."""
-        yield end
-        at = max(end - 1, 0)
-        while self._quote is not None and (at := data.rfind(self._quote, 0, at)) > 0:
-            before, behind = data[at - 1], data[at + 1]
-            if before != data[at] != behind and before not in self._before_opening:
-                yield at + 1
-        yield 0
-
-    def _last_between(self, data: bytes, start: int, stop: int) -> int:
-        """Return the offset after the last line feed outside of quotes; 0 where there is none. `start` is outside."""
-        found, at = 0, start
-        while at < stop:
-            opening = self._opening(data, at, stop)
-            found = data.rfind(b"\n", at, opening) + 1 or found
-            at = stop if opening == stop else self._behind_closing(data, opening)
-        return found
 
     def _opening(self, data: bytes, start: int, stop: int) -> int:
         """Return where the next quoted field begins, `stop` where none does before it."""
@@ -132,6 +137,37 @@ class RowEnds:
             pieces += [data[at:opening], b"q" * (closed - opening)]
             at = closed
         return b"".join([*pieces, data[at:]])
+
+
+def _last_outside(marked: bytes, *, is_row_start: bool) -> int:
+    """Return the offset after the last line feed that is certainly outside of quotes; 0 where there is none."""
+    stop = len(marked)
+    while (end := marked.rfind(_LINE_FEED, 0, stop) + 1) > 0:
+        closing = marked.rfind(_CLOSING, 0, end)
+        if closing < 0 and not is_row_start:
+            return 0
+        start = closing + len(_CLOSING) if closing >= 0 else 0
+        if found := _last_even(marked, start, end):
+            return found
+        stop = max(closing, 0)
+    return 0
+
+
+def _last_even(marked: bytes, start: int, end: int) -> int:
+    """Return the offset after the last line feed that an even number of quotes stands before, from `start` on."""
+    inside = marked.count(_RUN, start, end) % 2
+    while end > start:  # by pieces, which bound how many parts there are at once
+        begin = max(start, end - _PIECE_BYTES)
+        parts = marked[begin:end].split(_RUN)
+        first = (len(parts) - 1 - inside) % 2  # every second part is outside: the last one, or the one before it
+        outside = _RUN.join(parts[first::2])
+        at = outside.rfind(_LINE_FEED)
+        if at >= 0:
+            before = first + 2 * outside.count(_RUN, 0, at)
+            return begin + sum(map(len, parts[:before])) + before + at - outside.rfind(_RUN, 0, at)
+        inside = (inside + len(parts) - 1) % 2
+        end = begin
+    return 0
 
 
 def cut_blocks(

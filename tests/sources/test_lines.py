@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError
+from pipecrypt.sources import lines
 from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from tests.sources.world import Pipe, csv_stream, table_of
 
@@ -66,6 +69,47 @@ def test_blocks_are_the_input_and_never_end_inside_quotes(data: bytes, block_byt
         offset += len(block.data)
         assert block.data.endswith(b"\n")
         assert not states[offset]
+
+
+@given(_PIECES.map(b"".join), st.integers(1, 9), st.integers(1, 9))
+@example(b'",","\n",\n","",\n",', 1, 1)
+@example(b'"""\n","""\n', 1, 2)
+def test_the_last_row_end_is_found_from_behind_however_far_one_looks(data: bytes, reach: int, piece: int) -> None:
+    states = _states(data)
+    due = max((end for end in range(1, len(data) + 1) if data[end - 1 : end] == b"\n" and not states[end]), default=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_REACH_BYTES", reach)
+        patch.setattr(lines, "_PIECE_BYTES", piece)
+        assert RowEnds(b",", b'"').last(data) == due
+
+
+@pytest.mark.parametrize(
+    ("row", "opens"),
+    [
+        (b'"",""\n', b""),
+        (b'",",","\n', b""),
+        (b'""",""","""\n"""\n', b""),
+        (b'"\n","\n",', b""),
+        (b"\n\n", b'"'),
+    ],
+    ids=["empty", "delimiters", "tripled", "one row", "never closed"],
+)
+def test_looking_for_the_last_row_end_takes_few_steps_wherever_quotes_stand(row: bytes, opens: bytes) -> None:
+    steps = 0
+
+    def count(frame: object, event: str, argument: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    data, ends = opens + row * (1 << 16), RowEnds(b",", b'"')
+    sys.setprofile(count)
+    try:
+        found = ends.last(data)
+    finally:
+        sys.setprofile(None)
+
+    assert found == (0 if opens or row.endswith(b",") else len(data))
+    assert steps < 1000  # one for each quote were 130,000 and more
 
 
 @given(_PIECES.map(b"".join), st.integers(1, 30))
