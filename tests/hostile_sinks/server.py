@@ -8,8 +8,11 @@ the suite plants things at the paths that commands really use. Paths relative to
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import sys
@@ -18,7 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipecrypt.cli.main import main
+import typer
+
+import pipecrypt
+from pipecrypt.cli.main import app, main
 
 _PATH_CALLS = (
     "open",
@@ -156,11 +162,20 @@ def _read(output: Path) -> dict[str, str]:
     return found
 
 
+def _load_everything() -> None:
+    """Import what commands import late, once for all forks: that takes longer than most of them do."""
+    for module in pkgutil.walk_packages(pipecrypt.__path__, "pipecrypt."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("pyarrow.compute", "pyarrow.csv", "pyarrow.parquet", "rich.progress", "rich.table", "ruamel.yaml"):
+        importlib.import_module(name)
+    commands = typer.main.get_command(app)
+    typer.main.get_command = lambda _: commands
+    gc.freeze()
+
+
 def _serve() -> None:
-    import pyarrow.parquet  # noqa: F401, PLC0415 - what commands load late, once for all forks
-
-    from pipecrypt.pipeline.calls import verifying  # noqa: F401, PLC0415
-
+    _load_everything()
     output = Path(sys.argv[1])
     for line in sys.stdin:
         print(json.dumps(_carry_out(json.loads(line), output)), flush=True)

@@ -107,6 +107,8 @@ def _try(world: World, state: Path, command: str, path: str, plant: str, idle_by
     if problem is None and answer.code == 0 and command.startswith("decrypt"):
         wrong = world.wrong_rows()
         problem = f"wrong files came back: {wrong}" if wrong else None
+    if problem is None and answer.code == 0 and command == "cat" and world.is_signed():
+        problem = None if answer.stdout == world.true_rows() else f"wrong rows came back: {answer.stdout[:300]!r}"
     if (
         problem is None
         and answer.code == 0
@@ -146,6 +148,15 @@ def test_nothing_of_any_kind_planted_is_followed_or_believed(
     ]
     problems = [_try(world, states[state], command, path, plant, idle_bytes) for path, plant in cases]
     assert not list(filter(None, problems))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_on_an_honest_sink_each_command_does_its_work(command: str, world: World, states: dict[str, Path]) -> None:
+    """One that is called wrongly touches nothing, and would pass everywhere."""
+    world.lay(states["signed"])
+    answer = world.command(command)
+    assert answer.code == (5 if command == "encrypt into" else 0), answer
+    assert command != "cat" or answer.stdout == world.true_rows()
 
 
 def test_the_trace_sees_what_commands_use(world: World, states: dict[str, Path]) -> None:

@@ -44,14 +44,14 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "run overwrite": ("run", "{root}/config.yaml", "--overwrite"),
     "plan": ("plan", "{root}/changed.yaml"),
     "verify": ("verify", _SINK, *_TRUST),
-    "verify with keys": ("verify", _SINK, *_TRUST, *_READ),
+    "verify with keys": ("verify", _SINK, *_TRUST, "--decrypt", *_READ),
     "verify file": ("verify", f"{_SINK}/a.parquet", *_TRUST),
     "decrypt": ("decrypt", _SINK, "{root}/out/", *_READ, *_TRUST),
     "decrypt file": ("decrypt", f"{_SINK}/a.parquet", "{root}/out/a.parquet", *_READ, *_TRUST),
-    "cat": ("cat", _SINK, *_READ, *_TRUST, "--format", "csv"),
+    "cat": ("cat", f"{_SINK}/a.parquet", *_READ, *_TRUST, "--format", "csv"),
     "inspect": ("inspect", _SINK),
     "grant": ("grant", _SINK, "--to", f"{_KEYS}#guest", *_READ),
-    "revoke": ("revoke", _SINK, f"{_KEYS}#pii2"),
+    "revoke": ("revoke", _SINK, "--from", f"{_KEYS}#pii2"),
     "rotate": (*_ROTATE, "--to", f"{_KEYS}#guest"),
     "rotate deep": (
         "rotate",
@@ -144,7 +144,7 @@ class World:
 
     def command(self, name: str, **more: Any) -> Answer:
         """Carry out one of the commands."""
-        is_signed = "sign:" in (self.root / "config.yaml").read_text()
+        is_signed = self.is_signed()
         words = []
         for word in COMMANDS[name]:
             if word in {"{sign}", "{signkey}"} and not is_signed:
@@ -154,6 +154,10 @@ class World:
         if not is_signed:
             words = [word for word in words if word not in {"--trust", f"{self.root}/sign.pub"}]
         return self._server.carry_out(tuple(words), root=self.root, **more)
+
+    def is_signed(self) -> bool:
+        """Say whether what lies here is signed, and commands name a key to trust."""
+        return "sign:" in (self.root / "config.yaml").read_text()
 
     def call(self, *argv: str, **more: Any) -> Answer:
         """Carry out any command, which has to succeed."""
@@ -178,6 +182,11 @@ class World:
             for path in found
             if not (raw / path).exists() or (raw / path).read_bytes() != (out / path).read_bytes()
         ]
+
+    def true_rows(self) -> str:
+        """Return what `cat` prints of the version that is signed."""
+        rows = pq.read_table(self.root / "true/a.parquet").to_pylist()
+        return "".join(["id,email\n", *(f"{row['id']},{row['email']}\n" for row in rows)])
 
 
 def _look(path: Path) -> tuple[Any, ...]:
