@@ -148,8 +148,8 @@ class LockedRecord:
             raise
         os.fsync(self._directory)
 
-    def drop(self) -> None:
-        """Remove the record; none is fine.
+    def drop(self) -> bool:
+        """Remove the record, and return whether there was one.
 
         Raises:
             OSError: the file system refused or failed.
@@ -157,8 +157,9 @@ class LockedRecord:
         try:
             os.unlink(self._path.name, dir_fd=self._directory)
         except FileNotFoundError:
-            return
+            return False
         os.fsync(self._directory)
+        return True
 
     def _malformed(self, why: str) -> IntegrityError:
         records = self._records

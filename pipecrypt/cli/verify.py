@@ -40,7 +40,7 @@ def verify(
         list[str] | None, typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
     ] = None,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Accept an older version than was seen here before, and remember it.")
+        bool, typer.Option("--forget", help="Accept what is there now and remember it; or forget what was removed.")
     ] = False,
     no_remember: Annotated[
         bool, typer.Option("--no-remember", help="Neither compare with the version seen before nor remember this one.")

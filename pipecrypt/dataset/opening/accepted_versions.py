@@ -86,8 +86,8 @@ class VersionMemory:
                 error.strerror if isinstance(error, OSError) else error.message,
             )
 
-    def forget(self, place: str) -> None:
-        """Drop what was accepted at a place, for whoever starts anew.
+    def forget(self, place: str) -> bool:
+        """Drop what was accepted at a place, for whoever starts anew; returns whether there was something.
 
         Raises:
             IntegrityError: the record cannot be removed.
@@ -97,9 +97,10 @@ class VersionMemory:
         try:
             if path.is_dir():
                 with self._records.changing(_name(place)) as record:
-                    record.drop()
+                    return record.drop()
         except OSError as error:
             raise self._records.unreadable(path, error) from error
+        return False
 
     @property
     def _records(self) -> StateRecords:

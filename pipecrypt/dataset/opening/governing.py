@@ -16,7 +16,16 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.manifest.verify import Remembered
 from pipecrypt.storage.small_files import SmallFiles, directories_above
 
-__all__ = ["Governing", "find_governing", "read_envelope", "recall", "remember", "removed"]
+__all__ = [
+    "Governing",
+    "check_none_removed",
+    "find_governing",
+    "forget_removed",
+    "read_envelope",
+    "recall",
+    "remember",
+    "removed",
+]
 
 _log = logging.getLogger(__name__)
 _ANEW = "verify it with --forget if that was done on purpose"
@@ -114,6 +123,48 @@ def removed(files: SmallFiles, path: str) -> NotTrustedError:
     )
 
 
+def check_none_removed(files: SmallFiles, path: str, memory: VersionMemory | None) -> None:
+    """Pass if no statement was removed that governed a place, for a writer that found none there to go on with.
+
+    Else whoever can delete makes a writer begin anew: at version 1, and with whatever columns its sources have by then.
+
+    Args:
+        files: the storage.
+        path: a directory, or the statement beside a single file; neither has a statement.
+        memory: what was accepted before.
+
+    Raises:
+        NotTrustedError: a version of it, or of a directory above that has no statement any more, is remembered.
+        IntegrityError: a record is malformed.
+        StorageError: the storage refused or failed.
+    """
+    if recall(files, path, memory) is not None:
+        raise _removed_for_writer(files, path)
+    real = files.real_path(path)
+    for level in dict.fromkeys((*_levels(path), *_levels(path if real is None else real))):
+        if recall(files, level, memory) is not None and read_envelope(files, f"{level}/{MANIFEST_PATH}") is None:
+            raise _removed_for_writer(files, level)
+
+
+def forget_removed(files: SmallFiles, path: str, memory: VersionMemory) -> bool:
+    """Forget what was accepted at a place that nothing signed governs any more; returns whether there was something.
+
+    Args:
+        files: the storage.
+        path: of a directory or of a single file.
+        memory: where it is kept.
+
+    Raises:
+        IntegrityError: a record cannot be removed.
+        StorageError: the storage refused or failed.
+    """
+    statement = signature_path(path)
+    if _uppermost(files, _levels(f"{path}/"), []) is not None or read_envelope(files, statement) is not None:
+        return False
+    spellings = (each for subject in (path, statement) for each in _spellings(files, subject))
+    return any([memory.forget(each) for each in dict.fromkeys(spellings)])
+
+
 def _levels(path: str) -> tuple[str, ...]:
     """Return the directories above a path, the uppermost first."""
     levels = tuple(directories_above(path))
@@ -164,6 +215,14 @@ def _check_links(
             f"{files.display(path)} leads through a link into {files.display(above)}, which is signed as a whole",
             hint=f"name it by its own path, below {files.display(above)}",
         )
+
+
+def _removed_for_writer(files: SmallFiles, path: str) -> NotTrustedError:
+    name = files.display(path)
+    return NotTrustedError(
+        f"{name} is not signed any more: a version of it was accepted before, and its statement is gone",
+        hint=f"if you removed it yourself: pipecrypt verify --forget {name}, then run again",
+    )
 
 
 def _took_over(files: SmallFiles, path: str, root: str) -> IntegrityError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipecrypt.dataset.signing.known_versions import ANEW, recall, remember
+from pipecrypt.dataset.signing.known_versions import ANEW, check_none_removed, recall, remember
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.clear_columns import ClearColumns
@@ -72,7 +72,7 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
     """Return the signed version of the dataset in a directory, or None where there is none.
 
     Raises:
-        NotTrustedError: none of the signing keys signed it.
+        NotTrustedError: none of the signing keys signed it; or there is none, and one was accepted there before.
         RolledBackError: it is older than one that was seen there.
         IntegrityError: statement or file list is malformed, missing or was changed.
         StorageError: the storage refused or failed.
@@ -80,6 +80,7 @@ def read_earlier_dataset(sink: Location, signers: OpenSigners) -> EarlierVersion
     place = sink.child(MANIFEST_PATH)
     revision = read_revision(place, MAX_ENVELOPE_BYTES) if is_directory(sink) else None
     if revision is None:
+        check_none_removed(sink, signers.memory)
         return None
     verified = _verify(revision.data, place, signers, recall(sink, signers.memory), expected_file=None)
     summary = verified.manifest.file_list
@@ -99,6 +100,7 @@ def read_earlier_file(file: Location, signers: OpenSigners) -> EarlierVersion | 
     place = file.sibling(signature_path(file.name))
     revision = read_revision(place, MAX_ENVELOPE_BYTES)
     if revision is None:
+        check_none_removed(place, signers.memory)
         return None
     verified = _verify(revision.data, place, signers, recall(place, signers.memory), expected_file=file.name)
     remember(place, verified.remember(), signers.memory)

@@ -1,7 +1,7 @@
 """What a writer remembers of the versions that it followed and published. Readers share the records: accepted_versions.
 
 So a version that is older than one that was seen, or that a retired key signed since, is not followed by the next one
-either. Whoever removes a dataset and makes it anew is not held up: where there is no statement, none is compared.
+either, and none begins anew where a statement was removed. Who did it on purpose says so: `pipecrypt verify --forget`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipecrypt.manifest.verify import Remembered
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import locate
 
-__all__ = ["ANEW", "recall", "remember", "remember_published"]
+__all__ = ["ANEW", "check_none_removed", "recall", "remember", "remember_published"]
 
 ANEW = "if an older version, or another dataset, was put there on purpose, accept it first: pipecrypt verify --forget"
 _log = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ def recall(subject: Location, memory: VersionMemory | None) -> Remembered | None
     return governing.recall(files, path, memory)
 
 
+def check_none_removed(subject: Location, memory: VersionMemory | None) -> None:
+    """Pass if a writer that found no statement there may begin anew; raises as `governing.check_none_removed`."""
+    files, path = locate(subject)
+    governing.check_none_removed(files, path, memory)
+
+
 def remember(subject: Location, remembered: Remembered, memory: VersionMemory | None) -> None:
     """Keep what was verified there; raises as `VersionMemory.remember`."""
     files, path = locate(subject)
@@ -51,7 +57,7 @@ def remember_published(
         subject: as in `recall`.
         remembered: the version.
         memory: of the user.
-        is_first: whether it follows none, so that what is remembered was removed.
+        is_first: whether it follows none, so that nothing was remembered before the first file.
     """
     if memory is None:
         return

@@ -21,6 +21,7 @@ from pipecrypt.dataset.sharing.granting import add_grants, check_datasets
 from pipecrypt.dataset.sharing.kek_search import Place, search_keks
 from pipecrypt.dataset.sharing.rekeying import Rekeying, Rewrapper
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset, read_earlier_file
+from pipecrypt.dataset.signing.known_versions import check_none_removed
 from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
@@ -221,6 +222,8 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
         return None
     file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
     if place.manifest is None and not file_signed:
+        subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
+        check_none_removed(subject, VersionMemory.of_user(os.environ))
         raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
     options = SigningOptions(key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None)
     signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.opening.governing import forget_removed
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.dataset.verifying.file_inspection import Unlocking
 from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
-from pipecrypt.errors import InterruptedRunError, UsageError
+from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.calls.files import listed_keys
@@ -26,6 +27,7 @@ from pipecrypt.pipeline.progress.interruption import Interruption
 from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.storage.location import Location, Place
+from pipecrypt.storage.small_files import locate
 
 __all__ = ["verify"]
 
@@ -64,7 +66,8 @@ def verify(
         files: globs relative to `url`, to check some files of a dataset only.
         keys: key references to open files with; None to check without keys.
         remember: refuse a version older than one that was accepted here before, and remember this one.
-        forget: accept whatever version is there now, and remember that one.
+        forget: accept whatever version is there now, and remember that one. Where nothing is signed any more, what was
+            accepted before is forgotten, so that a signed run may begin anew; no key needs to be trusted for that.
         workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
         storage_options: for fsspec.
         credentials: what opens the keys, and the keystores in `trust` to prove what they say; default: the environment
@@ -86,6 +89,8 @@ def verify(
     place = Location.of(url, storage_options)
     asked = trust_options(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
     given = Credentials.from_environment() if credentials is None else credentials
+    if forget:
+        _forget_removed(place)
     requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget), given)
     with Interruption() as interruption, _unlocking(keys, given) as unlocking:
         try:
@@ -142,6 +147,19 @@ def _unlocking(keys: Sequence[str] | None, credentials: Credentials) -> Iterator
         raise UsageError("no key is given to decrypt with", hint="name the key references, or check without keys")
     with KeySession(references, credentials=credentials) as session:
         yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
+
+
+def _forget_removed(place: Location) -> None:
+    """Forget what was accepted at a place that has no statement any more; nothing is verified then."""
+    memory = VersionMemory.of_user(os.environ)
+    if memory is None or place.is_standard_stream:
+        return
+    files, path = locate(place)
+    if forget_removed(files, path, memory):
+        raise NotTrustedError(
+            f"{place.display} is not signed, and what was accepted there before is forgotten",
+            hint="a signed run may begin a new dataset there; there is nothing to verify until then",
+        )
 
 
 def _memory(*, remember: bool, forget: bool) -> VersionMemory | None:

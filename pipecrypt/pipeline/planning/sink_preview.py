@@ -5,10 +5,12 @@ Nothing may be written on the strength of it. Sources are looked at by plan_repo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipecrypt.clock import utc_now
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
 from pipecrypt.dataset.signing.directory_state import (
@@ -17,6 +19,7 @@ from pipecrypt.dataset.signing.directory_state import (
     check_signed_is_there,
     sizes_below,
 )
+from pipecrypt.dataset.signing.known_versions import check_none_removed
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.service import find_key_ids
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
@@ -56,6 +59,7 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
 
     Raises:
         FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
+        NotTrustedError: a signed version was accepted there before, and its statement is gone.
         IntegrityError: statement or journal is malformed.
         StorageError: the storage refused or failed.
     """
@@ -63,6 +67,8 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
         return SinkPreview(decide(request, plan, None, None))
     is_signed = request.policy.signing is not None
     version = read_unverified_version(request.sink) if is_directory(request.sink) else None
+    if is_signed and version is None:
+        check_none_removed(request.sink, VersionMemory.of_user(os.environ))
     if is_signed and version is not None and not request.run.accepts_future_statement:
         check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
     past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from pipecrypt.keys.services.keystore.making import create_key, list_keys
 from pipecrypt.keys.services.keystore.removal import retire_key
 from pipecrypt.keys.signers import read_version_keys
 from pipecrypt.pipeline.calls.files import encrypt
+from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.storage.location import Location
 from tests.dataset.written import World
 
 _JOURNAL = "application/vnd.pipecrypt.journal+jsonl"
@@ -193,14 +197,105 @@ def test_a_writer_follows_no_older_version_and_no_other_dataset(
     assert world.verify().manifest.version == 2
 
 
-def test_a_dataset_that_was_removed_is_made_anew(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
-    world.write("a.parquet")
+def _remove_manifest(out: Path) -> None:
+    (out / "_pipecrypt" / "manifest.json").unlink()
+
+
+def _remove_statements(out: Path) -> None:
+    shutil.rmtree(out / "_pipecrypt")
+
+
+def _empty(out: Path) -> None:
+    shutil.rmtree(out)
+    out.mkdir()
+
+
+_REMOVALS: dict[str, Callable[[Path], None]] = {
+    "everything": shutil.rmtree,
+    "all but the directory": _empty,
+    "the manifest": _remove_manifest,
+    "the statements": _remove_statements,
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "overwrite"),
+    [*((each, True) for each in _REMOVALS), ("everything", False), ("all but the directory", False)],
+)
+def test_a_writer_does_not_begin_anew_where_a_statement_was_removed(world: World, what: str, overwrite: bool) -> None:
+    world.sign()
+    world.sign(overwrite=True)
+    _REMOVALS[what](world.out)
+    # By now a source has a column that nobody listed: a first run would let it out.
+    for name in ("a.parquet", "day=1/b.parquet"):
+        world.write(name, pa.table({"id": [1], "email": ["a"], "ssn": ["123"]}))
+    before = sorted(world.out.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(NotTrustedError, match="is not signed any more") as caught:
+            world.sign(overwrite=overwrite)
+        assert caught.value.exit_code == 3
+        assert f"pipecrypt verify --forget file://{world.out}" in caught.value.hint
+    assert [path for path in sorted(world.out.rglob("*")) if path in before] == before
+    assert not (world.out / "_pipecrypt" / "manifest.json").exists()
+
+
+def test_a_plan_sees_that_a_statement_was_removed(world: World) -> None:
+    world.sign()
+    request = EncryptRequest(
+        source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), overwrite=True
+    )
+    assert not report_plan(request).conflicts
+    _remove_manifest(world.out)
+    with pytest.raises(NotTrustedError, match="is not signed any more"):
+        report_plan(request)
+
+
+def test_no_writer_begins_below_a_directory_whose_statement_was_removed(world: World) -> None:
+    world.sign()
+    _remove_manifest(world.out)
+    shutil.rmtree(world.out / "day=1")
+    (world.root / "link").symlink_to(world.out)
+    for sink in (world.out / "day=1", world.root / "link" / "day=1"):
+        with pytest.raises(NotTrustedError, match="is not signed any more"):
+            world.sign(source=world.raw / "day=1", sink=sink)
+    assert not (world.out / "day=1" / "_pipecrypt" / "manifest.json").exists()
+
+
+def test_a_dataset_that_its_owner_removed_is_made_anew_once_it_is_forgotten(world: World) -> None:
     for _ in range(2):
         world.sign()
         world.sign(overwrite=True)
         assert pc.verify(world.out, trust=[world.reference("signing")]).version == 2
         shutil.rmtree(world.out)
+        with pytest.raises(NotTrustedError, match="what was accepted there before is forgotten") as caught:
+            pc.verify(world.out, forget=True)  # trusts no key, as there is nothing to verify
+        assert caught.value.exit_code == 3
+
+
+def test_forgetting_leaves_what_is_signed_and_what_was_never_signed_as_it_is(world: World) -> None:
+    world.sign()
+    assert pc.verify(world.out, trust=[world.reference("signing")], forget=True).version == 1
+    shutil.copytree(world.out / "day=1", world.root / "elsewhere")
+    with pytest.raises(NotTrustedError) as caught:
+        pc.verify(world.root / "elsewhere", trust=[world.reference("signing")], forget=True)
+    assert "forgotten" not in caught.value.message
+    _remove_manifest(world.out)
+    with pytest.raises(NotTrustedError, match="is not signed any more"):
+        world.sign(overwrite=True)
+
+
+def test_the_writer_of_a_single_file_does_not_begin_anew_either(world: World) -> None:
+    file = {"source": world.raw / "a.parquet", "sink": world.root / "single.parquet"}
+    world.sign(**file)
+    (world.root / "single.parquet.sig.json").unlink()
+    for overwrite in (True, False):
+        if not overwrite:
+            (world.root / "single.parquet").unlink()
+        with pytest.raises(NotTrustedError, match="is not signed any more"):
+            world.sign(**file, overwrite=overwrite)
+    with pytest.raises(NotTrustedError, match="is forgotten"):
+        pc.verify(world.root / "single.parquet", forget=True)
+    world.sign(**file)
 
 
 def test_a_single_file_is_not_rolled_back_by_its_writer(

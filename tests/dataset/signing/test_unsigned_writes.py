@@ -135,7 +135,8 @@ def test_batches_are_signed_file_by_file(world: World, max_file_bytes: int | Non
         )
 
 
-def test_files_of_several_datasets_are_not_continued_as_one(world: World) -> None:
+def test_files_of_several_datasets_are_not_continued_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", "")  # a statement is removed, and nobody remembers it
     policy, sink = world.policy(batch_rows=50), world.root / "one.parquet"
     options = {"max_file_bytes": 1, "overwrite": True, "credentials": world.credentials}
     encrypt_batches(people(), sink, policy, **options)  # type: ignore[arg-type]

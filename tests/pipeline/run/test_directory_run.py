@@ -253,6 +253,11 @@ def test_a_plan_knows_what_a_signed_run_would_refuse(runs: Runs) -> None:
         runs.run()
     fs.rm(f"{base}/extra.parquet")
     fs.rm(f"{base}/_pipecrypt/manifest.json")
+    for look in (lambda: report_plan(runs.request()), runs.run):
+        with pytest.raises(NotTrustedError, match="is not signed any more"):
+            look()
+    with pytest.raises(NotTrustedError, match="is forgotten"):
+        pc.verify(runs.sink, forget=True)
     assert "no run of a configuration" in "".join(report_plan(runs.request()).conflicts)
     with pytest.raises(SinkNotEmptyError):
         runs.run()
