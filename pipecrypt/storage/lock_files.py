@@ -22,6 +22,7 @@ from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
 
 __all__ = [
+    "MAX_LOCK_FILES",
     "MAX_LOCK_NUMBER",
     "LockHolder",
     "highest",
@@ -34,6 +35,8 @@ __all__ = [
 
 # They begin again at 1 whenever the lock is free, so honest ones stay far below: what has a longer name is not a lock.
 MAX_LOCK_NUMBER: Final = 999_999_999
+# Those of several runs that died, and of several that begin at once; each is read several times by whoever waits.
+MAX_LOCK_FILES: Final = 32
 _NAME: Final = re.compile(r"(?P<number>\d{1,9})\.json", re.ASCII)
 _MAX_BYTES: Final = 4096
 _MAX_TEXT: Final = 512
@@ -83,8 +86,19 @@ def highest(directory: Location) -> LockHolder | None:
 
 
 def holders(directory: Location) -> dict[int, LockHolder]:
-    """Return all that lie there, by their numbers."""
-    found = {number: read_holder(directory, number) for number in numbers(directory)}
+    """Return all that lie there, by their numbers.
+
+    Raises:
+        ConflictError: there are more than MAX_LOCK_FILES, or one is not a lock of pipecrypt.
+        StorageError: the storage refused or failed.
+    """
+    there = numbers(directory)
+    if len(there) > MAX_LOCK_FILES:
+        raise ConflictError(
+            f"{directory.display} holds {len(there)} lock files, and no more than {MAX_LOCK_FILES} are looked at",
+            hint="runs do not leave so many; if none is writing there, remove them",
+        )
+    found = {number: read_holder(directory, number) for number in there}
     return {number: holder for number, holder in found.items() if holder is not None}
 
 

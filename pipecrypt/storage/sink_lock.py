@@ -1,9 +1,9 @@
 """Let one process at a time write to a directory, on any storage that can create a file only if it is absent.
 
 The lock is a file with a number, see lock_files: whoever created the highest one holds it, and writes it again every
-few seconds with the next beat. A holder that died stops beating: whoever waited for several intervals in vain creates
-the next number. So no clocks are compared. A holder that was only asleep finds the next number, or its own file gone,
-and must stop. What is written while the lock is held is left to the callers.
+few seconds with the next beat. A holder that died stops beating: whoever waited for several intervals in vain, see
+lock_watch, creates the next number. So no clocks are compared. A holder that was only asleep finds the next number, or
+its own file gone, and must stop. What is written while the lock is held is left to the callers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -37,41 +36,16 @@ from pipecrypt.storage.lock_files import (
     read_holder,
     write_holder,
 )
-from pipecrypt.storage.process_identity import is_running, this_process
+from pipecrypt.storage.lock_watch import HELD_HERE, LockTiming, LockWatch
+from pipecrypt.storage.process_identity import this_process
 from pipecrypt.storage.transfer import OPTION, transfer_settings
 
-__all__ = ["HeldLock", "LockHolder", "LockTiming", "SinkLock", "current_holder"]
+__all__ = ["HeldLock", "SinkLock"]
 
 _log = logging.getLogger(__name__)
 _WRITE_ID_BYTES: Final = 16
 _TRIES: Final = 6
-_MAX_INTERVAL_SECONDS: Final = 60  # of a file that anybody may have written
 _LOOK_AGAIN_SECONDS: Final = 1.0
-_held_here: Final[set[str]] = set()  # write ids of the locks that this process holds
-
-
-@dataclass(frozen=True, slots=True)
-class LockTiming:
-    """How long things take.
-
-    Args:
-        interval_seconds: between two beats.
-        patience: how many of the holder's intervals without a beat tell that it died.
-        sleep: waits, in seconds.
-    """
-
-    interval_seconds: int = 10
-    patience: int = 3
-    sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
-
-
-def current_holder(directory: Location, *, timing: LockTiming | None = None) -> LockHolder | None:
-    """Return who holds the lock of a directory and lives, or None; may wait for a beat.
-
-    Raises:
-        StorageError: the storage refused or failed.
-    """
-    return _living(directory, holders(directory), timing or LockTiming())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +101,11 @@ class SinkLock:
         self._ends = threading.Event()
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
-        _held_here.add(write_id)
+        HELD_HERE.add(write_id)
         try:
             self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
         except BaseException:
-            _held_here.discard(write_id)
+            HELD_HERE.discard(write_id)
             raise
         self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
         self._beating.start()
@@ -218,7 +192,7 @@ class SinkLock:
             return
         self._ends.set()
         self._beating.join()
-        _held_here.discard(self._mine.write_id)
+        HELD_HERE.discard(self._mine.write_id)
         try:
             # Its own file goes even where the lock was lost: a last beat may have put it back beside the next holder's.
             self._remove(self._mine)
@@ -239,9 +213,10 @@ class SinkLock:
         return self._directory.child(f"{number}.json")
 
     def _take(self, wanted: LockHolder) -> LockHolder:
+        watch = LockWatch(self._directory, self._timing)
         for attempt in range(_TRIES):
             seen = holders(self._directory)
-            living = _living(self._directory, seen, self._timing)
+            living = watch.living(seen)
             if living is not None:
                 raise _held(self._directory, living)
             mine = replace(wanted, number=self._next_number(seen))
@@ -274,18 +249,25 @@ class SinkLock:
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return False  # whoever cleaned up at this moment took what was not the lock yet: look again
-            # It may be there all the same: others would wait for somebody who never came to work.
-            with contextlib.suppress(PipecryptError):
-                self._remove(mine)
+            self._take_back(mine)
             raise
         return True
+
+    def _take_back(self, mine: LockHolder) -> None:
+        """Leave no file that may be there: others would wait for somebody who never came to work."""
+        with contextlib.suppress(PipecryptError):
+            self._remove(mine)
 
     def _is_alone(self, mine: LockHolder, seen: dict[int, LockHolder]) -> bool:
         """Look once more: numbers begin again at 1, so another process may have taken one below or above.
 
         A number that was seen may be another process's by now. Only what was written into the file tells.
         """
-        now = holders(self._directory)
+        try:
+            now = holders(self._directory)
+        except PipecryptError:
+            self._take_back(mine)
+            raise
         others = (found for number, found in now.items() if number != mine.number)
         return all(is_same(found, seen.get(found.number)) for found in others) and is_same(mine, now.get(mine.number))
 
@@ -334,30 +316,6 @@ def _seconds_passed() -> float:
     """Return seconds that go on while the process is stopped, and where the system counts them, while it sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-def _living(directory: Location, seen: dict[int, LockHolder], timing: LockTiming) -> LockHolder | None:
-    """Return the highest that lives.
-
-    Not the highest alone is asked: it may be of one who came too late and takes it back, above a holder that lives.
-    """
-    ordered = (seen[number] for number in sorted(seen, reverse=True))
-    return next((holder for holder in ordered if not _is_dead(directory, holder, timing)), None)
-
-
-def _is_dead(directory: Location, holder: LockHolder, timing: LockTiming) -> bool:
-    if holder.process == this_process() and holder.write_id not in _held_here:
-        return True  # this process gave it back, and the storage did not take it
-    lives = is_running(holder.process)
-    if lives is not None:
-        return not lives
-    pause = max(0, min(holder.interval_seconds, _MAX_INTERVAL_SECONDS))
-    for _ in range(timing.patience):
-        timing.sleep(pause)
-        now = read_holder(directory, holder.number)
-        if now is None or now != holder:
-            return now is None  # given back, or it beats
-    return True
 
 
 def _held(directory: Location, holder: LockHolder) -> ConflictError:

@@ -18,7 +18,7 @@ from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import LockTiming, SinkLock
+from pipecrypt.storage.sink_lock import SinkLock
 from pipecrypt.storage.tail import write_undo
 from tests.dataset.world import MALLORY, NAMES, SignedWorld, next_version, sign, sign_file
 
@@ -249,7 +249,7 @@ def test_what_a_run_at_work_explains_is_shown_too(verify: Run, dataset: Path, mo
     with path.open("ab") as file:
         file.write(b"PAR1")
     monkeypatch.setattr(verification.time, "monotonic", iter(range(0, 10**6, 100)).__next__)
-    with SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), "x", timing=LockTiming(interval_seconds=1000)):
+    with SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), "x"):
         answer = verify(dataset)
         assert answer.code == 5
         assert "modified: 1" in answer.out

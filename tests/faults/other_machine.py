@@ -21,7 +21,7 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.pipeline.history import sink_locking
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.run import directory_run
-from pipecrypt.storage import s3_object, sink_lock
+from pipecrypt.storage import lock_watch, s3_object, sink_lock
 from pipecrypt.storage.process_identity import ProcessIdentity, this_process
 from tests.faults.scenes import SCENES, Shop
 
@@ -92,7 +92,7 @@ def beat_each_second() -> None:
     real = sink_locking.SinkLock
 
     def lock(directory: Any, who: str) -> sink_lock.SinkLock:
-        return real(directory, who, timing=sink_lock.LockTiming(BEAT_SECONDS))
+        return real(directory, who, timing=lock_watch.LockTiming(BEAT_SECONDS))
 
     sink_locking.SinkLock = lock  # type: ignore[assignment,misc]
 
@@ -120,7 +120,7 @@ _SABOTAGE: dict[str, Callable[[], None]] = {
 
 
 def _main(request: dict[str, Any]) -> tuple[int, str]:
-    sink_lock.this_process = _elsewhere  # type: ignore[attr-defined]
+    sink_lock.this_process = lock_watch.this_process = _elsewhere  # type: ignore[attr-defined]
     journal._FLUSH_SECONDS = 0.0  # type: ignore[misc]
     beat_each_second()
     _SABOTAGE[request["sabotage"]]()

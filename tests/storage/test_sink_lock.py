@@ -19,11 +19,12 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import lock_files, process_identity, sink_lock
+from pipecrypt.storage import lock_files, lock_watch, process_identity, sink_lock
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lock_watch import LockTiming, LockWatch, current_holder
 from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
-from pipecrypt.storage.sink_lock import HeldLock, LockTiming, SinkLock, current_holder
+from pipecrypt.storage.sink_lock import HeldLock, SinkLock
 from pipecrypt.storage.transfer import transfer_settings
 
 
@@ -121,17 +122,16 @@ def test_a_number_that_is_used_again_is_no_sign_of_the_dead(
     """B sees the lock of A; A gives it back, and C takes it, with the same number, before B goes on."""
     a = SinkLock(directory, "A", timing=LockTiming(sleep=_never))
     others: list[SinkLock] = []
-    real = sink_lock._is_dead
+    real = LockWatch.living
 
-    def dead_meanwhile(*arguments: Any) -> bool:
-        if others:
-            return real(*arguments)
+    def none_lives(self: LockWatch, seen: Any = None) -> Any:
+        if others or not seen:
+            return real(self, seen)
         a.release()
         others.append(SinkLock(directory, "C", timing=LockTiming(sleep=_never)))
-        return True
+        return None
 
-    monkeypatch.setattr(sink_lock, "_is_dead", dead_meanwhile)
-    monkeypatch.setattr(sink_lock, "_held_here", set[str]())  # as if each were a process of its own
+    monkeypatch.setattr(LockWatch, "living", none_lives)
     with pytest.raises(ConflictError, match="C"):
         SinkLock(directory, "B", timing=LockTiming(sleep=lambda _: None))
     others[0].check()
@@ -145,16 +145,18 @@ def test_a_holder_below_one_who_came_too_late_keeps_its_lock(directory: Location
     _put(directory, 1, holder="D", place=this_process().place, process=parent, started=_start_of(parent))
     _put(directory, 2, holder="late", write_id="0b")
 
+    with pytest.raises(ConflictError, match="'D'"):
+        SinkLock(directory, "E", timing=LockTiming(sleep=_never))
+    _put(directory, 1, holder="D")  # elsewhere
+
     def take_back(_: float) -> None:
         if "2.json" in _names(directory):
             remove_file(directory.child("2.json"))
+        _put(directory, 1, holder="D", beat=1)
 
-    with pytest.raises(ConflictError, match="D"):
+    with pytest.raises(ConflictError, match="'D'"):
         SinkLock(directory, "E", timing=LockTiming(sleep=take_back))
     assert _names(directory) == ["1.json"]
-    holder = current_holder(directory)
-    assert holder is not None
-    assert holder.who == "D"
 
 
 def test_a_lost_lock_takes_its_own_file_back_and_nobody_elses(directory: Location) -> None:
@@ -224,11 +226,89 @@ def test_a_holder_without_beats_looks_for_itself(directory: Location, monkeypatc
 
 
 def test_intervals_of_others_are_bounded(directory: Location) -> None:
-    for written, waited in ((-5, 0), (10**9, 60)):
+    for written, waited in ((-5, 0), (11, 10), (60, 10), (10**9, 10)):
         _put(directory, 7, interval_seconds=written)
         waits: list[float] = []
         SinkLock(directory, "next", timing=LockTiming(patience=1, sleep=waits.append)).release()
         assert waits == [waited]
+
+
+def test_many_that_are_silent_keep_nobody_waiting_longer_than_one(directory: Location) -> None:
+    for number, interval in enumerate([60, 1, 10, -1, 7, 10**9] * 5, start=1):
+        _put(directory, number, interval_seconds=interval)
+    waits: list[float] = []
+    assert current_holder(directory, timing=LockTiming(sleep=waits.append)) is None
+    assert waits == [10, 10, 10]
+    SinkLock(directory, "next", timing=LockTiming(sleep=waits.append)).release()
+    assert waits == [10] * 6
+
+
+@pytest.mark.parametrize("number", [1, 4, 9])
+def test_among_many_that_are_silent_one_that_beats_is_seen(directory: Location, number: int) -> None:
+    """It beats as late as a holder may whose beats are as far apart as pipecrypt lets them be."""
+    for other in range(1, 10):
+        _put(directory, other, holder=f"run-{other}", interval_seconds=10 if other == number else other % 3)
+    waits: list[float] = []
+
+    def beat_late(seconds: float) -> None:
+        waits.append(seconds)
+        if sum(waits) > 2 * lock_watch.LONGEST_INTERVAL_SECONDS:
+            _put(directory, number, holder=f"run-{number}", interval_seconds=10, beat=1)
+
+    with pytest.raises(ConflictError, match=f"run-{number}"):
+        SinkLock(directory, "next", timing=LockTiming(sleep=beat_late))
+    assert len(_names(directory)) == 9
+
+
+def test_who_was_waited_for_in_vain_is_not_waited_for_again(directory: Location) -> None:
+    _put(directory, 7)
+    waits: list[float] = []
+    watch = LockWatch(directory, LockTiming(sleep=waits.append))
+    assert watch.living() is None
+    assert waits == [1, 1, 1]
+    assert watch.living() is None
+    assert waits == [1, 1, 1]
+    _put(directory, 7, beat=1)  # it was asleep
+    _put(directory, 8, interval_seconds=2)
+    assert watch.living() is None
+    assert waits == [1, 1, 1, 2, 2, 2]
+
+
+def test_no_lock_is_held_with_beats_that_nobody_waits_for() -> None:
+    assert LockTiming().interval_seconds == LockTiming(10).interval_seconds == 10
+    with pytest.raises(AssertionError):
+        LockTiming(interval_seconds=11)
+
+
+def test_more_lock_files_than_runs_leave_are_named(directory: Location) -> None:
+    for number in range(1, lock_files.MAX_LOCK_FILES + 1):
+        _put(directory, number)
+    assert current_holder(directory, timing=LockTiming(sleep=lambda _: None)) is None
+    _put(directory, 5000)
+    for ask in (current_holder, lambda place, timing: SinkLock(place, "run", timing=timing)):
+        with pytest.raises(ConflictError, match="33 lock files") as caught:
+            ask(directory, timing=LockTiming(sleep=_never))
+        assert directory.display in caught.value.message
+        assert "remove" in caught.value.hint
+    assert len(_names(directory)) == 33
+
+
+def test_a_lock_that_cannot_be_looked_at_again_is_given_back(directory: Location) -> None:
+    """Somebody puts what is not a lock beside the one that was just made."""
+    _put(directory, 7, interval_seconds=0)
+    real = SinkLock._create
+
+    def create(self: SinkLock, mine: Any) -> bool:
+        made = real(self, mine)
+        with fsspec.open(directory.child("9.json").url, "wb") as file:
+            file.write(b"[]")
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SinkLock, "_create", create)
+        with pytest.raises(ConflictError, match=r"9\.json is not a lock"):
+            SinkLock(directory, "run", timing=LockTiming(sleep=lambda _: None))
+    assert _names(directory) == ["7.json", "9.json"]
 
 
 def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:

@@ -15,8 +15,10 @@ import pytest
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.storage import lock_files, sink_lock
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lock_files import LockHolder
+from pipecrypt.storage.lock_watch import LockTiming, LockWatch
 from pipecrypt.storage.process_identity import ProcessIdentity
-from pipecrypt.storage.sink_lock import LockHolder, LockTiming, SinkLock
+from pipecrypt.storage.sink_lock import SinkLock
 
 _DIRECTORY = Location("memory://steps/lock")
 _ORDERS = 300
@@ -125,9 +127,11 @@ class _World:
         self.step()
         self.files.pop(int(place.url.rpartition("/")[2].removesuffix(".json")), None)
 
-    def is_dead(self, directory: Location, holder: LockHolder, _: LockTiming) -> bool:
+    def living(self, seen: dict[int, LockHolder]) -> LockHolder | None:
         """Say what beats would say in the end: the living beat, and what was given back is gone."""
-        return holder.who not in self.alive or self.read(directory, holder.number) is None
+        highest_first = (seen[number] for number in sorted(seen, reverse=True))
+        living = (each for each in highest_first if each.who in self.alive)
+        return next((each for each in living if self.read(_DIRECTORY, each.number) is not None), None)
 
 
 def _holder(number: int, who: str) -> LockHolder:
@@ -142,7 +146,7 @@ def explore(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], _World]:
             monkeypatch.setattr(module, "numbers", world.numbers)
             monkeypatch.setattr(module, "read_holder", world.read)
             monkeypatch.setattr(module, "write_holder", world.write)
-        monkeypatch.setattr(sink_lock, "_is_dead", world.is_dead)
+        monkeypatch.setattr(LockWatch, "living", lambda _, seen: world.living(seen))
         monkeypatch.setattr(sink_lock, "remove_file", world.remove)
         monkeypatch.setattr(SinkLock, "_beat", lambda _: None)
         world.run()

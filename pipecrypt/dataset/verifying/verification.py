@@ -30,7 +30,8 @@ from pipecrypt.errors import (
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, MANIFEST_PATH, signature_path
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import LockHolder, current_holder
+from pipecrypt.storage.lock_files import LockHolder
+from pipecrypt.storage.lock_watch import LockWatch
 from pipecrypt.storage.small_files import LocatedFiles
 
 __all__ = ["Patience", "Watcher", "verify"]
@@ -130,14 +131,15 @@ def _settle(look: Look, target: Target, files: LocatedFiles, patience: Patience)
         _NewVersionError: another statement is there now.
     """
     waited, began = 0.0, time.monotonic()
+    lock = _lock_of(target, files)
     while look.tally.doubtful():
-        before = _holder(target, files)
+        before = _holder(lock)
         look.again()
         if not _is_current(target, files):
             raise _NewVersionError
         if not look.tally.doubtful():
             return None
-        holder = before or _holder(target, files)
+        holder = before or _holder(lock)
         if holder is None:
             return None
         if max(waited, time.monotonic() - began) >= patience.seconds:
@@ -157,12 +159,16 @@ def _is_current(target: Target, files: LocatedFiles) -> bool:
     return is_current(files, f"{target.dataset.root}/{MANIFEST_PATH}", target.dataset.verified.manifest)
 
 
-def _holder(target: Target, files: LocatedFiles) -> LockHolder | None:
-    """Return who is writing to the dataset. An attacker may pretend to: that makes no verification pass."""
+def _lock_of(target: Target, files: LocatedFiles) -> LockWatch | None:
     if isinstance(target, SingleFile):
         return None
+    return LockWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+
+
+def _holder(lock: LockWatch | None) -> LockHolder | None:
+    """Return who is writing to the dataset. An attacker may pretend to: that makes no verification pass."""
     try:
-        return current_holder(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+        return None if lock is None else lock.living()
     except (ConflictError, IntegrityError, StorageError) as error:
         _logger.info("cannot tell whether a run is at work: %s", error.message)
         return None

@@ -10,9 +10,10 @@ from pipecrypt.dataset.signing.fencing import fence
 from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.lock_watch import current_holder
 from pipecrypt.storage.move import remove_empty_directories, remove_if_empty
 from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.sink_lock import SinkLock, current_holder
+from pipecrypt.storage.sink_lock import SinkLock
 
 __all__ = ["check_unlocked", "locked_sink"]
 
@@ -21,7 +22,7 @@ def check_unlocked(sink: Location) -> None:
     """Pass if nobody is writing to a sink now.
 
     Raises:
-        ConflictError: somebody is.
+        ConflictError: somebody is, or too many lock files lie there to tell.
         StorageError: the storage refused or failed.
     """
     holder = current_holder(sink.child(LOCK_DIRECTORY))

@@ -6,10 +6,12 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.verifying import verification
 from pipecrypt.dataset.verifying.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
@@ -19,7 +21,10 @@ from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
 from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import LockTiming, SinkLock
+from pipecrypt.storage.lock_files import MAX_LOCK_FILES, LockHolder
+from pipecrypt.storage.lock_watch import LockTiming, LockWatch
+from pipecrypt.storage.process_identity import ProcessIdentity
+from pipecrypt.storage.sink_lock import SinkLock
 from pipecrypt.storage.tail import undo_place, write_undo
 from tests.dataset.verifying.test_verification import K, Watched, check, found
 from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, trusting
@@ -288,6 +293,22 @@ def test_a_lock_that_is_none_excuses_nothing(dataset: Path) -> None:
     lock.parent.mkdir()
     lock.write_bytes(b"{" * 10_000)
     assert found(dataset) == {(K.NOT_IN_PLACE, B)}
+
+
+@pytest.mark.parametrize("count", [1, 20, 33])
+def test_forged_locks_keep_nobody_waiting_for_longer_than_one_does(
+    dataset: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stage(dataset, B)
+    (dataset / B).unlink()
+    (dataset / LOCK_DIRECTORY).mkdir()
+    lock = LockHolder(1, "x", "00", ProcessIdentity("elsewhere", 1, "1"), 3600, 0)
+    for number in range(1, count + 1):
+        (dataset / LOCK_DIRECTORY / f"{number}.json").write_bytes(lock.encode())
+    waits: list[float] = []
+    monkeypatch.setattr(verification, "LockWatch", partial(LockWatch, timing=LockTiming(sleep=waits.append)))
+    assert found(dataset) == {(K.NOT_IN_PLACE, B)}
+    assert waits == ([] if count > MAX_LOCK_FILES else [10, 10, 10])
 
 
 class _Changing(Watched):
