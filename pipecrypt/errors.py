@@ -74,6 +74,10 @@ class PipecryptError(Exception):
         self.message = message
         self.hint = self.default_hint if hint is None else hint
 
+    def add_hint(self, hint: str) -> None:
+        """Say more about what to do next, where a caller knows more than whoever raised the error."""
+        self.hint = f"{self.hint}; {hint}" if self.hint else hint
+
     @property
     def lines(self) -> tuple[str, ...]:
         """The message as lines: one, whatever names it holds."""

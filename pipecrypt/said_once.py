@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["already_said", "mark_said", "warn_once"]
+__all__ = ["already_said", "mark_said", "warn_once", "was_said"]
 
 _MOST: Final = 4096
 _LEFT_OUT: Final = f"{_MOST} different warnings were given; further warnings are left out"
@@ -38,7 +38,12 @@ def already_said() -> frozenset[str]:
         return frozenset(_said)
 
 
+def was_said(text: str) -> bool:
+    """Say whether this was said before in this process or in that of its driver."""
+    return text in _said
+
+
 def mark_said(texts: Iterable[str]) -> None:
-    """Say nothing of these any more; for the start of a worker process."""
+    """Say nothing of these any more: a driver said them, or a caller did without a logger."""
     with _lock:
         _said.update(texts)

@@ -21,7 +21,6 @@ from pipecrypt.storage.pattern import has_glob
 
 __all__ = ["anchored_location", "hints_about_paths"]
 
-_LOCAL_PREFIXES: Final = ("file://", "local://")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -34,9 +33,7 @@ def anchored_location(location: Location, directory: str) -> Location:
     """
     if not location.is_local:
         return location
-    path = location.url
-    for prefix in _LOCAL_PREFIXES:
-        path = path.removeprefix(prefix)
+    path = location.written_path
     if path.startswith(("/", "~")):
         return location
     # By names, which says the same as the file system does: the directory has no links.
@@ -62,7 +59,7 @@ def hints_about_paths(loaded: LoadedConfig) -> Iterator[None]:
         places = [loaded.model.source.url, *map(_path_of, _references(loaded))]
         told = next((text for place in places if (text := _elsewhere(loaded, place))), None)
         if told:
-            error.hint = f"{error.hint}; {told}" if error.hint else told
+            error.add_hint(told)
         raise
 
 

@@ -14,10 +14,12 @@ from typing import Final, Self, TypeAlias
 
 from pipecrypt.errors import IntegrityError, UsageError
 
-__all__ = ["STANDARD_STREAM", "Location", "Place"]
+__all__ = ["NAME_BYTES", "STANDARD_STREAM", "Location", "Place"]
 
 Place: TypeAlias = "str | os.PathLike[str] | Location"
 STANDARD_STREAM: Final = "-"
+NAME_BYTES: Final = 255
+"""The longest name that file systems take."""
 _SCHEME: Final = re.compile(r"\A(?:[A-Za-z0-9]+::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAINED: Final = re.compile(r"\A[A-Za-z0-9]+::")
 _LOCAL_PREFIXES: Final = ("file://", "local://")
@@ -97,10 +99,15 @@ class Location:
         """The path for the operating system."""
         if not self.is_local:
             raise AssertionError("only a local location has a path")
+        return os.path.expanduser(self.written_path) or "/"
+
+    @property
+    def written_path(self) -> str:
+        """The path as it was written, `~` and all, of a local location."""
         path = self.url
         for prefix in _LOCAL_PREFIXES:
             path = path.removeprefix(prefix)
-        return os.path.expanduser(path) or "/"
+        return path
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.storage.location import Location
+from pipecrypt.storage.location import NAME_BYTES, Location
 
 __all__ = [
     "Publication",
@@ -31,7 +31,6 @@ __all__ = [
 
 _MARK: Final = ".pipecrypt-"
 _SUFFIX: Final = ".tmp"
-_NAME_BYTES: Final = 255
 _TOKEN_BYTES: Final = 4
 # `temporary_name`, and undo files of `tail`: their temporary names have "undo" where others have the run's token.
 _TEMPORARY: Final = re.compile(
@@ -181,7 +180,7 @@ def new_token() -> str:
 def temporary_prefix(name: str, token: str) -> str:
     """Return how all temporary names of the file `name` and the run `token` begin; hidden from dataset readers."""
     # 2 x 8 digits, a dash, the mark, the suffix and the first dot come on top of the name.
-    room = _NAME_BYTES - len(_MARK) - len(_SUFFIX) - len(token) - 2 * _TOKEN_BYTES - 2
+    room = NAME_BYTES - len(_MARK) - len(_SUFFIX) - len(token) - 2 * _TOKEN_BYTES - 2
     shortened = name.encode(errors="surrogateescape")[:room].decode(errors="ignore")
     return f".{shortened}{_MARK}{token}-"
 

@@ -19,7 +19,6 @@ from pipecrypt.storage.source import read_small_file, read_small_object
 __all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
 
 _MOST_LEVELS: Final = 64
-_STATEMENT: Final = ".sig.json"
 _SAME_STORAGE: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
@@ -37,11 +36,16 @@ class SmallFiles(Protocol):
     def display(self, path: str) -> str:
         """Return how errors name a path: a URL without secrets, `file://` for local files."""
 
-    def place(self, path: str) -> str:
+    def place(self, path: str, *, follows_name: bool = True) -> str:
         """Return the one name of a place, however it is spelled: links are resolved, doubled slashes dropped."""
 
-    def real_path(self, path: str) -> str | None:
-        """Return a path with its links resolved; None where the storage has none."""
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
+        """Return a path with its links resolved; None where the storage has none.
+
+        Args:
+            path: of a file or a directory.
+            follows_name: whether its last part is resolved, too; not that of a file which is never read through a link.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,13 @@ class LocatedFiles:
         location = self.location(path)
         return f"file://{path}" if location.is_local else location.display
 
-    def place(self, path: str) -> str:
+    def place(self, path: str, *, follows_name: bool = True) -> str:
         """Return the one name of a place; see `SmallFiles`."""
-        return _place(self.display(path), self.real_path(path))
+        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
 
-    def real_path(self, path: str) -> str | None:
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
         """Return a path with its links resolved; see `SmallFiles`."""
-        return _resolved(path) if self.location(path).is_local else None
+        return _resolved(path, follows_name=follows_name) if self.location(path).is_local else None
 
     def location(self, path: str) -> Location:
         """Return the location of a path.
@@ -109,22 +113,21 @@ class FilesystemFiles:
         protocol = self.fs.protocol
         return f"{protocol if isinstance(protocol, str) else protocol[0]}://{path}"
 
-    def place(self, path: str) -> str:
+    def place(self, path: str, *, follows_name: bool = True) -> str:
         """Return the one name of a place; see `SmallFiles`."""
-        return _place(self.display(path), self.real_path(path))
+        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
 
-    def real_path(self, path: str) -> str | None:
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
         """Return a path with its links resolved; see `SmallFiles`."""
         protocol = self.fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return _resolved(path) if "file" in names else None
+        return _resolved(path, follows_name=follows_name) if "file" in names else None
 
 
-def _resolved(path: str) -> str:
-    """Return where a path leads; of a statement, where its directory does, as its own name is not followed."""
-    if path.endswith(_STATEMENT):
+def _resolved(path: str, *, follows_name: bool) -> str:
+    if not follows_name:
         directory, _, name = path.rpartition("/")
-        return f"{os.path.realpath(directory or '/')}/{name}"
+        return f"{_resolved(directory, follows_name=True)}/{name}"
     real = os.path.realpath(path or "/")
     return "" if real == "/" else real
 

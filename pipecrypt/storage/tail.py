@@ -29,7 +29,7 @@ from pipecrypt.storage.beneath import open_to_change
 from pipecrypt.storage.exclusive import remove_file
 from pipecrypt.storage.inventory import Kind, look_at, pin
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
-from pipecrypt.storage.location import Location
+from pipecrypt.storage.location import NAME_BYTES, Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.publication import write_fully
 from pipecrypt.storage.remote_source import changed
@@ -61,7 +61,6 @@ MAX_END_BYTES: Final = 128 << 20  # what stands at the end of a file is opened a
 _PIECE_BYTES: Final = 8 << 20
 _RUN: Final = "undo"
 _UNDO_SUFFIX: Final = ".pipecrypt-undo.tmp"  # is_temporary: verifying ignores it
-_NAME_BYTES: Final = 255
 _NAME_DIGITS: Final = 16
 _HINT: Final = "remove it if the file beside it can be read, or is to be replaced"
 
@@ -264,7 +263,7 @@ def _seen(source: SourceFile, body_end: int) -> bytes:
 def undo_place(file: Location) -> Location:
     """Return where the old end of a file is kept."""
     name = file.name
-    room = _NAME_BYTES - len(_UNDO_SUFFIX) - 1
+    room = NAME_BYTES - len(_UNDO_SUFFIX) - 1
     raw = name.encode(errors="surrogateescape")
     if len(raw) > room:
         kept = raw[: room - _NAME_DIGITS - 1].decode(errors="ignore")

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import signed_sources, unchecked_warning
+from pipecrypt import said_once
+from pipecrypt.dataset.opening import signed_sources
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -253,7 +254,7 @@ def test_the_threshold(world: World, dataset: Path) -> None:
 
 def test_trust_of_the_environment(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_KEYS", world.key)
-    monkeypatch.setattr(unchecked_warning, "_SAID", set())  # another test of this process may have heard it
+    monkeypatch.setattr(said_once, "_said", set())  # another test of this process may have heard it
     url = f"pipecrypt::file://{dataset}"
     with pytest.warns(pc.UncheckedWarning):
         assert len(pd.read_parquet(url)) == 300
@@ -600,7 +601,7 @@ def test_contradictions_are_refused_at_once(world: World, dataset: Path, tmp_pat
 def test_the_warning_is_about_encrypted_files_only(
     world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unchecked_warning, "_SAID", set())
+    monkeypatch.setattr(said_once, "_said", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error", pc.UncheckedWarning)
         with pc.open(world.root / "raw") as plain:

@@ -67,6 +67,17 @@ def test_how_paths_are_shown() -> None:
     assert FilesystemFiles(fsspec.filesystem("memory")).display("/a") == "memory:///a"
 
 
+def test_the_name_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real/a").symlink_to("b")
+    files = LocatedFiles({})
+
+    assert files.place(f"{tmp_path}/link/a", follows_name=False) == f"file://{tmp_path}/real/a"
+    assert files.place(f"{tmp_path}/link/a") == f"file://{tmp_path}/real/b"
+    assert files.place("/a", follows_name=False) == "file:///a"
+
+
 def test_where_a_location_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.file_digests import computable
+from pipecrypt.dataset.opening.file_digests import computable, ignore_bytes
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ContentError
@@ -26,12 +26,8 @@ __all__ = ["MAX_OTHER_FOOTER_BYTES", "check_bytes", "check_file", "check_when_op
 MAX_OTHER_FOOTER_BYTES: Final = 1 << 20
 
 
-def _ignore_bytes(count: int) -> None:
-    """Do nothing about bytes that were digested."""
-
-
 def check_file(
-    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = _ignore_bytes
+    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = ignore_bytes
 ) -> StoredFooter:
     """Return the footer of a file that was found to be the signed one, as far as the mode says.
 
@@ -74,7 +70,7 @@ def check_bytes(signed: SignedFile) -> BytesCheck:
 
 
 def check_when_opened(
-    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = _ignore_bytes
+    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = ignore_bytes
 ) -> OpenedCheck:
     """Return what is called when a file that passed `check_file` was opened, before a byte of it is used.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.errors import MissingExtraError
 from pipecrypt.parquet.protocols import RangeSource
 
-__all__ = ["computable", "digest_file"]
+__all__ = ["computable", "digest_file", "ignore_bytes", "pieces"]
 
 _PIECE_BYTES: Final = 8 << 20
+
+
+def ignore_bytes(count: int) -> None:
+    """Do nothing about bytes that were digested."""
 
 
 def _nothing_beside(piece: memoryview) -> Callable[[], object]:
@@ -43,7 +47,7 @@ def digest_file(
     source: RangeSource,
     algorithms: Iterable[DigestAlgorithm],
     *,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None] = ignore_bytes,
     most_bytes: int | None = None,
     beside: Callable[[memoryview], Callable[[], object]] = _nothing_beside,
 ) -> dict[DigestAlgorithm, str]:
@@ -57,12 +61,17 @@ def digest_file(
         beside: begins something else with each piece, and returns what waits for its end.
     """
     digesters = [Digester(algorithm) for algorithm in algorithms]
-    end = source.size_bytes if most_bytes is None else min(source.size_bytes, most_bytes)
-    for start in range(0, end, _PIECE_BYTES):
-        piece = source.read_range(start, min(_PIECE_BYTES, end - start))
+    for _, piece in pieces(source, most_bytes):
         wait = beside(piece)
         for digester in digesters:
             digester.update(piece)
         wait()
         on_bytes(len(piece))
     return {digester.algorithm: digester.hexdigest() for digester in digesters}
+
+
+def pieces(source: RangeSource, most_bytes: int | None = None) -> Iterator[tuple[int, memoryview]]:
+    """Yield a file, or its beginning of so many bytes, in pieces of 8 MiB, each with its offset."""
+    end = source.size_bytes if most_bytes is None else min(source.size_bytes, most_bytes)
+    for start in range(0, end, _PIECE_BYTES):
+        yield start, source.read_range(start, min(_PIECE_BYTES, end - start))

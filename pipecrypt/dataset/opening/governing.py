@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError, StorageAccessError, UsageError
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
-from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
+from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.manifest.verify import Remembered
 from pipecrypt.storage.small_files import SmallFiles, directories_above
 
 __all__ = [
-    "Governing",
+    "GoverningStatement",
     "check_none_removed",
     "find_governing",
     "forget_removed",
@@ -25,6 +25,7 @@ __all__ = [
     "recall",
     "remember",
     "removed",
+    "spellings",
 ]
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _ANEW = "verify it with --forget if that was done on purpose"
 
 
 @dataclass(frozen=True, slots=True)
-class Governing:
+class GoverningStatement:
     """The statement that governs a place; nobody has verified it yet.
 
     Args:
@@ -44,7 +45,7 @@ class Governing:
     envelope: bytes
 
 
-def find_governing(files: SmallFiles, path: str, memory: VersionMemory | None) -> Governing | None:
+def find_governing(files: SmallFiles, path: str, memory: VersionMemory | None) -> GoverningStatement | None:
     """Return the statement that governs what lies at a path, or None if no directory above has one.
 
     What holds when it returns: 1. of the directories above, the uppermost that a version is remembered of governs, and
@@ -97,7 +98,7 @@ def recall(files: SmallFiles, path: str, memory: VersionMemory | None) -> Rememb
     """
     if memory is None:
         return None
-    found = [each for each in map(memory.recall, _spellings(files, path)) if each is not None]
+    found = [each for each in map(memory.recall, spellings(files, path)) if each is not None]
     if len({each.dataset_id for each in found}) > 1:
         raise IntegrityError(f"{files.display(path)} was another dataset before, or a link leads elsewhere", hint=_ANEW)
     return max(found, key=lambda each: each.version, default=None)
@@ -107,10 +108,10 @@ def remember(files: SmallFiles, path: str, remembered: Remembered, memory: Versi
     """Keep what was accepted at a directory or a statement; raises as `VersionMemory.remember`."""
     if memory is None:
         return
-    place, *others = _spellings(files, path)
+    place, *others = spellings(files, path)
     memory.remember(place, remembered)
     if memory.starts_anew:
-        above = [spelling for level in _levels(path) for spelling in _spellings(files, level)]
+        above = [spelling for level in _levels(path) for spelling in spellings(files, level)]
         for other in (*others, *above):
             memory.forget(other)
 
@@ -140,7 +141,7 @@ def check_none_removed(files: SmallFiles, path: str, memory: VersionMemory | Non
     """
     if recall(files, path, memory) is not None:
         raise _removed_for_writer(files, path)
-    real = files.real_path(path)
+    real = files.real_path(path, follows_name=_follows_name(path))
     for level in dict.fromkeys((*_levels(path), *_levels(path if real is None else real))):
         if recall(files, level, memory) is not None and read_envelope(files, f"{level}/{MANIFEST_PATH}") is None:
             raise _removed_for_writer(files, level)
@@ -161,8 +162,8 @@ def forget_removed(files: SmallFiles, path: str, memory: VersionMemory) -> bool:
     statement = signature_path(path)
     if _uppermost(files, _levels(f"{path}/"), []) is not None or read_envelope(files, statement) is not None:
         return False
-    spellings = (each for subject in (path, statement) for each in _spellings(files, subject))
-    return any([memory.forget(each) for each in dict.fromkeys(spellings)])
+    names = (each for subject in (path, statement) for each in spellings(files, subject))
+    return any([memory.forget(each) for each in dict.fromkeys(names)])
 
 
 def _levels(path: str) -> tuple[str, ...]:
@@ -173,12 +174,18 @@ def _levels(path: str) -> tuple[str, ...]:
     return levels[::-1]
 
 
-def _spellings(files: SmallFiles, path: str) -> tuple[str, ...]:
-    """Return the name of a place, and how it was recorded where it was called by another name."""
-    return tuple(dict.fromkeys((files.place(path), files.display(path))))
+def spellings(files: SmallFiles, path: str) -> tuple[str, ...]:
+    """Return the name of a directory's or statement's place, and how it was recorded where it was called otherwise."""
+    place = files.place(path, follows_name=_follows_name(path))
+    return tuple(dict.fromkeys((place, files.display(path))))
 
 
-def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]) -> Governing | None:
+def _follows_name(path: str) -> bool:
+    """Say whether a link with this name is followed: that of a directory, and never that of a statement."""
+    return not path.endswith(SIGNATURE_SUFFIX)
+
+
+def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]) -> GoverningStatement | None:
     for level in levels:
         try:
             envelope = read_envelope(files, f"{level}/{MANIFEST_PATH}")
@@ -189,7 +196,7 @@ def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]
             _log.debug("cannot tell whether a directory above is a signed dataset: %s", error.message)
             continue
         if envelope is not None:
-            return Governing(level, envelope)
+            return GoverningStatement(level, envelope)
     return None
 
 
@@ -198,7 +205,11 @@ def _is_remembered_alone(files: SmallFiles, path: str, memory: VersionMemory | N
 
 
 def _check_links(
-    files: SmallFiles, path: str, levels: tuple[str, ...], found: Governing | None, memory: VersionMemory | None
+    files: SmallFiles,
+    path: str,
+    levels: tuple[str, ...],
+    found: GoverningStatement | None,
+    memory: VersionMemory | None,
 ) -> None:
     """Pass if links on the way to a path lead into nothing that another statement governs."""
     directory = path.rpartition("/")[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.dataset.opening.governing import (
-    Governing,
+    GoverningStatement,
     find_governing,
     read_envelope,
     recall,
@@ -181,7 +181,7 @@ def unsigned(files: SmallFiles, path: str, missing: str = MANIFEST_PATH) -> NotT
     )
 
 
-def _open(files: SmallFiles, found: Governing, requirements: Requirements) -> SignedDataset:
+def _open(files: SmallFiles, found: GoverningStatement, requirements: Requirements) -> SignedDataset:
     root = found.root
     verified = _verify(files, root, found.envelope, requirements, expected_file=None)
     summary = verified.manifest.file_list

@@ -6,7 +6,8 @@ together give the file that was signed.
 
 from __future__ import annotations
 
-from pipecrypt.crypto.digest import Digester, digest
+from pipecrypt.crypto.digest import digest
+from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.parquet.protocols import RangeSource
@@ -14,8 +15,6 @@ from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.tail import Undo, as_before, undo_place
 
 __all__ = ["check_signed_undo", "refused_undo", "same_as_signed"]
-
-_PIECE_BYTES = 8 << 20
 
 
 def check_signed_undo(source: SourceFile, undo: Undo, entry: FileEntry) -> None:
@@ -39,12 +38,7 @@ def check_signed_undo(source: SourceFile, undo: Undo, entry: FileEntry) -> None:
 
 def same_as_signed(file: RangeSource, entry: FileEntry) -> bool:
     """Say whether a whole file has the digests that were signed; reads all of it."""
-    digesters = [(Digester(algorithm), value) for algorithm, value in entry.digests().items()]
-    for start in range(0, file.size_bytes, _PIECE_BYTES):
-        piece = file.read_range(start, min(_PIECE_BYTES, file.size_bytes - start))
-        for digester, _ in digesters:
-            digester.update(piece)
-    return all(digester.hexdigest() == value for digester, value in digesters)
+    return digest_file(file, entry.digests()) == entry.digests()
 
 
 def refused_undo(source: SourceFile, reason: str) -> IntegrityError:

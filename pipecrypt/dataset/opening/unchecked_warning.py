@@ -6,18 +6,18 @@ import warnings
 from typing import Final
 
 from pipecrypt.errors import UncheckedWarning
+from pipecrypt.said_once import mark_said, was_said
 
 __all__ = ["UNCHECKED", "warn_unchecked"]
 
 UNCHECKED: Final = "authenticity was not checked: no public key to trust was given"
 _HINT: Final = 'pass trust=[...] or set PIPECRYPT_TRUST; verify="off" silences this'
-_SAID: Final[set[str]] = set()
 
 
 def warn_unchecked() -> None:
     """Warn that encrypted data is used and nobody asked who signed it; from the second call on, do nothing."""
-    if _SAID:
+    if was_said(UNCHECKED):
         return
     # Remembered behind the warning: where warnings are errors, every read fails, not only the first.
     warnings.warn(f"{UNCHECKED}: {_HINT}", UncheckedWarning, stacklevel=3)
-    _SAID.add(UNCHECKED)
+    mark_said([UNCHECKED])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pipecrypt.context import Context
 from pipecrypt.crypto.digest import Digester, digest
+from pipecrypt.dataset.opening.file_digests import pieces
 from pipecrypt.dataset.opening.signed_undo import check_signed_undo, same_as_signed
 from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic, is_of_another_file
 from pipecrypt.documents import encode_base64
@@ -33,7 +34,6 @@ from pipecrypt.storage.tail import MAX_END_BYTES, Undo, drop_undo, put_back, rea
 __all__ = ["Rekeying", "Rewrapper"]
 
 _log = logging.getLogger(__name__)
-_PIECE_BYTES = 8 << 20
 _NAMED = 3
 
 
@@ -265,8 +265,7 @@ def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _File
     before = {algorithm: Digester(algorithm) for algorithm in entry.digests()}
     after = {algorithm: Digester(algorithm) for algorithm in entry.digests()}
     with open_range_source(source) as opened:
-        for start in range(0, source.size_bytes, _PIECE_BYTES):
-            piece = opened.read_range(start, min(_PIECE_BYTES, source.size_bytes - start))
+        for start, piece in pieces(opened):
             for digester in before.values():
                 digester.update(piece)
             for digester in after.values():

@@ -64,9 +64,10 @@ def remember_published(
     files, path = locate(subject)
     try:
         if is_first:
-            replace(memory, starts_anew=True).remember(files.place(path), remembered)
-            if files.display(path) != files.place(path):
-                memory.forget(files.display(path))
+            place, *others = governing.spellings(files, path)
+            replace(memory, starts_anew=True).remember(place, remembered)
+            for other in others:
+                memory.forget(other)
         else:
             governing.remember(files, path, remembered, memory)
     except IntegrityError as error:

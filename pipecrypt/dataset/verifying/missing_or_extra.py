@@ -19,13 +19,13 @@ from pipecrypt.storage.inventory import Admits, Found, Kind, look_at, pin, take_
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 
-__all__ = ["Presence", "signed_source"]
+__all__ = ["DirectoryComparison", "signed_source"]
 
 _NO_FILE: Final = "a file was signed, but this is none"
 
 
-class Presence:
-    """Goes through a dataset once.
+class DirectoryComparison:
+    """Goes through the directory of a dataset once, and compares its files with those that were signed.
 
     Args:
         dataset: what was signed.

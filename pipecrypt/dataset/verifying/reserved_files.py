@@ -1,6 +1,6 @@
 """Tell what may lie below `_pipecrypt/`. Engines that take every Parquet file below a directory read what lies there.
 
-Only names that pipecrypt gives pass. Tables pass where an honest run wrote them for a version to come: see `Tables`.
+Only names that pipecrypt gives pass. Tables pass where an honest run wrote them for a version to come: see `RunTables`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.source import open_range_source
 
-__all__ = ["NO_JOURNALS", "Journals", "Table", "Tables", "find_unexpected", "table_of"]
+__all__ = ["NO_JOURNALS", "Journals", "RunTable", "RunTables", "find_unexpected", "table_of"]
 
 _KNOWN: Final = re.compile(
     rf"""{RESERVED_DIRECTORY}/(?:
@@ -58,7 +58,7 @@ NO_JOURNALS: Final[Journals] = _NoJournals()
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class RunTable:
     """A file in the directory of a run, which is not a place of a dataset.
 
     Args:
@@ -72,7 +72,7 @@ class Table:
     is_staged: bool
 
 
-def table_of(reserved_path: str) -> Table | None:
+def table_of(reserved_path: str) -> RunTable | None:
     """Return which table a path below the dataset is; None if it does not belong to a run."""
     found = _OF_A_RUN.fullmatch(reserved_path)
     if found is None:
@@ -81,7 +81,7 @@ def table_of(reserved_path: str) -> Table | None:
         parse_run_id(found["run"])
     except DocumentError:
         return None
-    return Table(found["run"], found["path"], found["where"] == _STAGED)
+    return RunTable(found["run"], found["path"], found["where"] == _STAGED)
 
 
 def find_unexpected(reserved: Mapping[str, SourceFile | None]) -> list[Finding]:
@@ -102,7 +102,7 @@ def _is_known(path: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class RunTables:
     """What tells tables that wait for their version from those that were left, or put there.
 
     Args:
@@ -154,11 +154,7 @@ def _is_same(file: SourceFile, entry: FileEntry) -> bool:
     digests = computable(entry.digests())
     try:
         with open_range_source(file) as opened:
-            seen = digest_file(opened, digests, on_bytes=_ignore_bytes, most_bytes=file.size_bytes + 1)
+            seen = digest_file(opened, digests, most_bytes=file.size_bytes + 1)
     except (ContentError, ConflictError):
         return False
     return not compare_file(entry, ObservedFile(file.size_bytes, seen))
-
-
-def _ignore_bytes(count: int) -> None:
-    """Do nothing about bytes that were digested."""

@@ -15,10 +15,10 @@ from typing import Final
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import is_current
 from pipecrypt.dataset.verifying.file_inspection import Unlocking
-from pipecrypt.dataset.verifying.looking import Look, Watcher
 from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
 from pipecrypt.dataset.verifying.reserved_files import NO_JOURNALS, Journals
 from pipecrypt.dataset.verifying.target import SingleFile, Target, find_target
+from pipecrypt.dataset.verifying.version_check import VersionCheck, Watcher
 from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
@@ -72,12 +72,12 @@ def verify(
 
     1. Enough trusted keys signed the statement, and it is fresh (`verify_envelope`); its list of files is the signed
        one.
-    2. Every signed file is at its place, where readers look, and no other (`Presence.sources`). One that waits to be
-       moved there is a finding, whatever lies at its place.
+    2. Every signed file is at its place, where readers look, and no other (`DirectoryComparison.sources`). One that
+       waits to be moved there is a finding, whatever lies at its place.
     3. Each file has the signed size, digests, footer, rows and KEK ids, and is encrypted as was promised; with keys,
        each of its modules has the tag that it was encrypted with (`Inspector.inspect`).
     4. Below `_pipecrypt/`, names are those that pipecrypt gives, and tables are those that a run, which trusted keys
-       vouch for, wrote for a version still to come (`Tables.left_over`). Looked at where all files count.
+       vouch for, wrote for a version still to come (`RunTables.left_over`). Looked at where all files count.
     5. Every file could be checked to the end.
 
     Runs may be at work meanwhile. What is not as it was signed is looked at again; where the statement was replaced,
@@ -109,14 +109,14 @@ def verify(
     started = time.perf_counter()
     for _ in range(patience.restarts):
         files, target = find_target(location, requirements, globs)  # 1
-        look = Look(files, target, unlocking, journals, workers, watcher)
-        look.carry_out()  # 2, 3, 4
+        check = VersionCheck(files, target, unlocking, journals, workers, watcher)
+        check.run()  # 2, 3, 4
         try:
-            holder = _settle(look, target, files, patience)
+            holder = _settle(check, target, files, patience)
         except _NewVersionError:
             continue
-        report = _report(look, target, time.perf_counter() - started)
-        _conclude(look, report, holder)  # 5
+        report = _report(check, target, time.perf_counter() - started)
+        _conclude(check, report, holder)  # 5
         return report
     raise ConflictError(
         f"{location.display} has got a new version each time it was looked at",
@@ -124,7 +124,7 @@ def verify(
     )
 
 
-def _settle(look: Look, target: Target, files: LocatedFiles, patience: Patience) -> LockHolder | None:
+def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LockHolder | None:
     """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
 
     Raises:
@@ -132,12 +132,12 @@ def _settle(look: Look, target: Target, files: LocatedFiles, patience: Patience)
     """
     waited, began = 0.0, time.monotonic()
     lock = _lock_of(target, files)
-    while look.tally.doubtful():
+    while check.tally.doubtful():
         before = _holder(lock)
-        look.again()
+        check.run_again()
         if not _is_current(target, files):
             raise _NewVersionError
-        if not look.tally.doubtful():
+        if not check.tally.doubtful():
             return None
         holder = before or _holder(lock)
         if holder is None:
@@ -174,8 +174,8 @@ def _holder(lock: LockWatch | None) -> LockHolder | None:
         return None
 
 
-def _report(look: Look, target: Target, seconds: float) -> VerifyReport:
-    manifest, tally = look.manifest, look.tally
+def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport:
+    manifest, tally = check.manifest, check.tally
     if isinstance(target, SingleFile):
         name, key_ids, signed_files = target.signed.name, target.signed.key_ids, 1
     else:
@@ -189,9 +189,9 @@ def _report(look: Look, target: Target, seconds: float) -> VerifyReport:
         expires=manifest.expires,
         key_ids=key_ids,
         policy=PolicySummary.of(manifest.policy),
-        digests=look.inspector.digests,
-        tags_checked=look.inspector.unlocking is not None,
-        whole_dataset=look.is_whole,
+        digests=check.inspector.digests,
+        tags_checked=check.inspector.unlocking is not None,
+        whole_dataset=check.is_whole,
         signed_files=signed_files,
         files=tally.files,
         bytes=tally.bytes,
@@ -203,9 +203,9 @@ def _report(look: Look, target: Target, seconds: float) -> VerifyReport:
     )
 
 
-def _conclude(look: Look, report: VerifyReport, holder: LockHolder | None) -> None:
-    name, failure = report.root, look.tally.first_failure()
-    if report.findings and holder is not None and look.is_in_motion():
+def _conclude(check: VersionCheck, report: VerifyReport, holder: LockHolder | None) -> None:
+    name, failure = report.root, check.tally.first_failure()
+    if report.findings and holder is not None and check.is_in_motion():
         raise NotInPlaceError(
             f"{name}: {holder.who!a} is at work there, and {len(report.findings)} files are not in their places yet",
             report=report,
@@ -218,6 +218,6 @@ def _conclude(look: Look, report: VerifyReport, holder: LockHolder | None) -> No
         raise VerificationError(text + (f", and {more} more" if more else ""), hint=hint, report=report)
     if failure is not None:
         raise failure
-    if not look.due_files and not look.is_whole:
+    if not check.due_files and not check.is_whole:
         hint = "globs are relative to the dataset, and * does not match /"
         raise SourceNotFoundError(f"{name}: no file matches, so nothing was verified", hint=hint)

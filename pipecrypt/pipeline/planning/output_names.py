@@ -13,11 +13,10 @@ from typing import Final
 from pipecrypt.errors import UsageError
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import numbered
-from pipecrypt.storage.location import Location
+from pipecrypt.storage.location import NAME_BYTES, Location
 
 __all__ = ["check_output_names"]
 
-_NAME_BYTES: Final = 255
 _SHOWN: Final = 60
 
 
@@ -38,10 +37,10 @@ def check_output_names(sink: Location, tasks: Sequence[Task], rolled: Sequence[T
     for task in tasks:
         *directories, name = task.path.split("/")
         for each in (*directories, numbered(name, 0) if task.id in numbers else name):
-            if len(os.fsencode(each)) > _NAME_BYTES:
+            if len(os.fsencode(each)) > NAME_BYTES:
                 what = f"{task.source.location.display} would be written as {each[:_SHOWN]!a}..."
                 raise UsageError(
-                    f"{what}, a name of {len(os.fsencode(each))} bytes, and file systems end names at {_NAME_BYTES}",
+                    f"{what}, a name of {len(os.fsencode(each))} bytes, and file systems end names at {NAME_BYTES}",
                     hint="rename the source file, or choose an object store as the sink",
                 )
     if _ignores_case(sink.local_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.dataset.opening import unchecked_warning
+from pipecrypt import said_once
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, TRUST_VARIABLE, trust_options
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
@@ -118,7 +118,7 @@ def test_keys_that_are_none(tmp_path: Path, pem_file: str) -> None:
 
 @pytest.fixture
 def _unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unchecked_warning, "_SAID", set())
+    monkeypatch.setattr(said_once, "_said", set())
 
 
 @pytest.mark.usefixtures("_unsaid")

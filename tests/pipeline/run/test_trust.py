@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import unchecked_warning
+from pipecrypt import said_once
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -177,7 +177,7 @@ def test_a_malformed_page_of_a_signed_file_was_changed(trusting: World, dataset:
 
 
 def test_the_warning(trusting: World, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(unchecked_warning, "_SAID", set())
+    monkeypatch.setattr(said_once, "_said", set())
     with pytest.warns(pc.UncheckedWarning):
         pc.decrypt(dataset, tmp_path / "one", [trusting.key])
     with warnings.catch_warnings():

@@ -1,6 +1,6 @@
-"""Look at what was named, once, and again at what was not as it was signed. What that means: verification.
+"""Compare what is there with one signed version, and again what was not as it was signed. The verdict: verification.
 
-A run may be at work meanwhile. It moves files from one place to another, so one look may miss what the next one finds.
+A run may be at work meanwhile. It moves files from one place to another, so one pass may miss what the next one finds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pipecrypt.dataset.opening.signed_undo import check_signed_undo
 from pipecrypt.dataset.opening.staged_files import staged_files
 from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector, Unlocking
 from pipecrypt.dataset.verifying.known_digests import LazyKnownDigests
-from pipecrypt.dataset.verifying.missing_or_extra import Presence, signed_source
-from pipecrypt.dataset.verifying.reserved_files import Journals, Tables, find_unexpected, table_of
+from pipecrypt.dataset.verifying.missing_or_extra import DirectoryComparison, signed_source
+from pipecrypt.dataset.verifying.reserved_files import Journals, RunTables, find_unexpected, table_of
 from pipecrypt.dataset.verifying.tally import Tally
 from pipecrypt.dataset.verifying.target import DatasetPart, FileInDataset, SingleFile, Target
 from pipecrypt.dataset.verifying.worker_threads import Done, Tell, work_through
@@ -32,7 +32,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles
 from pipecrypt.storage.tail import read_undo
 
-__all__ = ["Look", "Watcher"]
+__all__ = ["VersionCheck", "Watcher"]
 
 
 class Watcher(Protocol):
@@ -56,8 +56,8 @@ class _Started:
     path: str
 
 
-class Look:
-    """What a verification sees of one version.
+class VersionCheck:
+    """Compares what is there with one signed version.
 
     Args:
         files: the storage.
@@ -88,7 +88,7 @@ class Look:
         self._workers = workers
         self._watcher = watcher
         self.tally = Tally()
-        self._links: set[str] = set()  # where the look before met a link
+        self._links: set[str] = set()  # where the pass before met a link
         self._lists = None if isinstance(target, SingleFile) else LazyKnownDigests(target.dataset, files)
         if isinstance(target, SingleFile):
             self._due = [target.signed.entry]
@@ -117,23 +117,23 @@ class Look:
         target = self._target
         return isinstance(target, SingleFile) or (isinstance(target, DatasetPart) and target.selection.is_everything)
 
-    def carry_out(self) -> None:
-        """Look at everything once."""
+    def run(self) -> None:
+        """Compare everything once."""
         passes = 2 if self.inspector.unlocking is not None else 1
         total = sum(entry.size_bytes for entry in self._due)
         self._watcher.started(len(self._due), passes * total)
         target = self._target
         if isinstance(target, DatasetPart):
-            presence = Presence(target.dataset, self._root, target.selection, self.tally)
-            self._inspect(presence.sources())
-            self._look_below_reserved(presence.reserved)
+            comparison = DirectoryComparison(target.dataset, self._root, target.selection, self.tally)
+            self._inspect(comparison.sources())
+            self._look_below_reserved(comparison.reserved)
         else:
             path = target.path if isinstance(target, FileInDataset) else target.signed.entry.path
             self._inspect(self._at_places([path]))
             self._look_below_reserved({})
 
-    def again(self) -> None:
-        """Look again at all that was not as it was signed."""
+    def run_again(self) -> None:
+        """Compare again all that was not as it was signed."""
         doubtful = self.tally.doubtful()
         self._links = {path for path in doubtful if FindingKind.LINK in {each.kind for each in self.tally.of(path)}}
         for path in doubtful:
@@ -224,7 +224,7 @@ class Look:
             waiting = self._find_waiting()
             tables = {path: file for path, file in reserved.items() if file is not None and path not in waiting}
             of_runs = {path: file for path, file in tables.items() if table_of(path) is not None}
-            left = Tables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
+            left = RunTables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
         except StorageError as error:
             self.tally.fail("", error)
             return
