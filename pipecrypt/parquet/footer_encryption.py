@@ -83,7 +83,7 @@ def observe_encryption(stored: StoredFooter, name: str) -> FooterEncryption:
 
 def _columns(footer: Struct, under_footer: KeyNames, kek_ids: set[str | None], name: str) -> tuple[FooterColumn, ...]:
     leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), name)
-    row_groups, seen = RowGroups(footer, leaves, name, is_sealed=True), [_Seen() for _ in leaves]
+    row_groups, seen = RowGroups(footer, leaves, name, is_sealed=True), [_ColumnTally() for _ in leaves]
     if not len(row_groups):
         return ()
     for index in row_groups.ordinals:
@@ -95,7 +95,7 @@ def _columns(footer: Struct, under_footer: KeyNames, kek_ids: set[str | None], n
 
 
 @dataclass(slots=True)
-class _Seen:
+class _ColumnTally:
     """What was seen of a leaf column so far."""
 
     encrypted: int = 0

@@ -15,7 +15,7 @@ import pyarrow.parquet.encryption as pe
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import Origin
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.pipeline.calls.files import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]
@@ -41,7 +41,7 @@ class _SessionClient(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no type
         """Return the KEK in clear, as pyarrow wants it."""
         text = wrapped_key.decode() if isinstance(wrapped_key, bytes) else wrapped_key
         # pyarrow tells no file. It ends at the first key that is wrong, so each call is taken for a file of its own.
-        with self._session.unwrap_kek_text(text, master_key_identifier, Origin()) as key:
+        with self._session.unwrap_kek_text(text, master_key_identifier, RequestOrigin()) as key:
             return bytes(key.expose_key_bytes())
 
 

@@ -16,7 +16,7 @@ from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
 from pipecrypt.sources.options import CSVOptions, ReadOptions
 from pipecrypt.sources.stream import mapped_errors
 from pipecrypt.sources.text_rows import TextStream, with_first
-from pipecrypt.sources.text_start import Start, encoding_hint, find_delimiter, read_start
+from pipecrypt.sources.text_start import TextStart, encoding_hint, find_delimiter, read_start
 from pipecrypt.sources.text_types import InferredColumn, infer_column
 from pipecrypt.sources.type_names import parse_types
 
@@ -64,7 +64,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
     return TextStream(with_first(first, blocks), parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
 
 
-def _with_delimiter(dialect: CSVOptions, start: Start, name: str) -> CSVOptions:
+def _with_delimiter(dialect: CSVOptions, start: TextStart, name: str) -> CSVOptions:
     fields = None if dialect.names is None else len(dialect.names)
     return replace(dialect, delimiter=find_delimiter(start, dialect.quote, name, fields=fields))
 

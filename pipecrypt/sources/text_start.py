@@ -11,7 +11,7 @@ from typing import Final
 from pipecrypt.errors import FormatError
 from pipecrypt.sources.lines import RowEnds, read_full
 
-__all__ = ["Start", "encoding_hint", "find_delimiter", "read_start"]
+__all__ = ["TextStart", "encoding_hint", "find_delimiter", "read_start"]
 
 _START_BYTES: Final = 64 << 10
 _ROWS: Final = 100
@@ -27,7 +27,7 @@ _DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertica
 _LIKE_UTF16: Final = 0.4
 
 
-class Start:
+class TextStart:
     """The first bytes of a file, without its byte order mark, and a `read` that begins with them.
 
     Args:
@@ -52,7 +52,7 @@ class Start:
         return piece
 
 
-def read_start(read: Callable[[int], bytes], name: str) -> Start:
+def read_start(read: Callable[[int], bytes], name: str) -> TextStart:
     """Return the beginning of a file that should be UTF-8.
 
     Raises:
@@ -66,7 +66,7 @@ def read_start(read: Callable[[int], bytes], name: str) -> Start:
     for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if others and zeros.count(0) > _LIKE_UTF16 * len(others) and not others.count(0):
             raise FormatError(f"{name} looks like {encoding}: every second byte is zero", hint=encoding_hint(encoding))
-    return Start(data, read)
+    return TextStart(data, read)
 
 
 def encoding_hint(encoding: str) -> str:
@@ -74,7 +74,7 @@ def encoding_hint(encoding: str) -> str:
     return f"give the encoding: source.encoding: {encoding}, or --encoding {encoding}"
 
 
-def find_delimiter(start: Start, quote: str | None, name: str, *, fields: int | None) -> str:
+def find_delimiter(start: TextStart, quote: str | None, name: str, *, fields: int | None) -> str:
     """Return the delimiter of a CSV file: the one that stands in all of its first rows equally often.
 
     A file in whose first row none stands has one column.
@@ -104,7 +104,7 @@ def find_delimiter(start: Start, quote: str | None, name: str, *, fields: int | 
     raise FormatError(f"{name}: the delimiter is not clear: {told} {reason}", hint=hint)
 
 
-def _first_rows(start: Start, quote: str | None) -> list[bytes]:
+def _first_rows(start: TextStart, quote: str | None) -> list[bytes]:
     """Return some rows without what stands in quotes."""
     every_delimiter = "".join(_DELIMITERS).encode()
     data = RowEnds(every_delimiter, quote.encode() if quote else None).without_quoted(start.data)

@@ -25,7 +25,7 @@ from pipecrypt.storage.retry import error_code, http_status, is_transient
 from pipecrypt.storage.s3_object import S3Object
 
 __all__ = [
-    "Change",
+    "ConditionalChange",
     "ConditionalObject",
     "asks_to_repeat",
     "carry_out",
@@ -73,7 +73,7 @@ class ConditionalObject(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConditionalChange:
     """What is asked of an object.
 
     Args:
@@ -103,7 +103,7 @@ def conditional_object(remote: RemoteFilesystem) -> ConditionalObject | None:
     return None
 
 
-def carry_out(change: Change, remote: RemoteFilesystem) -> None:
+def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> None:
     """Make a request that has a condition, until it is known whether it took effect.
 
     Raises:

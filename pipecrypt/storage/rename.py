@@ -16,7 +16,13 @@ from typing import Any, Final
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage.conditional import Change, carry_out, conditional_object, knows_no_condition, replaced_meanwhile
+from pipecrypt.storage.conditional import (
+    ConditionalChange,
+    carry_out,
+    conditional_object,
+    knows_no_condition,
+    replaced_meanwhile,
+)
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.object_head import ObjectHead
@@ -87,7 +93,8 @@ def remove_object(remote: RemoteFilesystem, info: Mapping[str, Any], place: Loca
             remote.retry.call(lambda: remote.fs.rm_file(remote.path))
         else:
             carry_out(
-                Change(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None), remote
+                ConditionalChange(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None),
+                remote,
             )
     except FileNotFoundError:
         return
@@ -175,7 +182,7 @@ def _copy_on_condition(
         other.copy_from(remote.path, head, expected=expected)
 
     try:
-        carry_out(Change(other, place, expected, send, is_done), remote)
+        carry_out(ConditionalChange(other, place, expected, send, is_done), remote)
     except ConflictError:
         raise
     except Exception as error:

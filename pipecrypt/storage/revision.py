@@ -19,7 +19,13 @@ from typing import Final
 from pipecrypt.errors import ConflictError, FormatError, SinkNotEmptyError, StorageError
 from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_parent
-from pipecrypt.storage.conditional import Change, carry_out, conditional_object, knows_no_condition, replaced_meanwhile
+from pipecrypt.storage.conditional import (
+    ConditionalChange,
+    carry_out,
+    conditional_object,
+    knows_no_condition,
+    replaced_meanwhile,
+)
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
@@ -99,7 +105,7 @@ def _replace_object(location: Location, remote: RemoteFilesystem, data: bytes, e
     if target is None or (expected is not None and tag is None):
         return False
     write_id = secrets.token_hex(_WRITE_ID_BYTES)
-    change = Change(
+    change = ConditionalChange(
         target,
         location,
         tag,

@@ -14,7 +14,7 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.storage import azure_object, gcs_object
 from pipecrypt.storage.azure_object import AzureObject
 from pipecrypt.storage.conditional import (
-    Change,
+    ConditionalChange,
     ConditionalObject,
     asks_to_repeat,
     carry_out,
@@ -93,7 +93,7 @@ class _Store:
 def carry(store: _Store, seconds: float = 60) -> None:
     retry = Retry(seconds, clock=lambda: float(store.attempts), pause=lambda _: False)
     remote = cast(RemoteFilesystem, SimpleNamespace(retry=retry))
-    carry_out(Change(cast(ConditionalObject, store), PLACE, "tag", store.write, lambda head: False), remote)
+    carry_out(ConditionalChange(cast(ConditionalObject, store), PLACE, "tag", store.write, lambda head: False), remote)
 
 
 def test_what_was_not_decided_is_tried_again() -> None:

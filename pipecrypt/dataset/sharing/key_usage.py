@@ -163,7 +163,7 @@ def read_claims(place: Place) -> UsageClaims:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _KeyTally:
     """What was seen of a master key so far."""
 
     files: set[str] = field(default_factory=set)
@@ -184,7 +184,7 @@ class _Tally:
     plaintext: int = 0
     hidden: int = 0
     unnamed: int = 0
-    keys: dict[str, _Seen] = field(default_factory=dict)
+    keys: dict[str, _KeyTally] = field(default_factory=dict)
     reader: MaterialReader = field(default_factory=MaterialReader)
 
     def look_into(self, file: SourceFile) -> None:
@@ -215,12 +215,12 @@ class _Tally:
         seen.batches[path] = seen.batches.get(path, 0) + 1
         seen.data_keys[path] = seen.data_keys.get(path, 0) + is_new
 
-    def _named(self, key_metadata: bytes, file: SourceFile) -> _Seen | None:
+    def _named(self, key_metadata: bytes, file: SourceFile) -> _KeyTally | None:
         names = read_key_names(key_metadata)
         if names.master_key_id is None:
             self.unnamed += 1
             return None
-        seen = self.keys.setdefault(names.master_key_id, _Seen())
+        seen = self.keys.setdefault(names.master_key_id, _KeyTally())
         seen.files.add(file.relative_path)
         if names.kek_id is not None:
             seen.keks.add(names.kek_id)
@@ -244,12 +244,12 @@ def _usages(tally: _Tally, grants: Grants) -> tuple[KeyUsage, ...]:
     for grant in grants.all:
         granted.setdefault(grant.master_key_id, []).append(grant)
     return tuple(
-        _usage(key_id, tally.keys.get(key_id, _Seen()), granted.get(key_id, ()), grants)
+        _usage(key_id, tally.keys.get(key_id, _KeyTally()), granted.get(key_id, ()), grants)
         for key_id in sorted({*tally.keys, *granted})
     )
 
 
-def _usage(key_id: str, seen: _Seen, granted: Sequence[Grant], grants: Grants) -> KeyUsage:
+def _usage(key_id: str, seen: _KeyTally, granted: Sequence[Grant], grants: Grants) -> KeyUsage:
     others = {kek: {each.master_key_id for each in grants.of(kek)} - {key_id} for kek in seen.keks}
     return KeyUsage(
         master_key_id=key_id,

@@ -26,7 +26,7 @@ from pipecrypt.keys.service import (
     open_key_reference,
 )
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.wrong_keks import Origin, WrongKEKs
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["Keyring"]
@@ -111,7 +111,7 @@ class Keyring:
             raise KeyServiceError(f"{key_reference} made a key of {key.bits} bits, not 256")
         return key, wrapped
 
-    def unwrap(self, wrapped: str, master_key_id: str, origin: Origin) -> DataKey:
+    def unwrap(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
         """Return the key in a text of "wrappedKEK" or of a singly wrapped "wrappedDEK"; one service call.
 
         `master_key_id` comes from a file and is a hint: it chooses among the configured keys, and adds none.

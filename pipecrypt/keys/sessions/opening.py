@@ -13,17 +13,17 @@ from pipecrypt.documents import decode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.material import ExternalMaterial, KeyMaterial, dataset_of_kek_text
-from pipecrypt.keys.sessions.wrong_keks import Origin
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.secret import DataKey
 
-__all__ = ["Asking", "FindGrants", "check_binding", "checked", "external_entry", "unwrap_data_key"]
+__all__ = ["FindGrants", "UnwrapRequest", "check_binding", "checked", "external_entry", "unwrap_data_key"]
 
 # The text of "keyEncryptionKeyID" -> grants of that KEK, whoever wrote them.
 FindGrants: TypeAlias = Callable[[str], Iterable[Grant]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class UnwrapRequest:
     """How the KEK of one data key is asked for.
 
     Args:
@@ -33,10 +33,10 @@ class Asking:
     """
 
     grants: FindGrants | None
-    origin: Origin
+    origin: RequestOrigin
     grant: Grant | None = None
 
-    def by(self, grant: Grant) -> Asking:
+    def by(self, grant: Grant) -> UnwrapRequest:
         """Return how it is asked for by a grant."""
         return replace(self, grant=grant)
 

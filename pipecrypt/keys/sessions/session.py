@@ -31,9 +31,9 @@ from pipecrypt.keys.material import (
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
 from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.keys.sessions.opening import Asking, FindGrants, checked, external_entry, unwrap_data_key
+from pipecrypt.keys.sessions.opening import FindGrants, UnwrapRequest, checked, external_entry, unwrap_data_key
 from pipecrypt.keys.sessions.writing_keks import WritingKEKs
-from pipecrypt.keys.sessions.wrong_keks import Origin, WrongKEKs
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
@@ -100,7 +100,7 @@ class KeySession:
         # while another thread uses it.
         self._lock = threading.Lock()
         self._unwrapped = KEKCache(self._limits, clock)
-        self._origin = Origin()  # of all that comes without a file
+        self._origin = RequestOrigin()  # of all that comes without a file
         self._granted: dict[tuple[str, str], Grant] = {}  # what opened KEKs whose own master key did not
         self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(self._limits, clock))
         self._writing = WritingKEKs(self._keyring, self._limits, clock, also)
@@ -172,7 +172,7 @@ class KeySession:
         *,
         external: ExternalEntries | None = None,
         grants: FindGrants | None = None,
-        origin: Origin | None = None,
+        origin: RequestOrigin | None = None,
     ) -> DataKey:
         """Return the data key that `key_metadata` stands for; the caller wipes it.
 
@@ -196,7 +196,7 @@ class KeySession:
         if material is None:
             with self._lock:
                 return self._keyring.find(key_metadata, context)
-        return self._open_material(material, context, Asking(grants, origin or self._origin), lambda _, key: key)
+        return self._open_material(material, context, UnwrapRequest(grants, origin or self._origin), lambda _, key: key)
 
     def open_kek(self, material: KeyMaterial, context: Context, grants: FindGrants | None = None) -> DataKey:
         """Return the KEK of a data key, proven by opening that key in its context; the caller wipes it.
@@ -211,7 +211,7 @@ class KeySession:
             key.wipe()
             return DataKey(kek.expose_key_bytes())
 
-        return self._open_material(material, context, Asking(grants, self._origin), take)
+        return self._open_material(material, context, UnwrapRequest(grants, self._origin), take)
 
     def wrap_kek(self, key_reference: str, kek: DataKey, dataset_id: str) -> str:
         """Return the text of "wrappedKEK" of a KEK that exists, for the master key of one of the references.
@@ -239,7 +239,7 @@ class KeySession:
         """
         return FileKeys(self, read_external, grants)
 
-    def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str, origin: Origin | None = None) -> DataKey:
+    def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str, origin: RequestOrigin | None = None) -> DataKey:
         """Return the key in a text of "wrappedKEK", or of a singly wrapped "wrappedDEK"; the caller wipes it.
 
         This is all that a KmsClient of pyarrow sees, so no commitment is checked here.
@@ -280,7 +280,7 @@ class KeySession:
         if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
             raise RuntimeError("this session writes another dataset")
 
-    def _open_material(self, material: KeyMaterial, context: Context, asking: Asking, take: _Take) -> DataKey:
+    def _open_material(self, material: KeyMaterial, context: Context, request: UnwrapRequest, take: _Take) -> DataKey:
         """Open PKMT1 material, by a grant where its own master key does not.
 
         What holds when it returns: (1) the master key is a configured one; (2) it unwrapped the KEK for the dataset
@@ -292,26 +292,26 @@ class KeySession:
         with self._lock:
             if kek is None:
                 wrapped = material.wrapped_data_key
-                key = self._keyring.unwrap(wrapped, material.master_key_id, asking.origin)  # (1), (2)
+                key = self._keyring.unwrap(wrapped, material.master_key_id, request.origin)  # (1), (2)
                 return checked(key, material, material.wrapped_data_key, context)
             remembered = self._granted.get((material.master_key_id, kek.wrapped))
             if remembered is not None:
                 try:
-                    return self._open_with(material, kek, context, asking.by(remembered), take)
+                    return self._open_with(material, kek, context, request.by(remembered), take)
                 except (AccessError, IntegrityError, FormatError):
                     del self._granted[material.master_key_id, kek.wrapped]
             try:
-                return self._open_with(material, kek, context, asking, take)
+                return self._open_with(material, kek, context, request, take)
             except (KeyNotFoundError, KeyServiceError) as error:
-                if asking.grants is None:
+                if request.grants is None:
                     raise
                 failure: AccessError | IntegrityError | FormatError = error
         # Without the lock, because looking for grants may take requests.
-        found = [grant for grant in asking.grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
+        found = [grant for grant in request.grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
         with self._lock:
             for grant in found[:MAX_TRIED]:
                 try:
-                    opened = self._open_with(material, kek, context, asking.by(grant), take)
+                    opened = self._open_with(material, kek, context, request.by(grant), take)
                 except (AccessError, IntegrityError, FormatError) as error:
                     failure = error  # perhaps forged, to hide one that follows
                 else:
@@ -326,17 +326,17 @@ class KeySession:
         return grant.dataset_id == dataset_id and self._keyring.can_open(grant.master_key_id)
 
     def _open_with(
-        self, material: KeyMaterial, kek: WrappedKEK, context: Context, asking: Asking, take: _Take
+        self, material: KeyMaterial, kek: WrappedKEK, context: Context, request: UnwrapRequest, take: _Take
     ) -> DataKey:
-        grant = asking.grant
+        grant = request.grant
         if grant is None:
-            opened = self._unwrap_cached(kek.wrapped, material.master_key_id, asking.origin)  # (1), (2)
+            opened = self._unwrap_cached(kek.wrapped, material.master_key_id, request.origin)  # (1), (2)
         else:
-            opened = self._unwrap_cached(grant.wrapped, grant.master_key_id, asking.origin)  # (1), (2)
+            opened = self._unwrap_cached(grant.wrapped, grant.master_key_id, request.origin)  # (1), (2)
         key = unwrap_data_key(opened, material.wrapped_data_key, kek.id)  # (3)
         return take(opened, checked(key, material, kek.wrapped, context))
 
-    def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: Origin) -> DataKey:
+    def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
         key = self._unwrapped.get(master_key_id, wrapped)
         if key is None:
             key = self._keyring.unwrap(wrapped, master_key_id, origin)
@@ -363,7 +363,7 @@ class FileKeys:
         self._read_external = read_external
         self._grants = grants
         self._was_read = False
-        self._origin = Origin()
+        self._origin = RequestOrigin()
         self._entries: Mapping[str, KeyMaterial] | None = None
 
     def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:

@@ -18,13 +18,13 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 
-__all__ = ["Origin", "WrongKEKs"]
+__all__ = ["RequestOrigin", "WrongKEKs"]
 
 _MAX_KNOWN: Final = 4096
 _KNOWN_SECONDS: Final = 60.0
 
 
-class Origin:
+class RequestOrigin:
     """One file or message that keys are asked for. Not safe across threads; the session holds its lock."""
 
     __slots__ = ("times",)
@@ -54,7 +54,7 @@ class WrongKEKs:
         self._in_all: dict[str, deque[float]] = {}
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def check(self, master_key_id: str, wrapped: str, origin: Origin) -> None:
+    def check(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
         """Pass if this master key, a configured one, may be asked for a text.
 
         Raises:
@@ -74,7 +74,7 @@ class WrongKEKs:
                 hint="it was forged or damaged; others are not concerned",
             )
 
-    def add(self, master_key_id: str, wrapped: str, origin: Origin) -> None:
+    def add(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
         """Count a text that a configured master key did not wrap."""
         now = self._clock()
         origin.times.setdefault(master_key_id, deque()).append(now)

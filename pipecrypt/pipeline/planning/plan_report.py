@@ -120,13 +120,13 @@ def report_plan(request: EncryptRequest) -> PlanReport:
     plan = make_plan(request)
     sink = preview_sink(request, plan)
     to_do = sink.decision.changes.to_do
-    first = _look_at(plan.tasks[0])
-    looks = _Looks(first.schema)  # the same one whatever is done already
-    for look in _look_at_all(to_do):
-        looks.take(look)
-    if looks.misfit is not None and looks.misfits == len(to_do):
-        raise looks.misfit  # as the run's first task would
-    conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, looks.seen))
+    first = _preview(plan.tasks[0])
+    totals = _PreviewTotals(first.schema)  # the same one whatever is done already
+    for preview in _preview_all(to_do):
+        totals.take(preview)
+    if totals.misfit is not None and totals.misfits == len(to_do):
+        raise totals.misfit  # as the run's first task would
+    conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, totals.seen))
     workers = max(1, min(request.workers, len(to_do)))
     signing = request.policy.signing
     return PlanReport(
@@ -137,19 +137,19 @@ def report_plan(request: EncryptRequest) -> PlanReport:
         to_do=len(to_do),
         skipped=sink.decision.changes.skipped,
         source_bytes=sum(task.input_bytes for task in to_do),
-        batches=looks.batches,
+        batches=totals.batches,
         replaced=sink.decision.changes.replaced,
         removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
         types=first.types,
         delimiter=first.delimiter,
-        columns_by_key=looks.columns_by_key(),
+        columns_by_key=totals.columns_by_key(),
         workers=workers,
         wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
         # A statement, and the first and the last block of the journal; long runs write more blocks.
         signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
         conflicts=conflicts,
-        drifts=tuple(looks.drifts),
-        drifting=looks.drifting,
+        drifts=tuple(totals.drifts),
+        drifting=totals.drifting,
     )
 
 
@@ -163,7 +163,7 @@ def _unlisted(request: EncryptRequest, plan: Plan, sink: SinkPreview, seen: Colu
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _SourcePreview:
     source: str
     display: str
     schema: _Schema | None
@@ -173,30 +173,30 @@ class _Look:
     delimiter: str | None = None
 
 
-def _look_at_all(tasks: Iterable[Task]) -> Iterator[_Look]:
-    waiting: deque[Future[_Look]] = deque()
+def _preview_all(tasks: Iterable[Task]) -> Iterator[_SourcePreview]:
+    waiting: deque[Future[_SourcePreview]] = deque()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
         for task in tasks:
-            waiting.append(threads.submit(_look_at, task))
+            waiting.append(threads.submit(_preview, task))
             if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _look_at(task: Task) -> _Look:
+def _preview(task: Task) -> _SourcePreview:
     source, display = task.source.relative_path, task.source.location.display
     try:
         shape = source_shape(task.source, task.operation)
     except PipecryptError as error:
-        return _Look(source, display, None, 0, error)
+        return _SourcePreview(source, display, None, 0, error)
     if shape.columns is None:
-        return _Look(source, display, None, 0)
+        return _SourcePreview(source, display, None, 0)
     schema = tuple((leaf.path, leaf.physical_type, key) for leaf, key in shape.columns)
-    return _Look(source, display, schema, shape.row_groups, types=shape.types, delimiter=shape.delimiter)
+    return _SourcePreview(source, display, schema, shape.row_groups, types=shape.types, delimiter=shape.delimiter)
 
 
-class _Looks:
+class _PreviewTotals:
     """What all sources show, without keeping each."""
 
     def __init__(self, first: _Schema | None) -> None:
@@ -216,20 +216,20 @@ class _Looks:
         counts = Counter(key for _, _, key in self._first or ())
         return tuple(sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or "")))
 
-    def take(self, look: _Look) -> None:
-        self._batches += look.batches
-        if look.schema is not None:
-            self.seen.add(tuple((path, key is not None) for path, _, key in look.schema), look.display)
-        if look.problem is not None:
-            self.seen.cannot_have(look.problem)
-            if isinstance(look.problem, PolicyError):
-                self.misfit = self.misfit or look.problem
+    def take(self, preview: _SourcePreview) -> None:
+        self._batches += preview.batches
+        if preview.schema is not None:
+            self.seen.add(tuple((path, key is not None) for path, _, key in preview.schema), preview.display)
+        if preview.problem is not None:
+            self.seen.cannot_have(preview.problem)
+            if isinstance(preview.problem, PolicyError):
+                self.misfit = self.misfit or preview.problem
                 self.misfits += 1
-            self._drift(SchemaDrift(look.source, problem=look.problem.message))
-        elif look.schema is not None and self._first is None:
-            self._first = look.schema
-        elif look.schema is not None and self._first is not None and look.schema != self._first:
-            self._drift(_difference(look.source, self._first, look.schema))
+            self._drift(SchemaDrift(preview.source, problem=preview.problem.message))
+        elif preview.schema is not None and self._first is None:
+            self._first = preview.schema
+        elif preview.schema is not None and self._first is not None and preview.schema != self._first:
+            self._drift(_difference(preview.source, self._first, preview.schema))
 
     def _drift(self, drift: SchemaDrift) -> None:
         self.drifting += 1

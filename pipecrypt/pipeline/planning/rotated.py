@@ -95,13 +95,13 @@ def find_rotated(
         return {}
     new_ids = {succession.old_id(task): task.id for task in left}
     paths = {path: new_ids[file.task_id] for path, file in done.items() if file.task_id in new_ids}
-    under = _Under(plan, succession, ids_of())
+    policy_keys = _PolicyKeys(plan, succession, ids_of())
     if promise is not None:
-        return paths if under.are_all(_promised(promise)) else {}
-    return {path: new for path, new in paths.items() if under.are_all(_observed(plan.sink, path))}
+        return paths if policy_keys.are_all(_promised(promise)) else {}
+    return {path: new for path, new in paths.items() if policy_keys.are_all(_observed(plan.sink, path))}
 
 
-class _Under:
+class _PolicyKeys:
     """Says whether master keys are those of the policy, the successor among them."""
 
     def __init__(self, plan: Plan, succession: _Succession, find: FindIDs) -> None:

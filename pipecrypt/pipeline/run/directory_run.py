@@ -39,8 +39,8 @@ from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.run_id import is_run_id, new_run_id
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.run.found import Found, OwnFiles, decide_run, look_at_sink, make_header
 from pipecrypt.pipeline.run.signed_run import check_promise
+from pipecrypt.pipeline.run.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
 from pipecrypt.storage.exclusive import remove_file
@@ -61,7 +61,7 @@ class DirectoryRun:
         request: what is asked for.
         plan: all tasks.
         lock: of the sink, held.
-        found: what the sink holds.
+        state: what the sink holds.
         decision: what the run does.
         header: what the run is.
         columns: of what it is about to do.
@@ -78,7 +78,7 @@ class DirectoryRun:
         plan: Plan,
         *,
         lock: SinkLock,
-        found: Found,
+        state: SinkState,
         decision: Decision,
         header: RunHeader,
         columns: PlannedColumns,
@@ -87,11 +87,11 @@ class DirectoryRun:
         self.run_id = header.run_id
         self.decision = decision
         self._lock = lock
-        self._found = found
+        self._state = state
         self._header = header
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
-        self._ours = OwnFiles(found.sink, header.dataset_id)
+        self._ours = OwnFiles(state.sink, header.dataset_id)
         self._signing = self._open_signing(overwrites=request.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
@@ -103,7 +103,7 @@ class DirectoryRun:
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = request.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
-        self._journal = Journal(plan.sink, header, found.seal, sequence=sequence)
+        self._journal = Journal(plan.sink, header, state.seal, sequence=sequence)
 
     @property
     def has_work(self) -> bool:
@@ -122,7 +122,7 @@ class DirectoryRun:
             if self.decision.continued is not None:
                 remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
             for path in self.decision.dropped:
-                remove_file(self._found.sink.child(path))
+                remove_file(self._state.sink.child(path))
             self._note_rotated()
 
     def _note_rotated(self) -> None:
@@ -131,13 +131,13 @@ class DirectoryRun:
             self._signing.rename_tasks(self.decision.rotated)
             return
         for task_id, paths in _by_task(self.decision.rotated).items():
-            parts = tuple(Part.found(path, self._found.there[path] or 0) for path in paths)
+            parts = tuple(Part.found(path, self._state.there[path] or 0) for path in paths)
             self._journal.add(TaskRecord(task_id, self._sources[task_id], parts))
 
     def _replaced(self) -> tuple[str, ...]:
         """Return which outputs may be written over before the run is over. A signed one writes beside what is there."""
         writes = written_by(self._tasks.values())
-        return () if self._signing is not None else tuple(sorted(filter(writes, self._found.there)))
+        return () if self._signing is not None else tuple(sorted(filter(writes, self._state.there)))
 
     def add(self, done: FileDone) -> None:
         """Note files that were published."""
@@ -186,30 +186,30 @@ class DirectoryRun:
 
     @property
     def _is_expired(self) -> bool:
-        earlier = self._found.earlier
+        earlier = self._state.earlier
         return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
 
     def _remove_unsigned(self) -> None:
         """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
-        changes, done = self.decision.changes, {} if self._found.past is None else self._found.past.done
+        changes, done = self.decision.changes, {} if self._state.past is None else self._state.past.done
         superseded = superseded_by(self._own)
-        left = {path for path in self._found.there if superseded(path)} - self._written
+        left = {path for path in self._state.there if superseded(path)} - self._written
         gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
         gone |= left.intersection(done)
         if left - gone:
-            names = name_some(self._found.sink, left - gone)
+            names = name_some(self._state.sink, left - gone)
             _log.warning("%s: maybe of an earlier run of the same sources; remove them if so", names)
         if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
             for path in sorted(gone):
                 self._lock.check_quickly()
-                remove_file(self._found.sink.child(path))
+                remove_file(self._state.sink.child(path))
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
         rolled = {task.path for task in self._tasks.values() if rolls_over(task.operation)}
         if self.decision.continued is not None and rolled:
-            for path in sizes_below(self._found.sink):
+            for path in sizes_below(self._state.sink):
                 if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
                     yield path
 
@@ -225,44 +225,44 @@ class DirectoryRun:
         self._lock.state = f"version {statements[0].version} was signed, so the dataset is that one, or a later one"
         if run is not None:
             check = self._lock.check_quickly
-            finish_version(self._found.sink, run, signing.entries, removes=removes, before_each=check)
+            finish_version(self._state.sink, run, signing.entries, removes=removes, before_each=check)
         return statements
 
     def _clear_columns(self) -> ClearColumns | None:
         """Return which columns the next version has in plaintext; None where that of files that stay is not known."""
         known = self._columns.known
-        return None if known is None and self._found.earlier is not None else frozenset(self._clear.union(known or ()))
+        return None if known is None and self._state.earlier is not None else frozenset(self._clear.union(known or ()))
 
     def _set_aside(self, paths: Iterable[str]) -> None:
         """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""
-        earlier = self._found.earlier
+        earlier = self._state.earlier
         if earlier is not None and earlier.manifest.run is not None:
             listed = {entry.path for entry in earlier.entries}
             chosen = (path for path in paths if path in listed)
-            set_aside(self._found.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
+            set_aside(self._state.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
 
     def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
         """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""
         if not self._keeps_journal:
             return ()
-        listed = {entry.path for entry in self._found.earlier.entries} if self._found.earlier is not None else set()
+        listed = {entry.path for entry in self._state.earlier.entries} if self._state.earlier is not None else set()
         for path in signing.left_over - listed:
-            remove_file(self._found.sink.child(path))
+            remove_file(self._state.sink.child(path))
         return tuple(sorted(signing.left_over))
 
     def _open_signing(self, *, overwrites: bool) -> DatasetSigning | None:
-        found = self._found
-        if found.signers is None:
+        state = self._state
+        if state.signers is None:
             return None
-        listed = frozenset(entry.path for entry in found.earlier.entries) if found.earlier is not None else frozenset()
+        listed = frozenset(entry.path for entry in state.earlier.entries) if state.earlier is not None else frozenset()
         goes = what_goes(self.decision, listed, is_staged=self._header.is_staged, overwrites=overwrites)
         known = self._known_paths()
         # A run that is continued may have published files that it did not come to note. Others are not its own.
         asks = self.decision.continued is not None and not self._header.is_staged and not overwrites
         signing = DatasetSigning(
-            found.sink,
-            found.signers,
-            found.earlier,
+            state.sink,
+            state.signers,
+            state.earlier,
             replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
         )
         if signing.staying_promise is not None:
@@ -287,7 +287,7 @@ class DirectoryRun:
             families = {unnumbered(path) or path for path in known}
             return lambda path: path in known or path in families
         writes, foreign = written_by(self._tasks.values()), set[str]()
-        for path in self._found.there:
+        for path in self._state.there:
             if writes(path) and path not in known and not self._ours.holds(path):
                 foreign |= {path, unnumbered(path) or path}
         return lambda path: path not in foreign
@@ -328,26 +328,26 @@ def open_directory_run(
             signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        found = look_at_sink(request, sink, signers)
-        decision = decide_run(request, plan, found, credentials)
+        state = look_at_sink(request, sink, signers)
+        decision = decide_run(request, plan, state, credentials)
         columns = PlannedColumns(
-            request.policy, plan.tasks, decision.changes.to_do, past=found.past, version=found.earlier
+            request.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
         )
         columns.check()
-        earlier_ids = _earlier_ids(found)
+        earlier_ids = _earlier_ids(state)
         if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
             run_id = new_run_id(now, earlier=earlier_ids)
-        header = make_header(request, plan, found, decision, run_id)
-        yield DirectoryRun(request, plan, lock=lock, found=found, decision=decision, header=header, columns=columns)
+        header = make_header(request, plan, state, decision, run_id)
+        yield DirectoryRun(request, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
 
 
-def _earlier_ids(found: Found) -> tuple[str, ...]:
+def _earlier_ids(state: SinkState) -> tuple[str, ...]:
     """Return the ids of runs that left something; a run that stages its files comes after all of them."""
-    if found.past is not None:
-        return found.past.run_ids
-    if not found.is_staged:
+    if state.past is not None:
+        return state.past.run_ids
+    if not state.is_staged:
         return ()
-    runs = {path.partition("/")[0] for path, _ in take_inventory(found.sink.child(RUNS_DIRECTORY), lambda _: True)}
+    runs = {path.partition("/")[0] for path, _ in take_inventory(state.sink.child(RUNS_DIRECTORY), lambda _: True)}
     return tuple(sorted(filter(is_run_id, runs)))
 
 

@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _LastSeal:
     counter: int
     seal_sha256: str
 
@@ -88,7 +88,7 @@ class KeystoreMemory:
         """Keep what was seen of an authenticated document, unless more was seen before and it does not replace that."""
         if self.directory is None or not document.is_sealed:
             return
-        now = _Seen(document.counter, digest(document.seal))
+        now = _LastSeal(document.counter, digest(document.seal))
         if not replaces and self._recall(document.id) == now:
             return
         try:
@@ -105,7 +105,7 @@ class KeystoreMemory:
                 error.strerror if isinstance(error, OSError) else error.message,
             )
 
-    def _recall(self, keystore_id: str) -> _Seen | None:
+    def _recall(self, keystore_id: str) -> _LastSeal | None:
         # The id has the form of a UUID, and nothing else in it.
         return None if self.directory is None else self._records(self.directory).read(keystore_id, _parse)
 
@@ -113,14 +113,14 @@ class KeystoreMemory:
         return StateRecords(directory, "keystores", "record of keystores", DamagedKeystoreError, _MALFORMED_HINT)
 
 
-def _parse(document: Document) -> _Seen:
+def _parse(document: Document) -> _LastSeal:
     counter = document.integer("counter")
     if not 0 < counter <= MAX_COUNTER:
         raise DocumentError("'counter' is out of range")
-    return _Seen(counter, document.text("seal_sha256", max_characters=64))
+    return _LastSeal(counter, document.text("seal_sha256", max_characters=64))
 
 
-def _members(keystore_id: str, seen: _Seen, path: Path) -> Mapping[str, object]:
+def _members(keystore_id: str, seen: _LastSeal, path: Path) -> Mapping[str, object]:
     return {
         "keystore": keystore_id,
         "counter": seen.counter,

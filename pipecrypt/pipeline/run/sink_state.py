@@ -24,13 +24,13 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 
-__all__ = ["Found", "OwnFiles", "decide_run", "look_at_sink", "make_header"]
+__all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SinkState:
     """What the sink holds as the run begins.
 
     Args:
@@ -75,7 +75,7 @@ class OwnFiles:
         return file is not None and dataset_id_of(file) == self._dataset_id
 
 
-def look_at_sink(request: EncryptRequest, sink: Location, signers: OpenSigners | None) -> Found:
+def look_at_sink(request: EncryptRequest, sink: Location, signers: OpenSigners | None) -> SinkState:
     """Return what a sink holds, once what was left half done there is put in place; the caller holds the lock.
 
     Raises:
@@ -91,35 +91,35 @@ def look_at_sink(request: EncryptRequest, sink: Location, signers: OpenSigners |
         past = PastRuns.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
         if past.over is not None:
             Journal(sink, past.over.header, seal).finish(utc_now())
-    return Found(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
+    return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
 
 
-def decide_run(request: EncryptRequest, plan: Plan, found: Found, credentials: Credentials) -> Decision:
+def decide_run(request: EncryptRequest, plan: Plan, state: SinkState, credentials: Credentials) -> Decision:
     """Return what a run does.
 
     Args:
         request: what is asked for.
         plan: all of its tasks.
-        found: what the sink holds.
+        state: what the sink holds.
         credentials: what opens the keys, where files may be under a successor of an earlier key.
 
     Raises:
         AccessError: then, that a key is missing, or the credentials do not open it.
         ConflictError: what is there stands in the way; see `find_conflicts`.
     """
-    there = found.there if found.signers is None else None
-    promise = None if found.earlier is None else found.earlier.policy
+    there = state.there if state.signers is None else None
+    promise = None if state.earlier is None else state.earlier.policy
 
     def find(done: Mapping[str, DoneFile]) -> Mapping[str, str]:
         return find_rotated(request, plan, done, promise, lambda: _open_ids(plan.key_references, credentials))
 
-    decision = decide(request, plan, found.past, there, find)
-    for check in find_conflicts(request, found.past, decision, there):
+    decision = decide(request, plan, state.past, there, find)
+    for check in find_conflicts(request, state.past, decision, there):
         check()
     if decision.changes.lost:
-        _log.warning("%s: written before and gone, so made again", name_some(found.sink, decision.changes.lost))
+        _log.warning("%s: written before and gone, so made again", name_some(state.sink, decision.changes.lost))
     if decision.changes.orphaned:
-        names = name_some(found.sink, decision.changes.orphaned)
+        names = name_some(state.sink, decision.changes.orphaned)
         _log.warning("%s: the sources are gone, and these stay; run.on_source_change: replace removes them", names)
     return decision
 
@@ -133,15 +133,15 @@ def _open_ids(references: Sequence[str], credentials: Credentials) -> FindIDs:
     return found.get
 
 
-def make_header(request: EncryptRequest, plan: Plan, found: Found, decision: Decision, run_id: str) -> RunHeader:
+def make_header(request: EncryptRequest, plan: Plan, state: SinkState, decision: Decision, run_id: str) -> RunHeader:
     """Return what a run is: that of the run that it continues, or a new one of the dataset that is there."""
     if decision.continued is not None:
         return decision.continued.header
     dataset_id = plan.dataset_id
-    if found.earlier is not None:
-        dataset_id = found.earlier.dataset_id
-    elif found.past is not None and found.past.dataset_id is not None and not request.overwrite:
-        dataset_id = found.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
+    if state.earlier is not None:
+        dataset_id = state.earlier.dataset_id
+    elif state.past is not None and state.past.dataset_id is not None and not request.overwrite:
+        dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:
         raise AssertionError("what is encrypted has a dataset")
-    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=found.is_staged)
+    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=state.is_staged)
