@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NoReturn
 
 import fsspec
@@ -19,14 +19,17 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.trust_options import trust_options
-from pipecrypt.errors import NoRegularFileError, UnsupportedError, UsageError
+from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY
+from pipecrypt.reading.listings import by_name, kept_beside_data, name_of, staged_as
 from pipecrypt.reading.options import check_names, view_options
 from pipecrypt.reading.statements import ShownAs
+from pipecrypt.reading.stored_file import StoredFile
 from pipecrypt.reading.view_file import FileView, ViewFile
-from pipecrypt.reading.views import StoredFile, Views
+from pipecrypt.reading.views import Views
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
+from pipecrypt.storage.local_file import LocalFile, is_local
 
 __all__ = ["PipecryptFileSystem"]
 
@@ -130,75 +133,132 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             PipecryptError: it cannot be opened.
         """
         path = self._strip(path)
-        return self._views.view(self._stored(self.fs.info(path), path))
+        return self._views.view(self._look(path)[1])
 
     # ---- names ----
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Return what is known about a path; the size of a file is that of its plaintext view."""
         path = self._strip(path)
-        info = dict(self.fs.info(path, **options))
+        info, file = self._look(path, options)
         if info.get("type") == "file":
-            view = self._views.view(self._stored(info, path))
+            view = self._views.view(file)
             info["size"] = info["size"] if view is None else view.size_bytes
+        elif self._is_hidden(path):
+            raise FileNotFoundError(path)
         return info
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """List a directory, without opening files. With keys to trust, nothing that was signed may be missing in it."""
         place = self._strip(path)
-        found = self.fs.ls(place, detail=detail or self._compares(), **options)
         depth = len(place.rstrip("/")) + 1
-        found = self._checked(place, found, lambda file: file[:depth] + file[depth:].split("/", 1)[0])
-        return [self._listed(info) for info in found] if detail else list(map(_name, found))
+
+        def lists() -> dict[str, Any]:
+            return by_name(self.fs.ls(place, detail=True, **options))
+
+        def shown_as(file: str) -> str:
+            return file[:depth] + file[depth:].split("/", 1)[0]
+
+        if not detail and not self._compares():
+            return list(map(name_of, self.fs.ls(place, detail=False, **options)))
+        found = self._listing(place, lists, shown_as)
+        return [self._listed(info) for info in found.values()] if detail else list(found)
 
     def find(self, path: str, maxdepth: int | None = None, *, detail: bool = False, **options: Any) -> Any:
         """List all files below a path, without opening them; otherwise as `ls`."""
         place = self._strip(path)
-        found = self.fs.find(place, maxdepth=maxdepth, detail=detail or self._compares(), **options)
+        # Some stores list only what begins with a prefix.
+        beginning = f"{place.rstrip('/')}/{options.get('prefix') or ''}"
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
-        if options.get("prefix"):  # some stores list what begins so, and whoever asks for it does not read a dataset
-            return self._all_listed(found, detail)
-        found = self._checked(place, found, lambda file: None if maxdepth and file.count("/") > slashes else file)
-        return self._all_listed(found, detail)
 
-    def glob(self, path: str, *, detail: bool = False, **options: Any) -> Any:
+        def lists() -> dict[str, Any]:
+            return by_name(self.fs.find(place, maxdepth=maxdepth, detail=True, **options))
+
+        def shown_as(file: str) -> str | None:
+            is_too_deep = maxdepth is not None and file.count("/") > slashes
+            return None if is_too_deep or not file.startswith(beginning) else file
+
+        found = self._listing(place, lists, shown_as)
+        return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
+
+    def glob(self, path: str, maxdepth: int | None = None, *, detail: bool = False, **options: Any) -> Any:
         """List what matches a glob, without opening files; otherwise as `ls`."""
         pattern = self._strip(path)
-        found = self.fs.glob(pattern, detail=detail or self._compares(), **options)
         matches = re.compile(fsspec.utils.glob_translate(pattern)).match
         directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-        found = self._checked(directory, found, lambda file: file if matches(file) else None)
-        return self._all_listed(found, detail)
+        # As fsspec has it, the depth counts from the first `**` on.
+        slashes = pattern.partition("**")[0].count("/") + maxdepth - 1 if maxdepth and "**" in pattern else None
+
+        def lists() -> dict[str, Any]:
+            return by_name(self.fs.glob(pattern, maxdepth=maxdepth, detail=True, **options))
+
+        def shown_as(file: str) -> str | None:
+            is_too_deep = slashes is not None and file.count("/") > slashes
+            return None if is_too_deep or not matches(file) else file
+
+        found = self._listing(directory, lists, shown_as)
+        return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
 
     def _compares(self) -> bool:
         return self._views.statements() is not None
 
-    def _checked(self, directory: str, found: Any, shown_as: ShownAs) -> Any:
-        """Return what was found without what pipecrypt keeps beside data, once it was compared with what was signed."""
+    def _listing(self, directory: str, lists: Callable[[], dict[str, Any]], shown_as: ShownAs) -> dict[str, Any]:
+        """Return what is listed below a directory: the one way, which every listing takes.
+
+        With keys to trust it was compared with what was signed, and is without what pipecrypt keeps beside data.
+        """
         statements = self._views.statements()
         if statements is None:
-            return found
-        infos = found.values() if isinstance(found, Mapping) else found
-        kinds = {str(info["name"]): info.get("type") not in _NO_FILES for info in infos}
-        root = statements.check_listing(directory.rstrip("/"), kinds, shown_as)
-        if root is None:
-            return found
-        start = len(root) + 1
-        if isinstance(found, Mapping):
-            return {path: info for path, info in found.items() if not is_reserved(path[start:].rstrip("/"))}
-        return [info for info in found if not is_reserved(str(info["name"])[start:].rstrip("/"))]
+            return lists()
+        directory = directory.rstrip("/")
+        for is_last in (False, True):
+            error: FileNotFoundError | None = None
+            try:
+                found = lists()
+            except FileNotFoundError as absent:  # perhaps because all of it is staged
+                found, error = {}, absent
+            kinds = {name: info.get("type", "file") not in _NO_FILES for name, info in found.items()}
+            try:
+                compared = statements.check_listing(directory, kinds, shown_as)
+                break
+            except IntegrityError:  # perhaps moved to its place since it was listed
+                if is_last:
+                    raise
+        if error is not None and (compared is None or not compared.staged):
+            raise error
+        if compared is not None:
+            found |= {shown: info for shown, info in staged_as(compared.staged, shown_as) if shown not in found}
+        hidden = kept_beside_data(found, directory, None if compared is None else compared.root)
+        return {name: info for name, info in found.items() if name not in hidden}
+
+    def _is_hidden(self, path: str) -> bool:
+        """Say whether a path is what pipecrypt keeps beside data, which no listing shows where keys are trusted."""
+        if RESERVED_DIRECTORY not in path.split("/") or not self._compares():
+            return False
+        directory = path.rstrip("/").rpartition("/")[0]
+        try:
+            return path not in self._listing(directory, lambda: {path: {"name": path}}, lambda file: None)
+        except PipecryptError:  # whatever the statement is, nothing there is data
+            return True
 
     def exists(self, path: str, **options: Any) -> bool:
         """Say whether there is such a path."""
-        return bool(self.fs.exists(self._strip(path), **options))
+        path = self._strip(path)
+        if self._is_hidden(path):
+            return False
+        return bool(self.fs.exists(path, **options)) or self._views.find_elsewhere(path) is not None
 
     def isfile(self, path: str) -> bool:
         """Say whether the path is a file."""
-        return bool(self.fs.isfile(self._strip(path)))
+        path = self._strip(path)
+        if self._is_hidden(path):
+            return False
+        return bool(self.fs.isfile(path)) or (not self.fs.exists(path) and self.exists(path))
 
     def isdir(self, path: str) -> bool:
         """Say whether the path is a directory."""
-        return bool(self.fs.isdir(self._strip(path)))
+        path = self._strip(path)
+        return bool(self.fs.isdir(path)) and not self._is_hidden(path)
 
     def created(self, path: str) -> Any:
         """Return when the stored file was made."""
@@ -218,6 +278,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Return the bytes from `start` to `end`; negative ones count from the end."""
         view = self.view(path)
         if view is None:
+            if is_local(self.fs):
+                return bytes(super().cat_file(path, start=start, end=end, **options))
             return bytes(self.fs.cat_file(self._strip(path), start=start, end=end, **options))
         first, length = _range(start, end, view.size_bytes)
         return bytes(view.read_range(first, length))
@@ -250,6 +312,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
     def _cat_many(self, path: str, ranges: list[tuple[Any, Any]], options: Mapping[str, Any]) -> list[Any]:
         view = self.view(path)
+        if view is None and is_local(self.fs):
+            return [self.cat_file(path, start=start, end=end) for start, end in ranges]
         if view is None:
             starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
             stored = self._strip(path)
@@ -260,8 +324,10 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
             self._refuse()
-        info = dict(self.fs.info(path))
-        view = self._views.view(self._stored(info, path)) if info.get("type") != "directory" else None
+        info, file = self._look(path)
+        view = self._views.view(file) if info.get("type") != "directory" else None
+        if view is None and is_local(self.fs) and info.get("type") != "directory":
+            return LocalFile(file.place, info)
         if view is None:
             known = {name: value for name, value in options.items() if name != "autocommit" and value is not None}
             return self.fs.open(path, mode, **known)
@@ -269,13 +335,21 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         self._views.use(view)
         return ViewFile(view, info, on_close=self._views.leave)
 
+    def _look(self, path: str, options: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], StoredFile]:
+        """Return what the storage says about a path, or about the signed file that a run has staged for it."""
+        try:
+            info = dict(self.fs.info(path, **(options or {})))
+        except FileNotFoundError:
+            file = self._views.find_elsewhere(path)
+            if file is None:
+                raise
+            return {**self.fs.info(file.place), "name": path}, file
+        return info, self._stored(info, path)
+
     def _stored(self, info: Mapping[str, Any], path: str) -> StoredFile:
         if info.get("type") == _OTHER:  # opening a named pipe waits for whoever writes to it
             raise NoRegularFileError(f"{path} is not a regular file")
         return StoredFile(self.fs, path, size_of(info, path), fingerprint_of(info))
-
-    def _all_listed(self, found: Any, detail: bool) -> Any:
-        return {path: self._listed(info) for path, info in found.items()} if detail else list(found)
 
     def _listed(self, info: Mapping[str, Any]) -> dict[str, Any]:
         listed = dict(info)
@@ -303,10 +377,6 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
     mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = copy = mv = move = rename = _refuse
     pipe = pipe_file = put = put_file = upload = touch = write_bytes = write_text = _refuse
-
-
-def _name(listed: Any) -> str:
-    return str(listed["name"] if isinstance(listed, Mapping) else listed)
 
 
 def _range(start: int | None, end: int | None, size: int) -> tuple[int, int]:

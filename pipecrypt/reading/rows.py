@@ -12,19 +12,21 @@ import pyarrow.parquet as pq
 
 from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.opening.signed_sources import find_signed
+from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode
+from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_sources import find_signed_source, open_signed_source
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.columns import match_columns
+from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
-from pipecrypt.storage.listing import find_file
+from pipecrypt.storage.listing import SourceFile, find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
 
@@ -155,9 +157,8 @@ def read_rows(
         IntegrityError: the file was tampered with.
     """
     with ExitStack() as stack:
-        found, required = find_file(location), checks.requirements
-        signed = None if required is None else find_signed(found.location, required)
-        source = CheckedSource(stack.enter_context(open_range_source(found)))
+        found, signed, ranges = _open_ranges(location, checks.requirements, stack)
+        source = CheckedSource(ranges)
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
         view = PlaintextView(
             source,
@@ -178,6 +179,16 @@ def read_rows(
         rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view, checks, has_keys=bool(keys)))
         rows.keep(stack.pop_all())
         return rows
+
+
+def _open_ranges(
+    location: Location, required: Requirements | None, stack: ExitStack
+) -> tuple[SourceFile, SignedFile | None, RangeSource]:
+    if required is None:
+        found = find_file(location)
+        return found, None, stack.enter_context(open_range_source(found))
+    each = find_signed_source(location, required)
+    return each.source, each.signed, stack.enter_context(open_signed_source(each))
 
 
 def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -16,14 +16,28 @@ from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError
-from pipecrypt.manifest.findings import Finding, missing, refuse
-from pipecrypt.manifest.paths import is_reserved
+from pipecrypt.manifest.findings import missing, refuse
+from pipecrypt.manifest.paths import is_reserved, staged_path
+from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.small_files import FilesystemFiles
 
-__all__ = ["FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
+__all__ = ["ComparedListing", "FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
 
 # From a file's path to the path by which a listing shows it, which may be a directory's; None where it does not.
 ShownAs: TypeAlias = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedListing:
+    """What a listing was compared with.
+
+    Args:
+        root: the directory of the dataset.
+        staged: what the storage says about files that are not at their places yet, by those places.
+    """
+
+    root: str
+    staged: Mapping[str, Mapping[str, Any]]
 
 
 class Statements(Protocol):
@@ -44,11 +58,11 @@ class Statements(Protocol):
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
         """Return what a newer statement says about a file that was refused; None if there is none."""
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
         """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
 
         Returns:
-            The directory of the dataset that it was compared with; None if there is none.
+            What it was compared with; None if there is no dataset.
 
         Args:
             directory: below which was listed. Where no dataset is there or above, nothing is compared.
@@ -84,7 +98,7 @@ class PinnedStatements:
         """Return None."""
         return None
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
         """Return None: what was listed before has been compared."""
         return None
 
@@ -115,6 +129,7 @@ class FoundStatements:
 
     def __init__(self, fs: Any, requirements: Requirements) -> None:
         """Look for nothing yet."""
+        self._fs = fs
         self._files = FilesystemFiles(fs)
         self._requirements = requirements
         self._lock = threading.Lock()
@@ -141,16 +156,37 @@ class FoundStatements:
             found = self._look(path)
         return None if found == refused else found
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> str | None:
-        """Pass if a listing shows every signed file that it must; return the directory of the dataset."""
+    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
+        """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
         with self._lock:
             known = self._known_above(directory)
             if known is None or _missing(known, directory, found, shown_as):
                 known = self._open_above(f"{directory}/")  # perhaps a newer one
         if known is None:
             return None
-        refuse(_missing(known, directory, found, shown_as), name=known.dataset.name)
-        return known.dataset.root
+        root, gone = known.dataset.root, _missing(known, directory, found, shown_as)
+        staged = self._staged(known, gone) if gone else {}
+        refuse([missing(path[len(root) + 1 :]) for path in gone if path not in staged], name=known.dataset.name)
+        return ComparedListing(root, staged)
+
+    def _staged(self, known: _OpenDataset, places: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """Return what the storage says about files that are staged, by their places; nobody has looked into them."""
+        dataset = known.dataset
+        if dataset.verified.manifest.run is None:
+            return {}
+        base = f"{dataset.root}/{staged_path(dataset.verified.manifest.run)}"
+        with map_errors(f"cannot list {self._files.display(base)}"):
+            try:
+                found = self._fs.find(base, detail=True)
+            except FileNotFoundError:
+                return {}
+        staged: dict[str, Mapping[str, Any]] = {}
+        for place in places:
+            below = place[len(dataset.root) + 1 :]
+            info = found.get(f"{base}/{below}", {})
+            if info.get("type") == "file" and info.get("size") == dataset.entries[below].size_bytes:
+                staged[place] = {**info, "name": place}
+        return staged
 
     def _known_above(self, directory: str) -> _OpenDataset | None:
         for each in self._open.values():
@@ -187,12 +223,10 @@ class FoundStatements:
         return expires is not None and self._requirements.clock() >= expires
 
 
-def _missing(known: _OpenDataset, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> tuple[Finding, ...]:
-    root = len(known.dataset.root) + 1
-
+def _missing(known: _OpenDataset, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> tuple[str, ...]:
     def is_shown(path: str) -> bool:
         shown = shown_as(path)
         # What is no file in the place of one would be skipped by readers, as if nothing had been signed there.
         return shown is None or (found.get(path, False) if shown == path else shown in found)
 
-    return tuple(missing(path[root:]) for path in known.below(directory) if not is_shown(path))
+    return tuple(path for path in known.below(directory) if not is_shown(path))

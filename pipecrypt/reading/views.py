@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
 from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
-from pipecrypt.errors import ConflictError, IntegrityError, StorageError, UsageError
+from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
@@ -31,32 +34,14 @@ from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.file_keys import keys_of_object
 from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
+from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
-from pipecrypt.storage.problems import map_errors
 
-__all__ = ["StoredFile", "Views"]
+__all__ = ["Views"]
 
 _KEPT_VIEWS: Final = 16
 _KEPT_BYTES: Final = 256 << 20  # plaintext of all views together
-_END_BYTES: Final = 64 * 1024
 _OPENING_LOCKS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file as its storage has it.
-
-    Args:
-        fs: the fsspec file system that stores it.
-        path: its path there.
-        size_bytes: its size.
-        fingerprint: changes when the file does.
-    """
-
-    fs: Any
-    path: str
-    size_bytes: int
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +136,8 @@ class Views:
             current = self._open_current()
             known = self.known(file)
             if known is None:
-                source = _FileRanges(file)
                 generation = current.generation
-                known = (self._open(file, source, current),)
-                source.forget_ends()
+                known = (self._open(file, current),)
                 self._keep(file.path, _Known(file.fingerprint, generation, known[0]), current)
         if known[0] is not None and current.checks.warns:
             warn_unchecked()
@@ -246,18 +229,45 @@ class Views:
         requirements = self._checks.requirements
         return None if requirements is None else FoundStatements(self._fs, requirements)
 
-    def _open(self, file: StoredFile, source: _FileRanges, current: _Current) -> FileView | None:
+    def find_elsewhere(self, path: str) -> StoredFile | None:
+        """Return a signed file that is not at its path from where a run has it; None if it is not there."""
+        statements = self.statements()
+        if statements is None:
+            return None
+        with suppress(PipecryptError):  # what is not signed is nowhere else either
+            signed = statements.find(path)
+            newer = statements.find_again(path, signed)
+            for each in (signed,) if newer is None else (newer, signed):
+                place = each.other_place(path)
+                found = None if place is None else look_at_file(self._fs, path, place)
+                if found is not None and found.size_bytes == each.entry.size_bytes:
+                    return found
+        return None
+
+    def _open(self, file: StoredFile, current: _Current) -> FileView | None:
         keys, mode = keys_of_object(file.fs, file.path, current.session), current.checks.mode
+
+        def choose(source: FileRanges, signed: SignedFile | None) -> FileView | None:
+            ranges: RangeSource = source
+            if signed is not None:
+                ranges = SignedRanges(source, signed.entry, partial(open_places, file, signed))
+            view = _choose_view(ranges, keys, self._options, self._kept, signed, mode=mode)
+            source.forget_ends()
+            return view
+
         if current.statements is None:
-            return _choose_view(source, keys, self._options, self._kept, None, mode=mode)
+            return choose(FileRanges(file), None)
         signed = current.statements.find(file.path)
         try:
-            return _choose_view(source, keys, self._options, self._kept, signed, mode=mode)
-        except IntegrityError:
+            return choose(FileRanges(file), signed)
+        except (IntegrityError, ConflictError, StorageError):
+            # A run may have published another version, and staged the file or moved it to its place meanwhile.
             newer = current.statements.find_again(file.path, signed)
-            if newer is None:
+            now = newer or signed
+            found = first_signed(partial(open_places, file, now), now.entry)
+            if found is None and newer is None:
                 raise
-        return _choose_view(source, keys, self._options, self._kept, newer, mode=mode)
+        return choose(FileRanges(file) if found is None else found, now)
 
     def _keep(self, path: str, known: _Known, current: _Current) -> None:
         with self._session_lock, self._lock:
@@ -310,51 +320,3 @@ def _choose_view(
         checks_digests=mode is not VerifyMode.OFF,
     )
     return view if view.is_encrypted else None
-
-
-class _FileRanges:
-    """Ranges of a file of some fsspec file system, one request each, and several side by side where it can."""
-
-    __slots__ = ("_ends", "_file", "name", "size_bytes")
-
-    def __init__(self, file: StoredFile) -> None:
-        """Fetch both ends, which opening a file takes, at once."""
-        self._file = file
-        self.name = file.path
-        self.size_bytes = size = file.size_bytes
-        tail = max(0, size - _END_BYTES)
-        ranges = [(0, min(size, _END_BYTES))] if tail == 0 else [(0, 4), (tail, size - tail)]
-        self._ends: list[tuple[int, memoryview]] = []
-        if size:
-            self._ends = [(start, data) for (start, _), data in zip(ranges, self.read_many(ranges), strict=True)]
-
-    def forget_ends(self) -> None:
-        self._ends = []
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        for first, data in self._ends:
-            if first <= start and start + length <= first + len(data):
-                return data[start - first : start - first + length]
-        return self.read_many([(start, length)])[0]
-
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        with map_errors(f"cannot read {self.name}"):
-            try:
-                found = self._fetch(ranges)
-            except FileNotFoundError as error:
-                raise ConflictError(f"{self.name} went away while it was read", hint="open it once more") from error
-        for (_, length), data in zip(ranges, found, strict=True):
-            if len(data) != length:
-                raise StorageError(
-                    f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
-                    hint="the file changed while it was read, or the storage does not serve ranges",
-                )
-        return [memoryview(data) for data in found]
-
-    def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        fs, path = self._file.fs, self._file.path
-        if len(ranges) == 1:
-            start, length = ranges[0]
-            return [fs.cat_file(path, start=start, end=start + length)]
-        starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
-        return list(fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))

@@ -11,6 +11,7 @@ from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, St
 from pipecrypt.storage.beneath import open_to_read, status
 from pipecrypt.storage.filesystem import open_filesystem, size_of
 from pipecrypt.storage.listing import SourceFile, local_fingerprint
+from pipecrypt.storage.local_file import read_stored
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.remote_source import RemoteRanges, changed, check_range
@@ -107,7 +108,7 @@ def _read_small(fs: Any, path: str, max_bytes: int, name: str, retry: Retry) -> 
             data = retry.call(lambda: _object_start(fs, path, max_bytes + 1, name, refuse_from=max_bytes + 1))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except IsADirectoryError as error:
+        except (IsADirectoryError, NoRegularFileError) as error:
             raise _no_regular_file(name) from error
     return check_small(data, max_bytes, name)
 
@@ -168,7 +169,7 @@ def _object_start(fs: Any, path: str, length: int, name: str, *, refuse_from: in
     if refuse_from is not None and size >= refuse_from:
         raise _too_large(name, refuse_from - 1)
     due = min(size, length)
-    data = bytes(fs.cat_file(path, start=0, end=due)) if due else b""
+    data = read_stored(fs, path, [(0, due)])[0] if due else b""
     if len(data) < due:
         raise TruncatedError(f"{len(data)} bytes came where {due} were asked for")
     return data[:due]

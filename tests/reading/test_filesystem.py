@@ -7,11 +7,11 @@ import gc
 import io
 import os
 import pickle
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dask.dataframe as dd
 import duckdb
@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipecrypt.errors import (
     AccessError,
@@ -37,7 +38,7 @@ from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.reading import views as views_module
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from tests.parquet.world import parquet_bytes, sample_table
-from tests.reading.world import CREDENTIALS, Keys, seal, write
+from tests.reading.world import CREDENTIALS, Keys, opens_no_pipe, seal, write
 
 FOOTERS = list(FooterMode)
 
@@ -345,22 +346,72 @@ def test_a_named_pipe_is_refused_before_it_is_opened(tmp_path: Path, keys: Keys,
         lambda: fs.open(str(place)),
         lambda: fs.view(str(place)),
     ):
-        with _opens_no_pipe(), pytest.raises(NoRegularFileError):
+        with opens_no_pipe(), pytest.raises(NoRegularFileError):
             read()
 
 
 @contextlib.contextmanager
-def _opens_no_pipe() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise TimeoutError("it waits for a writer")
+def _swapping(place: Path) -> Iterator[None]:
+    """Put a named pipe in the place of a file once somebody has looked at it."""
+    real = LocalFileSystem.info
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(20)
-    try:
+    def swap(fs: LocalFileSystem, path: str, **options: object) -> object:
+        info = real(fs, path, **options)
+        if str(path) == str(place) and info["type"] == "file":
+            place.unlink()
+            os.mkfifo(place)
+        return info
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalFileSystem, "info", swap)
         yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("is_encrypted", [True, False])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda fs, place: fs.cat_file(place),
+        lambda fs, place: fs.cat_file(place, 0, 4),
+        lambda fs, place: fs.cat_ranges([place] * 2, [0, 4], [4, 8], on_error="raise"),
+        lambda fs, place: fs.open(place),
+        lambda fs, place: fs.view(place),
+        lambda fs, place: fs.head(place),
+        lambda fs, place: fs.info(place),
+        lambda fs, place: fs.get_file(place, f"{place}-copied"),
+    ],
+    ids=["cat_file", "a range", "ranges", "open", "view", "head", "info", "get_file"],
+)
+def test_a_named_pipe_that_is_put_there_after_a_look_is_refused(
+    tmp_path: Path, keys: Keys, table: pa.Table, read: Callable[[Any, str], object], is_encrypted: bool
+) -> None:
+    place = tmp_path / "a.parquet"
+    if is_encrypted:
+        write(place, table, keys.policy())
+    else:
+        place.write_text("a,b\n1,2\n")
+    with _swapping(place), opens_no_pipe(), pytest.raises(NoRegularFileError):
+        read(filesystem(keys.open), str(place))
+
+
+@pytest.mark.parametrize("is_encrypted", [True, False])
+def test_a_named_pipe_in_the_place_of_a_file_that_was_opened_is_refused(
+    tmp_path: Path, keys: Keys, table: pa.Table, is_encrypted: bool
+) -> None:
+    place, fs = tmp_path / "a.parquet", filesystem(keys.open)
+    if is_encrypted:
+        write(place, table, keys.policy())
+    else:
+        place.write_bytes(parquet_bytes(table))
+    with fs.open(str(place)) as file:
+        place.unlink()
+        os.mkfifo(place)
+        with opens_no_pipe():
+            if is_encrypted:
+                with pytest.raises((NoRegularFileError, OSError)):
+                    pq.read_table(file)
+            else:  # the file that was opened is held
+                assert pq.read_table(file).equals(table)
 
 
 def test_a_damaged_file_is_no_plaintext_file(tmp_path: Path, keys: Keys, table: pa.Table) -> None:

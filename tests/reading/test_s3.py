@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode
+from pipecrypt.dataset.opening.trust_options import Checks
+from pipecrypt.errors import IntegrityError
+from pipecrypt.reading.filesystem import PipecryptFileSystem
+from pipecrypt.reading.rows import read_rows
+from pipecrypt.storage.location import Location
+from tests.dataset.world import ALICE, sign, trusting
 from tests.parquet.world import parquet_bytes, sample_table
+from tests.reading.attacks import SECOND, THIRD, World
 from tests.reading.world import Keys, seal
 
 s3fs = pytest.importorskip("s3fs")
@@ -40,3 +50,40 @@ def test_an_object_store(keys: Keys, options: dict[str, object]) -> None:
     with pc.open("s3://bucket/orders/", keys=[keys.open, keys.secret], storage_options=options) as orders:
         assert orders.files == ("s3://bucket/orders/a.parquet",)
         assert orders.to_table().equals(table)
+
+
+def test_what_a_run_stages_moves_and_keeps_beside_data(
+    tmp_path: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, run = World.at(tmp_path), "20990101T000000Z-00000000"
+    world.use(monkeypatch)
+    sign(world.make_dataset(), run=run)
+    store, root = s3fs.S3FileSystem(**options), "another/above/signed"
+    store.mkdir("another")
+    store.put(f"{world.root}/signed/", f"{root}/", recursive=True)
+    store.mv(f"{root}/{SECOND}", f"{root}/_pipecrypt/runs/{run}/staged/{SECOND}")
+
+    def move() -> None:
+        store.mv(f"{root}/_pipecrypt/runs/{run}/staged/{SECOND}", f"{root}/{SECOND}")
+
+    fs = PipecryptFileSystem(fs=store, keys=[world.key], trust=[ALICE.public_key_pem], skip_instance_cache=True)
+    assert fs.find(f"{root}/day=1") == [f"{root}/{SECOND}"]
+    location, checks = (
+        Location(f"s3://{root}/{SECOND}", options),
+        Checks(Requirements(trust=trusting()), VerifyMode.READ),
+    )
+    with (
+        fs.open(f"{root}/{SECOND}") as file,
+        read_rows(location, keys=[world.key], checks=checks, credentials=world.credentials) as rows,
+    ):
+        move()
+        assert sum(map(len, rows.batches())) == pq.read_table(file).num_rows == 100
+
+    for place in ("another/above", root):
+        for listed in (fs.find(place, prefix="_"), fs.find(place), list(fs.walk(place)), fs.glob(f"{place}/**")):
+            assert "_pipecrypt" not in repr(listed)
+    assert fs.find(root, prefix="day=1") == [f"{root}/{SECOND}"]
+    store.rm_file(f"{root}/{SECOND}")
+    assert fs.find(root, prefix="day=2") == [f"{root}/{THIRD}"]
+    with pytest.raises(IntegrityError):
+        fs.find(root, prefix="day=1")

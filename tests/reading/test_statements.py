@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements
+from pipecrypt.storage import source
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 LOCAL = fsspec.filesystem("file")
@@ -38,13 +39,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        real = type(LOCAL).cat_file
+        real = source.read_stored
 
-        def reading(fs: object, path: str, *args: object, **named: object) -> bytes:
+        def reading(fs: object, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
             self.names.append(path.rpartition("/")[2])
-            return bytes(real(fs, path, *args, **named))
+            return real(fs, path, ranges)
 
-        monkeypatch.setattr(type(LOCAL), "cat_file", reading)
+        monkeypatch.setattr(source, "read_stored", reading)
 
 
 def statements(**options: object) -> FoundStatements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 import pipecrypt as pc
 from pipecrypt import said_once
@@ -42,6 +44,7 @@ from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from tests.dataset.world import ALICE, BOB, MALLORY, NAMES, next_version, promise_of, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World, swap
+from tests.reading.world import opens_no_pipe
 
 Reader = Callable[[Path, World], int]
 
@@ -213,6 +216,23 @@ def test_a_table_among_what_is_kept_beside_data_is_not_shown(
 def test_readers_pass_by_a_table_that_is_kept_beside_data(world: World, dataset: Path, reader: Reader) -> None:
     shutil.copy(world.root / "raw" / FIRST, dataset / "_pipecrypt" / "evil.parquet")
     assert reader(dataset, world) == 300
+
+
+def test_a_named_pipe_in_the_place_of_a_statement_is_refused(world: World, dataset: Path) -> None:
+    place, real = dataset / MANIFEST_PATH, LocalFileSystem.info
+
+    def put(fs: LocalFileSystem, path: str, **options: object) -> object:
+        info = real(fs, path, **options)
+        if str(path) == str(place) and info["type"] == "file":
+            place.unlink()
+            os.mkfifo(place)
+        return info
+
+    fs = filesystem(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalFileSystem, "info", put)
+        with opens_no_pipe(), pytest.raises(IntegrityError):
+            fs.open(str(dataset / FIRST))
 
 
 # ---- whom to trust ----

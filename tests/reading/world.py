@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,3 +52,19 @@ def write(place: Path, table: pa.Table, policy: EncryptionPolicy, **options: obj
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(seal(parquet_bytes(table, **{"row_group_size": 300, **options}), policy, place.name))
     return place
+
+
+@contextlib.contextmanager
+def opens_no_pipe() -> Iterator[None]:
+    """Fail where opening a named pipe waits for who writes to it."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it waits for a writer")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -31,7 +31,7 @@ from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.storage.small_files import SmallFiles
 
-__all__ = ["SignedDataset", "is_current", "open_above", "open_beside", "open_dataset", "open_signed_file", "unsigned"]
+__all__ = ["SignedDataset", "is_current", "open_above", "open_beside", "open_dataset", "unsigned"]
 
 _TRIES: Final = 3
 
@@ -72,19 +72,6 @@ class SignedDataset:
     def known_digests(self) -> KnownDigests:
         """Return what tells swapped files from modified ones."""
         return KnownDigests({value: path for path, each in self.entries.items() for value in each.digests().values()})
-
-
-def open_signed_file(files: SmallFiles, path: str, requirements: Requirements) -> SignedFile:
-    """Return what was signed about the file at `path`, as part of a dataset or by itself.
-
-    Raises:
-        NotTrustedError: there is no statement about it, or too few trusted keys signed it.
-        IntegrityError: as `open_above`; or the dataset does not list the file.
-    """
-    dataset = open_above(files, path, requirements)
-    if dataset is not None:
-        return dataset.file(dataset.below(path) or "")
-    return open_beside(files, path, requirements)
 
 
 def open_above(files: SmallFiles, path: str, requirements: Requirements) -> SignedDataset | None:

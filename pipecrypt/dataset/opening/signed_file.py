@@ -12,6 +12,7 @@ from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests, ObservedFile
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.manifest.model import Manifest
+from pipecrypt.manifest.paths import staged_path
 from pipecrypt.parquet.footer import StoredFooter
 
 __all__ = ["Origin", "SignedFile"]
@@ -52,6 +53,21 @@ class SignedFile:
     def origin(self) -> Origin:
         """The statement, in short."""
         return Origin(self.manifest.dataset_id, self.manifest.version, self.key_ids)
+
+    def other_place(self, path: str) -> str | None:
+        """Return where the file may lie if not at `path`: its place in the dataset, or where a run staged it.
+
+        None for a file outside of a dataset, whose run stages nothing.
+        """
+        run, below = self.manifest.run, self.entry.path
+        if run is None or self.manifest.single_file is not None:
+            return None
+        staged = f"{staged_path(run)}/{below}"
+        for here, there in ((staged, below), (below, staged)):
+            root = path.removesuffix(f"/{here}")
+            if root != path:
+                return f"{root}/{there}"
+        return None
 
     def check_footer(self, stored: StoredFooter) -> None:
         """Pass if a file has the signed size and footer, and is encrypted as was promised: a `FooterCheck`.

@@ -7,15 +7,19 @@ and nothing may be there that was not signed: a reader of several files would no
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_signed_file, unsigned
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.errors import (
+    ConflictError,
     ExpiredError,
     FutureStatementError,
     IntegrityError,
@@ -28,13 +32,15 @@ from pipecrypt.errors import (
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
+from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.storage.inventory import Kind, look_at
-from pipecrypt.storage.listing import SourceFile, list_sources, split_glob
+from pipecrypt.storage.listing import SourceFile, find_file, list_sources, split_glob
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.storage.small_files import locate
+from pipecrypt.storage.source import open_range_source
 
-__all__ = ["SignedSource", "find_signed", "list_signed_sources"]
+__all__ = ["SignedSource", "find_signed_source", "list_signed_sources", "open_signed_source"]
 
 _PAUSES_SECONDS: Final = (0.02, 0.1, 0.3)
 
@@ -130,15 +136,58 @@ def _below(prefix: str, staged: SourceFile) -> SourceFile:
     return replace(staged, relative_path=staged.relative_path.removeprefix(prefix))
 
 
-def find_signed(location: Location, requirements: Requirements) -> SignedFile:
-    """Return what was signed about the one file that `location` names; otherwise as `open_signed_file`.
+def find_signed_source(location: Location, requirements: Requirements) -> SignedSource:
+    """Return the one file that `location` names, wherever it lies; otherwise as `list_signed_sources`.
 
     Raises:
-        UsageError: standard input, which has no place where a statement could lie.
+        UsageError: it names a directory or a glob with several files, or standard input.
     """
-    _check_place(location)
-    files, path = locate(location)
-    return open_signed_file(files, path, requirements)
+    found = list_signed_sources(location, requirements)
+    if len(found) != 1:
+        raise UsageError(f"{location.display} names {len(found)} files", hint="name one of them")
+    return found[0]
+
+
+@contextmanager
+def open_signed_source(found: SignedSource) -> Iterator[SignedRanges]:
+    """Open a signed file; if a run moves it to its place meanwhile, it is read on there.
+
+    The caller still owes to compare the file with what was signed (`check_file`).
+
+    Raises:
+        ConflictError: the file is not, or no longer, the one that was listed, and nowhere else.
+        StorageError: the storage refused or failed.
+    """
+    entry, is_read = found.signed.entry, False
+    try:
+        with ExitStack() as stack:
+            places = partial(_places, found, stack)
+            try:
+                source: RangeSource = stack.enter_context(open_range_source(found.source))
+            except ConflictError:
+                moved = first_signed(places, entry)
+                if moved is None:
+                    raise
+                source = moved
+            yield SignedRanges(source, entry, places)
+            is_read = True
+    except ConflictError:
+        if not is_read:
+            raise
+        # What was read is what was signed. Where it was moved, the file is somewhere else now, and still the same.
+        with ExitStack() as stack:
+            if first_signed(partial(_places, found, stack), entry) is None:
+                raise
+
+
+def _places(found: SignedSource, stack: ExitStack) -> Iterator[RangeSource]:
+    """Open the file at its other place and at this one, as what is there now; the stack closes them."""
+    files, path = locate(found.source.location)
+    for place in (found.signed.other_place(path), path):
+        if place is None:
+            continue
+        with suppress(ConflictError, NoRegularFileError, SourceNotFoundError):
+            yield stack.enter_context(open_range_source(find_file(files.location(place))))
 
 
 def _check_place(location: Location) -> None:

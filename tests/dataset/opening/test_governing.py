@@ -16,8 +16,8 @@ import pipecrypt as pc
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.governing import find_governing
 from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_dataset import open_above, open_dataset, open_signed_file
-from pipecrypt.dataset.opening.signed_sources import list_signed_sources
+from pipecrypt.dataset.opening.signed_dataset import open_above, open_dataset
+from pipecrypt.dataset.opening.signed_sources import find_signed_source, list_signed_sources
 from pipecrypt.errors import IntegrityError, NotTrustedError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.verify import Remembered
@@ -163,16 +163,16 @@ def test_a_single_file_that_was_accepted(signed_world: SignedWorld, tmp_path: Pa
     shutil.rmtree(data / "_pipecrypt")
     file = data / A
     sign_file(file)
-    assert open_signed_file(FILES, str(file), remembering).entry.path == A
+    assert find_signed_source(Location(str(file)), remembering).signed.entry.path == A
     (data / B).unlink()
     (data / C).unlink()
     sign(data, entries=[entry_of(A, file.read_bytes())])  # a dataset appears around it
     with pytest.raises(IntegrityError, match="has appeared"):
-        open_signed_file(FILES, str(file), remembering)
+        find_signed_source(Location(str(file)), remembering)
     shutil.rmtree(data / "_pipecrypt")
     Path(f"{file}{SIGNATURE_SUFFIX}").unlink()
     with pytest.raises(NotTrustedError, match="was accepted before"):
-        open_signed_file(FILES, str(file), remembering)
+        find_signed_source(Location(str(file)), remembering)
 
 
 def test_starting_anew_drops_what_was_accepted_above(

@@ -10,18 +10,24 @@ import pytest
 
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode, parse_mode
-from pipecrypt.dataset.opening.signed_dataset import open_above, open_beside, open_dataset, open_signed_file
+from pipecrypt.dataset.opening.signed_dataset import open_above, open_beside, open_dataset
+from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, locate
+from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 A, B, C = NAMES
 FILES = LocatedFiles({})
 TRUSTING = Requirements(trust=trusting())
+
+
+def open_signed_file(files: SmallFiles, path: str, requirements: Requirements) -> SignedFile:
+    above = open_above(files, path, requirements)
+    return open_beside(files, path, requirements) if above is None else above.file(above.below(path) or "")
 
 
 def test_a_dataset_and_its_files(dataset: Path) -> None:

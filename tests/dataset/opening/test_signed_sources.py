@@ -10,7 +10,7 @@ import pytest
 
 from pipecrypt.dataset.opening import staged_files
 from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_sources import find_signed, list_signed_sources
+from pipecrypt.dataset.opening.signed_sources import find_signed_source, list_signed_sources
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, UsageError
 from pipecrypt.storage.location import Location
 from tests.dataset.world import NAMES, sign, sign_file, trusting
@@ -104,11 +104,11 @@ def test_the_dataset_counts_where_there_are_both(dataset: Path) -> None:
     shutil.copy(dataset / "a.parquet", extra)
     sign_file(extra)
     with pytest.raises(IntegrityError, match="extra"):
-        find_signed(Location(str(extra)), REQUIRED)
+        find_signed_source(Location(str(extra)), REQUIRED)
 
 
 def test_standard_input_has_no_statement() -> None:
-    for read in (list_signed_sources, find_signed):
+    for read in (list_signed_sources, find_signed_source):
         with pytest.raises(UsageError):
             read(Location("-"), REQUIRED)
 

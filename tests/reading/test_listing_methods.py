@@ -1,0 +1,173 @@
+"""Every method of fsspec that lists: where keys are trusted, none shows what pipecrypt keeps beside data.
+
+The methods are those that fsspec's own base class has, so that one which a later release adds is asked for here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.spec import AbstractFileSystem
+
+from pipecrypt.errors import IntegrityError, UnsupportedError
+from pipecrypt.reading.filesystem import PipecryptFileSystem
+from tests.reading.attacks import SECOND, World
+
+Lists = Callable[[Any, str], object]
+
+LISTS: dict[str, dict[str, Lists]] = {
+    "ls": {
+        "names": lambda fs, place: fs.ls(place, detail=False),
+        "details": lambda fs, place: fs.ls(place),
+    },
+    "listdir": {"details": lambda fs, place: fs.listdir(place)},
+    "find": {
+        "all": lambda fs, place: fs.find(place),
+        "details": lambda fs, place: fs.find(place, detail=True, withdirs=True),
+        "two levels": lambda fs, place: fs.find(place, maxdepth=2, withdirs=True),
+        "by prefix": lambda fs, place: fs.find(place, prefix="day=1"),
+    },
+    "walk": {
+        "all": lambda fs, place: list(fs.walk(place)),
+        "from below": lambda fs, place: list(fs.walk(place, topdown=False, detail=True)),
+    },
+    "glob": {
+        "one level": lambda fs, place: fs.glob(f"{place}/*"),
+        "by name": lambda fs, place: fs.glob(f"{place}/_pipe*"),
+        "its name": lambda fs, place: fs.glob(f"{place}/_pipecrypt"),
+        "all": lambda fs, place: fs.glob(f"{place}/**"),
+        "tables": lambda fs, place: fs.glob(f"{place}/**/*.parquet", detail=True),
+        "two levels": lambda fs, place: fs.glob(f"{place}/**", maxdepth=2),
+    },
+    "du": {
+        "each": lambda fs, place: fs.du(place, total=False, withdirs=True),
+        "two levels": lambda fs, place: fs.du(place, total=False, maxdepth=2),
+    },
+    "disk_usage": {"each": lambda fs, place: fs.disk_usage(place, total=False)},
+    "tree": {"text": lambda fs, place: fs.tree(place, recursion_limit=9, max_display=99)},
+    "expand_path": {
+        "recursive": lambda fs, place: fs.expand_path(place, recursive=True),
+        "glob": lambda fs, place: fs.expand_path(f"{place}/**", recursive=True),
+    },
+    "get_mapper": {"keys": lambda fs, place: list(fs.get_mapper(place))},
+    "cat": {"names": lambda fs, place: list(fs.cat(place, recursive=True, on_error="omit"))},
+    "get": {"copies": lambda fs, place: copied(fs.get, place)},
+    "download": {"copies": lambda fs, place: copied(fs.download, place)},
+}
+ANSWERS = {"exists", "lexists", "isfile", "isdir"}
+ONE_FILE = {
+    "cat_file", "cat_ranges", "checksum", "created", "get_file", "head", "info", "modified", "open", "read_block",
+    "read_bytes", "read_text", "sign", "size", "sizes", "stat", "tail", "ukey",
+}  # fmt: skip
+WRITES = {
+    "copy", "cp", "cp_file", "delete", "makedir", "makedirs", "mkdir", "mkdirs", "move", "mv", "pipe", "pipe_file",
+    "put", "put_file", "rename", "rm", "rm_file", "rmdir", "touch", "upload", "write_bytes", "write_text",
+}  # fmt: skip
+NOT_ABOUT_PATHS = {
+    "clear_instance_cache", "current", "end_transaction", "from_dict", "from_json", "fsid", "invalidate_cache",
+    "start_transaction", "to_dict", "to_json", "transaction", "transaction_type", "unstrip_protocol",
+    # attributes of the class
+    "async_impl", "blocksize", "cachable", "mirror_sync_methods", "protocol", "root_marker", "sep",
+}  # fmt: skip
+
+CASES = [pytest.param(way, id=f"{name}: {title}") for name, ways in LISTS.items() for title, way in ways.items()]
+
+
+def copied(get: Callable[..., object], place: str) -> list[str]:
+    local = Path(f"{place}-copied")
+    try:
+        get(place, str(local), recursive=True)
+        return [str(each.relative_to(local)) for each in local.rglob("*")]
+    finally:
+        shutil.rmtree(local, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World.at(tmp_path_factory.mktemp("world"))
+    world.make_dataset("above/one")
+    world.make_dataset("above/deep/two")
+    shutil.copy(world.root / "raw" / "a.parquet", world.root / "above/one/_pipecrypt/evil.parquet")
+    return world
+
+
+@pytest.fixture
+def world(made: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made.use(monkeypatch)
+    yield made
+    PipecryptFileSystem.clear_instance_cache()
+
+
+def showing(world: World, **options: object) -> PipecryptFileSystem:
+    return PipecryptFileSystem(
+        **{"keys": [world.key], "trust": [world.signing], "skip_instance_cache": True, **options}
+    )
+
+
+def test_every_method_is_one_of_these() -> None:
+    known = {*LISTS, *ANSWERS, *ONE_FILE, *WRITES, *NOT_ABOUT_PATHS}
+    found = {name for name in vars(AbstractFileSystem) if not name.startswith("_")}
+    assert found <= known, "say what these do, and test those that list"
+
+
+@pytest.mark.parametrize("lists", CASES)
+@pytest.mark.parametrize("place", ["above", "above/one", "above/deep"])
+def test_what_is_kept_beside_data_is_not_listed(world: World, lists: Lists, place: str) -> None:
+    shown = repr(lists(showing(world), f"{world.root}/{place}"))
+    assert "_pipecrypt" not in shown
+
+
+@pytest.mark.parametrize("lists", CASES)
+def test_all_files_are_listed_as_without_trust(world: World, lists: Lists) -> None:
+    def names(text: str) -> list[str]:
+        return [name for name in ("a.parquet", "day=1", "b ü.parquet", "day=2", "c.parquet") if name in text]
+
+    place = f"{world.root}/above/deep/two"
+    assert names(repr(lists(showing(world), place))) == names(
+        repr(lists(showing(world, trust=None, verify="off"), place))
+    )
+
+
+@pytest.mark.parametrize("lists", CASES)
+def test_a_file_that_is_missing_is_told_by_whatever_would_list_it(world: World, lists: Lists, tmp_path: Path) -> None:
+    place = str(shutil.copytree(world.root / "above/one", tmp_path / "one"))
+    before = repr(lists(showing(world), place))
+    (tmp_path / "one" / SECOND).unlink()
+    if "b ü" in before:
+        with pytest.raises(IntegrityError):
+            lists(showing(world), place)
+    else:
+        assert "b ü" not in repr(lists(showing(world), place))
+
+
+@pytest.mark.parametrize("name", ["", "/manifest.json", "/evil.parquet", "/files", "/none"])
+def test_questions_about_it_have_the_answer_of_the_listings(world: World, name: str) -> None:
+    fs, path = showing(world), f"{world.root}/above/one/_pipecrypt{name}"
+    assert [getattr(fs, each)(path) for each in sorted(ANSWERS)] == [False] * len(ANSWERS)
+    with pytest.raises((IntegrityError, FileNotFoundError)):
+        fs.info(path)
+    assert fs.find(path) == fs.glob(f"{path}/**") == []
+    shown = showing(world, trust=None, verify="off")
+    assert shown.exists(path) == (name != "/none")
+
+
+def test_data_below_a_directory_of_that_name_is_data(world: World, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(world.root / "raw" / "day=1", raw / "sub" / "_pipecrypt")
+    fs = showing(world)
+    shutil.copytree(raw, tmp_path / "above" / "plain")
+    (tmp_path / "above" / "plain" / "_pipecrypt").mkdir()
+    (tmp_path / "above" / "plain" / "_pipecrypt" / "journal").touch()
+    found = fs.find(str(tmp_path / "above"))
+    assert found == [str(tmp_path / "above/plain/sub/_pipecrypt/b ü.parquet")]
+
+
+def test_writing_is_refused_by_every_method_that_writes(world: World) -> None:
+    fs, place = showing(world), f"{world.root}/above/one/a.parquet"
+    for name in WRITES - {"makedir", "mkdirs", "delete", "cp"}:  # those call the others
+        with pytest.raises(UnsupportedError):
+            getattr(fs, name)(place, place)
