@@ -177,11 +177,6 @@ class PlaintextView:
         return self._opened is not None and not self._opened.ctr_pages
 
     @property
-    def has_row_groups(self) -> bool:
-        """Whether an encrypted file has row groups, so that columns that are not in plaintext have tags that fit."""
-        return self._opened is not None and len(self._opened.row_groups) > 0
-
-    @property
     def column_keys(self) -> dict[int, bytes]:
         """What the file stores about the key of each encrypted leaf column, in the first row group that has one."""
         return {} if self._opened is None else dict(self._opened.key_metadata_of_columns)

@@ -79,8 +79,8 @@ def decrypt_bytes(
 ) -> pa.RecordBatch:
     """Return the batch in the bytes of an encrypted Parquet file, of whichever writer.
 
-    Who puts a message into a queue also chooses what is encrypted in it, so say what must be. Without `require`, a
-    message is refused unless your keys authenticate its footer, which says what is encrypted, or each of its columns.
+    Who puts a message into a queue also chooses what is encrypted in it, so say what must be. Your keys must
+    authenticate its footer: it says what is encrypted, which types values have, and how many batches there are.
 
     Args:
         data: what `encrypt_bytes` returned.
@@ -122,7 +122,11 @@ def _required(require: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _check_encrypted(view: PlaintextView, required: Sequence[str]) -> None:
-    """Pass if the columns that were asked for are encrypted; if none were, if no plaintext passes for decrypted."""
+    """Pass if these columns are encrypted, and if nothing passes for decrypted that has no tag.
+
+    A footer that nobody checks is not enough even where each column is encrypted: tags of pages do not tell types, nor
+    how many batches there were.
+    """
     leaves, clear = view.leaves, view.clear_columns
     for pattern in required:
         try:
@@ -130,19 +134,16 @@ def _check_encrypted(view: PlaintextView, required: Sequence[str]) -> None:
         except ColumnNotFoundError as error:
             raise IntegrityError(f"{error.message}, which must be there and encrypted", hint=_REQUIRED_HINT) from error
         for column in columns:
-            if column in clear or not (view.is_authenticated or view.has_row_groups):
+            if column in clear:
                 raise IntegrityError(
                     f"column {leaves[column].dotted!r} of {_NAME} is not encrypted", hint=_REQUIRED_HINT
                 )
     if required and not view.authenticates_pages:
         raise IntegrityError(f"{_NAME} names AES_GCM_CTR_V1, which does not authenticate pages", hint=_REQUIRED_HINT)
-    if required or view.is_authenticated:
-        return
-    if clear or not view.has_row_groups or not view.authenticates_pages:
+    if not view.is_authenticated:
         raise IntegrityError(
-            f"nothing shows whether {_NAME} was changed: none of your keys belongs to its footer, and not each of its "
-            "columns is encrypted",
-            hint="pass the footer's key too; or name the columns that must be encrypted with require=[...]",
+            f"nothing shows whether {_NAME} was changed: none of your keys belongs to its footer",
+            hint="pass the footer's key too; if you did, somebody put another one into the message",
         )
 
 
