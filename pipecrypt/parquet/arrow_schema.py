@@ -48,11 +48,13 @@ def strip_arrow_schema(value: bytes, roots: Collection[str], strip: StripNote) -
         message = _Message(stored)
         before = [message.text(name) for name in message.names()]
         message.strip(frozenset(root.encode() for root in roots), strip)
+        if message.data == stored:
+            return value
         if [message.text(name) for name in message.names()] != before:
             return None  # texts were shared in a way that no writer shares them
     except (binascii.Error, struct.error, _MalformedError):
         return None
-    return value if message.data == stored else base64.b64encode(message.data)
+    return base64.b64encode(message.data)
 
 
 class _MalformedError(Exception):

@@ -3,7 +3,8 @@
 Two reused buffers: one is filled while a thread writes the other. Fresh buffers would cost page faults, which take
 longer than encrypting. Plaintext that stays so is copied by the system where source and sink are files, and otherwise
 written from where it was read to. Every write passes through that one thread, so bytes stay in order. The same thread
-digests what stays plaintext, where that is wanted: so digesting takes place beside encrypting.
+digests what stays plaintext, where that is wanted: so digesting takes place beside encrypting. Of a short file all is
+written when it ends, and no thread is started.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Body:
         "_ahead",
         "_begun",
         "_buffers",
+        "_copies",
         "_descriptor",
         "_digester",
         "_digests",
@@ -110,6 +112,8 @@ class Body:
         """Begin at the start of the output, with no input."""
         self._ahead: ReadAhead | None = None
         self._sink = sink
+        # What is digested must be seen, and nearly all that is copied is digested.
+        self._copies = sink if digests is None and isinstance(sink, CopiesRanges) else None
         self._on_bytes = on_bytes
         self._buffers = [memoryview(b""), memoryview(b"")]
         self._room = self._buffers[0]
@@ -139,8 +143,7 @@ class Body:
         try:
             if error is None:
                 self._report()
-                self._flush()
-                self._wait()
+                self._write_all()
             else:
                 self._has_failed = True  # what waits is dropped: its errors would hide the one that is on its way
         finally:
@@ -151,16 +154,15 @@ class Body:
         """Read from `source` from now on."""
         self.close_input()
         self._ahead = ReadAhead(source, self._leave_window)
-        # What is digested must be seen, and nearly all that is copied is digested.
-        can_copy = self._digests is None and isinstance(self._sink, CopiesRanges)
-        self._descriptor = source.descriptor if can_copy and isinstance(source, HasDescriptor) else None
+        copies = self._copies is not None
+        self._descriptor = source.descriptor if copies and isinstance(source, HasDescriptor) else None
 
     def close_input(self) -> None:
         """Wait for reads and copies under way, so that the input can be closed."""
         if self._descriptor is not None:
             self._descriptor = None
             if any(isinstance(part, _Copy) for part in self._parts):
-                self._flush()
+                self._write_all()
             self._wait()
         self._close_ahead()
 
@@ -206,7 +208,8 @@ class Body:
     def reserve(self, length: int) -> memoryview:
         """Return room for `length` bytes at the end of the output; `commit` says how many were used."""
         if self._filled + length > len(self._room):
-            self._flush()
+            if self._filled:
+                self._flush()
             if length > len(self._room):
                 self._room = self._buffers[0] = allocate_buffer(max(length + length // 8, _BUFFER_BYTES))
         return self._room[self._filled : self._filled + length]
@@ -261,8 +264,7 @@ class Body:
     def settle(self) -> None:
         """Report what was done, and wait until all that was appended is written, and so all digests were put."""
         self._report()
-        self._flush()
-        self._wait()
+        self._write_all()
 
     def _mark(self, mark: _Mark) -> None:
         if self._digests is not None:
@@ -329,6 +331,19 @@ class Body:
         while self._writes and (len(self._writes) > _MOST_WRITES or self._writes[0].done()):
             self._await(self._writes.popleft())
 
+    def _write_all(self) -> None:
+        """Write what is left, and wait for it; the first write needs no thread then, since nothing goes on beside."""
+        self._end_part()
+        if self._last_write is not None or not self._parts:
+            self._flush()
+            self._wait()
+            return
+        parts, self._parts, self._unwritten = self._parts, [], 0
+        self._begun = self._filled = 0
+        began = perf_counter()
+        self._write_parts(parts)
+        self.write_seconds += perf_counter() - began
+
     def _wait(self) -> None:
         while self._writes:
             self._await(self._writes.popleft())
@@ -349,8 +364,8 @@ class Body:
                     if self._digester is not None:
                         self._digester.update(part)
                     self._sink.write(part)
-                elif isinstance(self._sink, CopiesRanges):
-                    self._sink.copy_range(part.descriptor, part.start, part.length)
+                elif self._copies is not None:
+                    self._copies.copy_range(part.descriptor, part.start, part.length)
         except BaseException:
             self._has_failed = True
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from pipecrypt.documents import DocumentError, load_json
@@ -20,6 +21,9 @@ from pipecrypt.parquet.originals import LAYOUT_KEY
 
 __all__ = ["strip_note"]
 
+# Files of one dataset have the same entries for the most part: these many small ones are looked at once.
+_REMEMBERED: Final = 16
+_MOST_REMEMBERED_BYTES: Final = 256 << 10
 _OURS: Final = frozenset({CHUNKS_KEY, INTEGRITY_KEY, LAYOUT_KEY})
 _GEO_KEPT: Final = frozenset({"encoding", "crs", "edges", "orientation", "epoch", "covering"})
 _GEO_OF_FILES: Final = frozenset({"version", "schema_version", "primary_column", "columns", "creator"})
@@ -41,18 +45,22 @@ def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknow
     Returns:
         None where nothing stays, as of a known entry that cannot be read.
     """
+    if key != ARROW_SCHEMA_KEY and key not in _STRIPPERS:
+        return None if drops_unknown and key not in _OURS else value
+    strip = _strip if len(value) > _MOST_REMEMBERED_BYTES else _strip_once
+    return strip(key, value, frozenset(roots), drops_unknown=drops_unknown)
+
+
+def _strip(key: bytes, value: bytes, roots: frozenset[str], *, drops_unknown: bool) -> bytes | None:
     if key == ARROW_SCHEMA_KEY:
 
         def strip_inner(inner: bytes, told: bytes) -> bytes | None:
             return strip_note(inner, told, roots, drops_unknown=drops_unknown)
 
         return strip_arrow_schema(value, roots, strip_inner)
-    strip = _STRIPPERS.get(key)
-    if strip is None:
-        return None if drops_unknown and key not in _OURS else value
     try:
         document = load_json(value)
-        left = strip(_object(document), frozenset(roots))
+        left = _STRIPPERS[key](_object(document), roots)
         if left is None or left == document:
             return None if left is None else value
         return json.dumps(left, separators=(",", ":")).encode("ascii")
@@ -60,6 +68,7 @@ def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknow
         return None
 
 
+_strip_once: Final = lru_cache(_REMEMBERED)(_strip)
 _Document = dict[str, Any]
 
 

@@ -196,11 +196,11 @@ class FileEncryption:
         self._moves.clear()
         if self._keys.are_of_batches:
             self._modules_by_key.clear()
-        originals = self._originals
+        originals, source_bytes = self._originals, source.size_bytes
         if isinstance(source, ShowsPart):
             # Nobody has the part as a file either, and what stood in the whole one would be wrong in it.
-            originals = Originals(self._policy.data_keys, 0)
-        self._source_bytes += source.part_bytes if isinstance(source, ShowsPart) else source.size_bytes
+            originals, source_bytes = Originals(self._policy.data_keys, 0), source.part_bytes
+        self._source_bytes += source_bytes
         self._output.append(footer, row_count(footer, source.name), row_groups, originals=originals)
 
     def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:

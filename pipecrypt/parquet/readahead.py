@@ -2,6 +2,7 @@
 
 Reading a local file takes a fifth of the time of encrypting it, and is done by the system while Python does the rest.
 Three reused buffers: one is filled, one is read from, and out of the third the window before may still be written.
+A single short window is read when it is asked for: starting a thread takes longer.
 From a store several windows are on their way at once, each with a buffer more, because an answer takes its time.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Final
 
 from pipecrypt.parquet.buffers import allocate_buffer
@@ -18,6 +20,7 @@ from pipecrypt.parquet.protocols import FetchesSeveral, RangeSource, ReadsInto
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
 WINDOW_BYTES: Final = 4 << 20
+_SHORT_BYTES: Final = 256 << 10
 _NOTHING: Final = memoryview(b"")
 # What is read at once where nothing is read ahead: each read may be a request to a store.
 _UNPLANNED_BYTES: Final = 16 << 20
@@ -62,14 +65,16 @@ class ReadAhead:
         self._current = _NOTHING
         self._start, self._view = 0, _NOTHING
         self._gathered, self._gathered_start, self._gathered_end = bytearray(), 0, 0
-        self._pending: deque[tuple[int, memoryview, Future[memoryview]]] = deque()  # start, buffer, what is read
+        # Start, buffer, and what waits for the bytes.
+        self._pending: deque[tuple[int, memoryview, Callable[[], memoryview]]] = deque()
         self._threads = ThreadPoolExecutor(self._depth, thread_name_prefix="pipecrypt-read")
 
     def plan(self, windows: Iterable[tuple[int, int]]) -> None:
         """Begin to read windows (start, end), in ascending order, as the walk comes to them."""
         if self._into is not None:
             self._windows.extend(windows)
-            self._fetch_next()
+            is_alone = self._depth == 1 and not self._pending and len(self._windows) == 1
+            self._fetch_next(takes_no_thread=is_alone and self._windows[0][1] - self._windows[0][0] <= _SHORT_BYTES)
 
     def read(self, start: int, length: int) -> memoryview:
         """Return a range of the input, valid until the next read."""
@@ -139,7 +144,7 @@ class ReadAhead:
     def _advance(self) -> None:
         if self._pending:
             start, buffer, filled = self._pending[0]
-            view = filled.result()
+            view = filled()
             self._pending.popleft()
             self._free.append((self._current, self._leave()))
             self._start, self._view, self._current = start, view, buffer
@@ -150,15 +155,16 @@ class ReadAhead:
         self._windows.clear()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _fetch_next(self) -> None:
+    def _fetch_next(self, *, takes_no_thread: bool = False) -> None:
         while self._windows and self._into is not None and len(self._pending) < self._depth:
             start, end = self._windows.popleft()
             # The buffer used last, unless it is still written from: one is never touched where nothing is lent.
             buffer, last_use = self._free.popleft() if self._free[-1][1] else self._free.pop()
             if end - start > len(buffer):
-                buffer = allocate_buffer(max(end - start, WINDOW_BYTES))  # at once, not again for each larger window
-            room = buffer[: end - start]
-            self._pending.append((start, buffer, self._threads.submit(_fill, self._into, start, room, last_use)))
+                # At once, not again for each larger window.
+                buffer = allocate_buffer(end - start if takes_no_thread else max(end - start, WINDOW_BYTES))
+            fill = partial(_fill, self._into, start, buffer[: end - start], last_use)
+            self._pending.append((start, buffer, fill if takes_no_thread else self._threads.submit(fill).result))
 
 
 def _fill(source: ReadsInto, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:

@@ -39,13 +39,23 @@ class _Form:
     true: str | None = None
     point: str = "."
 
-    def takes(self, texts: pa.ChunkedArray) -> bool:
+    def takes(self, texts: pa.ChunkedArray, longest: int) -> bool:
+        """Say whether all texts have this shape, none of which is longer; nulls have every shape."""
         if self.pattern is None:
-            return _are_whole(texts) if pa.types.is_integer(self.type) else _are_days(texts)
+            return self.values(texts, longest) is not None
         fit = pc.all(pc.match_substring_regex(texts, f"^(?:{self.pattern})$"), min_count=0).as_py()
-        return bool(fit) and (not pa.types.is_floating(self.type) or _have_few_digits(texts))
+        return bool(fit) and (not pa.types.is_floating(self.type) or _have_few_digits(texts, longest))
 
-    def values(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    def values(self, texts: pa.ChunkedArray, longest: int) -> pa.ChunkedArray | None:
+        """Return the values, or None where a text has another shape, or is no such day or hour; as `takes`."""
+        try:
+            if self.pattern is None:
+                return _whole(texts) if pa.types.is_integer(self.type) else _days(texts)
+            return self._cast(texts) if self.takes(texts, longest) else None
+        except pa.ArrowInvalid:
+            return None
+
+    def _cast(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
         if self.true is not None:
             return pc.starts_with(texts, self.true)
         if pa.types.is_time(self.type):
@@ -53,34 +63,34 @@ class _Form:
         return pc.cast(pc.replace_substring(texts, self.point, ".") if self.point != "." else texts, self.type)
 
 
-def _are_days(texts: pa.ChunkedArray) -> bool:
-    try:
-        pc.cast(texts, pa.date32())
-    except pa.ArrowInvalid:
-        return False
+def _days(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    days = pc.cast(texts, pa.date32())
     # Arrow has a year 0, which Python and others have not.
-    return not pc.any(pc.starts_with(texts, "0000")).as_py()
+    return None if pc.any(pc.starts_with(texts, "0000")).as_py() else days
 
 
-def _are_whole(texts: pa.ChunkedArray) -> bool:
-    """Say whether all texts are whole numbers as they are written usually; faster than an expression."""
-    try:
-        bounds = pc.min_max(pc.cast(texts, pa.int64())).as_py()
-    except pa.ArrowInvalid:
-        return False
-    if bounds["min"] is not None and not -_LARGEST <= bounds["min"] <= bounds["max"] <= _LARGEST:
-        return False
-    # What else Arrow takes begins with a zero, or with a zero behind the sign: 007, 0x1F, -0.
-    longer = texts.filter(pc.starts_with(texts, "0"))
-    return (pc.max(pc.binary_length(longer)).as_py() or 1) == 1 and not pc.any(pc.starts_with(texts, "-0")).as_py()
+def _whole(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return whole numbers whose texts are written as usual; faster than an expression."""
+    numbers = pc.cast(texts, pa.int64())
+    least, most = pc.min_max(numbers).as_py().values()
+    if least is None:
+        return numbers
+    # What else Arrow takes begins with a zero, or with a zero behind the sign, which no number above 0 has: 007, -0.
+    begin = pc.starts_with(texts, "0")
+    if not -_LARGEST <= least <= most <= _LARGEST or (least <= 0 and pc.any(pc.starts_with(texts, "-0")).as_py()):
+        return None
+    if not pc.any(begin).as_py():
+        return numbers
+    return numbers if least <= 0 and pc.max(pc.binary_length(texts.filter(begin))).as_py() == 1 else None
 
 
-def _have_few_digits(numbers: pa.ChunkedArray) -> bool:
+def _have_few_digits(numbers: pa.ChunkedArray, longest: int) -> bool:
     """Say whether no number has more digits than a double keeps; zeros before the first other one count."""
+    if longest <= _MOST_DIGITS + 1:
+        return True
+    # One character is the point, another may be the sign.
     characters = pc.binary_length(numbers)
-    if (pc.max(characters).as_py() or 0) > _MOST_DIGITS + 1:
-        # One character is the point, another may be the sign.
-        characters = pc.subtract(characters, pc.cast(pc.starts_with(numbers, "-"), characters.type))
+    characters = pc.subtract(characters, pc.cast(pc.starts_with(numbers, "-"), characters.type))
     return (pc.max(characters).as_py() or 0) <= _MOST_DIGITS + 1
 
 
@@ -123,10 +133,12 @@ def infer_column(texts: pa.ChunkedArray, decimal_point: str) -> InferredColumn:
         texts = pc.cast(texts, pa.string())
     except pa.ArrowInvalid:
         return InferredColumn(())  # the row that is not UTF-8 is named when its turn comes
-    some = texts.filter(_has_characters(texts)).slice(0, _FIRST_TEXTS)
+    lengths = pc.binary_length(texts)
+    some = texts.filter(_is_positive(lengths)).slice(0, _FIRST_TEXTS)
     if not len(some):
         return InferredColumn(())
-    likely = [form for form in _forms(some[0].as_py(), decimal_point) if form.takes(some)]
+    longest = pc.max(lengths).as_py()
+    likely = [form for form in _forms(some[0].as_py(), decimal_point) if form.takes(some, longest)]
     for kind in dict.fromkeys(form.type for form in likely):
         found = _converted(texts, [form for form in likely if form.type == kind])
         if found is not None:
@@ -135,22 +147,25 @@ def infer_column(texts: pa.ChunkedArray, decimal_point: str) -> InferredColumn:
 
 
 def _converted(texts: pa.ChunkedArray, forms: Sequence[_Form]) -> tuple[pa.ChunkedArray, InferredColumn] | None:
-    has_characters = _has_characters(texts)
-    if not pc.all(has_characters, min_count=0).as_py():
-        texts = pc.if_else(has_characters, texts, pa.NULL)
-    fitting = [form for form in forms if form.takes(texts)]
-    if not fitting:
-        return None
-    try:
-        values = fitting[0].values(texts)
-    except pa.ArrowInvalid:
-        return None  # no such day, or hour
-    return values, InferredColumn(fitting)
+    lengths = pc.binary_length(texts)
+    shortest, longest = pc.min_max(lengths).as_py().values()
+    if shortest == 0:
+        texts = pc.if_else(_is_positive(lengths), texts, pa.NULL)
+    values, fitting = None, []
+    for form in forms:
+        if values is not None:  # what another shape of the same type makes of the texts is the same
+            fits = form.takes(texts, longest or 0)
+        else:
+            values = form.values(texts, longest or 0)
+            fits = values is not None
+        if fits:
+            fitting.append(form)
+    return None if values is None else (values, InferredColumn(fitting))
 
 
-def _has_characters(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def _is_positive(lengths: pa.ChunkedArray) -> pa.ChunkedArray:
     # Comparing with a value of Python's would make pyarrow import pandas.
-    return pc.cast(pc.binary_length(texts), pa.bool_())
+    return pc.cast(lengths, pa.bool_())
 
 
 def _forms(first: str, decimal_point: str) -> Iterator[_Form]:

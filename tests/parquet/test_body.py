@@ -98,6 +98,61 @@ def test_an_error_of_the_walk_is_not_hidden_by_copies_that_wait(tmp_path: Path) 
     assert "pipecrypt-write" not in " ".join(thread.name for thread in threading.enumerate())
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of threads that were started."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    return names
+
+
+class _FilledSource(MemorySource):
+    """As a local file: reading ahead fills a buffer."""
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        out[:] = self.read_range(start, len(out))
+
+
+@pytest.mark.parametrize("rows", [10, 40_000])
+def test_only_files_that_are_not_short_take_threads(started: list[str], rows: int) -> None:
+    """Thousands of small files would otherwise cost two threads each, which take longer than their encryption."""
+    keys, sealed, back, original = RandomKeys(), MemorySink(), MemorySink(), parquet_bytes(sample_table(rows))
+    context = Context(new_dataset_id(), "a")
+    encrypt_file(_FilledSource(original), sealed, only("email"), keys=keys, context=context)
+    decrypt_file(_FilledSource(bytes(sealed.data)), back, keys=keys)
+    assert back.data == original
+    assert bool(started) == (len(original) > 256 << 10)
+
+
+@pytest.mark.parametrize("ends", ["settled", "closed", "left"])
+def test_a_short_file_that_cannot_be_written_ends_with_its_error(started: list[str], tmp_path: Path, ends: str) -> None:
+    (tmp_path / "x").write_bytes(bytes(5000))
+    sink = _CopyingSink(fail_at=1)
+
+    def write() -> None:
+        with Body(sink, lambda _: None) as body:
+            body.open_input(_FileSource(tmp_path / "x"))
+            body.copy(0, 1000)
+            body.write(b"between")
+            body.copy(2000, 1000)
+            body.write(b"behind")
+            if ends == "settled":
+                body.settle()
+            elif ends == "closed":
+                body.close_input()
+
+    with pytest.raises(StorageError):
+        write()
+    assert bytes(sink.data) == bytes(1000) + b"between"
+    assert not started
+
+
 class _Digests:
     """Takes digests, and notes on which threads; may refuse one."""
 
