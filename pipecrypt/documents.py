@@ -91,7 +91,7 @@ class Document:
         """
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_INTEGER:
-            raise DocumentError(f"{_shown(name)} is missing or no integer of 64 bits")
+            raise DocumentError(f"{_shown(name)} is missing or not an integer of 64 bits")
         return value
 
     def number(self, name: str) -> float:
@@ -103,7 +103,7 @@ class Document:
         value = self._get(name)
         # A number of 400 digits is less than infinity, and still no float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_FLOAT:
-            raise DocumentError(f"{_shown(name)} is missing or no number")
+            raise DocumentError(f"{_shown(name)} is missing or not a number")
         return float(value)
 
     def boolean(self, name: str, *, default: bool | None = None) -> bool:
@@ -118,7 +118,7 @@ class Document:
         if value in ("true", "false"):
             return value == "true"
         if not isinstance(value, bool):
-            raise DocumentError(f"{_shown(name)} is missing or no boolean")
+            raise DocumentError(f"{_shown(name)} is missing or not a boolean")
         return value
 
     def is_null(self, name: str) -> bool:
@@ -137,7 +137,7 @@ class Document:
         """
         value = self._get(name)
         if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{_shown(name)} is missing or no list of at most {max_count} strings")
+            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} strings")
         return tuple(_text(name, entry, max_characters) for entry in value)
 
     def document(self, name: str) -> Document:
@@ -148,7 +148,7 @@ class Document:
         """
         value = self._get(name)
         if not isinstance(value, Document):
-            raise DocumentError(f"{_shown(name)} is missing or no object")
+            raise DocumentError(f"{_shown(name)} is missing or not an object")
         return value
 
     def documents(self, name: str, *, max_count: int) -> tuple[Document, ...]:
@@ -159,10 +159,10 @@ class Document:
         """
         value = self._get(name)
         if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{_shown(name)} is missing or no list of at most {max_count} objects")
+            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} objects")
         found = tuple(entry for entry in value if isinstance(entry, Document))
         if len(found) != len(value):
-            raise DocumentError(f"{_shown(name)} holds something that is no object")
+            raise DocumentError(f"{_shown(name)} holds something that is not an object")
         return found
 
     def only(self, *names: str) -> None:
@@ -189,7 +189,7 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
     """Parse a JSON object in UTF-8.
 
     Raises:
-        DocumentError: too long, too deep, not JSON, or no object.
+        DocumentError: too long, too deep, not JSON, or not an object.
     """
     if len(data) > max_bytes:
         raise DocumentError(f"longer than {max_bytes} bytes")
@@ -257,11 +257,11 @@ def encode_base64(data: bytes) -> str:
 
 def _text(name: str, value: JSONValue, max_characters: int) -> str:
     if not isinstance(value, str):
-        raise DocumentError(f"{_shown(name)} is missing or no string")
+        raise DocumentError(f"{_shown(name)} is missing or not a string")
     if len(value) > max_characters:
         raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DocumentError(f"{_shown(name)} is no valid Unicode")
+        raise DocumentError(f"{_shown(name)} is not valid Unicode")
     return value
 
 

@@ -95,7 +95,7 @@ class ContentError(PipecryptError):
 
 
 class FormatError(ContentError):
-    """The input is no Parquet file, or is truncated or malformed."""
+    """The input is not a Parquet file, or is truncated or malformed."""
 
     default_hint = "check that the file was copied whole and that its writer finished"
 

@@ -73,7 +73,7 @@ def new_key(
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
     if recipient and wanted not in _IDENTITIES:
         raise UsageError(
-            f"a key of type {wanted} is no identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
+            f"a key of type {wanted} is not an identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
         )
     entry = create_key(reference, wanted.value, credentials(), new_version=new_version)
     show(entry, lambda: [f"made {entry_text(entry)}"])

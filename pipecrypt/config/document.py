@@ -153,7 +153,7 @@ class _Reading:
     def check_tag(self, node: Node, kind: str) -> None:
         tag = str(node.tag)
         if tag not in {_TAG + kind, "!"}:
-            self.fail(_position(node), f"{tag.removeprefix(_TAG)} is no kind of value that a configuration has")
+            self.fail(_position(node), f"{tag.removeprefix(_TAG)} is not a kind of value that a configuration has")
 
     def mapping_key(self, node: Node) -> str:
         if not isinstance(node, ScalarNode) or not isinstance(key := self.scalar(node), str):
@@ -176,7 +176,7 @@ class _Reading:
                 return _float(text)
         except ValueError:
             pass
-        self.fail(_position(node), f"{tag.removeprefix(_TAG)} is no kind of value that a configuration has")
+        self.fail(_position(node), f"{tag.removeprefix(_TAG)} is not a kind of value that a configuration has")
 
 
 def _float(text: str) -> float:

@@ -55,7 +55,10 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str]) -> tuple[str,
     if match["escaped"]:
         return "$", None
     if match["malformed"] is not None:
-        return "", (f"${match['malformed']} is no variable", "write ${VAR} or ${VAR:-default}, or $$ for a dollar sign")
+        return "", (
+            f"${match['malformed']} is not a variable",
+            "write ${VAR} or ${VAR:-default}, or $$ for a dollar sign",
+        )
     if match["bare"] is not None:
         name = match["bare"]
         return "", (f"${name} is not replaced", f"write ${{{name}}}, or $${name} for a dollar sign")

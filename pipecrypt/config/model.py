@@ -51,7 +51,7 @@ class _Model(BaseModel):
 
 
 class CSVModel(_Model):
-    """The dialect of CSV; what is left out is guessed from each file's name."""
+    """The dialect of CSV; what is left out is found in each file's first rows, or is what its extension tells."""
 
     delimiter: _Text | None = Field(default=None, description="one character; default: what the first rows tell")
     header: bool | None = Field(default=None, description="whether the first line names the columns; default: true")

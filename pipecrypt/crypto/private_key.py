@@ -132,7 +132,7 @@ def new_signing_seed(algorithm: SignatureAlgorithm) -> DataKey:
             return DataKey(MLDSA65PrivateKey.generate().private_bytes_raw())
     except UnsupportedAlgorithm as error:
         raise _unsupported(algorithm) from error
-    raise AssertionError(f"private keys of {algorithm} are no seeds")
+    raise AssertionError(f"private keys of {algorithm} are not seeds")
 
 
 def public_pem(algorithm: SignatureAlgorithm, seed: DataKey) -> str:
@@ -179,7 +179,7 @@ def load_private_pem(pem: bytes, passphrase: str | None) -> object:
                 "the passphrase does not open the private key", hint="check it; a damaged file looks the same"
             ) from None
         raise UsageError(
-            "this is no private key in PEM", hint="make one with openssl genpkey, or convert it with openssl pkey"
+            "this is not a private key in PEM", hint="make one with openssl genpkey, or convert it with openssl pkey"
         ) from None
 
 
@@ -197,7 +197,7 @@ def _from_seed(algorithm: SignatureAlgorithm, seed: DataKey) -> _SeedObject:
             return MLDSA65PrivateKey.from_seed_bytes(seed_bytes)
     except UnsupportedAlgorithm as error:
         raise _unsupported(algorithm) from error
-    raise AssertionError(f"private keys of {algorithm} are no seeds")
+    raise AssertionError(f"private keys of {algorithm} are not seeds")
 
 
 def _seed_algorithm(private: _SeedObject) -> SignatureAlgorithm:

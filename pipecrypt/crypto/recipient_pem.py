@@ -49,7 +49,7 @@ def parse_recipient(pem: str) -> RecipientKey:
         public = serialization.load_pem_public_key(pem.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's text may quote the input, which may be a private key, so it is not repeated.
-        raise UsageError("this is no public key in PEM that seals", hint=_HINT) from None
+        raise UsageError("this is not a public key in PEM that seals", hint=_HINT) from None
     if not isinstance(public, RSAPublicKey):
         raise UsageError("the public key is of an algorithm that seals nothing here", hint=_HINT)
     return OAEPRecipient(public)

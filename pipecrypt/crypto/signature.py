@@ -12,7 +12,7 @@ EC P-256, P-384 ECDSA with SHA-256, SHA-384 (FIPS 186-5 6): DER of SEQUENCE { r,
 RSA             RSASSA-PSS (RFC 8017 8.1): SHA-256, MGF1 with SHA-256, a salt of 32 bytes; 2048 to 8192 bits
 =============== ==================================================================================================
 
-A signature is no name of a message: who has one ECDSA signature (r, s) knows a second, (r, n - s).
+A signature is not the name of a message: who has one ECDSA signature (r, s) knows a second, (r, n - s).
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def pss_padding() -> padding.PSS:
 
 
 def _parse(pem: str) -> _PublicObject:
-    refusal = UsageError("this is no public key in PEM", hint="pipecrypt keys export writes one")
+    refusal = UsageError("this is not a public key in PEM", hint="pipecrypt keys export writes one")
     if len(pem) > MAX_PEM_CHARACTERS:
         raise refusal
     try:

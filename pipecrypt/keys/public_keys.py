@@ -22,7 +22,6 @@ from pipecrypt.errors import UsageError
 __all__ = [
     "MAX_PUBLIC_KEY_BYTES",
     "VersionKey",
-    "parse_public_keys",
     "parse_version_keys",
     "public_blocks",
     "read_public_file",
@@ -55,19 +54,6 @@ class VersionKey:
     def text(self) -> str:
         """The key as PEM, after the line that says since when it is retired."""
         return self.key.pem if self.retired is None else retirement_line(self.retired) + self.key.pem
-
-
-def parse_public_keys(text: str, name: str) -> tuple[PublicKey, ...]:
-    """Return the public keys in a PEM text, at least one.
-
-    Args:
-        text: one or more blocks.
-        name: what errors call the text.
-
-    Raises:
-        UsageError: it holds something else, or a key of an algorithm that signs nothing here.
-    """
-    return tuple(each.key for each in parse_version_keys(text, name))
 
 
 def parse_version_keys(text: str, name: str) -> tuple[VersionKey, ...]:
@@ -137,7 +123,7 @@ def public_blocks(text: str, name: str) -> tuple[str, ...]:
     for number, block in enumerate(blocks, start=1):
         if block[1] not in _LABELS:
             raise UsageError(
-                f"block {number} of {name} is no public key but a {block[1].lower()}",
+                f"block {number} of {name} is not a public key but a {block[1].lower()}",
                 hint="openssl x509 -pubkey -noout prints the public key of a certificate",
             )
     return tuple(block[0] for block in blocks)

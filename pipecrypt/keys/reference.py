@@ -98,7 +98,7 @@ def parse_key_reference(text: str) -> KeyReference:
     """
     match = _REFERENCE.fullmatch(text) if len(text) <= _MAX_CHARACTERS and text.isprintable() else None
     if match is None:
-        raise KeyReferenceError(f"this is no key reference: {text[:200]!a}")
+        raise KeyReferenceError(f"this is not a key reference: {text[:200]!a}")
     has_slashes = match["slashes"] is not None
     location = _decode(match["location"], text) if has_slashes else match["location"]
     if not location:

@@ -368,7 +368,7 @@ def _make_signature(signer: Signer, message: bytes) -> Signature:
         public_key.verify(message, value)
     except IntegrityError as error:
         raise KeyServiceError(
-            f"what was returned for the key {public_key.key_id} is no signature of it",
+            f"what was returned for the key {public_key.key_id} is not a signature of it",
             hint="check that private and public key belong together",
         ) from error
     except PipecryptError:

@@ -94,7 +94,7 @@ class Manifest:
         self._check_chain()
         self._check_times()
         if not self.digests or self.digests != tuple(kind for kind in DigestAlgorithm if kind in self.digests):
-            raise DocumentError("the digests are none, doubled or in another order")
+            raise DocumentError("the digests are missing, doubled or in another order")
         if isinstance(self.files, FileEntry):
             check_file_name(self.files.path)
             if tuple(self.files.digests()) != self.digests:

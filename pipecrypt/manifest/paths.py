@@ -69,7 +69,7 @@ def parse_run_id(run_id: str) -> datetime:
     """Return when a run began, in UTC, from its id: that time, and what tells it from others of that second.
 
     Raises:
-        DocumentError: it is no such id; what leads out of the directory of runs is not, in particular.
+        DocumentError: it is not such an id; what leads out of the directory of runs is not, in particular.
     """
     if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None:
         with contextlib.suppress(ValueError):
@@ -113,7 +113,7 @@ def check_path(path: str) -> None:
             long, or under `_pipecrypt/` in any case, because some file systems ignore case.
     """
     if _FORBIDDEN.search(path) is not None:
-        raise DocumentError(f"path {_shown(path)} holds a backslash, a control character or no Unicode")
+        raise DocumentError(f"path {_shown(path)} holds a backslash or a control character, or is not Unicode")
     if _EMPTY_OR_DOTS.search(path) is not None:
         raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
     if _DRIVE.match(path) is not None:

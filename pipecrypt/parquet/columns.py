@@ -49,7 +49,7 @@ def leaf_columns(schema: Sequence[Struct], what: str) -> tuple[LeafColumn, ...]:
     """Return the leaves of a schema that is listed depth first, in the order of the column chunks.
 
     Raises:
-        FormatError: the list is no tree.
+        FormatError: the list is not a tree.
         LimitError: more leaves than an encrypted file can number, or more names on their paths than memory should hold.
     """
     if not schema:

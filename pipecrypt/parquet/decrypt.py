@@ -81,7 +81,7 @@ def decrypt_file(
         on_bytes: told how many bytes of the input were done.
 
     Raises:
-        FormatError: the input is no Parquet file, truncated or malformed.
+        FormatError: the input is not a Parquet file, truncated or malformed.
         UnsupportedError: chunks are compressed, and there is no codec.
         NotEncryptedError: the input is plaintext.
         UsageError: the file needs an AAD prefix and none was given.

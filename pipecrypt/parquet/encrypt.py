@@ -86,7 +86,7 @@ def encrypt_file(
         on_bytes: told how many bytes of the input were done.
 
     Raises:
-        FormatError: the input is no Parquet file, truncated or malformed.
+        FormatError: the input is not a Parquet file, truncated or malformed.
         AlreadyEncryptedError: the input is encrypted.
         ColumnNotFoundError: the policy names a column that is not there.
         PolicyError: the policy gives a column two keys.

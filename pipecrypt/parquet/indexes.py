@@ -52,7 +52,7 @@ def move_offset_index(index: bytes, move: ChunkMove, what: Callable[[], str]) ->
     """Return the offset index with the places and sizes that the pages have now; `what` returns the chunk's name.
 
     Raises:
-        FormatError: malformed, or it points to what is no page.
+        FormatError: malformed, or it points to what is not a page.
     """
     try:
         return _move_plain_locations(index, move)
@@ -116,7 +116,7 @@ def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:
                 raise IndexError
             moved, growth = move.moved_page(offset)
         except IndexError:
-            raise FormatError(f"{what} points to what is no page") from None
+            raise FormatError(f"{what} points to what is not a page") from None
         location.set(PageLocation.OFFSET, WireType.I64, moved)
         location.set(PageLocation.COMPRESSED_PAGE_SIZE, WireType.I32, size + growth)
     return encode_struct(struct) + index[end:]

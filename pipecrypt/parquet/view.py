@@ -145,7 +145,7 @@ class PlaintextView:
 
     @property
     def holds_chunks(self) -> bool:
-        """Whether this is no table, but the bytes of another file in chunks."""
+        """Whether this is not a table, but the bytes of another file in chunks."""
         return self._opened is not None and is_reserved(self._opened.footer)
 
     @property

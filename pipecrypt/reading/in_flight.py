@@ -54,7 +54,7 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
         PipecryptError: see `pipecrypt.errors`.
     """
     if not isinstance(policy, Policy) or policy.is_chunks:
-        raise UsageError("the policy is no pipecrypt.Policy for columns", hint="write Policy(default=KEYREF)")
+        raise UsageError("the policy is not a pipecrypt.Policy for columns", hint="write Policy(default=KEYREF)")
     if policy.signing is not None:
         hint = "sign files or datasets; or use a policy without sign for batches"
         raise UsageError("the bytes of a batch carry no signature", hint=hint)
@@ -93,7 +93,7 @@ def decrypt_bytes(
         IntegrityError: the bytes were changed, or a column is in plaintext that must not be.
         NotEncryptedError: they are a plaintext file.
         UsageError: `require` is a text instead of a list, or empty.
-        FormatError: they are no Parquet file, or truncated.
+        FormatError: they are not a Parquet file, or truncated.
     """
     required = _required(require)
     source = MemorySource(data, _NAME)

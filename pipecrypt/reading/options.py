@@ -69,7 +69,7 @@ def _prefix(given: str | bytes | None) -> bytes | None:
     try:
         return bytes.fromhex(given.removeprefix(_HEX))
     except ValueError:
-        raise UsageError(f"the AAD prefix {given!r} is no hex", hint="write hex: and pairs of hex digits") from None
+        raise UsageError(f"the AAD prefix {given!r} is not hex", hint="write hex: and pairs of hex digits") from None
 
 
 def key_references(options: ViewOptions, environ: Mapping[str, str]) -> tuple[str, ...]:

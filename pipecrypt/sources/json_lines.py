@@ -106,10 +106,10 @@ class _JSONParser:
         try:
             value = json.loads(row)
         except (ValueError, RecursionError):
-            return "the line is no JSON", _SYNTAX_HINT
+            return "the line is not JSON", _SYNTAX_HINT
         if isinstance(value, dict):
             return self._explain_object(row, value)
-        return "the line is no JSON object", _SYNTAX_HINT
+        return "the line is not a JSON object", _SYNTAX_HINT
 
     def _explain_object(self, row: bytes, value: dict[str, object]) -> tuple[str, str]:
         if (large := too_large_field(row, self._given)) is not None:

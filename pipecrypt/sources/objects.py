@@ -31,7 +31,7 @@ def batches_of(value: object, schema: pa.Schema | None = None) -> ObjectStream:
         batches = _read(reader, "the object")
         return ObjectStream(schema or reader.schema, _checked(batches, schema or reader.schema), reader)
     if isinstance(value, str | bytes | bytearray | dict) or not isinstance(value, Iterable):
-        raise UsageError(f"{type(value).__name__} is no table", hint=_HINT)
+        raise UsageError(f"{type(value).__name__} is not a table", hint=_HINT)
     batches = _flat(iter(value))
     if schema is None:
         first = next(batches, None)
@@ -82,7 +82,7 @@ def _reader(value: object, schema: pa.Schema | None, what: str) -> pa.RecordBatc
             return reader if schema is None or reader.schema.names != schema.names else reader.cast(schema)
         batch = value if isinstance(value, pa.RecordBatch) else pa.record_batch(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UsageError(f"{what}, a {type(value).__name__}, is no table: {error}", hint=_HINT) from error
+        raise UsageError(f"{what}, a {type(value).__name__}, is not a table: {error}", hint=_HINT) from error
     return pa.RecordBatchReader.from_batches(batch.schema, [batch])
 
 
@@ -90,7 +90,7 @@ def _flat(items: Iterator[object]) -> Generator[pa.RecordBatch]:
     try:
         for number, item in enumerate(items, start=1):
             if not _is_tabular(item):
-                raise UsageError(f"item {number}, a {type(item).__name__}, is no record batch", hint=_HINT)
+                raise UsageError(f"item {number}, a {type(item).__name__}, is not a record batch", hint=_HINT)
             yield from _read(_reader(item, None, f"item {number}"), f"item {number}")
     finally:
         if isinstance(items, Generator):

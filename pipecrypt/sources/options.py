@@ -9,6 +9,7 @@ import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from pipecrypt.errors import UsageError
@@ -45,8 +46,10 @@ def check_encoding(encoding: str) -> None:
         raise UsageError(f"unknown encoding {encoding!r}", hint=hint) from None
 
 
-# Those that are found where none is given.
-FOUND_DELIMITERS: Final = ",;\t|"
+# Those that are found where none is given, with their names.
+FOUND_DELIMITERS: Final[Mapping[str, str]] = MappingProxyType(
+    {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+)
 
 
 class BadRows(StrEnum):

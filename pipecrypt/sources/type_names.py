@@ -58,7 +58,7 @@ def parse_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
     """Return the Arrow type of every column.
 
     Raises:
-        UsageError: a text is no type; names the column.
+        UsageError: a text is not a type; names the column.
     """
     return {column: parse_type(text, f"column {column}") for column, text in types.items()}
 
@@ -71,7 +71,7 @@ def parse_type(text: str, what: str = "type") -> pa.DataType:
         what: what the error calls it.
 
     Raises:
-        UsageError: the text is no type; suggests the nearest one.
+        UsageError: the text is not a type; suggests the nearest one.
     """
     try:
         reader = _Reader([word or sign for word, sign in _TOKEN.findall(text.strip())])
@@ -79,7 +79,7 @@ def parse_type(text: str, what: str = "type") -> pa.DataType:
         reader.expect("")
     except (_TypeTextError, ValueError, TypeError, pa.ArrowException) as error:
         reason = str(error) if isinstance(error, _TypeTextError) else "wrong arguments"
-        raise UsageError(f"{what}: {text!r} is no type: {reason}", hint=_HINT) from None
+        raise UsageError(f"{what}: {text!r} is not a type: {reason}", hint=_HINT) from None
     return found
 
 

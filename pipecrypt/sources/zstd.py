@@ -40,4 +40,4 @@ class ZstdCodec:
         try:
             return memoryview(self._codec.decompress(data, plain_bytes)).cast("B")
         except (OSError, ValueError) as error:
-            raise FormatError(f"a page is no zstd frame of {plain_bytes} bytes") from error
+            raise FormatError(f"a page is not a zstd frame of {plain_bytes} bytes") from error

@@ -103,8 +103,11 @@ def conditional_object(remote: RemoteFilesystem) -> ConditionalObject | None:
     return None
 
 
-def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> None:
+def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> bool:
     """Make a request that has a condition, until it is known whether it took effect.
+
+    Returns:
+        Whether the store compares there; where it has no such condition, it did nothing.
 
     Raises:
         ConflictError: something else is there than was expected; or nobody knows what became of the request.
@@ -126,10 +129,13 @@ def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> None:
     except ConflictError:
         raise
     except Exception as error:
+        if knows_no_condition(error):
+            return False
         if is_transient(error) and http_status(error) not in _NOT_DONE:
             # It may be under way still: nothing that the store was asked is ever known not to arrive.
             raise unknown_outcome(change.location, describe(error)) from error
         raise
+    return True
 
 
 def replaced_meanwhile(location: Location) -> ConflictError:

@@ -87,7 +87,7 @@ class LocalPublication(Publication):
             if is_link and self.location.depth:
                 directory.check_no_link(name)
             if not stat.S_ISREG(mode) and not is_link:
-                raise StorageError(f"{self.name} is there and no regular file", hint="choose another sink")
+                raise StorageError(f"{self.name} is there, and is not a regular file", hint="choose another sink")
             if not self._overwrite:
                 raise occupied(self.location)
         except BaseException:

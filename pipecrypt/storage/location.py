@@ -51,7 +51,9 @@ class Location:
     def __post_init__(self) -> None:
         """Refuse what no storage can name, and keep a copy of the options that nobody else changes."""
         if not self.url or "\0" in self.url:
-            raise UsageError(f"{self.url!r} is no path or URL", hint="give a path or a URL such as s3://bucket/folder/")
+            raise UsageError(
+                f"{self.url!r} is not a path or URL", hint="give a path or a URL such as s3://bucket/folder/"
+            )
         object.__setattr__(self, "options", dict(self.options))
 
     @classmethod
@@ -59,7 +61,7 @@ class Location:
         """Return the location that a caller names; `options` replace those of a Location.
 
         Raises:
-            UsageError: it is no path, URL or Location.
+            UsageError: it is not a path, URL or Location.
         """
         if isinstance(place, Location):
             return place if options is None else Location(place.url, options)
@@ -114,7 +116,7 @@ class Location:
         """The last part of the path."""
         if self.is_local:
             return os.path.basename(os.path.abspath(self.local_path))
-        # A signed query is no part of the name: names are written into files and shown.
+        # A signed query is not a part of the name: names are written into files and shown.
         url = _without_query(self.url.rsplit("::", 1)[-1])
         return url.rstrip("/").rsplit("/", 1)[-1]
 

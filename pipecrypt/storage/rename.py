@@ -15,12 +15,11 @@ from typing import Any, Final
 
 from fsspec.spec import AbstractFileSystem
 
-from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.errors import StorageError
 from pipecrypt.storage.conditional import (
     ConditionalChange,
     carry_out,
     conditional_object,
-    knows_no_condition,
     replaced_meanwhile,
 )
 from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
@@ -88,23 +87,12 @@ def remove_object(remote: RemoteFilesystem, info: Mapping[str, Any], place: Loca
     """
     target = conditional_object(remote)
     tag = None if target is None else target.tag_of(info)
-    try:
-        if target is None or tag is None:
-            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
-        else:
-            carry_out(
-                ConditionalChange(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None),
-                remote,
-            )
-    except FileNotFoundError:
-        return
-    except ConflictError:
-        raise
-    except Exception as error:
-        if not knows_no_condition(error):
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            remote.retry.call(lambda: remote.fs.rm_file(remote.path))
+    if target is not None and tag is not None:
+        change = ConditionalChange(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None)
+        if carry_out(change, remote):
+            return
+    with contextlib.suppress(FileNotFoundError):
+        remote.retry.call(lambda: remote.fs.rm_file(remote.path))
 
 
 def _renames(remote: RemoteFilesystem) -> bool:
@@ -181,15 +169,7 @@ def _copy_on_condition(
     def send() -> None:
         other.copy_from(remote.path, head, expected=expected)
 
-    try:
-        carry_out(ConditionalChange(other, place, expected, send, is_done), remote)
-    except ConflictError:
-        raise
-    except Exception as error:
-        if not knows_no_condition(error):
-            raise
-        return False
-    return True
+    return carry_out(ConditionalChange(other, place, expected, send, is_done), remote)
 
 
 def _check_copy(

@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.errors import ConflictError, FormatError, SinkNotEmptyError, StorageError
+from pipecrypt.errors import FormatError, SinkNotEmptyError, StorageError
 from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_parent
 from pipecrypt.storage.conditional import (
     ConditionalChange,
     carry_out,
     conditional_object,
-    knows_no_condition,
     replaced_meanwhile,
 )
 from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
@@ -86,14 +85,7 @@ def replace_revision(location: Location, data: bytes, *, expected: Revision | No
         return
     remote = open_filesystem(location)
     with map_errors(f"cannot publish {location.display}"):
-        try:
-            is_done = not location.is_chained and _replace_object(location, remote, data, expected)
-        except ConflictError:
-            raise
-        except Exception as error:
-            if not knows_no_condition(error):
-                raise
-            is_done = False  # nothing was done
+        is_done = not location.is_chained and _replace_object(location, remote, data, expected)
     if not is_done:
         _check_same(location, expected)
         _publish(location, data, expected)
@@ -112,8 +104,7 @@ def _replace_object(location: Location, remote: RemoteFilesystem, data: bytes, e
         lambda: target.replace(data, write_id, expected=tag),
         lambda head: head is not None and head.write_id == write_id,
     )
-    carry_out(change, remote)
-    return True
+    return carry_out(change, remote)
 
 
 def _replace_local(location: Location, data: bytes, expected: Revision | None) -> None:

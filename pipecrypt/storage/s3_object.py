@@ -17,7 +17,7 @@ from pipecrypt.storage.filesystem import RemoteFilesystem
 from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
 from pipecrypt.storage.retry import TruncatedError
 
-__all__ = ["S3Object"]
+__all__ = ["S3Object", "copied_ranges"]
 
 _IF_ABSENT: Final = {"IfNoneMatch": "*"}
 _MOST_COPIED_BYTES: Final = 5 << 30  # in one request
@@ -84,10 +84,8 @@ class S3Object:
     def _copy_in_parts(self, source: dict[str, Any], head: ObjectHead, condition: dict[str, str]) -> None:
         upload_id = self.begin_upload(head.write_id or "")
         try:
-            count = min(_MOST_COPIED_PARTS, -(-head.size_bytes // _COPIED_PART_BYTES))
-            cuts = [head.size_bytes * number // count for number in range(count + 1)]
             parts = []
-            for number, (start, end) in enumerate(pairwise(cuts), 1):
+            for number, (start, end) in enumerate(copied_ranges(head.size_bytes), 1):
                 chosen = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={start}-{end - 1}"}
                 copied = self._call("upload_part_copy", **source, **chosen)
                 parts.append(str(copied["CopyPartResult"]["ETag"]))
@@ -153,6 +151,12 @@ class S3Object:
 
     def _metadata(self, write_id: str) -> dict[str, str]:
         return {**self._fs.s3_additional_kwargs.get("Metadata", {}), WRITE_ID: write_id}
+
+
+def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:
+    """Return the parts in which an object is copied, as equal as can be, so that none is smaller than S3 allows."""
+    count = min(_MOST_COPIED_PARTS, -(-size_bytes // _COPIED_PART_BYTES))
+    return list(pairwise(size_bytes * number // count for number in range(count + 1)))
 
 
 async def _get(fs: Any, arguments: dict[str, Any]) -> bytes:

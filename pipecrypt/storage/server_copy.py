@@ -8,7 +8,6 @@ S3 wants at least 5 MiB in each part but the last, at most 5 GiB, and at most 10
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError
@@ -25,12 +24,11 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.lost_answers import repeat_until_known
 from pipecrypt.storage.problems import describe, map_errors
 from pipecrypt.storage.retry import error_code
+from pipecrypt.storage.s3_object import S3Object, copied_ranges
 
 __all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
 
 MIN_BODY_BYTES: Final = 5 << 20
-_PART_BYTES: Final = 256 << 20  # the answer comes when the part is copied: small enough for usual timeouts
-_MAX_PARTS: Final = 9_000
 _UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 _log = logging.getLogger(__name__)
@@ -58,12 +56,7 @@ def ends_replaced_by(location: Location) -> ReplacesEnds | None:
     if location.is_local or location.is_chained:
         return None
     remote = open_filesystem(location)
-    if not remote.is_s3 or remote.fs.split_path(remote.path)[2] is not None:
-        return None
-    # The source of a copy would need these keys under other names.
-    if any(name.startswith("SSECustomer") for name in remote.fs.s3_additional_kwargs):
-        return None
-    return _S3Ends(remote, location)
+    return _S3Ends(remote, location) if remote.is_s3 and S3Object(remote).takes_conditions else None
 
 
 class _S3Ends:
@@ -93,7 +86,7 @@ class _S3Ends:
 
     def _send(self, upload_id: str, etag: str, body_end: int, tail: bytes) -> list[dict[str, object]]:
         parts: list[dict[str, object]] = []
-        for start, end in _ranges(body_end):
+        for start, end in copied_ranges(body_end):
             copied = self._call(
                 "upload_part_copy",
                 UploadId=upload_id,
@@ -158,10 +151,3 @@ class _S3Ends:
         return ConflictError(
             f"{self._location.display} was replaced meanwhile", hint="wait until its writer is done, then run again"
         )
-
-
-def _ranges(body_end: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a body, as equal as can be, so that none is smaller than S3 allows."""
-    count = min(_MAX_PARTS, -(-body_end // _PART_BYTES))
-    for number in range(count):
-        yield body_end * number // count, body_end * (number + 1) // count

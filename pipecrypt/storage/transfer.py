@@ -69,5 +69,5 @@ def transfer_settings(options: Mapping[str, object]) -> TransferSettings:
     known = [each.name for each in fields(TransferSettings)]
     unknown = sorted(str(name) for name in given if name not in known)
     if unknown:
-        raise UsageError(f"{OPTION}.{unknown[0]} is no setting", hint=f"choose from {', '.join(known)}")
+        raise UsageError(f"{OPTION}.{unknown[0]} is not a setting", hint=f"choose from {', '.join(known)}")
     return TransferSettings(**given)

@@ -100,8 +100,8 @@ def test_the_trailing_delimiter_counts_as_no_field() -> None:
     ("bad_row", "reason"),
     [
         (f'{{"a": "{_PLANTED}", "b": "x"}}', "field a does not fit int64"),
-        (f'{{"a": 1, "b": "{_PLANTED}"', "the line is no JSON"),
-        ("[1]", "the line is no JSON object"),
+        (f'{{"a": 1, "b": "{_PLANTED}"', "the line is not JSON"),
+        ("[1]", "the line is not a JSON object"),
         ('{"a": 1.5}', "field a does not fit int64"),
         ('{"a": 1, "a": 2}', "a field does not fit"),
     ],

@@ -56,7 +56,7 @@ def test_the_batch_of_another_schema_is_named() -> None:
         table_of(batches_of([good, good, bad]))
     with pytest.raises(UsageError, match="batch 1 has another schema: its columns are n, s, not n"):
         table_of(batches_of([good], pa.schema({"n": pa.int64()})))
-    with pytest.raises(UsageError, match="item 2, a str, is no record batch"):
+    with pytest.raises(UsageError, match="item 2, a str, is not a record batch"):
         table_of(batches_of([good, "x"]))
 
 

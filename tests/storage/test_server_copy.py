@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import server_copy
+from pipecrypt.storage import s3_object, server_copy
 from pipecrypt.storage.filesystem import open_filesystem
 from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.storage.s3_object import copied_ranges
 from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.storage.tail import replace_tail
 from tests.servers.s3_server import S3Server
@@ -76,7 +77,7 @@ def test_only_the_end_is_sent(stored: Stored) -> None:
 
 
 def test_a_body_of_several_parts(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_copy, "_PART_BYTES", MIN_BODY_BYTES * 3 // 2)
+    monkeypatch.setattr(s3_object, "_COPIED_PART_BYTES", MIN_BODY_BYTES * 3 // 2)
     body = os.urandom(MIN_BODY_BYTES * 3 + 1)
     stored = Stored(s3_server, body)
     assert stored.replace() == len(END)
@@ -85,7 +86,7 @@ def test_a_body_of_several_parts(s3_server: S3Server, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("size", [MIN_BODY_BYTES, 256 << 20, (256 << 20) + 1, 5 << 40, 40 << 40])
 def test_parts_are_what_s3_takes(size: int) -> None:
-    ranges = list(server_copy._ranges(size))
+    ranges = copied_ranges(size)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == size
     assert all(before[1] == after[0] for before, after in pairwise(ranges))

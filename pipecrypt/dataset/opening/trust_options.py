@@ -146,7 +146,7 @@ def trust_options(
 def _checked_id(dataset_id: object) -> str:
     text = dataset_id.lower() if isinstance(dataset_id, str) else ""
     if _DATASET_ID.fullmatch(text) is None:
-        raise UsageError(f"{dataset_id!r} is no dataset id", hint="it has 32 hex digits, as in the report of verify")
+        raise UsageError(f"{dataset_id!r} is not a dataset id", hint="it has 32 hex digits, as in the report of verify")
     return text
 
 

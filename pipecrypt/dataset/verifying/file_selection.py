@@ -95,7 +95,7 @@ class Selection:
 
 def _glob(text: str) -> _Glob:
     if not isinstance(text, str) or not text.strip("/"):
-        raise UsageError(f"{text!r} is no glob of files", hint="write it relative to the dataset: day=1/*.parquet")
+        raise UsageError(f"{text!r} is not a glob of files", hint="write it relative to the dataset: day=1/*.parquet")
     parts = text.strip("/").split("/")
     if {"", ".", ".."}.intersection(parts):
         raise UsageError(f"{text!r} leads out of the dataset", hint="write it relative to the dataset: day=1/*.parquet")

@@ -21,7 +21,7 @@ from pipecrypt.storage.location import Location
 
 __all__ = ["DirectoryComparison", "signed_source"]
 
-_NO_FILE: Final = "a file was signed, but this is none"
+_NO_FILE: Final = "a file was signed, and this is not a regular one"
 
 
 class DirectoryComparison:

@@ -129,7 +129,7 @@ def _read_keys(document: Document) -> dict[bytes, DataKey]:
             key_id = bytes.fromhex(name.removeprefix(_HEX)) if name.startswith(_HEX) else name.encode()
             key = DataKey(key_bytes)
         except ValueError as error:
-            raise DocumentError(f"{name[:60]!a} is no key id, or its key has not 16, 24 or 32 bytes") from error
+            raise DocumentError(f"{name[:60]!a} is not a key id, or its key has not 16, 24 or 32 bytes") from error
         if keys.setdefault(key_id, key) is not key:
             raise DocumentError(f"{name[:60]!a} stands for a key id that is listed already")
     return keys

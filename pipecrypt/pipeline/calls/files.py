@@ -59,7 +59,7 @@ def encrypt(
     """
     if not isinstance(policy, Policy):
         raise UsageError(
-            "the policy is no pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
+            "the policy is not a pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
         )
     request = EncryptRequest(
         source=Location.of(source, source_options),
@@ -139,7 +139,7 @@ def listed_keys(keys: Sequence[str]) -> tuple[str, ...]:
     """Return the key references that a script gave.
 
     Raises:
-        UsageError: they are no list of texts.
+        UsageError: they are not a list of texts.
     """
     if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
         raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")

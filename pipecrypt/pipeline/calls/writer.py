@@ -331,10 +331,10 @@ def encrypt_batches(
 def _checked_policy(policy: object) -> Policy:
     if not isinstance(policy, Policy):
         raise UsageError(
-            "the policy is no pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
+            "the policy is not a pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
         )
     if policy.is_chunks:
-        raise UsageError("batches are no bytes to encrypt in chunks", hint="use a policy of mode columns")
+        raise UsageError("batches are not bytes that chunks could be made of", hint="use a policy of mode columns")
     return policy
 
 

@@ -123,7 +123,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Died:
-    """A worker is no more.
+    """A worker has ended.
 
     Args:
         how: the end of a sentence about it.

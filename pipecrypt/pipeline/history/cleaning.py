@@ -113,7 +113,7 @@ def parse_grace(text: str) -> timedelta:
     """Return a grace period from text such as `24h`, `7d`, `90m` or `0s`.
 
     Raises:
-        UsageError: it is no such text.
+        UsageError: it is not such a text.
     """
     found = _GRACE.fullmatch(text)
     if found is None:
@@ -173,7 +173,7 @@ class _Cleaning:
                 deque(refuse_links(self._sink, [found]), maxlen=0)
 
     def _put_in_place(self) -> bool:
-        """Finish a version that was signed: its files are no leftovers, wherever they lie."""
+        """Finish a version that was signed: its files are not leftovers, wherever they lie."""
         if self._run is None:
             return False
         prefix = run_path(self._run, "staged/")

@@ -78,7 +78,7 @@ def read_saved_plan(place: str | os.PathLike[str]) -> SavedPlan:
 
     Raises:
         SourceNotFoundError: there is no such file.
-        FormatError: it is no plan.
+        FormatError: it is not a plan.
     """
     location = Location.of(place)
     data = read_small_file(location, MAX_PLAN_BYTES)

@@ -66,7 +66,9 @@ class Reading:
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file."""
         if self.format == SourceFormat.BYTES.value:
-            raise UsageError("bytes of no format are no table", hint="encrypt them in chunks: mode chunks, or --chunks")
+            raise UsageError(
+                "bytes of no format are not a table", hint="encrypt them in chunks: mode chunks, or --chunks"
+            )
         if self.format is not None and self.format not in _TABLES:
             raise UsageError(f"format is {self.format!r}", hint=f"it is one of {', '.join(_TABLES)}")
         self._options("x.csv")

@@ -28,7 +28,7 @@ def listed_signing_keys(sign: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the key references of signing keys that a script gave as one text or several.
 
     Raises:
-        PolicyError: they are no texts, one stands twice, or they are more than a statement holds.
+        PolicyError: they are not texts, one stands twice, or they are more than a statement holds.
     """
     if sign is None:
         return ()
@@ -67,7 +67,7 @@ def parse_validity(text: str) -> timedelta:
     """Return how long a statement is valid, from text such as `30d` or `12h`.
 
     Raises:
-        UsageError: it is no such text, or more than 100 years.
+        UsageError: it is not such a text, or more than 100 years.
     """
     found = _VALIDITY.fullmatch(text)
     if found is None:
@@ -82,5 +82,7 @@ def _checked_validity(valid_for: timedelta | None) -> timedelta | None:
     if valid_for is None:
         return None
     if not isinstance(valid_for, timedelta) or not timedelta() < valid_for <= _MAX_VALIDITY or valid_for.microseconds:
-        raise PolicyError("valid_for is no timedelta of whole seconds up to 100 years", hint="write timedelta(days=30)")
+        raise PolicyError(
+            "valid_for is not a timedelta of whole seconds up to 100 years", hint="write timedelta(days=30)"
+        )
     return valid_for

@@ -136,7 +136,7 @@ def check_endpoint(url: str, text: str) -> None:
         or not (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)))
     ):
         raise KeyReferenceError(
-            f"{text}: the endpoint is no https URL without credentials",
+            f"{text}: the endpoint is not an https URL without credentials",
             hint="answers hold keys in the clear: use https, or http on localhost",
         )
 

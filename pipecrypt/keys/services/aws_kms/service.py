@@ -65,7 +65,7 @@ class AWSKMSService:
             MissingExtraError: boto3 is not installed.
             KeyNotFoundError: there is no such key.
             KeyServiceError: AWS refused or failed, or the key is switched off.
-            UsageError: the key is no symmetric key.
+            UsageError: the key is not a symmetric key.
         """
         place = read_reference(reference)
         client = self._client(place)
@@ -112,7 +112,7 @@ def _look_up(client: KMSClient, place: AWSKeyPlace) -> KeyARN:
         raise KeyServiceError(f"{place.text}: the answer of AWS KMS describes no key")
     if (metadata.get("KeyUsage"), metadata.get("KeySpec")) != (_ENCRYPTS, _SYMMETRIC):
         raise UsageError(
-            f"{place.text} is no symmetric key, and only such keys wrap others here",
+            f"{place.text} is not a symmetric key, and only such keys wrap others here",
             hint="aws kms create-key without further options makes one",
         )
     if metadata.get("KeyState") != "Enabled":

@@ -229,5 +229,7 @@ def _parse(reference: KeyReference) -> re.Match[str]:
         )
     endpoint = reference.option("endpoint")
     if endpoint is not None and _HOST.fullmatch(endpoint) is None:
-        raise KeyReferenceError(f"the endpoint in {reference.text} is no host", hint="write its name, without https://")
+        raise KeyReferenceError(
+            f"the endpoint in {reference.text} is not a host", hint="write its name, without https://"
+        )
     return match

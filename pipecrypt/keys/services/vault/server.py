@@ -160,7 +160,9 @@ def address_from_url(url: str, what: str) -> VaultAddress:
         host = port = None
         parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not host or parts.path.strip("/") or parts.query or parts.username:
-        raise UsageError(f"{what} is no address of a server", hint="write https://host:port, with nothing behind it")
+        raise UsageError(
+            f"{what} is not the address of a server", hint="write https://host:port, with nothing behind it"
+        )
     tls = parts.scheme == "https"
     if not tls and not is_this_machine(host):
         raise UsageError(
@@ -199,7 +201,7 @@ def _token(environ: Mapping[str, str]) -> str:
     if not token:
         raise KeyServiceError("there is no token for Vault", hint="set VAULT_TOKEN, or run vault login")
     if len(token) > _MAX_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
-        raise KeyServiceError("the token for Vault is no token", hint="set VAULT_TOKEN, or run vault login")
+        raise KeyServiceError("the token for Vault is not a token", hint="set VAULT_TOKEN, or run vault login")
     return token
 
 
