@@ -5,7 +5,7 @@ Making and removing keys is left to keys and pipeline.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ import typer
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import entry_text
+from pipecrypt.clock import parse_utc
 from pipecrypt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = ["accept_backup", "destroy", "passphrase", "retire", "rotate_key", "us
 
 _Reference = Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME")]
 _Keystore = Annotated[Path, typer.Argument(metavar="KEYSTORE", help="Path of a keystore.")]
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def rotate_key(
@@ -211,6 +211,6 @@ def _destruction_lines(done: Destruction) -> list[str]:
 
 def _parse_time(text: str) -> datetime:
     try:
-        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+        return parse_utc(text)
     except ValueError:
         raise UsageError(f"{text!a} is not a time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None

@@ -16,22 +16,21 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
+from pipecrypt.clock import parse_utc
 from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, PolicyError
 from pipecrypt.keys.material import MAX_KEY_METADATA_BYTES, MAX_MASTER_KEY_ID_CHARACTERS, dataset_of_kek_text
 
-__all__ = ["MAX_GRANTS_BYTES", "Grant", "Grants", "check_strengths", "encode_grants", "parse_grants", "time_text"]
+__all__ = ["MAX_GRANTS_BYTES", "Grant", "Grants", "check_strengths", "encode_grants", "parse_grants"]
 
 MAX_GRANTS_BYTES: Final = 32 << 20
 MAX_GRANTS: Final = 50_000
 MAX_TRIED: Final = 4  # of one KEK and one reader
 _VERSION: Final = 1
 _MAX_KEK_ID_CHARACTERS: Final = 344  # 256 bytes in base64
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _RECIPIENT: Final = re.compile(r"recipient/(?P<algorithm>[a-z0-9-]+)/", re.ASCII)
 
 
@@ -126,11 +125,6 @@ def parse_grants(data: bytes) -> Grants:
         raise FormatError(f"the grants are malformed: {error}", hint="restore the file, or grant anew") from error
 
 
-def time_text(moment: datetime) -> str:
-    """Return a time as grants have it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def check_strengths(master_key_ids: Iterable[str]) -> None:
     """Pass if the recipients among the master keys of one KEK are all post-quantum, or none is.
 
@@ -155,8 +149,10 @@ def check_strengths(master_key_ids: Iterable[str]) -> None:
 def _read(document: Document) -> Grant:
     document.only("kek", "master_key", "wrapped", "since")
     since = document.text("since", max_characters=32)
-    if _TIME.fullmatch(since) is None:
-        raise DocumentError("'since' is not a time in UTC")
+    try:
+        parse_utc(since)
+    except ValueError as error:
+        raise DocumentError("'since' is not a time in UTC") from error
     return Grant(
         kek_id=document.text("kek", max_characters=_MAX_KEK_ID_CHARACTERS),
         master_key_id=document.text("master_key", max_characters=MAX_MASTER_KEY_ID_CHARACTERS),

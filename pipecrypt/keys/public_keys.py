@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.clock import utc_text
+from pipecrypt.clock import parse_utc, utc_text
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
 
@@ -88,7 +88,7 @@ def retired_at(text: str, name: str) -> datetime | None:
         try:
             if match is None:
                 raise ValueError
-            times.append(datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC))
+            times.append(parse_utc(match[1]))
         except ValueError:
             raise UsageError(
                 f"{name} has a line for pipecrypt that is not understood",

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
 
+from pipecrypt.clock import utc_text
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
@@ -222,7 +223,7 @@ class Trust:
             return NotTrustedError("there is no signature")
         if retired:
             since = self._keys[retired[0]].retired
-            shown = f"{_shown(retired[0])} signed it, and is retired since {since:%Y-%m-%dT%H:%M:%SZ}"
+            shown = f"{_shown(retired[0])} signed it, and is retired since {utc_text(since)}"
             return NotTrustedError(
                 f"{votes} of {self.threshold} trusted parties signed; {shown}",
                 hint="what it signed before counts, where it says so: take the newest version from its writer",

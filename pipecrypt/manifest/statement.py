@@ -27,11 +27,11 @@ ours.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
+from pipecrypt.clock import parse_utc, utc_text
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
@@ -64,9 +64,6 @@ MAX_STATEMENT_BYTES: Final = 3 * 1024 * 1024
 _MAX_SUBJECTS: Final = 16
 _DIGEST_CHARACTERS: Final = 64
 _TEXT_CHARACTERS: Final = 256
-# RFC 3339 in the one spelling that we write; datetime's own parser takes many more.
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
-_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _RUN: Final = "run"
 _ANNOTATIONS: Final = "annotations"
 _CLEAR: Final = "clearColumns"
@@ -99,8 +96,8 @@ def encode_statement(manifest: Manifest) -> bytes:
             "dataset": manifest.dataset_id,
             "version": manifest.version,
             "previous_sha256": manifest.previous_sha256,
-            "created": _encode_time(manifest.created),
-            "expires": _encode_time(manifest.expires) if manifest.expires is not None else None,
+            "created": utc_text(manifest.created),
+            "expires": utc_text(manifest.expires) if manifest.expires is not None else None,
             "policy": encode_policy(manifest.policy),
             "digests": [algorithm.value for algorithm in manifest.digests],
             **body,
@@ -227,16 +224,8 @@ def _decode_digests(predicate: Document) -> tuple[DigestAlgorithm, ...]:
         raise DocumentError("'digests' names one that is unknown to this version of pipecrypt") from error
 
 
-def _encode_time(moment: datetime) -> str:
-    # strftime writes years before 1000 without zeros on some systems.
-    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-
-
 def _decode_time(predicate: Document, name: str) -> datetime:
-    text = predicate.text(name, max_characters=_TEXT_CHARACTERS)
-    if _TIME.fullmatch(text) is None:
-        raise DocumentError(f"{name!r} is not a time in UTC, such as 2026-01-31T12:00:00Z")
     try:
-        return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
+        return parse_utc(predicate.text(name, max_characters=_TEXT_CHARACTERS))
     except ValueError as error:
         raise DocumentError(f"{name!r} is not a time in UTC, such as 2026-01-31T12:00:00Z") from error

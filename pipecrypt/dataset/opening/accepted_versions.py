@@ -14,10 +14,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
+from pipecrypt.clock import parse_utc, utc_now, utc_text
 from pipecrypt.crypto.digest import digest
 from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
@@ -30,7 +31,6 @@ __all__ = ["STATE_VARIABLE", "VersionMemory"]
 _KIND: Final = "accepted"
 _NAME_DIGITS: Final = 40
 _FRESH: Final = timedelta(minutes=1)
-_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED_HINT: Final = "remove it if you know why, and say the lowest version to accept"
 _logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
 def _is_stale(known: Remembered, remembered: Remembered) -> bool:
     """Say whether it is time to note that the same version is still what is accepted."""
     is_same = known.version == remembered.version
-    return is_same and (known.accepted is None or datetime.now(UTC) - known.accepted > _FRESH)
+    return is_same and (known.accepted is None or utc_now() - known.accepted > _FRESH)
 
 
 def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
@@ -134,7 +134,7 @@ def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
         "dataset": remembered.dataset_id,
         "version": remembered.version,
         "statement_sha256": remembered.statement_sha256,
-        "accepted": datetime.now(UTC).strftime(_TIME),
+        "accepted": utc_text(utc_now()),
     }
 
 
@@ -149,6 +149,6 @@ def _parse(document: Document) -> Remembered:
 
 def _read_time(document: Document) -> datetime:
     try:
-        return datetime.strptime(document.text("accepted", max_characters=32), _TIME).replace(tzinfo=UTC)
+        return parse_utc(document.text("accepted", max_characters=32))
     except ValueError as error:
         raise DocumentError("'accepted' is not a time") from error

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
+from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.dataset.sharing.found_grants import grants_above, read_grants
 from pipecrypt.dataset.sharing.kek_search import FoundKEK, KEKSearch, Place
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UsageError
@@ -19,7 +20,6 @@ from pipecrypt.keys.grants import (
     check_strengths,
     encode_grants,
     parse_grants,
-    time_text,
 )
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import KeySession
@@ -118,7 +118,7 @@ def share_keks(
         PipecryptError: a key service or the storage failed; nothing was changed.
     """
     existing = read_grants(place.files, _path_of(place.grants)) or Grants()
-    since = time_text(now or datetime.now(UTC))
+    since = utc_text(now or utc_now())
     made, already, unopened, failure = list[Grant](), 0, set[str](), None
     for kek in search.keks:
         if kek.material.master_key_id == target.master_key_id or _is_granted(kek, existing, target, opening):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipecrypt.clock import utc_text
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.kek_search import Place
@@ -145,7 +146,7 @@ def read_claims(place: Place) -> UsageClaims:
     usage = DatasetUsage(
         dataset=place.name,
         version=None if manifest is None else manifest.version,
-        since=None if manifest is None else f"{manifest.created:%Y-%m-%dT%H:%M:%SZ}",
+        since=None if manifest is None else utc_text(manifest.created),
         files=tally.files,
         plaintext_files=tally.plaintext,
         hidden_files=tally.hidden,

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
+from pipecrypt.clock import utc_text
 from pipecrypt.context import Context
 from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
 from pipecrypt.crypto.recipient_pem import parse_recipient
@@ -316,7 +317,7 @@ def _parse(path: Path) -> RecipientKey:
         raise UsageError(f"the file holds {len(blocks)} public keys", hint="give each recipient a file of its own")
     retired = retired_at(text, "the file")
     if retired is not None:
-        raise UsageError(f"the public key is retired since {retired:%Y-%m-%dT%H:%M:%SZ}", hint="ask for the newest one")
+        raise UsageError(f"the public key is retired since {utc_text(retired)}", hint="ask for the newest one")
     return parse_recipient(blocks[0])
 
 

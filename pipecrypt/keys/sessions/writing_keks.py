@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.commitment import commit
 from pipecrypt.documents import encode_base64
-from pipecrypt.keys.grants import Grant, time_text
+from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.keyring import Keyring
@@ -98,7 +98,7 @@ class WritingKEKs:
         return kek
 
     def _grant(self, kek: _WritingKEK, dataset_id: str) -> None:
-        context, since = Context(dataset_id=dataset_id, path=""), time_text(datetime.now(UTC))
+        context, since = Context(dataset_id=dataset_id, path=""), utc_text(utc_now())
         for reference in self._also:
             wrapped = kek_text(dataset_id, self._keyring.wrap(reference, kek.key, context))
             self._grants.append(Grant(encode_base64(kek.id), self._keyring.master_key(reference).id, wrapped, since))

@@ -22,10 +22,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from pipecrypt.clock import parse_utc
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
 from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.errors import DamagedKeystoreError
@@ -55,7 +55,6 @@ _MAX_SALT_BYTES: Final = 64
 _MAX_PEM_CHARACTERS: Final = 8192
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 
 
 class KeyType(StrEnum):
@@ -304,9 +303,9 @@ def _read_pattern(document: Document, name: str, pattern: re.Pattern[str]) -> st
 
 
 def _read_time(document: Document, name: str) -> str:
-    text = _read_pattern(document, name, _TIME)
+    text = document.text(name, max_characters=64)
     try:
-        datetime.fromisoformat(text)
+        parse_utc(text)
     except ValueError as error:
         raise DocumentError(f"{name!r} is not a time") from error
     return text

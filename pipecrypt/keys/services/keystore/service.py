@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
+from pipecrypt.clock import parse_utc
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, seal
 from pipecrypt.crypto.hpke import HPKEIdentity
@@ -330,5 +330,5 @@ def _check_algorithm(place: KeyPlace, entry: StoredKey, algorithm: SignatureAlgo
 
 def _text(entry: StoredKey) -> str:
     """Return the public key of an entry as PEM, after the line that says since when it is retired."""
-    line = "" if entry.retired is None else retirement_line(datetime.fromisoformat(entry.retired))
+    line = "" if entry.retired is None else retirement_line(parse_utc(entry.retired))
     return line + (entry.public_key or "")
