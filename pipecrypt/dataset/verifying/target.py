@@ -5,21 +5,26 @@ Verifying it is left to verification.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, open_dataset
+from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside, unsigned
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.verifying.file_selection import Selection
-from pipecrypt.errors import SourceNotFoundError, UsageError
-from pipecrypt.manifest.paths import SIGNATURE_SUFFIX, is_reserved
-from pipecrypt.storage.inventory import Kind, look_at
+from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, StorageError, UsageError
+from pipecrypt.manifest.paths import RUNS_DIRECTORY, SIGNATURE_SUFFIX, is_reserved
+from pipecrypt.storage.inventory import Kind, look_at, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles, locate
 
 __all__ = ["DatasetPart", "FileInDataset", "SingleFile", "Target", "find_target"]
+
+# What a run that signs leaves in its directory: the blocks of its journal, and at last that it is done.
+_NOTE: Final = re.compile(r"(?P<run>\d{8}T\d{6}Z-[0-9a-f]{8})/(?:parts-\d{6,9}|(?P<end>finished))\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,35 @@ def find_target(
     if dataset is not None:
         return files, _in_dataset(dataset, path, kind, globs)
     if kind is Kind.DIRECTORY:
-        open_dataset(files, path, requirements)  # says that it is not signed
+        raise _not_signed(files, path)
     if kind is Kind.NOTHING and not _is_there(files, path + SIGNATURE_SUFFIX):
         raise SourceNotFoundError(f"{files.display(path)} does not exist", hint=_missing_hint(path))
     if globs:
         raise UsageError(f"{files.display(path)} is one file, of which no part can be chosen", hint="leave out --files")
     return files, SingleFile(open_beside(files, path, requirements), path)
+
+
+def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
+    """Return the error that a directory is not signed; where a run has not come to sign it, with what to do.
+
+    Nothing in that run's directory is read or believed: it says no more than that the statement may be still to come.
+    """
+    begun, ended = set[str](), set[str]()
+    with contextlib.suppress(IntegrityError, StorageError):  # that there is no statement is what counts
+        for name, _ in take_inventory(files.location(path).child(RUNS_DIRECTORY), _is_run):
+            if (note := _NOTE.fullmatch(name)) is not None:
+                (ended if note["end"] else begun).add(note["run"])
+    waiting = begun - ended
+    if not waiting:
+        return unsigned(files, path)
+    return NotTrustedError(
+        f"{files.display(path)} is not signed yet: run {max(waiting)} is at work there, or was stopped before that",
+        hint="let it end; if it was stopped, run again with --resume; then verify again",
+    )
+
+
+def _is_run(below: tuple[str, ...]) -> bool:
+    return len(below) == 1
 
 
 def _in_dataset(dataset: SignedDataset, path: str, kind: Kind, globs: Sequence[str]) -> Target:

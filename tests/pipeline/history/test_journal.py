@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import string
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,3 +151,105 @@ def test_a_task_of_very_many_files_takes_several_blocks(tmp_path: Path) -> None:
     assert max(_sizes(tmp_path)) <= MAX_BLOCK_BYTES
     max(tmp_path.rglob("parts-*")).unlink()  # as when the run was killed before the last of them
     assert set(_read(tmp_path).records) == {small.task_id}
+
+
+# ---- how often a run notes ----
+
+
+@dataclass
+class _Timed:
+    """A run by a clock of its own, in which each block that is written takes a while.
+
+    Args:
+        sink: where it writes.
+        block_seconds: what a block takes.
+    """
+
+    sink: Location
+    block_seconds: float
+    now: float = 0.0
+    written: list[float] = field(default_factory=list)
+    tasks: int = 0
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.sink, _HEADER, _TimedSeal(self), clock=lambda: self.now)
+        self.journal.begin()
+
+    def finish_task(self, *, after: float, seconds: float) -> None:
+        """Let time pass until a task is done that took so many seconds."""
+        self.now += after
+        self.tasks += 1
+        part = replace(_part(f"x-{self.tasks}"), seconds=seconds)
+        self.journal.add(TaskRecord(f"{self.tasks:064x}", "x", (part,)))
+
+    @property
+    def lost(self) -> int:
+        """How many tasks a kill would cost now."""
+        (found,) = find_runs(self.sink)
+        past = read_run(self.sink, found, PlainSeal())
+        assert past is not None
+        return self.tasks - len(past.records)
+
+
+class _TimedSeal(PlainSeal):
+    def __init__(self, run: _Timed) -> None:
+        self._run = run
+
+    def seal(self, block: bytes) -> bytes:
+        self._run.now += self._run.block_seconds
+        self._run.written.append(self._run.now)
+        return block
+
+
+@pytest.fixture
+def memory() -> Iterator[Location]:
+    yield Location("memory://journals-by-the-clock")
+    fsspec.filesystem("memory").rm("/journals-by-the-clock", recursive=True)
+
+
+def test_a_kill_costs_a_short_run_little(memory: Location) -> None:
+    run = _Timed(memory, block_seconds=0.003)
+    for _ in range(3):
+        for _ in range(150):
+            run.finish_task(after=0.01, seconds=0.01)
+        assert run.lost <= 100  # the work of a second
+
+
+def test_a_run_of_few_quick_files_notes_them_too(memory: Location) -> None:
+    run = _Timed(memory, block_seconds=0.02)
+    for _ in range(120):
+        run.finish_task(after=0.01, seconds=0.01)
+    assert run.lost < 110
+
+
+@pytest.mark.parametrize("block_seconds", [0.03, 0.3])
+def test_where_a_block_takes_long_there_are_few(memory: Location, block_seconds: float) -> None:
+    run = _Timed(memory, block_seconds=block_seconds)
+    for _ in range(10_000):
+        run.finish_task(after=0.01, seconds=0.01)
+    assert len(run.written) <= 3 + run.now / 2
+    assert run.now - run.written[-1] < 2.5
+
+
+def test_a_long_run_leaves_no_more_blocks_than_one_in_two_seconds(memory: Location) -> None:
+    run = _Timed(memory, block_seconds=0.0001)
+    for _ in range(10_000):
+        run.finish_task(after=0.1, seconds=0.2)
+    of_the_first = sum(1 for moment in run.written if moment <= 200)
+    assert of_the_first <= 350
+    assert len(run.written) - of_the_first <= 800 / 2 + 1
+
+
+def test_long_tasks_that_end_together_are_noted_at_once(memory: Location) -> None:
+    """Nothing else may happen for as long: a caller's own engine tells only of results."""
+    run = _Timed(memory, block_seconds=0.06)
+    for after in (600, 0.01, 0.01, 0.01):
+        run.finish_task(after=after, seconds=600)
+        assert run.lost == 0
+
+
+def test_long_tasks_of_very_many_workers_are_noted_together(memory: Location) -> None:
+    run = _Timed(memory, block_seconds=0.03)
+    for _ in range(2_000):
+        run.finish_task(after=0.1, seconds=100)
+    assert len(run.written) <= 3 + run.now / 2

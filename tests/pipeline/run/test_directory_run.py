@@ -203,6 +203,32 @@ def test_a_run_that_was_stopped_is_resumed(runs: Runs, after: int) -> None:
     assert runs.run().files == runs.run(resumes=True).files == 0
 
 
+def test_verifying_tells_a_run_that_did_not_come_to_sign_from_what_nobody_signs(runs: Runs) -> None:
+    create_key(other := runs.world.reference("another"), "ed25519", runs.world.credentials)
+    runs.stop(1)
+    with pytest.raises(NotTrustedError) as caught:
+        pc.verify(runs.sink, trust=[other])
+    assert ("--resume" in caught.value.hint) is runs.is_signed
+    runs.run(resumes=True)
+    fs, base = fsspec.core.url_to_fs(runs.sink)
+    if runs.is_signed:
+        assert not pc.verify(runs.sink, trust=[runs.world.reference("signing")], remember=False).findings
+        fs.rm(f"{base}/_pipecrypt/manifest.json")
+    with pytest.raises(NotTrustedError) as caught:
+        pc.verify(runs.sink, trust=[other])
+    assert "--resume" not in caught.value.hint
+
+
+def test_a_link_among_the_runs_makes_nothing_signed(signed: Runs, tmp_path: Path) -> None:
+    signed.stop(1)
+    directory = signed.world.out / "_pipecrypt"
+    (directory / "runs").rename(tmp_path / "elsewhere")
+    (directory / "runs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotTrustedError) as caught:
+        pc.verify(signed.sink, trust=[signed.world.reference("signing")])
+    assert "--resume" not in caught.value.hint
+
+
 def test_a_run_into_a_dataset_leaves_it_as_it_was_until_it_is_signed(runs: Runs) -> None:
     runs.run()
     before, data = runs.emails(), runs.data()

@@ -1,7 +1,9 @@
 """Write a run's journal: a new small file every few moments, because no object can be appended to.
 
 The first block appears before the first file of the run, `finished.json` when its version is signed and every file is
-at its place. What is not noted when a run is killed is done once more. Reading is left to history.
+at its place. What is not noted when a run is killed is done once more. So a run notes as often as that costs next to
+nothing: where it is cheap, some times a second at first, less often as the run gets longer, and every two seconds where
+it is not. Tasks that took long are noted at once. Reading is left to history.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from pipecrypt.storage.sink import open_sink
 __all__ = ["FINISHED", "Journal", "block_name"]
 
 FINISHED: Final = "finished.json"
-_FLUSH_SECONDS: Final = 2.0
+_FLUSH_SECONDS: Final = 2.0  # at the latest, whatever it costs
+_SOON_SECONDS: Final = 0.25  # at the soonest
+_SOON_PART: Final = 0.01  # of the run's time: what noting may take, and what may wait to be noted, as long as both hold
+_LONG_SECONDS: Final = 60.0  # of work wait for no interval: no event may come for as long
 _MAX_PATH_BYTES: Final = 2 << 20
 _JSON_BYTES: Final = 6  # at most, for a byte of a path that JSON escapes
 _QUOTE_BYTES: Final = 3  # two quotes and a comma; by them the number of paths is bounded too
@@ -65,7 +70,10 @@ class Journal:
         self._records: list[TaskRecord] = []
         self._clear: ClearColumns | None = None
         self._noted_clear: ClearColumns = frozenset()
-        self._flushed = clock()
+        self._began = self._flushed = clock()
+        self._notes = 0
+        self._noting_seconds = 0.0
+        self._waiting_seconds = 0.0  # of work
 
     def begin(self, replaces: Sequence[str] = (), clear: ClearColumns = frozenset()) -> None:
         """Note that the run begins, or goes on.
@@ -93,6 +101,7 @@ class Journal:
             clear: leaf columns that its files have in plaintext.
         """
         self._records.append(record)
+        self._waiting_seconds += sum(part.seconds for part in record.parts)
         new = frozenset(clear) - self._noted_clear
         if new:
             self._clear = new if self._clear is None else self._clear | new
@@ -101,9 +110,22 @@ class Journal:
 
     def flush_if_due(self) -> None:
         """Write what was noted, if it has waited long enough or is much."""
-        waited = self._clock() - self._flushed
-        if self._records and (waited >= _FLUSH_SECONDS or len(self._records) >= MAX_BLOCK_TASKS):
+        if self._records and self._is_due():
+            started = self._clock()
             self.flush()
+            self._notes += 1
+            self._noting_seconds += self._clock() - started
+
+    def _is_due(self) -> bool:
+        now = self._clock()
+        elapsed, waited = now - self._began, now - self._flushed
+        if waited >= _FLUSH_SECONDS or len(self._records) >= MAX_BLOCK_TASKS:
+            return True
+        # Later runs read all blocks. So neither rule below makes many more of them than the one above.
+        if self._waiting_seconds >= _LONG_SECONDS and self._notes * _FLUSH_SECONDS < elapsed:
+            return True
+        part = _SOON_PART * elapsed
+        return waited >= max(_SOON_SECONDS, part) and self._noting_seconds <= part
 
     def flush(self) -> None:
         """Write what was noted.
@@ -118,13 +140,17 @@ class Journal:
             self._clear = None
         while self._records:
             count = min(len(self._records), MAX_BLOCK_TASKS)
-            while not self._fits(self._records[:count]) and count > 1:
+            while (data := self._encoded(self._records[:count])) is None and count > 1:
                 count //= 2
-            if count == 1 and not self._fits(self._records[:1]) and len(self._records[0].parts) > 1:
+            if data is None and len(self._records[0].parts) > 1:
                 self._records[:1] = _halved(self._records[0])
                 continue
-            self._store(Block(self.header, self._sequence, tuple(self._records[:count])))
+            if data is None:
+                self._store(self._block(self._records[:1]))  # says why it does not fit
+            else:
+                self._write(data)
             self._records = self._records[count:]
+        self._waiting_seconds = 0.0
 
     def removes(self, paths: Sequence[str]) -> None:
         """Note what the run removes once its version is signed, after all that was not written yet."""
@@ -143,18 +169,24 @@ class Journal:
             sink.write(text.encode() + b"\n")
             sink.publish()
 
-    def _fits(self, records: Sequence[TaskRecord]) -> bool:
+    def _block(self, records: Sequence[TaskRecord]) -> Block:
+        return Block(self.header, self._sequence, tuple(records))
+
+    def _encoded(self, records: Sequence[TaskRecord]) -> bytes | None:
+        """Return the block that holds some records, or None where none can."""
         try:
-            encode_block(Block(self.header, self._sequence, tuple(records)))
+            return encode_block(self._block(records))
         except DocumentError:
-            return False
-        return True
+            return None
 
     def _store(self, block: Block) -> None:
         try:
             data = encode_block(block)
         except DocumentError as error:
             raise OutputError(f"the journal of run {self.header.run_id} cannot hold this: {error}") from error
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         with open_sink(self._place(block_name(self._sequence, self._seal.suffix)), overwrite=False) as sink:
             sink.write(self._seal.seal(data))
             sink.publish()
