@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
+from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import aligned, show
 from pipecrypt.cli.summaries import count, delimiter_word
 
@@ -28,12 +28,13 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Save the plan, for pipecrypt run --plan FILE.")
     ] = None,
+    accept_future: AcceptFuture = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> int:
     """Show what a run would do: files, keys, calls, conflicts; opens no key, and writes nothing to the sink."""
-    return show_plan(config, out=out)
+    return show_plan(config, out=out, accept_future=accept_future)
 
 
 def show_plan(

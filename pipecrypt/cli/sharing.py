@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
+from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.trust_options import Trust
 
@@ -79,6 +79,7 @@ def rotate(
     ] = None,
     trust: Trust = None,
     dataset_id: _DatasetIDs = None,
+    accept_future: AcceptFuture = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
@@ -97,6 +98,7 @@ def rotate(
         trust=trust or None,
         dataset_ids=dataset_id or (),
         credentials=credentials(),
+        accept_future_statement=accept_future,
     )
     show(summary, lambda: _rotate_lines(summary))
 

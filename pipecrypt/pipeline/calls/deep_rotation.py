@@ -57,6 +57,7 @@ class DeepRotation:
         also: key references that the new KEKs are wrapped for, too.
         sign: key references of the signing keys.
         dataset_ids: of the datasets that are meant, where the files are of several.
+        accepts_future: whether to follow a statement of a signer whose clock was ahead.
     """
 
     old: str
@@ -65,6 +66,7 @@ class DeepRotation:
     also: tuple[str, ...] = ()
     sign: tuple[str, ...] = ()
     dataset_ids: tuple[str, ...] = ()
+    accepts_future: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +227,9 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
         subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
         check_none_removed(subject, VersionMemory.of_user(os.environ))
         raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
-    options = SigningOptions(key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None)
+    options = SigningOptions(
+        key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None, accepts_future=wish.accepts_future
+    )
     signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))
     earlier = _read_earlier(place, signers)
     if earlier is not None:

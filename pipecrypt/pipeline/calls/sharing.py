@@ -138,6 +138,7 @@ def rotate(
     dataset_ids: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     credentials: Credentials | None = None,
+    accept_future_statement: bool = False,
 ) -> GrantSummary | DeepSummary:
     """Let a new master key open all that an old one opens; the old one still does, unless the rotation is deep.
 
@@ -157,13 +158,20 @@ def rotate(
         dataset_ids: as for `grant`.
         options: as for `grant`.
         credentials: as for `grant`.
+        accept_future_statement: for a deep rotation of what is signed: go on although the last signer's clock was
+            ahead; its time is not undercut.
 
     Raises:
         PipecryptError: as `grant`.
     """
     started = time.perf_counter()
     given = _opened(credentials)
-    place = _find(dataset, options, trust, given)
+    if not deep and (also or sign or accept_future_statement):
+        raise UsageError(
+            "also, sign and accept_future_statement belong to a deep rotation", hint="set deep, or leave them out"
+        )
+    # A reader's trust in the environment refuses what was signed in the future; the signing keys vouch for it here.
+    place = _find(dataset, options, () if accept_future_statement and trust is None else trust, given)
     if deep:
         wish = DeepRotation(
             old=old,
@@ -172,10 +180,9 @@ def rotate(
             also=listed_keys(also),
             sign=listed_keys(sign),
             dataset_ids=tuple(dataset_ids),
+            accepts_future=accept_future_statement,
         )
         return rotate_deeply(place, wish, given)
-    if also or sign:
-        raise UsageError("also and sign belong to a deep rotation", hint="set deep, or leave them out")
     return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), given)
 
 

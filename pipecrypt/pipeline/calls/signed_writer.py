@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from pipecrypt.context import new_dataset_id
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.next_version import FileSigning
-from pipecrypt.dataset.signing.records import SignedStatement
+from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.dataset.signing.unsigned_writes import check_outside_datasets, check_unsigned_file
 from pipecrypt.keys.credentials import Credentials
@@ -35,6 +36,7 @@ class SignedOutput:
         credentials: what opens the signing keys.
         overwrite: whether files and their statements may be replaced.
         is_numbered: whether there may be several files.
+        accepts_future: whether to follow a statement of a signer whose clock was ahead.
 
     Raises:
         UsageError: standard output cannot be signed, or the name cannot.
@@ -44,14 +46,23 @@ class SignedOutput:
     """
 
     def __init__(
-        self, policy: Policy, sink: Location, credentials: Credentials, *, overwrite: bool, is_numbered: bool
+        self,
+        policy: Policy,
+        sink: Location,
+        credentials: Credentials,
+        *,
+        overwrite: bool,
+        is_numbered: bool,
+        accepts_future: bool = False,
     ) -> None:
         """Open the signing keys, and look at the statements that are there."""
         check_signable_sink(policy, sink)
         self._signers: OpenSigners | None = None
         self._signing: FileSigning | None = None
         if not sink.is_standard_stream:
-            self._look(policy, sink, credentials, overwrite=overwrite, is_numbered=is_numbered)
+            options = policy.signing
+            options = None if options is None else replace(options, accepts_future=accepts_future)
+            self._look(options, sink, credentials, overwrite=overwrite, is_numbered=is_numbered)
         known = None if self._signing is None else self._signing.dataset_id
         self.dataset_id = known or new_dataset_id()
 
@@ -82,11 +93,16 @@ class SignedOutput:
         self.close()
 
     def _look(
-        self, policy: Policy, sink: Location, credentials: Credentials, *, overwrite: bool, is_numbered: bool
+        self,
+        options: SigningOptions | None,
+        sink: Location,
+        credentials: Credentials,
+        *,
+        overwrite: bool,
+        is_numbered: bool,
     ) -> None:
         check_outside_datasets(sink)
         files = sidecar_files(sink, is_numbered=is_numbered)
-        options = policy.signing
         if options is None:
             for file in files:
                 check_unsigned_file(file)

@@ -54,6 +54,7 @@ class ParquetWriter:
         overwrite: replace a file of that name.
         storage_options: for fsspec.
         credentials: what opens the keys; default: the environment of this process.
+        accept_future_statement: replace a signed file whose signer's clock was ahead; its time is not undercut.
 
     Attributes:
         schema: as given.
@@ -75,13 +76,22 @@ class ParquetWriter:
         overwrite: bool = False,
         storage_options: Mapping[str, object] | None = None,
         credentials: Credentials | None = None,
+        accept_future_statement: bool = False,
     ) -> None:
         """Open the keys and the sink; nothing is made before the first row group."""
         self.schema = schema
         self.summary: Summary | None = None
         self._started = time.perf_counter()
         self._key_values: dict[bytes, bytes] = {}
-        self._job = _Job(where, schema, policy, overwrite=overwrite, options=storage_options, credentials=credentials)
+        self._job = _Job(
+            where,
+            schema,
+            policy,
+            overwrite=overwrite,
+            options=storage_options,
+            credentials=credentials,
+            accepts_future=accept_future_statement,
+        )
         # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
         self._if_forgotten = weakref.finalize(self, self._job.abandon)
 
@@ -181,6 +191,7 @@ class _Job:
         overwrite: bool,
         options: Mapping[str, object] | None,
         credentials: Credentials | None,
+        accepts_future: bool,
     ) -> None:
         self._process = os.getpid()
         self._sink = Location.of(where, options)
@@ -190,7 +201,9 @@ class _Job:
         self._error: BaseException | None = None
         self._check(schema, policy)
         given = _credentials(credentials)
-        self._signed = SignedOutput(policy, self._sink, given, overwrite=overwrite, is_numbered=False)
+        self._signed = SignedOutput(
+            policy, self._sink, given, overwrite=overwrite, is_numbered=False, accepts_future=accepts_future
+        )
         try:
             self._session = _session(policy, given, self._signed.dataset_id)
             try:
@@ -282,6 +295,7 @@ def encrypt_batches(
     overwrite: bool = False,
     storage_options: Mapping[str, object] | None = None,
     credentials: Credentials | None = None,
+    accept_future_statement: bool = False,
 ) -> Summary:
     """Encrypt the batches of a reader into one file, or several of a size, and return the counts.
 
@@ -296,6 +310,7 @@ def encrypt_batches(
         overwrite: replace files of those names.
         storage_options: for fsspec.
         credentials: what opens the keys; default: the environment of this process.
+        accept_future_statement: replace signed files whose signer's clock was ahead; its time is not undercut.
 
     Raises:
         UsageError: the reader is none, or `max_file_bytes` no size.
@@ -308,7 +323,14 @@ def encrypt_batches(
     encoding = _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
     is_numbered = max_file_bytes is not None
-    with SignedOutput(policy, location, given, overwrite=overwrite, is_numbered=is_numbered) as signed_output:
+    with SignedOutput(
+        policy,
+        location,
+        given,
+        overwrite=overwrite,
+        is_numbered=is_numbered,
+        accepts_future=accept_future_statement,
+    ) as signed_output:
         dataset_id = signed_output.dataset_id
         spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
         with _session(policy, given, dataset_id) as session:

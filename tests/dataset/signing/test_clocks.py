@@ -14,7 +14,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.cli.main import main
 from pipecrypt.dataset.signing import signers
-from pipecrypt.errors import FutureStatementError, IntegrityError
+from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
 from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.statement import decode_statement
@@ -24,7 +24,7 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.storage.location import Location
-from tests.dataset.written import World
+from tests.dataset.written import World, people
 
 AHEAD = timedelta(minutes=15)
 
@@ -118,6 +118,73 @@ def test_a_single_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FutureStatementError):
         world.sign(**one)
     world.sign(accept_future_statement=True, **one)
+
+
+def test_a_writer_of_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, table = world.root / "one.parquet", people()
+    given = {"overwrite": True, "credentials": world.credentials}
+
+    def by_writer(**options: bool) -> None:
+        with pc.ParquetWriter(place, table.schema, world.policy(), **given, **options) as writer:  # type: ignore[arg-type]
+            writer.write_table(table)
+
+    def by_reader(**options: bool) -> None:
+        pc.encrypt_batches(table, place, world.policy(), **given, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        _set_clock(patch, AHEAD)
+        by_writer()
+    for number, write in enumerate((by_writer, by_reader), start=2):
+        with pytest.raises(FutureStatementError) as caught:
+            write()
+        assert "--accept-future-statement" in caught.value.hint
+        write(accept_future_statement=True)
+        version = decode_statement(parse_envelope(Path(f"{place}.sig.json").read_bytes()).payload).version
+        assert version == number
+
+
+def test_a_deep_rotation(early: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotate = ["rotate", str(early.out), "--from", early.reference("pii"), "--to", early.reference("other"), "--deep"]
+    rotate += ["--sign", early.reference("signing")]
+    for name, value in early.environ.items():
+        monkeypatch.setenv(name, value)
+    assert main(rotate) == 3
+    monkeypatch.setenv("PIPECRYPT_TRUST", early.reference("signing"))
+    assert main(rotate) == 3
+    assert main([*rotate, "--accept-future-statement"]) == 0
+    last = decode_statement(parse_envelope((early.out / MANIFEST_PATH).read_bytes()).payload)
+    assert last.version == 2
+    assert last.created > datetime.now(UTC) + AHEAD - timedelta(minutes=2)
+    with pytest.raises(UsageError):
+        pc.rotate(
+            early.out,
+            early.reference("other"),
+            early.reference("pii"),
+            accept_future_statement=True,
+            credentials=early.credentials,
+        )
+
+
+def test_a_plan_of_a_configuration(early: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = early.root / "c.yaml"
+    config.write_text(
+        f"""
+source: {{ url: {early.raw} }}
+sink: {{ url: {early.out} }}
+encrypt: {{ columns: [{{ match: email, key: pii }}], unlisted: plaintext }}
+keys: {{ pii: {early.reference("pii")} }}
+sign: {early.reference("signing")}
+run: {{ on_source_change: replace }}
+"""
+    )
+    for name, value in early.environ.items():
+        monkeypatch.setenv(name, value)
+    for command in (["plan", str(config)], ["run", str(config), "--dry-run"]):
+        assert main(command) == 3
+        assert main([*command, "--accept-future-statement"]) in {0, 5}
+    saved = early.root / "saved.plan"
+    assert main(["plan", str(config), "--out", str(saved), "--accept-future-statement"]) in {0, 5}
+    assert saved.exists()
 
 
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
