@@ -221,8 +221,7 @@ class Trust:
     def _refusal(self, given: int, votes: int, ignored: list[str], retired: tuple[str, ...]) -> NotTrustedError:
         if not given:
             return NotTrustedError("there is no signature")
-        if retired:
-            since = self._keys[retired[0]].retired
+        if retired and (since := self._keys[retired[0]].retired) is not None:
             shown = f"{_shown(retired[0])} signed it, and is retired since {utc_text(since)}"
             return NotTrustedError(
                 f"{votes} of {self.threshold} trusted parties signed; {shown}",
