@@ -133,6 +133,26 @@ def test_a_forged_grant_lets_nobody_destroy_the_only_key(run: Run, keyref: str, 
     assert "only grants claim that another key opens 1 of them" in done.out
 
 
+def test_a_true_grant_of_another_key_encryption_key_proves_nothing(
+    run: Run, people: Path, keyref: str, sealed: str
+) -> None:
+    """Its text opens, and somebody wrote it down once more, for a key encryption key that it does not hold."""
+    assert run("encrypt", people, "shared/", "--key", keyref).code == 0
+    assert run("grant", "shared", "--to", _OTHER, "--key", keyref).code == 0
+    true = json.loads(_grants("shared").read_text())["grants"][0]
+    _forge_grants(sealed, true["master_key"])
+    forged = json.loads(_grants(sealed).read_text())
+    for grant in forged["grants"]:
+        grant["wrapped"] = true["wrapped"]
+    _grants(sealed).write_text(json.dumps(forged))
+    before = Path("keys.json").read_bytes()
+
+    refused = run("keys", "destroy", keyref, "--dataset", sealed, "--yes")
+
+    assert (refused.code, Path("keys.json").read_bytes()) == (5, before)
+    assert "only grants claim" in refused.err
+
+
 def test_a_true_grant_is_proven_by_the_keystore_and_by_keys_elsewhere(
     run: Run, keyref: str, sealed: str, world: Path
 ) -> None:

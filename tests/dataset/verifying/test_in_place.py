@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipecrypt.dataset.verifying import verification
@@ -27,7 +29,7 @@ from pipecrypt.storage.process_identity import ProcessIdentity
 from pipecrypt.storage.sink_lock import SinkLock
 from pipecrypt.storage.tail import undo_place, write_undo
 from tests.dataset.verifying.test_verification import K, Watched, check, found
-from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, trusting
+from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, tree, trusting
 
 A, B, C = NAMES
 RUN = "20260131T120000Z-0123abcd"
@@ -97,6 +99,58 @@ def test_with_keys_it_is_the_same(dataset: Path, signed_world: SignedWorld) -> N
         check(dataset)
     assert FindingKind.NOT_IN_PLACE in {each.kind for each in caught.value.report.findings}
     assert caught.value.exit_code == 3
+
+
+def test_a_name_that_only_looks_the_same_is_another_place(dataset: Path) -> None:
+    """Two spellings of one name in Unicode are two files: neither stands in for the other."""
+    twin = unicodedata.normalize("NFD", B)
+    assert twin != B
+    staged = _stage(dataset, B)
+    staged.rename(staged.with_name(Path(twin).name))
+    assert found(dataset) == {(K.LEFT_OVER, f"{staged_path(RUN)}/{twin}")}
+    (dataset / B).rename(dataset / twin)
+    assert {(K.MISSING, B), (K.EXTRA, twin)} < found(dataset)
+    assert found(dataset / B) == {(K.MISSING, B)}
+    assert found(dataset / twin) == {(K.EXTRA, twin)}
+
+
+def test_a_second_name_of_the_signed_file_is_not_the_file(dataset: Path) -> None:
+    """A hard link has the bytes that were signed, but of another file, or at another place too."""
+    staged = _stage(dataset, B)
+    (dataset / B).unlink()
+    (dataset / B).hardlink_to(dataset / A)
+    assert found(dataset) == {(K.SWAPPED, B), (K.NOT_IN_PLACE, B)}
+    (dataset / B).unlink()
+    (dataset / B).hardlink_to(staged)
+    assert found(dataset) == {(K.LEFT_OVER, f"{staged_path(RUN)}/{B}")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_pipecrypt//z.parquet",
+        "_pipecrypt/../z.parquet",
+        f"{staged_path(LATER)}//z.parquet",
+        "_pipecrypt/lock/1.json/z.parquet",
+        "_PIPECRYPT//z.parquet",
+        "day=1/%2e%2e/z.parquet",
+        "a.parquet/",
+    ],
+)
+def test_an_object_under_a_name_that_no_file_can_have(dataset: Path, name: str) -> None:
+    """Object stores hold any name, and engines read whatever ends with that of a table."""
+    memory, root = fsspec.filesystem("memory"), f"/{dataset.parent.name}"
+    try:
+        for path, data in tree(dataset).items():
+            memory.pipe_file(f"{root}/{path}", data)
+        assert check(f"memory:/{root}").findings == ()
+        one = memory.store[f"{root}/{A}"]
+        memory.store[f"{root}/{name}"] = type(one)(memory, f"{root}/{name}", (dataset / A).read_bytes())
+        kind = K.UNEXPECTED if name.startswith("_pipecrypt") else K.EXTRA
+        assert (kind, name) in found(f"memory:/{root}")
+    finally:
+        for path in [each for each in memory.store if each.startswith(f"{root}/")]:
+            del memory.store[path]
 
 
 # ---- tables and other files below _pipecrypt ----
