@@ -20,6 +20,7 @@ __all__ = [
     "Publication",
     "exists",
     "is_directory",
+    "is_link",
     "new_token",
     "open_sink",
     "remove_leftovers",
@@ -77,6 +78,22 @@ def is_directory(location: Location) -> bool:
     remote = open_filesystem(location)
     with map_errors(f"cannot read {location.display}"):
         return (look_up(remote) or {}).get("type") == "directory"
+
+
+def is_link(location: Location) -> bool:
+    """Say whether a symbolic link is at `location`, whether or not the caller named it; other storages know none.
+
+    Raises:
+        LinkError: what leads to it is a link that the caller did not name.
+        StorageError: the storage refused or failed.
+    """
+    if location.is_standard_stream or not location.is_local:
+        return False
+    with map_errors(f"cannot read {location.display}"):
+        try:
+            return stat.S_ISLNK(own_status(location).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
 
 def exists(location: Location) -> bool:

@@ -20,7 +20,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipecrypt.errors import ConflictError, PipecryptError
+from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
+from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.history import sink_locking
 from pipecrypt.pipeline.run.directory_run import DirectoryRun
 from pipecrypt.testing.fault_proxy import FaultProxy, HeldBack, fault_proxy
@@ -98,10 +99,21 @@ def _change_again(shop: Shop) -> None:
     write_source(shop.raw, "day=2/c", 10, "parquet", "back")
 
 
-def _check(shop: Shop) -> None:
-    """The dataset is whole and is the second run's; nothing is left to do, nor left over."""
+def _check(shop: Shop, *, late: str = "") -> None:
+    """The dataset is whole and is the second run's; nothing is left to do, nor left over.
+
+    Args:
+        shop: with the dataset.
+        late: a file that the first run staged after the second one had ended: it is named until it is cleaned away.
+    """
     before = commitments(shop.files())
-    assert shop.verify() >= 1
+    if late:
+        with pytest.raises(VerificationError) as refused:
+            shop.verify()
+        findings = [(each.kind, each.path.rpartition("/staged/")[2]) for each in refused.value.report.findings]
+        assert findings == [(FindingKind.LEFT_OVER, late)]
+    else:
+        assert shop.verify() >= 1
     assert shop.plaintext() == shop.expected()
     again = shop.run()
     assert (again.files, again.removed, again.signed) == (0, (), ())
@@ -128,7 +140,7 @@ def _trial(network: Network, pattern: str, second: str, *, sabotage: str = "", c
         first.end()
     assert code == LOST, text
     assert text.startswith(("LockLostError", "ConflictError")), text
-    _check(network.shop)
+    _check(network.shop, late="day=3/d.parquet" if (pattern, status) == (STAGED, 200) else "")
     return status
 
 

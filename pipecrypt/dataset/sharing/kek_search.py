@@ -218,7 +218,10 @@ def _listed(place: Place, entry: FileEntry) -> SourceFile:
     location = place.files.location(f"{place.path}/{entry.path}")
     found = pin_regular(location, entry.path)
     if found is None:
-        raise SourceNotFoundError(f"{location.display} does not exist, though the manifest lists it")
+        raise SourceNotFoundError(
+            f"{location.display} does not exist, though the manifest lists it",
+            hint="if a run was stopped here, run again with --resume; pipecrypt verify names all that is missing",
+        )
     return found
 
 

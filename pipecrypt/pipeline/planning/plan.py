@@ -13,7 +13,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.documents import DocumentError
-from pipecrypt.errors import ConflictError, SinkNotEmptyError, UsageError
+from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
 from pipecrypt.pipeline.planning.output_names import check_output_names
@@ -36,7 +36,7 @@ from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs
 from pipecrypt.storage.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
-from pipecrypt.storage.sink import is_directory, new_token, sink_is_empty
+from pipecrypt.storage.sink import is_directory, is_link, new_token, sink_is_empty
 from pipecrypt.storage.sink_lock import HeldLock
 from pipecrypt.storage.source import read_start
 
@@ -197,6 +197,12 @@ def _is_single_file(request: EncryptRequest | DecryptRequest, sources: Sequence[
     # A glob or a directory that happens to hold one file does not count: tomorrow it may hold two.
     is_one_file = len(sources) == 1 and sources[0].location == request.source
     is_named = is_one_file and not sink.names_directory and not is_directory(sink)
+    if is_one_file and not is_named and not sink.names_directory and is_link(sink):
+        # Whoever can write beside an output could put it in the output's place.
+        raise LinkError(
+            f"{sink.display} is a symbolic link to a directory",
+            hint=f"to write into that directory, end its name with a slash: {sink.display}/",
+        )
     if sink.is_standard_stream and not is_one_file:
         raise UsageError(f"{len(sources)} files cannot go to standard output", hint="name one file, or a directory")
     if request.source.is_standard_stream and not is_named:

@@ -184,6 +184,35 @@ def test_outputs_are_not_written_through_links(sink: Sink, place: str) -> None:
     assert sink.state() == before
 
 
+@pytest.mark.parametrize("command", ["encrypt", "decrypt"])
+def test_one_output_is_not_written_into_a_directory_behind_a_link(world: World, command: str) -> None:
+    """The name that was given is that of a file; the link was put there by whoever can write beside it."""
+    source, given = world.raw / "a.parquet", {"overwrite": True, "credentials": world.credentials}
+    if command == "decrypt":
+        pc.encrypt(source, world.root / "sealed/a.parquet", Policy({"email": world.key}), credentials=world.credentials)
+        source = world.root / "sealed/a.parquet"
+    (world.root / "home").mkdir()
+    precious = world.root / "home/a.parquet"
+    precious.write_bytes(b"precious")
+    world.out.mkdir()
+    (world.out / "a.parquet").symlink_to(world.root / "home")
+
+    def act(sink: str) -> None:
+        if command == "encrypt":
+            pc.encrypt(source, sink, Policy({"email": world.key}), **given)
+        else:
+            pc.decrypt(source, sink, [world.key], **given)
+
+    for sink in (f"{world.out}/a.parquet", f"file://{world.out}/a.parquet"):
+        with pytest.raises(LinkError) as caught:
+            act(sink)
+        assert f"{world.out}/a.parquet/" in str(caught.value.hint)
+    assert precious.read_bytes() == b"precious"
+    assert (world.out / "a.parquet").is_symlink()
+    act(f"{world.out}/a.parquet/")
+    assert precious.read_bytes() != b"precious"
+
+
 def _forge(sink: Sink, **members: object) -> None:
     """Add what anybody can add to a journal that nobody signs."""
     block = next(iter(sorted(sink.run_directories()[-1].glob("parts-*"))))
