@@ -123,6 +123,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
     try:
         policy = Policy(
             columns=_columns(loaded),
+            optional=_optional(loaded),
             default=_reference(loaded, encrypt.default),
             unlisted=encrypt.unlisted,
             clear_metadata=encrypt.clear_metadata,
@@ -158,6 +159,13 @@ def _columns(loaded: LoadedConfig) -> dict[str, str]:
                 problem = PolicyError(f"{pattern!r} stands under two keys", hint="remove one of the two")
                 raise _at(loaded, path, problem)
     return columns
+
+
+def _optional(loaded: LoadedConfig) -> list[str]:
+    """Return the patterns that no entry requires."""
+    entries = loaded.model.encrypt.columns
+    required = {pattern for entry in entries if not entry.optional for pattern in entry.match}
+    return [pattern for entry in entries for pattern in entry.match if pattern not in required]
 
 
 def _reference(loaded: LoadedConfig, name: str | None) -> str | None:

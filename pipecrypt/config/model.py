@@ -99,6 +99,7 @@ class ColumnsModel(_Model):
 
     match: _Patterns = Field(description="names, nested paths (customer.email), roots (customer) or globs (card_*)")
     key: _Text = Field(description="one of the names under `keys`")
+    optional: bool = Field(default=False, description="whether files may lack them; else each file has all of them")
 
 
 class EncryptModel(_Model):

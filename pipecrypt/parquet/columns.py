@@ -113,19 +113,22 @@ def match_columns(pattern: str, leaves: Sequence[LeafColumn], what: str) -> list
     Raises:
         ColumnNotFoundError: none; suggests the nearest names.
     """
-    is_glob = not _GLOB_CHARACTERS.isdisjoint(pattern)
-    found = [index for index, leaf in enumerate(leaves) if _is_named(leaf, pattern, is_glob=is_glob)]
+    found = [index for index, leaf in enumerate(leaves) if _matches(pattern, leaf)]
     if found:
         return found
-    if is_glob:
+    if _is_glob(pattern):
         raise ColumnNotFoundError(f"{what}: the glob {pattern!r} matches no column")
     raise ColumnNotFoundError(f"{what} has no column {pattern!r}", hint=_did_you_mean(pattern, leaves))
 
 
-def _is_named(leaf: LeafColumn, pattern: str, *, is_glob: bool) -> bool:
+def _is_glob(pattern: str) -> bool:
+    return not _GLOB_CHARACTERS.isdisjoint(pattern)
+
+
+def _matches(pattern: str, leaf: LeafColumn) -> bool:
     if leaf.dotted == pattern or leaf.dotted.startswith(pattern + "."):
         return True
-    return is_glob and any(fnmatchcase(name, pattern) for name in _prefixes(leaf.path))
+    return _is_glob(pattern) and any(fnmatchcase(name, pattern) for name in _prefixes(leaf.path))
 
 
 def _prefixes(path: tuple[str, ...]) -> Iterable[str]:
@@ -155,21 +158,39 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
     """Return each leaf's master key reference, or None where it stays in plaintext.
 
     Raises:
-        ColumnNotFoundError: a rule matches nothing.
+        ColumnNotFoundError: a rule that is not optional matches nothing; or none of them does, so that nothing would be
+            encrypted.
         PolicyError: two rules give one column different keys.
         UnlistedColumnError: a column would stay in plaintext, and the policy refuses that.
     """
     chosen: list[ColumnRule | None] = [None] * len(leaves)
     for rule in policy.rules:
-        for index in match_columns(rule.pattern, leaves, what):
+        for index in _matched(rule, leaves, what):
             other = chosen[index]
             if other is not None and other.key_reference != rule.key_reference:
                 raise _two_keys(leaves[index], other, rule, what)
             chosen[index] = rule
+    if policy.default is None and not any(chosen):
+        raise ColumnNotFoundError(
+            f"{what} has none of the optional columns: nothing of it would be encrypted",
+            hint="list a column that every file has, or give a default key",
+        )
     if policy.refuses_unlisted and policy.default is None and None in chosen:
         unlisted = leaves[chosen.index(None)].dotted
         raise UnlistedColumnError(f"{what}: column {unlisted!r} is not listed", hint=_REFUSED_HINT)
     return tuple(policy.default if rule is None else rule.key_reference for rule in chosen)
+
+
+def covers(policy: EncryptionPolicy, path: tuple[str, ...]) -> bool:
+    """Say whether a leaf column is encrypted in every file that has it."""
+    leaf = LeafColumn(path, _TYPE_NAMES[0])
+    return policy.default is not None or any(_matches(rule.pattern, leaf) for rule in policy.rules)
+
+
+def _matched(rule: ColumnRule, leaves: Sequence[LeafColumn], what: str) -> list[int]:
+    if rule.is_optional:
+        return [index for index, leaf in enumerate(leaves) if _matches(rule.pattern, leaf)]
+    return match_columns(rule.pattern, leaves, what)
 
 
 def _two_keys(leaf: LeafColumn, first: ColumnRule, second: ColumnRule, what: str) -> PolicyError:

@@ -49,10 +49,12 @@ class ColumnRule:
     Args:
         pattern: a leaf path (`customer.email`), a root (`customer`), or a glob.
         key_reference: the master key for the columns that it matches.
+        is_optional: a file may have no column that it matches.
     """
 
     pattern: str
     key_reference: str
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,3 +61,18 @@ def test_a_plan_tells_who_would_sign(tmp_path: Path) -> None:
         "sha256",
         172_800,
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "optional"),
+    [
+        ("[{match: [a, b], key: pii}]", ()),
+        ("[{match: a, key: pii}, {match: [ssn, 'card_*'], key: pii, optional: true}]", ("ssn", "card_*")),
+        ("[{match: [a, ssn], key: pii}, {match: [ssn, b], key: pii, optional: true}]", ("b",)),
+        ("[{match: [a, ssn], key: pii, optional: true}, {match: a, key: pii, optional: false}]", ("ssn",)),
+    ],
+)
+def test_an_entry_may_be_optional(tmp_path: Path, columns: str, optional: tuple[str, ...]) -> None:
+    policy = _build(tmp_path, _GOOD.replace("default: pii", f"columns: {columns}")).policy
+    assert policy.optional == optional
+    assert {rule.pattern for rule in policy.engine_policy().rules if rule.is_optional} == set(optional)

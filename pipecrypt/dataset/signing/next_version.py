@@ -54,6 +54,7 @@ class DatasetSigning:
         signers: opened before, and wiped by their owner.
         earlier: the version that the sink holds, from `read_earlier_dataset`.
         replaces: says of a path below the sink whether this run may write or remove it.
+        covers: says of a leaf column whether each file of this run that has it encrypts it.
 
     Raises:
         ConflictError: the sink holds files that nobody signs, or lacks some that stay.
@@ -61,12 +62,19 @@ class DatasetSigning:
     """
 
     def __init__(
-        self, sink: Location, signers: OpenSigners, earlier: EarlierVersion | None, *, replaces: Callable[[str], bool]
+        self,
+        sink: Location,
+        signers: OpenSigners,
+        earlier: EarlierVersion | None,
+        *,
+        replaces: Callable[[str], bool],
+        covers: Callable[[tuple[str, ...]], bool],
     ) -> None:
         """Look at what the sink holds."""
         self._sink = sink
         self._signers = signers
         self._earlier = earlier
+        self._covers = covers
         found = sizes_below(sink)
         entries = () if self._earlier is None else self._earlier.entries
         self._stays = tuple(entry for entry in entries if not replaces(entry.path))
@@ -87,6 +95,11 @@ class DatasetSigning:
     def staying_promise(self) -> PromisedPolicy | None:
         """What was promised of files that this run leaves as they are; None where it leaves none."""
         return self._earlier.manifest.policy if self._earlier is not None and self._stays else None
+
+    def stays_without(self, path: tuple[str, ...]) -> bool:
+        """Say whether no file that stays has a leaf column in plaintext, as far as its version noted that."""
+        clear = None if self._earlier is None else self._earlier.clear_columns
+        return clear is not None and path not in clear
 
     def add(self, files: Iterable[SignableFile]) -> None:
         """Note files that were published."""
@@ -153,7 +166,9 @@ class DatasetSigning:
         if not self._promises and self.staying_promise is not None:
             return self.staying_promise  # files were removed, and none was added
         promise = add_promises(tuple(self._promises))
-        return promise if self.staying_promise is None else continue_promise(self.staying_promise, promise)
+        if self.staying_promise is None:
+            return promise
+        return continue_promise(self.staying_promise, promise, lacks_earlier=self.stays_without, lacks_new=self._covers)
 
     def _check_digests(self) -> None:
         digest = self._signers.options.digest

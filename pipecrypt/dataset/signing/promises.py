@@ -5,8 +5,8 @@ A sum promises of each column what every file keeps: where it is encrypted in on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, UsageError
@@ -16,7 +16,12 @@ from pipecrypt.parquet.policy import EncryptionPolicy
 __all__ = ["add_promises", "check_columns", "check_frame", "continue_promise"]
 
 _KeyIDs = tuple[str, ...]
+_Path: TypeAlias = tuple[str, ...]
 _HINT: Final = "encrypt into another sink, or replace all files of this one in one run"
+
+
+def _never(path: _Path) -> bool:
+    return False
 
 
 def add_promises(promises: Sequence[PromisedPolicy]) -> PromisedPolicy:
@@ -40,8 +45,22 @@ def add_promises(promises: Sequence[PromisedPolicy]) -> PromisedPolicy:
     return _sum(promises, {path: _union(promise.keys_of(path) for promise in promises) for path in paths}, has_others)
 
 
-def continue_promise(earlier: PromisedPolicy, new: PromisedPolicy) -> PromisedPolicy:
+def continue_promise(
+    earlier: PromisedPolicy,
+    new: PromisedPolicy,
+    *,
+    lacks_earlier: Callable[[_Path], bool] = _never,
+    lacks_new: Callable[[_Path], bool] = _never,
+) -> PromisedPolicy:
     """Return the promise of files that stay as they are and of new files beside them.
+
+    A column that one of the two promises does not list may be in plaintext in its files, unless it is told otherwise.
+
+    Args:
+        earlier: of files that stay.
+        new: of new files.
+        lacks_earlier: says of a leaf column whether no file that stays has it in plaintext.
+        lacks_new: the same of new files.
 
     Raises:
         ConflictError: there is none: the footer or a column is treated differently.
@@ -52,7 +71,7 @@ def continue_promise(earlier: PromisedPolicy, new: PromisedPolicy) -> PromisedPo
     columns = {}
     for path in {column.path for promise in (earlier, new) for column in promise.columns}:
         keys = (earlier.keys_of(path), new.keys_of(path))
-        if None in keys:
+        if (keys[0] is None and not lacks_earlier(path)) or (keys[1] is None and not lacks_new(path)):
             where = "the new files" if keys[0] is None else "the files that stay"
             raise ConflictError(f"column {'.'.join(path)!a} is promised to be encrypted only in {where}", hint=_HINT)
         columns[path] = _union(keys)
@@ -75,18 +94,21 @@ def check_frame(earlier: PromisedPolicy, policy: EncryptionPolicy) -> None:
             raise ConflictError(f"{what} is another than that of the files that stay in the sink", hint=_HINT)
 
 
-def check_columns(earlier: PromisedPolicy, columns: Iterable[tuple[tuple[str, ...], bool]]) -> None:
+def check_columns(
+    earlier: PromisedPolicy, columns: Iterable[tuple[_Path, bool]], *, lacks_earlier: Callable[[_Path], bool] = _never
+) -> None:
     """Pass if columns are encrypted exactly where the promise says so.
 
     Args:
         earlier: of files that stay.
         columns: leaf columns of new files, and whether each will be encrypted.
+        lacks_earlier: says of a leaf column whether no file that stays has it in plaintext.
 
     Raises:
         ConflictError: one is not, or one is although the files that stay may have it in plaintext.
     """
     for path, is_sealed in columns:
-        if is_sealed != (earlier.keys_of(path) is not None):
+        if is_sealed != (earlier.keys_of(path) is not None) and not (is_sealed and lacks_earlier(path)):
             before, now = ("in plaintext", "encrypted") if is_sealed else ("encrypted", "in plaintext")
             what = f"column {'.'.join(path)!a} would be {now}, but was promised to be {before} in the files that stay"
             raise ConflictError(what, hint=_HINT)

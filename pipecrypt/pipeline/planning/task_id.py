@@ -16,7 +16,7 @@ __all__ = ["task_id"]
 _VERSION: Final = 1
 # Which dataset the output belongs to says nothing about what is done: a resumed run continues the dataset it finds. Nor
 # does what is refused.
-_LEFT_OUT: Final = frozenset({"dataset_id", "refuses_unlisted"})
+_LEFT_OUT: Final = frozenset({"dataset_id", "refuses_unlisted", "is_optional"})
 _LATER: Final = {"clear_notes": "strip"}  # options that are newer than the ids: left out of them at their defaults
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 

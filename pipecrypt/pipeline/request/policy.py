@@ -48,6 +48,7 @@ class Policy:
         unlisted: what becomes of columns that are not listed: `plaintext`; `encrypt`, under `default`, or where there
             is none under the one key of all columns; or `refuse`, which fails. Without it they go out in plaintext, but
             one that other files of the run, or earlier ones in the sink, do not have in plaintext stops the run.
+        optional: those of `columns` that a file need not have. Without it, each must match a column of every file.
         clear_metadata: what becomes of key-value metadata that tells of encrypted columns beside a plaintext footer,
             such as bounds, defaults and labels: `strip` it from the entries of well-known writers, `drop` all entries
             of others too, `refuse` the file, or `keep` it readable. What goes is kept sealed, and decrypted again.
@@ -77,6 +78,7 @@ class Policy:
     bind_path: bool = True
     mode: str = Mode.COLUMNS.value
     unlisted: str | None = None
+    optional: Sequence[str] = ()
     clear_metadata: str = ClearNotes.STRIP.value
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
@@ -92,12 +94,14 @@ class Policy:
             hint = 'write columns={"email": "keystore://./keys.json#pii"}'
             raise PolicyError("the columns of a policy map each name to a key reference", hint=hint)
         object.__setattr__(self, "columns", dict(self.columns or {}))
-        object.__setattr__(self, "also", _listed(self.also))
+        object.__setattr__(self, "also", _listed(self.also, "also", "key references"))
+        object.__setattr__(self, "optional", _listed(self.optional, "optional", "columns"))
         object.__setattr__(self, "sign", listed_signing_keys(self.sign) or None)
         for pattern, reference in (self.columns or {}).items():
             # A column may have an empty name: one that no file has is refused as every other is.
             _check_text(pattern, "a column's name", is_empty_allowed=True)
             _check_text(reference, f"the key reference of column {pattern}")
+        self._check_optional()
         self._check_unlisted()
         for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
             check_key_reference(reference)
@@ -145,6 +149,11 @@ class Policy:
             return next(iter((self.columns or {}).values()), None)
         return self.default
 
+    def _check_optional(self) -> None:
+        strange = next((each for each in self.optional if each not in (self.columns or {})), None)
+        if strange is not None:
+            raise PolicyError(f"optional names {strange!r}, which columns does not", hint="list it there, with its key")
+
     def _check_unlisted(self) -> None:
         if self.unlisted is None:
             return
@@ -172,7 +181,10 @@ class Policy:
         """
         signing = self.signing
         return EncryptionPolicy(
-            rules=tuple(ColumnRule(pattern, reference) for pattern, reference in (self.columns or {}).items()),
+            rules=tuple(
+                ColumnRule(pattern, reference, is_optional=pattern in self.optional)
+                for pattern, reference in (self.columns or {}).items()
+            ),
             default=self._default(),
             footer=FooterMode.ENCRYPTED if self.is_chunks else _choose(FooterMode, self.footer, "footer"),
             data_keys=_choose(KeyScope, self.data_keys, "data_keys"),
@@ -185,9 +197,9 @@ class Policy:
         )
 
 
-def _listed(value: object) -> tuple[str, ...]:
+def _listed(value: object, name: str, what: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-        raise PolicyError(f"also is {value!r}, but must be a list of key references", hint="write also=[...]")
+        raise PolicyError(f"{name} is {value!r}, but must be a list of {what}", hint=f"write {name}=[...]")
     return tuple(value)
 
 

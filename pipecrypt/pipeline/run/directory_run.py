@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
@@ -28,6 +29,7 @@ from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
+from pipecrypt.parquet.columns import covers
 from pipecrypt.pipeline.history.journal.block import RunHeader, TaskRecord
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.sink_locking import locked_sink
@@ -92,6 +94,7 @@ class DirectoryRun:
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
         self._ours = OwnFiles(state.sink, header.dataset_id)
+        self._policy = request.policy.engine_policy()
         self._signing = self._open_signing(overwrites=request.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
@@ -264,9 +267,11 @@ class DirectoryRun:
             state.signers,
             state.earlier,
             replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
+            covers=partial(covers, self._policy),
         )
         if signing.staying_promise is not None:
-            check_promise(self.decision.changes.to_do, signing.staying_promise, self._columns)
+            todo, without = self.decision.changes.to_do, signing.stays_without
+            check_promise(todo, signing.staying_promise, self._columns, without)
         return signing
 
     def _known_paths(self) -> set[str]:

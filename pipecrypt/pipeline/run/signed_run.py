@@ -6,7 +6,7 @@ Statements and what stands in their way are left to dataset, files to task.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -89,13 +89,19 @@ def open_signed_run(
         raise AssertionError("a directory is written by a run of its own kind")
 
 
-def check_promise(tasks: Sequence[Task], promise: PromisedPolicy, columns: PlannedColumns) -> None:
+def check_promise(
+    tasks: Sequence[Task],
+    promise: PromisedPolicy,
+    columns: PlannedColumns,
+    lacks_earlier: Callable[[tuple[str, ...]], bool],
+) -> None:
     """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
 
     Args:
         tasks: what is to be done.
         promise: of the files that stay.
         columns: of all their sources.
+        lacks_earlier: says of a leaf column whether no file that stays has it in plaintext.
 
     Raises:
         ConflictError: there is such a file or column.
@@ -110,4 +116,4 @@ def check_promise(tasks: Sequence[Task], promise: PromisedPolicy, columns: Plann
         if columns.seen.problem is not None:
             raise columns.seen.problem
         for schema in columns.seen.schemas:
-            check_columns(promise, schema)
+            check_columns(promise, schema, lacks_earlier=lacks_earlier)

@@ -60,6 +60,24 @@ def test_no_column_is_promised_two_things(new: PromisedPolicy) -> None:
             continue_promise(one, other)
 
 
+def test_a_column_that_only_new_files_or_only_those_that_stay_have() -> None:
+    one, both = promise({"a": ("k",)}), promise({"a": ("k",), "b": ("l",)})
+
+    def is_b(path: tuple[str, ...]) -> bool:
+        return path == ("b",)
+
+    assert continue_promise(one, both, lacks_earlier=is_b) == both
+    assert continue_promise(both, one, lacks_new=is_b) == both
+    for wrong in ({"lacks_new": is_b}, {"lacks_earlier": lambda path: path == ("a",)}):
+        with pytest.raises(ConflictError):
+            continue_promise(one, both, **wrong)
+    with pytest.raises(ConflictError):
+        continue_promise(both, one, lacks_earlier=is_b)
+    check_columns(one, [(("b",), True)], lacks_earlier=is_b)
+    with pytest.raises(ConflictError):  # in plaintext, where it was promised to be encrypted
+        check_columns(both, [(("b",), False)], lacks_earlier=is_b)
+
+
 def test_a_statement_holds_so_many_keys() -> None:
     keys = [tuple(sorted(f"k{index:03}" for index in range(start, start + 40))) for start in (0, 40)]
     total = continue_promise(promise({"a": keys[0]}), promise({"a": keys[0]}))

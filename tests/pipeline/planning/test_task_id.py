@@ -28,6 +28,10 @@ def test_the_same_work_has_the_same_id() -> None:
     other_dataset = replace(_OPERATION, dataset_id="another")
     moved = replace(_SOURCE, location=Location("/elsewhere/a.parquet"), mode=0o600)
     assert task_id(_SOURCE, "a.parquet", _OPERATION) == task_id(moved, "a.parquet", other_dataset)
+    optional = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii", is_optional=True),))
+    assert task_id(_SOURCE, "a.parquet", replace(_OPERATION, policy=optional)) == task_id(
+        _SOURCE, "a.parquet", _OPERATION
+    )
 
 
 @pytest.mark.parametrize(
