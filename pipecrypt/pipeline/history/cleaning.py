@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,7 +29,7 @@ from pipecrypt.manifest.paths import (
     parse_run_id,
     run_path,
 )
-from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_header, read_run
+from pipecrypt.pipeline.history.journal.history import FoundRun, find_runs, read_blocks, read_header
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.sink_locking import check_unlocked, locked_sink
 from pipecrypt.storage.exclusive import remove_file
@@ -133,6 +133,7 @@ class _Cleaning:
         self._listed: frozenset[str] = frozenset()
         self._run: str | None = None
         self._found: dict[str, SourceFile] = {}
+        self._files_of: dict[str, list[str]] = {}  # what is in the directory of each run, by run id
 
     def carry_out(self) -> CleanSummary:
         """Look, and remove; the caller holds the lock."""
@@ -141,12 +142,15 @@ class _Cleaning:
             self._entries, self._run = version.entries, version.run
             self._listed = frozenset(entry.path for entry in version.entries)
         self._found = dict(self._look())
+        self._files_of = _by_run(self._found)
         put_in_place = self._put_in_place()
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
-        old = [run for run in dead if run.run_id < last_finished or self._is_past(parse_run_id(run.run_id))]
-        kept = [run for run in dead if run not in old]
+        old, kept = list[FoundRun](), list[FoundRun]()
+        for run in dead:
+            is_old = run.run_id < last_finished or self._is_past(parse_run_id(run.run_id))
+            (old if is_old else kept).append(run)
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
@@ -177,34 +181,34 @@ class _Cleaning:
         if self._run is None:
             return False
         prefix = run_path(self._run, "staged/")
-        is_due = any(path.startswith(prefix) and path[len(prefix) :] in self._listed for path in self._found)
+        staged = (path for path in self._files_of.get(self._run, ()) if path.startswith(prefix))
+        is_due = any(path[len(prefix) :] in self._listed for path in staged)
         if is_due and not self._is_dry_run:
             finish_version(self._sink, self._run, self._entries)
         return is_due
 
     def _of_runs(self, old: list[FoundRun], runs: tuple[FoundRun, ...]) -> Iterator[str]:
         """Yield what the runs left: their own directories, and data files that never became part of anything."""
-        datasets: set[str] = set()
+        datasets = {dataset_id for run in old for dataset_id in self._dataset_of(run)}
+        if datasets:
+            needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
+            for path, file in self._found.items():
+                if path not in needed and not is_reserved(path) and dataset_id_of(file) in datasets:
+                    yield path
+        # The journal goes last: what it leads to must not be left without it.
         for run in old:
-            datasets.update(self._dataset_of(run))
-            # The journal goes last: what it leads to must not be left without it.
-        needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
-        for path, file in self._found.items():
-            if path not in needed and not is_reserved(path) and datasets and dataset_id_of(file) in datasets:
-                yield path
-        for run in old:
-            prefix = run_path(run.run_id, "")
-            yield from (path for path in self._found if path.startswith(prefix))
+            yield from self._files_of.get(run.run_id, ())
 
     def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
         """Yield what is staged by finished runs whose version is not the one that is there, and attempts of all."""
         for run in runs:
-            if run.is_finished or run.run_id == self._run:
+            files, is_current = self._files_of.get(run.run_id, ()), run.run_id == self._run
+            if run.is_finished or is_current:
                 late = attempts_path(run.run_id) + "/"
-                yield from (path for path in self._found if path.startswith(late))
-            prefix = run_path(run.run_id, "staged/")
-            if run.is_finished and run.run_id != self._run:
-                yield from (path for path in self._found if path.startswith(prefix))
+                yield from (path for path in files if path.startswith(late))
+            if run.is_finished and not is_current:
+                prefix = run_path(run.run_id, "staged/")
+                yield from (path for path in files if path.startswith(prefix))
 
     def _dataset_of(self, run: FoundRun) -> Iterator[str]:
         # A journal that was damaged leads to the files of its run all the same.
@@ -213,16 +217,13 @@ class _Cleaning:
             yield header.dataset_id
 
     def _noted(self, run: FoundRun) -> Iterator[str]:
-        past = self._read(run)
-        for record in () if past is None else past.records.values():
-            yield from (part.path for part in record.parts)
-
-    def _read(self, run: FoundRun) -> PastRun | None:
+        """Yield the files that are there and that a run noted, up to where its journal is damaged."""
         try:
-            return read_run(self._sink, run, UncheckedSeal.of(run.blocks))
+            for block in read_blocks(self._sink, run, UncheckedSeal.of(run.blocks)):
+                paths = (part.path for record in block.records for part in record.parts)
+                yield from (path for path in paths if path in self._found)
         except IntegrityError as error:
             _log.warning("%s", error.message)
-            return None
 
     def _temporary(self) -> Iterator[str]:
         """Yield temporary files and probes that are older than the grace period; locks go with their holders."""
@@ -240,3 +241,15 @@ class _Cleaning:
     def _is_past(self, moment: datetime) -> bool:
         # Without a grace period everything is over, whatever clocks say.
         return self._grace <= timedelta() or moment < self._now - self._grace
+
+
+def _by_run(found: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files below the directory of each run; what lies in the place of such a directory is in none."""
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    prefix = f"{RUNS_DIRECTORY}/"
+    for path in found:
+        if path.startswith(prefix):
+            run_id, _, name = path.removeprefix(prefix).partition("/")
+            if name:
+                files[run_id].append(path)
+    return dict(files)

@@ -5,9 +5,10 @@ Looked at once, while the lock of the sink is held. What a run does about it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Protocol
 
 from pipecrypt.clock import utc_now
@@ -18,8 +19,17 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
-from pipecrypt.pipeline.history.journal.block import TaskRecord
-from pipecrypt.pipeline.history.journal.history import FoundRun, PastRun, find_runs, read_run
+from pipecrypt.pipeline.history.journal.allowance import Allowance, memory_of
+from pipecrypt.pipeline.history.journal.block import Block, TaskRecord
+from pipecrypt.pipeline.history.journal.history import (
+    FoundRun,
+    PastRun,
+    fetch_ahead,
+    find_runs,
+    joined,
+    read_blocks,
+    read_run,
+)
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import Seal
 from pipecrypt.storage.inventory import take_inventory
@@ -29,7 +39,9 @@ from pipecrypt.storage.sink import sink_is_empty
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
 
-_READ_AT_ONCE: Final = 8
+# What is kept of a file besides its path, and of a task: objects of some 50 bytes each, and entries of dictionaries.
+_FILE_BYTES: Final = 260
+_TASK_BYTES: Final = 290
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +139,30 @@ class PastRuns:
 
         Raises:
             IntegrityError: a block is not as its run wrote it.
+            ConflictError: they note more than may be kept in memory.
             StorageError: the storage refused or failed.
         """
-        runs = find_runs(sink)
+        runs, allowance = find_runs(sink), Allowance(sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
-        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of)
+        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of, allowance)
         is_over = last is not None and _is_over(last, version)
         unfinished = None if last is None or is_over or not _has_written(sink, last) else last
-        if is_signed:
-            finished: tuple[PastRun, ...] = ()
-            done = {} if version is None else _signed_files(version.entries)
-        else:
-            finished = _read_all(sink, [run for run in runs if run.is_finished], seal_of)
-            done = _done_by(finished)
+        finished = _FinishedRuns(allowance)
+        if not is_signed:
+            finished.read(sink, (run for run in runs if run.is_finished), seal_of)
+        elif version is not None:
+            finished.done = _signed_files(version.entries)
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
             over=last if is_over else None,
             adopted={} if unfinished is None else _adopted(sink, unfinished),
-            done=done,
+            done=finished.done,
             going=last.removes
             if last is not None and version is not None and last.header.run_id == version.run
             else (),
-            dataset_id=finished[-1].header.dataset_id if finished else None,
-            clear_columns=_clear_columns(finished, unfinished),
+            dataset_id=finished.dataset_id,
+            clear_columns=_clear_columns(finished.clear, unfinished),
         )
 
     def check_finished(self) -> None:
@@ -179,16 +191,11 @@ def _has_written(sink: Location, past: PastRun) -> bool:
     return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
 
 
-def _last(sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> PastRun | None:
-    found = (read_run(sink, run, seal_of(run)) for run in reversed(runs) if run.blocks)
+def _last(
+    sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal], allowance: Allowance
+) -> PastRun | None:
+    found = (read_run(sink, run, seal_of(run), allowance) for run in reversed(runs) if run.blocks)
     return next((past for past in found if past is not None), None)
-
-
-def _read_all(sink: Location, runs: Sequence[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> tuple[PastRun, ...]:
-    """Read what many runs noted, several at once: each takes a few requests."""
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-journals") as threads:
-        read = threads.map(lambda run: read_run(sink, run, seal_of(run)), runs)
-        return tuple(past for past in read if past is not None)
 
 
 def _is_over(past: PastRun, version: KnownVersion | None) -> bool:
@@ -213,12 +220,11 @@ def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
     return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
 
 
-def _clear_columns(finished: Iterable[PastRun], unfinished: PastRun | None) -> ClearColumns | None:
-    noted = [past.clear for past in finished if past.clear is not None]
+def _clear_columns(finished: ClearColumns | None, unfinished: PastRun | None) -> ClearColumns | None:
     # One that was killed before it noted a column may have noted no more than that it began.
-    if unfinished is not None and unfinished.clear:
-        noted.append(unfinished.clear)
-    return frozenset[tuple[str, ...]]().union(*noted) if noted else None
+    if unfinished is None or not unfinished.clear:
+        return finished
+    return unfinished.clear if finished is None else finished | unfinished.clear
 
 
 def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
@@ -236,12 +242,75 @@ def _signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
     return {entry.path: DoneFile(entry.task_id or "", entry.size_bytes) for entry in entries}
 
 
-def _done_by(runs: Iterable[PastRun]) -> dict[str, DoneFile]:
-    """Return what runs have noted, the first begun first, by path."""
-    done: dict[str, DoneFile] = {}
-    for past in runs:
-        for record in past.records.values():
-            done |= {part.path: DoneFile(record.task_id, part.sink_bytes) for part in record.parts}
-        for path in past.removes:
-            done.pop(path, None)
-    return done
+class _FinishedRuns:
+    """What runs that finished have noted, the first begun first; of each one no more is kept than who follows asks.
+
+    Args:
+        allowance: what may be kept.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        """Nothing is read yet."""
+        self._allowance = allowance
+        self.done: dict[str, DoneFile] = {}
+        self.dataset_id: str | None = None
+        self._clear: set[tuple[str, ...]] | None = None
+        self._clear_bytes = 0
+
+    @property
+    def clear(self) -> ClearColumns | None:
+        """Leaf columns that files have in plaintext; None where that was not noted."""
+        return None if self._clear is None else frozenset(self._clear)
+
+    def read(self, sink: Location, runs: Iterable[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> None:
+        """Take what these runs have noted.
+
+        Raises:
+            IntegrityError: a block is not as its run wrote it.
+            ConflictError: they note more than may be kept.
+            StorageError: the storage refused or failed.
+        """
+        runs = tuple(runs)
+        with fetch_ahead(sink, runs, seal_of) as fetch:
+            for run in runs:
+                self._take(run.run_id, read_blocks(sink, run, seal_of(run), fetch))
+
+    def _take(self, run_id: str, blocks: Iterable[Block]) -> None:
+        tasks: dict[str, tuple[tuple[str, DoneFile], ...]] = {}
+        removes: list[str] = []
+        before, kept = self._allowance.kept_bytes, -self._clear_bytes
+        for record in joined(self._charged(run_id, blocks, removes)):
+            self._allowance.charge(run_id, _TASK_BYTES + sum(_cost(part.path) for part in record.parts))
+            files = ((part.path, DoneFile(record.task_id, part.sink_bytes)) for part in record.parts)
+            tasks[record.task_id] = tuple(files)
+        for path, file in chain.from_iterable(tasks.values()):
+            kept += 0 if path in self.done else _cost(path)
+            self.done[path] = file
+        for path in removes:
+            if self.done.pop(path, None) is not None:
+                kept -= _cost(path)
+        kept += self._clear_bytes
+        self._allowance.give_back(self._allowance.kept_bytes - before - kept)
+
+    def _charged(self, run_id: str, blocks: Iterable[Block], removes: list[str]) -> Iterator[Block]:
+        for block in blocks:
+            begun = [record for record in block.records if record.has_more]  # waits for its end
+            self._allowance.charge(run_id, memory_of(begun) + sum(map(_cost, block.removes)))
+            removes.extend(block.removes)
+            self.dataset_id = block.header.dataset_id
+            if block.clear is not None:
+                self._add_clear(run_id, block.clear)
+            yield block
+
+    def _add_clear(self, run_id: str, columns: ClearColumns) -> None:
+        self._clear = set() if self._clear is None else self._clear
+        new = columns - self._clear
+        count = 2 * memory_of([new])  # twice: they are given away as another set
+        self._allowance.charge(run_id, count)
+        self._clear_bytes += count
+        self._clear |= new
+
+
+def _cost(path: str) -> int:
+    """Return what a file takes that is kept: its path, what is known of it, and its places among others."""
+    return sys.getsizeof(path) + _FILE_BYTES

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.documents import Document, DocumentError, parse_document
+from pipecrypt.documents import Document, DocumentError, check_parts, parse_document
 from pipecrypt.manifest.clear_columns import ClearColumns, decode_clear_columns, encode_clear_columns
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
@@ -141,6 +141,7 @@ def decode_block(data: bytes) -> Block:
     lines = data.split(b"\n")
     if len(data) > MAX_BLOCK_BYTES or lines.pop() or not lines:
         raise DocumentError("the block is too long, empty or cut off")
+    check_parts(data)  # of all lines together: each alone may have more parts than its size explains, if they are few
     documents = [parse_document(line, max_bytes=MAX_BLOCK_BYTES) for line in lines]
     first, rest = documents[0], documents[1:]
     promises = [_promise(document) for document in rest if "promise" in document]

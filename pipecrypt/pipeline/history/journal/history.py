@@ -1,21 +1,26 @@
 """Read what earlier runs noted about themselves. Acting on it is left to the driver.
 
-What lies there may have been written by anybody. Names and sizes are bounded; blocks count only if the seal opens them.
+What lies there may have been written by anybody. Names, sizes and what is kept of all of it are bounded; blocks count
+only if the seal opens them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from itertools import islice
+from typing import Final, TypeAlias
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
+from pipecrypt.pipeline.history.journal.allowance import Allowance, memory_of
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name
 from pipecrypt.pipeline.history.journal.seal import Seal
@@ -23,8 +28,12 @@ from pipecrypt.storage.inventory import refuse_links, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
 
-__all__ = ["FoundRun", "PastRun", "find_runs", "read_header", "read_run"]
+__all__ = ["FoundRun", "PastRun", "fetch_ahead", "find_runs", "joined", "read_blocks", "read_header", "read_run"]
 
+# Gives the bytes at a place, up to so many; None where nothing is.
+Fetch: TypeAlias = Callable[[Location, int], bytes | None]
+_FETCHED_AT_ONCE: Final = 8
+_RECORD_BYTES: Final = 100  # of its entry among others
 _BLOCK: Final = re.compile(r"parts-(?P<sequence>\d{6,9})(?P<suffix>\.jsonl?)", re.ASCII)
 _DEPTH: Final = 2  # <run id>/<name>: what a run staged lies deeper
 _HINT: Final = "pipecrypt clean removes what unfinished runs left; then run again"
@@ -88,31 +97,31 @@ def find_runs(sink: Location) -> tuple[FoundRun, ...]:
     )
 
 
-def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
+def read_run(sink: Location, run: FoundRun, seal: Seal, allowance: Allowance | None = None) -> PastRun | None:
     """Return what a run noted, or None where it was killed before it noted anything.
 
-    What holds when it returns: 1. the seal opens each block, 2. each is the one that its name says, of this run, and
-    none is missing in between, 3. all have the same header.
+    Args:
+        sink: the directory.
+        run: which one.
+        seal: opens its blocks.
+        allowance: what may be kept, of this run and others; default: of this one.
 
     Raises:
         IntegrityError: a block is not as the run wrote it.
+        ConflictError: it notes more than may be kept.
         StorageError: the storage refused or failed.
     """
+    allowance = allowance or Allowance(sink)
     blocks: list[Block] = []
-    for name in run.blocks:
-        place = sink.child(run_path(run.run_id, name))
-        block = _read(place, seal)  # 1
-        expected = len(blocks)
-        if block.sequence != expected or name != block_name(expected, seal.suffix):
-            raise IntegrityError(f"{place.display} is not block {expected} of its journal", hint=_HINT)  # 2
-        if block.header.run_id != run.run_id or block.header != (blocks or [block])[0].header:
-            raise IntegrityError(f"{place.display} is of another run than its journal", hint=_HINT)  # 2, 3
+    for block in read_blocks(sink, run, seal):
+        if not seal.is_trusted:
+            allowance.charge(run.run_id, memory_of([block]) + _RECORD_BYTES * len(block.records))
         blocks.append(block)
     if not blocks:
         return None
     return PastRun(
         header=blocks[0].header,
-        records=_joined(blocks),
+        records={record.task_id: record for record in joined(blocks)},
         removes=tuple(path for block in blocks for path in block.removes),
         replaces=tuple(path for block in blocks for path in block.replaces),
         next_sequence=len(blocks),
@@ -120,28 +129,75 @@ def read_run(sink: Location, run: FoundRun, seal: Seal) -> PastRun | None:
     )
 
 
-def _joined(blocks: Iterable[Block]) -> dict[str, TaskRecord]:
-    """Return what is known of each task; nothing of one whose last record was never written."""
-    whole: dict[str, TaskRecord] = {}
-    begun: TaskRecord | None = None
+def read_blocks(sink: Location, run: FoundRun, seal: Seal, fetch: Fetch = read_small_file) -> Iterator[Block]:
+    """Yield the blocks of a run, one in memory at a time.
+
+    What holds of each: 1. the seal opens it, 2. it is the one that its name says, of this run, and none is missing
+    before it, 3. it has the same header as those before.
+
+    Args:
+        sink: the directory.
+        run: which one.
+        seal: opens its blocks.
+        fetch: gives the bytes of each block, in order.
+
+    Raises:
+        IntegrityError: a block is not as the run wrote it.
+        StorageError: the storage refused or failed.
+    """
+    header: RunHeader | None = None
+    for expected, name in enumerate(run.blocks):
+        place = sink.child(run_path(run.run_id, name))
+        block = _opened(place, seal, fetch)  # 1
+        if block.sequence != expected or name != block_name(expected, seal.suffix):
+            raise IntegrityError(f"{place.display} is not block {expected} of its journal", hint=_HINT)  # 2
+        header = header or block.header
+        if block.header.run_id != run.run_id or block.header != header:
+            raise IntegrityError(f"{place.display} is of another run than its journal", hint=_HINT)  # 2, 3
+        yield block
+
+
+@contextmanager
+def fetch_ahead(sink: Location, runs: Iterable[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> Iterator[Fetch]:
+    """Yield, once, what fetches the blocks of these runs in their order, several at once: each takes a request."""
+    wanted = ((sink.child(run_path(run.run_id, name)), seal_of(run)) for run in runs for name in run.blocks)
+    with ThreadPoolExecutor(_FETCHED_AT_ONCE, thread_name_prefix="pipecrypt-journals") as threads:
+        waiting: deque[Future[bytes | None]] = deque()
+
+        def fetch(place: Location, max_bytes: int) -> bytes | None:
+            for next_place, seal in islice(wanted, _FETCHED_AT_ONCE - len(waiting)):
+                waiting.append(threads.submit(read_small_file, next_place, seal.max_bytes))
+            return waiting.popleft().result()
+
+        yield fetch
+
+
+def joined(blocks: Iterable[Block]) -> Iterator[TaskRecord]:
+    """Yield the record of each task that was done, whole; nothing of one whose last record was never written."""
+    begun: list[TaskRecord] = []
     for block in blocks:
         if not block.records:
-            begun = None  # the run went on after a stop: whoever wrote the first half writes no second one
+            begun = []  # the run went on after a stop: whoever wrote the first half writes no second one
         for record in block.records:
-            joined = record if begun is None or begun.task_id != record.task_id else _with_rest(begun, record)
-            begun = joined if record.has_more else None
-            if begun is None:
-                whole[record.task_id] = joined
-    return whole
+            if begun and begun[0].task_id != record.task_id:
+                begun = []
+            begun.append(record)
+            if not record.has_more:
+                yield record if len(begun) == 1 else _as_one(begun)
+                begun = []
+
+
+def _as_one(records: Sequence[TaskRecord]) -> TaskRecord:
+    return replace(
+        records[-1],
+        parts=tuple(part for record in records for part in record.parts),
+        signable=tuple(file for record in records for file in record.signable),
+    )
 
 
 def _clear(blocks: Iterable[Block]) -> ClearColumns | None:
     noted = [block.clear for block in blocks if block.clear is not None]
     return frozenset[tuple[str, ...]]().union(*noted) if noted else None
-
-
-def _with_rest(begun: TaskRecord, rest: TaskRecord) -> TaskRecord:
-    return replace(rest, parts=begun.parts + rest.parts, signable=begun.signable + rest.signable)
 
 
 def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -> RunHeader | None:
@@ -157,15 +213,15 @@ def read_header(sink: Location, run: FoundRun, seal_of: Callable[[str], Seal]) -
     """
     for name in run.blocks:
         with contextlib.suppress(IntegrityError):
-            header = _read(sink.child(run_path(run.run_id, name)), seal_of(name)).header
+            header = _opened(sink.child(run_path(run.run_id, name)), seal_of(name)).header
             if header.run_id == run.run_id:
                 return header
     return None
 
 
-def _read(place: Location, seal: Seal) -> Block:
+def _opened(place: Location, seal: Seal, fetch: Fetch = read_small_file) -> Block:
     try:
-        stored = read_small_file(place, seal.max_bytes)
+        stored = fetch(place, seal.max_bytes)
         if stored is None:
             raise IntegrityError(f"{place.display} was removed while it was read", hint=_HINT)
         return decode_block(seal.open(stored))

@@ -18,10 +18,17 @@ JOURNAL_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
 
 
 class Seal(Protocol):
-    """How blocks are stored."""
+    """How blocks are stored.
+
+    Attributes:
+        suffix: of their names.
+        max_bytes: the most that one takes.
+        is_trusted: whether it opens those only that keys of the caller's, or keys that it trusts, have signed.
+    """
 
     suffix: str
     max_bytes: int
+    is_trusted: bool
 
     def seal(self, block: bytes) -> bytes:
         """Return what is stored."""
@@ -39,6 +46,7 @@ class PlainSeal:
 
     suffix = ".jsonl"
     max_bytes = MAX_BLOCK_BYTES
+    is_trusted = False
 
     def seal(self, block: bytes) -> bytes:
         """Return the block."""
@@ -58,6 +66,7 @@ class SignedSeal:
 
     suffix = ".json"
     max_bytes = MAX_ENVELOPE_BYTES
+    is_trusted = True
 
     def __init__(self, signers: OpenSigners) -> None:
         """Keep the signers."""
@@ -78,6 +87,8 @@ class UncheckedSeal:
     Args:
         suffix: of the blocks.
     """
+
+    is_trusted = False
 
     def __init__(self, suffix: str) -> None:
         """Keep the suffix."""

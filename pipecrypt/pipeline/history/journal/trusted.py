@@ -50,6 +50,7 @@ class _TrustedSeal:
 
     suffix = SignedSeal.suffix
     max_bytes = MAX_ENVELOPE_BYTES
+    is_trusted = True
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
