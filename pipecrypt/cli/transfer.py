@@ -174,30 +174,30 @@ def encrypt(
         source=Location(source),
         sink=Location(sink),
         policy=policy,
-        reading=Reading(
-            format=given,
-            delimiter=None if delimiter is None else _DELIMITER_WORDS.get(delimiter, delimiter),
-            encoding=encoding,
-            types=_types(types or []),
-            on_bad_rows=on_bad_rows.value,
-        ),
+        reading=Reading(format=given, on_bad_rows=on_bad_rows.value, **_text_options(delimiter, encoding, types)),
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
-        run=_run_options(accept_future),
+        run=_run_options(accepts_future=accept_future),
     )
     _carry_out(request, credentials())
 
 
-def _run_options(accept_future: bool) -> RunOptions:
+def _run_options(*, accepts_future: bool) -> RunOptions:
     from pipecrypt.pipeline.request.run_options import RunOptions
 
-    return RunOptions(accepts_future_statement=accept_future)
+    return RunOptions(accepts_future_statement=accepts_future)
 
 
 def _batches(batch_rows: int | None) -> dict[str, Any]:
     """Return what a policy takes about row groups."""
     return {} if batch_rows is None else {"batch_rows": batch_rows}
+
+
+def _text_options(delimiter: str | None, encoding: str | None, types: list[str] | None) -> dict[str, Any]:
+    """Return what a reading takes about text formats."""
+    given = None if delimiter is None else _DELIMITER_WORDS.get(delimiter, delimiter)
+    return {"delimiter": given, "encoding": encoding, "types": _types(types or [])}
 
 
 def _types(values: list[str]) -> dict[str, str]:

@@ -299,7 +299,7 @@ def open_dataset(
         keys: key references; default: those in PIPECRYPT_KEYS. Only these are ever used, whatever the files say.
         trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
             PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
-        threshold: how many different keys must have signed.
+        threshold: how many of them must have signed; each that `trust` names has one vote.
         verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
             the digest of every whole file, before its first byte is used. "off": none of it, and no warning.
         min_version: lowest version of the dataset that is accepted.

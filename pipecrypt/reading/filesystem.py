@@ -54,7 +54,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         keys: key references; default: those in PIPECRYPT_KEYS, separated by white space. Only these are ever used.
         trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
             PIPECRYPT_TRUST, separated by white space. With any, files are shown only as they were signed.
-        threshold: how many different keys must have signed.
+        threshold: how many of them must have signed; each that `trust` names has one vote.
         verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
             the digest of every whole file, before its first byte is shown. "off": none of it, and no warning.
         min_version: lowest version of a dataset that is accepted.

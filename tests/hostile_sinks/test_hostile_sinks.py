@@ -120,18 +120,20 @@ def _try(world: World, state: Path, command: str, path: str, plant: str, idle_by
     return None if problem is None else f"{command}, {plant} at {path}: {problem}: {answer.stderr[:300]!r}"
 
 
+def _problems(world: World, state: Path, command: str, idle_bytes: int, *, every: bool) -> list[str]:
+    """Plant at each path that a command uses, one thing after the other, and return what went wrong."""
+    cases = [
+        (path, plant) for path in _touched(world, state, command) for plant in _plants_at(path, command, every=every)
+    ]
+    assert cases
+    return list(filter(None, (_try(world, state, command, path, plant, idle_bytes) for path, plant in cases)))
+
+
 @pytest.mark.parametrize(("state", "command"), _QUICK)
 def test_nothing_planted_is_followed_or_believed(
     state: str, command: str, world: World, states: dict[str, Path], idle_bytes: int
 ) -> None:
-    cases = [
-        (path, plant)
-        for path in _touched(world, states[state], command)
-        for plant in _plants_at(path, command, every=False)
-    ]
-    assert cases
-    problems = [_try(world, states[state], command, path, plant, idle_bytes) for path, plant in cases]
-    assert not list(filter(None, problems))
+    assert not _problems(world, states[state], command, idle_bytes, every=False)
 
 
 @pytest.mark.long
@@ -141,13 +143,7 @@ def test_nothing_planted_is_followed_or_believed(
 def test_nothing_of_any_kind_planted_is_followed_or_believed(
     state: str, command: str, world: World, states: dict[str, Path], idle_bytes: int
 ) -> None:
-    cases = [
-        (path, plant)
-        for path in _touched(world, states[state], command)
-        for plant in _plants_at(path, command, every=True)
-    ]
-    problems = [_try(world, states[state], command, path, plant, idle_bytes) for path, plant in cases]
-    assert not list(filter(None, problems))
+    assert not _problems(world, states[state], command, idle_bytes, every=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,7 +15,7 @@ from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.parquet.view import PlaintextView
-from tests.parquet.test_view import SomeKeys
+from tests.parquet.test_view import SomeKeys, read_file
 from tests.parquet.world import decrypt, encrypt
 
 _COLUMNS, _GROUPS = 230, 10
@@ -68,36 +68,11 @@ def test_columns_whose_key_is_missing(plain: bytes, footer: FooterMode, digest: 
         else:
             assert shown[name].equals(true[name])
     with PlaintextView(MemorySource(sealed, "x"), keys=keys) as view:
-        file = pq.ParquetFile(pa.PythonFile(_File(view), mode="r"))
+        file = read_file(view, pre_buffer=False)
         readable = [name for index, name in enumerate(true.column_names) if index not in locked]
         assert file.read(columns=readable).equals(true.select(readable))
         with pytest.raises(AccessError):
             view.check_column(7)
-
-
-class _File(io.RawIOBase):
-    def __init__(self, view: PlaintextView) -> None:
-        super().__init__()
-        self._view, self._at = view, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._view.size_bytes)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        length = self._view.size_bytes - self._at if size < 0 else min(size, self._view.size_bytes - self._at)
-        data = bytes(self._view.read_range(self._at, length))
-        self._at += length
-        return data
 
 
 def test_inspecting_it(plain: bytes) -> None:

@@ -69,8 +69,8 @@ class OneBuffer(MemorySource):
         return memoryview(self._buffer)[:length]
 
 
-def read_file(view: PlaintextView) -> pq.ParquetFile:
-    return pq.ParquetFile(pa.PythonFile(_Seekable(view), mode="r"), pre_buffer=True)
+def read_file(view: PlaintextView, *, pre_buffer: bool = True) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.PythonFile(_Seekable(view), mode="r"), pre_buffer=pre_buffer)
 
 
 class _Seekable(io.RawIOBase):

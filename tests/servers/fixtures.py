@@ -6,6 +6,7 @@ A test that works on any S3 server asks for `s3_server` and runs on each. Where 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -18,27 +19,17 @@ def moto_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]
     pytest.importorskip("boto3")
     pytest.importorskip("moto.server")
     from tests.servers.moto_s3 import moto_s3  # noqa: PLC0415
-    from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
 
-    try:
-        with moto_s3(tmp_path_factory.mktemp("moto")) as server:
-            yield server
-    except ServerDidNotStart as error:
-        pytest.skip(f"moto: {error}")
+    yield from _running("moto", moto_s3(tmp_path_factory.mktemp("moto")))
 
 
 @pytest.fixture(scope="session")
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Return a running `S3Server`: SeaweedFS."""
     pytest.importorskip("boto3")
-    from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
     from tests.servers.seaweedfs import seaweedfs  # noqa: PLC0415
 
-    try:
-        with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-            yield server
-    except ServerDidNotStart as error:
-        pytest.skip(f"SeaweedFS: {error}")
+    yield from _running("SeaweedFS", seaweedfs(tmp_path_factory.mktemp("weed")))
 
 
 @pytest.fixture(params=["moto_s3_server", "seaweedfs_server"], ids=["moto", "seaweedfs"])
@@ -53,13 +44,8 @@ def fake_gcs_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]
     """Return a running `BlobStore`: fake-gcs-server."""
     pytest.importorskip("boto3")
     from tests.servers.blob_stores import fake_gcs  # noqa: PLC0415
-    from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
 
-    try:
-        with fake_gcs(tmp_path_factory.mktemp("gcs")) as store:
-            yield store
-    except ServerDidNotStart as error:
-        pytest.skip(f"fake-gcs-server: {error}")
+    yield from _running("fake-gcs-server", fake_gcs(tmp_path_factory.mktemp("gcs")))
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +53,16 @@ def azurite_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Return a running `BlobStore`: Azurite."""
     pytest.importorskip("boto3")
     from tests.servers.blob_stores import azurite  # noqa: PLC0415
+
+    yield from _running("Azurite", azurite(tmp_path_factory.mktemp("azurite")))
+
+
+def _running(name: str, server: AbstractContextManager[object]) -> Iterator[object]:
+    """Yield a server while it runs; skip what asks for it where it cannot start."""
     from tests.servers.s3_server import ServerDidNotStart  # noqa: PLC0415
 
     try:
-        with azurite(tmp_path_factory.mktemp("azurite")) as store:
-            yield store
+        with server as started:
+            yield started
     except ServerDidNotStart as error:
-        pytest.skip(f"Azurite: {error}")
+        pytest.skip(f"{name}: {error}")

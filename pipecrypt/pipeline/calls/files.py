@@ -102,7 +102,7 @@ def decrypt(
         keys: key references; only these are ever used, whatever the files say.
         trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
             PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
-        threshold: how many different keys must have signed.
+        threshold: how many of them must have signed; each that `trust` names has one vote.
         verify: "read": statement, list of files and footers are checked, and the data as it is decrypted. "full": also
             the digest of every whole file, before it is decrypted. "off": none of it, and no warning.
         min_version: lowest version of the dataset that is accepted.
