@@ -229,11 +229,8 @@ def _check_links(
 
 
 def _removed_for_writer(files: SmallFiles, path: str) -> NotTrustedError:
-    name = files.display(path)
-    return NotTrustedError(
-        f"{name} is not signed any more: a version of it was accepted before, and its statement is gone",
-        hint=f"if you removed it yourself: pipecrypt verify --forget {name}, then run again",
-    )
+    anew = f"if you removed it yourself: pipecrypt verify --forget {files.display(path)}, then run again"
+    return NotTrustedError(removed(files, path).message, hint=anew)
 
 
 def _took_over(files: SmallFiles, path: str, root: str) -> IntegrityError:
