@@ -4,7 +4,8 @@ Run: python -m benchmarks.reading
 
 Every read runs in turn, several rounds, and the medians are compared: all columns, and single columns. "Kept" reads
 through a file system that has opened the file before, as a second read in one process does; "new" includes opening the
-keys and the footer. Bytes are those fetched from the storage in the first read of a file system.
+keys and the footer. Bytes are those fetched from the storage in the first read of a file system. The second table reads
+the whole plaintext of a signed file, in each of the ways to check it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -26,6 +28,8 @@ from benchmarks.keystore import new_key_file
 COLUMNS = ("l_orderkey", "l_linenumber", "l_returnflag", "l_shipdate", "l_shipmode", "l_comment", "l_extendedprice")
 # What the project promises: at most so many times the time of reading the plaintext file.
 ALL_TARGET, ONE_TARGET = 1.5, 2.0
+MODES = ("off", "read", "full")
+_PIECE_BYTES = 4 << 20
 
 
 class Reads:
@@ -90,7 +94,8 @@ def main() -> None:
     try:
         source = make_input(scratch, arguments.scale)
         _encrypt(source, scratch)
-        lines = _measure(Reads(scratch), arguments)
+        lines = [] if arguments.only_checked else [*_measure(Reads(scratch), arguments), ""]
+        lines += _checked(source, scratch, arguments.rounds)
     finally:
         shutil.rmtree(scratch)
     report = "\n".join(lines)
@@ -104,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="TPC-H scale factor")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--all-rounds", type=int, default=3, help="rounds of reading all columns")
+    parser.add_argument("--only-checked", action="store_true", help="only the second table")
     memory = Path("/dev/shm")  # noqa: S108  # a memory file system, so that disks are not what is measured
     parser.add_argument("--scratch", default=str(memory) if memory.is_dir() else None)
     parser.add_argument("--output", help="write the report to this file, too")
@@ -171,6 +177,42 @@ def _opening(rounds: int) -> str:
         if view is None:
             raise AssertionError("the file is encrypted")
     return f"Opening the encrypted file: {statistics.median(samples) * 1e3:.0f} ms, its keys included."
+
+
+def _checked(source: Path, scratch: Path, rounds: int) -> list[str]:
+    """Return a table of what reading a signed file takes in each mode, the file system and its keys new each time."""
+    import pipecrypt as pc
+    from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.keys.services.keystore.making import create_key
+
+    key, signing = (f"keystore://{scratch}/keys.json#{name}" for name in ("bench", "signing"))
+    create_key(signing, "ed25519", Credentials.from_environment())
+    signed = scratch / "signed.parquet"
+    pc.encrypt(str(source), str(signed), pc.Policy(default=key, sign=signing))
+    samples: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
+    for _ in range(rounds):
+        for mode, runs in samples.items():
+            runs.append(_read_whole(str(signed), key, signing, mode))
+    cpu = {mode: statistics.median(run[1] for run in runs) for mode, runs in samples.items()}
+    lines = ["| whole signed file, verify= | seconds | CPU seconds | x off |", "|---|---:|---:|---:|"]
+    for mode, runs in samples.items():
+        seconds = statistics.median(run[0] for run in runs)
+        lines.append(f"| {mode} | {seconds:.2f} | {cpu[mode]:.2f} | {cpu[mode] / cpu['off']:.2f} |")
+    return lines
+
+
+def _read_whole(path: str, key: str, signing: str, mode: str) -> tuple[float, float]:
+    from pipecrypt.reading.filesystem import PipecryptFileSystem
+
+    gc.collect()
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    trust = None if mode == "off" else [signing]
+    fs = PipecryptFileSystem(keys=[key], trust=trust, verify=mode, skip_instance_cache=True)
+    with fs.open(path) as file:
+        while file.read(_PIECE_BYTES):
+            pass
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What do many small files, and a very large one, take? Run: python -m benchmarks.scale [--files 10000]
 
 Small files: seconds of planning, of the run and of a repeated run with nothing to do, and the overhead for each file.
-The large file is written with few distinct bytes, planned and run in parts by two workers. Peak memory of this process
-and of its largest worker is printed after each step.
+The large file is written with few distinct bytes, planned and run in parts by two workers; `--gigabytes 0` leaves it
+out. CPU seconds, of workers too, and peak memory of this process and of its largest worker are printed for each step.
 """
 
 from __future__ import annotations
@@ -30,16 +30,22 @@ from pipecrypt.storage.location import Location
 
 _Result = TypeVar("_Result")
 _SPLIT_BYTES = 1 << 30
+_PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def _timed(what: str, call: Callable[[], _Result]) -> tuple[_Result, float]:
-    began = time.perf_counter()
+    began, cpu_before = time.perf_counter(), _cpu_seconds()
     result = call()
-    seconds = time.perf_counter() - began
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    print(f"{what:34} {seconds:8.2f} s   peak {here} MiB here, {workers} MiB in the largest worker", flush=True)
+    seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu_before
+    here, workers = (resource.getrusage(who).ru_maxrss // 1024 for who in _PROCESSES)
+    memory = f"peak {here} MiB here, {workers} MiB in the largest worker"
+    print(f"{what:34} {seconds:8.2f} s {cpu:8.2f} s of CPU   {memory}", flush=True)
     return result, seconds
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in _PROCESSES]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _request(source: Path, sink: Path, key: str, split_bytes: int | None) -> EncryptRequest:
@@ -89,12 +95,17 @@ def main() -> None:
         _, seconds = _timed("run, two workers", lambda: run(request, credentials=credentials))
         print(f"  {1000 * seconds / given.files:.2f} ms for each file")
         _timed("run again, nothing to do", lambda: run(request, credentials=credentials))
-        large = _request(_large_file(root, given.gigabytes), root / "out-large", key, _SPLIT_BYTES)
-        size = (root / "large/0.parquet").stat().st_size
-        report, _ = _timed(f"plan of one file of {size / 1e9:.1f} GB", lambda: report_plan(large))
-        print(f"  {report.to_do} tasks")
-        _, seconds = _timed("run, two workers", lambda: run(large, credentials=credentials))
-        print(f"  {size / 1e6 / seconds:,.0f} MB/s")
+        if given.gigabytes:
+            _measure_large_file(root, given.gigabytes, key, credentials)
+
+
+def _measure_large_file(root: Path, gigabytes: float, key: str, credentials: Credentials) -> None:
+    large = _request(_large_file(root, gigabytes), root / "out-large", key, _SPLIT_BYTES)
+    size = (root / "large/0.parquet").stat().st_size
+    report, _ = _timed(f"plan of one file of {size / 1e9:.1f} GB", lambda: report_plan(large))
+    print(f"  {report.to_do} tasks")
+    _, seconds = _timed("run, two workers", lambda: run(large, credentials=credentials))
+    print(f"  {size / 1e6 / seconds:,.0f} MB/s")
 
 
 if __name__ == "__main__":
