@@ -2,7 +2,7 @@
 
 import sys
 
-from pipecrypt.cli.main import main
+from pipecrypt.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

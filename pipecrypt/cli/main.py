@@ -7,9 +7,12 @@ The commands are left to their files, which import what they call only when they
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -34,6 +37,7 @@ __all__ = ["app", "main"]
 _PROGRAM = "pipecrypt"
 _FAILED = 1
 _INTERRUPTED = 130
+_STOPS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 # Plain help: the same in every locale, width and log, and no rich to import.
 app = typer.Typer(
@@ -66,11 +70,12 @@ def _root(
     pass
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, mask: Iterable[int] | None = None) -> int:
     """Run the command line and return the exit code.
 
     Args:
         arguments: without the program's name; default: those of this process.
+        mask: the signals that were blocked when this process started; None where all are the caller's business.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
@@ -80,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         write_stray_output_as_logs()
     try:
-        code = _run_command(given or ["--help"])
-        flush()
+        with _stopped_by_signals(mask):
+            code = _run_command(given or ["--help"])
+            flush()
     except BrokenPipeError:
         silence(sys.stdout)
         return _FAILED
@@ -96,6 +102,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log_traceback()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
     return code
+
+
+@contextmanager
+def _stopped_by_signals(mask: Iterable[int] | None) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is done as Ctrl-C does, unless they are ignored; those that waited come now."""
+    replaced = [number for number in _STOPS if mask is not None and signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in replaced:
+            signal.signal(number, _stop)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
+    raise KeyboardInterrupt
 
 
 def _run_command(arguments: list[str]) -> int:

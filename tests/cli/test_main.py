@@ -167,3 +167,51 @@ def test_module_and_script_are_the_same() -> None:
     if script.exists():
         done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
         assert done.stdout == f"pipecrypt {__version__}\n"
+
+
+_SIGNALLED = """
+import importlib.abc, os, signal, sys
+
+module, number, disposition, *arguments = sys.argv[1:]
+number = getattr(signal, number)
+if disposition == "ignored":
+    signal.signal(number, signal.SIG_IGN)
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = arguments
+from pipecrypt.cli.entry import main
+sys.exit(main())
+"""
+
+
+def _signalled(module: str, number: str, *arguments: str, disposition: str = "default") -> tuple[int, str, str]:
+    """Run a command to which a signal is sent when it begins to import a module."""
+    command = [sys.executable, "-c", _SIGNALLED, module, number, disposition, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    "module", ["pipecrypt.errors", "pipecrypt.cli.render", "pipecrypt.keys.services.keystore.making"]
+)
+def test_a_signal_ends_a_command_with_a_message_however_early_it_comes(module: str, number: str) -> None:
+    code, out, err = _signalled(module, number, "keys", "list", "none.json")
+    assert (code, out, err.splitlines()) == (1, "", ["error: interrupted", "hint: run the command again"])
+
+
+def test_an_early_signal_has_a_json_twin() -> None:
+    code, out, _ = _signalled("pipecrypt.cli.render", "SIGTERM", "--json", "keys", "list", "none.json")
+    assert code == 1
+    assert json.loads(out)["error"]["message"] == "interrupted"
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    code, out, _ = _signalled("pipecrypt.cli.render", "SIGHUP", "--version", disposition="ignored")
+    assert (code, out) == (0, f"pipecrypt {__version__}\n")
