@@ -35,19 +35,19 @@ _OF_TYPES: Final = frozenset({b"ARROW:extension:name", b"ARROW:extension:metadat
 StripNote: TypeAlias = Callable[[bytes, bytes], bytes | None]
 
 
-def strip_arrow_schema(value: bytes, roots: Collection[str], strip: StripNote) -> bytes | None:
-    """Return the schema without notes of some columns; `value` itself where it has none, None where it is not a schema.
+def strip_arrow_schema(value: bytes, plain: Collection[str], strip: StripNote) -> bytes | None:
+    """Return the schema with notes of these columns only: `value` itself if it has no others, None if it is not one.
 
     Args:
         value: of the key-value entry.
-        roots: the columns; what lies in one of them counts as a part of it.
+        plain: the columns; what lies in one of them counts as a part of it.
         strip: what stays of a note of the whole schema.
     """
     try:
         stored = base64.b64decode(value, validate=True)
         message = _Message(stored)
         before = [message.text(name) for name in message.names()]
-        message.strip(frozenset(root.encode() for root in roots), strip)
+        message.strip(frozenset(name.encode() for name in plain), strip)
         if message.data == stored:
             return value
         if [message.text(name) for name in message.names()] != before:
@@ -75,12 +75,12 @@ class _Message:
             raise _MalformedError
         self._schema = self._follow(header)
 
-    def strip(self, roots: frozenset[bytes], strip: StripNote) -> None:
+    def strip(self, plain: frozenset[bytes], strip: StripNote) -> None:
         for table, slot in ((self._root, _MESSAGE_NOTES), (self._schema, _SCHEMA_NOTES)):
             self._strip_notes(self._slot(table, slot), strip)
         for field in self._elements(self._slot(self._schema, _SCHEMA_FIELDS)):
             name = self._slot(field, _FIELD_NAME)
-            if name is not None and self.text(self._follow(name)) in roots:
+            if name is None or self.text(self._follow(name)) not in plain:
                 self._strip_field(field, 0)
 
     def names(self) -> Iterator[int]:

@@ -33,13 +33,14 @@ _NOTES_OF_FIELDS: Final = frozenset({"doc", "default", "initial-default", "write
 _AVRO_FIELD_KEPT: Final = frozenset({"name", "type", "default", "aliases", "order", "field-id"})
 
 
-def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknown: bool = False) -> bytes | None:
+def strip_note(key: bytes, value: bytes, plain: Collection[str], *, drops_unknown: bool = False) -> bytes | None:
     """Return what stays of an entry where some columns are encrypted: `value` itself if it tells nothing of them.
 
     Args:
         key: of the entry.
         value: of the entry.
-        roots: names of the columns at the root that are encrypted, or have something in them that is.
+        plain: names of the columns at the root of which nothing is encrypted. All that is noted under another name is
+            taken to be about an encrypted column: some programs note names in another spelling.
         drops_unknown: nothing stays of an entry of which this release does not know what it tells.
 
     Returns:
@@ -48,19 +49,19 @@ def strip_note(key: bytes, value: bytes, roots: Collection[str], *, drops_unknow
     if key != ARROW_SCHEMA_KEY and key not in _STRIPPERS:
         return None if drops_unknown and key not in _OURS else value
     strip = _strip if len(value) > _MOST_REMEMBERED_BYTES else _strip_once
-    return strip(key, value, frozenset(roots), drops_unknown=drops_unknown)
+    return strip(key, value, frozenset(plain), drops_unknown=drops_unknown)
 
 
-def _strip(key: bytes, value: bytes, roots: frozenset[str], *, drops_unknown: bool) -> bytes | None:
+def _strip(key: bytes, value: bytes, plain: frozenset[str], *, drops_unknown: bool) -> bytes | None:
     if key == ARROW_SCHEMA_KEY:
 
         def strip_inner(inner: bytes, told: bytes) -> bytes | None:
-            return strip_note(inner, told, roots, drops_unknown=drops_unknown)
+            return strip_note(inner, told, plain, drops_unknown=drops_unknown)
 
-        return strip_arrow_schema(value, roots, strip_inner)
+        return strip_arrow_schema(value, plain, strip_inner)
     try:
         document = load_json(value)
-        left = _STRIPPERS[key](_object(document), roots)
+        left = _STRIPPERS[key](_object(document), plain)
         if left is None or left == document:
             return None if left is None else value
         return json.dumps(left, separators=(",", ":")).encode("ascii")
@@ -94,25 +95,25 @@ def _name(value: object) -> str:
     return value
 
 
-def _strip_geo(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_geo(document: _Document, plain: frozenset[str]) -> _Document:
     def strip(column: _Document) -> _Document:
         return _kept(column, _GEO_KEPT) | ({"geometry_types": []} if "geometry_types" in column else {})
 
     left = _kept(document, _GEO_OF_FILES)
     if "columns" in document:
         columns = {name: _object(column) for name, column in _object(document["columns"]).items()}
-        left["columns"] = {name: strip(column) if name in roots else column for name, column in columns.items()}
+        left["columns"] = {name: column if name in plain else strip(column) for name, column in columns.items()}
     return left
 
 
-def _strip_pandas(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_pandas(document: _Document, plain: frozenset[str]) -> _Document:
     def strip(column: _Document) -> _Document:
         # Of the two names an index without one has a single one, and old files have no `field_name`.
         names = {each for each in (column.get("field_name"), column.get("name")) if isinstance(each, str)}
         if not names:
             raise _MalformedNoteError
         notes = column.get("metadata")
-        if notes is None or roots.isdisjoint(names):
+        if notes is None or plain.issuperset(names):
             return column
         return column | {"metadata": _kept(_object(notes), _PANDAS_KEPT)}
 
@@ -122,11 +123,11 @@ def _strip_pandas(document: _Document, roots: frozenset[str]) -> _Document:
     return left | ({"attributes": {}} if document.get("attributes") else {})
 
 
-def _strip_pandas_attributes(document: _Document, roots: frozenset[str]) -> _Document | None:
+def _strip_pandas_attributes(document: _Document, plain: frozenset[str]) -> _Document | None:
     return document if not document else None
 
 
-def _strip_spark(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_spark(document: _Document, plain: frozenset[str]) -> _Document:
     def strip(node: object) -> object:
         if isinstance(node, list):
             return [strip(each) for each in node]
@@ -137,10 +138,10 @@ def _strip_spark(document: _Document, roots: frozenset[str]) -> _Document:
             for name, each in node.items()
         }
 
-    return _with_fields(document, roots, strip)
+    return _with_fields(document, plain, strip)
 
 
-def _strip_notes_of_fields(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_notes_of_fields(document: _Document, plain: frozenset[str]) -> _Document:
     def strip(node: object) -> object:
         if isinstance(node, list):
             return [strip(each) for each in node]
@@ -148,10 +149,10 @@ def _strip_notes_of_fields(document: _Document, roots: frozenset[str]) -> _Docum
             return node
         return {name: strip(each) for name, each in node.items() if name not in _NOTES_OF_FIELDS}
 
-    return _with_fields(document, roots, strip)
+    return _with_fields(document, plain, strip)
 
 
-def _strip_avro(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_avro(document: _Document, plain: frozenset[str]) -> _Document:
     def strip_field(field: object) -> object:
         kept = _kept(field, _AVRO_FIELD_KEPT) if isinstance(field, dict) else field
         if not isinstance(kept, dict):
@@ -173,10 +174,10 @@ def _strip_avro(document: _Document, roots: frozenset[str]) -> _Document:
             left["fields"] = [strip_field(each) for each in left["fields"]]
         return left
 
-    return _with_fields(document, roots, strip_field)
+    return _with_fields(document, plain, strip_field)
 
 
-def _strip_hugging_face(document: _Document, roots: frozenset[str]) -> _Document:
+def _strip_hugging_face(document: _Document, plain: frozenset[str]) -> _Document:
     def strip(node: object) -> object:
         if isinstance(node, list):
             return [strip(each) for each in node]
@@ -190,13 +191,13 @@ def _strip_hugging_face(document: _Document, roots: frozenset[str]) -> _Document
     features = info.get("features")
     if features is None:
         return document
-    stripped = {name: strip(each) if name in roots else each for name, each in _object(features).items()}
+    stripped = {name: each if name in plain else strip(each) for name, each in _object(features).items()}
     return document | {"info": info | {"features": stripped}}
 
 
-def _with_fields(document: _Document, roots: frozenset[str], strip: Callable[[object], object]) -> _Document:
+def _with_fields(document: _Document, plain: frozenset[str], strip: Callable[[object], object]) -> _Document:
     fields = [_object(each) for each in _list(document.get("fields"))]
-    return document | {"fields": [strip(each) if _name(each.get("name")) in roots else each for each in fields]}
+    return document | {"fields": [each if _name(each.get("name")) in plain else strip(each) for each in fields]}
 
 
 def _kept(members: Mapping[str, Any], names: frozenset[str]) -> _Document:

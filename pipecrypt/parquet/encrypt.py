@@ -136,7 +136,8 @@ class FileEncryption:
         self._originals = Originals(policy.data_keys, 0)
         self._output = GrowingFooter()
         self._source_bytes = 0
-        self._clear_roots = frozenset[str]()  # encrypted columns of which a readable footer must not tell
+        # The roots of which a readable footer may tell all; None where it need not hide anything.
+        self._plain_roots: frozenset[str] | None = None
 
     def __enter__(self) -> Self:
         """Return the encryption."""
@@ -178,9 +179,10 @@ class FileEncryption:
             sealed = [leaf for column, leaf in enumerate(leaves) if self._keys.is_sealed(column)]
             if self._policy.footer is FooterMode.PLAINTEXT:
                 check_clear_footer(footer, sealed, source.name)
-                self._clear_roots = frozenset(leaf.path[0] for leaf in sealed)
-                if self._policy.clear_notes is ClearNotes.REFUSE:
-                    check_notes(footer, self._clear_roots, source.name)
+                if sealed:
+                    self._plain_roots = frozenset(each.path[0] for each in leaves) - {each.path[0] for each in sealed}
+                    if self._policy.clear_notes is ClearNotes.REFUSE:
+                        check_notes(footer, self._plain_roots, source.name)
         else:
             self._output.check_schema(footer, source.name)
             # Nobody has the files that become one, so there is nothing in them to give back.
@@ -211,9 +213,9 @@ class FileEncryption:
         """
         footer, originals = self._output.finish(key_values)
         originals.source_bytes = self._source_bytes
-        if self._clear_roots and self._policy.clear_notes in (ClearNotes.STRIP, ClearNotes.DROP):
+        if self._plain_roots is not None and self._policy.clear_notes in (ClearNotes.STRIP, ClearNotes.DROP):
             cipher = MessageCipher(self._keys.footer()[0])
-            seal_notes(footer, self._clear_roots, self._policy.clear_notes, cipher, self._aad)
+            seal_notes(footer, self._plain_roots, self._policy.clear_notes, cipher, self._aad)
         push_originals(footer, originals)
         if self._digests is not None and self._keys.leave_plaintext:
             self.body.settle()

@@ -27,12 +27,12 @@ NOTES_KEY: Final = b"pipecrypt.notes"
 _HINT: Final = "encrypt the footer too (--footer encrypted), or let what it tells be stripped"
 
 
-def check_notes(footer: Struct, roots: Collection[str], name: str) -> None:
+def check_notes(footer: Struct, plain: Collection[str], name: str) -> None:
     """Pass if no entry tells of encrypted columns what a readable footer would show.
 
     Args:
         footer: of the plaintext file.
-        roots: the encrypted columns.
+        plain: the columns at the root of which nothing is encrypted.
         name: what errors call the file.
 
     Raises:
@@ -40,7 +40,7 @@ def check_notes(footer: Struct, roots: Collection[str], name: str) -> None:
     """
     for pair in footer.structs(FileMetaData.KEY_VALUE_METADATA):
         key, value = pair.binary(KeyValue.KEY) or b"", pair.binary(KeyValue.VALUE)
-        if value is not None and strip_note(key, value, roots) != value:
+        if value is not None and strip_note(key, value, plain) != value:
             raise UnsupportedError(
                 f"{name} tells in its key-value metadata {key.decode(errors='replace')!a} of columns that are "
                 "encrypted, and the footer stays readable",
@@ -48,12 +48,12 @@ def check_notes(footer: Struct, roots: Collection[str], name: str) -> None:
             )
 
 
-def seal_notes(footer: Struct, roots: Collection[str], mode: ClearNotes, cipher: MessageCipher, aad: FileAAD) -> None:
+def seal_notes(footer: Struct, plain: Collection[str], mode: ClearNotes, cipher: MessageCipher, aad: FileAAD) -> None:
     """Take out of the key-value metadata of a readable footer what tells of encrypted columns, and keep it sealed."""
     pairs = footer.structs(FileMetaData.KEY_VALUE_METADATA)
     shown: list[Value] = []
     for pair in pairs:
-        left = _shown(pair, roots, mode)
+        left = _shown(pair, plain, mode)
         if left is not None:
             shown.append(left)
     if len(shown) == len(pairs) and all(each is pair for each, pair in zip(shown, pairs, strict=True)):
@@ -66,9 +66,9 @@ def seal_notes(footer: Struct, roots: Collection[str], mode: ClearNotes, cipher:
     footer.set_list(FileMetaData.KEY_VALUE_METADATA, WireType.STRUCT, [*shown, sealed])
 
 
-def _shown(pair: Struct, roots: Collection[str], mode: ClearNotes) -> Struct | None:
+def _shown(pair: Struct, plain: Collection[str], mode: ClearNotes) -> Struct | None:
     key, value = pair.binary(KeyValue.KEY) or b"", pair.binary(KeyValue.VALUE)
-    left = strip_note(key, value or b"", roots, drops_unknown=mode is ClearNotes.DROP)
+    left = strip_note(key, value or b"", plain, drops_unknown=mode is ClearNotes.DROP)
     if left is None:
         return None
     if left == (value or b""):
