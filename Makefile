@@ -22,6 +22,7 @@ help: ## Print these targets
 
 demo: export PIPECRYPT_DEMO_DIR := $(DEMO)
 demo: export PIPECRYPT_PASSPHRASE_FILE := $(DEMO)/passphrase
+demo: export PIPECRYPT_STATE_DIR := $(DEMO)/state
 demo: $(VENV)/.demo ## Set up, encrypt TPC-H lineitem, inspect it, read it back with a filter
 	@mkdir -p $(DEMO)/data
 	@test -s $(DEMO)/passphrase || (umask 077; head -c 24 /dev/urandom | base64 > $(DEMO)/passphrase)

@@ -93,7 +93,9 @@ def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     os.environ["PIPECRYPT_KEY_FILE"] = str(new_key_file(source.parent))
     key = f"keystore://{keystore}#bench"
     keystore.unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "pipecrypt", "keys", "new", key], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pipecrypt", "keys", "new", key, "--new-keystore"], check=True, capture_output=True
+    )
     policy = pc.Policy(default=key, compression=codec)
     return lambda: pc.encrypt(source, target, policy)
 

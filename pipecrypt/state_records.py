@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import secrets
 import stat
@@ -30,6 +31,8 @@ __all__ = ["LockedRecord", "StateRecords"]
 _T = TypeVar("_T")
 _MAX_BYTES: Final = 16 * 1024
 _LOCK_SECONDS: Final = 5.0
+_SUFFIX: Final = ".json"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,21 @@ class StateRecords:
                 return None
             raise self.unreadable(path, error) from error
 
+    def each(self, parse: Callable[[Document], _T]) -> Iterator[_T]:
+        """Yield what all records of this kind say, sorted by name; one that is malformed is passed by, with a warning.
+
+        Raises:
+            IntegrityError: of class `error`: their directory cannot be read.
+        """
+        for name in self._names():
+            try:
+                said = self.read(name, parse)
+            except IntegrityError as error:
+                _logger.warning("%s; %s", error.message, error.hint)
+                continue
+            if said is not None:
+                yield said
+
     @contextmanager
     def changing(self, name: str) -> Iterator[LockedRecord]:
         """Keep other processes from changing records of this kind meanwhile.
@@ -89,8 +107,19 @@ class StateRecords:
             hint=f"mend its permissions, or set {STATE_VARIABLE}",
         )
 
+    def _names(self) -> list[str]:
+        path = Path(self.directory, self.kind)
+        if not os.path.lexists(path):
+            return []
+        try:
+            with _open_directory(path) as directory:
+                names = os.listdir(directory)
+        except OSError as error:
+            raise self.unreadable(path, error) from error
+        return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX) and name[0] != ".")
+
     def _path(self, name: str) -> Path:
-        return Path(self.directory, self.kind, f"{name}.json")
+        return Path(self.directory, self.kind, f"{name}{_SUFFIX}")
 
 
 class LockedRecord:
@@ -113,6 +142,8 @@ class LockedRecord:
     def read(self, parse: Callable[[Document], _T]) -> _T | None:
         """Return what the record says, or None if there is none; see `StateRecords.read`."""
         try:
+            if (kind := self._planted()) is not None:
+                raise self._malformed(f"it is {kind}, not a file")
             # Without O_NONBLOCK a named pipe would hang here.
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(self._path.name, flags, dir_fd=self._directory), "rb") as file:
@@ -129,11 +160,13 @@ class LockedRecord:
             raise self._malformed(str(error)) from error
 
     def put(self, members: Mapping[str, object]) -> None:
-        """Put a record in the place of this one, whole or not at all.
+        """Put a record in the place of this one, whole or not at all. A link or pipe there goes, unopened.
 
         Raises:
+            IntegrityError: a directory that is not empty is there.
             OSError: the file system refused or failed.
         """
+        self._remove_directory()
         temporary = f".{self._path.name}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -149,16 +182,46 @@ class LockedRecord:
         os.fsync(self._directory)
 
     def drop(self) -> bool:
-        """Remove the record, and return whether there was one.
+        """Remove the record, or the link or pipe in its place, and return whether there was one.
 
         Raises:
+            IntegrityError: a directory that is not empty is there.
             OSError: the file system refused or failed.
         """
+        if self._remove_directory():
+            return True
         try:
             os.unlink(self._path.name, dir_fd=self._directory)
         except FileNotFoundError:
             return False
         os.fsync(self._directory)
+        return True
+
+    def _planted(self) -> str | None:
+        """Return what lies in the record's place, if it is nothing that was ever put there."""
+        mode = os.stat(self._path.name, dir_fd=self._directory, follow_symlinks=False).st_mode
+        kinds = (
+            (stat.S_ISREG, None),
+            (stat.S_ISDIR, "a directory"),
+            (stat.S_ISLNK, "a link"),
+            (stat.S_ISFIFO, "a pipe"),
+        )
+        return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device or socket")
+
+    def _remove_directory(self) -> bool:
+        """Remove an empty directory in the record's place. What is below one is somebody else's, and stays."""
+        try:
+            if self._planted() != "a directory":
+                return False
+            os.rmdir(self._path.name, dir_fd=self._directory)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            records, why = self._records, str(error.strerror).lower()
+            raise records.error(
+                f"a directory is in the place of the {records.title} {self._path}, and cannot be removed: {why}",
+                hint=f"look what it is, and remove it yourself; or set {STATE_VARIABLE} to another directory",
+            ) from error
         return True
 
     def _malformed(self, why: str) -> IntegrityError:

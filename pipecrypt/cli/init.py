@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.errors import ConflictError, StorageError
 
@@ -48,18 +48,21 @@ run:
 
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it does not exist.")] = Path(),
+    new_keystore: NewKeystoreOption = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
     """Write a commented configuration and a keystore with one key; overwrites nothing."""
+    from pipecrypt.keys.services.keystore.changing import NewKeystore
     from pipecrypt.keys.services.keystore.making import create_key
 
     config, keystore = directory / _CONFIG_NAME, directory / _KEYSTORE_NAME
     _check_absent(config, keystore)
     _make_directory(directory)
     # The keystore first: it asks for a passphrase, and without one there is nothing to configure.
-    entry = create_key(_reference(keystore), "aes256", credentials())
+    made = NewKeystore(replaces_lost=new_keystore)
+    entry = create_key(_reference(keystore), "aes256", credentials(), keystore=made)
     _write_new(config)
     document = {"config": str(config), "keystore": str(keystore), "key": entry}
     show(document, lambda: _lines(config, keystore))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipecrypt.cli.key_inventory import accept_backup, destroy, passphrase, retire, rotate_key, usage
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
+from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
 from pipecrypt.cli.render import note, show
 from pipecrypt.cli.summaries import entry_lines, entry_text
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
@@ -63,11 +63,13 @@ def new_key(
         typer.Option("--recipient", help="An identity: who has its public key encrypts for it, and reads nothing."),
     ] = False,
     new_version: _NewVersion = False,
+    new_keystore: NewKeystoreOption = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
+    from pipecrypt.keys.services.keystore.changing import NewKeystore
     from pipecrypt.keys.services.keystore.making import create_key
 
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
@@ -75,8 +77,11 @@ def new_key(
         raise UsageError(
             f"a key of type {wanted} is not an identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
         )
-    entry = create_key(reference, wanted.value, credentials(), new_version=new_version)
+    made: list[Path] = []
+    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
+    entry = create_key(reference, wanted.value, credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"made {entry_text(entry)}"])
+    _tell(made)
 
 
 @keys_app.command("list")
@@ -125,15 +130,25 @@ def import_from_file(
         Path, typer.Argument(metavar="FILE", help="32 bytes, raw or in base64, or a private key as PEM; - is stdin.")
     ],
     new_version: _NewVersion = False,
+    new_keystore: NewKeystoreOption = False,
     json: JSONFlag = False,
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
+    from pipecrypt.keys.services.keystore.changing import NewKeystore
     from pipecrypt.keys.services.keystore.making import import_key
 
-    entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version)
+    made: list[Path] = []
+    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
+    entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"imported {entry_text(entry)}"])
+    _tell(made)
+
+
+def _tell(made: list[Path]) -> None:
+    for path in made:
+        note(f"made keystore {path}")
 
 
 def _read_key_bytes(file: Path) -> bytes:

@@ -26,6 +26,7 @@ __all__ = [
     "LogFormatOption",
     "LogLevel",
     "LogLevelOption",
+    "NewKeystoreOption",
     "Overwrite",
     "Prefix",
     "Workers",
@@ -91,6 +92,9 @@ AcceptFuture = Annotated[
     typer.Option(
         "--accept-future-statement", help="Follow a signed version although its signer's clock was ahead of this one."
     ),
+]
+NewKeystoreOption = Annotated[
+    bool, typer.Option("--new-keystore", help="Make the keystore even if one stood there before, which is gone.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what DST holds.")]
 Prefix = Annotated[

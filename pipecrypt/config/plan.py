@@ -14,6 +14,7 @@ from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.paths import hints_about_paths
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import StorageAccessError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan import planned_sources
 from pipecrypt.pipeline.planning.preview import source_shape
@@ -103,7 +104,8 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
 
     Raises:
         ConfigError: the configuration contradicts itself, or its sink cannot be made.
-        AccessError: a key is missing, as far as that can be seen without a secret.
+        AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        DamagedKeystoreError: a keystore was changed by somebody without its secret.
         SourceNotFoundError: there is no source.
         ColumnNotFoundError: the first source has no such column.
     """
@@ -114,7 +116,7 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     sources, columns, delimiter = None, None, None
     if not offline:
         with hints_about_paths(loaded):
-            check_keys(request.policy)
+            check_keys(request.policy, Credentials.from_environment())
             _check_sink(loaded, request.sink)
             planned = planned_sources(request)
             sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from pipecrypt.context import Context
 from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
+from pipecrypt.said_once import warn_once
 from pipecrypt.secret import DataKey
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _GROUP: Final = "pipecrypt.key_services"
+_logger = logging.getLogger(__name__)
 # A source checkout has no entry points, and no plug-in may take over a scheme of ours.
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -182,26 +185,31 @@ class KeyService(Protocol):
 
 @runtime_checkable
 class FindsKeys(Protocol):
-    """A second power of a KeyService: it sees whether a key is there, without a secret and without a call elsewhere."""
+    """A second power of a KeyService: it sees whether a key is there, without a call elsewhere and asking nobody.
 
-    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
-        """Pass if a key is there; nothing that is found is authenticated.
+    Where the secret is at hand, what it sees is authenticated; where not, it decides of nothing that a writer accepts.
+    """
+
+    def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
+        """Pass if a key is there, and return why nothing proves that; None where all is proven that there is to prove.
 
         Args:
             reference: names the key.
+            credentials: what may hold the secret.
             signs: whether a signing key is due; else one that encrypts.
 
         Raises:
             KeyReferenceError: the reference lacks a part or has one too many.
-            AccessError: the key is missing; the hint names the command that makes it.
+            AccessError: the key is missing; the hint names the command that makes it. Or a secret at hand is wrong.
+            DamagedKeystoreError: where it lies was changed by somebody without the secret.
             UsageError: the key is for something else.
         """
 
-    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+    def siblings(self, reference: KeyReference, credentials: Credentials) -> tuple[KeyReference, ...]:
         """Return references to the other keys that encrypt and lie at the same place; none where nobody can tell."""
 
-    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
-        """Return the master key ids of all versions of a key, not authenticated; None where that takes a secret."""
+    def known_ids(self, reference: KeyReference, credentials: Credentials) -> frozenset[str] | None:
+        """Return the master key ids of all versions of a key; None where that takes a secret."""
 
 
 KeyServices: TypeAlias = Mapping[str, KeyService]
@@ -244,39 +252,44 @@ def check_key_reference(text: str) -> KeyReference:
     return reference
 
 
-def check_key_exists(text: str, *, signs: bool) -> None:
-    """Pass if a key is there, as far as its service sees that without a secret and without a call.
+def check_key_exists(text: str, credentials: Credentials, *, signs: bool) -> None:
+    """Pass if a key is there, as far as its service sees that without a call. What nothing proves is warned about.
 
     Args:
         text: the key reference.
+        credentials: what may hold the secret; nobody is asked.
         signs: whether a signing key is due; else one that encrypts.
 
     Raises:
         KeyReferenceError: no reference, or an unknown scheme.
-        AccessError: the key is missing; the hint names the command that makes it.
+        AccessError: the key is missing; the hint names the command that makes it. Or a secret at hand is wrong.
+        DamagedKeystoreError: where it lies was changed by somebody without the secret.
         UsageError: the key is for something else.
     """
     reference = parse_key_reference(text)
     service = load_key_service(reference)
-    if isinstance(service, FindsKeys):
-        service.check_exists(reference, signs=signs)
+    doubt = service.check_exists(reference, credentials, signs=signs) if isinstance(service, FindsKeys) else None
+    if doubt is not None:
+        warn_once(_logger, "nothing proves what was found of keys: %s", doubt)
 
 
-def list_sibling_keys(text: str) -> tuple[str, ...]:
+def list_sibling_keys(text: str, credentials: Credentials) -> tuple[str, ...]:
     """Return references to the other keys that encrypt and lie at the same place, spelled as this one is.
 
-    Nothing is opened; where a key service cannot tell, there are none.
+    Nobody is asked for a secret; what is at hand authenticates them. Where a key service cannot tell, there are none.
     """
     reference = parse_key_reference(text)
     service = load_key_service(reference)
-    return tuple(each.text for each in service.siblings(reference)) if isinstance(service, FindsKeys) else ()
+    if not isinstance(service, FindsKeys):
+        return ()
+    return tuple(each.text for each in service.siblings(reference, credentials))
 
 
-def find_key_ids(text: str) -> frozenset[str] | None:
-    """Return the master key ids of all versions of a key, not authenticated; None where that takes a secret."""
+def find_key_ids(text: str, credentials: Credentials) -> frozenset[str] | None:
+    """Return the master key ids of all versions of a key, as `list_sibling_keys`; None where that takes a secret."""
     reference = parse_key_reference(text)
     service = load_key_service(reference)
-    return service.known_ids(reference) if isinstance(service, FindsKeys) else None
+    return service.known_ids(reference, credentials) if isinstance(service, FindsKeys) else None
 
 
 def known_schemes() -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def test_a_sink_that_cannot_be_made_is_told_where_it_stands(checked: Run, world:
     answer = checked(sink=sink)
 
     assert answer.code == 2
-    assert answer.err.startswith("error: c.yaml:2:13: the sink ")
+    assert "\nerror: c.yaml:2:13: the sink " in answer.err
     assert "is not a directory" in answer.err
 
 

@@ -11,7 +11,15 @@ import pytest
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PolicyError, UsageError
+from pipecrypt.errors import (
+    DamagedKeystoreError,
+    FormatError,
+    IntegrityError,
+    KeyNotFoundError,
+    KeyServiceError,
+    PolicyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import (
     MAX_GRANTS,
@@ -234,3 +242,29 @@ def test_post_quantum_recipients_share_with_none_that_is_not() -> None:
     check_strengths([weak, f"recipient/rsa-oaep-256/{'0' * 64}"])
     with pytest.raises(PolicyError):
         check_strengths([strong, "keystore/pii/1", weak])
+
+
+@pytest.mark.parametrize("is_remembered", [False, True])
+def test_a_damaged_keystore_is_named_and_no_other_grant_tried(is_remembered: bool) -> None:
+    memory, third = MemoryKeyService(), MemoryKeyService()
+    key, key_metadata, grant = made(memory)
+    services = {"memory": memory, "third": third}
+    with KeySession(["third://third", NEW], credentials=Credentials({}), services=services) as reader:
+        with session(memory, NEW) as new, new.open_kek(_material(key_metadata), PLACE, finding([grant])) as kek:
+            more = replace(grant, master_key_id="memory/third", wrapped=reader.wrap_kek("third://third", kek, DATASET))
+        grants = finding([grant, more])
+        if is_remembered:
+            reader.open_data_key(key_metadata, PLACE, grants=grants)
+            reader._unwrapped.wipe()  # as after an hour
+        memory.fail(DamagedKeystoreError("keystore keys.json was changed"))
+        with pytest.raises(DamagedKeystoreError, match=r"keys\.json") as caught:
+            reader.open_data_key(key_metadata, PLACE, grants=grants)
+        assert caught.value.exit_code == 3
+        memory.failure = None
+        assert reader.open_data_key(key_metadata, PLACE, grants=grants).same_as(key)
+
+
+def _material(key_metadata: bytes) -> KeyMaterial:
+    material = parse_key_metadata(key_metadata)
+    assert isinstance(material, KeyMaterial)
+    return material

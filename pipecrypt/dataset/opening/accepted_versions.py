@@ -22,7 +22,7 @@ from pipecrypt.clock import parse_utc, utc_now, utc_text
 from pipecrypt.crypto.digest import digest
 from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
-from pipecrypt.manifest.verify import Remembered
+from pipecrypt.manifest.verify import MAX_CLOCK_SKEW, Remembered
 from pipecrypt.state_directory import STATE_VARIABLE, state_directory
 from pipecrypt.state_records import StateRecords
 
@@ -31,7 +31,9 @@ __all__ = ["STATE_VARIABLE", "VersionMemory"]
 _KIND: Final = "accepted"
 _NAME_DIGITS: Final = 40
 _FRESH: Final = timedelta(minutes=1)
-_MALFORMED_HINT: Final = "remove it if you know why, and say the lowest version to accept"
+_MALFORMED_HINT: Final = (
+    "look who can write there; pipecrypt verify --forget puts a new record in its place, for what is there now"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -148,7 +150,12 @@ def _parse(document: Document) -> Remembered:
 
 
 def _read_time(document: Document) -> datetime:
+    """Return when a statement was last found; not later than now, or what a retired key signed before would be lost."""
     try:
-        return parse_utc(document.text("accepted", max_characters=32))
+        accepted = parse_utc(document.text("accepted", max_characters=32))
     except ValueError as error:
         raise DocumentError("'accepted' is not a time") from error
+    now = utc_now()
+    if accepted > now + MAX_CLOCK_SKEW:
+        raise DocumentError(f"'accepted' is {utc_text(accepted)}, in the future by the clock of this machine")
+    return min(accepted, now)

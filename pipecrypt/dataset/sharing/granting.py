@@ -12,7 +12,14 @@ from datetime import datetime
 from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.dataset.sharing.found_grants import grants_above, read_grants
 from pipecrypt.dataset.sharing.kek_search import FoundKEK, KEKSearch, Place
-from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UsageError
+from pipecrypt.errors import (
+    AccessError,
+    DamagedKeystoreError,
+    FormatError,
+    IntegrityError,
+    KeyNotFoundError,
+    UsageError,
+)
 from pipecrypt.keys.grants import (
     MAX_GRANTS_BYTES,
     Grant,
@@ -22,7 +29,8 @@ from pipecrypt.keys.grants import (
     parse_grants,
 )
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.sessions.session import FindGrants, KeySession
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.secret import DataKey
 from pipecrypt.storage.exclusive import replace_exclusively
 from pipecrypt.storage.location import Location
@@ -120,12 +128,14 @@ def share_keks(
     existing = read_grants(place.files, _path_of(place.grants)) or Grants()
     since = utc_text(now or utc_now())
     made, already, unopened, failure = list[Grant](), 0, set[str](), None
+    origins: dict[str, RequestOrigin] = {}  # what is wrong in one file counts against that one
     for kek in search.keks:
-        if kek.material.master_key_id == target.master_key_id or _is_granted(kek, existing, target, opening):
+        origin = origins.setdefault(kek.file.display, RequestOrigin())
+        if kek.material.master_key_id == target.master_key_id or _is_granted(kek, existing, target, opening, origin):
             already += 1
             continue
         try:
-            made.append(_share(place, kek, opening, target, since))
+            made.append(_share(place, kek, opening, target, since, origin))
         except KeyNotFoundError as error:
             failure = error
             unopened.add(kek.material.master_key_id)
@@ -175,15 +185,26 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
     replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
 
 
-def _share(place: Place, kek: FoundKEK, opening: KeySession, target: Target, since: str) -> Grant:
+def _share(  # noqa: PLR0917
+    place: Place, kek: FoundKEK, opening: KeySession, target: Target, since: str, origin: RequestOrigin
+) -> Grant:
     _, path = locate(kek.file)
     dataset_id = dataset_of_kek_text(_wrapped(kek)) or ""
-    with opening.open_kek(kek.material, kek.context, grants_above(opening, place.files, path)) as key:
+    with _opened(kek, opening, grants_above(opening, place.files, path), origin) as key:
         wrapped = target.session.wrap_kek(target.key_reference, key, dataset_id)
     return Grant(kek.id, target.master_key_id, wrapped, since)
 
 
-def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySession) -> bool:
+def _opened(kek: FoundKEK, opening: KeySession, grants: FindGrants, origin: RequestOrigin) -> DataKey:
+    try:
+        return opening.open_kek(kek.material, kek.context, grants, origin=origin)
+    except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+        raise
+    except (FormatError, IntegrityError) as error:
+        raise type(error)(f"{kek.file.display}: {error.message}", hint=error.hint) from error
+
+
+def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySession, origin: RequestOrigin) -> bool:
     for grant in existing.of(kek.id):
         if grant.master_key_id != target.master_key_id or kek.material.kek is None:
             continue
@@ -191,21 +212,25 @@ def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySes
             kek.material, master_key_id=grant.master_key_id, kek=WrappedKEK(kek.material.kek.id, grant.wrapped)
         )
         try:
-            with target.session.open_kek(as_if_own, kek.context) as granted:
-                return _is_the_one(granted, kek.material.kek.wrapped, kek.material.master_key_id, opening)
+            with target.session.open_kek(as_if_own, kek.context, origin=origin) as granted:
+                return _is_the_one(granted, kek, opening, origin)
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the grant
+            raise
         except (AccessError, IntegrityError, FormatError):
             return False  # forged, or the target cannot tell: it is made anew
     return False
 
 
-def _is_the_one(granted: DataKey, wrapped: str, master_key_id: str, opening: KeySession) -> bool:
+def _is_the_one(granted: DataKey, kek: FoundKEK, opening: KeySession, origin: RequestOrigin) -> bool:
     """Say whether a grant holds the KEK that files hold for its own master key, as far as that can be opened.
 
     A data key proves a grant for its own file only: who can write there can add a file, and grants that fit it.
     """
     try:
-        with opening.unwrap_kek_text(wrapped, master_key_id) as own:
+        with opening.unwrap_kek_text(_wrapped(kek), kek.material.master_key_id, origin) as own:
             return own.same_as(granted)
+    except DamagedKeystoreError:  # likewise
+        raise
     except AccessError:
         return True
 

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import open_dataset
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import AccessError, IntegrityError, SourceNotFoundError, UsageError
+from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
@@ -191,6 +191,8 @@ class _Search:
         self._add(footer.key_metadata, footer.context, location)
         try:
             metadata = open_clear_or_sealed(sealed, source.name, self._keys_of(location))
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+            raise
         except AccessError:
             self._hidden.append(location.display)
             return

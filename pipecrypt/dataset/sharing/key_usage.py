@@ -106,10 +106,12 @@ class WrappedKEK:
     Args:
         texts: of "wrappedKEK".
         has_unreadable: a file names the KEK in key material that is malformed, or that this version cannot read.
+        files: that name it so.
     """
 
     texts: frozenset[str]
     has_unreadable: bool
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def read_claims(place: Place) -> UsageClaims:
     )
     wrapped = {
         key_id: {
-            kek: WrappedKEK(frozenset(texts), has_unreadable=kek in seen.unreadable)
+            kek: WrappedKEK(frozenset(texts), kek in seen.unreadable, frozenset(seen.kek_files[kek]))
             for kek, texts in seen.wrapped.items()
         }
         for key_id, seen in tally.keys.items()
@@ -172,6 +174,7 @@ class _KeyTally:
     keks: set[str] = field(default_factory=set)
     wrapped: dict[str, set[str]] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
+    kek_files: dict[str, set[str]] = field(default_factory=dict)
     column_files: dict[str, set[str]] = field(default_factory=dict)
     batches: dict[str, int] = field(default_factory=dict)
     data_keys: dict[str, int] = field(default_factory=dict)
@@ -225,6 +228,7 @@ class _Tally:
         seen.files.add(file.relative_path)
         if names.kek_id is not None:
             seen.keks.add(names.kek_id)
+            seen.kek_files.setdefault(names.kek_id, set()).add(file.relative_path)
             text = self._wrapped(key_metadata)
             seen.wrapped.setdefault(names.kek_id, set()).update(() if text is None else (text,))
             if text is None:

@@ -8,12 +8,13 @@ opens the grant, and both give the same 256 bits. What the doomed key does not o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipecrypt.dataset.sharing.key_usage import KeyUsage, WrappedKEK
 from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.secret import DataKey
 
 __all__ = ["GrantProofs"]
@@ -30,6 +31,7 @@ class GrantProofs:
 
     session: KeySession
     doomed: frozenset[str]
+    _origins: dict[str, RequestOrigin] = field(default_factory=dict)
 
     def applied_to(self, usage: KeyUsage, wrapped: Mapping[str, WrappedKEK], grants: Grants) -> KeyUsage:
         """Return what a doomed master key protects, with its KEKs sorted anew by what is proven.
@@ -45,7 +47,8 @@ class GrantProofs:
         """
         lost = claimed = proven = 0
         for kek_id, kek in wrapped.items():
-            opened = self._opened(kek.texts, usage.master_key_id)
+            origin = self._origin(kek.files)
+            opened = self._opened(kek.texts, usage.master_key_id, origin)
             try:
                 if kek.has_unreadable:
                     lost += 1  # nothing can prove a grant of what no text could be read of
@@ -53,7 +56,7 @@ class GrantProofs:
                 if not opened:
                     continue
                 named = [each for each in grants.of(kek_id) if each.master_key_id not in self.doomed]
-                if all(self._is_opened_by_one(key, named) for key in opened):
+                if all(self._is_opened_by_one(key, named, origin) for key in opened):
                     proven += 1
                 elif named:
                     claimed += 1
@@ -64,12 +67,20 @@ class GrantProofs:
                     key.wipe()
         return replace(usage, only_opener_of=lost, claimed_by_grants=claimed, proven_by_grants=proven)
 
-    def _opened(self, texts: Iterable[str], master_key_id: str) -> list[DataKey]:
+    def _origin(self, files: Iterable[str]) -> RequestOrigin:
+        """Return what is counted against: of the files that name a KEK, the one with the least that was wrong.
+
+        An attacker's file may name the KEK of an honest one, among others that nobody wrapped.
+        """
+        origins = [self._origins.setdefault(file, RequestOrigin()) for file in files]
+        return min(origins, key=lambda each: each.wrong, default=RequestOrigin())
+
+    def _opened(self, texts: Iterable[str], master_key_id: str, origin: RequestOrigin) -> list[DataKey]:
         """Return the KEKs that the doomed key really opens; several where a file claims another under one id."""
         opened: list[DataKey] = []
         for text in texts:
             try:
-                key = self.session.unwrap_kek_text(text, master_key_id)
+                key = self.session.unwrap_kek_text(text, master_key_id, origin)
             except DamagedKeystoreError:
                 raise
             except (IntegrityError, FormatError):
@@ -80,10 +91,10 @@ class GrantProofs:
                 opened.append(key)
         return opened
 
-    def _is_opened_by_one(self, kek: DataKey, named: Iterable[Grant]) -> bool:
+    def _is_opened_by_one(self, kek: DataKey, named: Iterable[Grant], origin: RequestOrigin) -> bool:
         for grant in named:
             try:
-                key = self.session.unwrap_kek_text(grant.wrapped, grant.master_key_id)
+                key = self.session.unwrap_kek_text(grant.wrapped, grant.master_key_id, origin)
             except DamagedKeystoreError:
                 raise
             except (AccessError, IntegrityError, FormatError):

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.file_check import MAX_OTHER_FOOTER_BYTES, check_b
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.errors import ContentError, FormatError, IntegrityError, PipecryptError
+from pipecrypt.errors import ContentError, DamagedKeystoreError, FormatError, IntegrityError, PipecryptError
 from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.findings import Finding, FindingKind
 from pipecrypt.parquet.decrypt import decrypt_file
@@ -115,6 +115,8 @@ class Inspector:
         try:
             with open_range_source(source) as opened:
                 findings, failure = self._look(signed, opened, source.location, on_bytes)
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+            raise
         except PipecryptError as error:  # no file that could be looked at, or one that changed meanwhile
             return Inspected(path, source.size_bytes, failure=error)
         return Inspected(path, source.size_bytes, findings, failure)
@@ -141,6 +143,8 @@ class Inspector:
         for check in checks:
             try:
                 check()
+            except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+                raise
             except (IntegrityError, FormatError) as error:
                 findings = (*findings, Finding(FindingKind.MODIFIED, signed.entry.path, error.message))
             except PipecryptError as error:

@@ -55,15 +55,16 @@ class PEMService:
         """
         return LocalSigner(_open(reference, credentials, PrivateKey.from_pem))
 
-    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+    def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
         """Pass if the file can be read; errors as in `open_key`. What it holds may take a passphrase to tell."""
         _read(reference)
+        return None
 
-    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+    def siblings(self, reference: KeyReference, credentials: Credentials) -> tuple[KeyReference, ...]:
         """Return none: the key is a file of its own."""
         return ()
 
-    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+    def known_ids(self, reference: KeyReference, credentials: Credentials) -> frozenset[str] | None:
         """Return None: what the file holds may take a passphrase to tell."""
         return None
 

@@ -231,15 +231,16 @@ class RecipientService:
         """
         return RecipientMasterKey(_read(reference), reference.text)
 
-    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
+    def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
         """Pass if the public key can be read; errors as in `open_key`. That it signs nothing is told elsewhere."""
         _read(reference)
+        return None
 
-    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
+    def siblings(self, reference: KeyReference, credentials: Credentials) -> tuple[KeyReference, ...]:
         """Return none: the key is a file of its own."""
         return ()
 
-    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
+    def known_ids(self, reference: KeyReference, credentials: Credentials) -> frozenset[str] | None:
         """Return the id of the public key; errors as in `open_key`."""
         return frozenset({recipient_id(_read(reference))})
 

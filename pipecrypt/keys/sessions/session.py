@@ -16,7 +16,14 @@ from typing import Final, Self, TypeAlias
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.documents import encode_base64
-from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, KeyServiceError
+from pipecrypt.errors import (
+    AccessError,
+    DamagedKeystoreError,
+    FormatError,
+    IntegrityError,
+    KeyNotFoundError,
+    KeyServiceError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
 from pipecrypt.keys.material import (
@@ -188,6 +195,7 @@ class KeySession:
             KeyNotFoundError: none of the configured keys fits.
             KeyServiceError: the service knew the key and refused or failed.
             IntegrityError: something does not belong together: KEK, data key, commitment or context.
+            DamagedKeystoreError: a keystore of the caller's was changed; no other key is tried instead.
             FormatError: the key metadata is malformed.
         """
         material = self._reader.parse(key_metadata)
@@ -198,12 +206,15 @@ class KeySession:
                 return self._keyring.find(key_metadata, context)
         return self._open_material(material, context, UnwrapRequest(grants, origin or self._origin), lambda _, key: key)
 
-    def open_kek(self, material: KeyMaterial, context: Context, grants: FindGrants | None = None) -> DataKey:
-        """Return the KEK of a data key, proven by opening that key in its context; the caller wipes it.
-
-        Raises:
-            PipecryptError: as `open_data_key`.
-        """
+    def open_kek(
+        self,
+        material: KeyMaterial,
+        context: Context,
+        grants: FindGrants | None = None,
+        *,
+        origin: RequestOrigin | None = None,
+    ) -> DataKey:
+        """Return the KEK of a data key, proven by opening that key; the caller wipes it. Else as `open_data_key`."""
         if material.kek is None:
             raise FormatError("the data key has no key encryption key: its master key wrapped it")
 
@@ -211,7 +222,7 @@ class KeySession:
             key.wipe()
             return DataKey(kek.expose_key_bytes())
 
-        return self._open_material(material, context, UnwrapRequest(grants, self._origin), take)
+        return self._open_material(material, context, UnwrapRequest(grants, origin or self._origin), take)
 
     def wrap_kek(self, key_reference: str, kek: DataKey, dataset_id: str) -> str:
         """Return the text of "wrappedKEK" of a KEK that exists, for the master key of one of the references.
@@ -298,6 +309,8 @@ class KeySession:
             if remembered is not None:
                 try:
                     return self._open_with(material, kek, context, request.by(remembered), take)
+                except DamagedKeystoreError:  # an error of the caller's keystore, not of the grant
+                    raise
                 except (AccessError, IntegrityError, FormatError):
                     del self._granted[material.master_key_id, kek.wrapped]
             try:
@@ -312,6 +325,8 @@ class KeySession:
             for grant in found[:MAX_TRIED]:
                 try:
                     opened = self._open_with(material, kek, context, request.by(grant), take)
+                except DamagedKeystoreError:  # likewise
+                    raise
                 except (AccessError, IntegrityError, FormatError) as error:
                     failure = error  # perhaps forged, to hide one that follows
                 else:

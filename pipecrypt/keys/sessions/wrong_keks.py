@@ -33,6 +33,11 @@ class RequestOrigin:
         """Nothing was asked."""
         self.times: dict[str, deque[float]] = {}
 
+    @property
+    def wrong(self) -> int:
+        """How many texts counted against it so far, of all master keys."""
+        return sum(map(len, self.times.values()))
+
 
 class WrongKEKs:
     """How often each master key met what it did not wrap. Not safe across threads; the session holds its lock.

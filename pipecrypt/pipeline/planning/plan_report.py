@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import PipecryptError, PolicyError, UnlistedColumnError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.planning.preview import source_shape
@@ -108,17 +109,24 @@ class PlanReport:
     drifting: int
 
 
-def report_plan(request: EncryptRequest) -> PlanReport:
+def report_plan(request: EncryptRequest, credentials: Credentials | None = None) -> PlanReport:
     """Look at sources and sink, and return what a run would do.
 
+    Args:
+        request: what is asked for.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked. Default: the
+            environment of this process.
+
     Raises:
-        AccessError: a key is missing, as far as that can be seen without a secret.
+        AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        DamagedKeystoreError: a keystore was changed by somebody without its secret.
         PolicyError: the policy fits none of the sources.
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
-    check_keys(request.policy)
+    given = Credentials.from_environment() if credentials is None else credentials
+    check_keys(request.policy, given)
     plan = make_plan(request)
-    sink = preview_sink(request, plan)
+    sink = preview_sink(request, plan, given)
     to_do = sink.decision.changes.to_do
     first = _preview(plan.tasks[0])
     totals = _PreviewTotals(first.schema)  # the same one whatever is done already

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from pipecrypt.dataset.opening.observed_footer import master_keys_of
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -73,6 +74,8 @@ def find_rotated(
     done: Mapping[str, DoneFile],
     promise: PromisedPolicy | None,
     ids_of: Callable[[], FindIDs],
+    *,
+    credentials: Credentials,
 ) -> dict[str, str]:
     """Return the paths of files that are done under the keys of the policy, with the ids of their tasks now.
 
@@ -82,6 +85,7 @@ def find_rotated(
         done: each output that was written, by path.
         promise: of the signed version that lists them; None where nobody signed it.
         ids_of: called once, where it is needed; for a run it opens the keys.
+        credentials: what authenticates the keystores that other keys are looked for in, where it holds their secret.
 
     Raises:
         AccessError: a key is missing, or the credentials do not open it.
@@ -90,7 +94,7 @@ def find_rotated(
     known = {file.task_id for file in done.values()}
     left = [task for task in plan.tasks if task.id not in known]
     written = {*done, *filter(None, map(unnumbered, done))}
-    succession = _find_succession(request, [task for task in left if task.path in written], known)
+    succession = _find_succession(request, [task for task in left if task.path in written], known, credentials)
     if succession is None:
         return {}
     new_ids = {succession.old_id(task): task.id for task in left}
@@ -115,18 +119,22 @@ class _PolicyKeys:
         return bool(master_key_ids & self._new) and master_key_ids <= self._all
 
 
-def _find_succession(request: EncryptRequest, left: Sequence[Task], known: set[str]) -> _Succession | None:
-    for succession in _successions(request):
+def _find_succession(
+    request: EncryptRequest, left: Sequence[Task], known: set[str], credentials: Credentials
+) -> _Succession | None:
+    if not left:
+        return None
+    for succession in _successions(request, credentials):
         # Most of the files, or none: a few tell which.
         if any(succession.old_id(task) in known for task in islice(left, _TRIED)):
             return succession
     return None
 
 
-def _successions(request: EncryptRequest) -> Iterator[_Succession]:
+def _successions(request: EncryptRequest, credentials: Credentials) -> Iterator[_Succession]:
     used = request.policy.engine_policy().key_references()
     for new in used:
-        for old in dict.fromkeys((*request.known_keys, *list_sibling_keys(new))):
+        for old in dict.fromkeys((*request.known_keys, *list_sibling_keys(new, credentials))):
             if old not in used:
                 yield _Succession(new, old, request.key_spellings)
 

@@ -21,6 +21,7 @@ from pipecrypt.dataset.signing.directory_state import (
 )
 from pipecrypt.dataset.signing.known_versions import check_none_removed
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
+from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
@@ -54,8 +55,13 @@ class SinkPreview:
     version: UnverifiedVersion | None = None
 
 
-def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
+def preview_sink(request: EncryptRequest, plan: Plan, credentials: Credentials) -> SinkPreview:
     """Look at the sink as a run would, without its lock and without keys.
+
+    Args:
+        request: what is asked for.
+        plan: all of its tasks.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked.
 
     Raises:
         FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
@@ -75,12 +81,16 @@ def preview_sink(request: EncryptRequest, plan: Plan) -> SinkPreview:
     found = sizes_below(request.sink)
     there = None if is_signed else found
     promise = version.policy if is_signed and version is not None else None
+
+    def find_ids(reference: str) -> frozenset[str] | None:
+        return find_key_ids(reference, credentials)
+
     decision = decide(
         request,
         plan,
         past,
         there,
-        lambda done: find_rotated(request, plan, done, promise, lambda: find_key_ids),
+        lambda done: find_rotated(request, plan, done, promise, lambda: find_ids, credentials=credentials),
     )
     # While another run is at work, what it has not come to yet is no conflict of its own.
     conflicts = _problems([lambda: check_unlocked(request.sink)])

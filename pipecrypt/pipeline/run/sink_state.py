@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
@@ -111,7 +112,8 @@ def decide_run(request: EncryptRequest, plan: Plan, state: SinkState, credential
     promise = None if state.earlier is None else state.earlier.policy
 
     def find(done: Mapping[str, DoneFile]) -> Mapping[str, str]:
-        return find_rotated(request, plan, done, promise, lambda: _open_ids(plan.key_references, credentials))
+        opens = partial(_open_ids, plan.key_references, credentials)
+        return find_rotated(request, plan, done, promise, opens, credentials=credentials)
 
     decision = decide(request, plan, state.past, there, find)
     for check in find_conflicts(request, state.past, decision, there):

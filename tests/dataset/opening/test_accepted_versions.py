@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,74 @@ def test_when_a_version_was_last_found_is_remembered_too(tmp_path: Path) -> None
     record.write_text(json.dumps({**document, "accepted": "soon"}))
     with pytest.raises(IntegrityError, match="is not a time"):
         memory.recall("a")
+
+
+def _later(memory: VersionMemory, **ahead: int) -> None:
+    document = json.loads(_record(memory).read_bytes())
+    document["accepted"] = f"{datetime.now(UTC) + timedelta(**ahead):%Y-%m-%dT%H:%M:%SZ}"
+    _record(memory).write_text(json.dumps(document))
+
+
+def test_a_record_from_the_future_is_named_and_replaced_on_request(memory: VersionMemory) -> None:
+    memory.remember(PLACE, SEEN)
+    _later(memory, days=3650)
+    for use in (lambda: memory.recall(PLACE), lambda: memory.remember(PLACE, replace(SEEN, version=8))):
+        with pytest.raises(IntegrityError, match="in the future by the clock of this machine") as caught:
+            use()
+        assert str(_record(memory)) in caught.value.message
+        assert "verify --forget" in caught.value.hint
+    replace(memory, starts_anew=True).remember(PLACE, SEEN)
+    assert memory.recall(PLACE) == SEEN
+
+
+def test_a_clock_that_was_a_little_ahead_counts_as_now(memory: VersionMemory) -> None:
+    memory.remember(PLACE, SEEN)
+    _later(memory, minutes=5)
+    recalled = memory.recall(PLACE)
+    assert recalled is not None
+    assert recalled.accepted is not None
+    assert recalled.accepted <= datetime.now(UTC)
+
+
+def _full(path: Path) -> None:
+    path.mkdir()
+    (path / "precious").write_text("mine")
+
+
+_PLANTED: dict[str, Callable[[Path], None]] = {
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "link to a directory": lambda path: path.symlink_to(path.parents[3] / "victim"),
+    "pipe": os.mkfifo,
+    "directory": Path.mkdir,
+    "full directory": _full,
+}
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+@pytest.mark.parametrize("what", _PLANTED)
+def test_what_lies_in_the_place_of_a_record_goes_with_forgetting(
+    memory: VersionMemory, tmp_path: Path, what: str, forgets: bool
+) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "precious").write_text("mine")
+    memory.remember(PLACE, SEEN)
+    record = _record(memory)
+    record.unlink()
+    _PLANTED[what](record)
+    with pytest.raises(IntegrityError, match=f"it is a {what.split()[-1 if 'full' in what else 0]}, not a file"):
+        memory.recall(PLACE)
+
+    def start_anew() -> None:
+        if forgets:
+            assert memory.forget(PLACE)
+        replace(memory, starts_anew=True).remember(PLACE, SEEN)
+
+    if what == "full directory":
+        with pytest.raises(IntegrityError, match="a directory is in the place of") as caught:
+            start_anew()
+        assert str(record) in caught.value.message
+        assert (record / "precious").read_text() == "mine"
+    else:
+        start_anew()
+        assert memory.recall(PLACE) == SEEN
+    assert (tmp_path / "victim" / "precious").read_text() == "mine"

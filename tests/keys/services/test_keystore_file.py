@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from pipecrypt.errors import DamagedKeystoreError, KeystoreError, PassphraseErro
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.services.keystore import changing, opening
+from pipecrypt.keys.services.keystore.changing import NewKeystore
 from pipecrypt.keys.services.keystore.document import KeystoreDocument
-from pipecrypt.keys.services.keystore.making import create_key, read_keys
+from pipecrypt.keys.services.keystore.making import create_key, import_key, read_keys
 from pipecrypt.keys.services.keystore.removal import remove_keys
 from pipecrypt.keys.trust import MAX_TRUSTED_KEYS, Trust
 
@@ -209,3 +211,78 @@ def test_a_pipe_as_key_file_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(PassphraseError):
         Credentials({"PIPECRYPT_KEY_FILE": str(tmp_path / "pipe")}).key_file()
     assert time.monotonic() - began < 5
+
+
+# ---- a keystore that is gone ----
+
+
+def _rename(folder: Path) -> None:
+    (folder / "keys.json").rename(folder / "away.json")
+
+
+def _remove(folder: Path) -> None:
+    (folder / "keys.json").unlink()
+
+
+def _lead_nowhere(folder: Path) -> None:
+    (folder / "keys.json").rename(folder / "true.json")
+    (folder / "keys.json").symlink_to(folder / "none.json")
+
+
+def _take_directory(folder: Path) -> None:
+    """Rename the directory away, and put an empty one in its place."""
+    folder.rename(folder.with_name("away"))
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("way", [_rename, _remove, _take_directory, _lead_nowhere])
+@pytest.mark.parametrize("makes", ["new", "import"])
+def test_no_other_keystore_is_made_where_one_stood(
+    tmp_path: Path, way: Callable[[Path], None], makes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "keys"
+    credentials = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse", "PIPECRYPT_STATE_DIR": str(tmp_path / "state")})
+    reference = f"keystore://{folder}/keys.json#pii"
+
+    def make(keystore: NewKeystore) -> None:
+        if makes == "new":
+            create_key(reference, "aes256", credentials, kdf=CHEAP, keystore=keystore)
+        else:
+            import_key(reference, bytes(32), credentials, kdf=CHEAP, keystore=keystore)
+
+    made: list[Path] = []
+    make(NewKeystore(made=made.append))
+    assert made == [folder / "keys.json"]
+    way(folder)
+    (tmp_path / "link").symlink_to(folder)  # however it is spelled
+    for spelled in (reference, reference.replace("/keys/", "/link/")):
+        with pytest.raises(KeystoreError) as caught:
+            create_key(spelled, "aes256", credentials, kdf=CHEAP)
+        assert caught.value.exit_code == 4
+    with pytest.raises(KeystoreError):
+        make(NewKeystore(made=made.append))
+    assert len(made) == 1
+    if way is not _lead_nowhere:
+        assert "is gone" in caught.value.message
+        assert "--new-keystore" in caught.value.hint
+        assert not (folder / "keys.json").exists()
+        make(NewKeystore(replaces_lost=True, made=made.append))
+        assert made == [folder / "keys.json"] * 2
+    assert "malformed" not in caplog.text
+
+
+def test_a_planted_record_keeps_nobody_from_making_a_keystore(
+    environ: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = tmp_path / "state" / "keystores"
+    (records / "00.json").write_bytes(b"{" * 10_000)
+    (records / "11.json").mkdir()
+    os.mkfifo(records / "22.json")
+    (records / "33.json").symlink_to("/etc/passwd")
+    (records / "44.json").write_text(json.dumps({"path": 7}))
+    (records / "55.json").write_text(json.dumps({"keystore": "without a path"}))
+    assert create_key("keystore://./other.json#pii", "aes256", Credentials(environ), kdf=CHEAP).version == 1
+    assert all(str(records / f"{name}.json") in caplog.text for name in ("00", "11", "22", "33", "44"))
+    Path("keys.json").unlink()
+    with pytest.raises(KeystoreError, match="is gone"):  # and they hide no true one
+        create_key("keystore://./keys.json#pii", "aes256", Credentials(environ), kdf=CHEAP)

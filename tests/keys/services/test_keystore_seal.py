@@ -384,7 +384,7 @@ def test_a_retired_newest_version_signs_and_wraps_nothing_and_opens_what_it_wrap
     for use in (
         lambda: open_signer(store.reference("sign"), store.credentials),
         lambda: export_public_half(store.reference("bob"), store.credentials),
-        lambda: SERVICE.check_exists(parse_key_reference(store.reference("pii")), signs=False),
+        lambda: SERVICE.check_exists(parse_key_reference(store.reference("pii")), store.credentials, signs=False),
     ):
         with pytest.raises(RetiredKeyError) as caught:
             use()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +28,27 @@ from pipecrypt.keys.services.keystore.memory import KeystoreMemory
 from pipecrypt.keys.services.keystore.opening import open_keystore
 from pipecrypt.keys.services.keystore.seal import UnlockedKeystore, new_keystore, reprotected, unlock_keystore
 
-__all__ = ["accept_backup", "change_keystore", "change_passphrase", "make_or_change_keystore"]
+__all__ = ["NewKeystore", "accept_backup", "change_keystore", "change_passphrase", "make_or_change_keystore"]
 
 # What the keystore is, of the present version -> the keys that it has from then on.
 Change = Callable[[UnlockedKeystore], Iterable[StoredKey]]
 _LONGEST_LEAP: Final = 1_000_000  # changes since a backup was made; all that the counter holds are 9e15
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKeystore:
+    """What holds of a keystore that is made where there is none.
+
+    Args:
+        kdf: how it turns its passphrase into a key; None for the default.
+        replaces_lost: it is made even where one stood before, which is gone.
+        made: told the path of one that was made.
+    """
+
+    kdf: KDFParameters | None = None
+    replaces_lost: bool = False
+    made: Callable[[Path], object] = lambda _: None
 
 
 def change_keystore(path: Path, credentials: Credentials, change: Change) -> KeystoreDocument:
@@ -57,29 +73,32 @@ def change_keystore(path: Path, credentials: Credentials, change: Change) -> Key
         credentials.forget()
 
 
-def make_or_change_keystore(
-    path: Path, credentials: Credentials, change: Change, kdf: KDFParameters | None
-) -> KeystoreDocument:
+def make_or_change_keystore(path: Path, credentials: Credentials, change: Change, new: NewKeystore) -> KeystoreDocument:
     """Change the keystore at a path, which is made if there is none; otherwise as `change_keystore`.
 
     Args:
         path: as for `change_keystore`.
         credentials: as for `change_keystore`; or become those of the new keystore.
         change: as for `change_keystore`.
-        kdf: how a new keystore turns its passphrase into a key; None for the default.
+        new: what holds of the keystore if it is made.
 
     Raises:
+        KeystoreError: one stood there before; or as `change_keystore`.
         UsageError: the passphrase of the new keystore is too short.
     """
     if read_keystore_if_any(path) is not None:
         return change_keystore(path, credentials, change)
+    if not new.replaces_lost:
+        KeystoreMemory.of_user(credentials.environ).check_none_stood(path)
     try:
-        with new_keystore(str(uuid.uuid4()), str(path), credentials, kdf or new_parameters()) as empty:
+        with new_keystore(str(uuid.uuid4()), str(path), credentials, new.kdf or new_parameters()) as empty:
             change(empty)
             with locked_directory(path) as directory:
                 if read_keystore_if_any(path) is not None:  # another writer was faster: what is there is extended
                     return _change(path, credentials, change, directory)
-                return _write(path, credentials, directory, empty, change(empty))
+                made = _write(path, credentials, directory, empty, change(empty))
+        new.made(path)
+        return made
     finally:
         credentials.forget()
 

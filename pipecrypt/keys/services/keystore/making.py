@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.crypto.aead import random_bytes
@@ -20,7 +21,7 @@ from pipecrypt.documents import decode_base64
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
-from pipecrypt.keys.services.keystore.changing import make_or_change_keystore
+from pipecrypt.keys.services.keystore.changing import NewKeystore, make_or_change_keystore
 from pipecrypt.keys.services.keystore.document import KeyType, StoredKey
 from pipecrypt.keys.services.keystore.lookup import (
     KeyPlace,
@@ -35,6 +36,9 @@ from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
 from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["KeyList", "KeystoreEntry", "create_key", "entries_of", "import_key", "list_keys", "read_keys"]
+
+
+_AS_USUAL: Final = NewKeystore()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ def create_key(
     *,
     new_version: bool = False,
     kdf: KDFParameters | None = None,
+    keystore: NewKeystore = _AS_USUAL,
     clock: Callable[[], datetime] = utc_now,
 ) -> KeystoreEntry:
     """Make a key in a keystore, and the keystore if there is none.
@@ -104,6 +109,7 @@ def create_key(
         credentials: they open the keystore, or become the ones of a new keystore.
         new_version: make a further version of a key that exists.
         kdf: how a new keystore turns its passphrase into a key; None for the default.
+        keystore: what else holds of a keystore that is made.
         clock: gives the time of creation.
 
     Raises:
@@ -111,12 +117,12 @@ def create_key(
         ConflictError: there is such a key, and `new_version` is not set.
         KeyNotFoundError: `new_version` is set, and there is no such key.
         PassphraseError: passphrase or key file is missing or wrong; nothing was written.
-        KeystoreError: the keystore is malformed, or cannot be written.
+        KeystoreError: the keystore is malformed, cannot be written, or is gone from where it was seen before.
     """
     place, wanted = locate_key(parse_key_reference(reference)), _key_type(key_type)
     new = _NewKey(place=place, type=wanted, new_version=new_version, created=clock())
     with _make_key(wanted) as key:
-        return _add_key(new, key, credentials, kdf)
+        return _add_key(new, key, credentials, replace(keystore, kdf=kdf))
 
 
 def import_key(
@@ -126,6 +132,7 @@ def import_key(
     *,
     new_version: bool = False,
     kdf: KDFParameters | None = None,
+    keystore: NewKeystore = _AS_USUAL,
     clock: Callable[[], datetime] = utc_now,
 ) -> KeystoreEntry:
     """Put an existing key into a keystore; arguments and errors as in `create_key`.
@@ -137,6 +144,7 @@ def import_key(
         credentials: they open the keystore, or become the ones of a new keystore.
         new_version: add it as a further version of a key that exists.
         kdf: how a new keystore turns its passphrase into a key; None for the default.
+        keystore: what else holds of a keystore that is made.
         clock: gives the time of creation.
 
     Raises:
@@ -146,7 +154,7 @@ def import_key(
     key_type, key = _read_key(data)
     with key:
         new = _NewKey(place=place, type=key_type, new_version=new_version, created=clock())
-        return _add_key(new, key, credentials, kdf)
+        return _add_key(new, key, credentials, replace(keystore, kdf=kdf))
 
 
 def list_keys(reference: str) -> tuple[KeystoreEntry, ...]:
@@ -182,11 +190,11 @@ def read_keys(reference: str, credentials: Credentials) -> KeyList:
     return KeyList(read.doubt is None, entries_of(keys), read.doubt)
 
 
-def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, kdf: KDFParameters | None) -> KeystoreEntry:
+def _add_key(new: _NewKey, key: DataKey, credentials: Credentials, keystore: NewKeystore) -> KeystoreEntry:
     def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
         return *unlocked.document.keys, unlocked.seal_key(_new_entry(unlocked, new, key), key)
 
-    document = make_or_change_keystore(new.place.path, credentials, change, kdf)
+    document = make_or_change_keystore(new.place.path, credentials, change, keystore)
     return entries_of(document.keys[-1:])[0]
 
 

@@ -2,7 +2,7 @@
 
 One small JSON file for each keystore, by its id, in the directory of this user's state::
 
-    {"keystore": uuid, "counter": 7, "seal_sha256": <64 hex>, "path": where it was seen last}
+    {"keystore": uuid, "counter": 7, "seal_sha256": <64 hex>, "path": where it was when it was written last}
 
 A counter never goes back here, whichever of several processes is the last to write. What cannot be kept is warned about
 once in a process: reading goes on, and an older keystore will not be noticed.
@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.documents import Document, DocumentError
-from pipecrypt.errors import ConflictError, DamagedKeystoreError
+from pipecrypt.errors import ConflictError, DamagedKeystoreError, KeystoreError
 from pipecrypt.keys.services.keystore.document import MAX_COUNTER, KeystoreDocument
 from pipecrypt.said_once import warn_once
 from pipecrypt.state_directory import state_directory
@@ -29,6 +29,7 @@ __all__ = ["KeystoreMemory"]
 
 _ACCEPT: Final = "if you put a backup there yourself: pipecrypt keys accept-backup KEYSTORE"
 _MALFORMED_HINT: Final = "remove it if you know why, and look whether the keystore is the newest"
+_MAX_PATH: Final = 4096
 _logger = logging.getLogger(__name__)
 
 
@@ -79,6 +80,25 @@ class KeystoreMemory:
                 f"keystore {name} is another than was seen last, and was written as often", hint=_ACCEPT
             )
 
+    def check_none_stood(self, path: Path) -> None:
+        """Pass if no keystore was seen at a path where there is none now.
+
+        Else whoever can rename a keystore makes its owner begin another one, and take its keys for the true ones.
+
+        Raises:
+            KeystoreError: one was.
+            DamagedKeystoreError: the records cannot be read.
+        """
+        if self.directory is None:
+            return
+        place = os.path.realpath(path)
+        if any(os.path.realpath(seen) == place for seen in self._records(self.directory).each(_parse_path) if seen):
+            raise KeystoreError(
+                f"keystore {path} is gone: there was one when it was seen last, and a new one would have other keys",
+                hint="put it back, or its backup and pipecrypt keys accept-backup; or if you removed it yourself, and "
+                "need nothing that it encrypted: repeat with --new-keystore",
+            )
+
     def counter(self, document: KeystoreDocument) -> int:
         """Return how often the keystore was written when it was seen last; 0 where it was not."""
         seen = self._recall(document.id)
@@ -118,6 +138,10 @@ def _parse(document: Document) -> _LastSeal:
     if not 0 < counter <= MAX_COUNTER:
         raise DocumentError("'counter' is out of range")
     return _LastSeal(counter, document.text("seal_sha256", max_characters=64))
+
+
+def _parse_path(document: Document) -> str | None:
+    return document.text("path", max_characters=_MAX_PATH) if "path" in document else None
 
 
 def _members(keystore_id: str, seen: _LastSeal, path: Path) -> Mapping[str, object]:

@@ -45,7 +45,7 @@ from pipecrypt.keys.services.keystore.lookup import (
     master_key_id,
     read_keystore_if_any,
 )
-from pipecrypt.keys.services.keystore.opening import open_versions, read_as_can_be
+from pipecrypt.keys.services.keystore.opening import ReadKeystore, open_versions, read_as_can_be
 from pipecrypt.keys.services.recipient import FoundRecipient, IdentityMasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import FoundPublicKeys, LocalSigner
@@ -206,41 +206,47 @@ class KeystoreService:
             _check_algorithm(place, entry, PublicKey(entry.public_key or "").algorithm)
         return FoundPublicKeys(tuple(_text(entry) for entry in versions), doubt)
 
-    def check_exists(self, reference: KeyReference, *, signs: bool) -> None:
-        """Pass if the keystore has the key, as the file says without the passphrase.
+    def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
+        """Pass if the keystore has the key, and return why nothing proves that; None where the secret is at hand.
 
         Raises:
             KeyReferenceError: the reference names no key.
             KeystoreError: the keystore is missing or malformed; the hint names the command that makes it.
             KeyNotFoundError: it has no such key; likewise.
+            PassphraseError: a secret is at hand, and does not open it.
+            DamagedKeystoreError: it was changed by somebody without the secret, or is older than it was seen before.
             UsageError: the key is for something else.
         """
         place = locate_key(reference)
         makes = f"pipecrypt keys new {_quoted(reference.text)}{' --type ed25519' if signs else ''}"
-        document = read_keystore_if_any(place.path)
-        if document is None:
+        read = _read_if_any(place, credentials)
+        if read is None:
             raise KeystoreError(f"{reference.text}: keystore {place.path} does not exist", hint=f"{makes} makes it")
         try:
-            versions = find_versions(document, place)
+            versions = find_versions(read.document, place)
         except KeyNotFoundError as error:
             raise KeyNotFoundError(error.message, hint=f"{error.hint}; {makes} makes it") from None
         _check_use(place, versions[0], signs=signs)
         _check_in_use(place, versions[-1])
+        return None if read.doubt is None else f"keystore {place.path}: {read.doubt}"
 
-    def siblings(self, reference: KeyReference) -> tuple[KeyReference, ...]:
-        """Return references to the other keys of the keystore that do not sign, as the file says."""
+    def siblings(self, reference: KeyReference, credentials: Credentials) -> tuple[KeyReference, ...]:
+        """Return references to the other keys of the keystore that do not sign; errors as of `check_exists`."""
         place = locate_key(reference)
-        document = read_keystore_if_any(place.path)
-        keys = () if document is None else document.keys
+        read = _read_if_any(place, credentials)
+        keys = () if read is None else read.document.keys
         names = sorted({key.name for key in keys if not key.type.signs and key.name != place.name})
         start = reference.text.partition("#")[0]
         return tuple(parse_key_reference(f"{start}#{name}") for name in names)
 
-    def known_ids(self, reference: KeyReference) -> frozenset[str] | None:
-        """Return the master key ids of all versions of a key, as the file says; none where there is no such key."""
+    def known_ids(self, reference: KeyReference, credentials: Credentials) -> frozenset[str] | None:
+        """Return the master key ids of all versions of a key; none where there is no such key.
+
+        Errors as of `check_exists`.
+        """
         place = locate_key(reference)
-        document = read_keystore_if_any(place.path)
-        return frozenset(map(master_key_id, () if document is None else document.versions(place.name)))
+        read = _read_if_any(place, credentials)
+        return frozenset(map(master_key_id, () if read is None else read.document.versions(place.name)))
 
     def find_recipient(
         self, reference: KeyReference, credentials: Credentials, *, prove: bool
@@ -278,6 +284,10 @@ def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey], *, is_r
     for seed in seeds:
         opened = (*opened, IdentityMasterKey(HPKEIdentity(algorithm, seed), opened, is_retired=is_retired))
     return opened[-1]
+
+
+def _read_if_any(place: KeyPlace, credentials: Credentials) -> ReadKeystore | None:
+    return None if read_keystore_if_any(place.path) is None else read_as_can_be(place.path, credentials)
 
 
 def _read_versions(
