@@ -19,6 +19,7 @@ __all__ = [
     "Document",
     "DocumentError",
     "check_parts",
+    "cost_of",
     "decode_base64",
     "encode_base64",
     "load_json",
@@ -226,9 +227,13 @@ def check_parts(data: bytes) -> None:
     Raises:
         DocumentError: parsed, it would take many times its bytes, or more than memory should hold.
     """
-    cost = sum(data.count(character) * each for character, each in _COSTS)
-    if cost > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
+    if cost_of(data) > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
         raise DocumentError("more parts than its size explains")
+
+
+def cost_of(data: bytes) -> int:
+    """Return how many bytes of memory the parts of a text of JSON take at most."""
+    return sum(data.count(character) * each for character, each in _COSTS)
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -11,10 +11,11 @@ are not noted at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Collection, Iterable
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import Document, DocumentError
+from pipecrypt.documents import Document, DocumentError, cost_of
 from pipecrypt.manifest.promise import JSONObject
 
 __all__ = ["ClearColumns", "decode_clear_columns", "encode_clear_columns", "fits_clear_columns"]
@@ -25,11 +26,14 @@ _MAX_COLUMNS: Final = 32_767
 _MAX_DEPTH: Final = 64
 _MAX_CHARACTERS: Final = 1024
 _MAX_TOTAL_BYTES: Final = 1 << 20
+# Less than what a reader lets a document take, see documents: there is more in it than the columns.
+_LEAST_COST: Final = 640 << 10
+_COST_FACTOR: Final = 17
 _BYTES_AROUND: Final = 12  # {"path":[]},
 _BYTES_AROUND_NAME: Final = 3
 
 
-def fits_clear_columns(columns: Iterable[tuple[str, ...]]) -> bool:
+def fits_clear_columns(columns: Collection[tuple[str, ...]]) -> bool:
     """Say whether so many columns, of such names, can be noted."""
     count = total = 0
     for path in columns:
@@ -37,7 +41,10 @@ def fits_clear_columns(columns: Iterable[tuple[str, ...]]) -> bool:
         total += _BYTES_AROUND + sum(len(name.encode()) + _BYTES_AROUND_NAME for name in path)
         if len(path) > _MAX_DEPTH or any(len(name) > _MAX_CHARACTERS for name in path):
             return False
-    return count <= _MAX_COLUMNS and total <= _MAX_TOTAL_BYTES
+    if count > _MAX_COLUMNS or total > _MAX_TOTAL_BYTES:
+        return False
+    data = json.dumps(encode_clear_columns(columns), ensure_ascii=False, separators=(",", ":")).encode()
+    return cost_of(data) <= max(_LEAST_COST, _COST_FACTOR * len(data))
 
 
 def encode_clear_columns(columns: Iterable[tuple[str, ...]]) -> list[JSONObject]:

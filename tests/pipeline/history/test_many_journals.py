@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError
+from pipecrypt.manifest.clear_columns import fits_clear_columns
+from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.pipeline.history import past_runs
 from pipecrypt.pipeline.history.cleaning import CleanSummary, clean
 from pipecrypt.pipeline.history.journal import history
@@ -25,6 +28,7 @@ from pipecrypt.pipeline.history.journal.history import fetch_ahead, find_runs, j
 from pipecrypt.pipeline.history.journal.seal import PlainSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.storage.location import Location
+from tests.manifest.world import manifest
 from tests.pipeline.history.test_journal import _part
 
 MIB = 1 << 20
@@ -298,3 +302,18 @@ def test_a_hundred_mebibytes_of_journals_take_less_than_half_a_gibibyte(tmp_path
             [sys.executable, "-c", _CHILD, command, str(tmp_path)], capture_output=True, text=True, check=True
         )
         assert int(done.stdout.split()[-1]) < 512, f"{command}: {done.stdout}"
+
+
+@pytest.mark.parametrize("width", [1, 8, 20, 30, 60])
+def test_columns_that_are_noted_can_be_read_again(width: int) -> None:
+    """Very many short names weigh more than a reader lets their bytes weigh: they are not noted."""
+    header = RunHeader(run_id=run_id(1), dataset_id=DATASET, token="0" * 8, is_staged=False)
+    noted = 0
+    for count in (1, 1000, 1500, 1900, 2500, 10_000):
+        columns = frozenset((f"{number:0{width}}",) for number in range(count))
+        if fits_clear_columns(columns):
+            noted = count
+            assert decode_block(encode_block(Block(header, 0, clear=columns))).clear == columns
+            statement = encode_statement(replace(manifest(), clear_columns=columns))
+            assert decode_statement(statement).clear_columns == columns
+    assert noted >= (1000 if width < 30 else 10_000)

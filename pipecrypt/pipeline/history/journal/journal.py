@@ -135,7 +135,8 @@ class Journal:
             StorageError: the storage refused or failed.
         """
         if self._records and self._clear is not None:
-            if fits_clear_columns(self._noted_clear):  # of all blocks, so that whoever adds them up can note them too
+            # Of all blocks, so that whoever adds them up can note them too.
+            if fits_clear_columns(self._noted_clear) and fits_clear_columns(self._clear):
                 self._store(Block(self.header, self._sequence, clear=self._clear))
             self._clear = None
         while self._records:
