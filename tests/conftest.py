@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers.fixtures import azurite_store, fake_gcs_store, moto_s3_server, s3_server, seaweedfs_server
 
 __all__ = ["azurite_store", "fake_gcs_store", "moto_s3_server", "s3_server", "seaweedfs_server"]
+
+# How fast examples are made and tried says how busy the machine is, and nothing about what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

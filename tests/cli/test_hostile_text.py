@@ -152,11 +152,11 @@ def test_a_record_without_a_traceback_is_one_line() -> None:
 @pytest.mark.parametrize(
     "environ",
     [
-        {"LC_ALL": "C"},
+        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.long),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.long),
         {"PYTHONIOENCODING": "ascii:strict"},
-        {"PYTHONIOENCODING": "cp1252"},
+        pytest.param({"PYTHONIOENCODING": "cp1252"}, marks=pytest.mark.long),
     ],
     ids=str,
 )

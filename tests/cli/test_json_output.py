@@ -95,6 +95,7 @@ _CALLS = [
 ]
 
 
+@pytest.mark.timeout(1200)  # a process for each call, and on a busy machine they take their time
 def test_every_command_says_all_in_json(house: Path) -> None:
     for arguments, code in _CALLS:
         said = _pipecrypt(*arguments, "--json")

@@ -45,7 +45,8 @@ def test_an_object_store(signed_world: SignedWorld, dataset: Path, options: dict
 
     store.rm_file(f"verified/orders/{NAMES[0]}")
     store.pipe_file("verified/orders/.extra", b"")
-    store.pipe_file("verified/orders/marker/", b"")
+    # Not by `pipe_file`, of which older versions leave the slash out.
+    store.call_s3("put_object", Bucket="verified", Key="orders/marker/", Body=b"")
     store.pipe_file(f"verified/orders/{NAMES[2]}", b"words")
     with pytest.raises(VerificationError) as caught:
         pc.verify(place, trust, storage_options=options)

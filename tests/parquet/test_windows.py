@@ -99,7 +99,9 @@ def _outcome(data: bytes, *, in_windows: bool) -> object:
 
 
 @pytest.mark.parametrize("window_bytes", [61], indirect=True)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_a_damaged_chunk_has_one_outcome(window_bytes: int, data: st.DataObject) -> None:
     changed = bytearray(_PLAIN)

@@ -518,7 +518,7 @@ def test_a_data_key_costs_microseconds(memory: MemoryKeyService) -> None:
     assert min(rounds) < 200e-6  # about 15 here; a slow machine and a busy one pass too
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_hostile_material_ends_in_our_errors(memory: MemoryKeyService, data: st.DataObject) -> None:
     with _open(memory, PII) as session:
