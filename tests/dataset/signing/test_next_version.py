@@ -353,15 +353,30 @@ def test_another_master_key_may_join(world: World) -> None:
     assert len(world.entries()) == 3
 
 
-def test_a_column_that_only_new_files_have_must_have_been_promised(world: World) -> None:
+@pytest.mark.parametrize("had", ["no such column", "it in plaintext"])
+def test_a_column_is_promised_unless_files_that_stay_have_it_in_plaintext(world: World, had: str) -> None:
+    if had == "it in plaintext":
+        world.write("nested.parquet", _nested())
+    world.sign(world.policy(unlisted="plaintext"))
+    signed = set(world.entries())
+    world.write("../more/new.parquet", _nested())
+    glob = world.policy(columns={"*email": world.reference("pii")}, unlisted="plaintext")
+    if had == "it in plaintext":
+        with pytest.raises(ConflictError, match="promised to be in plaintext"):
+            world.sign(glob, source=world.root / "more", overwrite=True)
+        assert set(world.entries()) == signed
+        return
+
+    world.sign(glob, source=world.root / "more", overwrite=True)
+    promised = {column.path for column in world.verify().manifest.policy.columns}
+    assert promised == {("email",), ("customer", "email")}
+    assert set(world.entries()) == signed | {"new.parquet"}
+
+
+def test_a_column_in_plaintext_stays_so_in_new_files(world: World) -> None:
     world.sign()
     world.write("../more/nested.parquet", _nested())
-    glob = world.policy(columns={"*email": world.reference("pii")}, unlisted="plaintext")
-    with pytest.raises(ConflictError, match="promised"):  # old files might have it in plaintext, as far as was signed
-        world.sign(glob, source=world.root / "more", overwrite=True)
-
-    plain = world.policy(unlisted="plaintext")
-    world.sign(plain, source=world.root / "more", overwrite=True)
+    world.sign(world.policy(unlisted="plaintext"), source=world.root / "more", overwrite=True)
     assert len(world.entries()) == 3
 
 
