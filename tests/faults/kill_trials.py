@@ -26,7 +26,7 @@ from typing import Any
 
 from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run, found
+from pipecrypt.pipeline.run import directory_run, sink_state
 from pipecrypt.storage import local_sink
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
@@ -232,7 +232,7 @@ def _nothing() -> None:
 
 def _no_staging() -> None:
     """Write into a signed dataset in place."""
-    found.Found.is_staged = False  # type: ignore[assignment,misc]
+    sink_state.SinkState.is_staged = False  # type: ignore[assignment,misc]
 
 
 def _no_temporary_names() -> None:
@@ -266,7 +266,7 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    found.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
+    sink_state.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
         lambda cls, *_, **__: cls()
     )
 

@@ -26,7 +26,7 @@ import fsspec
 from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.errors import IntegrityError, SourceNotFoundError
 from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run, found
+from pipecrypt.pipeline.run import directory_run, sink_state
 from tests.faults.kill_trials import forked
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys
@@ -152,7 +152,7 @@ class _Trial:
 
 def _no_staging() -> None:
     """Write into a signed dataset in place."""
-    found.Found.is_staged = False  # type: ignore[assignment,misc]
+    sink_state.SinkState.is_staged = False  # type: ignore[assignment,misc]
 
 
 def _nothing_set_aside() -> None:
