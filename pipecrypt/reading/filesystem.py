@@ -24,7 +24,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.reading.listings import by_name, kept_beside_data, name_of, staged_as
 from pipecrypt.reading.options import check_names, view_options
-from pipecrypt.reading.statements import ShownAs
+from pipecrypt.reading.statements import DIRECTORY, OTHER, ShownAs
 from pipecrypt.reading.stored_file import StoredFile
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import Views
@@ -34,9 +34,6 @@ from pipecrypt.storage.local_file import LocalFile, is_local
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
-# What fsspec calls a directory, and a named pipe, a socket or a device: readers skip these without a word.
-_OTHER: Final = "other"
-_NO_FILES: Final = frozenset({"directory", _OTHER})
 _GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
@@ -176,7 +173,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
         def shown_as(file: str) -> str | None:
             is_too_deep = maxdepth is not None and file.count("/") > slashes
-            return None if is_too_deep or not file.startswith(beginning) else file
+            is_below = file.startswith(beginning) or file == place.rstrip("/")  # itself, if it was signed as a file
+            return None if is_too_deep or not is_below else file
 
         found = self._listing(place, lists, shown_as)
         return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
@@ -217,7 +215,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
                 found = lists()
             except FileNotFoundError as absent:  # perhaps because all of it is staged
                 found, error = {}, absent
-            kinds = {name: info.get("type", "file") not in _NO_FILES for name, info in found.items()}
+            kinds = {name: str(info.get("type", "file")) for name, info in found.items()}
             try:
                 compared = statements.check_listing(directory, kinds, shown_as)
                 break
@@ -227,7 +225,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         if error is not None and (compared is None or not compared.staged):
             raise error
         if compared is not None:
-            found |= {shown: info for shown, info in staged_as(compared.staged, shown_as) if shown not in found}
+            found |= staged_as(compared.staged, shown_as)  # also where something else is in its place
         hidden = kept_beside_data(found, directory, None if compared is None else compared.root)
         return {name: info for name, info in found.items() if name not in hidden}
 
@@ -325,8 +323,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         if mode != "rb":
             self._refuse()
         info, file = self._look(path)
-        view = self._views.view(file) if info.get("type") != "directory" else None
-        if view is None and is_local(self.fs) and info.get("type") != "directory":
+        view = self._views.view(file) if info.get("type") != DIRECTORY else None
+        if view is None and is_local(self.fs) and info.get("type") != DIRECTORY:
             return LocalFile(file.place, info)
         if view is None:
             known = {name: value for name, value in options.items() if name != "autocommit" and value is not None}
@@ -347,7 +345,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         return info, self._stored(info, path)
 
     def _stored(self, info: Mapping[str, Any], path: str) -> StoredFile:
-        if info.get("type") == _OTHER:  # opening a named pipe waits for whoever writes to it
+        if info.get("type") == OTHER:  # opening a named pipe waits for whoever writes to it
             raise NoRegularFileError(f"{path} is not a regular file")
         return StoredFile(self.fs, path, size_of(info, path), fingerprint_of(info))
 

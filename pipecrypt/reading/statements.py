@@ -10,18 +10,23 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
+from pipecrypt.dataset.opening.governing import read_envelope, recall
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.findings import missing, refuse
-from pipecrypt.manifest.paths import is_reserved, staged_path
+from pipecrypt.manifest.paths import is_reserved, signature_path, staged_path
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.small_files import FilesystemFiles
 
-__all__ = ["ComparedListing", "FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
+__all__ = ["DIRECTORY", "OTHER", "ComparedListing", "FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
+
+# What fsspec calls a directory, and a named pipe, a socket or a device.
+DIRECTORY: Final = "directory"
+OTHER: Final = "other"
 
 # From a file's path to the path by which a listing shows it, which may be a directory's; None where it does not.
 ShownAs: TypeAlias = Callable[[str], str | None]
@@ -58,15 +63,16 @@ class Statements(Protocol):
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
         """Return what a newer statement says about a file that was refused; None if there is none."""
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
+    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
         """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
 
         Returns:
             What it was compared with; None if there is no dataset.
 
         Args:
-            directory: below which was listed. Where no dataset is there or above, nothing is compared.
-            found: the paths that are shown, and of each whether it is a file.
+            directory: below which was listed, or a file that was. Where no dataset is there or above, nothing is
+                compared but that it is not in the place of a single signed file.
+            found: the paths that are shown, and of each its type, as fsspec calls it.
             shown_as: how each file must be.
 
         Raises:
@@ -98,7 +104,7 @@ class PinnedStatements:
         """Return None."""
         return None
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
+    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
         """Return None: what was listed before has been compared."""
         return None
 
@@ -111,8 +117,10 @@ class _OpenDataset:
     paths: tuple[str, ...]
 
     def below(self, directory: str) -> tuple[str, ...]:
-        """Return the paths of the storage of all files below a directory of it."""
+        """Return the paths of the storage of all files below a directory of it; of a file, its own."""
         root = self.dataset.root
+        if directory != root and self.dataset.below(directory) in self.dataset.entries:
+            return (directory,)
         prefix = "" if directory == root else f"{self.dataset.below(directory)}/"
         first = bisect_left(self.paths, prefix)
         last = bisect_left(self.paths, True, lo=first, key=lambda path: not path.startswith(prefix))
@@ -156,18 +164,27 @@ class FoundStatements:
             found = self._look(path)
         return None if found == refused else found
 
-    def check_listing(self, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> ComparedListing | None:
+    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
         """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
         with self._lock:
             known = self._known_above(directory)
             if known is None or _missing(known, directory, found, shown_as):
                 known = self._open_above(f"{directory}/")  # perhaps a newer one
         if known is None:
+            self._check_no_signed_file(directory, found)
             return None
         root, gone = known.dataset.root, _missing(known, directory, found, shown_as)
         staged = self._staged(known, gone) if gone else {}
         refuse([missing(path[len(root) + 1 :]) for path in gone if path not in staged], name=known.dataset.name)
         return ComparedListing(root, staged)
+
+    def _check_no_signed_file(self, path: str, found: Mapping[str, str]) -> None:
+        """Pass if what was listed is not in the place of a single file that was signed."""
+        if not path or (path in found and _is_file(found[path])):
+            return
+        place, memory = signature_path(path), self._requirements.memory
+        if read_envelope(self._files, place) is not None or recall(self._files, place, memory) is not None:
+            refuse([missing(path.rpartition("/")[2])], name=self._files.display(path))
 
     def _staged(self, known: _OpenDataset, places: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Return what the storage says about files that are staged, by their places; nobody has looked into them."""
@@ -223,10 +240,17 @@ class FoundStatements:
         return expires is not None and self._requirements.clock() >= expires
 
 
-def _missing(known: _OpenDataset, directory: str, found: Mapping[str, bool], shown_as: ShownAs) -> tuple[str, ...]:
+def _missing(known: _OpenDataset, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> tuple[str, ...]:
     def is_shown(path: str) -> bool:
         shown = shown_as(path)
-        # What is no file in the place of one would be skipped by readers, as if nothing had been signed there.
-        return shown is None or (found.get(path, False) if shown == path else shown in found)
+        if shown is None:
+            return True
+        # What is not a file in the place of one, or not a directory, would be skipped by readers who look for tables,
+        # as if nothing had been signed there.
+        return shown in found and (_is_file(found[shown]) if shown == path else found[shown] == DIRECTORY)
 
     return tuple(path for path in known.below(directory) if not is_shown(path))
+
+
+def _is_file(kind: str) -> bool:
+    return kind not in (DIRECTORY, OTHER)

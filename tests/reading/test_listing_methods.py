@@ -5,14 +5,17 @@ The methods are those that fsspec's own base class has, so that one which a late
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fsspec.spec import AbstractFileSystem
 
+import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, UnsupportedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from tests.reading.attacks import SECOND, World
@@ -142,6 +145,45 @@ def test_a_file_that_is_missing_is_told_by_whatever_would_list_it(world: World, 
             lists(showing(world), place)
     else:
         assert "b ü" not in repr(lists(showing(world), place))
+
+
+@pytest.mark.parametrize("plant", ["file", "pipe", "link"])
+@pytest.mark.parametrize("lists", CASES)
+def test_what_is_not_a_directory_in_the_place_of_one_is_told(
+    world: World, lists: Lists, tmp_path: Path, plant: str
+) -> None:
+    """Otherwise a reader who looks for tables in what is listed passes by, as if nothing had been signed below it."""
+    place = shutil.copytree(world.root / "above/one", tmp_path / "one")
+    before = repr(lists(showing(world), str(place)))
+    (place / "day=1").rename(tmp_path / "day=1")
+    if plant == "file":
+        shutil.copy(place / "a.parquet", place / "day=1")
+    elif plant == "pipe":
+        os.mkfifo(place / "day=1")
+    else:
+        (place / "day=1").symlink_to(tmp_path / "day=1")
+    if "day=1" in before and lists is not LISTS["glob"]["one level"]:
+        with pytest.raises(IntegrityError):
+            lists(showing(world), str(place))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_directory_in_the_place_of_a_signed_file_is_no_empty_table(
+    world: World, tmp_path: Path, *, single: bool
+) -> None:
+    if single:
+        policy = pc.Policy(columns={"email": world.key}, footer_key=world.key, sign=world.signing)
+        file = tmp_path / "x.parquet"
+        pc.encrypt(world.root / "raw" / "a.parquet", file, policy, credentials=world.credentials)
+    else:
+        file = shutil.copytree(world.root / "above/one", tmp_path / "one") / "a.parquet"
+    assert pq.read_table(str(file), filesystem=showing(world)).num_rows
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IntegrityError):
+        pq.read_table(str(file), filesystem=showing(world))
+    with pytest.raises(IntegrityError):
+        showing(world).ls(str(file))
 
 
 @pytest.mark.parametrize("name", ["", "/manifest.json", "/evil.parquet", "/files", "/none"])
