@@ -1,8 +1,9 @@
 """What writers note about columns in a footer's key-value metadata, and what stays of it beside a readable footer.
 
 A footer that stays readable shows what its writer noted, and programs note what tells values: GeoParquet the bounds of
-a geometry, Spark, Iceberg and Avro comments and defaults, pandas the attributes of a frame, Hugging Face the labels of
-a class. What stays of an encrypted column in these entries is what its type is made of, as far as it is listed here.
+a geometry, Hudi the first and the last record key, Spark, Iceberg and Avro comments and defaults, pandas and R the
+attributes of a frame, Hugging Face the labels of a class. What stays of an encrypted column in these entries is what
+its type is made of, as far as it is listed here.
 Keeping the entries as they were is left to sealed_notes.
 """
 
@@ -46,6 +47,8 @@ def strip_note(key: bytes, value: bytes, plain: Collection[str], *, drops_unknow
     Returns:
         None where nothing stays, as of a known entry that cannot be read.
     """
+    if key in _OF_ONE_COLUMN:
+        return value if _OF_ONE_COLUMN[key] in plain else None
     if key != ARROW_SCHEMA_KEY and key not in _STRIPPERS:
         return None if drops_unknown and key not in _OURS else value
     strip = _strip if len(value) > _MOST_REMEMBERED_BYTES else _strip_once
@@ -213,4 +216,16 @@ _STRIPPERS: Final[Mapping[bytes, Callable[[_Document, frozenset[str]], _Document
     b"parquet.avro.schema": _strip_avro,
     b"avro.schema": _strip_avro,
     b"huggingface": _strip_hugging_face,
+}
+
+# Each of these entries is about one column, or nobody can tell which (None): none of them is read here.
+_HUDI_RECORD_KEY: Final = "_hoodie_record_key"
+_OF_ONE_COLUMN: Final[Mapping[bytes, str | None]] = {
+    b"hoodie_min_record_key": _HUDI_RECORD_KEY,
+    b"hoodie_max_record_key": _HUDI_RECORD_KEY,
+    b"org.apache.hudi.bloomfilter": _HUDI_RECORD_KEY,
+    b"com.uber.hoodie.bloomfilter": _HUDI_RECORD_KEY,
+    b"parquet.proto.descriptor": None,
+    b"r": None,
+    b"spatialpandas": None,
 }

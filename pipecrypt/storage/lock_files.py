@@ -31,6 +31,7 @@ __all__ = [
     "numbers",
     "read_holder",
     "write_holder",
+    "written_ns",
 ]
 
 # They begin again at 1 whenever the lock is free, so honest ones stay far below: what has a longer name is not a lock.
@@ -111,6 +112,12 @@ def numbers(directory: Location) -> list[int]:
     """Return the numbers of the files that lie there."""
     found = (_NAME.fullmatch(path) for path, _ in take_inventory(directory, lambda _: False))
     return [int(name["number"]) for name in found if name is not None]
+
+
+def written_ns(directory: Location, number: int) -> int | None:
+    """Return when a file was written last, by the clock of the storage; None where that is not known."""
+    found = dict(take_inventory(directory, lambda _: False)).get(f"{number}.json")
+    return None if found is None else found.mtime_ns
 
 
 def read_holder(directory: Location, number: int) -> LockHolder | None:

@@ -1,8 +1,9 @@
 """Tell which holder of the lock of a directory lives. Taking, keeping and losing the lock is left to sink_lock.
 
-Of a process on this machine the system knows at once. Any other is watched: a holder that lives writes its file again
-every few seconds. All files are watched at the same time, for several of the longest interval that a holder has. So
-nobody waits for longer than that, however many files lie there and whatever they say: anybody may have written them.
+Of a process on this machine the system knows at once whether it runs; that it holds the lock is believed where it has
+written its file just now. Any other is watched: a holder that lives writes its file again every few seconds. All files
+are watched at the same time, for several of the longest interval that a holder has. So nobody waits for longer than
+that, however many files lie there and whatever they say: anybody may have written them, and named any process.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder, holders, read_holder
+from pipecrypt.storage.lock_files import LockHolder, holders, read_holder, written_ns
 from pipecrypt.storage.process_identity import is_running, this_process
 
 __all__ = ["HELD_HERE", "LONGEST_INTERVAL_SECONDS", "LockTiming", "LockWatch", "current_holder"]
 
 LONGEST_INTERVAL_SECONDS: Final = 10  # between two beats; no holder writes a longer one, and no file is believed more
+_NANOSECONDS: Final = 1_000_000_000
 HELD_HERE: Final[set[str]] = set()  # write ids of the locks that this process holds
 
 
@@ -82,12 +84,19 @@ class LockWatch:
         found = holders(self._directory) if seen is None else seen
         silent = []
         for number in sorted(found, reverse=True):
-            lives = _is_known_to_live(found[number])
-            if lives:
-                return found[number]
-            if lives is None and found[number] not in self._waited_for:
-                silent.append(found[number])
+            holder = found[number]
+            lives = _is_known_to_live(holder)
+            if lives and (holder.write_id in HELD_HERE or self._was_just_written(number)):
+                return holder
+            if lives is not False and holder not in self._waited_for:
+                silent.append(holder)
         return self._watch(silent)
+
+    def _was_just_written(self, number: int) -> bool:
+        """Say whether a file is as young as that of a holder that beats; one from the future is watched."""
+        written = written_ns(self._directory, number)
+        most = self._timing.patience * LONGEST_INTERVAL_SECONDS * _NANOSECONDS
+        return written is not None and 0 <= time.time_ns() - written <= most
 
     def _watch(self, silent: Sequence[LockHolder]) -> LockHolder | None:
         for _ in range(self._timing.patience):

@@ -174,7 +174,7 @@ def test_some_files_and_single_files(verify: Run, dataset: Path, tmp_path: Path)
         (["nothing"], "does not exist"),
         (["signed", "--files", "*.csv"], "no file matches"),
         (["signed", "--threshold", "2"], "2 signatures"),
-        (["signed", "--dataset-id", "12"], "no dataset id"),
+        (["signed", "--dataset-id", "12"], "not a dataset id"),
         (["signed", "--trust", "nothing.pub"], "nothing.pub"),
         (["signed", "--workers", "0"], "--workers"),
     ],

@@ -28,6 +28,10 @@ from tests.parquet.test_view import SomeKeys
 from tests.parquet.world import RandomKeys, decrypt, encrypt, parquet_bytes
 
 _PLANTED = b"PLANTED"
+OF_RECORD_KEYS = (
+    "hoodie_min_record_key", "hoodie_max_record_key", "org.apache.hudi.bloomfilter", "com.uber.hoodie.bloomfilter",
+)  # fmt: skip
+OF_WHOLE_FILES = (*OF_RECORD_KEYS, "parquet.proto.descriptor", "r", "spatialpandas")
 
 
 def carriers(column: str) -> dict[str, str]:
@@ -125,6 +129,23 @@ def test_what_is_noted_under_a_name_of_no_column_is_stripped_too(name: str, twin
     sealed = encrypt(data, policy(), keys)
     assert told(shown_entries(sealed)) == []
     assert decrypt(sealed, keys) == data
+
+
+@pytest.mark.parametrize("entry", OF_WHOLE_FILES)
+def test_entries_that_go_whole_are_stripped_and_come_back(entry: str) -> None:
+    data, keys = file_with({entry: "PLANTED"}), RandomKeys()
+    sealed = encrypt(data, policy(), keys)
+    assert told(shown_entries(sealed)) == []
+    assert decrypt(sealed, keys) == data
+    with pytest.raises(UnsupportedError):
+        encrypt(data, policy(ClearNotes.REFUSE), keys)
+
+
+@pytest.mark.parametrize("entry", OF_RECORD_KEYS)
+def test_bounds_of_record_keys_stay_where_these_are_in_plaintext(entry: str) -> None:
+    name = entry.encode()
+    assert strip_note(name, b"a", {"_hoodie_record_key", "id"}) == b"a"
+    assert strip_note(name, b"a", {"id"}) is None
 
 
 def test_readers_without_the_footer_key_keep_the_types() -> None:

@@ -97,6 +97,31 @@ def test_a_holder_elsewhere_that_beats_keeps_its_lock(directory: Location) -> No
         SinkLock(directory, "next", timing=LockTiming(sleep=beat))
 
 
+@pytest.mark.parametrize("age_seconds", [31, 3600, -3600], ids=["long ago", "an hour ago", "in the future"])
+def test_a_lock_that_names_a_process_that_runs_is_watched_where_it_is_not_fresh(
+    tmp_path: Path, age_seconds: int
+) -> None:
+    """Whoever can write to the sink may name any process: once, and nobody would ever write there again."""
+    directory, waited = Location(str(tmp_path / "lock")), list[float]()
+    parent = os.getppid()
+    _put(directory, 7, place=this_process().place, process=parent, started=_start_of(parent), interval_seconds=10)
+    assert current_holder(directory, timing=LockTiming(sleep=_never)) is not None  # as long as it may be about to beat
+    written = time.time() - age_seconds
+    os.utime(tmp_path / "lock" / "7.json", (written, written))
+    with SinkLock(directory, "next", timing=LockTiming(sleep=waited.append)):
+        assert waited == [10, 10, 10]
+        assert _names(directory) == ["8.json"]
+
+
+def test_a_process_of_this_machine_that_beats_late_keeps_its_lock(tmp_path: Path) -> None:
+    directory, parent = Location(str(tmp_path / "lock")), os.getppid()
+    names = {"place": this_process().place, "process": parent, "started": _start_of(parent)}
+    _put(directory, 7, **names)
+    os.utime(tmp_path / "lock" / "7.json", (0, 0))
+    with pytest.raises(ConflictError, match="another"):
+        SinkLock(directory, "next", timing=LockTiming(sleep=lambda _: _put(directory, 7, beat=1, **names)))
+
+
 def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
     waits: list[float] = []
     with SinkLock(directory, "slow", timing=LockTiming(sleep=waits.append)) as lock:
