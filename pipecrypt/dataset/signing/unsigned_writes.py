@@ -1,15 +1,19 @@
 """Refuse to write where it would make a signed statement false, before anything is written. Signing: next_version.
 
 A file in a signed dataset that was not signed with it, or a signed file that another one replaces, is what every reader
-refuses; whoever writes it by mistake should hear of it first.
+refuses; whoever writes it by mistake should hear of it first. So it is where this user's records know of a statement
+that is gone: whoever can remove one must not turn this off.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from typing import Final
 
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.signing.known_versions import check_none_removed
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.storage.inventory import take_inventory
@@ -54,12 +58,14 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
 
     Raises:
         ConflictError: the directory is a signed dataset, or one of the files is signed or would lie in one below.
+        NotTrustedError: a signed version was accepted there or above, and its statement is gone.
         StorageError: the storage refused or failed.
     """
+    if is_directory(sink) and exists(sink.child(MANIFEST_PATH)):
+        raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
+    check_none_removed(sink, VersionMemory.of_user(os.environ))
     if not is_directory(sink):
         return
-    if exists(sink.child(MANIFEST_PATH)):
-        raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
     found = {path for path, _ in take_inventory(sink, _everywhere)}
     roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
     for path in paths:
@@ -76,10 +82,13 @@ def check_unsigned_file(file: Location) -> None:
 
     Raises:
         ConflictError: there is one.
+        NotTrustedError: one was accepted there, or a version of a dataset above, and it is gone.
         StorageError: the storage refused or failed.
     """
-    if exists(file.sibling(signature_path(file.name))):
+    statement = file.sibling(signature_path(file.name))
+    if exists(statement):
         raise _signed(file)
+    check_none_removed(statement, VersionMemory.of_user(os.environ))
 
 
 def _signed(file: Location) -> ConflictError:

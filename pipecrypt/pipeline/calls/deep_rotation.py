@@ -213,6 +213,13 @@ def _check_signing(place: Place, wish: DeepRotation) -> None:
                 f"{place.name} is a part of the signed dataset {place.files.display(directory)}",
                 hint="rotate the whole dataset",
             )
+    if not wish.sign:
+        _check_none_removed(place)
+
+
+def _check_none_removed(place: Place) -> None:
+    subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
+    check_none_removed(subject, VersionMemory.of_user(os.environ))
 
 
 def _is_there(place: Place, suffix: str) -> bool:
@@ -224,8 +231,7 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
         return None
     file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
     if place.manifest is None and not file_signed:
-        subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
-        check_none_removed(subject, VersionMemory.of_user(os.environ))
+        _check_none_removed(place)
         raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
     options = SigningOptions(
         key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None, accepts_future=wish.accepts_future

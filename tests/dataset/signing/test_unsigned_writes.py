@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipecrypt.dataset.signing import unsigned_writes
-from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.errors import ConflictError, NotTrustedError, SourceNotFoundError, StorageError
+from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.pipeline.calls.files import decrypt
+from pipecrypt.pipeline.calls.verifying import verify
 from pipecrypt.pipeline.calls.writer import ParquetWriter, encrypt_batches
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.request import EncryptRequest
@@ -35,6 +38,40 @@ def test_an_unsigned_run_into_a_signed_dataset(signed: World) -> None:
             signed.sign(signed.policy(sign=None), **options)
         assert "sign it" in caught.value.hint
     assert _bytes(signed.out) == before
+
+
+@pytest.mark.parametrize("name", ["", "day=1", "a.parquet", "deep/er/x.parquet"])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_statement_that_was_removed_lets_nobody_write_unsigned(signed: World, name: str, is_whole: bool) -> None:
+    """Whoever can remove it, or all of the dataset, would turn off what keeps such a run out."""
+    if is_whole:
+        shutil.rmtree(signed.out)
+    else:
+        (signed.out / MANIFEST_PATH).unlink()
+    before = _bytes(signed.out) if signed.out.exists() else {}
+    policy, source = signed.policy(sign=None), signed.raw / "a.parquet" if name.endswith(".parquet") else signed.raw
+    with pytest.raises(NotTrustedError):
+        signed.sign(policy, source=source, sink=signed.out / name, overwrite=True)
+    if name.endswith(".parquet"):
+        with pytest.raises(NotTrustedError):
+            ParquetWriter(signed.out / name, people().schema, policy, overwrite=True, credentials=signed.credentials)
+    assert (_bytes(signed.out) if signed.out.exists() else {}) == before
+    verify_forgets(signed)
+    signed.sign(policy, source=source, sink=signed.out / name, overwrite=True)
+
+
+def verify_forgets(world: World) -> None:
+    """Say that the statement was removed on purpose."""
+    with pytest.raises((NotTrustedError, SourceNotFoundError)):
+        verify(world.out, trust=[world.reference("signing")], forget=True, credentials=world.credentials)
+
+
+def test_a_statement_that_was_removed_from_beside_a_file(world: World) -> None:
+    file = world.root / "x.parquet"
+    world.sign(source=world.raw / "a.parquet", sink=file)
+    file.with_name(signature_path(file.name)).unlink()
+    with pytest.raises(NotTrustedError):
+        world.sign(world.policy(sign=None), source=world.raw / "a.parquet", sink=file, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

@@ -19,6 +19,7 @@ from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
     NotEncryptedError,
+    NotTrustedError,
     PipecryptError,
     UsageError,
 )
@@ -170,6 +171,21 @@ def test_what_is_signed_needs_a_signing_key(world: World) -> None:
     shutil.rmtree(world.out / "_pipecrypt")
     with pytest.raises(UsageError):
         rotate(world, sign=[signing])
+
+
+@pytest.mark.parametrize("place", ["", "day=2", "a.parquet"])
+def test_what_is_not_signed_any_more_is_not_rotated(
+    world: World, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    signing = world.reference("signing")
+    encrypt(world, sign=signing)
+    pc.verify(world.out, trust=[signing])
+    shutil.rmtree(world.out / "_pipecrypt")
+    before = world.tree()
+    with pytest.raises(NotTrustedError):
+        rotate(world, world.out / place)
+    assert world.tree() == before
 
 
 def test_nothing_that_was_changed_is_signed_again(world: World) -> None:
