@@ -106,7 +106,9 @@ def decrypt_bytes(
         _check_encrypted(view, required)
         plain = view.read_range(0, view.size_bytes)
     try:
-        table = pq.read_table(pa.BufferReader(plain))
+        # Not read_table: it finds columns by their names, and two may have the same.
+        with pq.ParquetFile(pa.BufferReader(plain)) as file:
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{_NAME} cannot be decoded") from error
     return _one_batch(table)

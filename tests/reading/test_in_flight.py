@@ -297,6 +297,15 @@ def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:
     assert back.schema == BATCH.schema
 
 
+def test_columns_with_the_same_name(keys: Keys) -> None:
+    """Whatever can be encrypted comes back."""
+    twice = pa.RecordBatch.from_arrays([pa.array([1, 2]), pa.array(["PLANTED", "b"])], names=["x", "x"])
+    for policy in (pc.Policy(default=keys.open), pc.Policy(columns={"x": keys.open}, footer="encrypted")):
+        data = pc.encrypt_bytes(twice, policy, credentials=CREDENTIALS)
+        assert b"PLANTED" not in data
+        assert pc.decrypt_bytes(data, [keys.open], credentials=CREDENTIALS).equals(twice)
+
+
 @pytest.mark.parametrize("require", ["email", [], [1]])
 def test_what_require_cannot_be(keys: Keys, require: object) -> None:
     message = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.open), credentials=CREDENTIALS)

@@ -12,9 +12,10 @@ Several readers change a record one after the other, and never to an older versi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -32,7 +33,8 @@ _KIND: Final = "accepted"
 _NAME_DIGITS: Final = 40
 _FRESH: Final = timedelta(minutes=1)
 _MALFORMED_HINT: Final = (
-    "look who can write there; pipecrypt verify --forget puts a new record in its place, for what is there now"
+    "look who can write there, and whether this clock was ahead; pipecrypt verify --forget puts a new record in its "
+    "place, for what is there now; where that was signed with the same clock, a writer passes --accept-future-statement"
 )
 _logger = logging.getLogger(__name__)
 
@@ -44,10 +46,12 @@ class VersionMemory:
     Args:
         directory: where they are kept; made with the first one.
         starts_anew: nothing is recalled, and what is accepted now replaces what was kept.
+        accepts_future: a record that this clock made while it was ahead holds, as if it were made now.
     """
 
     directory: str
     starts_anew: bool = False
+    accepts_future: bool = False
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> Self | None:
@@ -64,7 +68,7 @@ class VersionMemory:
         Raises:
             IntegrityError: the record is malformed: taking it for none would let an old version pass.
         """
-        return None if self.starts_anew else self._records.read(_name(place), _parse)
+        return None if self.starts_anew else self._records.read(_name(place), self._parse)
 
     def remember(self, place: str, remembered: Remembered) -> None:
         """Keep what was accepted at a place; a newer version stays that another reader accepted meanwhile.
@@ -77,8 +81,9 @@ class VersionMemory:
         """
         try:
             with self._records.changing(_name(place)) as record:
-                known = None if self.starts_anew else record.read(_parse)
-                if known is None or _is_newer(remembered, known, place) or _is_stale(known, remembered):
+                known = None if self.starts_anew else record.read(self._parse)
+                fresh = timedelta(0) if self.accepts_future else _FRESH
+                if known is None or _is_newer(remembered, known, place) or _is_stale(known, remembered, fresh):
                     record.put(_members(place, remembered))
         except (OSError, ConflictError) as error:
             _logger.warning(
@@ -105,6 +110,10 @@ class VersionMemory:
         return False
 
     @property
+    def _parse(self) -> Callable[[Document], Remembered]:
+        return partial(_parse, accepts_future=self.accepts_future)
+
+    @property
     def _records(self) -> StateRecords:
         return StateRecords(self.directory, _KIND, "record of accepted versions", IntegrityError, _MALFORMED_HINT)
 
@@ -124,10 +133,10 @@ def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
     return remembered.version > known.version
 
 
-def _is_stale(known: Remembered, remembered: Remembered) -> bool:
+def _is_stale(known: Remembered, remembered: Remembered, fresh: timedelta) -> bool:
     """Say whether it is time to note that the same version is still what is accepted."""
     is_same = known.version == remembered.version
-    return is_same and (known.accepted is None or utc_now() - known.accepted > _FRESH)
+    return is_same and (known.accepted is None or utc_now() - known.accepted >= fresh)
 
 
 def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
@@ -140,22 +149,22 @@ def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
     }
 
 
-def _parse(document: Document) -> Remembered:
+def _parse(document: Document, *, accepts_future: bool) -> Remembered:
     return Remembered(
         dataset_id=document.text("dataset", max_characters=32),
         version=document.integer("version"),
         statement_sha256=document.text("statement_sha256", max_characters=64),
-        accepted=_read_time(document) if "accepted" in document else None,
+        accepted=_read_time(document, accepts_future=accepts_future) if "accepted" in document else None,
     )
 
 
-def _read_time(document: Document) -> datetime:
+def _read_time(document: Document, *, accepts_future: bool) -> datetime:
     """Return when a statement was last found; not later than now, or what a retired key signed before would be lost."""
     try:
         accepted = parse_utc(document.text("accepted", max_characters=32))
     except ValueError as error:
         raise DocumentError("'accepted' is not a time") from error
     now = utc_now()
-    if accepted > now + MAX_CLOCK_SKEW:
+    if accepted > now + MAX_CLOCK_SKEW and not accepts_future:
         raise DocumentError(f"'accepted' is {utc_text(accepted)}, in the future by the clock of this machine")
     return min(accepted, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -51,7 +52,7 @@ class OpenSigners:
     ) -> None:
         """Open all of them."""
         self.options = options
-        self.memory = memory
+        self.memory = memory and replace(memory, accepts_future=options.accepts_future)
         self._clock = clock
         self._credentials = credentials
         self._signers: list[Signer] = []

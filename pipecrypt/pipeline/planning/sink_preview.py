@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
@@ -19,7 +19,7 @@ from pipecrypt.dataset.signing.directory_state import (
     check_signed_is_there,
     sizes_below,
 )
-from pipecrypt.dataset.signing.known_versions import check_none_removed
+from pipecrypt.dataset.signing.known_versions import check_none_removed, recall
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
@@ -66,17 +66,15 @@ def preview_sink(request: EncryptRequest, plan: Plan, credentials: Credentials) 
     Raises:
         FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
         NotTrustedError: a signed version was accepted there before, and its statement is gone.
-        IntegrityError: statement or journal is malformed.
+        IntegrityError: statement, journal or a record of accepted versions is malformed.
         StorageError: the storage refused or failed.
     """
     if plan.is_single_file or request.sink.is_standard_stream:
         return SinkPreview(decide(request, plan, None, None))
     is_signed = request.policy.signing is not None
     version = read_unverified_version(request.sink) if is_directory(request.sink) else None
-    if is_signed and version is None:
-        check_none_removed(request.sink, VersionMemory.of_user(os.environ))
-    if is_signed and version is not None and not request.run.accepts_future_statement:
-        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
+    if is_signed:
+        _check_versions(request, version)
     past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
     found = sizes_below(request.sink)
     there = None if is_signed else found
@@ -102,6 +100,17 @@ def preview_sink(request: EncryptRequest, plan: Plan, credentials: Credentials) 
             conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
     is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
+
+
+def _check_versions(request: EncryptRequest, version: UnverifiedVersion | None) -> None:
+    """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
+    memory, accepts_future = VersionMemory.of_user(os.environ), request.run.accepts_future_statement
+    if version is None:
+        check_none_removed(request.sink, memory)
+        return
+    recall(request.sink, memory and replace(memory, accepts_future=accepts_future))
+    if not accepts_future:
+        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 
 
 def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:

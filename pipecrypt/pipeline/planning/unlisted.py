@@ -216,10 +216,12 @@ def _refusal(policy: Policy, source: str, names: tuple[str, ...], other: str | N
     listed = f"{'column' if len(names) == 1 else 'columns'} {', '.join(map(ascii, names[:_SHOWN]))}"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     compared = "earlier files in the sink do not have in plaintext" if other is None else f"{other} does not have"
+    subject, object_ = ("it", "it") if len(names) == 1 else ("they", "them")
     return UnlistedColumnError(
         f"{source} has the unlisted {listed}{more}, which {compared}{_near(policy, names)}: "
-        "nobody said that it may go out in plaintext",
-        hint="list it under a key in encrypt.columns, or let unlisted columns go out: encrypt.unlisted: plaintext",
+        f"nobody said that {subject} may go out in plaintext",
+        hint=f"list {object_} under a key in encrypt.columns, "
+        "or let unlisted columns go out: encrypt.unlisted: plaintext",
     )
 
 

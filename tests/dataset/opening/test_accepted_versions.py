@@ -205,6 +205,20 @@ def test_a_record_from_the_future_is_named_and_replaced_on_request(memory: Versi
     assert memory.recall(PLACE) == SEEN
 
 
+def test_a_writer_that_accepts_the_future_holds_to_a_record_from_there_and_mends_it(memory: VersionMemory) -> None:
+    memory.remember(PLACE, SEEN)
+    _later(memory, days=3)
+    told = replace(memory, accepts_future=True)
+    recalled = told.recall(PLACE)
+    assert recalled == SEEN
+    assert recalled.accepted is not None
+    assert recalled.accepted <= datetime.now(UTC)
+    with pytest.raises(RolledBackError):
+        told.remember(PLACE, replace(SEEN, statement_sha256="b" * 64))
+    told.remember(PLACE, SEEN)
+    assert memory.recall(PLACE) == SEEN
+
+
 def test_a_clock_that_was_a_little_ahead_counts_as_now(memory: VersionMemory) -> None:
     memory.remember(PLACE, SEEN)
     _later(memory, minutes=5)

@@ -13,6 +13,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
+from pipecrypt.clock import utc_text
 from pipecrypt.dataset.signing import signers
 from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
 from pipecrypt.manifest.envelope import parse_envelope
@@ -108,6 +109,30 @@ def test_writers_go_on_where_they_are_told_to(early: World) -> None:
     assert not (early.root / "back").exists()
     last = decode_statement(parse_envelope((early.out / MANIFEST_PATH).read_bytes()).payload)
     assert (last.version, last.created >= created) == (3, True)
+
+
+def test_a_machine_whose_own_clock_was_ahead(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It remembered the version with that clock too, and the way on that it names must lead on."""
+    monkeypatch.setenv("PIPECRYPT_STATE_DIR", str(tmp_path / "state"))
+    with monkeypatch.context() as patch:
+        _set_clock(patch, AHEAD)
+        world.sign()
+    (record,) = (tmp_path / "state" / "accepted").glob("*.json")
+    document = json.loads(record.read_bytes())
+    record.write_text(json.dumps({**document, "accepted": utc_text(datetime.now(UTC) + AHEAD)}))
+    world.write("more.parquet")
+    for attempt in (
+        lambda: report_plan(_request(world, accepts=False)),
+        lambda: run(_request(world, accepts=False), credentials=world.credentials),
+    ):
+        with pytest.raises(IntegrityError, match="in the future by the clock of this machine") as caught:
+            attempt()
+        assert "--accept-future-statement" in caught.value.hint
+    assert report_plan(_request(world, accepts=True)).conflicts == ()
+    assert run(_request(world, accepts=True), credentials=world.credentials).files >= 1
+    assert json.loads(record.read_bytes())["version"] == 2
+    with pytest.raises(FutureStatementError):
+        report_plan(_request(world, accepts=False))
 
 
 def test_a_single_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

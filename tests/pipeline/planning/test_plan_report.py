@@ -53,6 +53,7 @@ def test_what_is_done_and_what_changed(world: World, request_of: EncryptRequest)
     before = world.tree()
     done = report_plan(request_of)
     assert (done.to_do, done.skipped, done.conflicts, done.wrapping_calls, done.signing_calls) == (0, 3, (), 0, 0)
+    assert done.batches == 0
     write_table(world.raw / NAMES[0], 5)
     (world.raw / NAMES[2]).unlink()
     changed = report_plan(request_of)
