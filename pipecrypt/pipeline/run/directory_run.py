@@ -232,9 +232,13 @@ class DirectoryRun:
         return statements
 
     def _clear_columns(self) -> ClearColumns | None:
-        """Return which columns the next version has in plaintext; None where that of files that stay is not known."""
-        known = self._columns.known
-        return None if known is None and self._state.earlier is not None else frozenset(self._clear.union(known or ()))
+        """Return which columns the next version has in plaintext; None where that of files that stay is not known.
+
+        Where the version before did not note them, some sources were looked at, which does not do for a promise.
+        """
+        earlier = self._state.earlier
+        noted = frozenset[tuple[str, ...]]() if earlier is None else earlier.clear_columns
+        return None if noted is None else noted.union(self._clear, self._columns.known or ())
 
     def _set_aside(self, paths: Iterable[str]) -> None:
         """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""

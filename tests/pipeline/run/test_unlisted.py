@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.errors import PolicyError, UnlistedColumnError
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.manifest import statement
@@ -213,6 +214,24 @@ def test_sinks_where_nobody_noted_columns(
     assert run(request_of, credentials=world.credentials).files == 1
     _put(world, "d.parquet", ssn=_NUMBER)
     assert _is_refused(world, request_of)
+
+
+@pytest.mark.parametrize("request_of", ["signed", "encrypted footer"], indirect=True)
+def test_no_statement_says_of_all_files_what_was_seen_of_some(
+    world: World, request_of: EncryptRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a column would be promised to be encrypted everywhere that a file has in plaintext, which nobody opened."""
+    with monkeypatch.context() as patch:
+        patch.setattr(statement, "fits_clear_columns", lambda columns: False)  # as releases did that noted none
+        for number in range(40):
+            _put(world, f"f{number:02}.parquet", **({"ssn": _NUMBER} if number == 4 else {}))
+        run(_with(request_of, unlisted="plaintext"), credentials=world.credentials)
+    _put(world, "new.parquet")
+    run(request_of, credentials=world.credentials)
+    version = read_unverified_version(Location(str(world.out)))
+    assert version is not None
+    assert len(version.entries) == 41
+    assert version.clear_columns is None or ("ssn",) in version.clear_columns
 
 
 def test_nothing_that_lies_in_a_signed_sink_unsigned_widens_it(world: World, request_of: EncryptRequest) -> None:
