@@ -11,12 +11,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipecrypt.context import Context, new_dataset_id
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
@@ -60,7 +62,8 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
         raise UsageError("the bytes of a batch carry no signature", hint=hint)
     if policy.also:
         raise UsageError("there is no place for grants beside a batch", hint="use a policy without also for batches")
-    engine_policy, sink = policy.engine_policy(), _Sink()
+    # Digests of what stays in plaintext, as of files that are signed: the footer's tag vouches for them.
+    engine_policy, sink = replace(policy.engine_policy(), digest=DigestAlgorithm.SHA256), _Sink()
     session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:
         with closing(encode_row_groups(batches_of(batch), policy.encode_options())) as groups:
@@ -80,7 +83,8 @@ def decrypt_bytes(
     """Return the batch in the bytes of an encrypted Parquet file, of whichever writer.
 
     Who puts a message into a queue also chooses what is encrypted in it, so say what must be. Your keys must
-    authenticate its footer: it says what is encrypted, which types values have, and how many batches there are.
+    authenticate its footer: it says what is encrypted, which types values have, and how many batches there are. With
+    the digests that `encrypt_bytes` puts there, it vouches for columns in plaintext too.
 
     Args:
         data: what `encrypt_bytes` returned.

@@ -31,6 +31,7 @@ from pipecrypt.parquet.footer import parse_footer, read_footer_bytes, read_seale
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.names import EncryptionAlgorithm, FileMetaData
 from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading import in_flight
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import CREDENTIALS, Keys
@@ -288,6 +289,28 @@ def test_a_writer_with_the_key_who_leaves_a_column_in_plaintext_is_told_apart_by
     assert pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS).equals(BATCH)
     with pytest.raises(IntegrityError, match="'email' of the batch is not encrypted"):
         pc.decrypt_bytes(message, [keys.open], require=["email"], credentials=CREDENTIALS)
+
+
+@pytest.mark.parametrize("footer", ["plaintext", "encrypted"])
+def test_no_byte_of_a_column_in_plaintext_changes_unnoticed(keys: Keys, footer: str) -> None:
+    """Else a page of a few bytes could say that it holds gigabytes: who decodes it believes that."""
+    batch = pa.record_batch({"id": list(range(50)), "email": ["a"] * 50})
+    policy = pc.Policy(columns={"email": keys.open}, footer=footer, unlisted="plaintext")
+    message = pc.encrypt_bytes(batch, policy, credentials=CREDENTIALS)
+    with KeySession([keys.open], credentials=CREDENTIALS) as session, _view(message, session) as view:
+        footer_bytes = pa.BufferReader(view.read_range(0, view.size_bytes))
+        plain = pq.read_metadata(footer_bytes).row_group(0).column(0)
+    start = plain.dictionary_page_offset or plain.data_page_offset
+    for at in range(start, start + plain.total_compressed_size):
+        changed = bytearray(message)
+        changed[at] ^= 0x10
+        with pytest.raises(IntegrityError):
+            pc.decrypt_bytes(changed, [keys.open], credentials=CREDENTIALS)
+    assert pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS).equals(batch)
+
+
+def _view(message: bytes, session: KeySession) -> PlaintextView:
+    return PlaintextView(MemorySource(message, "message"), keys=session.for_file(lambda: None))
 
 
 def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:
