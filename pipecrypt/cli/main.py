@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None, *, mask: Iterable[int] | None =
     write_logs(LogSetup(logging.WARNING, LogFormat.JSON if OUTPUT.as_json else LogFormat.TEXT))
     if arguments is None:
         write_stray_output_as_logs()
+    _warn_of_file_names()
     try:
         with _stopped_by_signals(mask):
             code = _run_command(given or ["--help"])
@@ -102,6 +103,14 @@ def main(arguments: Sequence[str] | None = None, *, mask: Iterable[int] | None =
         _log_traceback()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
     return code
+
+
+def _warn_of_file_names() -> None:
+    """Say that names which other machines wrote in UTF-8 are read as something else here."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() not in ("utf-8", "utf8"):
+        text = "file names are taken for %s in this locale, so names with other characters fail: set PYTHONUTF8=1"
+        logging.getLogger(_PROGRAM).warning(text, encoding)
 
 
 @contextmanager

@@ -96,10 +96,12 @@ def decrypt_bytes(
         AccessError: a key is missing or was refused.
         IntegrityError: the bytes were changed, or a column is in plaintext that must not be.
         NotEncryptedError: they are a plaintext file.
-        UsageError: `require` is a text instead of a list, or empty.
+        UsageError: `data` is not bytes; `require` is a text instead of a list, or empty.
         FormatError: they are not a Parquet file, or truncated.
     """
     required = _required(require)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError("the message is not bytes", hint="pass what encrypt_bytes returned")
     source = MemorySource(data, _NAME)
     session = _SESSIONS.reading(listed_keys(keys), credentials)
     with PlaintextView(source, keys=session.for_file(lambda: None)) as view:

@@ -146,6 +146,8 @@ def test_what_cannot_be(keys: Keys) -> None:
         pc.decrypt_bytes(parquet_bytes(pa.table(BATCH)), [keys.open], credentials=CREDENTIALS)
     with pytest.raises(FormatError):
         pc.decrypt_bytes(b"no", [keys.open], credentials=CREDENTIALS)
+    with pytest.raises(UsageError, match="not bytes"):
+        pc.decrypt_bytes("text", [keys.open], credentials=CREDENTIALS)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         pc.encrypt_bytes(b"no batch", pc.Policy(default=keys.open), credentials=CREDENTIALS)
     with pytest.raises(UsageError):
