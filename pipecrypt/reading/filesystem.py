@@ -22,9 +22,9 @@ from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
-from pipecrypt.reading.listings import by_name, kept_beside_data, name_of, staged_as
+from pipecrypt.reading.listings import beside_glob, by_name, kept_beside_data, name_of, shown_by_glob, staged_as
 from pipecrypt.reading.options import check_names, view_options
-from pipecrypt.reading.statements import DIRECTORY, OTHER, ShownAs
+from pipecrypt.reading.statements import DIRECTORY, OTHER, Beside, ShownAs
 from pipecrypt.reading.stored_file import StoredFile
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import Views
@@ -167,40 +167,48 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         # Some stores list only what begins with a prefix.
         beginning = f"{place.rstrip('/')}/{options.get('prefix') or ''}"
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
+        # At the lowest level, only a directory tells of a dataset.
+        adds_directories = maxdepth is not None and not options.get("withdirs") and self._compares()
+        asked = {**options, "withdirs": True} if adds_directories else options
 
         def lists() -> dict[str, Any]:
-            return by_name(self.fs.find(place, maxdepth=maxdepth, detail=True, **options))
+            return by_name(self.fs.find(place, maxdepth=maxdepth, detail=True, **asked))
 
         def shown_as(file: str) -> str | None:
             is_too_deep = maxdepth is not None and file.count("/") > slashes
             is_below = file.startswith(beginning) or file == place.rstrip("/")  # itself, if it was signed as a file
             return None if is_too_deep or not is_below else file
 
-        found = self._listing(place, lists, shown_as)
+        def beside() -> list[str]:
+            return [f"{beginning.rpartition('/')[0]}/{RESERVED_DIRECTORY}"]
+
+        found = self._listing(place, lists, shown_as, beside)
+        if adds_directories:
+            found = {name: info for name, info in found.items() if info.get("type") != DIRECTORY}
         return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
 
     def glob(self, path: str, maxdepth: int | None = None, *, detail: bool = False, **options: Any) -> Any:
         """List what matches a glob, without opening files; otherwise as `ls`."""
         pattern = self._strip(path)
-        matches = re.compile(fsspec.utils.glob_translate(pattern)).match
         directory = _GLOB_CHARACTERS.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-        # As fsspec has it, the depth counts from the first `**` on.
-        slashes = pattern.partition("**")[0].count("/") + maxdepth - 1 if maxdepth and "**" in pattern else None
 
         def lists() -> dict[str, Any]:
             return by_name(self.fs.glob(pattern, maxdepth=maxdepth, detail=True, **options))
 
-        def shown_as(file: str) -> str | None:
-            is_too_deep = slashes is not None and file.count("/") > slashes
-            return None if is_too_deep or not matches(file) else file
+        def beside() -> list[str]:
+            given = {name: value for name, value in options.items() if name != "withdirs"}
+            patterns = beside_glob(pattern, directory)
+            return [name_of(each) for one in patterns for each in self.fs.glob(one, maxdepth=maxdepth, **given)]
 
-        found = self._listing(directory, lists, shown_as)
+        found = self._listing(directory, lists, shown_by_glob(pattern, maxdepth), beside)
         return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
 
     def _compares(self) -> bool:
         return self._views.statements() is not None
 
-    def _listing(self, directory: str, lists: Callable[[], dict[str, Any]], shown_as: ShownAs) -> dict[str, Any]:
+    def _listing(
+        self, directory: str, lists: Callable[[], dict[str, Any]], shown_as: ShownAs, beside: Beside = tuple
+    ) -> dict[str, Any]:
         """Return what is listed below a directory: the one way, which every listing takes.
 
         With keys to trust it was compared with what was signed, and is without what pipecrypt keeps beside data.
@@ -217,16 +225,16 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
                 found, error = {}, absent
             kinds = {name: str(info.get("type", "file")) for name, info in found.items()}
             try:
-                compared = statements.check_listing(directory, kinds, shown_as)
+                compared = statements.check_listing(directory, kinds, shown_as, beside)
                 break
             except IntegrityError:  # perhaps moved to its place since it was listed
                 if is_last:
                     raise
-        if error is not None and (compared is None or not compared.staged):
+        if error is not None and not any(each.staged for each in compared):
             raise error
-        if compared is not None:
-            found |= staged_as(compared.staged, shown_as)  # also where something else is in its place
-        hidden = kept_beside_data(found, directory, None if compared is None else compared.root)
+        for each in compared:
+            found |= staged_as(each.staged, shown_as)  # also where something else is in its place
+        hidden = kept_beside_data(found, directory, [each.root for each in compared])
         return {name: info for name, info in found.items() if name not in hidden}
 
     def _is_hidden(self, path: str) -> bool:

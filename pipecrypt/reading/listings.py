@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import fsspec
 
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
 from pipecrypt.reading.statements import ShownAs
 
-__all__ = ["by_name", "kept_beside_data", "name_of", "staged_as"]
+__all__ = ["beside_glob", "by_name", "kept_beside_data", "name_of", "shown_by_glob", "staged_as"]
 
 
 def name_of(listed: Any) -> str:
@@ -31,21 +34,71 @@ def staged_as(staged: Mapping[str, Any], shown_as: ShownAs) -> Iterator[tuple[st
             yield shown, dict(info) if shown == path else {"name": shown, "size": 0, "type": "directory"}
 
 
-def kept_beside_data(names: Iterable[str], directory: str, root: str | None) -> set[str]:
+def shown_by_glob(pattern: str, maxdepth: int | None) -> ShownAs:
+    """Return how a glob shows files: by their own paths, if they match.
+
+    Args:
+        pattern: of paths of the storage.
+        maxdepth: as fsspec has it, counted from the first `**` on.
+    """
+    matches = re.compile(fsspec.utils.glob_translate(pattern)).match
+    slashes = pattern.partition("**")[0].count("/") + maxdepth - 1 if maxdepth and "**" in pattern else None
+
+    def shown_as(file: str) -> str | None:
+        is_too_deep = slashes is not None and file.count("/") > slashes
+        return None if is_too_deep or not matches(file) else file
+
+    return shown_as
+
+
+def beside_glob(pattern: str, directory: str) -> Iterator[str]:
+    """Yield globs of what is kept beside data in the directories through which a glob leads.
+
+    Each goes no deeper than the glob itself, so a store that keeps its listings is not asked again.
+
+    Args:
+        pattern: of paths of the storage.
+        directory: the last one before the first part with a wildcard.
+    """
+    parts = pattern.split("/")
+    for count in range(len(directory.split("/")) + 1, len(parts) + 1):
+        is_any_depth = parts[count - 1] == "**"
+        if count < len(parts) or is_any_depth:
+            yield "/".join([*parts[:count], RESERVED_DIRECTORY])
+        if is_any_depth:
+            return
+
+
+def kept_beside_data(names: Iterable[str], directory: str, roots: Iterable[str]) -> set[str]:
     """Return which listed names are what pipecrypt keeps beside data.
 
     Args:
         names: paths of the storage.
         directory: below which they were listed.
-        root: the directory of the dataset that governs it; None if there is none, but perhaps some below.
+        roots: the directories of the datasets that the listing was compared with; elsewhere the names alone tell.
     """
-    if root is not None:
-        return {name for name in names if is_reserved(name[len(root) + 1 :].rstrip("/"))}
+    known, kept = set(roots), set()
     above: dict[str, list[str]] = {}
     for name in names:
+        if RESERVED_DIRECTORY not in name:
+            continue
+        root = _root_of(name, known)
+        if root is not None:
+            if is_reserved(name[len(root) + 1 :].rstrip("/")):
+                kept.add(name)
+            continue
         parts = name.removeprefix(directory).lstrip("/").split("/")
         if RESERVED_DIRECTORY in parts:
             above[name] = parts[: parts.index(RESERVED_DIRECTORY)]
-    roots = {tuple(parts) for parts in above.values()}
+    guessed = {tuple(parts) for parts in above.values()}
     # Below the root of a dataset, a directory of data may have that name too.
-    return {name for name, root in above.items() if not any(tuple(root[:n]) in roots for n in range(len(root)))}
+    others = {name for name, root in above.items() if not any(tuple(root[:n]) in guessed for n in range(len(root)))}
+    return kept | others
+
+
+def _root_of(name: str, roots: set[str]) -> str | None:
+    while name not in roots:
+        name, slash, _ = name.rpartition("/")
+        if not slash:
+            return None
+    return name

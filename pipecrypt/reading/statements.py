@@ -6,9 +6,10 @@ in its list, because the dataset may have a new version since; and when it expir
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -18,11 +19,20 @@ from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.findings import missing, refuse
-from pipecrypt.manifest.paths import is_reserved, signature_path, staged_path
+from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.small_files import FilesystemFiles
 
-__all__ = ["DIRECTORY", "OTHER", "ComparedListing", "FoundStatements", "PinnedStatements", "ShownAs", "Statements"]
+__all__ = [
+    "DIRECTORY",
+    "OTHER",
+    "Beside",
+    "ComparedListing",
+    "FoundStatements",
+    "PinnedStatements",
+    "ShownAs",
+    "Statements",
+]
 
 # What fsspec calls a directory, and a named pipe, a socket or a device.
 DIRECTORY: Final = "directory"
@@ -30,6 +40,11 @@ OTHER: Final = "other"
 
 # From a file's path to the path by which a listing shows it, which may be a directory's; None where it does not.
 ShownAs: TypeAlias = Callable[[str], str | None]
+
+# Returns further paths of the storage among which those of `_pipecrypt` are, where a listing does not show them itself.
+Beside: TypeAlias = Callable[[], Iterable[str]]
+
+_KEPT_BESIDE_DATA: Final = re.compile(rf"/{RESERVED_DIRECTORY}(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +78,20 @@ class Statements(Protocol):
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
         """Return what a newer statement says about a file that was refused; None if there is none."""
 
-    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
+    def check_listing(
+        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
+    ) -> tuple[ComparedListing, ...]:
         """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
 
         Returns:
-            What it was compared with; None if there is no dataset.
+            What it was compared with: the dataset that governs the directory; where none does, those that show below.
 
         Args:
-            directory: below which was listed, or a file that was. Where no dataset is there or above, nothing is
-                compared but that it is not in the place of a single signed file.
+            directory: below which was listed, or a file that was. Where no dataset is there or above, nor shows below,
+                nothing is compared but that it is not in the place of a single signed file.
             found: the paths that are shown, and of each its type, as fsspec calls it.
             shown_as: how each file must be.
+            beside: what else tells of datasets below the directory; looked for only where none is there or above.
 
         Raises:
             IntegrityError: a file is missing, or the statement does not hold.
@@ -104,9 +122,11 @@ class PinnedStatements:
         """Return None."""
         return None
 
-    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
-        """Return None: what was listed before has been compared."""
-        return None
+    def check_listing(
+        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
+    ) -> tuple[ComparedListing, ...]:
+        """Return nothing: what was listed before has been compared."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +184,53 @@ class FoundStatements:
             found = self._look(path)
         return None if found == refused else found
 
-    def check_listing(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> ComparedListing | None:
+    def check_listing(
+        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
+    ) -> tuple[ComparedListing, ...]:
         """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
+        known = self._current_above(directory, found, shown_as)
+        if known is not None:
+            return (self._compare(known, directory, found, shown_as),)
+        self._check_no_signed_file(directory, found)
+        below = self._datasets_below(directory, found, shown_as, beside)
+        return tuple(self._compare(each, each.dataset.root, found, shown_as) for each in below)
+
+    def _current_above(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> _OpenDataset | None:
         with self._lock:
             known = self._known_above(directory)
             if known is None or _missing(known, directory, found, shown_as):
                 known = self._open_above(f"{directory}/")  # perhaps a newer one
-        if known is None:
-            self._check_no_signed_file(directory, found)
-            return None
+            return known
+
+    def _compare(
+        self, known: _OpenDataset, directory: str, found: Mapping[str, str], shown_as: ShownAs
+    ) -> ComparedListing:
         root, gone = known.dataset.root, _missing(known, directory, found, shown_as)
         staged = self._staged(known, gone) if gone else {}
         refuse([missing(path[len(root) + 1 :]) for path in gone if path not in staged], name=known.dataset.name)
         return ComparedListing(root, staged)
+
+    def _datasets_below(
+        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
+    ) -> list[_OpenDataset]:
+        """Return the uppermost datasets below a directory that none governs.
+
+        Looked for where `_pipecrypt` shows, and where a version is remembered, which costs no request; so directories
+        that hold neither cost none.
+        """
+        names = (*found, *beside())
+        kept = {name[: match.start()] for name in names if (match := _KEPT_BESIDE_DATA.search(name, len(directory)))}
+        below: dict[str, _OpenDataset] = {}
+        governed: set[str] = set()
+        for level in sorted(_directories(names, directory), key=len):
+            if level.rpartition("/")[0] in governed:
+                governed.add(level)
+            elif level in kept or recall(self._files, level, self._requirements.memory) is not None:
+                known = self._current_above(level, found, shown_as)
+                if known is not None:
+                    governed.add(level)
+                    below[known.dataset.root] = known
+        return list(below.values())
 
     def _check_no_signed_file(self, path: str, found: Mapping[str, str]) -> None:
         """Pass if what was listed is not in the place of a single file that was signed."""
@@ -250,6 +304,17 @@ def _missing(known: _OpenDataset, directory: str, found: Mapping[str, str], show
         return shown in found and (_is_file(found[shown]) if shown == path else found[shown] == DIRECTORY)
 
     return tuple(path for path in known.below(directory) if not is_shown(path))
+
+
+def _directories(names: Iterable[str], directory: str) -> set[str]:
+    """Return the directories in which names lie, as far as they lie below one themselves."""
+    found: set[str] = set()
+    for name in names:
+        above = name.rpartition("/")[0]
+        while len(above) > len(directory) and above not in found:
+            found.add(above)
+            above = above.rpartition("/")[0]
+    return found
 
 
 def _is_file(kind: str) -> bool:

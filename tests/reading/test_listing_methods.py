@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from fsspec.spec import AbstractFileSystem
 
 import pipecrypt as pc
-from pipecrypt.errors import IntegrityError, UnsupportedError
+from pipecrypt.errors import IntegrityError, NotTrustedError, UnsupportedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from tests.reading.attacks import SECOND, World
+from pipecrypt.storage import source
+from tests.reading.attacks import FIRST, SECOND, World
 
 Lists = Callable[[Any, str], object]
 
@@ -60,6 +63,29 @@ LISTS: dict[str, dict[str, Lists]] = {
     "cat": {"names": lambda fs, place: list(fs.cat(place, recursive=True, on_error="omit"))},
     "get": {"copies": lambda fs, place: copied(fs.get, place)},
     "download": {"copies": lambda fs, place: copied(fs.download, place)},
+}
+# From above two datasets, and which of their files each shows.
+FROM_ABOVE: dict[str, tuple[Lists, tuple[str, ...]]] = {
+    "find": (lambda fs, place: fs.find(place), (FIRST, SECOND)),
+    "find with directories": (lambda fs, place: fs.find(place, withdirs=True, detail=True), (FIRST, SECOND)),
+    "find three levels": (lambda fs, place: fs.find(place, maxdepth=3), (FIRST, SECOND)),
+    "find two levels": (lambda fs, place: fs.find(place, maxdepth=2), (FIRST,)),
+    "find by prefix": (lambda fs, place: fs.find(place, prefix="one/day=1"), (SECOND,)),
+    "glob": (lambda fs, place: fs.glob(f"{place}/*/*.parquet"), (FIRST,)),
+    "glob part of a name": (lambda fs, place: fs.glob(f"{place}/on?/[a-c].parquet"), (FIRST,)),
+    "glob partitions": (lambda fs, place: fs.glob(f"{place}/*/day=*/*", detail=True), (SECOND,)),
+    "glob a partition": (lambda fs, place: fs.glob(f"{place}/*/day=1/*"), (SECOND,)),
+    "glob all": (lambda fs, place: fs.glob(f"{place}/**"), (FIRST, SECOND)),
+    "glob tables": (lambda fs, place: fs.glob(f"{place}/**/*.parquet"), (FIRST, SECOND)),
+    "glob two levels": (lambda fs, place: fs.glob(f"{place}/**", maxdepth=2), (FIRST,)),
+    "glob tables of two levels": (lambda fs, place: fs.glob(f"{place}/**/*.parquet", maxdepth=2), (FIRST,)),
+    "glob below a level": (lambda fs, place: fs.glob(f"{place}/*/**/*.parquet"), (FIRST, SECOND)),
+    "du": (lambda fs, place: fs.du(place, total=False), (FIRST, SECOND)),
+    "disk_usage": (lambda fs, place: fs.disk_usage(place), (FIRST, SECOND)),
+    "expand_path": (lambda fs, place: fs.expand_path(place, recursive=True), (FIRST, SECOND)),
+    "expand_path of a glob": (lambda fs, place: fs.expand_path(f"{place}/*/*"), (FIRST,)),
+    "get_mapper": (lambda fs, place: list(fs.get_mapper(place)), (FIRST, SECOND)),
+    "cat": (lambda fs, place: fs.cat(place, recursive=True, on_error="omit"), (FIRST, SECOND)),
 }
 ANSWERS = {"exists", "lexists", "isfile", "isdir"}
 ONE_FILE = {
@@ -145,6 +171,126 @@ def test_a_file_that_is_missing_is_told_by_whatever_would_list_it(world: World, 
             lists(showing(world), place)
     else:
         assert "b ü" not in repr(lists(showing(world), place))
+
+
+class Above:
+    """Two datasets below a directory that is not signed, on some storage."""
+
+    def __init__(self, world: World, storage: str, tmp_path: Path) -> None:
+        self.stored = fsspec.filesystem(storage)
+        self.place = str(tmp_path / "top") if storage == "file" else f"/{tmp_path.name}/top"
+        for name in ("above/one", "above/deep/two"):
+            self.stored.put(f"{world.root}/{name}/", f"{self.place}/{Path(name).name}/", recursive=True)
+        self.world = world
+
+    def showing(self) -> PipecryptFileSystem:
+        return showing(self.world, fs=self.stored)
+
+
+@pytest.fixture(params=["file", "memory"])
+def top(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Above]:
+    made = Above(world, request.param, tmp_path)
+    yield made
+    if request.param == "memory":
+        made.stored.rm(made.place, recursive=True)
+
+
+@pytest.mark.parametrize("gone", ["file", "all but the statement"])
+@pytest.mark.parametrize("way", FROM_ABOVE)
+def test_a_file_of_a_dataset_below_that_is_missing_is_told(top: Above, way: str, gone: str) -> None:
+    lists, names = FROM_ABOVE[way]
+    fs = top.showing()
+    for name in names * 2:  # before and after the dataset is open
+        if gone == "file":
+            lost = [f"{top.place}/one/{name}"]
+        else:
+            lost = [each for each in top.stored.find(f"{top.place}/one") if "/_pipecrypt/" not in each]
+        kept = {each: top.stored.cat_file(each) for each in lost}
+        for each in lost:
+            top.stored.rm_file(each)
+        with pytest.raises(IntegrityError):
+            lists(fs, top.place)
+        for each, data in kept.items():
+            top.stored.pipe_file(each, data)
+        lists(fs, top.place)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        lambda fs, place: fs.ls(place),
+        lambda fs, place: fs.find(place, maxdepth=2),
+        lambda fs, place: fs.glob(f"{place}/*"),
+        lambda fs, place: fs.glob(f"{place}/*/*.parquet"),
+        lambda fs, place: fs.glob(f"{place}/*/day=2/**"),
+        lambda fs, place: fs.glob(f"{place}/two/**"),
+        lambda fs, place: fs.glob(f"{place}/**", maxdepth=2),
+        lambda fs, place: fs.find(place, prefix="one/day=2"),
+    ],
+)
+def test_from_above_only_what_would_show_is_missed(top: Above, lists: Lists) -> None:
+    before = lists(top.showing(), top.place)
+    assert before
+    top.stored.rm_file(f"{top.place}/one/{SECOND}")
+    after = [each for each in before if each != f"{top.place}/one/{SECOND}"]  # not every storage heeds a prefix
+    assert lists(top.showing(), top.place) == after
+
+
+def test_a_listing_from_above_shows_no_directory_that_was_not_asked_for(top: Above) -> None:
+    plain = showing(top.world, fs=top.stored, trust=None, verify="off")
+    for options in ({"maxdepth": 1}, {"maxdepth": 2}, {"maxdepth": 2, "withdirs": True}, {"maxdepth": 9}, {}):
+        shown = [each for each in plain.find(top.place, **options) if "/_pipecrypt" not in each]
+        assert top.showing().find(top.place, **options) == shown
+
+
+def test_pandas_reads_no_part_of_datasets_below_a_directory(world: World, tmp_path: Path) -> None:
+    top = Above(world, "file", tmp_path)
+    url = f"pipecrypt::file://{top.place}"
+    options = {"pipecrypt": {"keys": [world.key], "trust": [world.signing]}}
+    assert len(pd.read_parquet(url, storage_options=options)) == 600
+    Path(top.place, "two", SECOND).unlink()
+    with pytest.raises(IntegrityError):
+        pd.read_parquet(url, storage_options=options)
+
+
+@pytest.mark.parametrize("way", FROM_ABOVE)
+def test_a_statement_below_that_was_removed_is_missed(top: Above, way: str) -> None:
+    lists, names = FROM_ABOVE[way]
+    lists(top.showing(), top.place)  # from now on, versions of both are remembered
+    top.stored.rm(f"{top.place}/one/_pipecrypt", recursive=True)
+    if len(names) > 1:  # of the file that is left, the version that is remembered is known
+        top.stored.rm_file(f"{top.place}/one/{names[1]}")
+    with pytest.raises(NotTrustedError):
+        lists(top.showing(), top.place)
+
+
+def test_what_was_signed_below_by_nobody_who_is_trusted_is_not_listed_as_if_it_were(top: Above) -> None:
+    fs = showing(top.world, fs=top.stored, trust=[top.world.other_signing])
+    with pytest.raises(NotTrustedError):
+        fs.find(top.place)
+
+
+def test_plain_directories_cost_no_request_and_each_dataset_is_read_once(
+    top: Above, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    real = source.read_stored
+
+    def reading(fs: Any, path: str, ranges: Any) -> list[bytes]:
+        reads.append(path.removeprefix(top.place))
+        return real(fs, path, ranges)
+
+    for number in range(20):
+        top.stored.makedirs(f"{top.place}/plain/{number}")
+        top.stored.pipe_file(f"{top.place}/plain/{number}/x.csv", b"id")
+    monkeypatch.setattr(source, "read_stored", reading)
+    fs = top.showing()
+    for _ in range(3):
+        assert len(fs.find(top.place)) == 26
+        assert len(fs.glob(f"{top.place}/**/*.parquet")) == 6
+    below = [each for each in reads if each.startswith(("/one/", "/two/", "/plain/"))]
+    assert not [each for each in below if each.startswith("/plain/")]
+    assert len(below) == len(set(below))
 
 
 @pytest.mark.parametrize("plant", ["file", "pipe", "link"])

@@ -219,3 +219,22 @@ def test_batches_of_an_open_dataset_go_on_where_files_move(world: World, sink: S
         assert any(STAGED in file for file in opened.files)
         sink.move(SECOND)
         assert sum(batch.num_rows for batch in opened.to_batches()) == 300
+
+
+def test_listings_from_above_show_what_is_staged_in_each_dataset(world: World, sink: Sink) -> None:
+    above, other = sink.root.rpartition("/")[0], f"{sink.root}2"
+    for path in (*NAMES[1:], *sink.fs.find(f"{sink.root}/_pipecrypt")):
+        name = path.removeprefix(f"{sink.root}/")
+        sink.fs.makedirs(f"{other}/{name}".rpartition("/")[0], exist_ok=True)
+        sink.fs.pipe_file(f"{other}/{name}", sink.fs.cat_file(f"{sink.root}/{name}"))
+    sink.fs.makedirs(f"{other}/{STAGED}")
+    sink.fs.pipe_file(f"{other}/{STAGED}/{NAMES[0]}", sink.fs.cat_file(f"{sink.root}/{NAMES[0]}"))
+    sink.stage(NAMES[1])
+    fs = showing(sink, world)
+    files = [f"{root}/{path}" for root in (sink.root, other) for path in NAMES]
+    assert sorted(fs.find(above)) == sorted(fs.glob(f"{above}/**/*.parquet")) == files
+    assert sorted(fs.glob(f"{above}/*/*.parquet")) == [files[0], files[3]]
+    sink.fs.rm_file(f"{other}/{STAGED}/{NAMES[0]}")
+    with pytest.raises(IntegrityError):
+        fs.find(above)
+    sink.fs.rm(other, recursive=True)

@@ -99,7 +99,7 @@ def test_a_statement_that_expires_meanwhile(dataset: Path) -> None:
     with pytest.raises(ExpiredError):
         known.find(f"{dataset}/{NAMES[0]}")
     with pytest.raises(ExpiredError):
-        known.check_listing(str(dataset), {}, lambda path: path)
+        known.check_listing(str(dataset), {}, lambda path: path, tuple)
 
 
 def test_files_outside_of_datasets(dataset: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_pinned_files(dataset: Path) -> None:
     pinned = PinnedStatements({"x": signed})
     assert pinned.find("x") is signed
     assert pinned.find_again("x", signed) is None
-    pinned.check_listing("", {}, lambda path: path)
+    pinned.check_listing("", {}, lambda path: path, tuple)
     with pytest.raises(IntegrityError):
         pinned.find("y")
 
