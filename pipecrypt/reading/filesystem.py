@@ -200,7 +200,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             patterns = beside_glob(pattern, directory)
             return [name_of(each) for one in patterns for each in self.fs.glob(one, maxdepth=maxdepth, **given)]
 
-        found = self._listing(directory, lists, shown_by_glob(pattern, maxdepth), beside)
+        shown_as = shown_by_glob(pattern, fsspec.utils.glob_translate(pattern), maxdepth)
+        found = self._listing(directory, lists, shown_as, beside)
         return {name: self._listed(info) for name, info in found.items()} if detail else list(found)
 
     def _compares(self) -> bool:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import fsspec
-
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
 from pipecrypt.reading.statements import ShownAs
 
@@ -34,14 +32,15 @@ def staged_as(staged: Mapping[str, Any], shown_as: ShownAs) -> Iterator[tuple[st
             yield shown, dict(info) if shown == path else {"name": shown, "size": 0, "type": "directory"}
 
 
-def shown_by_glob(pattern: str, maxdepth: int | None) -> ShownAs:
+def shown_by_glob(pattern: str, expression: str, maxdepth: int | None) -> ShownAs:
     """Return how a glob shows files: by their own paths, if they match.
 
     Args:
         pattern: of paths of the storage.
+        expression: the same as a regular expression.
         maxdepth: as fsspec has it, counted from the first `**` on.
     """
-    matches = re.compile(fsspec.utils.glob_translate(pattern)).match
+    matches = re.compile(expression).match
     slashes = pattern.partition("**")[0].count("/") + maxdepth - 1 if maxdepth and "**" in pattern else None
 
     def shown_as(file: str) -> str | None:

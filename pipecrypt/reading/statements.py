@@ -17,9 +17,10 @@ from pipecrypt.dataset.opening.governing import read_envelope, recall
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
 from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.errors import IntegrityError
+from pipecrypt.errors import IntegrityError, MovedError
 from pipecrypt.manifest.findings import missing, refuse
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
+from pipecrypt.reading.kept_listings import KeptListings, Listing
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.small_files import FilesystemFiles
 
@@ -162,6 +163,7 @@ class FoundStatements:
         self._requirements = requirements
         self._lock = threading.Lock()
         self._open: dict[str, _OpenDataset] = {}
+        self._listings = KeptListings()
         self._generation = 0
 
     @property
@@ -175,6 +177,7 @@ class FoundStatements:
             for each in self._open.values():
                 below = each.dataset.below(path)
                 if below is not None and below in each.dataset.entries and not self._is_expired(each):
+                    self._check_listings_of(path, each)
                     return each.dataset.file(below)
             return self._look(path)
 
@@ -190,10 +193,31 @@ class FoundStatements:
         """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
         known = self._current_above(directory, found, shown_as)
         if known is not None:
-            return (self._compare(known, directory, found, shown_as),)
-        self._check_no_signed_file(directory, found)
-        below = self._datasets_below(directory, found, shown_as, beside)
-        return tuple(self._compare(each, each.dataset.root, found, shown_as) for each in below)
+            compared: tuple[ComparedListing, ...] = (self._compare(known, directory, found, shown_as),)
+        else:
+            self._check_no_signed_file(directory, found)
+            below = self._datasets_below(directory, found, shown_as, beside)
+            compared = tuple(self._compare(each, each.dataset.root, found, shown_as) for each in below)
+        listing = Listing(directory, found, shown_as, {each.root for each in compared})
+        with self._lock:
+            self._listings.supersede(listing)
+            if known is None and any(shown_as(name) is not None for name in found):
+                self._listings.add(listing)
+        return compared
+
+    def _check_listings_of(self, path: str, known: _OpenDataset) -> None:
+        """Pass if no listing showed a file beside a part of its dataset only, before that was signed."""
+        root = known.dataset.root
+        for each in self._listings.showing(path, root):
+            start = each.directory if known.dataset.below(each.directory) is not None else root
+            if root in each.partial or _missing(known, start, each.found, each.shown_as):
+                self._listings.tell(each, root)
+                listed = self._files.display(each.directory)
+                raise MovedError(
+                    f"{known.dataset.name} was signed after {listed} was listed, which showed a part of it",
+                    hint="list it again",
+                )
+            each.whole.add(root)
 
     def _current_above(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> _OpenDataset | None:
         with self._lock:
@@ -277,6 +301,7 @@ class FoundStatements:
                 f"{path} is not a file of {found.dataset.name}: nobody signed it as data",
                 hint="read what pipecrypt keeps there without trust, or with another file system",
             )
+        self._check_listings_of(path, found)
         return found.dataset.file(below)
 
     def _open_above(self, path: str) -> _OpenDataset | None:

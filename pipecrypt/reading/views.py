@@ -176,13 +176,7 @@ class Views:
         """
         with self._session_lock, self._lock:
             self._is_closed = self._is_closed or for_good
-            for known in self._views.values():
-                if known.view is not None:
-                    known.view.close()
-            self._views.clear()
-            if self._current is not None:
-                self._current.session.close()
-                self._current = None
+            self._close_current()
             self._statements = self._new_statements()
 
     def statements(self) -> Statements | None:
@@ -207,10 +201,20 @@ class Views:
             self._read_trust()
             current = self._current
             if current is None or current.references != references or current.statements is not self._statements:
-                self.close()
+                with self._lock:
+                    self._close_current()
                 session = KeySession(references, credentials=credentials)
                 self._current = current = _Current(references, session, self._checks, self._statements)
             return current
+
+    def _close_current(self) -> None:
+        for known in self._views.values():
+            if known.view is not None:
+                known.view.close()
+        self._views.clear()
+        if self._current is not None:
+            self._current.session.close()
+            self._current = None
 
     def _read_trust(self) -> None:
         # Pinned files stay with what they were listed under.

@@ -18,10 +18,11 @@ import pytest
 from fsspec.spec import AbstractFileSystem
 
 import pipecrypt as pc
-from pipecrypt.errors import IntegrityError, NotTrustedError, UnsupportedError
+from pipecrypt.errors import IntegrityError, MovedError, NotTrustedError, UnsupportedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.storage import source
-from tests.reading.attacks import FIRST, SECOND, World
+from tests.dataset.world import write_table
+from tests.reading.attacks import FIRST, SECOND, THIRD, World
 
 Lists = Callable[[Any, str], object]
 
@@ -121,6 +122,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     world.make_dataset("above/one")
     world.make_dataset("above/deep/two")
     shutil.copy(world.root / "raw" / "a.parquet", world.root / "above/one/_pipecrypt/evil.parquet")
+    for name in ("a.parquet", "b.parquet", "day=1/a.parquet", "day=1/b.parquet"):
+        write_table(world.root / "raw-pairs" / name)
+    world.make_dataset("pairs", "raw-pairs")
     return world
 
 
@@ -254,7 +258,7 @@ def test_pandas_reads_no_part_of_datasets_below_a_directory(world: World, tmp_pa
 
 
 @pytest.mark.parametrize("way", FROM_ABOVE)
-def test_a_statement_below_that_was_removed_is_missed(top: Above, way: str) -> None:
+def test_a_statement_below_that_was_removed_is_told(top: Above, way: str) -> None:
     lists, names = FROM_ABOVE[way]
     lists(top.showing(), top.place)  # from now on, versions of both are remembered
     top.stored.rm(f"{top.place}/one/_pipecrypt", recursive=True)
@@ -262,6 +266,60 @@ def test_a_statement_below_that_was_removed_is_missed(top: Above, way: str) -> N
         top.stored.rm_file(f"{top.place}/one/{names[1]}")
     with pytest.raises(NotTrustedError):
         lists(top.showing(), top.place)
+
+
+# What a reader lists before it opens files, of a dataset below the directory.
+BEFORE_OPENING: dict[str, Lists] = {
+    **{way: lists for way, (lists, _) in FROM_ABOVE.items() if way not in {"du", "disk_usage", "cat"}},  # those open
+    "find it": lambda fs, place: fs.find(f"{place}/one"),
+    "glob it": lambda fs, place: fs.glob(f"{place}/one/**/*.parquet"),
+    "ls it": lambda fs, place: fs.ls(f"{place}/one"),
+    "walk": lambda fs, place: list(fs.walk(place)),
+    "find, and then a partition": lambda fs, place: (fs.find(place), fs.find(f"{place}/one/day=2")),
+}
+
+
+def taken(top: Above, names: list[str]) -> dict[str, bytes]:
+    """Take files of a dataset away, and return what was in them, by their paths."""
+    files = {path: top.stored.cat_file(path) for name in names for path in top.stored.find(f"{top.place}/one/{name}")}
+    for name in names:
+        top.stored.rm(f"{top.place}/one/{name}", recursive=True)
+    return files
+
+
+def put(top: Above, files: dict[str, bytes]) -> None:
+    for path, data in files.items():
+        top.stored.makedirs(path.rpartition("/")[0], exist_ok=True)
+        top.stored.pipe_file(path, data)
+
+
+@pytest.mark.parametrize("way", BEFORE_OPENING)
+def test_a_part_that_was_listed_before_the_statement_came_is_not_read_as_all(top: Above, way: str) -> None:
+    """As a first run publishes: files one by one, then the statement."""
+    lists, fs = BEFORE_OPENING[way], top.showing()
+    top.stored.rm(f"{top.place}/one", recursive=True)
+    top.stored.put(f"{top.world.root}/pairs/", f"{top.place}/one/", recursive=True)
+    shows_partitions_only = FROM_ABOVE.get(way, (None, ()))[1] == (SECOND,)
+    one, other = ("day=1/a.parquet", "day=1/b.parquet") if shows_partitions_only else ("a.parquet", "b.parquet")
+    later = taken(top, [one, "_pipecrypt"])
+    lists(fs, top.place)
+    put(top, later)
+    for _ in range(2):
+        with pytest.raises(MovedError):
+            fs.open(f"{top.place}/one/{other}")
+    lists(fs, top.place)
+    with fs.open(f"{top.place}/one/{other}") as file:
+        assert pq.read_table(file).num_rows == 100
+
+
+@pytest.mark.parametrize("way", BEFORE_OPENING)
+def test_all_that_was_listed_before_the_statement_came_is_read(top: Above, way: str) -> None:
+    fs, later = top.showing(), taken(top, ["_pipecrypt"])
+    BEFORE_OPENING[way](fs, top.place)
+    put(top, later)
+    for name in (FIRST, SECOND, THIRD):
+        with fs.open(f"{top.place}/one/{name}") as file:
+            assert pq.read_table(file).num_rows == 100
 
 
 def test_what_was_signed_below_by_nobody_who_is_trusted_is_not_listed_as_if_it_were(top: Above) -> None:
