@@ -20,7 +20,7 @@ from fsspec.spec import AbstractFileSystem
 import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, MovedError, NotTrustedError, UnsupportedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.storage import source
+from pipecrypt.storage.small_files import FilesystemFiles
 from tests.dataset.world import write_table
 from tests.reading.attacks import FIRST, SECOND, THIRD, World
 
@@ -332,23 +332,23 @@ def test_plain_directories_cost_no_request_and_each_dataset_is_read_once(
     top: Above, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    real = source.read_stored
+    real = FilesystemFiles.read
 
-    def reading(fs: Any, path: str, ranges: Any) -> list[bytes]:
+    def reading(files: FilesystemFiles, path: str, max_bytes: int) -> bytes | None:
         reads.append(path.removeprefix(top.place))
-        return real(fs, path, ranges)
+        return real(files, path, max_bytes)
 
     for number in range(20):
         top.stored.makedirs(f"{top.place}/plain/{number}")
         top.stored.pipe_file(f"{top.place}/plain/{number}/x.csv", b"id")
-    monkeypatch.setattr(source, "read_stored", reading)
+    monkeypatch.setattr(FilesystemFiles, "read", reading)
     fs = top.showing()
     for _ in range(3):
         assert len(fs.find(top.place)) == 26
         assert len(fs.glob(f"{top.place}/**/*.parquet")) == 6
     below = [each for each in reads if each.startswith(("/one/", "/two/", "/plain/"))]
     assert not [each for each in below if each.startswith("/plain/")]
-    assert len(below) == len(set(below))
+    assert len(below) == len(set(below)) == 4  # of each dataset the statement and its list
 
 
 @pytest.mark.parametrize("plant", ["file", "pipe", "link"])

@@ -18,7 +18,8 @@ from pipecrypt.reading.rows import read_rows
 from pipecrypt.storage.location import Location
 from tests.dataset.world import ALICE, sign, trusting
 from tests.parquet.world import parquet_bytes, sample_table
-from tests.reading.attacks import SECOND, THIRD, World
+from tests.reading.attacks import FIRST, SECOND, THIRD, World
+from tests.reading.test_listing_methods import FROM_ABOVE
 from tests.reading.world import Keys, seal
 
 s3fs = pytest.importorskip("s3fs")
@@ -87,3 +88,23 @@ def test_what_a_run_stages_moves_and_keeps_beside_data(
     assert fs.find(root, prefix="day=2") == [f"{root}/{THIRD}"]
     with pytest.raises(IntegrityError):
         fs.find(root, prefix="day=1")
+
+
+def test_a_file_that_is_missing_is_told_from_above(
+    tmp_path: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.at(tmp_path)
+    world.use(monkeypatch)
+    store, top = s3fs.S3FileSystem(**options, use_listings_cache=False), "third/top"
+    store.mkdir("third")
+    store.put(f"{world.make_dataset()}/", f"{top}/one/", recursive=True)
+    data = {name: store.cat_file(f"{top}/one/{name}") for name in (FIRST, SECOND)}
+    fs = PipecryptFileSystem(fs=store, keys=[world.key], trust=[world.signing], skip_instance_cache=True)
+    ways = ("find", "find two levels", "find by prefix", "glob", "glob part of a name", "glob a partition")
+    for way in (*ways, "glob tables", "glob tables of two levels"):
+        lists, (name, *_) = FROM_ABOVE[way]
+        store.rm_file(f"{top}/one/{name}")
+        with pytest.raises(IntegrityError):
+            lists(fs, top)
+        store.pipe_file(f"{top}/one/{name}", data[name])
+        lists(fs, top)
