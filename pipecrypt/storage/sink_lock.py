@@ -101,14 +101,16 @@ class SinkLock:
         self._ends = threading.Event()
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
+        self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
+        self._tried: LockHolder | None = None
         HELD_HERE.add(write_id)
         try:
             self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
-        except BaseException:
+            self._beating.start()
+        except BaseException:  # an interrupt too
             HELD_HERE.discard(write_id)
+            self._take_back()
             raise
-        self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
-        self._beating.start()
 
     def check(self) -> None:
         """Pass if this process still holds the lock, by a look at the storage.
@@ -242,6 +244,7 @@ class SinkLock:
 
     def _create(self, mine: LockHolder) -> bool:
         self._last_beat = _seconds_passed()
+        self._tried = mine
         try:
             write_holder(self._place(mine.number), mine, overwrite=False)
         except SinkNotEmptyError:
@@ -249,25 +252,21 @@ class SinkLock:
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return False  # whoever cleaned up at this moment took what was not the lock yet: look again
-            self._take_back(mine)
             raise
         return True
 
-    def _take_back(self, mine: LockHolder) -> None:
+    def _take_back(self) -> None:
         """Leave no file that may be there: others would wait for somebody who never came to work."""
-        with contextlib.suppress(PipecryptError):
-            self._remove(mine)
+        if self._tried is not None:
+            with contextlib.suppress(PipecryptError):
+                self._remove(self._tried)
 
     def _is_alone(self, mine: LockHolder, seen: dict[int, LockHolder]) -> bool:
         """Look once more: numbers begin again at 1, so another process may have taken one below or above.
 
         A number that was seen may be another process's by now. Only what was written into the file tells.
         """
-        try:
-            now = holders(self._directory)
-        except PipecryptError:
-            self._take_back(mine)
-            raise
+        now = holders(self._directory)
         others = (found for number, found in now.items() if number != mine.number)
         return all(is_same(found, seen.get(found.number)) for found in others) and is_same(mine, now.get(mine.number))
 

@@ -336,6 +336,21 @@ def test_a_lock_that_cannot_be_looked_at_again_is_given_back(directory: Location
     assert _names(directory) == ["7.json", "9.json"]
 
 
+@pytest.mark.parametrize("step", ["_is_alone", "_forget", "_beat"])
+def test_a_lock_whose_owner_is_interrupted_before_it_has_it_is_given_back(directory: Location, step: str) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        if step == "_beat":
+            patch.setattr(threading.Thread, "start", interrupt)
+        else:
+            patch.setattr(SinkLock, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            SinkLock(directory, "run", timing=LockTiming(sleep=lambda _: None))
+    assert _names(directory) == []
+
+
 def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:
     with SinkLock(directory, "run", timing=LockTiming(interval_seconds=0)) as lock:  # beats without a pause
         first = current_holder(directory)
