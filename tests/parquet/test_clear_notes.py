@@ -297,7 +297,7 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(node[key])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(_ENTRIES), st.data())
 def test_nothing_is_told_whatever_stands_elsewhere_in_an_entry(name: str, data: st.DataObject) -> None:
     """Notes may be any JSON. So may all else but names: an entry that names another column may tell of that one."""

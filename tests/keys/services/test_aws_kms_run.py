@@ -104,6 +104,7 @@ def test_two_worker_processes_make_two_calls_for_each_master_key(aws: AWS, raw: 
     assert all(pq.read_table(tmp_path / "back" / name).equals(TABLE) for name in _published(raw))
 
 
+@pytest.mark.long
 def test_ten_thousand_batches_in_two_processes_take_two_calls_each_way_for_each_master_key(
     aws: AWS, tmp_path: Path
 ) -> None:
