@@ -176,7 +176,8 @@ class World:
     def wrong_rows(self) -> list[str]:
         """Return which decrypted files are not byte for byte the sources of the version that is signed."""
         out, raw = self.root / "out", self.root / "true"
-        found = [path.relative_to(out) for path in sorted(out.rglob("*.parquet"))] if out.is_dir() else []
+        files = sorted(path for path in out.rglob("*.parquet") if path.is_file()) if out.is_dir() else []
+        found = [path.relative_to(out) for path in files]
         return [
             str(path)
             for path in found
