@@ -130,6 +130,31 @@ def test_a_file_that_moves_while_it_is_open_is_read_on_at_its_place(
     assert reader(sink, SECOND, world, between=lambda: sink.move(SECOND)) == 100
 
 
+@pytest.mark.parametrize("waits", ["in its place", "new", "replacing"])
+@pytest.mark.parametrize("path", [FIRST, SECOND])
+def test_one_file_is_decrypted_to_the_name_that_was_given_wherever_it_lies(
+    world: World, sink: Sink, tmp_path: Path, path: str, waits: str
+) -> None:
+    if waits != "in its place":
+        sink.stage(path, sink.fs.cat_file(f"{sink.root}/{NAMES[-1]}") if waits == "replacing" else None)
+    given: dict[str, Any] = {"keys": [world.key], "trust": [ALICE.public_key_pem], "credentials": world.credentials}
+    true = (world.root / "raw" / path).read_bytes()
+    pc.decrypt(f"{sink.url}/{path}", tmp_path / "back.parquet", **given)
+    assert (tmp_path / "back.parquet").read_bytes() == true
+    (tmp_path / "into").mkdir()
+    pc.decrypt(f"{sink.url}/{path}", tmp_path / "into", **given)
+    assert [each.name for each in (tmp_path / "into").rglob("*")] == [Path(path).name]
+
+
+def test_a_directory_of_one_file_that_waits_is_decrypted_into_a_directory(
+    world: World, sink: Sink, tmp_path: Path
+) -> None:
+    sink.stage(SECOND)
+    trust = [ALICE.public_key_pem]
+    pc.decrypt(f"{sink.url}/day=1", tmp_path / "out", [world.key], trust=trust, credentials=world.credentials)
+    assert [each.name for each in (tmp_path / "out").rglob("*")] == [Path(SECOND).name]
+
+
 def test_every_byte_is_compared_after_a_move_too(world: World, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     data = sink.fs.cat_file(f"{sink.root}/{SECOND}")
     sink.stage(SECOND)

@@ -52,10 +52,12 @@ class SignedSource:
     Args:
         source: as its storage lists it.
         signed: what the reader compares it with before it uses a byte.
+        is_named: whether the location that was asked for names this file itself, which may lie elsewhere meanwhile.
     """
 
     source: SourceFile
     signed: SignedFile
+    is_named: bool = False
 
 
 def list_signed_sources(
@@ -111,29 +113,31 @@ def _list_signed(location: Location, requirements: Requirements, below: Pattern)
     found = {prefix + source.relative_path: source for source in sources}
     in_place = {path for path, entry in due.items() if path in found and found[path].size_bytes == entry.size_bytes}
     staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due, in_place=in_place)
-    found |= {path: _below(prefix, file) for path, file in staged.items()}
+    itself = prefix.rstrip("/")  # where the location names a file that is not at its place
+    found |= {path: _below(prefix, file, is_named=path == itself) for path, file in staged.items()}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
     if absence is not None and not found:
         raise absence
-    return tuple(SignedSource(source, dataset.file(path)) for path, source in sorted(found.items()))
+    return tuple(SignedSource(source, dataset.file(path), path == itself) for path, source in sorted(found.items()))
 
 
 def _single(source: SourceFile, location: Location, requirements: Requirements) -> SignedSource:
     files, path = locate(location)
     dataset = open_above(files, path, requirements)
     if dataset is None:
-        return SignedSource(source, open_beside(files, path, requirements))
+        return SignedSource(source, open_beside(files, path, requirements), is_named=True)
     below = dataset.below(path) or ""
     signed = dataset.file(below)
     due = {below: signed.entry}
     staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due).get(below)
     if staged is not None:
         source = replace(staged, relative_path=source.relative_path)
-    return SignedSource(source, signed)
+    return SignedSource(source, signed, is_named=True)
 
 
-def _below(prefix: str, staged: SourceFile) -> SourceFile:
-    return replace(staged, relative_path=staged.relative_path.removeprefix(prefix))
+def _below(prefix: str, staged: SourceFile, *, is_named: bool) -> SourceFile:
+    path = staged.relative_path
+    return replace(staged, relative_path=path.rpartition("/")[2] if is_named else path.removeprefix(prefix))
 
 
 def find_signed_source(location: Location, requirements: Requirements) -> SignedSource:
@@ -221,7 +225,7 @@ def _reach(location: Location, below: Pattern, sources: Sequence[SourceFile]) ->
 
 
 def _expected(dataset: SignedDataset, prefix: str, pattern: Pattern) -> list[str]:
-    itself = prefix.rstrip("/")  # where the location named a file that is gone
+    itself = prefix.rstrip("/")  # where the location names a file that is not at its place
     return [
         path
         for path in dataset.entries

@@ -21,8 +21,13 @@ __all__ = ["compared", "find_sources"]
 
 def find_sources(
     request: EncryptRequest | DecryptRequest, below: Pattern
-) -> tuple[tuple[SourceFile, ...], Mapping[str, SignedFile]]:
-    """Return the sources, and what was signed about each by its relative path; nothing where no key is trusted.
+) -> tuple[tuple[SourceFile, ...], Mapping[str, SignedFile], bool]:
+    """Return the sources, what was signed about each, and whether the request names one file itself.
+
+    A glob or a directory that happens to hold one file names none: tomorrow it may hold two.
+
+    Returns:
+        What was signed is by relative path, and empty where no key is trusted.
 
     Raises:
         NotTrustedError: nothing is signed there, or too few trusted keys signed it.
@@ -31,9 +36,11 @@ def find_sources(
     """
     requirements = request.checks.requirements if isinstance(request, DecryptRequest) else None
     if requirements is None:
-        return list_sources(request.source, below), {}
+        sources = list_sources(request.source, below)
+        return sources, {}, len(sources) == 1 and sources[0].location == request.source
     found = list_signed_sources(request.source, requirements, below)
-    return tuple(each.source for each in found), {each.source.relative_path: each.signed for each in found}
+    signed = {each.source.relative_path: each.signed for each in found}
+    return tuple(each.source for each in found), signed, len(found) == 1 and found[0].is_named
 
 
 def compared(tasks: Sequence[Task], signed: Mapping[str, SignedFile]) -> tuple[Task, ...]:

@@ -120,9 +120,9 @@ def make_plan(request: EncryptRequest | DecryptRequest) -> Plan:
     """
     below = _files_below(request)
     check_disjoint(request.source, request.sink, below)
-    sources, signed = find_sources(request, below)
+    sources, signed, is_one_file = find_sources(request, below)
     dataset_id = new_dataset_id() if isinstance(request, EncryptRequest) else None
-    is_single_file = _is_single_file(request, sources)
+    is_single_file = _is_single_file(request, len(sources), is_one_file=is_one_file)
     tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
     if isinstance(request, DecryptRequest) and request.checks.requirements is not None:
         tasks = compared(tasks, signed)
@@ -191,11 +191,9 @@ def _files_below(request: EncryptRequest | DecryptRequest) -> Pattern:
     return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
 
 
-def _is_single_file(request: EncryptRequest | DecryptRequest, sources: Sequence[SourceFile]) -> bool:
+def _is_single_file(request: EncryptRequest | DecryptRequest, count: int, *, is_one_file: bool) -> bool:
     """Say whether the sink names the one output itself."""
     sink = request.sink
-    # A glob or a directory that happens to hold one file does not count: tomorrow it may hold two.
-    is_one_file = len(sources) == 1 and sources[0].location == request.source
     is_named = is_one_file and not sink.names_directory and not is_directory(sink)
     if is_one_file and not is_named and not sink.names_directory and is_link(sink):
         # Whoever can write beside an output could put it in the output's place.
@@ -204,7 +202,7 @@ def _is_single_file(request: EncryptRequest | DecryptRequest, sources: Sequence[
             hint=f"to write into that directory, end its name with a slash: {sink.display}/",
         )
     if sink.is_standard_stream and not is_one_file:
-        raise UsageError(f"{len(sources)} files cannot go to standard output", hint="name one file, or a directory")
+        raise UsageError(f"{count} files cannot go to standard output", hint="name one file, or a directory")
     if request.source.is_standard_stream and not is_named:
         raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
     return is_named
