@@ -75,19 +75,6 @@ class HeldDirectory:
             held.place = f"{held.place}/{name}"
         return held
 
-    def enter(self, name: str) -> HeldDirectory:
-        """Open a directory in this one.
-
-        Raises:
-            LinkError: it is a link.
-            OSError: it is not there, or not a directory.
-        """
-        try:
-            return HeldDirectory(os.open(name, _BELOW, dir_fd=self._descriptor), self._path(name))
-        except OSError as error:
-            self._refuse_link(name, error)
-            raise
-
     def status(self, name: str) -> os.stat_result:
         """Return what the system says about a file, or about a link itself."""
         return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)

@@ -2,8 +2,8 @@
 
 The lock is a file with a number, see lock_files: whoever created the highest one holds it, and writes it again every
 few seconds with the next beat. A holder that died stops beating: whoever waited for several intervals in vain, see
-lock_watch, creates the next number. So no clocks are compared. A holder that was only asleep finds the next number, or
-its own file gone, and must stop. What is written while the lock is held is left to the callers.
+lock_watch, creates the next number. So no clock decides who holds it. A holder that was only asleep finds the next
+number, or its own file gone, and must stop. What is written while the lock is held is left to the callers.
 """
 
 from __future__ import annotations

@@ -14,13 +14,9 @@ import pytest
 from cli.conftest import Run
 from pipecrypt.dataset.verifying import verification
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink_lock import SinkLock
-from pipecrypt.storage.tail import write_undo
-from tests.dataset.world import MALLORY, NAMES, SignedWorld, next_version, sign, sign_file
+from tests.dataset.world import MALLORY, NAMES, SignedWorld, half_rotate, next_version, sign, sign_file
 
 A, B, C = NAMES
 
@@ -242,12 +238,7 @@ def test_a_report_that_cannot_be_written_is_no_success(dataset: Path, signed_wor
 
 
 def test_what_a_run_at_work_explains_is_shown_too(verify: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = dataset / B
-    source = pin_regular(Location(str(path)), B)
-    assert source is not None
-    write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), B)).body_end)
-    with path.open("ab") as file:
-        file.write(b"PAR1")
+    half_rotate(dataset, B)
     monkeypatch.setattr(verification.time, "monotonic", iter(range(0, 10**6, 100)).__next__)
     with SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), "x"):
         answer = verify(dataset)

@@ -28,6 +28,9 @@ from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedP
 from pipecrypt.manifest.statement import encode_statement, statement_sha256
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.storage.inventory import pin_regular
+from pipecrypt.storage.location import Location
+from pipecrypt.storage.tail import undo_place, write_undo
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")
@@ -107,6 +110,17 @@ def write_table(path: Path, rows: int = 100) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"id": range(rows), "email": [f"{path.name}-{row}@example.org" for row in range(rows)]})
     pq.write_table(table, path, row_group_size=max(rows // 2, 1))
+
+
+def half_rotate(dataset: Path, name: str) -> Path:
+    """Change the end of a file as a rotation does that is not done yet, and return the undo file."""
+    path = dataset / name
+    source = pin_regular(Location(str(path)), name)
+    assert source is not None
+    write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), name)).body_end)
+    with path.open("ab") as file:
+        file.write(b"PAR1")
+    return Path(undo_place(Location(str(path))).local_path)
 
 
 def entry_of(path: str, data: bytes, digests: Sequence[DigestAlgorithm] = SHA256) -> FileEntry:

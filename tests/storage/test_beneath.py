@@ -266,12 +266,9 @@ def test_links_among_sources_are_the_users_own(tmp_path: Path) -> None:
 
 def test_deep_trees_are_walked_and_emptied(tmp_path: Path) -> None:
     """Deeper than a path can be long."""
-    directory = held_directory.HeldDirectory.named(str(tmp_path))
-    for _ in range(40):
-        directory.make("d" * 200)
-        with directory:
-            directory = directory.enter("d" * 200)
-    directory.close()
+    for depth in range(40):
+        with held_directory.HeldDirectory.beneath(str(tmp_path), ("d" * 200,) * depth) as directory:
+            directory.make("d" * 200)
     assert list(walk(Location(str(tmp_path)), lambda _: True)) == []
     remove_empty(Location(str(tmp_path)).child("d" * 200))
     assert list(tmp_path.iterdir()) == []

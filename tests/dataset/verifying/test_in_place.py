@@ -18,18 +18,14 @@ from pipecrypt.dataset.verifying.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, staged_path
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
-from pipecrypt.storage.inventory import pin_regular
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import MAX_LOCK_FILES, LockHolder
 from pipecrypt.storage.lock_watch import LockTiming, LockWatch
 from pipecrypt.storage.process_identity import ProcessIdentity
 from pipecrypt.storage.sink_lock import SinkLock
-from pipecrypt.storage.tail import undo_place, write_undo
 from tests.dataset.verifying.test_verification import K, Watched, check, found
-from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, tree, trusting
+from tests.dataset.world import NAMES, SignedWorld, entry_of, half_rotate, sign, tree, trusting
 
 A, B, C = NAMES
 RUN = "20260131T120000Z-0123abcd"
@@ -286,19 +282,8 @@ def test_while_a_run_is_at_work_what_is_not_in_place_is_a_conflict(dataset: Path
     assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset)
 
 
-def _rotated(dataset: Path, name: str) -> Path:
-    """Change the end of a file as a rotation does that is not done yet, and return the undo file."""
-    path = dataset / name
-    source = pin_regular(Location(str(path)), name)
-    assert source is not None
-    write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), name)).body_end)
-    with path.open("ab") as file:
-        file.write(b"PAR1")
-    return Path(undo_place(Location(str(path))).local_path)
-
-
 def test_while_a_rotation_is_at_work_its_files_are_a_conflict_and_named(dataset: Path) -> None:
-    _rotated(dataset, B)
+    half_rotate(dataset, B)
     with _lock(dataset), pytest.raises(NotInPlaceError) as caught:
         check(dataset, patience=NOW)
     assert [(each.kind, each.path) for each in caught.value.report.findings] == [(K.MODIFIED, B)]
@@ -308,11 +293,11 @@ def test_while_a_rotation_is_at_work_its_files_are_a_conflict_and_named(dataset:
 
 @pytest.mark.parametrize("planted", ["anything", "of another file", "of this file, whose body is changed", "link"])
 def test_an_undo_file_that_somebody_planted_excuses_nothing(dataset: Path, tmp_path: Path, planted: str) -> None:
-    undo = _rotated(dataset, B)
+    undo = half_rotate(dataset, B)
     if planted == "anything":
         undo.write_bytes(b"x")
     elif planted == "of another file":
-        undo.write_bytes(_rotated(dataset, C).read_bytes())
+        undo.write_bytes(half_rotate(dataset, C).read_bytes())
     elif planted == "link":
         shutil.move(undo, tmp_path / "undo")
         undo.symlink_to(tmp_path / "undo")
