@@ -24,6 +24,7 @@ __all__ = [
     "Remembered",
     "VerifiedManifest",
     "check_created",
+    "check_remembered",
     "verify_envelope",
 ]
 
@@ -252,6 +253,22 @@ def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered
         raise RolledBackError(f"there are two statements of version {version}: another one was seen before")
     if version == remembered.version + 1 and manifest.previous_sha256 != remembered.statement_sha256:
         raise RolledBackError(f"version {version} follows another version {remembered.version} than was seen before")
+
+
+def check_remembered(manifest: Manifest, sha256: str, remembered: Remembered | None) -> None:
+    """Pass if a statement is not older than one that was accepted, nor about another dataset.
+
+    Args:
+        manifest: what it says.
+        sha256: of the statement.
+        remembered: the last one that was accepted.
+
+    Raises:
+        IntegrityError: it is about another dataset.
+        RolledBackError: it is older, or another one of that version, or follows another one.
+    """
+    _check_dataset(manifest, remembered, None)
+    _check_version(manifest, sha256, 1, remembered)
 
 
 def check_created(created: datetime, now: datetime, *, hint: str | None = None) -> None:

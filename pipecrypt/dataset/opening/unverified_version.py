@@ -14,10 +14,10 @@ from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.manifest.file_list import decode_file_list
-from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES
+from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.manifest.statement import decode_statement
+from pipecrypt.manifest.statement import decode_statement, statement_sha256
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
 
@@ -29,22 +29,44 @@ class UnverifiedVersion:
     """What a statement says that anybody may have written.
 
     Args:
+        manifest: the statement.
+        statement_sha256: of the statement.
         entries: the files that it lists.
-        run: the run that wrote it, if it names one.
-        dataset_id: of the dataset.
-        created: when it was signed, in UTC.
-        expires: until when it holds, in UTC; None: for ever.
-        policy: what is promised of their encryption.
-        clear_columns: leaf columns that files have in plaintext; None where they were not noted.
     """
 
+    manifest: Manifest
+    statement_sha256: str
     entries: tuple[FileEntry, ...]
-    run: str | None
-    dataset_id: str
-    created: datetime
-    expires: datetime | None
-    policy: PromisedPolicy
-    clear_columns: ClearColumns | None = None
+
+    @property
+    def run(self) -> str | None:
+        """The run that wrote it, if it names one."""
+        return self.manifest.run
+
+    @property
+    def dataset_id(self) -> str:
+        """Of the dataset."""
+        return self.manifest.dataset_id
+
+    @property
+    def created(self) -> datetime:
+        """When it was signed, in UTC."""
+        return self.manifest.created
+
+    @property
+    def expires(self) -> datetime | None:
+        """Until when it holds, in UTC; None: for ever."""
+        return self.manifest.expires
+
+    @property
+    def policy(self) -> PromisedPolicy:
+        """What is promised of the files' encryption."""
+        return self.manifest.policy
+
+    @property
+    def clear_columns(self) -> ClearColumns | None:
+        """Leaf columns that files have in plaintext; None where they were not noted."""
+        return self.manifest.clear_columns
 
 
 def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
@@ -59,7 +81,8 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     if envelope is None:
         return None
     try:
-        manifest = decode_statement(parse_envelope(envelope).payload)
+        payload = parse_envelope(envelope).payload
+        manifest = decode_statement(payload)
     except IntegrityError as error:
         raise IntegrityError(f"{place.display}: {error.message}", hint=error.hint) from error
     summary = manifest.file_list
@@ -77,12 +100,4 @@ def read_unverified_version(directory: Location) -> UnverifiedVersion | None:
     if digest(data) != summary.sha256:
         raise IntegrityError(f"{list_place.display} is another list than {place.display} names")
     entries = tuple(decode_file_list(data, manifest.digests))
-    return UnverifiedVersion(
-        entries,
-        manifest.run,
-        manifest.dataset_id,
-        manifest.created,
-        manifest.expires,
-        manifest.policy,
-        manifest.clear_columns,
-    )
+    return UnverifiedVersion(manifest, statement_sha256(payload), entries)

@@ -11,12 +11,14 @@ from dataclasses import replace
 
 from pipecrypt.dataset.opening import governing
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion
 from pipecrypt.errors import IntegrityError
-from pipecrypt.manifest.verify import Remembered
+from pipecrypt.manifest.paths import MANIFEST_PATH
+from pipecrypt.manifest.verify import Remembered, check_remembered
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import locate
 
-__all__ = ["ANEW", "check_none_removed", "recall", "remember", "remember_published"]
+__all__ = ["ANEW", "check_follows", "check_none_removed", "recall", "remember", "remember_published"]
 
 ANEW = "if an older version, or another dataset, was put there on purpose, accept it first: pipecrypt verify --forget"
 _log = logging.getLogger(__name__)
@@ -40,6 +42,21 @@ def check_none_removed(subject: Location, memory: VersionMemory | None) -> None:
     """Pass if a writer that found no statement there may begin anew; raises as `governing.check_none_removed`."""
     files, path = locate(subject)
     governing.check_none_removed(files, path, memory)
+
+
+def check_follows(subject: Location, version: UnverifiedVersion, memory: VersionMemory | None) -> None:
+    """Pass if a version that nobody has verified is not older than what was last accepted there.
+
+    Raises:
+        IntegrityError: it is about another dataset, or a record is malformed.
+        RolledBackError: it is older.
+    """
+    remembered = recall(subject, memory)
+    try:
+        check_remembered(version.manifest, version.statement_sha256, remembered)
+    except IntegrityError as error:
+        place = subject.child(MANIFEST_PATH)
+        raise type(error)(f"{place.display}: {error.message}", hint=f"{error.hint}; {ANEW}") from error
 
 
 def remember(subject: Location, remembered: Remembered, memory: VersionMemory | None) -> None:

@@ -19,7 +19,7 @@ from pipecrypt.dataset.signing.directory_state import (
     check_signed_is_there,
     sizes_below,
 )
-from pipecrypt.dataset.signing.known_versions import check_none_removed, recall
+from pipecrypt.dataset.signing.known_versions import check_follows, check_none_removed
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
@@ -66,6 +66,7 @@ def preview_sink(request: EncryptRequest, plan: Plan, credentials: Credentials) 
     Raises:
         FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
         NotTrustedError: a signed version was accepted there before, and its statement is gone.
+        RolledBackError: a later version was accepted there before.
         IntegrityError: statement, journal or a record of accepted versions is malformed.
         StorageError: the storage refused or failed.
     """
@@ -108,7 +109,7 @@ def _check_versions(request: EncryptRequest, version: UnverifiedVersion | None) 
     if version is None:
         check_none_removed(request.sink, memory)
         return
-    recall(request.sink, memory and replace(memory, accepts_future=accepts_future))
+    check_follows(request.sink, version, memory and replace(memory, accepts_future=accepts_future))
     if not accepts_future:
         check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 

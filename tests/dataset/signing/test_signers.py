@@ -250,6 +250,33 @@ def test_a_plan_sees_that_a_statement_was_removed(world: World) -> None:
         report_plan(request)
 
 
+@pytest.mark.parametrize("put_back", ["older version", "another dataset"])
+def test_a_plan_sees_what_its_run_would_not_follow(world: World, put_back: str) -> None:
+    policy = world.policy()
+    source, sink = Location(str(world.raw)), Location(str(world.out))
+    request = EncryptRequest(source=source, sink=sink, policy=policy, overwrite=True)
+    kept = world.root / "kept"
+    world.sign()
+    shutil.copytree(world.out, kept)
+    if put_back == "older version":
+        world.sign(overwrite=True)
+    else:
+        shutil.rmtree(world.out)
+        with pytest.raises(NotTrustedError, match="is forgotten"):
+            pc.verify(world.out, forget=True)
+        world.sign()
+    assert not report_plan(request).conflicts
+    shutil.rmtree(world.out)
+    kept.rename(world.out)
+    with pytest.raises(IntegrityError) as planned:
+        report_plan(request)
+    with pytest.raises(IntegrityError) as run:
+        world.sign(policy, overwrite=True)
+    assert (type(planned.value), planned.value.message) == (type(run.value), run.value.message)
+    assert planned.value.hint == run.value.hint
+    assert (type(run.value) is RolledBackError) is (put_back == "older version")
+
+
 def test_no_writer_begins_below_a_directory_whose_statement_was_removed(world: World) -> None:
     world.sign()
     _remove_manifest(world.out)
