@@ -23,7 +23,7 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 # Worker processes import this module again: what only the driver needs is imported where it is used.
 

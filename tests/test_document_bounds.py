@@ -28,8 +28,8 @@ from pipecrypt.parquet.thrift import Struct, WireType
 from pipecrypt.pipeline.history.journal.block import Block, TaskRecord, decode_block, encode_block
 from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
 from pipecrypt.pipeline.progress.report_document import decode_report, encode_report
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import read_holder
+from pipecrypt.store.lease_holders import read_holder
+from pipecrypt.store.location import Location
 from tests.manifest.world import entry, manifest
 from tests.pipeline.history.test_journal import _HEADER, _part
 from tests.pipeline.progress.test_run_report import finished_report

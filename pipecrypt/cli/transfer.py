@@ -150,7 +150,7 @@ def encrypt(
     from pipecrypt.pipeline.request.policy import Mode, Policy
     from pipecrypt.pipeline.request.reading import Reading
     from pipecrypt.pipeline.request.request import EncryptRequest
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     policy = Policy(
         dict.fromkeys(split_names(columns or []), key),
@@ -238,7 +238,7 @@ def decrypt(
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
     from pipecrypt.pipeline.request.request import DecryptRequest
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     request = DecryptRequest(

@@ -17,7 +17,7 @@ from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import ExecutorKind, OnSourceChange, RunOptions
 from pipecrypt.pipeline.request.sign_options import listed_signing_keys, make_signing_options
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["build_request"]
 

@@ -31,7 +31,7 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = [
     "SCENES",

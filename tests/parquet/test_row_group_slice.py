@@ -23,9 +23,9 @@ from pipecrypt.parquet.structure import check_structure
 from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.thrift_read import open_encoded
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 from tests.parquet.world import (
     DATA,
     MemorySink,

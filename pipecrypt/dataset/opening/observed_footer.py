@@ -11,8 +11,8 @@ from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
 from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]
 

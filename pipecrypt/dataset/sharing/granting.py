@@ -32,9 +32,9 @@ from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.sessions.session import FindGrants, KeySession
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.secret import DataKey
-from pipecrypt.storage.exclusive import replace_exclusively
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
 
 __all__ = ["Shared", "Target", "add_grants", "check_datasets", "remove_grants", "share_keks"]
 

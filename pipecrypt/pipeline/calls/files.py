@@ -16,7 +16,7 @@ from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location, Place
+from pipecrypt.store.location import Location, Place
 
 __all__ = ["decrypt", "encrypt", "listed_keys"]
 

@@ -19,7 +19,7 @@ from pipecrypt.manifest.paths import check_signable_paths
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import check_signable_sink
 from pipecrypt.pipeline.task.output import WrittenFile, sidecar_files
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["SignedOutput"]
 

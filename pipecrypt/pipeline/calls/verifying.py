@@ -26,8 +26,8 @@ from pipecrypt.pipeline.progress.events import BytesDone, Event, FileChecked, Fi
 from pipecrypt.pipeline.progress.interruption import Interruption
 from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.file_keys import keys_of_file
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.small_files import locate
 
 __all__ = ["verify"]
 

@@ -29,8 +29,8 @@ from pipecrypt.pipeline.task.ingest import encrypt_rows
 from pipecrypt.pipeline.task.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.sink import new_token
 
 __all__ = ["ParquetWriter", "encrypt_batches"]
 

@@ -19,7 +19,7 @@ from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.progress.interruption import Interruption
 from pipecrypt.pipeline.progress.run_id import current_run_id
 from pipecrypt.pipeline.progress.summary import Part
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.sink import new_token
 
 __all__ = ["run_tasks"]
 

@@ -35,7 +35,7 @@ from pipecrypt.pipeline.executors.worker import (
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone, TaskRetried
 from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.sink import remove_leftovers
+from pipecrypt.store.sink import remove_leftovers
 
 __all__ = ["LocalExecutor"]
 

@@ -32,10 +32,10 @@ from pipecrypt.pipeline.history.journal.history import (
 )
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import Seal
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
 

@@ -16,8 +16,8 @@ from pipecrypt.pipeline.planning.plan import rolls_over, split_path
 from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.output import unnumbered
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = [
     "Changes",

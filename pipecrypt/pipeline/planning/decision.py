@@ -25,7 +25,7 @@ from pipecrypt.pipeline.planning.changes import (
 )
 from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["Decision", "decide", "find_conflicts", "what_goes"]
 

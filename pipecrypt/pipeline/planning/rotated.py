@@ -29,8 +29,8 @@ from pipecrypt.pipeline.planning.task_id import task_id
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Decryption, Task
 from pipecrypt.pipeline.task.output import unnumbered
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = ["FindIDs", "find_rotated"]
 

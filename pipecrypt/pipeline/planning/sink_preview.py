@@ -31,7 +31,7 @@ from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflict
 from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.planning.rotated import find_rotated
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.sink import is_directory
+from pipecrypt.store.sink import is_directory
 
 __all__ = ["SinkPreview", "preview_sink"]
 

@@ -29,10 +29,10 @@ from pipecrypt.pipeline.progress.run_report import (
     Sample,
     SlowFile,
 )
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["MAX_REPORT_BYTES", "decode_report", "encode_report", "read_report", "report_path", "store_report"]
 

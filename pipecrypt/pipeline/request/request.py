@@ -14,7 +14,7 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.request.run_grants import check_grantable_sink
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["DecryptRequest", "EncryptRequest", "check_file_limit", "check_file_name", "check_signable_sink"]
 

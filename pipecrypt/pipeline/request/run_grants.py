@@ -8,7 +8,7 @@ from pipecrypt.dataset.sharing.granting import add_grants
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.grants import Grant
 from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["RunGrants", "check_grantable_sink"]
 

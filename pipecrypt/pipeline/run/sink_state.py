@@ -22,8 +22,8 @@ from pipecrypt.pipeline.planning.decision import Decision, decide, find_conflict
 from pipecrypt.pipeline.planning.plan import Plan
 from pipecrypt.pipeline.planning.rotated import FindIDs, find_rotated
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]
 

@@ -11,8 +11,7 @@ from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Task
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.source import open_range_source, open_source_file
 
 __all__ = ["encrypt_chunks"]
 

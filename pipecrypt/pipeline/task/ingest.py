@@ -27,8 +27,8 @@ from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.sources.stream import BatchStream
 from pipecrypt.sources.text_rows import TextStream
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_source_file
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 

@@ -26,8 +26,8 @@ from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.signable_output import SignableOutput
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, exists
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import Publication, exists
 
 __all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 

@@ -33,8 +33,8 @@ from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.pipeline.task.signable_output import SignableOutput
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["OnBytes", "run_task"]
 

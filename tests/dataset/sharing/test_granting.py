@@ -18,7 +18,7 @@ from pipecrypt.keys.grants import Grant, Grants, encode_grants
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.secret import DataKey
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
 
 DATASET = new_dataset_id()

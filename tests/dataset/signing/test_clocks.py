@@ -24,7 +24,7 @@ from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.written import World, people
 
 AHEAD = timedelta(minutes=15)

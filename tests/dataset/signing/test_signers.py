@@ -24,7 +24,7 @@ from pipecrypt.pipeline.calls.files import encrypt
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.written import World
 
 _JOURNAL = "application/vnd.pipecrypt.journal+jsonl"

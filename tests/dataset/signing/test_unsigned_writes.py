@@ -17,7 +17,7 @@ from pipecrypt.pipeline.calls.verifying import verify
 from pipecrypt.pipeline.calls.writer import ParquetWriter, encrypt_batches
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.written import World, people, tree
 
 

@@ -23,7 +23,7 @@ from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task import task as life
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, MARKS, SECONDS, *HOW = sys.argv[1:]
 

@@ -23,7 +23,7 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task import task
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]
 GO_ON, DIE = Path(MARKS).parent / "go-on", Path(MARKS).parent / "die"

@@ -18,8 +18,8 @@ from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import new_token
 from tests.pipeline.conftest import World
 
 

@@ -12,7 +12,7 @@ from pipecrypt.pipeline.progress.summary import Part
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World
 
 

@@ -29,7 +29,7 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World, write_table
 
 _PAGE = Path(__file__).parents[3] / "docs" / "executors.md"

@@ -27,7 +27,7 @@ from pipecrypt.pipeline.history.journal.history import PastRun, find_runs, read_
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import PlainSeal
 from pipecrypt.pipeline.progress.summary import Part
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 _HEADER = RunHeader(run_id="20260101T000000Z-00000000", dataset_id="0" * 32, token="0" * 8, is_staged=False)
 _NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=30).filter(

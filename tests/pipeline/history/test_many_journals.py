@@ -27,7 +27,7 @@ from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecor
 from pipecrypt.pipeline.history.journal.history import fetch_ahead, find_runs, joined, read_blocks, read_run
 from pipecrypt.pipeline.history.journal.seal import PlainSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.manifest.world import manifest
 from tests.pipeline.history.test_journal import _part
 
@@ -263,7 +263,7 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.pipeline.history.cleaning import clean
 from pipecrypt.pipeline.history.journal.seal import UncheckedSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 if sys.argv[1] == "clean":
     clean(sys.argv[2], grace=timedelta(), dry_run=True)

@@ -11,8 +11,8 @@ from pipecrypt.pipeline.history.past_runs import DoneFile
 from pipecrypt.pipeline.planning.changes import Changes, compare_with_done, overwrite_done
 from pipecrypt.pipeline.request.run_options import OnSourceChange
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Task
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 
 class _Counted(str):

@@ -26,7 +26,7 @@ from pipecrypt.pipeline.planning.key_check import check_keys
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World
 
 NOBODY = Credentials({})

@@ -17,7 +17,7 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import RunOptions
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World, write_table
 
 ODD = ("UPPER.PARQUET", "short.pq", "x/Mixed.Pq", "without", "other.dat")

@@ -8,7 +8,7 @@ from pipecrypt.errors import KeyReferenceError, SinkNotEmptyError, SourceNotFoun
 from pipecrypt.pipeline.planning.plan import Plan, make_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 KEY = "keystore://./keys.json#pii"
 

@@ -31,7 +31,7 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task.operation import Encryption
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World, own_threads, write_table
 
 SPLIT_BYTES = 16_000

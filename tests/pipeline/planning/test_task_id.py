@@ -11,8 +11,8 @@ from pipecrypt.pipeline.planning.task_id import task_id
 from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation
 from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")

@@ -16,7 +16,7 @@ from pipecrypt.pipeline.progress.run_id import new_run_id
 from pipecrypt.pipeline.progress.run_report import MAX_SAMPLES, Outcome, RunCollector, RunReport
 from pipecrypt.pipeline.progress.stages import StageSeconds
 from pipecrypt.pipeline.progress.summary import Part, Summary
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 _NOW = datetime(2026, 11, 28, 2, 0, 0, 5, UTC)
 _ID = new_run_id(_NOW, bytes)

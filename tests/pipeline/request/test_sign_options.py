@@ -11,7 +11,7 @@ from pipecrypt.errors import KeyReferenceError, PolicyError, UsageError
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import check_signable_sink
 from pipecrypt.pipeline.request.sign_options import parse_validity
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 KEY, SIGNING = "keystore://./keys.json#pii", "keystore://./keys.json#signing"
 

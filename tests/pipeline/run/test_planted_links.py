@@ -23,7 +23,7 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
 from pipecrypt.pipeline.run import directory_run
 from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import NAMES, World, write_table
 
 

@@ -20,7 +20,7 @@ from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.progress.events import BytesDone, Event
 from pipecrypt.pipeline.request.request import DecryptRequest
 from pipecrypt.pipeline.task.operation import Decryption
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.world import ALICE, NAMES, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World
 

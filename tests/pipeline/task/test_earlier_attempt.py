@@ -16,8 +16,8 @@ from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.task.earlier_attempt import is_written_as, open_output
 from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file
 from tests.pipeline.conftest import World
 
 _MOST = 1 << 20

@@ -13,7 +13,7 @@ from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task import task
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.pipeline.conftest import World
 
 

@@ -12,8 +12,8 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.pipeline.task.signable_output import DigestingSink, SignableOutput
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
 from tests.pipeline.conftest import World
 
 
