@@ -22,9 +22,9 @@ from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
 from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, find_entry
-from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import LAYOUT_KEY, read_originals
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.pipeline.history.journal.block import Block, TaskRecord, decode_block, encode_block
 from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
 from pipecrypt.pipeline.progress.report_document import decode_report, encode_report

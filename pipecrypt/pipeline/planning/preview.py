@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Encryption, Ingestion, Operation
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source

@@ -20,10 +20,10 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
-from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.signable_output import SignableOutput
 from pipecrypt.storage.location import Location

@@ -16,7 +16,7 @@ from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.pipeline.planning.plan_report import report_plan
 from pipecrypt.pipeline.progress.summary import Summary
 from pipecrypt.pipeline.request.policy import Policy

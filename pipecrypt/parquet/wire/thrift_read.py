@@ -1,4 +1,4 @@
-"""Read Thrift's compact protocol from bytes that may be hostile. Structs, shapes and writing are left to thrift.
+"""Read Thrift's compact protocol from bytes that may be hostile.
 
 Depth, lengths and list sizes are bounded by the input. What the result may take of memory is an allowance that the
 caller gives; each struct, field and list is charged to it before more is read.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.thrift import (
+from pipecrypt.parquet.wire.thrift import (
     BINARY,
     BOOL,
     ENCODED,

@@ -1,4 +1,4 @@
-"""Parquet's encrypted modules: their AADs, sealing and opening. Where modules stand in a file is left to the walks.
+"""Parquet's encrypted modules: their AADs, sealing and opening.
 
 Layout of a module (Encryption.md 5.2.1 and 5.2.2; lengths in bytes)::
 
@@ -28,6 +28,7 @@ __all__ = [
     "CTR_OVERHEAD_BYTES",
     "FOOTER_SIGNATURE_BYTES",
     "LENGTH_BYTES",
+    "MAX_ORDINALS",
     "MODULE_OVERHEAD_BYTES",
     "FileAAD",
     "ModuleType",
@@ -46,6 +47,8 @@ LENGTH_BYTES: Final = 4
 CTR_OVERHEAD_BYTES: Final = LENGTH_BYTES + NONCE_BYTES
 MODULE_OVERHEAD_BYTES: Final = CTR_OVERHEAD_BYTES + TAG_BYTES
 FOOTER_SIGNATURE_BYTES: Final = NONCE_BYTES + TAG_BYTES
+# Row groups, columns and the data pages of a chunk are numbered in signed 16 bits (Encryption.md 4.4.2).
+MAX_ORDINALS: Final = 32_767
 _PIECE_BYTES: Final = 64 * 1024
 
 

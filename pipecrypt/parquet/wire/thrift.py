@@ -1,4 +1,4 @@
-"""Structs of Thrift's compact protocol, and writing them. Reading is left to thrift_read, meaning to names.
+"""Structs of Thrift's compact protocol, and their bytes.
 
 A *shape* names the fields to open. Every other field stays as the bytes it was read from, so that a feature newer
 than this code passes through unchanged.

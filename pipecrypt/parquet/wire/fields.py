@@ -1,10 +1,10 @@
-"""Field ids and shapes of parquet.thrift, as far as encryption touches them. Using them is left to the engine."""
+"""Field ids and shapes of parquet.thrift, as far as encryption touches them."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from pipecrypt.parquet.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
+from pipecrypt.parquet.wire.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
 
 __all__ = [
     "BLOOM_FILTER_HEADER",
