@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
-from pipecrypt.file_locks import take_lock
-from pipecrypt.state_directory import STATE_VARIABLE
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
+from pipecrypt.vocabulary.state import STATE_VARIABLE, take_lock
 
 __all__ = ["LockedRecord", "StateRecords"]
 

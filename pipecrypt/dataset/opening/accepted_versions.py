@@ -19,13 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from pipecrypt.clock import parse_utc, utc_now, utc_text
 from pipecrypt.crypto.digest import digest
-from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
 from pipecrypt.manifest.verify import MAX_CLOCK_SKEW, Remembered
-from pipecrypt.state_directory import STATE_VARIABLE, state_directory
-from pipecrypt.state_records import StateRecords
+from pipecrypt.vocabulary.clock import parse_utc, utc_now, utc_text
+from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.state import STATE_VARIABLE, StateRecords, state_directory
 
 __all__ = ["STATE_VARIABLE", "VersionMemory"]
 
