@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
-    from pipecrypt.runs.files import decrypt, encrypt
-    from pipecrypt.runs.journal.cleaning import clean
-    from pipecrypt.runs.sharing import grant, revoke, rotate
-    from pipecrypt.runs.spec.options import Reading
-    from pipecrypt.runs.spec.policy import Policy
-    from pipecrypt.runs.verifying import verify
-    from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
+    from pipecrypt.runs.files import decrypt as decrypt
+    from pipecrypt.runs.files import encrypt as encrypt
+    from pipecrypt.runs.journal.cleaning import clean as clean
+    from pipecrypt.runs.sharing import grant as grant
+    from pipecrypt.runs.sharing import revoke as revoke
+    from pipecrypt.runs.sharing import rotate as rotate
+    from pipecrypt.runs.spec.options import Reading as Reading
+    from pipecrypt.runs.spec.policy import Policy as Policy
+    from pipecrypt.runs.verifying import verify as verify
+    from pipecrypt.runs.writer import ParquetWriter as ParquetWriter
+    from pipecrypt.runs.writer import encrypt_batches as encrypt_batches
 
 __all__ = [
     "ParquetWriter",
