@@ -24,7 +24,7 @@ from pipecrypt.pipeline.progress.events import (
     TaskRetried,
 )
 from pipecrypt.pipeline.progress.run_id import current_run_id
-from pipecrypt.printable import printable
+from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Final, TextIO
 
 from pipecrypt.pipeline.progress.run_id import current_run_id
-from pipecrypt.printable import printable
+from pipecrypt.vocabulary.printable import printable
 
 __all__ = [
     "JSONFormatter",

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, PipecryptError, SourceNotFoundError, UsageError
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.parquet.report import KeyBytes
@@ -33,6 +32,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["MAX_REPORT_BYTES", "decode_report", "encode_report", "read_report", "report_path", "store_report"]
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from pipecrypt.clock import utc_now
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.pipeline.executors.choice import run_tasks
@@ -25,6 +24,7 @@ from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.request.run_grants import RunGrants
 from pipecrypt.pipeline.run.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.pipeline.run.signed_run import SignedRun, open_signed_run
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["run"]
 

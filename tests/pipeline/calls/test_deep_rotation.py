@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.context import Context
 from pipecrypt.errors import (
     AccessError,
     ConflictError,
@@ -33,6 +32,7 @@ from pipecrypt.storage import tail
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.context import Context
 from tests.pipeline.conftest import NAMES, World
 
 

@@ -27,8 +27,8 @@ from pipecrypt.pipeline.request.request import EncryptRequest
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.run.run import run
 from pipecrypt.pipeline.task.operation import Task
-from pipecrypt.secret import DataKey
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.secret import DataKey
 from tests.pipeline.conftest import World, write_table
 
 distributed = pytest.importorskip("distributed")

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.clear_columns import fits_clear_columns
 from pipecrypt.manifest.statement import decode_statement, encode_statement
@@ -28,6 +27,7 @@ from pipecrypt.pipeline.history.journal.history import fetch_ahead, find_runs, j
 from pipecrypt.pipeline.history.journal.seal import PlainSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import manifest
 from tests.pipeline.history.test_journal import _part
 

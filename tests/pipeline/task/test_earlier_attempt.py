@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.pipeline.planning.plan import make_plan
@@ -18,6 +17,7 @@ from pipecrypt.pipeline.task.operation import Task
 from pipecrypt.pipeline.task.task import run_task
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.pipeline.conftest import World
 
 _MOST = 1 << 20

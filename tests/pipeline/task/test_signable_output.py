@@ -4,7 +4,6 @@ import hashlib
 
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.keys.sessions.session import KeySession
@@ -14,6 +13,7 @@ from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.pipeline.task.signable_output import DigestingSink, SignableOutput
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
+from pipecrypt.vocabulary.context import Context
 from tests.pipeline.conftest import World
 
 
