@@ -75,7 +75,7 @@ _REACHES_FILES = {
     "cli/report.py": "writes a page where the user says",
     "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
     "keys/services/keystore/changing.py": "likewise, through file.py",
-    "state_records.py": "the state directory of this user",
+    "vocabulary/state.py": "the state directory of this user",
     "keys/credentials.py": "reads what the user's environment names",
     "keys/services/private_file.py": "reads a key file that the user names",
     "keys/services/pkcs11/library.py": "reads a library that the user names",

@@ -14,8 +14,8 @@ import typer
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import entry_text
-from pipecrypt.clock import parse_utc
 from pipecrypt.errors import UsageError
+from pipecrypt.vocabulary.clock import parse_utc
 
 if TYPE_CHECKING:
     from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage

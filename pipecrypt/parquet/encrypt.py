@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import PipecryptError
@@ -57,6 +56,7 @@ from pipecrypt.parquet.sealed_metadata import MetadataSealer
 from pipecrypt.parquet.sealed_notes import check_notes, seal_notes
 from pipecrypt.parquet.thrift import Struct, WireType
 from pipecrypt.parquet.writing_keys import WritingKeys
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["FileEncryption", "encrypt_file"]
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
@@ -21,6 +20,7 @@ from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.readers import FileTraits, ReaderSummary, judge_readers
 from pipecrypt.parquet.thrift import Struct
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["ColumnSummary", "FileSummary", "KeySummary", "inspect_file"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
@@ -21,6 +20,7 @@ from pipecrypt.parquet.originals import read_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.thrift import Struct
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["KeyUse", "column_key_uses", "footer_key_use", "open_clear_or_sealed"]
 

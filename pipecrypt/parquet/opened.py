@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UnsupportedError, UsageError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
@@ -27,7 +26,8 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.sealed_notes import restore_notes
 from pipecrypt.parquet.thrift import Struct
 from pipecrypt.parquet.thrift_read import read_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["OpenedCheck", "OpenedFile", "Protection", "is_sealed", "resolve_prefix"]
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
@@ -23,7 +22,8 @@ from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.originals import read_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.thrift import Struct, WireType
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["NewFooter", "OpenKey", "Rewrap", "rekey_footer"]
 

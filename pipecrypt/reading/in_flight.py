@@ -17,7 +17,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -30,6 +29,7 @@ from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 
 __all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.next_version import DatasetSigning
@@ -49,6 +48,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.preconditions import Writers, check_writers
 from pipecrypt.storage.sink import remove_leftovers_in
 from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "open_directory_run"]
 

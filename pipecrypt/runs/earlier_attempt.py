@@ -6,12 +6,12 @@ Nobody has signed that. But whoever can plant a file that claims to be the run's
 
 from __future__ import annotations
 
-from pipecrypt.context import Context
 from pipecrypt.dataset.opening.observed_footer import written_as
 from pipecrypt.errors import SinkNotEmptyError, StorageError
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["is_written_as", "open_output"]
 

@@ -14,7 +14,6 @@ from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
-from pipecrypt.context import Context
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.sessions.session import KeySession
@@ -28,6 +27,7 @@ from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.signable_output import SignableOutput
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import Publication, exists
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 

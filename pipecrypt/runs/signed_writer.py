@@ -8,7 +8,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from pipecrypt.context import new_dataset_id
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.next_version import FileSigning
 from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
@@ -20,6 +19,7 @@ from pipecrypt.runs.output import WrittenFile, sidecar_files
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_signable_sink
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.context import new_dataset_id
 
 __all__ = ["SignedOutput"]
 

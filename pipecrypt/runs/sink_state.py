@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
@@ -24,6 +23,7 @@ from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_when_opened
 from pipecrypt.dataset.opening.requirements import VerifyMode
@@ -33,6 +32,7 @@ from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_ke
 from pipecrypt.runs.signable_output import SignableOutput
 from pipecrypt.storage.sink import Publication
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["OnBytes", "run_task"]
 

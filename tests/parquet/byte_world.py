@@ -6,7 +6,6 @@ import io
 import random
 from collections.abc import Callable
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, FileInfo
@@ -20,6 +19,7 @@ from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.thrift import Struct, Value, WireType
 from pipecrypt.sources.zstd import ZstdCodec
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys
 
 CHUNK = 4096

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, NotEncryptedError, PipecryptError
 from pipecrypt.parquet import byte_groups
@@ -42,7 +41,8 @@ from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.thrift_read import open_encoded, read_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import (
     CHUNK,
     ZSTD,

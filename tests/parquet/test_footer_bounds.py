@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import ContentError, LimitError
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
@@ -25,6 +24,7 @@ from pipecrypt.parquet.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
 from tests.parquet.world import MemorySink, RandomKeys, all_columns
 

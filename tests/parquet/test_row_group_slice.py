@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
 from pipecrypt.parquet.encrypt import encrypt_file
@@ -26,6 +25,7 @@ from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import (
     DATA,
     MemorySink,

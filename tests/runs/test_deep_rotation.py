@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.context import Context
 from pipecrypt.errors import (
     AccessError,
     ConflictError,

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.runs.earlier_attempt import is_written_as, open_output

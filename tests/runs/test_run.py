@@ -12,7 +12,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.errors import (
     AlreadyEncryptedError,
     ColumnNotFoundError,

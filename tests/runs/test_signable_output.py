@@ -4,7 +4,6 @@ import hashlib
 
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.keys.sessions.session import KeySession

@@ -12,7 +12,6 @@ import fsspec
 import pytest
 
 import pipecrypt as pc
-from pipecrypt import said_once
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -21,6 +20,7 @@ from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event
 from pipecrypt.runs.spec.spec import DecryptSpec
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary import once
 from tests.dataset.world import ALICE, NAMES, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World
 
@@ -177,7 +177,7 @@ def test_a_malformed_page_of_a_signed_file_was_changed(trusting: World, dataset:
 
 
 def test_the_warning(trusting: World, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(said_once, "_said", set())
+    monkeypatch.setattr(once, "_said", set())
     with pytest.warns(pc.UncheckedWarning):
         pc.decrypt(dataset, tmp_path / "one", [trusting.key])
     with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
@@ -13,6 +12,7 @@ from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]
 

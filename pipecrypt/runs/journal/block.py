@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.documents import Document, DocumentError, check_parts, parse_document
 from pipecrypt.manifest.clear_columns import ClearColumns, decode_clear_columns, encode_clear_columns
 from pipecrypt.manifest.entry import check_count, check_digest
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.dataset.signing.staged_version import finish_version
@@ -40,6 +39,7 @@ from pipecrypt.storage.move import remove_empty_directories
 from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.sink import is_directory
 from pipecrypt.storage.tail import is_undo
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
 

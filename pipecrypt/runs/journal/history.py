@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
@@ -27,6 +26,7 @@ from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.storage.inventory import refuse_links, take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["FoundRun", "PastRun", "fetch_ahead", "find_runs", "joined", "read_blocks", "read_header", "read_run"]
 

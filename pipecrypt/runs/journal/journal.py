@@ -15,7 +15,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import OutputError
 from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
 from pipecrypt.manifest.paths import run_path
@@ -23,6 +22,7 @@ from pipecrypt.runs.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, Task
 from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["FINISHED", "Journal", "block_name"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
 
-from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.staged_version import finish_version
@@ -28,6 +27,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.context import Context
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import FileInfo
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
@@ -13,6 +12,7 @@ from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
 from pipecrypt.storage.source import open_range_source
 from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["encrypt_chunks"]
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipecrypt.context import new_dataset_id
 from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX, ENCRYPTED_FILES
 from pipecrypt.dataset.signing.unsigned_writes import (
     check_outside_datasets,
     check_unsigned_directory,
     check_unsigned_file,
 )
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
@@ -38,6 +36,8 @@ from pipecrypt.storage.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all
 from pipecrypt.storage.sink import is_directory, is_link, new_token, sink_is_empty
 from pipecrypt.storage.sink_lock import HeldLock
 from pipecrypt.storage.source import read_start
+from pipecrypt.vocabulary.context import new_dataset_id
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = [
     "Plan",

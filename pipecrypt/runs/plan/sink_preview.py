@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pipecrypt.clock import utc_now
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.staged_files import listed_staged_files
 from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
@@ -32,6 +31,7 @@ from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.storage.sink import is_directory
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["SinkPreview", "preview_sink"]
 

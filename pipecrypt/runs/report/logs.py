@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, TextIO
 
-from pipecrypt.printable import printable
 from pipecrypt.runs.report.run_id import current_run_id
+from pipecrypt.vocabulary.printable import printable
 
 __all__ = [
     "JSONFormatter",

@@ -17,7 +17,6 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, InterruptedRunError, PipecryptError, SourceNotFoundError, UsageError
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.parquet.report import KeyBytes
@@ -36,6 +35,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "MAX_KEYS",

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.runs.earlier_attempt import is_written_as
 from pipecrypt.runs.kinds.operation import Decryption, Task
@@ -24,6 +23,7 @@ from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file, remove_empty_directories
 from pipecrypt.storage.sink import exists, new_token
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["apart", "drop_attempt", "drop_attempts", "put_in_place", "take_result"]
 

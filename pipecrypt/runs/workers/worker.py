@@ -27,7 +27,7 @@ from pipecrypt.runs.report.events import BytesDone, Event, FileStarted
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running
 from pipecrypt.runs.task import run_task
-from pipecrypt.said_once import already_said, mark_said
+from pipecrypt.vocabulary.once import mark_given, warnings_given
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]
 
@@ -58,7 +58,7 @@ class WorkerSetup:
     dataset_id: str | None
     also: tuple[str, ...] = ()
     logs: LogSetup | None = field(default_factory=current_logs)
-    said: frozenset[str] = field(default_factory=already_said)
+    said: frozenset[str] = field(default_factory=warnings_given)
     run_id: str | None = field(default_factory=current_run_id)
 
 
@@ -108,7 +108,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
     _take_over_signals()
     threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
     os.chdir(setup.directory)
-    mark_said(setup.said)
+    mark_given(setup.said)
     with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
         _serve(connection, setup)
 

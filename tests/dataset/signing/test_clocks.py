@@ -13,7 +13,6 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
-from pipecrypt.clock import utc_text
 from pipecrypt.dataset.signing import signers
 from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
 from pipecrypt.manifest.envelope import parse_envelope
@@ -25,6 +24,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.clock import utc_text
 from tests.dataset.written import World, people
 
 AHEAD = timedelta(minutes=15)

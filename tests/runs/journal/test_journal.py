@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.runs.journal import block as block_module
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES, Block, RunHeader, TaskRecord, decode_block, encode_block
 from pipecrypt.runs.journal.history import PastRun, find_runs, read_run
@@ -21,6 +20,7 @@ from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.seal import PlainSeal
 from pipecrypt.runs.report.events import Part
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.documents import DocumentError
 
 _HEADER = RunHeader(run_id="20260101T000000Z-00000000", dataset_id="0" * 32, token="0" * 8, is_staged=False)
 _NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=30).filter(

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.clear_columns import fits_clear_columns
 from pipecrypt.manifest.statement import decode_statement, encode_statement
@@ -27,6 +26,7 @@ from pipecrypt.runs.journal.history import fetch_ahead, find_runs, joined, read_
 from pipecrypt.runs.journal.past_runs import PastRuns
 from pipecrypt.runs.journal.seal import PlainSeal
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import manifest
 from tests.runs.journal.test_journal import _part
 

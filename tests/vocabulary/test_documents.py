@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.documents import DocumentError, decode_base64, encode_base64, parse_document
+from pipecrypt.vocabulary.documents import DocumentError, decode_base64, encode_base64, parse_document
 
 
 def _parse(text: str | bytes) -> object:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt import said_once
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.said_once import warn_once
+from pipecrypt.vocabulary import once
+from pipecrypt.vocabulary.once import warn_once
 
 _OPEN = "is open to other users"
 
@@ -66,7 +66,7 @@ def test_a_run_with_workers_warns_once(tmp_path: Path) -> None:
 def test_that_warnings_are_left_out_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(said_once, "_said", set())
+    monkeypatch.setattr(once, "_said", set())
     with caplog.at_level(logging.WARNING):
         for number in [*range(4100), 0, 4099]:
             warn_once(logging.getLogger("pipecrypt.test"), "warning %d", number)

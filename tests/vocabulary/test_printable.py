@@ -6,7 +6,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.printable import printable, printable_json
+from pipecrypt.vocabulary.printable import printable, printable_json
 
 _HOSTILE = [
     *map(chr, range(0x20)),

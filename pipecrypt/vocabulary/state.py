@@ -1,38 +1,88 @@
-"""Keep small JSON records of what was seen before, one file each, in a directory of this user. What they say: callers.
+"""What this user saw before, kept so that older things show: small JSON records, one file each, and their locks.
 
-The directory holds one directory for each kind of record, and beside it the file `<kind>.lock`, on which processes that
-change records of this kind lock each other out. A record is replaced whole, and reaches the disk before the call ends.
-Who can write there can make old things look new, and no more: links, pipes and large files there are refused, and what
-cannot be read or is malformed is an error, for taking it for none would let an old thing pass.
+A sink or a keystore's file is where an attacker may write; the state directory is not. It holds one directory for each
+kind of record, and beside it the file `<kind>.lock`, on which processes that change records of this kind lock each
+other out. A record is replaced whole, and reaches the disk before the call ends. Who can write there can make old
+things look new, and no more: links, pipes and large files there are refused, and a record that cannot be read or is
+malformed is an error, for to treat it as missing would let an old thing pass.
+
+The system drops a lock when its holder dies. A process that is stopped keeps it, so nobody waits without an end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pipecrypt.documents import Document, DocumentError, parse_document
-from pipecrypt.errors import IntegrityError
-from pipecrypt.file_locks import take_lock
-from pipecrypt.state_directory import STATE_VARIABLE
+from pipecrypt.errors import ConflictError, IntegrityError
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
-__all__ = ["LockedRecord", "StateRecords"]
+__all__ = ["STATE_VARIABLE", "LockedRecord", "StateRecords", "state_directory", "take_lock"]
 
+STATE_VARIABLE: Final = "PIPECRYPT_STATE_DIR"
 _T = TypeVar("_T")
 _MAX_BYTES: Final = 16 * 1024
 _LOCK_SECONDS: Final = 5.0
+_FIRST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.1
 _SUFFIX: Final = ".json"
 _logger = logging.getLogger(__name__)
+
+
+def state_directory(environ: Mapping[str, str]) -> str | None:
+    """Return this user's directory: PIPECRYPT_STATE_DIR, else below XDG_STATE_HOME, else below ~/.local/state.
+
+    None where PIPECRYPT_STATE_DIR is set and empty, or no home directory is known.
+    """
+    named = environ.get(STATE_VARIABLE)
+    if named is not None:
+        return named or None
+    state, home = environ.get("XDG_STATE_HOME"), environ.get("HOME")
+    if state:
+        return os.path.join(state, "pipecrypt")
+    return os.path.join(home, ".local", "state", "pipecrypt") if home else None
+
+
+def take_lock(
+    descriptor: int, name: str, *, wait_seconds: float = 10.0, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Take the only lock of an open file or directory; closing the descriptor drops it.
+
+    Args:
+        descriptor: of the file or directory.
+        name: what errors call it.
+        wait_seconds: how long to wait while another holds the lock; 0 for one attempt.
+        sleep: waits so many seconds.
+
+    Raises:
+        ConflictError: another holds it all that time.
+        OSError: the file system has no locks, or refused.
+    """
+    waited, pause = 0.0, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if waited >= wait_seconds:
+                raise ConflictError(
+                    f"another process holds the lock of {name}",
+                    hint="if it was stopped, let it go on or end it; run again",
+                ) from error
+        sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is bound into AADs, encryption contexts and key commitments. Computing those is left to crypto/ and keys/.
+"""What is bound into AADs, encryption contexts and key commitments.
 
 Layout of the AAD prefix that a file stores (ASCII, then UTF-8)::
 

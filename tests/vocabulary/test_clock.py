@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.clock import parse_utc, utc_text
+from pipecrypt.vocabulary.clock import parse_utc, utc_text
 
 _MOMENTS = st.datetimes(timezones=st.just(UTC))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError
-from pipecrypt.state_records import StateRecords
+from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.state import StateRecords
 
 
 @pytest.fixture

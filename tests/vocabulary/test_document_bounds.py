@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata
@@ -30,6 +29,7 @@ from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.report import decode_report, encode_report
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import read_holder
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.manifest.world import entry, manifest
 from tests.runs.journal.test_journal import _HEADER, _part
 from tests.runs.report.test_run_report import finished_report

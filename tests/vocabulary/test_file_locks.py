@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt import file_locks, state_records
 from pipecrypt.errors import ConflictError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore import file as keystore_file
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.storage.exclusive import hold_exclusively, replace_exclusively
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary import state
+from pipecrypt.vocabulary.state import take_lock
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_told(descriptor: int, monkeypatch: pytes
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(file_locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(state.fcntl, "flock", refuse)
     with pytest.raises(OSError, match="no locks"):
         take_lock(descriptor, "it")
 
@@ -121,7 +121,7 @@ def test_a_stopped_reader_of_a_keystore_keeps_no_other_from_reading(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(state_records, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(state, "_LOCK_SECONDS", 0.1)
     reference, credentials = keystore
     (record,) = (tmp_path / "state" / "keystores").iterdir()
     record.unlink()  # so that there is something to remember

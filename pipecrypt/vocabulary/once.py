@@ -1,6 +1,6 @@
-"""Warnings that are said once in a run, however many files and worker processes meet their cause.
+"""Warnings that are given once in a run, however many files and worker processes meet their cause.
 
-What is said is left to each room. A worker process is told what its driver has said before it starts.
+A worker process learns at its start which ones its driver has given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["already_said", "mark_said", "warn_once", "was_said"]
+__all__ = ["mark_given", "warn_once", "warnings_given", "was_given"]
 
 _MOST: Final = 4096
 _LEFT_OUT: Final = f"{_MOST} different warnings were given; further warnings are left out"
@@ -32,18 +32,18 @@ def warn_once(logger: logging.Logger, message: str, *args: object) -> None:
     logger.warning("%s", text)
 
 
-def already_said() -> frozenset[str]:
-    """Return what was said so far, for a worker process."""
+def warnings_given() -> frozenset[str]:
+    """Return the warnings that were given so far, for a worker process."""
     with _lock:
         return frozenset(_said)
 
 
-def was_said(text: str) -> bool:
-    """Say whether this was said before in this process or in that of its driver."""
+def was_given(text: str) -> bool:
+    """Say whether this warning was given before, in this process or in that of its driver."""
     return text in _said
 
 
-def mark_said(texts: Iterable[str]) -> None:
-    """Say nothing of these any more: a driver said them, or a caller did without a logger."""
+def mark_given(texts: Iterable[str]) -> None:
+    """Do not give these warnings again: a driver gave them, or a caller did without a logger."""
     with _lock:
         _said.update(texts)

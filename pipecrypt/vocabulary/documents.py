@@ -1,4 +1,4 @@
-"""Read JSON documents that an attacker may have written. What their members mean is left to the callers.
+"""Read JSON documents that an attacker may have written.
 
 Size is bounded before parsing, and so is the number of parts, for each takes far more memory than its bytes; and the
 depth. Duplicate members, lone surrogates, NaN, numbers of more than 64 bits and values of another type than asked for

@@ -1,4 +1,4 @@
-"""Tell the time in UTC, and as the one text that documents of ours have. What it means is left to the callers."""
+"""The time in UTC, and the one form in which our documents write it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secret key bytes that are wiped, and never printed, copied or pickled. Using them is left to crypto/ and keys/."""
+"""Secret key bytes that are wiped, and never printed, copied or pickled."""
 
 from __future__ import annotations
 
