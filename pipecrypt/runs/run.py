@@ -22,6 +22,7 @@ from pipecrypt.runs.signed_run import SignedRun, open_signed_run
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.runs.workers.choice import run_tasks
 from pipecrypt.runs.workers.mapped import MapTasks
+from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["run"]
 

@@ -32,6 +32,7 @@ from pipecrypt.storage import tail
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import NAMES, World
 
 

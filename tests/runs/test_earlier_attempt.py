@@ -17,6 +17,7 @@ from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.runs.task import run_task
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.runs.conftest import World
 
 _MOST = 1 << 20

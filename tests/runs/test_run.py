@@ -39,6 +39,7 @@ from pipecrypt.storage.listing import list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source
 from pipecrypt.testing.faulty_store import Faults, patched_os
+from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import NAMES, World, write_table
 
 

@@ -13,6 +13,7 @@ from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.runs.signable_output import DigestingSink, SignableOutput
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink
+from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import World
 
 

@@ -30,6 +30,7 @@ from pipecrypt.manifest.paths import check_inside, parse_run_id
 from pipecrypt.manifest.promise import JSONObject, PromisedPolicy, decode_policy, encode_policy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.runs.report.events import Part
+from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
 
 __all__ = ["MAX_BLOCK_BYTES", "MAX_BLOCK_TASKS", "Block", "RunHeader", "TaskRecord", "decode_block", "encode_block"]
 

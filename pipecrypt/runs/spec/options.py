@@ -1,4 +1,4 @@
-"""How sources are read, `pipecrypt.Reading`, and how a run goes about its tasks: who carries them out, and how often."""
+"""How sources are read, `pipecrypt.Reading`, and how a run goes about its tasks: by whom they are done, how often."""
 
 from __future__ import annotations
 
