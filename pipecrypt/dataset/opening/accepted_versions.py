@@ -6,7 +6,7 @@ holds what `Remembered` holds, and the place in clear::
     {"place": "s3://bucket/orders", "dataset": <32 hex>, "version": 7, "statement_sha256": <64 hex>,
      "accepted": when it was last found there, "2026-01-31T12:00:00Z"; absent in older records}
 
-Several readers change a record one after the other, and never to an older version; see state_records.
+Several readers change a record one after the other, and never to an older version; see vocabulary/state.py.
 """
 
 from __future__ import annotations
