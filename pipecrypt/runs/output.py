@@ -22,6 +22,7 @@ from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.signable_output import SignableOutput
 from pipecrypt.storage.location import Location

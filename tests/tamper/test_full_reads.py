@@ -23,6 +23,7 @@ from pipecrypt.parquet.chunks import locate_pages
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.wire.modules import ModuleType, open_module, seal_module
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.storage.location import Location

@@ -22,6 +22,7 @@ from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
 from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, find_entry
 from pipecrypt.parquet.originals import LAYOUT_KEY, read_originals
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.runs.journal.block import Block, TaskRecord, decode_block, encode_block
 from pipecrypt.runs.plan.saved_plan import read_saved_plan

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Encryption, Ingestion, Operation
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
