@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.store.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
 from pipecrypt.store.filesystem import look_up, open_filesystem
 from pipecrypt.store.location import Location
@@ -26,6 +25,7 @@ from pipecrypt.store.rename import remove_object
 from pipecrypt.store.revision import read_revision, replace_revision
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import read_small_file
+from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["hold_exclusively", "remove_file", "replace_exclusively"]
 

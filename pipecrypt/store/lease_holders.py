@@ -20,13 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.process_identity import ProcessIdentity, is_running, this_process
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import read_small_file
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "HELD_HERE",

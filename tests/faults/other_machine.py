@@ -18,9 +18,8 @@ from typing import Any
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
-from pipecrypt.pipeline.history import sink_locking
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run
+from pipecrypt.runs import directory_run
+from pipecrypt.runs.journal import journal, sink_locking
 from pipecrypt.store import lease, lease_holders, s3_object
 from pipecrypt.store.process_identity import ProcessIdentity, this_process
 from tests.faults.scenes import SCENES, Shop
