@@ -20,8 +20,8 @@ from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 

@@ -38,8 +38,9 @@ from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.description import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["EncryptedDataset", "open_dataset"]
 

@@ -17,8 +17,8 @@ from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.store import undo
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from tests.runs.conftest import NAMES, World
 
 NAME = "a.parquet"

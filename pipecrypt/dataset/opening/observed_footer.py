@@ -10,7 +10,7 @@ from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.wire.fields import FileMetaData
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 

@@ -14,7 +14,7 @@ from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.structure import check_opened_structure
 from pipecrypt.parquet.wire.modules import LENGTH_BYTES, ModuleType, open_module
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before
 

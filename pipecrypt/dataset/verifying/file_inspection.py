@@ -23,9 +23,9 @@ from pipecrypt.parquet.footer import StoredFooter, parse_footer, read_footer_byt
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.parquet.structure import check_opened_structure, check_structure
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.protocol import OpenSource, SourceFile
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Inspected", "Inspector", "Unlocking"]
 

@@ -25,7 +25,7 @@ from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.sources.stream import BatchStream
 from pipecrypt.sources.text_rows import TextStream
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_source_file
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]

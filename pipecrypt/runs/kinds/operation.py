@@ -10,8 +10,8 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ChunkEncryption", "Decryption", "Encryption", "Ingestion", "Operation", "Task"]
 

@@ -30,17 +30,10 @@ from pipecrypt.sources.formats import (
     sniff_format,
 )
 from pipecrypt.store.lease import HeldLease
-from pipecrypt.store.listing import (
-    EVERY_FILE,
-    PARQUET_SUFFIXES,
-    Pattern,
-    SourceFile,
-    all_ending,
-    check_disjoint,
-    check_outputs,
-    list_sources,
-)
+from pipecrypt.store.listing import check_disjoint, check_outputs, list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory, is_link, new_token, sink_is_empty
 from pipecrypt.store.source import read_start
 from pipecrypt.vocabulary.context import new_dataset_id

@@ -9,7 +9,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.runs.kinds.operation import Operation
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["task_id"]
 

@@ -11,8 +11,8 @@ from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
 from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 
 class _Counted(str):

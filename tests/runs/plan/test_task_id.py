@@ -11,8 +11,8 @@ from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encrypti
 from pipecrypt.runs.plan.task_id import task_id
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")
