@@ -37,7 +37,7 @@ _DOORS = {
     "fsspec": ["storage/", "reading/filesystem.py"],
     "google": ["keys/services/gcp_kms/client.py"],
     "pkcs11": ["keys/services/pkcs11/library.py"],
-    "pyarrow": ["sources/", "reading/"],
+    "pyarrow": ["formats/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
     "rich": ["cli/"],

@@ -51,8 +51,8 @@ from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust,
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.options import BadRows
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
-from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials

@@ -23,6 +23,7 @@ from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
 from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
@@ -30,7 +31,6 @@ from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.file_keys import keys_of_object
 from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
@@ -309,7 +309,7 @@ def _choose_view(
         return None
     prefix, is_signed = options.aad_prefix, signed is not None
     chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
+        source, keys=keys, aad_prefix=prefix, codec=ZstdCodec(), stored=stored, is_signed=is_signed
     )
     if chunks is not None:
         return chunks

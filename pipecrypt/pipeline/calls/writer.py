@@ -15,6 +15,8 @@ from typing import Any, Final, Self
 
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.batches import batches_of
+from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.check import check_policy
@@ -27,8 +29,6 @@ from pipecrypt.pipeline.request.request import check_file_limit, check_file_name
 from pipecrypt.pipeline.request.run_grants import RunGrants, check_grantable_sink
 from pipecrypt.pipeline.task.ingest import encrypt_rows
 from pipecrypt.pipeline.task.output import OutputSpec, RollingOutput, WrittenFile
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.sink import new_token
 

@@ -12,6 +12,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
+from pipecrypt.formats.options import MAGIC_BYTES, SourceFormat, guess_format, known_suffixes, output_name, sniff_format
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
 from pipecrypt.pipeline.planning.output_names import check_output_names
@@ -22,14 +23,6 @@ from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.pipeline.task.output import numbered, sidecar_files, unnumbered
-from pipecrypt.sources.formats import (
-    MAGIC_BYTES,
-    SourceFormat,
-    guess_format,
-    known_suffixes,
-    output_name,
-    sniff_format,
-)
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.overlap import check_disjoint, check_outputs

@@ -10,12 +10,12 @@ from functools import partial
 
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.errors import PolicyError
+from pipecrypt.formats.options import Codec, EncodeOptions
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.pipeline.request.choice import choose
 from pipecrypt.pipeline.request.sign_options import DEFAULT_DIGEST, listed_signing_keys, make_signing_options
-from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["Mode", "Policy"]
 

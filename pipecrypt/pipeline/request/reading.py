@@ -7,9 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipecrypt.errors import FormatError, UsageError
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import (
+    BadRows,
+    CSVOptions,
+    JSONOptions,
+    ReadOptions,
+    SourceFormat,
+    guess_csv_options,
+    guess_format,
+)
 from pipecrypt.pipeline.request.choice import choose
-from pipecrypt.sources.formats import Compression, SourceFormat, guess_csv_options, guess_format
-from pipecrypt.sources.options import BadRows, CSVOptions, JSONOptions, ReadOptions
 
 __all__ = ["FileReading", "Reading"]
 

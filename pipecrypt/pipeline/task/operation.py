@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.pipeline.request.reading import FileReading
-from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 

@@ -16,6 +16,7 @@ from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
@@ -26,7 +27,6 @@ from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.stages import StageClock, bytes_by_key
 from pipecrypt.pipeline.progress.summary import Part
-from pipecrypt.pipeline.task.chunk_codec import LazyCodec
 from pipecrypt.pipeline.task.chunk_task import encrypt_chunks
 from pipecrypt.pipeline.task.earlier_attempt import open_output
 from pipecrypt.pipeline.task.file_keys import keys_of_file
@@ -191,7 +191,7 @@ def _decrypt(
                 sink,
                 keys=keys_of_file(task.source.location, session),
                 aad_prefix=operation.aad_prefix,
-                codec=LazyCodec(),
+                codec=ZstdCodec(),
                 bytes_check=None if signed is None else check_bytes(signed),
                 check=None if signed is None else signed.check_footer,
                 check_opened=(

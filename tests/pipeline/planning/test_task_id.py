@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.pipeline.planning.task_id import task_id
 from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.task.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation
-from pipecrypt.sources.options import EncodeOptions
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 
