@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.progress.run_report import RunReport, Sample
+    from pipecrypt.runs.report.report import RunReport, Sample
 
 __all__ = ["report_page"]
 

@@ -27,8 +27,8 @@ from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.calls.files import listed_keys
-from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.runs.files import listed_keys
+from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 
 __all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]

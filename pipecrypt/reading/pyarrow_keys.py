@@ -16,7 +16,7 @@ import pyarrow.parquet.encryption as pe
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.pipeline.calls.files import listed_keys
+from pipecrypt.runs.files import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]
 

@@ -18,9 +18,9 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import MAX_FOOTER_BYTES, read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import ColumnChunk, FileMetaData
-from pipecrypt.parquet.thrift import WireType, encode_struct
-from pipecrypt.parquet.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
+from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
+from pipecrypt.parquet.wire.thrift import WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source

@@ -21,18 +21,18 @@ from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
 from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, find_entry
-from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import LAYOUT_KEY, read_originals
-from pipecrypt.parquet.thrift import Struct, WireType
-from pipecrypt.pipeline.history.journal.block import Block, TaskRecord, decode_block, encode_block
-from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
-from pipecrypt.pipeline.progress.report_document import decode_report, encode_report
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct, WireType
+from pipecrypt.runs.journal.block import Block, TaskRecord, decode_block, encode_block
+from pipecrypt.runs.plan.saved_plan import read_saved_plan
+from pipecrypt.runs.report.report import decode_report, encode_report
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import read_holder
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.manifest.world import entry, manifest
-from tests.pipeline.history.test_journal import _HEADER, _part
-from tests.pipeline.progress.test_run_report import finished_report
+from tests.runs.journal.test_journal import _HEADER, _part
+from tests.runs.report.test_run_report import finished_report
 
 MIB = 1 << 20
 

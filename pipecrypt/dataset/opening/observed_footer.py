@@ -8,8 +8,8 @@ from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
 from pipecrypt.vocabulary.context import Context
