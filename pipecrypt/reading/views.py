@@ -36,7 +36,6 @@ from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Stat
 from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 
 __all__ = ["Views"]
 

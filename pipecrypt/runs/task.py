@@ -27,7 +27,6 @@ from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.kinds.blob import encrypt_chunks
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.signable_output import SignableOutput

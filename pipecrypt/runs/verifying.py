@@ -24,7 +24,6 @@ from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.storage.location import Location, Place

@@ -9,7 +9,6 @@ from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_fil
 from pipecrypt.parquet.byte_entry import FileInfo
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
 from pipecrypt.storage.source import open_range_source
 from pipecrypt.storage.source_file import open_source_file

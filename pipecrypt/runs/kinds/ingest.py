@@ -1,6 +1,6 @@
 """The life of a file whose rows are read: parsed, written as row groups in memory, encrypted, published.
 
-Reading, encoding and encrypting overlap, each on a thread of its own. What the rows are is left to sources.
+Reading, encoding and encrypting overlap, each on a thread of its own.
 """
 
 from __future__ import annotations
