@@ -150,7 +150,7 @@ def encrypt(
     from pipecrypt.runs.spec.options import Reading
     from pipecrypt.runs.spec.policy import Mode, Policy
     from pipecrypt.runs.spec.spec import EncryptSpec
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     policy = Policy(
         dict.fromkeys(split_names(columns or []), key),
@@ -238,7 +238,7 @@ def decrypt(
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
     from pipecrypt.runs.spec.spec import DecryptSpec
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     request = DecryptSpec(

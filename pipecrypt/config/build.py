@@ -15,7 +15,7 @@ from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["build_request"]
 

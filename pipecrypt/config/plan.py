@@ -19,9 +19,9 @@ from pipecrypt.runs.kinds.operation import Operation
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.plan.source_shape import source_shape
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 

@@ -26,9 +26,9 @@ from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.storage.listing import SourceFile, find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Rows", "read_rows"]
 

@@ -36,10 +36,10 @@ from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
 from pipecrypt.runs.journal.seal import SignedSeal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.storage.exclusive import hold_exclusively
-from pipecrypt.storage.inventory import Kind, list_in_place, look_at
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import directories_above, locate
+from pipecrypt.store.exclusive import hold_exclusively
+from pipecrypt.store.inventory import Kind, list_in_place, look_at
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import directories_above, locate
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
 

@@ -25,8 +25,8 @@ from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.signable_output import SignableOutput
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, exists
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import Publication, exists
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]

@@ -23,8 +23,8 @@ from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.runs.deep_rotation import DeepRotation, DeepSummary, rotate_deeply
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.small_files import locate
 
 __all__ = ["GrantSummary", "RevokeSummary", "grant", "revoke", "rotate"]
 

@@ -21,8 +21,8 @@ from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]

@@ -30,8 +30,8 @@ from pipecrypt.runs.kinds.blob import encrypt_chunks
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.signable_output import SignableOutput
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["OnBytes", "run_task"]

@@ -26,8 +26,8 @@ from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.small_files import locate
 
 __all__ = ["verify"]
 

@@ -29,8 +29,8 @@ from pipecrypt.runs.run_grants import RunGrants
 from pipecrypt.runs.signed_writer import SignedOutput
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.sink import new_token
 
 __all__ = ["ParquetWriter", "encrypt_batches"]
 

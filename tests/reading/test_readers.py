@@ -24,7 +24,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, K
 from pipecrypt.reading.exposed_keys import expose_data_keys
 from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import DATA, encrypt, needs_vectors, parquet_bytes, sample_table
 

@@ -11,8 +11,8 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.runs.signable_output import DigestingSink, SignableOutput
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
 from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import World
 

@@ -26,7 +26,7 @@ from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.wire.modules import ModuleType, open_module, seal_module
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.tamper.corpus import Scene
 from tests.tamper.world import table
 

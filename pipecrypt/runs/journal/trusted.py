@@ -11,7 +11,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.runs.journal.history import find_runs, read_run
 from pipecrypt.runs.journal.seal import JOURNAL_TYPE, SignedSeal
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["TrustedJournals"]
 

@@ -10,8 +10,7 @@ from pipecrypt.parquet.byte_entry import FileInfo
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["encrypt_chunks"]

@@ -21,8 +21,8 @@ from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.kinds.operation import Ingestion, Task
 from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_source_file
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 

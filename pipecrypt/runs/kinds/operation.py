@@ -10,8 +10,8 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.spec.options import FileReading
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 __all__ = ["ChunkEncryption", "Decryption", "Encryption", "Ingestion", "Operation", "Task"]
 
