@@ -19,7 +19,7 @@ from pipecrypt.file_locks import take_lock
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore import file as keystore_file
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.storage.exclusive import hold_exclusively, replace_exclusively
 from pipecrypt.storage.location import Location
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipecrypt import said_once
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.said_once import warn_once
 
 _OPEN = "is open to other users"

@@ -21,7 +21,7 @@ from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource

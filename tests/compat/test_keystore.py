@@ -11,7 +11,7 @@ import pytest
 from pipecrypt.context import Context
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.changing import accept_backup
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_version_keys
 
 _GOLDEN = Path(__file__).parent / "keystore-1"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.commitment import COMMITMENT_BYTES, check_commitment, commit
+from pipecrypt.crypto.mac import COMMITMENT_BYTES, check_commitment, commit
 from pipecrypt.errors import IntegrityError
 from pipecrypt.secret import DataKey
 

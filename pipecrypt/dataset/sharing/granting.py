@@ -28,9 +28,9 @@ from pipecrypt.keys.grants import (
     encode_grants,
     parse_grants,
 )
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.secret import DataKey
 from pipecrypt.storage.exclusive import replace_exclusively
 from pipecrypt.storage.location import Location

@@ -19,7 +19,7 @@ from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic,
 from pipecrypt.documents import encode_base64
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys

@@ -25,8 +25,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from pipecrypt.clock import utc_text
 from pipecrypt.context import Context
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
-from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,

@@ -19,7 +19,7 @@ from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.calls.files import listed_keys
 from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore

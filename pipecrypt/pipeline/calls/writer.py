@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.check import check_policy
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.calls.feed import Feed

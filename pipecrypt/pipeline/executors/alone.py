@@ -11,7 +11,7 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.executors.attempts import apart
 from pipecrypt.pipeline.executors.open_runs import OpenRuns
 from pipecrypt.pipeline.progress.events import FileDone

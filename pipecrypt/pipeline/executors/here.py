@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.executors.protocol import OnEvent
 from pipecrypt.pipeline.progress.events import BytesDone, FileStarted
 from pipecrypt.pipeline.progress.interruption import Interruption

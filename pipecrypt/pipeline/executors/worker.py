@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileStarted
 from pipecrypt.pipeline.progress.log_setup import (
     LogSetup,

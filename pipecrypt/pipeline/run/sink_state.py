@@ -13,7 +13,7 @@ from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.history.journal.block import RunHeader
 from pipecrypt.pipeline.history.journal.journal import Journal
 from pipecrypt.pipeline.history.journal.seal import PlainSeal, Seal, SignedSeal

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, cast
 
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.pipeline.progress.events import FileDone
 from pipecrypt.pipeline.progress.stages import StageClock, bytes_by_key

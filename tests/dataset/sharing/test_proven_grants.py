@@ -24,8 +24,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.secret import DataKey
 from pipecrypt.testing.memory_keys import MemoryKeyService
 

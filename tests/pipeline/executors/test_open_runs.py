@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from pipecrypt.errors import InterruptedRunError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.executors.open_runs import OpenRuns
 
 

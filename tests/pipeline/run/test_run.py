@@ -29,7 +29,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.pipeline.calls.files import decrypt, encrypt
 from pipecrypt.pipeline.progress.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted

@@ -9,7 +9,7 @@ import pytest
 
 from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.pipeline.planning.plan import make_plan
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest

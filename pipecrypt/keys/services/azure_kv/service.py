@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pipecrypt.context import Context
-from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
+from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials

@@ -20,11 +20,8 @@ from typing import Final
 from pipecrypt.clock import parse_utc
 from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, seal
-from pipecrypt.crypto.hpke import HPKEIdentity
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.recipient import RecipientAlgorithm
-from pipecrypt.crypto.recipient_pem import parse_recipient
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, parse_recipient
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     DamagedKeystoreError,
     IntegrityError,

@@ -13,9 +13,9 @@ from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.session import FileKeys, KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 
 PII, OPS = "memory://pii", "memory://ops"
