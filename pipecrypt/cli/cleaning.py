@@ -11,7 +11,7 @@ from pipecrypt.cli.render import show
 from pipecrypt.cli.summaries import count
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.history.cleaning import CleanSummary
+    from pipecrypt.runs.journal.cleaning import CleanSummary
 
 __all__ = ["clean"]
 
@@ -28,8 +28,8 @@ def clean(
     log_level: LogLevelOption = None,
 ) -> None:
     """Remove what killed runs left behind; never what a running one, or a signed version, needs."""
-    from pipecrypt.pipeline.history.cleaning import clean as clean_sink
-    from pipecrypt.pipeline.history.cleaning import parse_grace
+    from pipecrypt.runs.journal.cleaning import clean as clean_sink
+    from pipecrypt.runs.journal.cleaning import parse_grace
 
     summary = clean_sink(sink, grace=parse_grace(grace), dry_run=dry_run)
     show(summary, lambda: _lines(summary))

@@ -14,7 +14,7 @@ from pipecrypt.cli.render import aligned, show
 from pipecrypt.cli.summaries import count, delimiter_word
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.planning.plan_report import PlanReport, SchemaDrift
+    from pipecrypt.runs.plan.plan_report import PlanReport, SchemaDrift
 
 __all__ = ["plan", "show_plan"]
 
@@ -50,8 +50,8 @@ def show_plan(
     from pipecrypt.config.build import build_request
     from pipecrypt.config.load import load_config
     from pipecrypt.config.paths import hints_about_paths
-    from pipecrypt.pipeline.planning.plan_report import report_plan
-    from pipecrypt.pipeline.planning.saved_plan import save_plan
+    from pipecrypt.runs.plan.plan_report import report_plan
+    from pipecrypt.runs.plan.saved_plan import save_plan
 
     loaded = load_config(config, os.environ)
     with hints_about_paths(loaded):

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from pipecrypt.cli.cells import json_value
 from pipecrypt.errors import OutputError, PipecryptError
-from pipecrypt.printable import printable, printable_json
+from pipecrypt.vocabulary.printable import printable, printable_json
 
 __all__ = [
     "OUTPUT",

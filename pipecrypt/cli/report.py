@@ -13,7 +13,7 @@ from pipecrypt.cli.render import aligned, show
 from pipecrypt.errors import OutputError
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.progress.run_report import RunReport
+    from pipecrypt.runs.report.report import RunReport
 
 __all__ = ["report"]
 
@@ -31,8 +31,8 @@ def report(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
-    from pipecrypt.pipeline.progress.report_document import read_report
-    from pipecrypt.storage.location import Location
+    from pipecrypt.runs.report.report import read_report
+    from pipecrypt.store.location import Location
 
     found = read_report(Location(path), run_id)
     if html is None:

@@ -10,10 +10,10 @@ from html import escape as escape_html
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pipecrypt.printable import printable
+from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.progress.run_report import RunReport, Sample
+    from pipecrypt.runs.report.report import RunReport, Sample
 
 __all__ = ["report_page"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipecrypt.dataset.signing.records import SignedStatement
     from pipecrypt.keys.services.keystore.making import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
-    from pipecrypt.pipeline.progress.summary import Summary
+    from pipecrypt.runs.report.events import Summary
 
 __all__ = ["count", "delimiter_word", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
 

@@ -12,12 +12,10 @@ from pipecrypt.config.load import LoadedConfig
 from pipecrypt.config.paths import anchored_location
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import ConfigError, PolicyError, UsageError
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.reading import Reading
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import ExecutorKind, OnSourceChange, RunOptions
-from pipecrypt.pipeline.request.sign_options import listed_signing_keys, make_signing_options
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
+from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
 
 __all__ = ["build_request"]
 
@@ -29,7 +27,7 @@ def build_request(
     workers: int | None = None,
     resumes: bool = False,
     accepts_future: bool = False,
-) -> EncryptRequest:
+) -> EncryptSpec:
     """Return what the configuration asks for; nothing is opened.
 
     Args:
@@ -43,7 +41,7 @@ def build_request(
         ConfigError: the policy contradicts itself, or a URL cannot be one.
         UsageError: what the sink is does not go with the rest.
     """
-    return EncryptRequest(
+    return EncryptSpec(
         source=_location(loaded, "source"),
         sink=_location(loaded, "sink"),
         policy=_policy(loaded),

@@ -15,13 +15,13 @@ from pipecrypt.config.paths import hints_about_paths
 from pipecrypt.config.problem import Problem, config_error
 from pipecrypt.errors import StorageAccessError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.planning.key_check import check_keys
-from pipecrypt.pipeline.planning.plan import planned_sources
-from pipecrypt.pipeline.planning.preview import source_shape
-from pipecrypt.pipeline.task.operation import Operation
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.kinds.operation import Operation
+from pipecrypt.runs.plan.key_check import check_keys
+from pipecrypt.runs.plan.plan import planned_sources
+from pipecrypt.runs.plan.source_shape import source_shape
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 

@@ -10,11 +10,10 @@ from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
 from pipecrypt.config.paths import hints_about_paths
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.executors.mapped import MapTasks
-from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
-from pipecrypt.pipeline.progress.events import Event
-from pipecrypt.pipeline.progress.summary import Summary
-from pipecrypt.pipeline.run.run import run
+from pipecrypt.runs.plan.saved_plan import read_saved_plan
+from pipecrypt.runs.report.events import Event, Summary
+from pipecrypt.runs.run import run
+from pipecrypt.runs.workers.mapped import MapTasks
 
 __all__ = ["run_config"]
 

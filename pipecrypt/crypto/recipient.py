@@ -56,7 +56,7 @@ from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, read_private_pem
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "RAW_PUBLIC_BYTES",

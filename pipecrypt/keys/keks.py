@@ -11,16 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipecrypt.clock import utc_now, utc_text
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.mac import commit
-from pipecrypt.documents import encode_base64
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.keyring import KEKLimits, Keyring
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["KEKCache", "WritingKEKs"]
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
@@ -34,7 +33,8 @@ from pipecrypt.keys.service import (
     WrapsKeys,
     open_key_reference,
 )
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["MAX_CACHED_KEKS", "KEKLimits", "Keyring", "RequestOrigin", "WrongKEKs"]
 

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, random_bytes
 from pipecrypt.crypto.mac import check_commitment
-from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -40,7 +38,9 @@ from pipecrypt.keys.material import (
 )
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import decode_base64, encode_base64
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
 

@@ -28,8 +28,8 @@ from pipecrypt.reading.statements import DIRECTORY, OTHER, Beside, ShownAs
 from pipecrypt.reading.stored_file import StoredFile
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import Views
-from pipecrypt.storage.filesystem import fingerprint_of, size_of
-from pipecrypt.storage.local_file import LocalFile, is_local
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import LocalFile, is_local
 
 __all__ = ["PipecryptFileSystem"]
 

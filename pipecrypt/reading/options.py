@@ -13,7 +13,7 @@ from typing import Final
 from pipecrypt.dataset.opening.trust_options import TrustOptions
 from pipecrypt.errors import UsageError
 from pipecrypt.parquet.shown import MissingKeys
-from pipecrypt.pipeline.calls.files import listed_keys
+from pipecrypt.runs.files import listed_keys
 
 __all__ = ["KEYS_VARIABLE", "ViewOptions", "check_names", "key_references", "view_options"]
 

@@ -16,7 +16,7 @@ import pyarrow.parquet.encryption as pe
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.session import KeySession
-from pipecrypt.pipeline.calls.files import listed_keys
+from pipecrypt.runs.files import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]
 

@@ -23,12 +23,12 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
-from pipecrypt.storage.listing import SourceFile, find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Rows", "read_rows"]
 

@@ -30,12 +30,12 @@ from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.chunk_codec import LazyCodec
-from pipecrypt.pipeline.task.file_keys import keys_of_object
 from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
+from pipecrypt.runs.file_keys import keys_of_object
+from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 
 __all__ = ["Views"]
 

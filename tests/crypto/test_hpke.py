@@ -22,7 +22,7 @@ from pipecrypt.crypto.recipient import (
     parse_recipient,
 )
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto import hpke_reference as reference
 
 _VECTORS = Path(__file__).parent / "vectors"

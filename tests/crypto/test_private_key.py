@@ -21,7 +21,7 @@ from pipecrypt.crypto.signature import (
     read_private_pem,
 )
 from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto.keys import private_pem
 
 SEEDS = [SignatureAlgorithm.ED25519, SignatureAlgorithm.MLDSA65]

@@ -28,9 +28,9 @@ from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedP
 from pipecrypt.manifest.statement import encode_statement, statement_sha256
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.tail import undo_place, write_undo
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.location import Location
+from pipecrypt.store.undo import undo_place, write_undo
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")

@@ -3,7 +3,7 @@ import pytest
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.keys.keks import KEKCache
 from pipecrypt.keys.keyring import KEKLimits
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 
 class _Clock:

@@ -14,7 +14,6 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.known_versions import remember_published
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
@@ -25,9 +24,10 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path, signature_pa
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import statement_sha256
 from pipecrypt.manifest.verify import Remembered
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import replace_revision
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import replace_revision
+from pipecrypt.store.sink import open_sink
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["publish_dataset", "publish_file"]
 

@@ -35,12 +35,12 @@ from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter
 from pipecrypt.manifest.verify import verify_envelope
-from pipecrypt.pipeline.calls.files import decrypt
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import Revision
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.runs.files import decrypt
+from pipecrypt.runs.report.events import Event, FileDone
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import Revision
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
 from tests.parquet.world import no_row_groups
@@ -556,12 +556,12 @@ def test_a_run_whose_lock_was_taken_publishes_no_version(
         world.sign()
     statement = _manifest_bytes(world)
 
-    def take(self: SinkLock) -> None:
+    def take(self: Lease) -> None:
         (world.out / "_pipecrypt/lock/9.json").write_bytes(b"{}")
         real(self)
 
-    real = SinkLock.check
-    monkeypatch.setattr(SinkLock, "check", take)
+    real = Lease.check
+    monkeypatch.setattr(Lease, "check", take)
     with pytest.raises(ConflictError):
         world.sign(overwrite=True)
     assert _manifest_bytes(world) == statement

@@ -36,7 +36,7 @@ from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.sources.zstd import ZstdCodec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.world import (
     ALICE,
     BOB,

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, PipecryptError
 from pipecrypt.keys.session import KeySession
 from tests.keys.contract.worlds import Trouble, World
