@@ -17,6 +17,8 @@ from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.keyring import KEKLimits, Keyring
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
 from pipecrypt.keys.reference import KeyReference
+from pipecrypt.vocabulary.clock import utc_now, utc_text
+from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey
 
