@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed

@@ -22,7 +22,7 @@ from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, N
 from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource

@@ -19,7 +19,7 @@ from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView

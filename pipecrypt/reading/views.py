@@ -25,7 +25,7 @@ from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks

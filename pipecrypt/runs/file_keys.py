@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipecrypt.dataset.sharing.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
-from pipecrypt.keys.sessions.session import FileKeys, KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import FilesystemFiles, locate
 from pipecrypt.store.source import read_small_file, read_small_object

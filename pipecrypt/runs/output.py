@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy

@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns, put_in_place

@@ -20,7 +20,7 @@ from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals

@@ -18,7 +18,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.check import check_policy
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.feed import Feed

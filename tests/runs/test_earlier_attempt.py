@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.earlier_attempt import is_written_as, open_output
 from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import make_plan

@@ -28,7 +28,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import decrypt, encrypt

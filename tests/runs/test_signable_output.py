@@ -6,7 +6,7 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.errors import StorageError, UsageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.parquet.report import FileReport, SealedColumn

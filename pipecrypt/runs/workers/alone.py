@@ -11,7 +11,7 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import run_task

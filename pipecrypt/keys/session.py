@@ -1,4 +1,4 @@
-"""Make and open data keys with the master keys that a caller configured. Asking key services is left to keyring.
+"""Make and open data keys with the master keys that a caller configured.
 
 A session lives in one worker process. Writing, it makes one KEK per master key with one service call, and wraps any
 number of data keys under it. Reading, it unwraps each KEK once. What a file says about keys is a hint: only master
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.crypto.aead import random_bytes
+from pipecrypt.crypto.aead import open_sealed, random_bytes
+from pipecrypt.crypto.mac import check_commitment
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -24,6 +25,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
+from pipecrypt.keys.keks import KEKCache, WritingKEKs
+from pipecrypt.keys.keyring import KEKLimits, Keyring, RequestOrigin, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
@@ -33,17 +36,17 @@ from pipecrypt.keys.material import (
     dataset_of_kek_text,
     kek_text,
 )
+from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
-from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.keys.sessions.opening import FindGrants, UnwrapRequest, checked, external_entry, unwrap_data_key
-from pipecrypt.keys.sessions.writing_keks import WritingKEKs
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
 from pipecrypt.vocabulary.context import Context
-from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
+
+# The text of "keyEncryptionKeyID" -> grants of that KEK, whoever wrote them.
+FindGrants: TypeAlias = Callable[[str], Iterable[Grant]]
+
 
 ExternalEntries: TypeAlias = Callable[[], Mapping[str, KeyMaterial] | None]
 # KEK, which stays the session's, and data key -> what is asked for.
@@ -73,11 +76,9 @@ class KeySession:
 
     __slots__ = (
         "__weakref__",
-        "_clock",
         "_dataset_id",
         "_granted",
         "_keyring",
-        "_limits",
         "_lock",
         "_origin",
         "_reader",
@@ -88,29 +89,29 @@ class KeySession:
 
     def __init__(
         self,
-        references: Sequence[str],
+        references: Sequence[str | KeyReference],
         *,
         credentials: Credentials,
         dataset_id: str | None = None,
-        also: Sequence[str] = (),
+        also: Sequence[str | KeyReference] = (),
         services: KeyServices | None = None,
         limits: KEKLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open all references."""
-        self._limits = limits or KEKLimits()
-        self._clock = clock
+        limits = limits or KEKLimits()
         self.data_keys_made = 0
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
         # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
         # while another thread uses it.
         self._lock = threading.Lock()
-        self._unwrapped = KEKCache(self._limits, clock)
+        self._unwrapped = KEKCache(limits, clock)
         self._origin = RequestOrigin()  # of all that comes without a file
-        self._granted: dict[tuple[str, str], Grant] = {}  # what opened KEKs whose own master key did not
-        self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(self._limits, clock))
-        self._writing = WritingKEKs(self._keyring, self._limits, clock, also)
+        # Master key and wrapped KEK as files name them -> those of the grant that opened it in their place.
+        self._granted: dict[tuple[str, str], tuple[str, str]] = {}
+        self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(limits, clock))
+        self._writing = WritingKEKs(self._keyring, limits, clock, also)
         try:
             if dataset_id is not None:
                 self._keyring.check_makes_keys()
@@ -125,7 +126,7 @@ class KeySession:
         """How many calls to key services this session made, failed ones included."""
         return self._keyring.service_calls
 
-    def master_key_id(self, key_reference: str) -> str:
+    def master_key_id(self, key_reference: str | KeyReference) -> str:
         """Return what data files store of the master key that a reference names.
 
         Raises:
@@ -139,7 +140,7 @@ class KeySession:
         with self._lock:
             return self._keyring.master_key_ids()
 
-    def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
+    def new_data_key(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit data key and its `key_metadata`; the caller wipes the key.
 
         Raises:
@@ -157,7 +158,9 @@ class KeySession:
         self.data_keys_made += 1
         return key, key_metadata
 
-    def adopt_data_key(self, key_reference: str, key: DataKey, context: Context, dataset_id: str) -> bytes:
+    def adopt_data_key(
+        self, key_reference: str | KeyReference, key: DataKey, context: Context, dataset_id: str
+    ) -> bytes:
         """Return the `key_metadata` of a data key that exists, under a new KEK of this session.
 
         Args:
@@ -200,11 +203,11 @@ class KeySession:
         """
         material = self._reader.parse(key_metadata)
         if isinstance(material, ExternalMaterial):
-            material = external_entry(material, external() if external is not None else None)
+            material = _external_entry(material, external() if external is not None else None)
         if material is None:
             with self._lock:
                 return self._keyring.find(key_metadata, context)
-        return self._open_material(material, context, UnwrapRequest(grants, origin or self._origin), lambda _, key: key)
+        return self._open_material(material, context, grants, origin or self._origin, lambda _, key: key)
 
     def open_kek(
         self,
@@ -222,9 +225,9 @@ class KeySession:
             key.wipe()
             return DataKey(kek.expose_key_bytes())
 
-        return self._open_material(material, context, UnwrapRequest(grants, origin or self._origin), take)
+        return self._open_material(material, context, grants, origin or self._origin, take)
 
-    def wrap_kek(self, key_reference: str, kek: DataKey, dataset_id: str) -> str:
+    def wrap_kek(self, key_reference: str | KeyReference, kek: DataKey, dataset_id: str) -> str:
         """Return the text of "wrappedKEK" of a KEK that exists, for the master key of one of the references.
 
         Raises:
@@ -291,7 +294,9 @@ class KeySession:
         if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
             raise RuntimeError("this session writes another dataset")
 
-    def _open_material(self, material: KeyMaterial, context: Context, request: UnwrapRequest, take: _Take) -> DataKey:
+    def _open_material(
+        self, material: KeyMaterial, context: Context, grants: FindGrants | None, origin: RequestOrigin, take: _Take
+    ) -> DataKey:
         """Open PKMT1 material, by a grant where its own master key does not.
 
         What holds when it returns: (1) the master key is a configured one; (2) it unwrapped the KEK for the dataset
@@ -300,31 +305,39 @@ class KeySession:
         no commitment, so (4) and (5) say nothing about them.
         """
         kek = material.kek
+        if kek is None:
+            with self._lock:
+                key = self._keyring.unwrap(material.wrapped_data_key, material.master_key_id, origin)  # (1), (2)
+                return _checked(key, material, material.wrapped_data_key, context)
+
+        def open_by(master_key_id: str, wrapped: str) -> DataKey:
+            opened = self._unwrap_cached(wrapped, master_key_id, origin)  # (1), (2)
+            key = _unwrap_data_key(opened, material.wrapped_data_key, kek.id)  # (3)
+            return take(opened, _checked(key, material, kek.wrapped, context))
+
+        named = (material.master_key_id, kek.wrapped)
         with self._lock:
-            if kek is None:
-                wrapped = material.wrapped_data_key
-                key = self._keyring.unwrap(wrapped, material.master_key_id, request.origin)  # (1), (2)
-                return checked(key, material, material.wrapped_data_key, context)
-            remembered = self._granted.get((material.master_key_id, kek.wrapped))
+            remembered = self._granted.get(named)
             if remembered is not None:
                 try:
-                    return self._open_with(material, kek, context, request.by(remembered), take)
+                    return open_by(*remembered)
                 except DamagedKeystoreError:  # an error of the caller's keystore, not of the grant
                     raise
                 except (AccessError, IntegrityError, FormatError):
-                    del self._granted[material.master_key_id, kek.wrapped]
+                    del self._granted[named]
             try:
-                return self._open_with(material, kek, context, request, take)
+                return open_by(*named)
             except (KeyNotFoundError, KeyServiceError) as error:
-                if request.grants is None:
+                if grants is None:
                     raise
                 failure: AccessError | IntegrityError | FormatError = error
         # Without the lock, because looking for grants may take requests.
-        found = [grant for grant in request.grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
+        found = [grant for grant in grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
         with self._lock:
             for grant in found[:MAX_TRIED]:
+                granted = (grant.master_key_id, grant.wrapped)
                 try:
-                    opened = self._open_with(material, kek, context, request.by(grant), take)
+                    opened = open_by(*granted)
                 except DamagedKeystoreError:  # likewise
                     raise
                 except (AccessError, IntegrityError, FormatError) as error:
@@ -332,24 +345,13 @@ class KeySession:
                 else:
                     if len(self._granted) >= _MAX_REMEMBERED:
                         self._granted.clear()
-                    self._granted[material.master_key_id, kek.wrapped] = grant
+                    self._granted[named] = granted
                     return opened
         raise failure
 
     def _is_usable(self, grant: Grant, kek: WrappedKEK) -> bool:
         dataset_id = dataset_of_kek_text(kek.wrapped) or ""
         return grant.dataset_id == dataset_id and self._keyring.can_open(grant.master_key_id)
-
-    def _open_with(
-        self, material: KeyMaterial, kek: WrappedKEK, context: Context, request: UnwrapRequest, take: _Take
-    ) -> DataKey:
-        grant = request.grant
-        if grant is None:
-            opened = self._unwrap_cached(kek.wrapped, material.master_key_id, request.origin)  # (1), (2)
-        else:
-            opened = self._unwrap_cached(grant.wrapped, grant.master_key_id, request.origin)  # (1), (2)
-        key = unwrap_data_key(opened, material.wrapped_data_key, kek.id)  # (3)
-        return take(opened, checked(key, material, kek.wrapped, context))
 
     def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
         key = self._unwrapped.get(master_key_id, wrapped)
@@ -360,9 +362,10 @@ class KeySession:
 
 
 class FileKeys:
-    """The keys of one file or message: a session, and the key material kept beside the file.
+    """The data keys of one file or message; fits `parquet.protocols.DataKeys`.
 
-    What is forged there counts against this file alone: see `wrong_keks`.
+    What is forged in a file counts against this file alone: see `keyring`. What is written is read back as readers will
+    find it, so a session that begins another KEK in the middle is noticed.
 
     Args:
         session: makes and opens the keys; it stays its owner's.
@@ -370,9 +373,11 @@ class FileKeys:
         grants: as for `KeySession.for_file`.
     """
 
-    __slots__ = ("_entries", "_grants", "_origin", "_read_external", "_session", "_was_read")
+    __slots__ = ("_entries", "_grants", "_kek_ids", "_origin", "_read_external", "_reader", "_session", "_was_read")
 
-    def __init__(self, session: KeySession, read_external: ExternalEntries, grants: FindGrants | None = None) -> None:
+    def __init__(
+        self, session: KeySession, read_external: ExternalEntries = lambda: None, grants: FindGrants | None = None
+    ) -> None:
         """Read nothing yet."""
         self._session = session
         self._read_external = read_external
@@ -380,10 +385,25 @@ class FileKeys:
         self._was_read = False
         self._origin = RequestOrigin()
         self._entries: Mapping[str, KeyMaterial] | None = None
+        self._reader = MaterialReader()
+        self._kek_ids: set[str] = set()
 
-    def new_data_key(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
+    @property
+    def kek_ids(self) -> tuple[str, ...]:
+        """The texts of "keyEncryptionKeyID" under which the new data keys of this file were wrapped, sorted."""
+        return tuple(sorted(self._kek_ids))
+
+    def master_key_id(self, key_reference: str | KeyReference) -> str:
+        """Return what data files store of a master key; see `KeySession.master_key_id`."""
+        return self._session.master_key_id(key_reference)
+
+    def new_data_key(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh data key, as `KeySession.new_data_key` does; its material is stored internally."""
-        return self._session.new_data_key(key_reference, context)
+        key, key_metadata = self._session.new_data_key(key_reference, context)
+        material = self._reader.parse(key_metadata)
+        if isinstance(material, KeyMaterial) and material.kek is not None:
+            self._kek_ids.add(encode_base64(material.kek.id))
+        return key, key_metadata
 
     def open_data_key(self, key_metadata: bytes, context: Context) -> DataKey:
         """Return the data key that `key_metadata` stands for, as `KeySession.open_data_key` does."""
@@ -396,3 +416,65 @@ class FileKeys:
             self._entries = self._read_external()
             self._was_read = True
         return self._entries
+
+
+def _external_entry(name: ExternalMaterial, entries: Mapping[str, KeyMaterial] | None) -> KeyMaterial:
+    """Return the key material of a name among those kept beside a file; None where none was found.
+
+    Raises:
+        KeyNotFoundError: there is none.
+    """
+    if entries is None:
+        raise KeyNotFoundError(
+            "the file keeps its key material outside, and none was found",
+            hint="put its _KEY_MATERIAL_FOR_<file name>.json beside it",
+        )
+    material = entries.get(name.reference)
+    if material is None:
+        raise KeyNotFoundError(
+            f"the key material kept outside of the file has no entry {name.reference[:200]!a}",
+            hint="check that the key material file belongs to this file",
+        )
+    return material
+
+
+def _unwrap_data_key(kek: DataKey, wrapped: str, kek_id: bytes) -> DataKey:
+    """Return the data key in a text of "wrappedDEK".
+
+    Raises:
+        IntegrityError: this KEK did not wrap it under this id.
+        FormatError: the text is no wrapped key.
+    """
+    try:
+        return DataKey(open_sealed(kek, decode_base64(wrapped), kek_id))
+    except IntegrityError as error:
+        raise IntegrityError("the data key was not wrapped under its key encryption key") from error
+    except ValueError as error:
+        raise FormatError("key metadata is malformed: the wrapped data key is none") from error
+
+
+def _checked(key: DataKey, material: KeyMaterial, wrapped: str, context: Context) -> DataKey:
+    """Return a data key that belongs where it was found; else it is wiped.
+
+    Args:
+        key: the data key.
+        material: has its commitment.
+        wrapped: names the dataset that its KEK was wrapped for, or none where another program wrapped it.
+        context: what the reader opened.
+
+    Raises:
+        IntegrityError: it does not belong there.
+    """
+    dataset_id = dataset_of_kek_text(wrapped)
+    try:
+        if context.dataset_id and dataset_id != context.dataset_id:  # (4)
+            raise IntegrityError("the key encryption key was made for another dataset than the file's")
+        if material.commitment is not None:  # (5)
+            check_commitment(key, context.key_binding(), material.commitment)
+        elif dataset_id is not None:
+            # Required, else leaving it out would be all that an attacker has to do.
+            raise IntegrityError("the data key has no commitment, though pipecrypt wrote it")
+    except BaseException:
+        key.wipe()
+        raise
+    return key

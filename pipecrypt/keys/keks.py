@@ -1,25 +1,92 @@
-"""The KEKs that a session makes, one for each master key and dataset. Opening those of others is left to session.
+"""Key encryption keys in memory: those that a session made and wraps data keys under, and those that it unwrapped.
 
-Not safe across threads; the session holds its lock.
+Without limits a reader could go on for ever with what it once unwrapped, and a hostile writer could fill its memory.
+Only what a master key unwrapped is kept, so that forged texts put nothing out. Nothing here is safe across threads; the
+session holds its lock.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.commitment import commit
+from pipecrypt.crypto.mac import commit
 from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.keyring import KEKLimits, Keyring
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.keyring import Keyring
+from pipecrypt.keys.reference import KeyReference
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["WritingKEKs"]
+__all__ = ["KEKCache", "WritingKEKs"]
+
+
+@dataclass(slots=True)
+class _Entry:
+    key: DataKey = field(repr=False)
+    made_at: float
+    uses: int = 0
+
+
+class KEKCache:
+    """Unwrapped KEKs by master key and wrapped text. Not safe across threads; the session holds its lock.
+
+    The whole wrapped text is part of the name: a KEK id is only a file's claim, and would let one file put its KEK in
+    the place of another's.
+
+    Args:
+        limits: when a KEK leaves.
+        clock: a clock that never goes back, in seconds.
+    """
+
+    __slots__ = ("_clock", "_entries", "_limits", "_text_bytes")
+
+    def __init__(self, limits: KEKLimits, clock: Callable[[], float]) -> None:
+        """Hold nothing."""
+        self._limits = limits
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._text_bytes = 0
+
+    def get(self, master_key_id: str, wrapped: str) -> DataKey | None:
+        """Return a KEK for one use, or None; it stays the cache's, which may wipe it at the next `put`."""
+        name = (master_key_id, wrapped)
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        if self._limits.is_used_up(entry.made_at, entry.uses, self._clock()):
+            self._drop(name)
+            return None
+        entry.uses += 1
+        self._entries.move_to_end(name)
+        return entry.key
+
+    def put(self, master_key_id: str, wrapped: str, key: DataKey) -> None:
+        """Keep a KEK that was just unwrapped for its first use; what is old, or too much, leaves."""
+        name, now = (master_key_id, wrapped), self._clock()
+        old = [name for name, each in self._entries.items() if self._limits.is_used_up(each.made_at, each.uses, now)]
+        for each in old:
+            self._drop(each)
+        self._entries[name] = _Entry(key, now, uses=1)
+        self._text_bytes += len(wrapped)
+        while len(self._entries) > 1 and self._is_too_much():
+            self._drop(next(iter(self._entries)))
+
+    def wipe(self) -> None:
+        """Wipe all KEKs and forget them."""
+        for name in tuple(self._entries):
+            self._drop(name)
+
+    def _is_too_much(self) -> bool:
+        return len(self._entries) > self._limits.count or self._text_bytes > self._limits.text_bytes
+
+    def _drop(self, name: tuple[str, str]) -> None:
+        self._entries.pop(name).key.wipe()
+        self._text_bytes -= len(name[1])
 
 
 @dataclass(slots=True)
@@ -44,7 +111,9 @@ class WritingKEKs:
 
     __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits")
 
-    def __init__(self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str]) -> None:
+    def __init__(
+        self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str | KeyReference]
+    ) -> None:
         """Make no KEK yet."""
         self._keyring = keyring
         self._limits = limits
@@ -53,7 +122,7 @@ class WritingKEKs:
         self._keks: dict[tuple[str, str], _WritingKEK] = {}
         self._grants: list[Grant] = []
 
-    def wrap(self, key_reference: str, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
+    def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
         """Return the `key_metadata` of a data key.
 
         Args:
@@ -83,7 +152,7 @@ class WritingKEKs:
             kek.key.wipe()
         self._keks.clear()
 
-    def _kek(self, key_reference: str, dataset_id: str) -> _WritingKEK:
+    def _kek(self, key_reference: str | KeyReference, dataset_id: str) -> _WritingKEK:
         master_key_id = self._keyring.master_key(key_reference).id
         kek = self._keks.get((master_key_id, dataset_id))
         if kek is None or self._limits.is_used_up(kek.made_at, kek.wraps, self._clock()):  # SP 800-38D 8.3

@@ -1,17 +1,26 @@
-"""The master keys and explicit keys of a session's references, and every call to their services.
+"""The master keys and explicit keys of a session's references, every call to their services, and how many wrong ones.
 
-Caching what comes back, and what files say about keys, are left to session and material.
+A file may name a million wrapped keys that nobody wrapped. Which of them are forged only the key service can tell, so
+each file or message has a budget of its own: who forges one uses up its budget, and no other's. Dataset ids, paths and
+KEK ids are what a file claims, and no budget goes by them. Honest files give no wrong text, however many KEKs they
+have. What a flood costs is bounded likewise: once `wrong_in_all` wrong texts were met within the time, each further
+file or message is given up after its first. None is refused before it was asked for, since the next one may be honest.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from pipecrypt.crypto.aead import MAX_INVOCATIONS
+from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import parse_kek_text
+from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import (
     EarlierVersions,
     ExplicitKeys,
@@ -24,12 +33,118 @@ from pipecrypt.keys.service import (
     WrapsKeys,
     open_key_reference,
 )
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["Keyring"]
+__all__ = ["MAX_CACHED_KEKS", "KEKLimits", "Keyring", "RequestOrigin", "WrongKEKs"]
+
+MAX_CACHED_KEKS: Final = 1024
+_MAX_KNOWN: Final = 4096
+_KNOWN_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KEKLimits:
+    """How long a session uses a KEK before it calls its key service again, and how many it keeps.
+
+    Args:
+        age_seconds: since the service made or unwrapped it. Who loses the right to a master key goes on for so long.
+        uses: data keys wrapped or opened under one KEK; SP 800-38D 8.3 bounds those wrapped.
+        count: unwrapped KEKs that are kept.
+        text_bytes: the length of all wrapped texts that are kept along with them.
+        wrong: texts of one file or message that a master key did not wrap, within `age_seconds`, before it is asked no
+            more for that one.
+        wrong_in_all: of all files and messages; then one wrong text of each further one is enough.
+    """
+
+    age_seconds: float = 3600.0
+    uses: int = MAX_INVOCATIONS
+    count: int = MAX_CACHED_KEKS
+    text_bytes: int = 16 * 1024 * 1024
+    wrong: int = 16
+    wrong_in_all: int = 64
+
+    def __post_init__(self) -> None:
+        """Check that each limit lets something pass."""
+        counts = (self.count, self.text_bytes, self.wrong, self.wrong_in_all)
+        if not (self.age_seconds > 0 and 0 < self.uses <= MAX_INVOCATIONS and all(each > 0 for each in counts)):
+            raise ValueError("each limit is positive, and no KEK wraps more than SP 800-38D allows")
+
+    def is_used_up(self, made_at: float, uses: int, now: float) -> bool:
+        """Say whether a KEK that has been used so often, made at such a time, is not to be used again."""
+        return uses >= self.uses or now - made_at >= self.age_seconds
+
+
+class RequestOrigin:
+    """One file or message that keys are asked for. Not safe across threads; the session holds its lock."""
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        """Nothing was asked."""
+        self.times: dict[str, deque[float]] = {}
+
+    @property
+    def wrong(self) -> int:
+        """How many texts counted against it so far, of all master keys."""
+        return sum(map(len, self.times.values()))
+
+
+class WrongKEKs:
+    """How often each master key met what it did not wrap. Not safe across threads; the session holds its lock.
+
+    A service that refuses or fails says nothing about the text, so that does not count. Nor does what is opened in this
+    process, which costs no call: the caller leaves it out.
+
+    Args:
+        limits: how many are too many, and when they are forgotten.
+        clock: a clock that never goes back, in seconds.
+    """
+
+    __slots__ = ("_clock", "_in_all", "_known", "_limits")
+
+    def __init__(self, limits: KEKLimits, clock: Callable[[], float]) -> None:
+        """Know of none."""
+        self._limits = limits
+        self._clock = clock
+        self._in_all: dict[str, deque[float]] = {}
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def check(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
+        """Pass if this master key, a configured one, may be asked for a text.
+
+        Raises:
+            KeyServiceError: it met too many wrong texts of this origin.
+            IntegrityError: it was asked for the very text a moment ago, and had not wrapped it.
+        """
+        now = self._clock()
+        told = self._known.get((master_key_id, digest(wrapped.encode(errors="surrogatepass"))))
+        if told is not None and now - told < _KNOWN_SECONDS:
+            raise IntegrityError(f"the key encryption key was not wrapped by master key {master_key_id}")
+        count = self._recent(origin.times, master_key_id, now)
+        is_flood = self._recent(self._in_all, master_key_id, now) >= self._limits.wrong_in_all
+        if count >= (1 if is_flood else self._limits.wrong):
+            raise KeyServiceError(
+                f"{master_key_id} is asked no more for this file or message: it did not wrap {count} of the key "
+                "encryption keys there",
+                hint="it was forged or damaged; others are not concerned",
+            )
+
+    def add(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
+        """Count a text that a configured master key did not wrap."""
+        now = self._clock()
+        origin.times.setdefault(master_key_id, deque()).append(now)
+        self._in_all.setdefault(master_key_id, deque(maxlen=self._limits.wrong_in_all)).append(now)
+        self._known[master_key_id, digest(wrapped.encode(errors="surrogatepass"))] = now
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    def _recent(self, times: dict[str, deque[float]], master_key_id: str, now: float) -> int:
+        of_key = times.get(master_key_id)
+        while of_key and now - of_key[0] >= self._limits.age_seconds:
+            of_key.popleft()
+        return len(of_key or ())
+
 
 _SHOWN_CHARACTERS: Final = 200
 _Result = TypeVar("_Result")
@@ -53,7 +168,7 @@ class Keyring:
 
     def __init__(
         self,
-        references: Sequence[str],
+        references: Sequence[str | KeyReference],
         credentials: Credentials,
         services: KeyServices | None,
         wrong: WrongKEKs | None = None,
@@ -66,23 +181,23 @@ class Keyring:
         self._master_keys: dict[str, MasterKey] = {}
         self._explicit: list[ExplicitKeys] = []
         try:
-            for text in dict.fromkeys(references):
-                self._add(text, open_key_reference(text, credentials, services=services))
+            for text, reference in {str(each): each for each in references}.items():
+                self._add(text, open_key_reference(reference, credentials, services=services))
         except BaseException:
             self.wipe()
             raise
         finally:
             credentials.forget()
 
-    def master_key(self, key_reference: str) -> MasterKey:
+    def master_key(self, key_reference: str | KeyReference) -> MasterKey:
         """Return the master key of one of the references.
 
         Raises:
             UsageError: it names keys that only open files.
         """
-        master_key = self._by_reference.get(key_reference)
+        master_key = self._by_reference.get(str(key_reference))
         if master_key is None:
-            if key_reference not in self._opened:
+            if str(key_reference) not in self._opened:
                 raise RuntimeError("this key reference is none of the session's, or the session is closed")
             raise UsageError(
                 f"{key_reference} only opens files of other writers",
@@ -99,7 +214,7 @@ class Keyring:
         for key_reference in self._opened:
             self.master_key(key_reference)
 
-    def generate(self, key_reference: str, context: Context) -> tuple[DataKey, bytes]:
+    def generate(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its form wrapped by a master key; one service call.
 
         Raises:
@@ -143,7 +258,7 @@ class Keyring:
                 self._wrong.add(master_key.id, wrapped, origin)
             raise
 
-    def wrap(self, key_reference: str, key: DataKey, context: Context) -> bytes:
+    def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context) -> bytes:
         """Return a key that exists, wrapped by the master key of a reference; one service call.
 
         Raises:
@@ -228,7 +343,7 @@ class Keyring:
         ]
         return ", ".join(named) or "none"
 
-    def _call(self, call: Callable[[], _Result], what: str) -> _Result:
+    def _call(self, call: Callable[[], _Result], what: str | KeyReference) -> _Result:
         self.service_calls += 1
         try:
             return call()
@@ -236,7 +351,7 @@ class Keyring:
             raise
         except Exception as error:
             # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
-            raise KeyServiceError(f"the key service of {_shown(what)} failed: {type(error).__name__}") from error
+            raise KeyServiceError(f"the key service of {_shown(str(what))} failed: {type(error).__name__}") from error
 
 
 def _as_text(key_metadata: bytes) -> str:
