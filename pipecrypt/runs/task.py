@@ -16,6 +16,7 @@ from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, cast
 
+from pipecrypt.formats.batches import BatchStream, batches_of, open_batches
+from pipecrypt.formats.options import EncodeOptions, SourceFormat
+from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.kinds.operation import Ingestion, Task

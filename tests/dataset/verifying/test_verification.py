@@ -31,6 +31,7 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
