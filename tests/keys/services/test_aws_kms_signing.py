@@ -18,7 +18,7 @@ from pipecrypt.keys.signers import (
     open_signer,
     read_public_keys,
 )
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, forward_to
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.worlds import Servers

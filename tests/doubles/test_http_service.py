@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 
 
 def _echo(request: HTTPRequest) -> HTTPAnswer:
