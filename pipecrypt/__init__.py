@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from pipecrypt.pipeline.request.policy import Policy as Policy
     from pipecrypt.pipeline.request.reading import Reading as Reading
     from pipecrypt.reading.dataset import open_dataset as open
-    from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
     from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
+    from pipecrypt.reading.pyarrow_keys import expose_data_keys
 
 __all__ = [
     "ParquetWriter",
@@ -57,26 +57,26 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ParquetWriter": ("pipecrypt.pipeline.calls.writer", "ParquetWriter"),
-    "Reading": ("pipecrypt.pipeline.request.reading", "Reading"),
-    "UncheckedWarning": ("pipecrypt.errors", "UncheckedWarning"),
-    "encrypt_batches": ("pipecrypt.pipeline.calls.writer", "encrypt_batches"),
-    "decrypt_bytes": ("pipecrypt.reading.in_flight", "decrypt_bytes"),
-    "encrypt_bytes": ("pipecrypt.reading.in_flight", "encrypt_bytes"),
-    "Policy": ("pipecrypt.pipeline.request.policy", "Policy"),
-    "clean": ("pipecrypt.pipeline.history.cleaning", "clean"),
-    "crypto_factory": ("pipecrypt.reading.pyarrow_keys", "crypto_factory"),
-    "decrypt": ("pipecrypt.pipeline.calls.files", "decrypt"),
-    "decryption_properties": ("pipecrypt.reading.pyarrow_keys", "decryption_properties"),
-    "encrypt": ("pipecrypt.pipeline.calls.files", "encrypt"),
-    "errors": ("pipecrypt.errors", None),
-    "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
-    "grant": ("pipecrypt.pipeline.calls.sharing", "grant"),
-    "revoke": ("pipecrypt.pipeline.calls.sharing", "revoke"),
-    "rotate": ("pipecrypt.pipeline.calls.sharing", "rotate"),
-    "open": ("pipecrypt.reading.dataset", "open_dataset"),
-    "run": ("pipecrypt.config.run", "run_config"),
-    "verify": ("pipecrypt.pipeline.calls.verifying", "verify"),
+    "ParquetWriter": "pipecrypt.pipeline.calls.writer:ParquetWriter",
+    "Reading": "pipecrypt.pipeline.request.reading:Reading",
+    "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
+    "encrypt_batches": "pipecrypt.pipeline.calls.writer:encrypt_batches",
+    "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
+    "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
+    "Policy": "pipecrypt.pipeline.request.policy:Policy",
+    "clean": "pipecrypt.pipeline.history.cleaning:clean",
+    "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
+    "decrypt": "pipecrypt.pipeline.calls.files:decrypt",
+    "decryption_properties": "pipecrypt.reading.pyarrow_keys:decryption_properties",
+    "encrypt": "pipecrypt.pipeline.calls.files:encrypt",
+    "errors": "pipecrypt.errors",
+    "expose_data_keys": "pipecrypt.reading.pyarrow_keys:expose_data_keys",
+    "grant": "pipecrypt.pipeline.calls.sharing:grant",
+    "revoke": "pipecrypt.pipeline.calls.sharing:revoke",
+    "rotate": "pipecrypt.pipeline.calls.sharing:rotate",
+    "open": "pipecrypt.reading.dataset:open_dataset",
+    "run": "pipecrypt.config.run:run_config",
+    "verify": "pipecrypt.pipeline.calls.verifying:verify",
 }
 
 
@@ -84,9 +84,9 @@ def __getattr__(name: str) -> object:
     """Load a public name from its home on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module_name, attribute = _HOMES[name]
+    module_name, _, attribute = _HOMES[name].partition(":")
     module = importlib.import_module(module_name)
-    value = module if attribute is None else getattr(module, attribute)
+    value = getattr(module, attribute) if attribute else module
     globals()[name] = value
     return value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.cli.report_page import report_page
+from pipecrypt.cli.report import report_page
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.pipeline.progress.report_document import encode_report, report_path
 from pipecrypt.pipeline.progress.run_report import MAX_SAMPLES, RunReport, Sample, SlowFile

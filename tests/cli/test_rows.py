@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.cli.rows import RowFormat, format_rows
+from pipecrypt.cli.look import RowFormat, format_rows
 from pipecrypt.sources.csv_lines import open_csv
 from pipecrypt.sources.options import ReadOptions
 

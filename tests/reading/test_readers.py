@@ -22,8 +22,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.reading.exposed_keys import expose_data_keys
-from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties
+from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.storage.location import Location
 from tests.parquet.world import DATA, encrypt, needs_vectors, parquet_bytes, sample_table
