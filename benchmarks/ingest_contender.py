@@ -84,8 +84,8 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
 def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt as pc
     import pipecrypt.keys.services.keystore.making
-    import pipecrypt.pipeline.run.run  # imports are start-up
-    import pipecrypt.pipeline.task.ingest
+    import pipecrypt.runs.kinds.ingest
+    import pipecrypt.runs.run  # imports are start-up
     from benchmarks.keystore import new_key_file
 
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.

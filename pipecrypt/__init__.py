@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     from pipecrypt import errors as errors
     from pipecrypt.config.run import run_config as run
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
-    from pipecrypt.pipeline.calls.files import decrypt as decrypt
-    from pipecrypt.pipeline.calls.files import encrypt as encrypt
-    from pipecrypt.pipeline.calls.sharing import grant as grant
-    from pipecrypt.pipeline.calls.sharing import revoke as revoke
-    from pipecrypt.pipeline.calls.sharing import rotate as rotate
-    from pipecrypt.pipeline.calls.verifying import verify as verify
-    from pipecrypt.pipeline.calls.writer import ParquetWriter as ParquetWriter
-    from pipecrypt.pipeline.calls.writer import encrypt_batches as encrypt_batches
-    from pipecrypt.pipeline.history.cleaning import clean as clean
-    from pipecrypt.pipeline.request.policy import Policy as Policy
-    from pipecrypt.pipeline.request.reading import Reading as Reading
     from pipecrypt.reading.dataset import open_dataset as open
     from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
@@ -57,26 +46,26 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ParquetWriter": "pipecrypt.pipeline.calls.writer:ParquetWriter",
-    "Reading": "pipecrypt.pipeline.request.reading:Reading",
+    "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
+    "Reading": "pipecrypt.runs.spec.options:Reading",
     "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
-    "encrypt_batches": "pipecrypt.pipeline.calls.writer:encrypt_batches",
+    "encrypt_batches": "pipecrypt.runs.writer:encrypt_batches",
     "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
     "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
-    "Policy": "pipecrypt.pipeline.request.policy:Policy",
-    "clean": "pipecrypt.pipeline.history.cleaning:clean",
+    "Policy": "pipecrypt.runs.spec.policy:Policy",
+    "clean": "pipecrypt.runs.journal.cleaning:clean",
     "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
-    "decrypt": "pipecrypt.pipeline.calls.files:decrypt",
+    "decrypt": "pipecrypt.runs.files:decrypt",
     "decryption_properties": "pipecrypt.reading.pyarrow_keys:decryption_properties",
-    "encrypt": "pipecrypt.pipeline.calls.files:encrypt",
+    "encrypt": "pipecrypt.runs.files:encrypt",
     "errors": "pipecrypt.errors",
     "expose_data_keys": "pipecrypt.reading.pyarrow_keys:expose_data_keys",
-    "grant": "pipecrypt.pipeline.calls.sharing:grant",
-    "revoke": "pipecrypt.pipeline.calls.sharing:revoke",
-    "rotate": "pipecrypt.pipeline.calls.sharing:rotate",
+    "grant": "pipecrypt.runs.sharing:grant",
+    "revoke": "pipecrypt.runs.sharing:revoke",
+    "rotate": "pipecrypt.runs.sharing:rotate",
     "open": "pipecrypt.reading.dataset:open_dataset",
     "run": "pipecrypt.config.run:run_config",
-    "verify": "pipecrypt.pipeline.calls.verifying:verify",
+    "verify": "pipecrypt.runs.verifying:verify",
 }
 
 

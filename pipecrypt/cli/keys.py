@@ -13,13 +13,13 @@ import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
 from pipecrypt.cli.render import aligned, note, show
-from pipecrypt.clock import parse_utc
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
+from pipecrypt.vocabulary.clock import parse_utc
 
 if TYPE_CHECKING:
     from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
     from pipecrypt.keys.services.keystore.making import KeystoreEntry
-    from pipecrypt.pipeline.calls.key_inventory import Destruction
+    from pipecrypt.runs.key_inventory import Destruction
 
 __all__ = [
     "KeyTypeChoice",
@@ -267,7 +267,7 @@ def usage(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show which master key protects what, without any key."""
-    from pipecrypt.pipeline.calls.key_inventory import key_usage
+    from pipecrypt.runs.key_inventory import key_usage
 
     found = key_usage(dataset)
     show(found, lambda: _usage_lines(found))
@@ -299,7 +299,7 @@ def destroy(
     log_format: LogFormatOption = None,
 ) -> None:
     """Remove a key from its keystore for good, and with it all that only it opens."""
-    from pipecrypt.pipeline.calls.key_inventory import destroy_keys
+    from pipecrypt.runs.key_inventory import destroy_keys
 
     if dry_run == yes:
         raise UsageError("destroying a key cannot be undone", hint="look with --dry-run first, then give --yes")

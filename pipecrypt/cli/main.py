@@ -28,7 +28,7 @@ from pipecrypt.cli.sharing import grant, revoke, rotate
 from pipecrypt.cli.transfer import decrypt, encrypt
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
 
 __all__ = ["app", "main"]
 

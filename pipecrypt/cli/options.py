@@ -16,7 +16,7 @@ import typer
 from pipecrypt.cli.render import OUTPUT
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import PassphraseError, UsageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, current_logs, write_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
     from pipecrypt.dataset.opening.trust_options import Checks

@@ -14,23 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipecrypt.cli.render import OUTPUT, aligned, count, write_event, write_progress
-from pipecrypt.pipeline.progress.events import (
-    BytesDone,
-    Event,
-    FileChecked,
-    FileDone,
-    FileStarted,
-    RunStarted,
-    TaskRetried,
-)
-from pipecrypt.pipeline.progress.run_id import current_run_id
-from pipecrypt.printable import printable
+from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
+from pipecrypt.runs.report.run_id import current_run_id
+from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from pipecrypt.dataset.signing.records import SignedStatement
-    from pipecrypt.pipeline.progress.summary import Summary
+    from pipecrypt.runs.report.events import Summary
 
 __all__ = ["run_lines", "show_progress"]
 

@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any, TextIO
 
 from pipecrypt.errors import OutputError, PipecryptError
-from pipecrypt.printable import printable, printable_json
+from pipecrypt.vocabulary.printable import printable, printable_json
 
 __all__ = [
     "OUTPUT",

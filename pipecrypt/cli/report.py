@@ -17,11 +17,11 @@ import typer
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import aligned, count, show
 from pipecrypt.errors import OutputError
-from pipecrypt.printable import printable
+from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.history.cleaning import CleanSummary
-    from pipecrypt.pipeline.progress.run_report import RunReport, Sample
+    from pipecrypt.runs.journal.cleaning import CleanSummary
+    from pipecrypt.runs.report.report import RunReport, Sample
 
 __all__ = ["clean", "report", "report_page"]
 
@@ -64,7 +64,7 @@ def report(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
-    from pipecrypt.pipeline.progress.report_document import read_report
+    from pipecrypt.runs.report.report import read_report
     from pipecrypt.storage.location import Location
 
     found = read_report(Location(path), run_id)
@@ -247,8 +247,8 @@ def clean(
     log_level: LogLevelOption = None,
 ) -> None:
     """Remove what killed runs left behind; never what a running one, or a signed version, needs."""
-    from pipecrypt.pipeline.history.cleaning import clean as clean_sink
-    from pipecrypt.pipeline.history.cleaning import parse_grace
+    from pipecrypt.runs.journal.cleaning import clean as clean_sink
+    from pipecrypt.runs.journal.cleaning import parse_grace
 
     summary = clean_sink(sink, grace=parse_grace(grace), dry_run=dry_run)
     show(summary, lambda: _clean_lines(summary))

@@ -35,8 +35,7 @@ from pipecrypt.sources.options import BadRows, Codec
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
-    from pipecrypt.pipeline.request.run_options import RunOptions
+    from pipecrypt.runs.spec.options import RunOptions
 
 __all__ = [
     "Also",
@@ -181,9 +180,9 @@ def encrypt(
     log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
-    from pipecrypt.pipeline.request.policy import Mode, Policy
-    from pipecrypt.pipeline.request.reading import Reading
-    from pipecrypt.pipeline.request.request import EncryptRequest
+    from pipecrypt.runs.spec.options import Reading
+    from pipecrypt.runs.spec.policy import Mode, Policy
+    from pipecrypt.runs.spec.spec import EncryptSpec
     from pipecrypt.storage.location import Location
 
     policy = Policy(
@@ -204,7 +203,7 @@ def encrypt(
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
     given = None if file_format is None or chunks else file_format.value
-    request = EncryptRequest(
+    request = EncryptSpec(
         source=Location(source),
         sink=Location(sink),
         policy=policy,
@@ -218,7 +217,7 @@ def encrypt(
 
 
 def _run_options(*, accepts_future: bool) -> RunOptions:
-    from pipecrypt.pipeline.request.run_options import RunOptions
+    from pipecrypt.runs.spec.options import RunOptions
 
     return RunOptions(accepts_future_statement=accepts_future)
 
@@ -247,7 +246,7 @@ def _types(values: list[str]) -> dict[str, str]:
 
 def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:
     """Return what a policy takes about signatures."""
-    from pipecrypt.pipeline.request.sign_options import parse_validity
+    from pipecrypt.runs.spec.policy import parse_validity
 
     validity = None if valid_for is None else parse_validity(valid_for)
     return {"sign": sign or None, "digest": digest.value, "valid_for": validity}
@@ -271,11 +270,11 @@ def decrypt(
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
-    from pipecrypt.pipeline.request.request import DecryptRequest
+    from pipecrypt.runs.spec.spec import DecryptSpec
     from pipecrypt.storage.location import Location
 
     opens = credentials()
-    request = DecryptRequest(
+    request = DecryptSpec(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
@@ -293,7 +292,7 @@ def decrypt(
 
 def _carry_out(request: EncryptRequest | DecryptRequest, opens: Credentials) -> None:
     from pipecrypt.cli.progress import run_lines, show_progress
-    from pipecrypt.pipeline.run.run import run as run_request
+    from pipecrypt.runs.run import run as run_request
 
     # Nothing may be added to data, no error either.
     OUTPUT.is_taken = request.sink.is_standard_stream

@@ -77,7 +77,7 @@ def verify(
 ) -> int:
     """Check that a dataset is what was signed, without any key."""
     from pipecrypt.cli.progress import show_progress
-    from pipecrypt.pipeline.calls.verifying import verify as verify_dataset
+    from pipecrypt.runs.verifying import verify as verify_dataset
 
     if decrypt != bool(key):
         raise UsageError("--decrypt and --key go together", hint="give both, or none to check without keys")

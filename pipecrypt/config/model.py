@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipecrypt.pipeline.request.run_options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
-from pipecrypt.pipeline.request.sign_options import parse_validity
+from pipecrypt.runs.spec.options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
+from pipecrypt.runs.spec.policy import parse_validity
 
 __all__ = [
     "CSVModel",

@@ -11,15 +11,14 @@ from pipecrypt.config.load import LoadedConfig, load_config
 from pipecrypt.config.spec import build_request, hints_about_paths
 from pipecrypt.errors import StorageAccessError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.executors.mapped import MapTasks
-from pipecrypt.pipeline.planning.key_check import check_keys
-from pipecrypt.pipeline.planning.plan import planned_sources
-from pipecrypt.pipeline.planning.preview import source_shape
-from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
-from pipecrypt.pipeline.progress.events import Event
-from pipecrypt.pipeline.progress.summary import Summary
-from pipecrypt.pipeline.run.run import run
-from pipecrypt.pipeline.task.operation import Operation
+from pipecrypt.runs.kinds.operation import Operation
+from pipecrypt.runs.plan.key_check import check_keys
+from pipecrypt.runs.plan.plan import planned_sources
+from pipecrypt.runs.plan.saved_plan import read_saved_plan
+from pipecrypt.runs.plan.source_shape import source_shape
+from pipecrypt.runs.report.events import Event, Summary
+from pipecrypt.runs.run import run
+from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.storage.filesystem import open_filesystem
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location

@@ -18,11 +18,9 @@ from pipecrypt.config.document import Problem, ValuePath, config_error
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.errors import AccessError, ConfigError, KeyReferenceError, PolicyError, SourceNotFoundError, UsageError
 from pipecrypt.keys.reference import anchored_reference, parse_key_reference
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.reading import Reading
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import ExecutorKind, OnSourceChange, RunOptions
-from pipecrypt.pipeline.request.sign_options import listed_signing_keys, make_signing_options
+from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
+from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
+from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.pattern import has_glob
 
@@ -113,7 +111,7 @@ def build_request(
     workers: int | None = None,
     resumes: bool = False,
     accepts_future: bool = False,
-) -> EncryptRequest:
+) -> EncryptSpec:
     """Return what the configuration asks for; nothing is opened.
 
     Args:
@@ -127,7 +125,7 @@ def build_request(
         ConfigError: the policy contradicts itself, or a URL cannot be one.
         UsageError: what the sink is does not go with the rest.
     """
-    return EncryptRequest(
+    return EncryptSpec(
         source=_location(loaded, "source"),
         sink=_location(loaded, "sink"),
         policy=_policy(loaded),

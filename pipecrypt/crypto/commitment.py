@@ -15,7 +15,7 @@ import hmac
 from typing import Final
 
 from pipecrypt.errors import IntegrityError
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["COMMITMENT_BYTES", "check_commitment", "commit"]
 

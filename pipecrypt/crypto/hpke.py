@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.hpke import (
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["RAW_PUBLIC_BYTES", "SEED_BYTES", "HPKEIdentity", "HPKERecipient", "new_seed"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["MAC_BYTES", "authenticate", "is_authentic"]
 

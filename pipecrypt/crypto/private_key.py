@@ -23,7 +23,7 @@ from pipecrypt.crypto.signature import (
     pss_scheme,
 )
 from pipecrypt.errors import PassphraseError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["PrivateKey", "is_encrypted_pem", "load_private_pem", "new_signing_seed", "public_pem", "read_private_pem"]
 

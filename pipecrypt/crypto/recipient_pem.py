@@ -24,7 +24,7 @@ from pipecrypt.crypto.oaep import OAEPIdentity, OAEPRecipient
 from pipecrypt.crypto.private_key import is_encrypted_pem, load_private_pem, read_private_pem
 from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey
 from pipecrypt.errors import UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["parse_identity", "parse_recipient", "read_seed_pem"]
 

@@ -15,12 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
-from pipecrypt.context import Context
 from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.said_once import warn_once
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.once import warn_once
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "EarlierVersions",

@@ -19,7 +19,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.service import Wipeable, load_key_service
-from pipecrypt.said_once import warn_once
+from pipecrypt.vocabulary.once import warn_once
 
 __all__ = [
     "EarlierPublicKeys",

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.clock import utc_text
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.crypto.signed import Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
@@ -25,6 +24,7 @@ from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, read_publ
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
 from pipecrypt.keys.signers import SigningServices, read_version_keys
+from pipecrypt.vocabulary.clock import utc_text
 
 __all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "Trust"]
 

@@ -15,8 +15,8 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import Document, DocumentError, cost_of
 from pipecrypt.manifest.promise import JSONObject
+from pipecrypt.vocabulary.documents import Document, DocumentError, cost_of
 
 __all__ = ["ClearColumns", "decode_clear_columns", "encode_clear_columns", "fits_clear_columns"]
 

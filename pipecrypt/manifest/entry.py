@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.documents import DocumentError
 from pipecrypt.manifest.paths import check_path
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["MAX_INTEGER", "MAX_KEK_IDS", "MAX_KEK_ID_CHARACTERS", "FileEntry", "check_count", "check_digest"]
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.crypto.signed import Signature
-from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 
 __all__ = [
     "MAX_ENVELOPE_BYTES",

@@ -19,10 +19,10 @@ from json.encoder import encode_basestring
 from typing import Final, cast
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.model import FileListSummary
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["MAX_LINE_BYTES", "FileListEncoder", "decode_file_line", "decode_file_list", "encode_file_line"]
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.documents import DocumentError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry, check_count, check_digest
 from pipecrypt.manifest.paths import check_file_name, parse_run_id
 from pipecrypt.manifest.promise import PromisedPolicy
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["MAX_FILES", "MAX_FILE_LIST_BYTES", "MAX_UNVERIFIED_LIST_BYTES", "FileListSummary", "Manifest"]
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import Document, DocumentError
+from pipecrypt.vocabulary.documents import Document, DocumentError
 
 __all__ = ["JSONObject", "PromisedColumn", "PromisedFooter", "PromisedPolicy", "decode_policy", "encode_policy"]
 

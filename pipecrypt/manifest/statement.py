@@ -31,9 +31,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from pipecrypt.clock import parse_utc, utc_text
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.clear_columns import (
     ClearColumns,
@@ -45,6 +43,8 @@ from pipecrypt.manifest.entry import MAX_KEK_ID_CHARACTERS, MAX_KEK_IDS, FileEnt
 from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MAX_PATH_BYTES, file_list_path
 from pipecrypt.manifest.promise import JSONObject, decode_policy, encode_policy
+from pipecrypt.vocabulary.clock import parse_utc, utc_text
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "DATASET_PREDICATE_TYPE",

@@ -21,8 +21,8 @@ from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.pipeline.calls.files import listed_keys
-from pipecrypt.pipeline.task.file_keys import keys_of_file
+from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.runs.files import listed_keys
 from pipecrypt.storage.listing import find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source

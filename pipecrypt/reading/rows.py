@@ -23,8 +23,8 @@ from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.file_keys import keys_of_file
 from pipecrypt.reading.view_file import ViewFile
+from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.storage.listing import SourceFile, find_file
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.source import open_range_source

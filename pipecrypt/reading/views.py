@@ -32,11 +32,11 @@ from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.calls.files import listed_keys
-from pipecrypt.pipeline.task.chunk_codec import LazyCodec
-from pipecrypt.pipeline.task.file_keys import keys_of_object
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.view_file import FileView
+from pipecrypt.runs.file_keys import keys_of_object
+from pipecrypt.runs.files import listed_keys
+from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
 from pipecrypt.storage.local_file import read_stored
 from pipecrypt.storage.problems import map_errors

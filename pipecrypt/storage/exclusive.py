@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
 from pipecrypt.storage.filesystem import look_up, open_filesystem
 from pipecrypt.storage.location import Location
@@ -26,6 +25,7 @@ from pipecrypt.storage.rename import remove_object
 from pipecrypt.storage.revision import read_revision, replace_revision
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["hold_exclusively", "remove_file", "replace_exclusively"]
 

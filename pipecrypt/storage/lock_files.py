@@ -13,13 +13,13 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.storage.inventory import take_inventory
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.process_identity import ProcessIdentity
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import read_small_file
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "MAX_LOCK_FILES",

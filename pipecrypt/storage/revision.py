@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import FormatError, SinkNotEmptyError, StorageError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.storage.beneath import hold_parent
 from pipecrypt.storage.conditional import (
     ConditionalChange,
@@ -30,6 +29,7 @@ from pipecrypt.storage.location import Location
 from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.sink import open_sink
 from pipecrypt.storage.source import check_small, read_small_file
+from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["Revision", "read_revision", "replace_revision"]
 

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["ACCOUNT", "FakeKMS", "KMSAnswerError", "kms_action", "kms_error", "start_fake_kms"]
 

@@ -10,7 +10,7 @@ from pipecrypt.config.run import plan_config
 from pipecrypt.config.spec import build_request
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ConfigError, UsageError
-from pipecrypt.pipeline.request.request import EncryptRequest
+from pipecrypt.runs.spec.spec import EncryptSpec
 
 _GOOD = """\
 source: {url: a.parquet}
@@ -20,7 +20,7 @@ keys: {pii: keystore://./k.json#pii, auditor: "keystore://./k.json#signing"}
 """
 
 
-def _build(tmp_path: Path, text: str) -> EncryptRequest:
+def _build(tmp_path: Path, text: str) -> EncryptSpec:
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
     return build_request(load_config(path, {}))

@@ -16,7 +16,7 @@ from pipecrypt.crypto.hpke import RAW_PUBLIC_BYTES, HPKEIdentity, HPKERecipient,
 from pipecrypt.crypto.recipient import RecipientAlgorithm, key_digest
 from pipecrypt.crypto.recipient_pem import parse_recipient
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto import hpke_reference as reference
 
 _VECTORS = Path(__file__).parent / "vectors"

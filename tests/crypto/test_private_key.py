@@ -21,7 +21,7 @@ from pipecrypt.crypto.private_key import (
 )
 from pipecrypt.crypto.signature import SignatureAlgorithm
 from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto.keys import private_pem
 
 SEEDS = [SignatureAlgorithm.ED25519, SignatureAlgorithm.MLDSA65]

@@ -23,10 +23,10 @@ from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterEncryption, observe_encryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.structure import check_structure
-from pipecrypt.pipeline.calls.files import encrypt
-from pipecrypt.pipeline.calls.verifying import verify
-from pipecrypt.pipeline.progress.summary import Summary
-from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.runs.files import encrypt
+from pipecrypt.runs.report.events import Summary
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.verifying import verify
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pipecrypt.dataset.sharing import rekeying
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run, sink_state
+from pipecrypt.runs import directory_run, sink_state
+from pipecrypt.runs.journal import journal
 from pipecrypt.storage import local_sink
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys

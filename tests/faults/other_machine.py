@@ -18,9 +18,8 @@ from typing import Any
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
-from pipecrypt.pipeline.history import sink_locking
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run
+from pipecrypt.runs import directory_run
+from pipecrypt.runs.journal import journal, sink_locking
 from pipecrypt.storage import lock_watch, s3_object, sink_lock
 from pipecrypt.storage.process_identity import ProcessIdentity, this_process
 from tests.faults.scenes import SCENES, Shop

@@ -22,8 +22,8 @@ import pytest
 
 from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
-from pipecrypt.pipeline.history import sink_locking
-from pipecrypt.pipeline.run.directory_run import DirectoryRun
+from pipecrypt.runs.directory_run import DirectoryRun
+from pipecrypt.runs.journal import sink_locking
 from pipecrypt.testing.fault_proxy import FaultProxy, HeldBack, fault_proxy
 from tests.faults.other_machine import OtherMachine, act, beat_each_second
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source

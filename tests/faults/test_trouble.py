@@ -18,11 +18,11 @@ import pytest
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
 from pipecrypt.keys.services.keystore.service import KeystoreMasterKey
 from pipecrypt.keys.signers import LocalSigner
-from pipecrypt.pipeline.history.cleaning import clean
-from pipecrypt.pipeline.progress.events import Event, FileStarted
-from pipecrypt.pipeline.progress.run_id import new_run_id
-from pipecrypt.pipeline.run import directory_run
-from pipecrypt.pipeline.run import run as run_module
+from pipecrypt.runs import directory_run
+from pipecrypt.runs import run as run_module
+from pipecrypt.runs.journal.cleaning import clean
+from pipecrypt.runs.report.events import Event, FileStarted
+from pipecrypt.runs.report.run_id import new_run_id
 from pipecrypt.storage import local_sink, publication, source
 from pipecrypt.testing.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source

@@ -1,11 +1,11 @@
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import MasterKey
 from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+from pipecrypt.vocabulary.context import Context
 
 HERE, THERE = Context("0" * 32, ""), Context("1" * 32, "")
 

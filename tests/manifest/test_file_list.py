@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest import model
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.file_list import MAX_LINE_BYTES, FileListEncoder, decode_file_list
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import BOTH, ENTRIES, FILE_LIST, SHA256, SUMMARY, entries, entry, listed, sha
 
 LINE = listed([entry("a")])[0]

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.manifest.paths import (
     MANIFEST_PATH,
@@ -14,6 +13,7 @@ from pipecrypt.manifest.paths import (
     is_reserved,
     signature_path,
 )
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import paths
 
 HOSTILE = [

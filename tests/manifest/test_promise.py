@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy, decode_policy, encode_policy
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.manifest.world import PII, POLICY, PRICES, policies
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.model import FileListSummary
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES, decode_statement, encode_statement, statement_sha256
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import (
     BOTH,
     CREATED,

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signed import Signature
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import NotTrustedError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
@@ -23,6 +22,7 @@ from pipecrypt.manifest.paths import check_path
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.manifest.statement import encode_statement
 from pipecrypt.manifest.verify import Check
+from pipecrypt.vocabulary.documents import DocumentError
 
 SHA256 = (DigestAlgorithm.SHA256,)
 BOTH = (DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3)

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
@@ -25,6 +24,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, K
 from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import DATA, encrypt, needs_vectors, parquet_bytes, sample_table
 
 CREDENTIALS = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
-from pipecrypt.pipeline.executors.portable import portable_location
+from pipecrypt.runs.workers.portable import portable_location
 from pipecrypt.storage import held_directory, tail
 from pipecrypt.storage.beneath import open_to_read, own_status, remove_empty, walk
 from pipecrypt.storage.exclusive import hold_exclusively, remove_file, replace_exclusively

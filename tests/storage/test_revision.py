@@ -14,12 +14,12 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.storage import revision
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import read_revision, replace_revision
 from pipecrypt.storage.s3_object import S3Object
 from pipecrypt.testing.fault_proxy import FaultKind, fault_proxy
+from pipecrypt.vocabulary.state import take_lock
 
 MOST = 1000
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]
 

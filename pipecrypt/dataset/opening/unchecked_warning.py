@@ -6,7 +6,7 @@ import warnings
 from typing import Final
 
 from pipecrypt.errors import UncheckedWarning
-from pipecrypt.said_once import mark_said, was_said
+from pipecrypt.vocabulary.once import mark_given, was_given
 
 __all__ = ["UNCHECKED", "warn_unchecked"]
 
@@ -16,8 +16,8 @@ _HINT: Final = 'pass trust=[...] or set PIPECRYPT_TRUST; verify="off" silences t
 
 def warn_unchecked() -> None:
     """Warn that encrypted data is used and nobody asked who signed it; from the second call on, do nothing."""
-    if was_said(UNCHECKED):
+    if was_given(UNCHECKED):
         return
     # Remembered behind the warning: where warnings are errors, every read fails, not only the first.
     warnings.warn(f"{UNCHECKED}: {_HINT}", UncheckedWarning, stacklevel=3)
-    mark_said([UNCHECKED])
+    mark_given([UNCHECKED])

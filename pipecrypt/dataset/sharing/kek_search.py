@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.opening.requirements import Requirements
 from pipecrypt.dataset.opening.signed_dataset import open_dataset
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.manifest.entry import FileEntry
@@ -37,6 +35,8 @@ from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.small_files import LocatedFiles, locate
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
 
 __all__ = ["FoundKEK", "KEKSearch", "Place", "find_place", "search_keks"]
 

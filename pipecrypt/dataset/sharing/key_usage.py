@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipecrypt.clock import utc_text
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.sharing.found_grants import read_grants
 from pipecrypt.dataset.sharing.kek_search import Place
@@ -21,6 +20,7 @@ from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
 from pipecrypt.storage.listing import SourceFile, list_sources
 from pipecrypt.storage.small_files import locate
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.clock import utc_text
 
 __all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "UsageClaims", "WrappedKEK", "read_claims", "read_usage"]
 

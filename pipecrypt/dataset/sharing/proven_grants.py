@@ -15,7 +15,7 @@ from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, Int
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["GrantProofs"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, UsageError
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["add_promises", "check_columns", "check_frame", "continue_promise"]
 

@@ -14,7 +14,6 @@ from pipecrypt.dataset.signing.earlier_version import EarlierVersion
 from pipecrypt.dataset.signing.known_versions import remember_published
 from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
@@ -28,6 +27,7 @@ from pipecrypt.manifest.verify import Remembered
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import replace_revision
 from pipecrypt.storage.sink import open_sink
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["publish_dataset", "publish_file"]
 

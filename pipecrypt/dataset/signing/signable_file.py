@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.sessions.recording import RecordingKeys
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["note_file"]
 

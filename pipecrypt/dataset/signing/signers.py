@@ -8,11 +8,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from pipecrypt.clock import utc_now
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.records import SigningOptions
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey
@@ -22,6 +20,8 @@ from pipecrypt.keys.trust import Party, Trust
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.statement import encode_statement
+from pipecrypt.vocabulary.clock import utc_now
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["OpenSigners"]
 

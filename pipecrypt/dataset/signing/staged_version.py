@@ -13,7 +13,6 @@ from typing import Final
 
 from pipecrypt.dataset.opening.staged_files import is_listed, staged_files
 from pipecrypt.dataset.signing.directory_state import name_some
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
@@ -22,6 +21,7 @@ from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.move import move_file, remove_empty_directories
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["finish_version", "set_aside"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pipecrypt.dataset.opening.file_digests import computable, digest_file
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, ContentError
 from pipecrypt.manifest.compare import ObservedFile, compare_file
 from pipecrypt.manifest.entry import FileEntry
@@ -21,6 +20,7 @@ from pipecrypt.manifest.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, parse_r
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.publication import is_temporary
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["NO_JOURNALS", "Journals", "RunTable", "RunTables", "find_unexpected", "table_of"]
 

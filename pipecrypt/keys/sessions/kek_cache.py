@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["MAX_CACHED_KEKS", "KEKCache", "KEKLimits"]
 

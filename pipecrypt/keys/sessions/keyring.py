@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from pipecrypt.context import Context
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import parse_kek_text
@@ -27,7 +26,8 @@ from pipecrypt.keys.service import (
 )
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["Keyring"]
 

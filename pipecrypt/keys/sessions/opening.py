@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed
 from pipecrypt.crypto.commitment import check_commitment
-from pipecrypt.documents import decode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.material import ExternalMaterial, KeyMaterial, dataset_of_kek_text
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import decode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["FindGrants", "UnwrapRequest", "check_binding", "checked", "external_entry", "unwrap_data_key"]
 

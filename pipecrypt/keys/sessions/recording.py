@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipecrypt.context import Context
-from pipecrypt.documents import encode_base64
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["RecordingKeys"]
 

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -41,7 +39,9 @@ from pipecrypt.keys.sessions.keyring import Keyring
 from pipecrypt.keys.sessions.opening import FindGrants, UnwrapRequest, checked, external_entry, unwrap_data_key
 from pipecrypt.keys.sessions.writing_keks import WritingKEKs
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["FileKeys", "FindGrants", "KeySession"]
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.clock import utc_now, utc_text
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.commitment import commit
-from pipecrypt.documents import encode_base64
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.clock import utc_now, utc_text
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["WritingKEKs"]
 

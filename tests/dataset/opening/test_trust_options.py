@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt import said_once
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, TRUST_VARIABLE, trust_options
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import AccessError, KeyReferenceError, UncheckedWarning, UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.vocabulary import once
 from tests.dataset.world import ALICE, BOB
 
 
@@ -118,7 +118,7 @@ def test_keys_that_are_none(tmp_path: Path, pem_file: str) -> None:
 
 @pytest.fixture
 def _unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(said_once, "_said", set())
+    monkeypatch.setattr(once, "_said", set())
 
 
 @pytest.mark.usefixtures("_unsaid")

@@ -8,11 +8,9 @@ from typing import cast
 
 import pytest
 
-from pipecrypt.context import new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.dataset.sharing.key_usage import KeyUsage, WrappedKEK
 from pipecrypt.dataset.sharing.proven_grants import GrantProofs
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -26,8 +24,10 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.secret import DataKey
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import new_dataset_id
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 DOOMED, OTHER, KEK = "keystore/pii/1", "keystore/other/2", "AAAA"
 USAGE = KeyUsage(DOOMED, 1, 0, (), 1, 0, None, (), 1)

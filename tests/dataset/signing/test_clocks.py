@@ -13,18 +13,18 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
-from pipecrypt.clock import utc_text
 from pipecrypt.dataset.signing import signers
 from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
 from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import MAX_CLOCK_SKEW
-from pipecrypt.pipeline.planning.plan_report import report_plan
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
-from pipecrypt.pipeline.run.run import run
+from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
+from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.storage.location import Location
+from pipecrypt.vocabulary.clock import utc_text
 from tests.dataset.written import World, people
 
 AHEAD = timedelta(minutes=15)
@@ -85,9 +85,9 @@ def test_a_skew_that_is_allowed(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert (world.verify().manifest.version, world.verify().manifest.created) == (2, first)
 
 
-def _request(world: World, *, accepts: bool) -> EncryptRequest:
+def _request(world: World, *, accepts: bool) -> EncryptSpec:
     options = RunOptions(keeps_journal=True, on_source_change=OnSourceChange.REPLACE, accepts_future_statement=accepts)
-    return EncryptRequest(
+    return EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), run=options
     )
 

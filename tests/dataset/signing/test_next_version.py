@@ -35,9 +35,9 @@ from pipecrypt.keys.trust import Trust
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter
 from pipecrypt.manifest.verify import verify_envelope
-from pipecrypt.pipeline.calls.files import decrypt
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.runs.files import decrypt
+from pipecrypt.runs.report.events import Event, FileDone
+from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.revision import Revision
 from pipecrypt.storage.sink_lock import SinkLock

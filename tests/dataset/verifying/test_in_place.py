@@ -18,7 +18,7 @@ from pipecrypt.dataset.verifying.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, staged_path
-from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
+from pipecrypt.runs.journal.trusted import TrustedJournals
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import MAX_LOCK_FILES, LockHolder
 from pipecrypt.storage.lock_watch import LockTiming, LockWatch

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -22,6 +21,7 @@ from pipecrypt.keys.services.aws_kms.service import SERVICE, AWSKMSService
 from pipecrypt.testing.fake_kms import FakeKMS, start_fake_kms
 from pipecrypt.testing.http_service import HTTPRequest
 from pipecrypt.testing.memory_keys import MemoryKeyService, MemoryMasterKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld

@@ -11,7 +11,6 @@ import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.signature import verify
 from pipecrypt.errors import (
     AccessError,
@@ -27,6 +26,7 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.services.gcp_kms.service import GCPKMSService, GCPMasterKey
 from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse
 from tests.keys.fakes.gcp_transport import transport_to

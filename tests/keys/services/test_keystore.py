@@ -14,7 +14,6 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters, derive_key
 from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of, key_id
 from pipecrypt.errors import (
@@ -37,7 +36,8 @@ from pipecrypt.keys.services.keystore.making import create_key, import_key, list
 from pipecrypt.keys.services.keystore.service import SERVICE, KeystoreMasterKey
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.signers import export_public_key
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 
 Reference = Callable[[str], str]
 PLACE = Context(new_dataset_id(), "a.parquet", ("a",), 0)

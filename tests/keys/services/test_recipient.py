@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     AccessError,
     IntegrityError,
@@ -30,6 +29,7 @@ from pipecrypt.keys.services.recipient import IdentityMasterKey, RecipientMaster
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_public_keys
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.crypto.keys import private_pem, public_text
 from tests.keys.conftest import CHEAP_KDF
 

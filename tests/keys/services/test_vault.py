@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.signature import verify
 from pipecrypt.errors import (
     AccessError,
@@ -33,6 +32,7 @@ from pipecrypt.keys.services.vault.server import VaultAddress
 from pipecrypt.keys.services.vault.service import VaultMasterKey, VaultService
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 

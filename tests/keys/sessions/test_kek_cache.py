@@ -2,7 +2,7 @@ import pytest
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 
 class _Clock:

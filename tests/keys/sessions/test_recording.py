@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.recording import RecordingKeys
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 
 _FILE = Context(new_dataset_id(), "a.parquet")
 _PII, _OPS = "memory://pii", "memory://ops"

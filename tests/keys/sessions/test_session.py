@@ -11,9 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import open_sealed, seal
-from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import (
     FormatError,
     IntegrityError,
@@ -28,8 +26,10 @@ from pipecrypt.keys.material import parse_external_material
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.secret import DataKey
 from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.documents import decode_base64, encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 DATASET = new_dataset_id()
 FILE = Context(DATASET, "a/b.parquet")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.kdf import Argon2Parameters
-from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.sessions.kek_cache import KEKLimits
 from pipecrypt.keys.sessions.session import FileKeys, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 
 PII, OPS = "memory://pii", "memory://ops"
 DATASET = new_dataset_id()

@@ -1,0 +1,61 @@
+"""Encrypt one source as it is, in chunks, into an open sink. Publishing and everything around it is left to task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
+from pipecrypt.parquet.byte_entry import FileInfo
+from pipecrypt.parquet.protocols import AppendSink, DataKeys
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.runs.kinds.chunk_codec import LazyCodec
+from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
+from pipecrypt.storage.source import open_range_source
+from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.vocabulary.context import Context
+
+__all__ = ["encrypt_chunks"]
+
+
+def encrypt_chunks(  # what a task is carried out with
+    task: Task,
+    operation: ChunkEncryption,
+    sink: AppendSink,
+    keys: DataKeys,
+    on_bytes: Callable[[int], None],
+) -> FileReport:
+    """Write a source's bytes to `sink` as an encrypted Parquet file of chunks.
+
+    Standard input is not held in memory: chunks need no end of the input before its beginning.
+
+    Raises:
+        PipecryptError: as the engine, the keys and the storage say.
+    """
+    file = task.source
+    context = Context(operation.dataset_id, task.path)
+    codec = LazyCodec() if operation.compress else None
+    if file.location.is_standard_stream:
+        with open_source_file(file) as stream:
+            return encrypt_byte_stream(
+                stream,
+                sink,
+                operation.policy,
+                keys=keys,
+                context=context,
+                chunk_bytes=operation.chunk_bytes,
+                codec=codec,
+                on_bytes=on_bytes,
+                name=file.location.display,
+            )
+    with open_range_source(file) as source:
+        return encrypt_bytes_file(
+            source,
+            sink,
+            operation.policy,
+            keys=keys,
+            context=context,
+            info=FileInfo(file.location.name, file.mode, file.mtime_ns),
+            chunk_bytes=operation.chunk_bytes,
+            codec=codec,
+            on_bytes=on_bytes,
+        )
