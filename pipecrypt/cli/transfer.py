@@ -290,7 +290,7 @@ def decrypt(
         note(UNCHECKED)
 
 
-def _carry_out(request: EncryptRequest | DecryptRequest, opens: Credentials) -> None:
+def _carry_out(request: EncryptSpec | DecryptSpec, opens: Credentials) -> None:
     from pipecrypt.cli.progress import run_lines, show_progress
     from pipecrypt.runs.run import run as run_request
 
