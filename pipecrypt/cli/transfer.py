@@ -36,6 +36,7 @@ from pipecrypt.sources.options import BadRows, Codec
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
     from pipecrypt.runs.spec.options import RunOptions
+    from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 
 __all__ = [
     "Also",
