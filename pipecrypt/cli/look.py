@@ -85,7 +85,7 @@ def cat(
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
     from pipecrypt.reading.rows import read_rows
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     with read_rows(
@@ -126,9 +126,9 @@ def inspect(
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
     from pipecrypt.parquet.inspect import inspect_file
-    from pipecrypt.storage.listing import list_sources
-    from pipecrypt.storage.location import Location
-    from pipecrypt.storage.source import open_range_source
+    from pipecrypt.store.listing import list_sources
+    from pipecrypt.store.location import Location
+    from pipecrypt.store.source import open_range_source
 
     summaries: list[FileSummary] = []
     for source in list_sources(Location(path), ENCRYPTED_FILES):

@@ -65,7 +65,7 @@ def report(
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
     from pipecrypt.runs.report.report import read_report
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     found = read_report(Location(path), run_id)
     if html is None:

@@ -19,7 +19,7 @@ from pipecrypt.cli.options import (
 )
 from pipecrypt.cli.render import aligned, count, show, write
 from pipecrypt.errors import UsageError
-from pipecrypt.sources.options import FOUND_DELIMITERS
+from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 if TYPE_CHECKING:
     from pipecrypt.config.run import ConfigPlan
@@ -221,4 +221,4 @@ def _signed_as(plan: ConfigPlan) -> str:
 
 def delimiter_word(delimiter: str) -> str:
     """Return how to call a delimiter: `comma`, `tab`; the character where it has no name here."""
-    return "space" if delimiter == " " else FOUND_DELIMITERS.get(delimiter, delimiter)
+    return "space" if delimiter == " " else DETECTABLE_DELIMITERS.get(delimiter, delimiter)

@@ -29,9 +29,8 @@ from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.options import BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.options import BadRows, Codec
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
@@ -184,7 +183,7 @@ def encrypt(
     from pipecrypt.runs.spec.options import Reading
     from pipecrypt.runs.spec.policy import Mode, Policy
     from pipecrypt.runs.spec.spec import EncryptSpec
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     policy = Policy(
         dict.fromkeys(split_names(columns or []), key),
@@ -272,7 +271,7 @@ def decrypt(
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
     from pipecrypt.runs.spec.spec import DecryptSpec
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     request = DecryptSpec(

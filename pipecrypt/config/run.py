@@ -19,9 +19,9 @@ from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.report.events import Event, Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.workers.mapped import MapTasks
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config", "run_config"]
 

@@ -41,9 +41,9 @@ from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.reading.view_file import FileView
-from pipecrypt.storage.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
+from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
+from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.location import Location
 
 __all__ = ["Description", "EncryptedDataset", "describe", "open_dataset"]
 

@@ -36,8 +36,8 @@ from pipecrypt.reading.statements import (
 )
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views, check_names, view_options
-from pipecrypt.storage.filesystem import fingerprint_of, size_of
-from pipecrypt.storage.local_file import LocalFile, is_local
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import LocalFile, is_local
 
 __all__ = ["PipecryptFileSystem"]
 

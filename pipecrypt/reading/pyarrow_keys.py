@@ -16,16 +16,16 @@ import pyarrow.parquet.encryption as pe
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["ExposedKeys", "crypto_factory", "decryption_properties", "expose_data_keys"]
 

@@ -24,8 +24,9 @@ from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
 from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks
@@ -36,10 +37,9 @@ from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Stat
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
-from pipecrypt.storage.filesystem import fingerprint_of, size_of
-from pipecrypt.storage.local_file import read_stored
-from pipecrypt.storage.problems import map_errors
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.problems import map_errors
 
 __all__ = [
     "KEYS_VARIABLE",
@@ -499,7 +499,7 @@ def _choose_view(
         return None
     prefix, is_signed = options.aad_prefix, signed is not None
     chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
+        source, keys=keys, aad_prefix=prefix, codec=ZstdCodec(), stored=stored, is_signed=is_signed
     )
     if chunks is not None:
         return chunks

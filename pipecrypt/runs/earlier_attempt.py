@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pipecrypt.dataset.opening.observed_footer import written_as
 from pipecrypt.errors import SinkNotEmptyError, StorageError
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, open_sink
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import Publication, open_sink
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["is_written_as", "open_output"]

@@ -9,10 +9,10 @@ from typing import Any, Final
 from pipecrypt.dataset.sharing.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
-from pipecrypt.keys.sessions.session import FileKeys, KeySession
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, locate
-from pipecrypt.storage.source import read_small_file, read_small_object
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, locate
+from pipecrypt.store.source import read_small_file, read_small_object
 
 __all__ = ["keys_of_file", "keys_of_object"]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.dataset.signing.signable_file import note_file
-from pipecrypt.keys.sessions.recording import RecordingKeys
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
@@ -64,7 +63,7 @@ class SignableOutput:
         """Stand between engine and storage, if the policy asks for it."""
         self._policy = policy
         self._digesting = None if policy.digest is None else DigestingSink(sink, policy.digest)
-        self._recording = RecordingKeys(session)
+        self._recording = FileKeys(session)
         self.sink: AppendSink = sink if self._digesting is None else self._digesting
         self.keys: DataKeys = session if self._digesting is None else self._recording
 

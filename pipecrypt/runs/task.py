@@ -16,7 +16,8 @@ from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.formats.compression import ZstdCodec
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.protocols import RangeSource
@@ -26,12 +27,11 @@ from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.kinds.blob import encrypt_chunks
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.signable_output import SignableOutput
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["OnBytes", "run_task"]
@@ -189,7 +189,7 @@ def _decrypt(
                 sink,
                 keys=keys_of_file(task.source.location, session),
                 aad_prefix=operation.aad_prefix,
-                codec=LazyCodec(),
+                codec=ZstdCodec(),
                 bytes_check=None if signed is None else check_bytes(signed),
                 check=None if signed is None else signed.check_footer,
                 check_opened=(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipecrypt.cli.look import RowFormat, format_rows
-from pipecrypt.sources.csv_lines import open_csv
-from pipecrypt.sources.options import ReadOptions
+from pipecrypt.formats.csv import open_csv
+from pipecrypt.formats.options import ReadOptions
 
 
 def _text(names: Sequence[str], batches: Sequence[Sequence[dict[str, Any]]], kind: RowFormat) -> str:

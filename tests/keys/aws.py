@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import KeyServices, MasterKey, open_key_reference
 from pipecrypt.keys.services.aws_kms.service import AWSKMSService
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.testing.fake_kms import FakeKMS, kms_error
 from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.patience import fake_patience

@@ -26,7 +26,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView

@@ -14,9 +14,9 @@ from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.structure import check_opened_structure
 from pipecrypt.parquet.wire.modules import LENGTH_BYTES, ModuleType, open_module
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, as_before
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import Undo, as_before
 
 __all__ = ["check_unsigned_undo", "is_authentic", "is_of_another_file"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import FileInfo
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["encrypt_chunks"]
@@ -33,7 +32,7 @@ def encrypt_chunks(  # what a task is carried out with
     """
     file = task.source
     context = Context(operation.dataset_id, task.path)
-    codec = LazyCodec() if operation.compress else None
+    codec = ZstdCodec() if operation.compress else None
     if file.location.is_standard_stream:
         with open_source_file(file) as stream:
             return encrypt_byte_stream(

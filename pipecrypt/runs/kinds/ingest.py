@@ -1,6 +1,6 @@
 """The life of a file whose rows are read: parsed, written as row groups in memory, encrypted, published.
 
-Reading, encoding and encrypting overlap, each on a thread of its own. What the rows are is left to sources.
+Reading, encoding and encrypting overlap, each on a thread of its own.
 """
 
 from __future__ import annotations
@@ -13,20 +13,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, cast
 
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.formats.batches import BatchStream, batches_of, open_batches
+from pipecrypt.formats.options import EncodeOptions, SourceFormat
+from pipecrypt.formats.row_groups import encode_row_groups
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.kinds.operation import Ingestion, Task
 from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.sources.row_groups import encode_row_groups
-from pipecrypt.sources.stream import BatchStream
-from pipecrypt.sources.text_rows import TextStream
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_source_file
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 
@@ -106,7 +102,7 @@ def outline(source: SourceFile, operation: Ingestion) -> Outline:
     """
     with open_source_file(source) as file, closing(_open(file, source, operation)) as stream:
         schema = stream.schema
-        delimiter = stream.delimiter if isinstance(stream, TextStream) else None
+        delimiter = stream.delimiter
     groups = encode_row_groups(batches_of([], schema), operation.encoding)
     is_text = operation.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
     types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()

@@ -16,8 +16,8 @@ from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import rolls_over, split_path
 from pipecrypt.runs.spec.options import OnSourceChange
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = [
     "Changes",

@@ -13,8 +13,7 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import list_signed_sources
 from pipecrypt.runs.kinds.operation import Decryption, Task
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.pattern import Pattern
+from pipecrypt.store.listing import Pattern, SourceFile, list_sources
 
 __all__ = ["compared", "find_sources"]
 

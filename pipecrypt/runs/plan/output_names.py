@@ -13,7 +13,7 @@ from typing import Final
 from pipecrypt.errors import UsageError
 from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.output import numbered
-from pipecrypt.storage.location import NAME_BYTES, Location
+from pipecrypt.store.location import NAME_BYTES, Location
 
 __all__ = ["check_output_names"]
 

@@ -12,6 +12,7 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
+from pipecrypt.formats.options import MAGIC_BYTES, SourceFormat, guess_format, known_suffixes, output_name, sniff_format
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
 from pipecrypt.runs.output import numbered, sidecar_files, unnumbered
@@ -21,21 +22,20 @@ from pipecrypt.runs.plan.splitting import Share, shares_of_each
 from pipecrypt.runs.plan.task_id import task_id
 from pipecrypt.runs.spec.options import ExecutorKind, FileReading, Reading, RunOptions
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.sources.formats import (
-    MAGIC_BYTES,
-    SourceFormat,
-    guess_format,
-    known_suffixes,
-    output_name,
-    sniff_format,
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.listing import (
+    EVERY_FILE,
+    PARQUET_SUFFIXES,
+    Pattern,
+    SourceFile,
+    all_ending,
+    check_disjoint,
+    check_outputs,
+    list_sources,
 )
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.overlap import check_disjoint, check_outputs
-from pipecrypt.storage.pattern import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
-from pipecrypt.storage.sink import is_directory, is_link, new_token, sink_is_empty
-from pipecrypt.storage.sink_lock import HeldLock
-from pipecrypt.storage.source import read_start
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import is_directory, is_link, new_token, sink_is_empty
+from pipecrypt.store.source import read_start
 from pipecrypt.vocabulary.context import new_dataset_id
 from pipecrypt.vocabulary.documents import DocumentError
 
@@ -75,7 +75,7 @@ class Plan:
     sink: Location
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
-    lock: HeldLock | None = None
+    lock: HeldLease | None = None
 
     @property
     def may_travel(self) -> bool:

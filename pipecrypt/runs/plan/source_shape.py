@@ -9,8 +9,8 @@ from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Encryption, Ingestion, Operation
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["ChosenColumn", "SourceShape", "source_shape"]
 

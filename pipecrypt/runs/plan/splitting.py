@@ -14,8 +14,8 @@ from typing import Final
 
 from pipecrypt.errors import AlreadyEncryptedError, ContentError
 from pipecrypt.parquet.row_group_slice import row_group_sizes
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Share", "share_out", "shares_of_each"]
 

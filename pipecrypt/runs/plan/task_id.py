@@ -9,7 +9,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.runs.kinds.operation import Operation
-from pipecrypt.storage.listing import SourceFile
+from pipecrypt.store.listing import SourceFile
 
 __all__ = ["task_id"]
 

@@ -12,7 +12,7 @@ from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = [
     "DecryptSpec",

@@ -12,7 +12,7 @@ import pytest
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.errors import IntegrityError, LockLostError, StorageError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.testing.faulty_store import Faults, FaultyStore, register_faulty_store
 from tests.dataset.world import NAMES, SignedWorld, data_files, entry_of, tree
 

@@ -11,8 +11,8 @@ from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
 from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 
 class _Counted(str):

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation
 from pipecrypt.runs.plan.task_id import task_id
 from pipecrypt.runs.spec.options import Reading
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")
