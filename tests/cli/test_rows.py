@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.cli.rows import RowFormat, format_rows
+from pipecrypt.cli.look import RowFormat, format_rows
 from pipecrypt.formats.csv import open_csv
 from pipecrypt.formats.options import ReadOptions
 
