@@ -69,7 +69,7 @@ _REACHES_FILES = {
     "storage/attributes.py": "sets the time of an open file",
     "storage/process_identity.py": "reads /proc",
     "config/plan.py": "asks whether the user may write where the configuration says",
-    "runs/plan/output_names.py": "compares two spellings of a directory that exists",
+    "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",

@@ -34,8 +34,7 @@ from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
-from pipecrypt.runs.file_keys import keys_of_object
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
+from pipecrypt.runs.file_keys import LazyCodec, keys_of_object
 
 __all__ = ["Views"]
 
