@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt import errors
-from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
-from pipecrypt.config.plan import plan_config
+from pipecrypt.config.run import plan_config
+from pipecrypt.config.spec import build_request
 from pipecrypt.errors import PipecryptError
 
 _ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarr
 
 # Third party -> the rooms or files that may import it. testing/ stands outside: it fakes what is behind the doors.
 _DOORS = {
-    "azure": ["storage/azure_object.py", "keys/services/azure_kv/client.py"],
+    "azure": ["store/azure.py", "keys/services/azure_kv/client.py"],
     "blake3": ["crypto/"],
     "boto3": ["keys/services/aws_kms/client.py"],
     "cryptography": ["crypto/"],
@@ -45,7 +45,7 @@ _DOORS = {
     "typer": ["cli/"],
 }
 
-# What changes local files, or looks at them past `storage/beneath.py`. Who else may, and why: the place is named by the
+# What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the
 # user, not found in a sink, or it has a way of its own that follows no link.
 # fmt: off
 _CHANGING_CALLS = {
@@ -63,12 +63,12 @@ _CHANGING_METHODS = {
 }
 # fmt: on
 _REACHES_FILES = {
-    "storage/beneath.py": "the one way to local files",
-    "storage/held_directory.py": "likewise",
-    "storage/listing.py": "lists sources, where links are the user's own; changes nothing",
-    "storage/attributes.py": "sets the time of an open file",
-    "storage/process_identity.py": "reads /proc",
-    "config/plan.py": "asks whether the user may write where the configuration says",
+    "store/beneath.py": "the one way to local files",
+    "store/held_directory.py": "likewise",
+    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/held_directory.py": "sets the time of an open file",
+    "store/process_identity.py": "reads /proc",
+    "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
@@ -115,11 +115,11 @@ def test_each_third_party_has_one_door(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_local_files_are_reached_in_one_way(path: Path) -> None:
-    """Whoever goes past `storage/beneath.py` may follow a link that somebody put into a sink."""
+    """Whoever goes past `store/beneath.py` may follow a link that somebody put into a sink."""
     if _name(path).startswith("testing/"):
         return
     calls = {ast.unparse(node) for node in ast.walk(_tree(path)) if _changes_files(node)}
-    assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.storage.beneath"
+    assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.store.beneath"
 
 
 def test_who_may_reach_files_does() -> None:

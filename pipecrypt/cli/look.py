@@ -6,20 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipecrypt.cli.look import RowFormat, file_lines, format_rows
 from pipecrypt.cli.options import (
+    DatasetID,
     JSONFlag,
     LogFormatOption,
     LogLevelOption,
+    MinVersion,
     Prefix,
+    Threshold,
+    Trust,
+    Verify,
     credentials,
     join_names,
     parse_aad_prefix,
+    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import OUTPUT, note, show, write, write_data
-from pipecrypt.cli.rows import RowFormat, format_rows
-from pipecrypt.cli.summaries import file_lines
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
@@ -56,7 +60,7 @@ def cat(
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
     from pipecrypt.reading.rows import read_rows
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     with read_rows(
@@ -97,9 +101,9 @@ def inspect(
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
     from pipecrypt.parquet.inspect import inspect_file
-    from pipecrypt.storage.listing import list_sources
-    from pipecrypt.storage.location import Location
-    from pipecrypt.storage.source import open_range_source
+    from pipecrypt.store.listing import list_sources
+    from pipecrypt.store.location import Location
+    from pipecrypt.store.source import open_range_source
 
     summaries: list[FileSummary] = []
     for source in list_sources(Location(path), ENCRYPTED_FILES):

@@ -32,7 +32,7 @@ def report(
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
     from pipecrypt.runs.report.report import read_report
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     found = read_report(Location(path), run_id)
     if html is None:
@@ -43,7 +43,7 @@ def report(
 
 
 def _write_page(html: Path, found: RunReport) -> None:
-    from pipecrypt.cli.report_page import report_page
+    from pipecrypt.cli.report import report_page
 
     try:
         html.write_text(report_page(found), encoding="utf-8")

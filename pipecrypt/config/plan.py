@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipecrypt.config.build import build_request
+from pipecrypt.config.document import Problem, config_error
 from pipecrypt.config.load import LoadedConfig
-from pipecrypt.config.paths import hints_about_paths
-from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.config.spec import build_request, hints_about_paths
 from pipecrypt.errors import StorageAccessError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.task import Kind
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
+from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.crypto.signature import check_rsa
 from pipecrypt.errors import IntegrityError, UsageError

@@ -17,7 +17,7 @@ import hashlib
 from enum import StrEnum
 from typing import Protocol
 
-from pipecrypt.crypto.pem_text import pem_text
+from pipecrypt.crypto.signature import pem_text
 
 __all__ = ["Identity", "RecipientAlgorithm", "RecipientKey", "encode_pem", "key_digest"]
 

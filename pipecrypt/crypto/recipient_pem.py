@@ -19,10 +19,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pipecrypt.crypto.hpke import SEED_BYTES, HPKEIdentity, HPKERecipient
-from pipecrypt.crypto.oaep import OAEPIdentity, OAEPRecipient
-from pipecrypt.crypto.private_key import is_encrypted_pem, load_private_pem, read_private_pem
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey
+from pipecrypt.crypto.recipient import (
+    SEED_BYTES,
+    HPKEIdentity,
+    HPKERecipient,
+    Identity,
+    OAEPIdentity,
+    OAEPRecipient,
+    RecipientAlgorithm,
+    RecipientKey,
+)
+from pipecrypt.crypto.signature import is_encrypted_pem, load_private_pem, read_private_pem
 from pipecrypt.errors import UsageError
 from pipecrypt.vocabulary.secret import DataKey
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.crypto.signature import PublicKey
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PublicKey, Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, read_public_file

@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from pipecrypt.errors import ColumnNotFoundError, FormatError, LimitError, PolicyError, UnlistedColumnError
-from pipecrypt.parquet.names import SchemaElement
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import SchemaElement
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns", "physical_type_code"]
 

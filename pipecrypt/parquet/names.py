@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipecrypt.parquet.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
+from pipecrypt.parquet.wire.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
 
 __all__ = [
     "BLOOM_FILTER_HEADER",

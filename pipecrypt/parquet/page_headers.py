@@ -13,10 +13,10 @@ import re
 from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.modules import MODULE_OVERHEAD_BYTES
-from pipecrypt.parquet.names import PageHeader, PageType
-from pipecrypt.parquet.thrift import WireType, encode_varint, encode_zigzag
-from pipecrypt.parquet.thrift_read import skip_value
+from pipecrypt.parquet.wire.fields import PageHeader, PageType
+from pipecrypt.parquet.wire.modules import MODULE_OVERHEAD_BYTES
+from pipecrypt.parquet.wire.thrift import WireType, encode_varint, encode_zigzag
+from pipecrypt.parquet.wire.thrift_read import skip_value
 
 __all__ = [
     "MAX_HEADER_BYTES",

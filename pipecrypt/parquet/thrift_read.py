@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.thrift import (
+from pipecrypt.parquet.wire.thrift import (
     BINARY,
     BOOL,
     ENCODED,

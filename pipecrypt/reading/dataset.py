@@ -34,12 +34,12 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.reading.arrow_errors import arrow_errors
-from pipecrypt.reading.description import Description, describe
+from pipecrypt.reading.dataset import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.storage.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
+from pipecrypt.reading.rows import arrow_errors
+from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
+from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.location import Location
 
 __all__ = ["EncryptedDataset", "open_dataset"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["ExposedKeys", "expose_data_keys"]
 

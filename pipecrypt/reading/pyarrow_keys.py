@@ -14,8 +14,8 @@ from typing import Any, Final
 import pyarrow.parquet.encryption as pe
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.files import listed_keys
 
 __all__ = ["crypto_factory", "decryption_properties"]

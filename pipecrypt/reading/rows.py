@@ -19,16 +19,16 @@ from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.reading.arrow_errors import arrow_errors
+from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.storage.listing import SourceFile, find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["Rows", "read_rows"]
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage.filesystem import fingerprint_of, size_of
-from pipecrypt.storage.local_file import read_stored
-from pipecrypt.storage.problems import map_errors
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.problems import map_errors
 
 __all__ = ["FileRanges", "StoredFile", "look_at_file", "open_places"]
 

@@ -43,11 +43,11 @@ from pipecrypt.runs.signed_run import check_promise
 from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.preconditions import Writers, check_writers
-from pipecrypt.storage.sink import remove_leftovers_in
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.sink import remove_leftovers_in
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "open_directory_run"]
@@ -78,7 +78,7 @@ class DirectoryRun:
         request: EncryptSpec,
         plan: Plan,
         *,
-        lock: SinkLock,
+        lock: Lease,
         state: SinkState,
         decision: Decision,
         header: RunHeader,

@@ -9,11 +9,11 @@ from typing import Any, Final
 from pipecrypt.dataset.sharing.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
-from pipecrypt.keys.sessions.session import FileKeys, KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.protocols import PageCodec
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, locate
-from pipecrypt.storage.source import read_small_file, read_small_object
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, locate
+from pipecrypt.store.source import read_small_file, read_small_object
 
 __all__ = ["LazyCodec", "keys_of_file", "keys_of_object"]
 
@@ -77,7 +77,7 @@ class LazyCodec:
 
     def _loaded(self) -> PageCodec:
         if self._codec is None:
-            from pipecrypt.sources.zstd import ZstdCodec  # noqa: PLC0415  # pyarrow takes long to import
+            from pipecrypt.formats.compression import ZstdCodec  # noqa: PLC0415  # pyarrow takes long to import
 
             self._codec = ZstdCodec()
         return self._codec

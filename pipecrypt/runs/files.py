@@ -14,7 +14,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.storage.location import Location, Place
+from pipecrypt.store.location import Location, Place
 
 __all__ = ["decrypt", "encrypt", "listed_keys"]
 

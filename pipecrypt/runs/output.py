@@ -19,17 +19,16 @@ from pipecrypt.dataset.opening.observed_footer import written_as
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.dataset.signing.signable_file import note_file
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
-from pipecrypt.keys.sessions.recording import RecordingKeys
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
-from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication, exists, open_sink
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import Publication, exists, open_sink
 from pipecrypt.vocabulary.context import Context
 
 __all__ = [
@@ -190,7 +189,7 @@ class SignableOutput:
         """Stand between engine and storage, if the policy asks for it."""
         self._policy = policy
         self._digesting = None if policy.digest is None else DigestingSink(sink, policy.digest)
-        self._recording = RecordingKeys(session)
+        self._recording = FileKeys(session)
         self.sink: AppendSink = sink if self._digesting is None else self._digesting
         self.keys: DataKeys = session if self._digesting is None else self._recording
 

@@ -16,18 +16,18 @@ from typing import Final, Protocol, TypeAlias
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.output import Target, numbered, unnumbered
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import Publication
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import Publication
 
 __all__ = [
     "Kind",

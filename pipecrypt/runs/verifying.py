@@ -19,14 +19,14 @@ from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.small_files import locate
 
 __all__ = ["verify"]
 

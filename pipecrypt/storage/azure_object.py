@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 from fsspec.asyn import sync
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
+from pipecrypt.store.conditional import WRITE_ID, ObjectHead
+from pipecrypt.store.filesystem import RemoteFilesystem
 
 __all__ = ["AzureObject"]
 

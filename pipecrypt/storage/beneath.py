@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import IntegrityError, NoRegularFileError
-from pipecrypt.storage.held_directory import HeldDirectory, open_regular
-from pipecrypt.storage.location import Location
+from pipecrypt.store.held_directory import HeldDirectory, open_regular
+from pipecrypt.store.location import Location
 
 __all__ = [
     "Names",

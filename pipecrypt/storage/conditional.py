@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.storage.azure_object import AzureObject
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.gcs_object import GCSObject
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lost_answers import repeat_until_known
-from pipecrypt.storage.object_head import ObjectHead
-from pipecrypt.storage.problems import describe
-from pipecrypt.storage.publication import unknown_outcome
-from pipecrypt.storage.retry import error_code, http_status, is_transient
-from pipecrypt.storage.s3_object import S3Object
+from pipecrypt.store.azure import AzureObject
+from pipecrypt.store.conditional import ObjectHead, repeat_until_known
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.gcs import GCSObject
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe
+from pipecrypt.store.publication import unknown_outcome
+from pipecrypt.store.s3_object import S3Object
+from pipecrypt.vocabulary.retry import error_code, http_status, is_transient
 
 __all__ = [
     "ConditionalChange",

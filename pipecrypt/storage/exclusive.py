@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import ConflictError, IntegrityError, SinkNotEmptyError, StorageError
-from pipecrypt.storage.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
-from pipecrypt.storage.filesystem import look_up, open_filesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import new_token
-from pipecrypt.storage.rename import remove_object
-from pipecrypt.storage.revision import read_revision, replace_revision
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.beneath import hold_directory, hold_parent, make_directories_above, open_to_change, remove
+from pipecrypt.store.filesystem import look_up, open_filesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.publication import new_token
+from pipecrypt.store.rename import remove_object
+from pipecrypt.store.revision import read_revision, replace_revision
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["hold_exclusively", "remove_file", "replace_exclusively"]

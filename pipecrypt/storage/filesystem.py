@@ -14,10 +14,9 @@ from typing import Any, Final
 import fsspec
 
 from pipecrypt.errors import StorageError, UsageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.retry import Retry, http_status, is_transient
-from pipecrypt.storage.transfer import OPTION, TransferSettings, transfer_settings
+from pipecrypt.store.location import OPTION, Location, TransferSettings, transfer_settings
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.vocabulary.retry import Retry, http_status, is_transient
 
 __all__ = [
     "RemoteFilesystem",

@@ -16,13 +16,12 @@ from os import stat_result
 from typing import Any, Final, TypeAlias
 
 from pipecrypt.errors import IntegrityError, LinkError, NoRegularFileError
-from pipecrypt.storage.beneath import own_status, status, walk
-from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.storage.listing import SourceFile, list_sources, local_fingerprint
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import Pattern
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import is_temporary
+from pipecrypt.store.beneath import own_status, status, walk
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.listing import Pattern, SourceFile, list_sources, local_fingerprint
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import is_temporary
 
 __all__ = [
     "Admits",

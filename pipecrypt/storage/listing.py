@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import NoRegularFileError, SourceNotFoundError, UsageError
-from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, PARQUET_SUFFIXES, Pattern, has_glob
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import is_temporary
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.listing import ALL_PARQUET, PARQUET_SUFFIXES, Pattern, has_glob
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import is_temporary
 
 __all__ = ["SourceFile", "find_file", "list_sources", "local_fingerprint", "split_glob"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipecrypt.storage.held_directory import open_regular
+from pipecrypt.store.held_directory import open_regular
 
 __all__ = ["LocalFile", "is_local", "read_stored"]
 

@@ -16,17 +16,11 @@ from collections.abc import Callable
 from typing import Final
 
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
-from pipecrypt.storage.attributes import apply_attributes
-from pipecrypt.storage.beneath import (
-    hold_parent,
-    make_directories_above,
-    remove_directory,
-    sync_directory,
-)
-from pipecrypt.storage.held_directory import HeldDirectory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import (
+from pipecrypt.store.beneath import hold_parent, make_directories_above, remove_directory, sync_directory
+from pipecrypt.store.held_directory import HeldDirectory, apply_attributes
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import (
     Publication,
     is_temporary_of,
     occupied,

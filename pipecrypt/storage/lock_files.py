@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.process_identity import ProcessIdentity
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.process_identity import ProcessIdentity
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder, holders, read_holder, written_ns
-from pipecrypt.storage.process_identity import is_running, this_process
+from pipecrypt.store.lease_holders import LeaseHolder, holders, read_holder, written_ns
+from pipecrypt.store.location import Location
+from pipecrypt.store.process_identity import is_running, this_process
 
 __all__ = ["HELD_HERE", "LONGEST_INTERVAL_SECONDS", "LockTiming", "LockWatch", "current_holder"]
 
@@ -44,7 +44,7 @@ class LockTiming:
             raise AssertionError(f"nobody waits for beats that are {self.interval_seconds} s apart")
 
 
-def current_holder(directory: Location, *, timing: LockTiming | None = None) -> LockHolder | None:
+def current_holder(directory: Location, *, timing: LockTiming | None = None) -> LeaseHolder | None:
     """Return who holds the lock of a directory and lives, or None; may wait for a beat, as LockWatch does.
 
     Raises:
@@ -66,9 +66,9 @@ class LockWatch:
         """Look at nothing yet."""
         self._directory = directory
         self._timing = timing or LockTiming()
-        self._waited_for: set[LockHolder] = set()  # in vain, at these beats
+        self._waited_for: set[LeaseHolder] = set()  # in vain, at these beats
 
-    def living(self, seen: Mapping[int, LockHolder] | None = None) -> LockHolder | None:
+    def living(self, seen: Mapping[int, LeaseHolder] | None = None) -> LeaseHolder | None:
         """Return one that lives, or None; waits for `patience` of the longest interval at most.
 
         All of them count, not the highest alone: that may be of one who came too late and takes it back, above a
@@ -98,7 +98,7 @@ class LockWatch:
         most = self._timing.patience * LONGEST_INTERVAL_SECONDS * _NANOSECONDS
         return written is not None and 0 <= time.time_ns() - written <= most
 
-    def _watch(self, silent: Sequence[LockHolder]) -> LockHolder | None:
+    def _watch(self, silent: Sequence[LeaseHolder]) -> LeaseHolder | None:
         for _ in range(self._timing.patience):
             if not silent:
                 return None
@@ -113,11 +113,11 @@ class LockWatch:
         return None
 
 
-def _is_known_to_live(holder: LockHolder) -> bool | None:
+def _is_known_to_live(holder: LeaseHolder) -> bool | None:
     if holder.process == this_process() and holder.write_id not in HELD_HERE:
         return False  # this process gave it back, and the storage did not take it
     return is_running(holder.process)
 
 
-def _interval_seconds(holder: LockHolder) -> int:
+def _interval_seconds(holder: LeaseHolder) -> int:
     return max(0, min(holder.interval_seconds, LONGEST_INTERVAL_SECONDS))

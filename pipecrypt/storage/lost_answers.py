@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import describe
-from pipecrypt.storage.publication import unknown_outcome
-from pipecrypt.storage.retry import Retry
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe
+from pipecrypt.store.publication import unknown_outcome
+from pipecrypt.vocabulary.retry import Retry
 
 __all__ = ["repeat_until_known", "settle"]
 

@@ -12,16 +12,16 @@ import errno
 from typing import Final
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.beneath import move, remove_directory, remove_empty
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.rename import rename
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.beneath import move, remove_directory, remove_empty
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.rename import rename
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["move_file", "remove_empty_directories", "remove_if_empty"]
 

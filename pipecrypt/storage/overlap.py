@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import UsageError
-from pipecrypt.storage.filesystem import strip_protocol
-from pipecrypt.storage.listing import SourceFile, split_glob
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.store.filesystem import strip_protocol
+from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, has_glob, split_glob
+from pipecrypt.store.location import Location
 
 __all__ = ["check_disjoint", "check_outputs"]
 

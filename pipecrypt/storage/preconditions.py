@@ -16,17 +16,13 @@ from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import UnsafeSinkError
-from pipecrypt.storage.conditional import (
-    conditional_object,
-    is_condition_failed,
-    is_worth_repeating,
-    knows_no_condition,
-)
-from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import new_token
-from pipecrypt.storage.s3_object import S3Object
+from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating, knows_no_condition
+from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.publication import new_token
+from pipecrypt.store.rename import conditional_object
+from pipecrypt.store.s3_object import S3Object
 
 __all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "honours_preconditions"]
 

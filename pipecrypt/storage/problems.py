@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipecrypt.errors import MissingExtraError, PipecryptError, StorageAccessError, StorageError
-from pipecrypt.storage.retry import http_status
+from pipecrypt.vocabulary.retry import http_status
 
 __all__ = ["describe", "map_errors"]
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.storage.location import NAME_BYTES, Location
+from pipecrypt.store.location import NAME_BYTES, Location
 
 __all__ = [
     "Publication",

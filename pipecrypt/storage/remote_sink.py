@@ -15,13 +15,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.conditional import conditional_object, replaced_meanwhile
-from pipecrypt.storage.filesystem import RemoteFilesystem, look_up, size_of
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lost_answers import repeat_until_known
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import Publication, occupied, temporary_name, write_fully
-from pipecrypt.storage.rename import rename
+from pipecrypt.store.conditional import repeat_until_known, replaced_meanwhile
+from pipecrypt.store.filesystem import RemoteFilesystem, look_up, size_of
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.publication import Publication, occupied, temporary_name, write_fully
+from pipecrypt.store.rename import conditional_object, rename
 
 __all__ = ["RemotePublication"]
 

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.storage.conditional import is_condition_failed
-from pipecrypt.storage.filesystem import fingerprint_of, look_up, open_filesystem
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.retry import TruncatedError, http_status
-from pipecrypt.storage.s3_object import S3Object
+from pipecrypt.store.conditional import is_condition_failed
+from pipecrypt.store.filesystem import fingerprint_of, look_up, open_filesystem
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.s3_object import S3Object
+from pipecrypt.vocabulary.retry import TruncatedError, http_status
 
 __all__ = ["RemoteRanges", "changed", "check_range"]
 

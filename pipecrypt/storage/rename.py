@@ -16,15 +16,10 @@ from typing import Any, Final
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage.conditional import (
-    ConditionalChange,
-    carry_out,
-    conditional_object,
-    replaced_meanwhile,
-)
-from pipecrypt.storage.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.object_head import ObjectHead
+from pipecrypt.store.conditional import ConditionalChange, ObjectHead, carry_out, replaced_meanwhile
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
+from pipecrypt.store.location import Location
+from pipecrypt.store.rename import conditional_object
 
 __all__ = ["remove_object", "rename"]
 

@@ -17,18 +17,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import FormatError, SinkNotEmptyError, StorageError
-from pipecrypt.storage.beneath import hold_parent
-from pipecrypt.storage.conditional import (
-    ConditionalChange,
-    carry_out,
-    conditional_object,
-    replaced_meanwhile,
-)
-from pipecrypt.storage.filesystem import RemoteFilesystem, open_filesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import check_small, read_small_file
+from pipecrypt.store.beneath import hold_parent
+from pipecrypt.store.conditional import ConditionalChange, carry_out, replaced_meanwhile
+from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.rename import conditional_object
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import check_small, read_small_file
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["Revision", "read_revision", "replace_revision"]

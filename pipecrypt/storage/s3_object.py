@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from fsspec.asyn import sync
 
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.object_head import WRITE_ID, ObjectHead
-from pipecrypt.storage.retry import TruncatedError
+from pipecrypt.store.conditional import WRITE_ID, ObjectHead
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.vocabulary.retry import TruncatedError
 
 __all__ = ["S3Object", "copied_ranges"]
 

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 from pipecrypt.errors import LimitError
-from pipecrypt.storage.retry import Retry
-from pipecrypt.storage.s3_object import S3Object
-from pipecrypt.storage.transfer import TransferSettings
+from pipecrypt.store.location import TransferSettings
+from pipecrypt.store.s3_object import S3Object
+from pipecrypt.vocabulary.retry import Retry
 
 __all__ = ["MOST_PARTS", "PartUpload", "first_part_bytes", "part_bytes"]
 

@@ -13,23 +13,23 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from pipecrypt.errors import PipecryptError, StorageError
-from pipecrypt.storage.conditional import (
+from pipecrypt.store.conditional import (
+    ObjectHead,
     asks_to_repeat,
     is_condition_failed,
     is_worth_repeating,
     knows_no_condition,
     precondition_failed,
+    repeat_until_known,
     replaced_meanwhile,
+    settle,
 )
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lost_answers import repeat_until_known, settle
-from pipecrypt.storage.object_head import ObjectHead
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.publication import Publication, occupied, unknown_outcome
-from pipecrypt.storage.retry import Retry, http_status, is_transient
-from pipecrypt.storage.s3_object import S3Object
-from pipecrypt.storage.s3_parts import PartUpload, first_part_bytes, part_bytes
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.publication import Publication, occupied, unknown_outcome
+from pipecrypt.store.s3_object import PartUpload, S3Object, first_part_bytes, part_bytes
+from pipecrypt.vocabulary.retry import Retry, http_status, is_transient
 
 __all__ = ["S3Publication"]
 

@@ -11,20 +11,13 @@ import logging
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError
-from pipecrypt.storage.conditional import is_worth_repeating, precondition_failed
-from pipecrypt.storage.filesystem import (
-    RemoteFilesystem,
-    fingerprint_of,
-    look_up,
-    open_filesystem,
-    size_of,
-)
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lost_answers import repeat_until_known
-from pipecrypt.storage.problems import describe, map_errors
-from pipecrypt.storage.retry import error_code
-from pipecrypt.storage.s3_object import S3Object, copied_ranges
+from pipecrypt.store.conditional import is_worth_repeating, precondition_failed, repeat_until_known
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.s3_object import S3Object, copied_ranges
+from pipecrypt.vocabulary.retry import error_code
 
 __all__ = ["MIN_BODY_BYTES", "ReplacesEnds", "ends_replaced_by"]
 

@@ -6,15 +6,15 @@ import os
 import stat
 from collections.abc import Iterable
 
-from pipecrypt.storage.beneath import own_status, status, walk
-from pipecrypt.storage.filesystem import look_up, open_filesystem
-from pipecrypt.storage.local_sink import LocalPublication, remove_local_leftovers, remove_run_leftovers
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import Publication, is_temporary, new_token
-from pipecrypt.storage.remote_sink import RemotePublication
-from pipecrypt.storage.s3_sink import S3Publication
-from pipecrypt.storage.standard_streams import StandardOutput
+from pipecrypt.store.beneath import own_status, status, walk
+from pipecrypt.store.filesystem import look_up, open_filesystem
+from pipecrypt.store.fsspec_publication import RemotePublication
+from pipecrypt.store.local_publication import LocalPublication, remove_local_leftovers, remove_run_leftovers
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import Publication, is_temporary, new_token
+from pipecrypt.store.s3 import S3Publication
+from pipecrypt.store.streams import StandardOutput
 
 __all__ = [
     "Publication",

@@ -24,11 +24,13 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     StorageError,
 )
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import (
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.lease_holders import (
+    HELD_HERE,
     MAX_LOCK_NUMBER,
-    LockHolder,
+    LeaseHolder,
+    LeaseTiming,
+    LeaseWatch,
     highest,
     holders,
     is_same,
@@ -36,9 +38,8 @@ from pipecrypt.storage.lock_files import (
     read_holder,
     write_holder,
 )
-from pipecrypt.storage.lock_watch import HELD_HERE, LockTiming, LockWatch
-from pipecrypt.storage.process_identity import this_process
-from pipecrypt.storage.transfer import OPTION, transfer_settings
+from pipecrypt.store.location import OPTION, Location, transfer_settings
+from pipecrypt.store.process_identity import this_process
 
 __all__ = ["HeldLock", "SinkLock"]
 
@@ -88,9 +89,9 @@ class SinkLock:
         StorageError: the storage refused or failed.
     """
 
-    def __init__(self, directory: Location, who: str, *, timing: LockTiming | None = None) -> None:
+    def __init__(self, directory: Location, who: str, *, timing: LeaseTiming | None = None) -> None:
         """Take the lock, from a dead holder if need be."""
-        self._timing = timing or LockTiming()
+        self._timing = timing or LeaseTiming()
         self._given = directory
         # A call that is tried for longer than others wait for a beat helps nobody.
         self._directory = _with_deadline(directory, max(self._timing.interval_seconds, 1))
@@ -102,10 +103,10 @@ class SinkLock:
         write_id = random_bytes(_WRITE_ID_BYTES).hex()
         interval = self._timing.interval_seconds
         self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
-        self._tried: LockHolder | None = None
+        self._tried: LeaseHolder | None = None
         HELD_HERE.add(write_id)
         try:
-            self._mine = self._take(LockHolder(0, who, write_id, this_process(), interval, 0))
+            self._mine = self._take(LeaseHolder(0, who, write_id, this_process(), interval, 0))
             self._beating.start()
         except BaseException:  # an interrupt too
             HELD_HERE.discard(write_id)
@@ -214,8 +215,8 @@ class SinkLock:
     def _place(self, number: int) -> Location:
         return self._directory.child(f"{number}.json")
 
-    def _take(self, wanted: LockHolder) -> LockHolder:
-        watch = LockWatch(self._directory, self._timing)
+    def _take(self, wanted: LeaseHolder) -> LeaseHolder:
+        watch = LeaseWatch(self._directory, self._timing)
         for attempt in range(_TRIES):
             seen = holders(self._directory)
             living = watch.living(seen)
@@ -233,7 +234,7 @@ class SinkLock:
             f"{self._directory.display} is wanted by several runs at once", hint="let one run at a time write there"
         )
 
-    def _next_number(self, seen: dict[int, LockHolder]) -> int:
+    def _next_number(self, seen: dict[int, LeaseHolder]) -> int:
         highest_seen = max(seen, default=0)
         if highest_seen >= MAX_LOCK_NUMBER:
             raise ConflictError(
@@ -242,7 +243,7 @@ class SinkLock:
             )
         return highest_seen + 1
 
-    def _create(self, mine: LockHolder) -> bool:
+    def _create(self, mine: LeaseHolder) -> bool:
         self._last_beat = _seconds_passed()
         self._tried = mine
         try:
@@ -261,7 +262,7 @@ class SinkLock:
             with contextlib.suppress(PipecryptError):
                 self._remove(self._tried)
 
-    def _is_alone(self, mine: LockHolder, seen: dict[int, LockHolder]) -> bool:
+    def _is_alone(self, mine: LeaseHolder, seen: dict[int, LeaseHolder]) -> bool:
         """Look once more: numbers begin again at 1, so another process may have taken one below or above.
 
         A number that was seen may be another process's by now. Only what was written into the file tells.
@@ -270,7 +271,7 @@ class SinkLock:
         others = (found for number, found in now.items() if number != mine.number)
         return all(is_same(found, seen.get(found.number)) for found in others) and is_same(mine, now.get(mine.number))
 
-    def _holds(self, mine: LockHolder) -> bool:
+    def _holds(self, mine: LeaseHolder) -> bool:
         found = read_holder(self._directory, mine.number)
         return found is not None and found.write_id == mine.write_id
 
@@ -285,14 +286,14 @@ class SinkLock:
         self._timing.sleep(_LOOK_AGAIN_SECONDS)  # whoever came too late takes a higher number back at once
         return self._is_mine()
 
-    def _forget(self, seen: dict[int, LockHolder]) -> None:
+    def _forget(self, seen: dict[int, LeaseHolder]) -> None:
         if seen:
             self._took_over = True
             _log.warning("%s was locked by %s, which has died", self._directory.display, seen[max(seen)].who)
         for found in seen.values():
             self._remove(found)
 
-    def _remove(self, holder: LockHolder) -> None:
+    def _remove(self, holder: LeaseHolder) -> None:
         if self._holds(holder):
             remove_file(self._place(holder.number))
 
@@ -317,7 +318,7 @@ def _seconds_passed() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
-def _held(directory: Location, holder: LockHolder) -> ConflictError:
+def _held(directory: Location, holder: LeaseHolder) -> ConflictError:
     return ConflictError(
         f"{directory.display}: run {holder.who!a} is writing there now",
         hint="let it end first: one run at a time writes to a sink",

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, StorageError
-from pipecrypt.storage.beneath import open_to_read, status
-from pipecrypt.storage.filesystem import open_filesystem, size_of
-from pipecrypt.storage.listing import SourceFile, local_fingerprint
-from pipecrypt.storage.local_file import read_stored
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.remote_source import RemoteRanges, changed, check_range
-from pipecrypt.storage.retry import Retry, TruncatedError
-from pipecrypt.storage.standard_streams import InputInMemory
+from pipecrypt.store.beneath import open_to_read, status
+from pipecrypt.store.filesystem import open_filesystem, size_of
+from pipecrypt.store.listing import SourceFile, local_fingerprint
+from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.remote_source import RemoteRanges, changed, check_range
+from pipecrypt.store.streams import InputInMemory
+from pipecrypt.vocabulary.retry import Retry, TruncatedError
 
 __all__ = ["OpenSource", "check_small", "open_range_source", "read_small_file", "read_small_object", "read_start"]
 

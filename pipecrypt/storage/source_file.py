@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.source import OpenSource, open_range_source
-from pipecrypt.storage.standard_streams import standard_input
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.streams import standard_input
 
 __all__ = ["RangeFile", "StreamFile", "open_source_file"]
 

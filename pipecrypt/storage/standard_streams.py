@@ -9,9 +9,9 @@ import sys
 from typing import BinaryIO, Final, cast
 
 from pipecrypt.errors import FormatError, StorageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import Publication
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import Publication
 
 __all__ = ["InputInMemory", "StandardOutput", "standard_input"]
 

@@ -25,17 +25,17 @@ from typing import Final
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
-from pipecrypt.storage.beneath import open_to_change
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import Kind, look_at, pin
-from pipecrypt.storage.listing import SourceFile, local_fingerprint
-from pipecrypt.storage.location import NAME_BYTES, Location
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.publication import write_fully
-from pipecrypt.storage.remote_source import changed
-from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
-from pipecrypt.storage.sink import open_sink, remove_leftovers
-from pipecrypt.storage.source import OpenSource, open_range_source
+from pipecrypt.store.beneath import open_to_change
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import Kind, look_at, pin
+from pipecrypt.store.listing import SourceFile, local_fingerprint
+from pipecrypt.store.location import NAME_BYTES, Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import write_fully
+from pipecrypt.store.remote_source import changed
+from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
+from pipecrypt.store.sink import open_sink, remove_leftovers
+from pipecrypt.store.source import OpenSource, open_range_source
 
 __all__ = [
     "MAX_END_BYTES",

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, algorithm_of, key_id, verify
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm, algorithm_of, key_id, verify
 from pipecrypt.errors import IntegrityError, UsageError
 from tests.crypto.keys import private_pem, public_text
 

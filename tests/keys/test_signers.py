@@ -8,9 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey, algorithm_of, key_id, verify
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature, algorithm_of, key_id, verify
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,

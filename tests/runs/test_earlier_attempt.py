@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.output import is_written_as
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.runs.task import Task, run_task
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.runs.conftest import World
 

@@ -16,14 +16,14 @@ from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 _NUMBER = "123-45-6789"

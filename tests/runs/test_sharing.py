@@ -28,9 +28,9 @@ from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.sharing import GrantSummary
-from pipecrypt.storage.exclusive import replace_exclusively
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
 from tests.runs.conftest import NAMES, World
 
 

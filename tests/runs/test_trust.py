@@ -19,7 +19,7 @@ from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event
 from pipecrypt.runs.spec.spec import DecryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary import once
 from tests.dataset.world import ALICE, NAMES, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World

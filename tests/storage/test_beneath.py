@@ -11,17 +11,17 @@ import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
 from pipecrypt.runs.workers.portable import portable_location
-from pipecrypt.storage import held_directory, tail
-from pipecrypt.storage.beneath import open_to_read, own_status, remove_empty, walk
-from pipecrypt.storage.exclusive import hold_exclusively, remove_file, replace_exclusively
-from pipecrypt.storage.inventory import pin, pin_regular, take_inventory
-from pipecrypt.storage.listing import list_sources
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import move_file, remove_empty_directories, remove_if_empty
-from pipecrypt.storage.sink import open_sink, remove_leftovers, remove_leftovers_in, sink_is_empty
-from pipecrypt.storage.sink_lock import SinkLock
-from pipecrypt.storage.small_files import locate
-from pipecrypt.storage.source import open_range_source, read_small_file, read_start
+from pipecrypt.store import held_directory, undo
+from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
+from pipecrypt.store.exclusive import hold_exclusively, remove_file, replace_exclusively
+from pipecrypt.store.inventory import pin, pin_regular, take_inventory
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import move_file, remove_empty_directories, remove_if_empty
+from pipecrypt.store.sink import open_sink, remove_leftovers, remove_leftovers_in, sink_is_empty
+from pipecrypt.store.small_files import locate
+from pipecrypt.store.source import open_range_source, read_small_file, read_start
 
 PATH = "one/two/file"
 
@@ -41,12 +41,12 @@ def create(place: Location) -> None:
 def change_end(place: Location) -> None:
     found = pin_regular(place, "file")
     assert found is not None
-    tail.write_undo(found, 1)
-    tail.replace_tail(found, 1, b"new")
+    undo.write_undo(found, 1)
+    undo.replace_tail(found, 1, b"new")
 
 
 def lock(place: Location) -> None:
-    SinkLock(place, "me").release()
+    Lease(place, "me").release()
 
 
 OPERATIONS: dict[str, Callable[[Location], object]] = {
@@ -213,7 +213,7 @@ def test_a_file_with_another_name_elsewhere_is_not_changed_in_place(tmp_path: Pa
     change_end(Location(str(tmp_path / "sink")).child("file"))
     assert (tmp_path / "sink/file").read_bytes() == b"mnew"
     assert (victim / "file").read_bytes() == b"mine"
-    tail.drop_undo(Location(str(tmp_path / "sink")).child("file"))
+    undo.drop_undo(Location(str(tmp_path / "sink")).child("file"))
 
 
 def test_a_hard_link_is_removed_and_replaced_by_name_only(tmp_path: Path, victim: Path) -> None:

@@ -11,22 +11,22 @@ import fsspec.asyn
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import azure_object, gcs_object
-from pipecrypt.storage.azure_object import AzureObject
-from pipecrypt.storage.conditional import (
+from pipecrypt.store import azure, gcs
+from pipecrypt.store.azure import AzureObject
+from pipecrypt.store.conditional import (
     ConditionalChange,
     ConditionalObject,
+    ObjectHead,
     asks_to_repeat,
     carry_out,
     is_condition_failed,
     knows_no_condition,
     precondition_failed,
 )
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.gcs_object import GCSObject
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.object_head import ObjectHead
-from pipecrypt.storage.retry import Retry
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.gcs import GCSObject
+from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.retry import Retry
 
 PLACE = Location("s3://b/k")
 HEAD = ObjectHead(10, "id", "tag")
@@ -149,7 +149,7 @@ def test_gcs_that_does_not_say_how_to_go_on_is_not_asked_for_ever(answer: Mappin
 
 
 def test_gcs_that_never_ends_copying_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gcs_object, "_LONGEST_COPY_SECONDS", 0.05)
+    monkeypatch.setattr(gcs, "_LONGEST_COPY_SECONDS", 0.05)
     with pytest.raises(TimeoutError):
         google(lambda _: {"done": False, "rewriteToken": "t"}).copy_from("b/old", HEAD, expected=None)
 
@@ -169,7 +169,7 @@ class _Blob:
 
     async def start_copy_from_url(self, url: str, **conditions: object) -> None:
         if self.hangs:
-            await azure_object.asyncio.sleep(3600)
+            await azure.asyncio.sleep(3600)
 
     async def get_blob_properties(self) -> SimpleNamespace:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -185,7 +185,7 @@ def copy_on_azure(blob: _Blob, *, seconds: float = 5) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("azure.core")
-    monkeypatch.setattr(azure_object, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(azure, "_POLL_SECONDS", 0.01)
 
 
 def test_azure_waits_for_a_copy(hasty: None) -> None:
@@ -204,7 +204,7 @@ def test_a_blob_that_replaced_the_copy_is_not_taken_for_it(hasty: None) -> None:
 
 
 def test_a_copy_that_stays_pending_is_left(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azure_object, "_LONGEST_COPY_SECONDS", 0.2)
+    monkeypatch.setattr(azure, "_LONGEST_COPY_SECONDS", 0.2)
     with pytest.raises(TimeoutError):
         copy_on_azure(_Blob("pending"))
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError, StorageAccessError
-from pipecrypt.storage.listing import list_sources
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.testing.fault_proxy import FaultProxy, fault_proxy
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import open_range_source
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.world import CREDENTIALS, Keys
 from tests.storage.test_s3_sink import PART, Bucket, _publish

@@ -9,9 +9,9 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import LinkError, StorageError
-from pipecrypt.storage.inventory import Admits, Kind, look_at, pin, take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.inventory import Admits, Kind, look_at, pin, take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 
 def _everything(_: tuple[str, ...]) -> bool:

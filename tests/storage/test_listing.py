@@ -7,8 +7,8 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
-from pipecrypt.storage.listing import list_sources
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.location import Location
 
 AWKWARD = ["grün €.parquet", "a b#c%20?.parquet", "we*rd[1].parquet", "new\nline.parquet", "back\\slash.parquet"]
 
@@ -152,7 +152,7 @@ def test_missing_package_names_the_extra() -> None:
 
 
 def test_failing_storage(faulty: type) -> None:
-    from pipecrypt.testing.faulty_store import Faults  # noqa: PLC0415
+    from tests.doubles.faulty_store import Faults  # noqa: PLC0415
 
     faulty.plan(Faults("info", error=PermissionError(13, "Permission denied")))  # type: ignore[attr-defined]
     with pytest.raises(StorageError) as caught:

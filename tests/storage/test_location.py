@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import UsageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.problems import describe
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe
 
 
 @pytest.mark.parametrize(

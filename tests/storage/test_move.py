@@ -16,12 +16,12 @@ from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.storage import rename as rename_module
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import move_file
-from pipecrypt.storage.s3_object import S3Object
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store import rename as rename_module
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import move_file
+from pipecrypt.store.s3_object import S3Object
+from pipecrypt.store.sink import open_sink
 from tests.servers.s3_server import S3Server
 
 BODY, OLDER = b"the new content", b"the old content"
@@ -217,7 +217,7 @@ def test_where_the_storage_copies_or_renames(kind: type[_Copying], there: bytes 
 
 
 def test_where_it_offers_neither_the_file_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.storage.move._PIECE_BYTES", 4)
+    monkeypatch.setattr("pipecrypt.store.move._PIECE_BYTES", 4)
     _Bare.put("staged/a", BODY)
     move_file(_place(_Bare, "staged/a", protocol="abfss"), _place(_Bare, "day=1/a", protocol="abfss"))
     assert _is_moved(_Bare)

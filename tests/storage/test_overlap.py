@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import UsageError
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.overlap import check_disjoint, check_outputs
+from pipecrypt.store.listing import SourceFile, check_disjoint, check_outputs
+from pipecrypt.store.location import Location
 
 
 @pytest.fixture

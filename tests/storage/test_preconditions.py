@@ -8,12 +8,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from pipecrypt.errors import StorageError, UnsafeSinkError
-from pipecrypt.storage import preconditions
-from pipecrypt.storage.filesystem import RemoteFilesystem
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.object_head import ObjectHead
-from pipecrypt.storage.preconditions import Preconditions, Writers, check_writers, honours_preconditions
-from pipecrypt.storage.s3_object import S3Object
+from pipecrypt.store import preconditions
+from pipecrypt.store.conditional import ObjectHead
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.location import Location
+from pipecrypt.store.preconditions import Preconditions, Writers, check_writers, honours_preconditions
+from pipecrypt.store.s3_object import S3Object
 from tests.storage.test_s3_sink import Bucket
 
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from pipecrypt.storage.retry import Retry, TruncatedError, is_transient
+from pipecrypt.vocabulary.retry import Retry, TruncatedError, is_transient
 
 
 class _World:

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, StorageAccessError, StorageError, UsageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.s3_object import S3Object
-from pipecrypt.storage.s3_parts import MOST_PARTS, first_part_bytes, part_bytes
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.transfer import TransferSettings, transfer_settings
+from pipecrypt.store.location import Location, TransferSettings, transfer_settings
+from pipecrypt.store.s3_object import MOST_PARTS, S3Object, first_part_bytes, part_bytes
+from pipecrypt.store.sink import open_sink
 
 MIB = 1 << 20
 PART = 5 * MIB

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import s3_object, server_copy
-from pipecrypt.storage.filesystem import open_filesystem
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.s3_object import copied_ranges
-from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
-from pipecrypt.storage.tail import replace_tail
+from pipecrypt.store import s3, s3_object
+from pipecrypt.store.filesystem import open_filesystem
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
+from pipecrypt.store.s3_object import copied_ranges
+from pipecrypt.store.undo import replace_tail
 from tests.servers.s3_server import S3Server
 
 BODY = os.urandom(MIN_BODY_BYTES) + b"more"
@@ -148,7 +148,7 @@ def test_an_unknown_outcome_is_said(
         def broken(remote: object) -> None:
             raise OSError("unreachable")
 
-        monkeypatch.setattr(server_copy, "look_up", broken)
+        monkeypatch.setattr(s3, "look_up", broken)
         return _refuse(call)
 
     spoil("complete_multipart_upload", vanish)

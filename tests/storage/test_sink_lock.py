@@ -19,13 +19,12 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage import lock_files, lock_watch, process_identity, sink_lock
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_watch import LockTiming, LockWatch, current_holder
-from pipecrypt.storage.process_identity import ProcessIdentity, is_running, this_process
-from pipecrypt.storage.sink_lock import HeldLock, SinkLock
-from pipecrypt.storage.transfer import transfer_settings
+from pipecrypt.store import lease, lease_holders, process_identity
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.lease import HeldLease, Lease
+from pipecrypt.store.lease_holders import LeaseTiming, LeaseWatch, current_holder
+from pipecrypt.store.location import Location, transfer_settings
+from pipecrypt.store.process_identity import ProcessIdentity, is_running, this_process
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -54,27 +53,27 @@ def _names(directory: Location) -> list[str]:
 
 
 def test_a_second_run_is_told_who_holds_the_lock(directory: Location) -> None:
-    with SinkLock(directory, "run-1", timing=LockTiming(sleep=_never)):
-        holder = current_holder(directory, timing=LockTiming(sleep=_never))
+    with Lease(directory, "run-1", timing=LeaseTiming(sleep=_never)):
+        holder = current_holder(directory, timing=LeaseTiming(sleep=_never))
         assert holder is not None
         assert holder.who == "run-1"
         with pytest.raises(ConflictError, match="run-1"):
-            SinkLock(directory, "run-2", timing=LockTiming(sleep=_never))
+            Lease(directory, "run-2", timing=LeaseTiming(sleep=_never))
     assert current_holder(directory) is None
     assert _names(directory) == []
-    SinkLock(directory, "run-2", timing=LockTiming(sleep=_never)).release()
+    Lease(directory, "run-2", timing=LeaseTiming(sleep=_never)).release()
 
 
 def test_a_process_of_this_machine_that_died_is_not_waited_for(tmp_path: Path) -> None:
     directory = Location(str(tmp_path / "lock"))
     code = (
-        "import os, signal; from pipecrypt.storage.location import Location; "
-        "from pipecrypt.storage.sink_lock import SinkLock; "
+        "import os, signal; from pipecrypt.store.location import Location; "
+        "from pipecrypt.store.lease import SinkLock; "
         f"SinkLock(Location({directory.url!r}), 'dead'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert _names(directory) == ["1.json"]
-    with SinkLock(directory, "next", timing=LockTiming(sleep=_never)) as lock:
+    with Lease(directory, "next", timing=LeaseTiming(sleep=_never)) as lock:
         lock.check()
         assert _names(directory) == ["2.json"]
 
@@ -82,7 +81,7 @@ def test_a_process_of_this_machine_that_died_is_not_waited_for(tmp_path: Path) -
 def test_a_holder_elsewhere_counts_as_dead_after_several_intervals_without_a_beat(directory: Location) -> None:
     _put(directory, 7, interval_seconds=5)
     waited: list[float] = []
-    with SinkLock(directory, "next", timing=LockTiming(patience=4, sleep=waited.append)):
+    with Lease(directory, "next", timing=LeaseTiming(patience=4, sleep=waited.append)):
         assert waited == [5, 5, 5, 5]
         assert _names(directory) == ["8.json"]
 
@@ -94,7 +93,7 @@ def test_a_holder_elsewhere_that_beats_keeps_its_lock(directory: Location) -> No
         _put(directory, 7, beat=1)
 
     with pytest.raises(ConflictError, match="another"):
-        SinkLock(directory, "next", timing=LockTiming(sleep=beat))
+        Lease(directory, "next", timing=LeaseTiming(sleep=beat))
 
 
 @pytest.mark.parametrize("age_seconds", [31, 3600, -3600], ids=["long ago", "an hour ago", "in the future"])
@@ -105,10 +104,10 @@ def test_a_lock_that_names_a_process_that_runs_is_watched_where_it_is_not_fresh(
     directory, waited = Location(str(tmp_path / "lock")), list[float]()
     parent = os.getppid()
     _put(directory, 7, place=this_process().place, process=parent, started=_start_of(parent), interval_seconds=10)
-    assert current_holder(directory, timing=LockTiming(sleep=_never)) is not None  # as long as it may be about to beat
+    assert current_holder(directory, timing=LeaseTiming(sleep=_never)) is not None  # as long as it may be about to beat
     written = time.time() - age_seconds
     os.utime(tmp_path / "lock" / "7.json", (written, written))
-    with SinkLock(directory, "next", timing=LockTiming(sleep=waited.append)):
+    with Lease(directory, "next", timing=LeaseTiming(sleep=waited.append)):
         assert waited == [10, 10, 10]
         assert _names(directory) == ["8.json"]
 
@@ -119,12 +118,12 @@ def test_a_process_of_this_machine_that_beats_late_keeps_its_lock(tmp_path: Path
     _put(directory, 7, **names)
     os.utime(tmp_path / "lock" / "7.json", (0, 0))
     with pytest.raises(ConflictError, match="another"):
-        SinkLock(directory, "next", timing=LockTiming(sleep=lambda _: _put(directory, 7, beat=1, **names)))
+        Lease(directory, "next", timing=LeaseTiming(sleep=lambda _: _put(directory, 7, beat=1, **names)))
 
 
 def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
     waits: list[float] = []
-    with SinkLock(directory, "slow", timing=LockTiming(sleep=waits.append)) as lock:
+    with Lease(directory, "slow", timing=LeaseTiming(sleep=waits.append)) as lock:
         lock.check()
         assert waits == []
         _put(directory, 2)
@@ -135,7 +134,7 @@ def test_a_holder_that_was_given_up_must_stop(directory: Location) -> None:
 
 
 def test_a_holder_whose_file_was_replaced_must_stop(directory: Location) -> None:
-    with SinkLock(directory, "slow", timing=LockTiming(sleep=_never)) as lock:
+    with Lease(directory, "slow", timing=LeaseTiming(sleep=_never)) as lock:
         _put(directory, 1)
         with pytest.raises(ConflictError):
             lock.check()
@@ -145,20 +144,20 @@ def test_a_number_that_is_used_again_is_no_sign_of_the_dead(
     directory: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B sees the lock of A; A gives it back, and C takes it, with the same number, before B goes on."""
-    a = SinkLock(directory, "A", timing=LockTiming(sleep=_never))
-    others: list[SinkLock] = []
-    real = LockWatch.living
+    a = Lease(directory, "A", timing=LeaseTiming(sleep=_never))
+    others: list[Lease] = []
+    real = LeaseWatch.living
 
-    def none_lives(self: LockWatch, seen: Any = None) -> Any:
+    def none_lives(self: LeaseWatch, seen: Any = None) -> Any:
         if others or not seen:
             return real(self, seen)
         a.release()
-        others.append(SinkLock(directory, "C", timing=LockTiming(sleep=_never)))
+        others.append(Lease(directory, "C", timing=LeaseTiming(sleep=_never)))
         return None
 
-    monkeypatch.setattr(LockWatch, "living", none_lives)
+    monkeypatch.setattr(LeaseWatch, "living", none_lives)
     with pytest.raises(ConflictError, match="C"):
-        SinkLock(directory, "B", timing=LockTiming(sleep=lambda _: None))
+        Lease(directory, "B", timing=LeaseTiming(sleep=lambda _: None))
     others[0].check()
     assert _names(directory) == ["1.json"]
     others[0].release()
@@ -171,7 +170,7 @@ def test_a_holder_below_one_who_came_too_late_keeps_its_lock(directory: Location
     _put(directory, 2, holder="late", write_id="0b")
 
     with pytest.raises(ConflictError, match="'D'"):
-        SinkLock(directory, "E", timing=LockTiming(sleep=_never))
+        Lease(directory, "E", timing=LeaseTiming(sleep=_never))
     _put(directory, 1, holder="D")  # elsewhere
 
     def take_back(_: float) -> None:
@@ -180,21 +179,21 @@ def test_a_holder_below_one_who_came_too_late_keeps_its_lock(directory: Location
         _put(directory, 1, holder="D", beat=1)
 
     with pytest.raises(ConflictError, match="'D'"):
-        SinkLock(directory, "E", timing=LockTiming(sleep=take_back))
+        Lease(directory, "E", timing=LeaseTiming(sleep=take_back))
     assert _names(directory) == ["1.json"]
 
 
 def test_a_lost_lock_takes_its_own_file_back_and_nobody_elses(directory: Location) -> None:
-    lock = SinkLock(directory, "slow", timing=LockTiming(sleep=lambda _: None))
+    lock = Lease(directory, "slow", timing=LeaseTiming(sleep=lambda _: None))
     _put(directory, 1, write_id="0c")
     lock.release()
     assert _names(directory) == ["1.json"]
 
 
 def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Location) -> None:
-    with SinkLock(directory, "run", timing=LockTiming(sleep=_never)) as lock:
+    with Lease(directory, "run", timing=LeaseTiming(sleep=_never)) as lock:
         held = pickle.loads(pickle.dumps(lock.held))  # noqa: S301
-        assert isinstance(held, HeldLock)
+        assert isinstance(held, HeldLease)
         held.check()
         _put(directory, 2)
         with pytest.raises(ConflictError):
@@ -216,10 +215,10 @@ def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch:
         seen.append(transfer_settings(directory.options).deadline_seconds)
         raise StorageError("no network")
 
-    monkeypatch.setattr(lock_files, "numbers", numbers)
+    monkeypatch.setattr(lease_holders, "numbers", numbers)
     given = Location("memory://nowhere/lock", {"transfer": {"part_bytes": 16 << 20, "deadline_seconds": 900}})
     with pytest.raises(StorageError):
-        SinkLock(given, "run", timing=LockTiming(interval_seconds=7))
+        Lease(given, "run", timing=LeaseTiming(interval_seconds=7))
     assert seen == [7]
 
 
@@ -228,24 +227,24 @@ def test_what_another_took_meanwhile_is_not_forgotten_with_the_dead(
 ) -> None:
     _put(directory, 1, write_id="0a")
     _put(directory, 2, write_id="0b")
-    real = SinkLock._is_alone
+    real = Lease._is_alone
 
-    def taken_afterwards(self: SinkLock, *arguments: Any) -> bool:
+    def taken_afterwards(self: Lease, *arguments: Any) -> bool:
         is_alone = real(self, *arguments)
         _put(directory, 1, write_id="0c")
         return is_alone
 
-    monkeypatch.setattr(SinkLock, "_is_alone", taken_afterwards)
-    lock = SinkLock(directory, "next", timing=LockTiming(sleep=lambda _: None))
+    monkeypatch.setattr(Lease, "_is_alone", taken_afterwards)
+    lock = Lease(directory, "next", timing=LeaseTiming(sleep=lambda _: None))
     assert _names(directory) == ["1.json", "3.json"]
     lock.release()
 
 
 def test_a_holder_without_beats_looks_for_itself(directory: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    with SinkLock(directory, "run", timing=LockTiming(interval_seconds=5, patience=2, sleep=_never)) as lock:
+    with Lease(directory, "run", timing=LeaseTiming(interval_seconds=5, patience=2, sleep=_never)) as lock:
         assert not lock.is_doubtful
-        later = sink_lock._seconds_passed() + 11
-        monkeypatch.setattr(sink_lock, "_seconds_passed", lambda: later)
+        later = lease._seconds_passed() + 11
+        monkeypatch.setattr(lease, "_seconds_passed", lambda: later)
         assert lock.is_doubtful
         lock.check()
 
@@ -254,7 +253,7 @@ def test_intervals_of_others_are_bounded(directory: Location) -> None:
     for written, waited in ((-5, 0), (11, 10), (60, 10), (10**9, 10)):
         _put(directory, 7, interval_seconds=written)
         waits: list[float] = []
-        SinkLock(directory, "next", timing=LockTiming(patience=1, sleep=waits.append)).release()
+        Lease(directory, "next", timing=LeaseTiming(patience=1, sleep=waits.append)).release()
         assert waits == [waited]
 
 
@@ -262,9 +261,9 @@ def test_many_that_are_silent_keep_nobody_waiting_longer_than_one(directory: Loc
     for number, interval in enumerate([60, 1, 10, -1, 7, 10**9] * 5, start=1):
         _put(directory, number, interval_seconds=interval)
     waits: list[float] = []
-    assert current_holder(directory, timing=LockTiming(sleep=waits.append)) is None
+    assert current_holder(directory, timing=LeaseTiming(sleep=waits.append)) is None
     assert waits == [10, 10, 10]
-    SinkLock(directory, "next", timing=LockTiming(sleep=waits.append)).release()
+    Lease(directory, "next", timing=LeaseTiming(sleep=waits.append)).release()
     assert waits == [10] * 6
 
 
@@ -277,18 +276,18 @@ def test_among_many_that_are_silent_one_that_beats_is_seen(directory: Location, 
 
     def beat_late(seconds: float) -> None:
         waits.append(seconds)
-        if sum(waits) > 2 * lock_watch.LONGEST_INTERVAL_SECONDS:
+        if sum(waits) > 2 * lease_holders.LONGEST_INTERVAL_SECONDS:
             _put(directory, number, holder=f"run-{number}", interval_seconds=10, beat=1)
 
     with pytest.raises(ConflictError, match=f"run-{number}"):
-        SinkLock(directory, "next", timing=LockTiming(sleep=beat_late))
+        Lease(directory, "next", timing=LeaseTiming(sleep=beat_late))
     assert len(_names(directory)) == 9
 
 
 def test_who_was_waited_for_in_vain_is_not_waited_for_again(directory: Location) -> None:
     _put(directory, 7)
     waits: list[float] = []
-    watch = LockWatch(directory, LockTiming(sleep=waits.append))
+    watch = LeaseWatch(directory, LeaseTiming(sleep=waits.append))
     assert watch.living() is None
     assert waits == [1, 1, 1]
     assert watch.living() is None
@@ -300,19 +299,19 @@ def test_who_was_waited_for_in_vain_is_not_waited_for_again(directory: Location)
 
 
 def test_no_lock_is_held_with_beats_that_nobody_waits_for() -> None:
-    assert LockTiming().interval_seconds == LockTiming(10).interval_seconds == 10
+    assert LeaseTiming().interval_seconds == LeaseTiming(10).interval_seconds == 10
     with pytest.raises(AssertionError):
-        LockTiming(interval_seconds=11)
+        LeaseTiming(interval_seconds=11)
 
 
 def test_more_lock_files_than_runs_leave_are_named(directory: Location) -> None:
-    for number in range(1, lock_files.MAX_LOCK_FILES + 1):
+    for number in range(1, lease_holders.MAX_LOCK_FILES + 1):
         _put(directory, number)
-    assert current_holder(directory, timing=LockTiming(sleep=lambda _: None)) is None
+    assert current_holder(directory, timing=LeaseTiming(sleep=lambda _: None)) is None
     _put(directory, 5000)
-    for ask in (current_holder, lambda place, timing: SinkLock(place, "run", timing=timing)):
+    for ask in (current_holder, lambda place, timing: Lease(place, "run", timing=timing)):
         with pytest.raises(ConflictError, match="33 lock files") as caught:
-            ask(directory, timing=LockTiming(sleep=_never))
+            ask(directory, timing=LeaseTiming(sleep=_never))
         assert directory.display in caught.value.message
         assert "remove" in caught.value.hint
     assert len(_names(directory)) == 33
@@ -321,18 +320,18 @@ def test_more_lock_files_than_runs_leave_are_named(directory: Location) -> None:
 def test_a_lock_that_cannot_be_looked_at_again_is_given_back(directory: Location) -> None:
     """Somebody puts what is not a lock beside the one that was just made."""
     _put(directory, 7, interval_seconds=0)
-    real = SinkLock._create
+    real = Lease._create
 
-    def create(self: SinkLock, mine: Any) -> bool:
+    def create(self: Lease, mine: Any) -> bool:
         made = real(self, mine)
         with fsspec.open(directory.child("9.json").url, "wb") as file:
             file.write(b"[]")
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SinkLock, "_create", create)
+        patch.setattr(Lease, "_create", create)
         with pytest.raises(ConflictError, match=r"9\.json is not a lock"):
-            SinkLock(directory, "run", timing=LockTiming(sleep=lambda _: None))
+            Lease(directory, "run", timing=LeaseTiming(sleep=lambda _: None))
     assert _names(directory) == ["7.json", "9.json"]
 
 
@@ -345,14 +344,14 @@ def test_a_lock_whose_owner_is_interrupted_before_it_has_it_is_given_back(direct
         if step == "_beat":
             patch.setattr(threading.Thread, "start", interrupt)
         else:
-            patch.setattr(SinkLock, step, interrupt)
+            patch.setattr(Lease, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            SinkLock(directory, "run", timing=LockTiming(sleep=lambda _: None))
+            Lease(directory, "run", timing=LeaseTiming(sleep=lambda _: None))
     assert _names(directory) == []
 
 
 def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:
-    with SinkLock(directory, "run", timing=LockTiming(interval_seconds=0)) as lock:  # beats without a pause
+    with Lease(directory, "run", timing=LeaseTiming(interval_seconds=0)) as lock:  # beats without a pause
         first = current_holder(directory)
         assert first is not None
         _wait(lambda: (current_holder(directory) or first).beat > first.beat)
@@ -366,7 +365,7 @@ def test_of_many_at_once_one_at_a_time_holds_the_lock(directory: Location) -> No
 
     def attempt(number: int) -> bool:
         try:
-            with SinkLock(directory, f"run-{number}"):
+            with Lease(directory, f"run-{number}"):
                 with gate:
                     holding[0] += 1
                     most[0] = max(most[0], holding[0])
@@ -388,30 +387,30 @@ def test_what_is_no_lock_is_told(directory: Location, content: bytes) -> None:
     with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
         file.write(content)
     with pytest.raises(ConflictError, match="not a lock"):
-        SinkLock(directory, "run", timing=LockTiming(sleep=_never))
+        Lease(directory, "run", timing=LeaseTiming(sleep=_never))
 
 
 def test_a_dead_holder_with_the_highest_number_is_named(directory: Location) -> None:
-    _put(directory, lock_files.MAX_LOCK_NUMBER)
+    _put(directory, lease_holders.MAX_LOCK_NUMBER)
     with pytest.raises(ConflictError, match=f"{lock_files.MAX_LOCK_NUMBER}.json"):
-        SinkLock(directory, "run", timing=LockTiming(patience=1, sleep=lambda _: None))
+        Lease(directory, "run", timing=LeaseTiming(patience=1, sleep=lambda _: None))
     remove_file(directory.child(f"{lock_files.MAX_LOCK_NUMBER}.json"))
-    SinkLock(directory, "run", timing=LockTiming(sleep=_never)).release()
+    Lease(directory, "run", timing=LeaseTiming(sleep=_never)).release()
 
 
-@pytest.mark.parametrize("number", [lock_files.MAX_LOCK_NUMBER + 1, 10**12 - 1, 10**12])
+@pytest.mark.parametrize("number", [lease_holders.MAX_LOCK_NUMBER + 1, 10**12 - 1, 10**12])
 def test_a_number_that_no_lock_can_have_keeps_nobody_out(directory: Location, number: int) -> None:
     _put(directory, number)
-    with SinkLock(directory, "run", timing=LockTiming(sleep=_never)) as lock:
+    with Lease(directory, "run", timing=LeaseTiming(sleep=_never)) as lock:
         lock.check()
-        assert current_holder(directory, timing=LockTiming(sleep=_never)) is not None
+        assert current_holder(directory, timing=LeaseTiming(sleep=_never)) is not None
 
 
 def test_a_huge_file_is_no_lock(directory: Location) -> None:
     with fsspec.open(directory.child("1.json").url, "wb", auto_mkdir=True) as file:
         file.write(b" " * 10_000)
     with pytest.raises(StorageError):
-        SinkLock(directory, "run", timing=LockTiming(sleep=_never))
+        Lease(directory, "run", timing=LeaseTiming(sleep=_never))
 
 
 def test_processes_are_told_apart() -> None:
@@ -442,14 +441,14 @@ def _wait(holds: Callable[[], bool]) -> None:
 
 
 def test_what_this_process_could_not_give_back_does_not_keep_it_out(directory: Location) -> None:
-    lock = SinkLock(directory, "run-1", timing=LockTiming(sleep=_never))
+    lock = Lease(directory, "run-1", timing=LeaseTiming(sleep=_never))
     with pytest.raises(ConflictError):
-        SinkLock(directory, "run-2", timing=LockTiming(sleep=_never))
+        Lease(directory, "run-2", timing=LeaseTiming(sleep=_never))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipecrypt.storage.sink_lock.remove_file", _refuse)
+        patch.setattr("pipecrypt.store.lease.remove_file", _refuse)
         lock.release()
     assert _names(directory) == ["1.json"]
-    SinkLock(directory, "run-2", timing=LockTiming(sleep=_never)).release()
+    Lease(directory, "run-2", timing=LeaseTiming(sleep=_never)).release()
 
 
 def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +461,7 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
         real(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", link)
-    with SinkLock(directory, "run-1", timing=LockTiming(sleep=waits.append)):
+    with Lease(directory, "run-1", timing=LeaseTiming(sleep=waits.append)):
         assert len(waits) == 1
         assert _names(directory) == ["1.json"]
 

@@ -13,12 +13,11 @@ from collections.abc import Callable
 import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.storage import lock_files, sink_lock
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder
-from pipecrypt.storage.lock_watch import LockTiming, LockWatch
-from pipecrypt.storage.process_identity import ProcessIdentity
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store import lease, lease_holders
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.lease_holders import LeaseHolder, LeaseTiming, LeaseWatch
+from pipecrypt.store.location import Location
+from pipecrypt.store.process_identity import ProcessIdentity
 
 _DIRECTORY = Location("memory://steps/lock")
 _ORDERS = 300
@@ -97,7 +96,7 @@ class _World:
 
     def _work(self, name: str) -> None:
         try:
-            lock = SinkLock(_DIRECTORY, name, timing=LockTiming(sleep=lambda _: self.step()))
+            lock = Lease(_DIRECTORY, name, timing=LeaseTiming(sleep=lambda _: self.step()))
         except ConflictError:
             return
         self.inside.add(name)
@@ -113,11 +112,11 @@ class _World:
         self.step()
         return list(self.files)
 
-    def read(self, _: Location, number: int) -> LockHolder | None:
+    def read(self, _: Location, number: int) -> LeaseHolder | None:
         self.step()
         return self.files.get(number)
 
-    def write(self, place: Location, holder: LockHolder, *, overwrite: bool) -> None:
+    def write(self, place: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
         self.step()
         if holder.number in self.files and not overwrite:
             raise SinkNotEmptyError(f"{place.display} exists")
@@ -127,28 +126,28 @@ class _World:
         self.step()
         self.files.pop(int(place.url.rpartition("/")[2].removesuffix(".json")), None)
 
-    def living(self, seen: dict[int, LockHolder]) -> LockHolder | None:
+    def living(self, seen: dict[int, LeaseHolder]) -> LeaseHolder | None:
         """Say what beats would say in the end: the living beat, and what was given back is gone."""
         highest_first = (seen[number] for number in sorted(seen, reverse=True))
         living = (each for each in highest_first if each.who in self.alive)
         return next((each for each in living if self.read(_DIRECTORY, each.number) is not None), None)
 
 
-def _holder(number: int, who: str) -> LockHolder:
-    return LockHolder(number, who, f"of {who}", ProcessIdentity("elsewhere", 1, "1"), 10, 0)
+def _holder(number: int, who: str) -> LeaseHolder:
+    return LeaseHolder(number, who, f"of {who}", ProcessIdentity("elsewhere", 1, "1"), 10, 0)
 
 
 @pytest.fixture
 def explore(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], _World]:
     def look(seed: int) -> _World:
         world = _World(random.Random(seed))  # noqa: S311
-        for module in (sink_lock, lock_files):  # each calls them by its own names
+        for module in (lease, lease_holders):  # each calls them by its own names
             monkeypatch.setattr(module, "numbers", world.numbers)
             monkeypatch.setattr(module, "read_holder", world.read)
             monkeypatch.setattr(module, "write_holder", world.write)
-        monkeypatch.setattr(LockWatch, "living", lambda _, seen: world.living(seen))
-        monkeypatch.setattr(sink_lock, "remove_file", world.remove)
-        monkeypatch.setattr(SinkLock, "_beat", lambda _: None)
+        monkeypatch.setattr(LeaseWatch, "living", lambda _, seen: world.living(seen))
+        monkeypatch.setattr(lease, "remove_file", world.remove)
+        monkeypatch.setattr(Lease, "_beat", lambda _: None)
         world.run()
         return world
 
@@ -163,5 +162,5 @@ def test_whatever_the_order_one_at_a_time_holds_the_lock(explore: Callable[[int]
 def test_the_orders_find_a_lock_that_trusts_numbers(
     explore: Callable[[int], _World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_lock, "is_same", lambda one, other: other is not None and one.number == other.number)
+    monkeypatch.setattr(lease, "is_same", lambda one, other: other is not None and one.number == other.number)
     assert any(explore(seed).problems for seed in range(_ORDERS))

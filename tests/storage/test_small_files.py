@@ -8,8 +8,8 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import FormatError, StorageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, SmallFiles, directories_above, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, directories_above, locate
 
 
 @pytest.fixture(params=["local", "memory", "filesystem"])

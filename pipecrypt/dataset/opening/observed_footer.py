@@ -8,10 +8,10 @@ from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]

@@ -17,9 +17,9 @@ from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_names import read_key_names
 from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.small_files import locate
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.small_files import locate
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.clock import utc_text
 
 __all__ = ["ColumnUsage", "DatasetUsage", "KeyUsage", "UsageClaims", "WrappedKEK", "read_claims", "read_usage"]

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keyring import KEKLimits, RequestOrigin, WrongKEKs
 from pipecrypt.keys.material import parse_kek_text
 from pipecrypt.keys.service import (
     EarlierVersions,
@@ -24,8 +25,6 @@ from pipecrypt.keys.service import (
     WrapsKeys,
     open_key_reference,
 )
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pipecrypt.crypto.aead import open_sealed
-from pipecrypt.crypto.commitment import check_commitment
+from pipecrypt.crypto.mac import check_commitment
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import ExternalMaterial, KeyMaterial, dataset_of_kek_text
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import decode_base64
 from pipecrypt.vocabulary.secret import DataKey

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey

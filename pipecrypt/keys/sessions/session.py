@@ -24,6 +24,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
+from pipecrypt.keys.keks import KEKCache, WritingKEKs
+from pipecrypt.keys.keyring import KEKLimits, Keyring, RequestOrigin, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
@@ -34,11 +36,7 @@ from pipecrypt.keys.material import (
     kek_text,
 )
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
-from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.keys.sessions.opening import FindGrants, UnwrapRequest, checked, external_entry, unwrap_data_key
-from pipecrypt.keys.sessions.writing_keks import WritingKEKs
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin, WrongKEKs
+from pipecrypt.keys.session import FindGrants, UnwrapRequest, checked, external_entry, unwrap_data_key
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey

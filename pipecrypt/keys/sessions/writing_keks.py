@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.commitment import commit
+from pipecrypt.crypto.mac import commit
 from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.keyring import KEKLimits, Keyring
 from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.keyring import Keyring
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64

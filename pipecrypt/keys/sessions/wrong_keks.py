@@ -16,7 +16,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import IntegrityError, KeyServiceError
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
+from pipecrypt.keys.keyring import KEKLimits
 
 __all__ = ["RequestOrigin", "WrongKEKs"]
 

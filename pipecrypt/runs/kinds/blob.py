@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
 from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import FileInfo
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -17,10 +17,9 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["BlobEncryption"]

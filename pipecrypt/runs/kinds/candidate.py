@@ -7,11 +7,11 @@ from functools import cached_property
 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.options import MAGIC_BYTES, guess_format, sniff_format
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.spec.spec import Spec
-from pipecrypt.sources.formats import MAGIC_BYTES, guess_format, sniff_format
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import read_start
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import read_start
 
 __all__ = ["Candidate"]
 

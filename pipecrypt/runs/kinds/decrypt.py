@@ -16,7 +16,7 @@ from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import check_inside
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.report import FileReport, RestoredFile
@@ -25,9 +25,9 @@ from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["Decryption"]

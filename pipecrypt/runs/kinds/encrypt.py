@@ -14,7 +14,8 @@ from typing import ClassVar, Final, Self
 from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, UsageError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.formats.options import SourceFormat
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import RangeSource
@@ -24,11 +25,9 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns, write_one_file
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.pattern import PARQUET_SUFFIXES
-from pipecrypt.storage.sink import Publication
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import PARQUET_SUFFIXES, SourceFile
+from pipecrypt.store.sink import Publication
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["Encryption", "Share", "share_out", "table_path"]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
 
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.kinds.candidate import Candidate
@@ -23,13 +24,11 @@ from pipecrypt.runs.output import RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
-from pipecrypt.sources.formats import SourceFormat, output_name
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_source_file
 
 if TYPE_CHECKING:
-    from pipecrypt.sources.stream import BatchStream
+    from pipecrypt.formats.batches import BatchStream
 
 __all__ = ["Ingestion", "encrypt_rows"]
 
@@ -74,9 +73,9 @@ class Ingestion:
 
     def shape(self, source: SourceFile) -> SourceShape:
         """Return the columns of the source; as much of it is read as their types are inferred from."""
-        from pipecrypt.sources.objects import batches_of  # noqa: PLC0415
-        from pipecrypt.sources.row_groups import encode_row_groups  # noqa: PLC0415
-        from pipecrypt.sources.text_rows import TextStream  # noqa: PLC0415
+        from pipecrypt.formats.batches import batches_of  # noqa: PLC0415
+        from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
+        from pipecrypt.formats.text_rows import TextStream  # noqa: PLC0415
 
         with open_source_file(source) as file, closing(self._open(file, source)) as stream:
             schema = stream.schema
@@ -121,7 +120,7 @@ class Ingestion:
         )
 
     def _open(self, file: io.RawIOBase, source: SourceFile) -> BatchStream:
-        from pipecrypt.sources.batches import open_batches  # noqa: PLC0415
+        from pipecrypt.formats.batches import open_batches  # noqa: PLC0415
 
         reading, name = self.reading, source.location.display
         return open_batches(
@@ -146,7 +145,7 @@ def encrypt_rows(
         name: what errors call the stream.
         on_batch: called after each row group, with the file that was full before it, if any.
     """
-    from pipecrypt.sources.row_groups import encode_row_groups  # noqa: PLC0415
+    from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
 
     waited, began = 0.0, time.perf_counter()
     with closing(encode_row_groups(stream, encoding)) as groups:

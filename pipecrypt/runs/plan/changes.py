@@ -15,8 +15,8 @@ from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = [
     "Changes",

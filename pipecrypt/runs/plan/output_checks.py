@@ -21,10 +21,10 @@ from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_s
 from pipecrypt.runs.output import sidecar_files, unnumbered
 from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import NAME_BYTES, Location
-from pipecrypt.storage.overlap import check_outputs as check_places
-from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.listing import check_outputs as check_places
+from pipecrypt.store.location import NAME_BYTES, Location
+from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["check_outputs", "statement_places"]
 

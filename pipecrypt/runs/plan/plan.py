@@ -16,11 +16,10 @@ from pipecrypt.runs.plan.output_checks import check_outputs
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.task import Kind, Task, task_id
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.overlap import check_disjoint
-from pipecrypt.storage.sink import is_directory, is_link, new_token
-from pipecrypt.storage.sink_lock import HeldLock
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.listing import SourceFile, check_disjoint, list_sources
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import is_directory, is_link, new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
 __all__ = ["Plan", "make_plan", "planned_sources"]
@@ -54,7 +53,7 @@ class Plan:
     sink: Location
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
-    lock: HeldLock | None = None
+    lock: HeldLease | None = None
 
     @property
     def may_travel(self) -> bool:

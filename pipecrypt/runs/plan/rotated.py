@@ -26,8 +26,8 @@ from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task, task_id
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 
 __all__ = ["FindIDs", "find_rotated"]
 

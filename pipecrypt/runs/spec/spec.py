@@ -10,13 +10,13 @@ from typing import ClassVar, TypeAlias
 from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.errors import MissingExtraError, UsageError
+from pipecrypt.formats.options import SourceFormat, known_suffixes
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.sources.formats import SourceFormat, known_suffixes
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import EVERY_FILE, Pattern, all_ending
+from pipecrypt.store.listing import EVERY_FILE, Pattern, all_ending
+from pipecrypt.store.location import Location
 
 __all__ = [
     "DecryptSpec",

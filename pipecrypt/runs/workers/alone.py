@@ -11,13 +11,13 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.attempts import attempt_of
 from pipecrypt.runs.workers.open_runs import OpenRuns
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import HeldLock
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.location import Location
 
 __all__ = ["AloneSetup", "check_lock", "end_run", "run_task_alone"]
 
@@ -41,7 +41,7 @@ class AloneSetup:
     key_references: tuple[str, ...]
     dataset_id: str | None
     also: tuple[str, ...] = ()
-    lock: HeldLock | None = None
+    lock: HeldLease | None = None
     attempts: Location | None = None
 
 

@@ -17,11 +17,11 @@ from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import move_file, remove_empty_directories
-from pipecrypt.storage.sink import exists, new_token
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.sink import exists, new_token
 
 __all__ = ["attempt_of", "drop_attempt", "drop_attempts", "put_in_place", "take_result"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.report.events import BytesDone, FileStarted, Part
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.task import Task, run_task

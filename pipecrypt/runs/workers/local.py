@@ -34,7 +34,7 @@ from pipecrypt.runs.workers.worker import (
     WorkerSetup,
     work,
 )
-from pipecrypt.storage.sink import remove_leftovers
+from pipecrypt.store.sink import remove_leftovers
 
 __all__ = ["LocalExecutor"]
 

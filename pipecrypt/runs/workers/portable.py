@@ -6,8 +6,8 @@ import os
 from dataclasses import replace
 
 from pipecrypt.runs.task import Task
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import HeldLock
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.location import Location
 
 __all__ = ["portable_location", "portable_lock", "portable_task"]
 
@@ -18,7 +18,7 @@ def portable_task(task: Task) -> Task:
     return replace(task, source=source, target=replace(task.target, sink=portable_location(task.sink)))
 
 
-def portable_lock(lock: HeldLock | None) -> HeldLock | None:
+def portable_lock(lock: HeldLease | None) -> HeldLease | None:
     """Return the lock as a process elsewhere can look at it."""
     return None if lock is None else replace(lock, directory=portable_location(lock.directory))
 

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.report.events import BytesDone, Event, FileStarted
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running

@@ -16,8 +16,8 @@ from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, U
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 A, B, C = NAMES

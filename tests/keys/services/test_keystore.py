@@ -34,7 +34,7 @@ from pipecrypt.keys.services.keystore import document as keystore_document
 from pipecrypt.keys.services.keystore import seal as keystore_seal
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
 from pipecrypt.keys.services.keystore.service import SERVICE, KeystoreMasterKey
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import export_public_key
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey

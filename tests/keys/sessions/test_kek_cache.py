@@ -1,7 +1,8 @@
 import pytest
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
-from pipecrypt.keys.sessions.kek_cache import KEKCache, KEKLimits
+from pipecrypt.keys.keks import KEKCache
+from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.vocabulary.secret import DataKey
 
 

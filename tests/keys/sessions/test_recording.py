@@ -6,9 +6,8 @@ import pytest
 
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.recording import RecordingKeys
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.keyring import KEKLimits
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 
@@ -33,7 +32,7 @@ def _kek_id(key_metadata: bytes) -> str:
 
 def test_it_knows_the_keks_of_its_own_file_only(memory: MemoryKeyService) -> None:
     with _open(memory) as session:
-        first, second = RecordingKeys(session), RecordingKeys(session)
+        first, second = FileKeys(session), FileKeys(session)
         assert first.kek_ids == ()
         contexts = [_FILE, *(_FILE.for_column(("a",), batch) for batch in range(3))]
         pii = [first.new_data_key(_PII, context)[1] for context in contexts]
@@ -47,7 +46,7 @@ def test_it_knows_the_keks_of_its_own_file_only(memory: MemoryKeyService) -> Non
 
 def test_a_kek_that_is_used_up_is_followed_by_another(memory: MemoryKeyService) -> None:
     with _open(memory, limits=KEKLimits(uses=2)) as session:
-        keys = RecordingKeys(session)
+        keys = FileKeys(session)
         made = [keys.new_data_key(_PII, _FILE.for_column(("a",), batch))[1] for batch in range(5)]
 
     assert keys.kek_ids == tuple(sorted({_kek_id(each) for each in made}))
@@ -56,7 +55,7 @@ def test_a_kek_that_is_used_up_is_followed_by_another(memory: MemoryKeyService) 
 
 def test_its_keys_are_those_of_the_session(memory: MemoryKeyService) -> None:
     with _open(memory) as session:
-        keys = RecordingKeys(session)
+        keys = FileKeys(session)
         key, key_metadata = keys.new_data_key(_PII, _FILE)
         with keys.open_data_key(key_metadata, _FILE) as opened:
             assert opened.expose_key_bytes() == key.expose_key_bytes()

@@ -11,9 +11,9 @@ import pytest
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.kek_cache import KEKLimits
-from pipecrypt.keys.sessions.session import FileKeys, KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import decode_base64, encode_base64

@@ -13,7 +13,7 @@ from pipecrypt.runs.kinds import encrypt
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 

@@ -17,7 +17,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World, write_table
 
 ODD = ("UPPER.PARQUET", "short.pq", "x/Mixed.Pq", "without", "other.dat")

@@ -8,7 +8,7 @@ from pipecrypt.errors import KeyReferenceError, SinkNotEmptyError, SourceNotFoun
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 KEY = "keystore://./keys.json#pii"
 

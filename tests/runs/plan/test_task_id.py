@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.runs.kinds.blob import BlobEncryption
 from pipecrypt.runs.kinds.decrypt import Decryption
@@ -14,9 +15,8 @@ from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Kind, task_id
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")

@@ -23,7 +23,7 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
 from pipecrypt.runs.workers.alone import AloneSetup, run_task_alone
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, MARKS, SECONDS, *HOW = sys.argv[1:]
 

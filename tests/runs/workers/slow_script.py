@@ -23,7 +23,7 @@ from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import worker
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]
 GO_ON, DIE = Path(MARKS).parent / "go-on", Path(MARKS).parent / "die"

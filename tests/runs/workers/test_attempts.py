@@ -18,8 +18,8 @@ from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.runs.workers.attempts import drop_attempts, put_in_place, take_result
 from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import new_token
 from tests.runs.conftest import World
 
 

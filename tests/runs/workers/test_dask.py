@@ -27,7 +27,7 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.secret import DataKey
 from tests.runs.conftest import World, write_table
 

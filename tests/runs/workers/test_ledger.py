@@ -9,7 +9,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 

@@ -28,7 +28,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import alone
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.runs.workers.mapped import TaskCall
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World, write_table
 
 _PAGE = Path(__file__).parents[3] / "docs" / "executors.md"

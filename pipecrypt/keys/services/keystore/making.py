@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
 from pipecrypt.crypto.kdf import KDFParameters
-from pipecrypt.crypto.private_key import new_signing_seed, public_pem
-from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem
-from pipecrypt.crypto.recipient_pem import read_seed_pem
-from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, new_seed, read_seed_pem
+from pipecrypt.crypto.signature import SignatureAlgorithm, key_id, new_signing_seed, public_pem
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
