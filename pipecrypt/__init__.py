@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
     from pipecrypt.reading.pyarrow_keys import expose_data_keys
-    from pipecrypt.runs.files import decrypt as decrypt
-    from pipecrypt.runs.files import encrypt as encrypt
-    from pipecrypt.runs.journal.cleaning import clean as clean
-    from pipecrypt.runs.sharing import grant as grant
-    from pipecrypt.runs.sharing import revoke as revoke
-    from pipecrypt.runs.sharing import rotate as rotate
-    from pipecrypt.runs.spec.options import Reading as Reading
-    from pipecrypt.runs.spec.policy import Policy as Policy
-    from pipecrypt.runs.verifying import verify as verify
-    from pipecrypt.runs.writer import ParquetWriter as ParquetWriter
-    from pipecrypt.runs.writer import encrypt_batches as encrypt_batches
 
 __all__ = [
     "ParquetWriter",
@@ -57,26 +46,26 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ParquetWriter": ("pipecrypt.runs.writer", "ParquetWriter"),
-    "Reading": ("pipecrypt.runs.spec.options", "Reading"),
-    "UncheckedWarning": ("pipecrypt.errors", "UncheckedWarning"),
-    "encrypt_batches": ("pipecrypt.runs.writer", "encrypt_batches"),
-    "decrypt_bytes": ("pipecrypt.reading.in_flight", "decrypt_bytes"),
-    "encrypt_bytes": ("pipecrypt.reading.in_flight", "encrypt_bytes"),
-    "Policy": ("pipecrypt.runs.spec.policy", "Policy"),
-    "clean": ("pipecrypt.runs.journal.cleaning", "clean"),
-    "crypto_factory": ("pipecrypt.reading.pyarrow_keys", "crypto_factory"),
-    "decrypt": ("pipecrypt.runs.files", "decrypt"),
-    "decryption_properties": ("pipecrypt.reading.pyarrow_keys", "decryption_properties"),
-    "encrypt": ("pipecrypt.runs.files", "encrypt"),
-    "errors": ("pipecrypt.errors", None),
-    "expose_data_keys": ("pipecrypt.reading.pyarrow_keys", "expose_data_keys"),
-    "grant": ("pipecrypt.runs.sharing", "grant"),
-    "revoke": ("pipecrypt.runs.sharing", "revoke"),
-    "rotate": ("pipecrypt.runs.sharing", "rotate"),
-    "open": ("pipecrypt.reading.dataset", "open_dataset"),
-    "run": ("pipecrypt.config.run", "run_config"),
-    "verify": ("pipecrypt.runs.verifying", "verify"),
+    "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
+    "Reading": "pipecrypt.runs.spec.options:Reading",
+    "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
+    "encrypt_batches": "pipecrypt.runs.writer:encrypt_batches",
+    "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
+    "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
+    "Policy": "pipecrypt.runs.spec.policy:Policy",
+    "clean": "pipecrypt.runs.journal.cleaning:clean",
+    "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
+    "decrypt": "pipecrypt.runs.files:decrypt",
+    "decryption_properties": "pipecrypt.reading.pyarrow_keys:decryption_properties",
+    "encrypt": "pipecrypt.runs.files:encrypt",
+    "errors": "pipecrypt.errors",
+    "expose_data_keys": "pipecrypt.reading.pyarrow_keys:expose_data_keys",
+    "grant": "pipecrypt.runs.sharing:grant",
+    "revoke": "pipecrypt.runs.sharing:revoke",
+    "rotate": "pipecrypt.runs.sharing:rotate",
+    "open": "pipecrypt.reading.dataset:open_dataset",
+    "run": "pipecrypt.config.run:run_config",
+    "verify": "pipecrypt.runs.verifying:verify",
 }
 
 
@@ -84,9 +73,9 @@ def __getattr__(name: str) -> object:
     """Load a public name from its home on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module_name, attribute = _HOMES[name]
+    module_name, _, attribute = _HOMES[name].partition(":")
     module = importlib.import_module(module_name)
-    value = module if attribute is None else getattr(module, attribute)
+    value = getattr(module, attribute) if attribute else module
     globals()[name] = value
     return value
 

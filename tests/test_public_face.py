@@ -25,8 +25,8 @@ def test_what_type_checkers_see_is_what_is_there() -> None:
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
         (alias,) = node.names
-        whole = (f"{node.module}.{alias.name}", None) if alias.name == "errors" else (node.module, alias.name)
-        seen[alias.asname] = whole
+        home = f"{node.module}.errors" if alias.name == "errors" else f"{node.module}:{alias.name}"
+        seen[alias.asname or alias.name] = home
 
     assert seen == pipecrypt._HOMES
     assert set(pipecrypt.__all__) == {*seen, "__version__"}

@@ -18,9 +18,8 @@ from pipecrypt.parquet.wire.fields import ColumnChunk, PageType
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.parquet.wire.thrift_read import read_list_start
 
-__all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_count", "most_modules"]
+__all__ = ["check_counts", "check_invocations", "check_page_count", "most_modules"]
 
-MAX_ORDINALS: Final = 32_767
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
 _MODULES_PER_PAGE: Final = 2
 _OTHER_MODULES: Final = 8  # metadata, indexes, Bloom filter, dictionary page, with room to spare
@@ -76,7 +75,7 @@ def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:
     if place.num_values <= MAX_ORDINALS or place.declared_bytes // _SMALLEST_PAGE_BYTES <= MAX_ORDINALS:
         return
     if _count_pages(source, chunk, body_end) > MAX_ORDINALS:
-        raise LimitError(f"{chunk.what} has more than {MAX_PAGES} pages; an encrypted file cannot number them")
+        raise LimitError(f"{chunk.what} has more than {MAX_ORDINALS} pages; an encrypted file cannot number them")
 
 
 def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:

@@ -316,7 +316,7 @@ class PageOpener:
         """Return a page's header, and the AAD of the page itself."""
         aads, ordinal = self._aads, self._ordinal
         if ordinal > MAX_ORDINALS:
-            raise FormatError(f"{self._name} has more than {MAX_PAGES} pages")
+            raise FormatError(f"{self._name} has more than {MAX_ORDINALS} pages")
         if len(module) < MODULE_OVERHEAD_BYTES:
             raise FormatError(f"{self._name} has a wrong module length")
         nonce, sealed = module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:]

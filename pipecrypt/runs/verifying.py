@@ -18,6 +18,7 @@ from pipecrypt.dataset.verifying.file_inspection import Unlocking
 from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
@@ -145,7 +146,7 @@ def _unlocking(keys: Sequence[str] | None, credentials: Credentials) -> Iterator
     if not references:
         raise UsageError("no key is given to decrypt with", hint="name the key references, or check without keys")
     with KeySession(references, credentials=credentials) as session:
-        yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
+        yield Unlocking(lambda location: keys_of_file(location, session), ZstdCodec())
 
 
 def _forget_removed(place: Location) -> None:

@@ -281,7 +281,7 @@ def test_trust_travels_and_compares() -> None:
     assert twin.verify(MESSAGE, _signed(A, E)) == (A.key_id, E.key_id)
     assert trust != _trust(A, E)
     assert trust != _trust(A, B, threshold=2)
-    assert repr(trust) == "<Trust 2 of 2>"
+    assert repr(trust) == "<TrustedKeys 2 of 2>"
     assert TrustedKeys([PublicKey(A.public_key_pem)]) == _trust(A)
 
 
@@ -302,8 +302,8 @@ def test_two_versions_of_one_key_are_one_vote(keystore: Reference, credentials: 
     assert trust.verify(MESSAGE, make_signatures([old, new, bob], MESSAGE)) == (old.key_id, new.key_id, bob.key_id)
     for copied in (
         TrustedKeys.of(trust.texts, threshold=2, credentials=Credentials({})),
-        pickle.loads(pickle.dumps(trust)),
-    ):  # noqa: S301 - our own
+        pickle.loads(pickle.dumps(trust)),  # noqa: S301 - our own
+    ):
         assert copied == trust
         with pytest.raises(NotTrustedError):
             copied.verify(MESSAGE, make_signatures([old, new], MESSAGE))

@@ -1,4 +1,4 @@
-"""Keep a statement from appearing late that a dead holder of the lock has sent. Locks are left to storage/sink_lock."""
+"""Keep a statement from appearing late that a dead holder of the lock has sent."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Final
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters
 from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, new_seed, read_seed_pem
-from pipecrypt.crypto.signature import SignatureAlgorithm, key_id, new_signing_seed, public_pem
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
@@ -282,7 +282,7 @@ def _entry(key: StoredKey) -> KeystoreEntry:
         return KeystoreEntry(
             name=key.name,
             master_key_id=master_key_id(key),
-            key_id=key_id(key.public_key) if key.type.signs and key.public_key is not None else None,
+            key_id=PublicKey(key.public_key).key_id if key.type.signs and key.public_key is not None else None,
             type=key.type.value,
             version=key.version,
             created=key.created,
