@@ -14,7 +14,6 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
-from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.report.events import Event, Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.task import Kind
@@ -218,10 +217,10 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
 
 
 def _columns(
-    loaded: LoadedConfig, source: SourceFile, operation: Kind
+    loaded: LoadedConfig, source: SourceFile, kind: Kind
 ) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
     """Return the columns of a source and, where it is CSV, its delimiter."""
-    shape = source_shape(source, operation)
+    shape = kind.shape(source)
     if shape.columns is None:
         return None, None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}

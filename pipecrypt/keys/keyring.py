@@ -19,7 +19,6 @@ from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.keyring import KEKLimits, RequestOrigin, WrongKEKs
 from pipecrypt.keys.material import parse_kek_text
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import (

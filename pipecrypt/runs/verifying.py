@@ -21,7 +21,7 @@ from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
+from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pytest
 from pyarrow import feather, orc
-from tests.formats.world import Pipe, compress, pipe, table_of, written
 
 from pipecrypt.errors import FormatError, StorageError, UnsupportedError
 from pipecrypt.formats.batches import open_batches

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.formats.world import csv_stream, pipe, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError, UsageError
 from pipecrypt.formats.batches import open_batches

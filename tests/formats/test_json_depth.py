@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.formats.world import json_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError
 from pipecrypt.formats.json import MAX_DEPTH, is_too_deep

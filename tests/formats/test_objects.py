@@ -8,7 +8,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from tests.formats.world import table_of, written
 
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.batches import batches_of

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.formats.world import csv_stream, json_stream, pipe, table_of
 
 from pipecrypt.errors import BadRowError, FormatError, UsageError
 from pipecrypt.formats.batches import open_batches

@@ -271,8 +271,8 @@ def test_an_undo_file_of_another_file_is_refused(world: World) -> None:
     one, two = Location(str(world.out / "a.parquet")), Location(str(world.out / NAMES[-1]))
     body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
     undo.write_undo(pinned(one), body_end)
-    undo = undo.undo_place(one).local_path
-    shutil.copy(undo, undo.undo_place(two).local_path)
+    kept = undo.undo_place(one).local_path
+    shutil.copy(kept, undo.undo_place(two).local_path)
 
     whole = Path(two.local_path).read_bytes()
     Path(two.local_path).write_bytes(whole[:-20])  # as after a crash, so that nothing tells whose it is but its body
