@@ -34,7 +34,7 @@ _DOORS = {
     "cryptography": ["crypto/"],
     "dask": ["runs/workers/dask.py"],
     "distributed": ["runs/workers/dask.py"],
-    "fsspec": ["storage/", "reading/filesystem.py"],
+    "fsspec": ["store/", "reading/filesystem.py"],
     "google": ["keys/services/gcp_kms/client.py"],
     "pkcs11": ["keys/services/pkcs11/library.py"],
     "pyarrow": ["formats/", "reading/"],
