@@ -16,7 +16,7 @@ from pipecrypt.errors import IntegrityError, UsageError
 
 __all__ = ["NAME_BYTES", "STANDARD_STREAM", "Location", "Place"]
 
-Place: TypeAlias = "str | os.PathLike[str] | Location"
+Place: TypeAlias = "str | os.PathLike[str]"
 STANDARD_STREAM: Final = "-"
 NAME_BYTES: Final = 255
 """The longest name that file systems take."""
@@ -57,7 +57,7 @@ class Location:
         object.__setattr__(self, "options", dict(self.options))
 
     @classmethod
-    def of(cls, place: Place, options: Mapping[str, object] | None = None) -> Location:
+    def of(cls, place: Place | Location, options: Mapping[str, object] | None = None) -> Location:
         """Return the location that a caller names; `options` replace those of a Location.
 
         Raises:
