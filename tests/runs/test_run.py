@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from tests.doubles.faulty_store import Faults, patched_os
 
 from pipecrypt.errors import (
     AlreadyEncryptedError,
@@ -38,7 +39,6 @@ from pipecrypt.store import beneath, held_directory, local_publication, publicat
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
-from pipecrypt.testing.faulty_store import Faults, patched_os
 from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import NAMES, World, write_table
 
