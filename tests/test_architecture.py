@@ -26,7 +26,7 @@ _MAX_FILE_LINES = 600
 _MAX_FUNCTION_LINES = 40
 _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarrow", "pydantic", "rich", "ruamel")
 
-# Third party -> the rooms or files that may import it. testing/ stands outside: it fakes what is behind the doors.
+# Third party -> the rooms or files that may import it.
 _DOORS = {
     "azure": ["store/azure.py", "keys/services/azure_kv/client.py"],
     "blake3": ["crypto/"],
@@ -108,15 +108,13 @@ def test_each_third_party_has_one_door(path: Path) -> None:
 
     for third_party in foreign:
         assert third_party in _DOORS, f"{third_party} has no door"
-        doors = ["testing/", *_DOORS[third_party]]
+        doors = _DOORS[third_party]
         assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_local_files_are_reached_in_one_way(path: Path) -> None:
     """Whoever goes past `store/beneath.py` may follow a link that somebody put into a sink."""
-    if _name(path).startswith("testing/"):
-        return
     calls = {ast.unparse(node) for node in ast.walk(_tree(path)) if _changes_files(node)}
     assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.store.beneath"
 

@@ -12,7 +12,7 @@ from pipecrypt.store import source as source_module
 from pipecrypt.store.listing import SourceFile, list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source, read_small_file
-from pipecrypt.testing.faulty_store import Faults, FaultyOS, FaultyStore
+from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
 DATA = bytes(range(256)) * 40
 

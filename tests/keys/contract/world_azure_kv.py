@@ -12,6 +12,7 @@ from tests.doubles.http_service import HTTPAnswer, HTTPService
 
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.azure_kv.service import AzureKVService
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import FakeTime

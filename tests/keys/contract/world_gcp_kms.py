@@ -11,6 +11,7 @@ from tests.doubles.http_service import HTTPAnswer, HTTPService
 
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.gcp_kms.service import GCPKMSService
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse

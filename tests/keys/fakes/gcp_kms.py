@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 RING = "projects/pipe-crypt/locations/europe-west3/keyRings/etl/cryptoKeys/"
 _PATH = re.compile(r"/v1/(projects/.*?/cryptoKeys/[\w-]+)(?:/cryptoKeyVersions/(\d+))?(?::(\w+)|(/publicKey))")

@@ -19,6 +19,7 @@ from pipecrypt.keys.signers import (
     open_signer,
     read_public_keys,
 )
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.worlds import Servers

@@ -33,6 +33,7 @@ from pipecrypt.keys.services.vault.server import VaultAddress
 from pipecrypt.keys.services.vault.service import VaultMasterKey, VaultService
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 

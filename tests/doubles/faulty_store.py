@@ -1,6 +1,6 @@
 """Storage that fails on request: an fsspec store in memory, and a stand-in for the `os` module.
 
-What must hold after a fault is left to the tests. Every fault can be switched off, to see that a test notices.
+Every fault can be switched off, to see that a test notices.
 """
 
 from __future__ import annotations

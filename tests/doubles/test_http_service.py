@@ -2,6 +2,7 @@ import http.client
 import threading
 
 import pytest
+
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 
 

@@ -1,6 +1,6 @@
 """An HTTP server on this machine for tests of key services: it counts calls, and fails on command. It guards nothing.
 
-What a call means is left to the handler: a fake of a vendor's wire protocol, or `forward_to` an emulator.
+The handler knows what a call means: a fake of a vendor's wire protocol, or `forward_to` an emulator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Byte streams that misbehave, for tests of whatever reads or writes them. Judging the outcome is left to the tests.
+"""Byte streams that misbehave, for tests of whatever reads or writes them.
 
 Sources fit `parquet.protocols.RangeSource`, sinks fit `AppendSink`.
 """

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import FormatError, StorageError
-from pipecrypt.testing.hostile_streams import (
+from tests.doubles.hostile_streams import (
     BytesSource,
     FailingSink,
     FailingSource,

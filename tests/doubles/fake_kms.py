@@ -2,7 +2,7 @@
 
 It keeps to the API reference where emulators do not: the state of a key, the whole encryption context, KeyId in
 Decrypt, signatures of digests, multi-Region keys, ReEncrypt. No signature of a request
-is checked. HTTP is left to http_service.
+is checked. `http_service` speaks HTTP.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 __all__ = ["ACCOUNT", "FakeKMS", "KMSAnswerError", "kms_action", "kms_error", "start_fake_kms"]
 
@@ -175,7 +175,7 @@ class FakeKMS:
         if isinstance(key.private, ec.EllipticCurvePrivateKey):
             signature = key.private.sign(message, ec.ECDSA(digest))
         else:
-            assert key.private is not None  # noqa: S101 - the usage says so
+            assert key.private is not None
             salted = padding.PSS(padding.MGF1(_HASHES[algorithm[-3:]]), salt_length=digest.digest_size)
             signature = key.private.sign(message, salted, digest)
         return {"KeyId": key.arn(region), "Signature": _encode(signature), "SigningAlgorithm": algorithm}
@@ -222,12 +222,12 @@ def _region(request: HTTPRequest) -> str:
 
 
 def _wrap(key: _Key, data_key: bytes, bound: Mapping[str, str]) -> bytes:
-    assert key.secret is not None  # noqa: S101 - the usage says so
+    assert key.secret is not None
     return key.id.encode() + seal(key.secret, data_key, _aad(key, bound))
 
 
 def _unwrap(key: _Key, wrapped: bytes, bound: Mapping[str, str]) -> bytes:
-    assert key.secret is not None  # noqa: S101 - the usage says so
+    assert key.secret is not None
     key_id, sealed = wrapped[:_WRAPPED_KEY_ID_BYTES], wrapped[_WRAPPED_KEY_ID_BYTES:]
     try:
         uuid.UUID(key_id.decode().removeprefix("mrk-"))

@@ -4,10 +4,15 @@ from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import MasterKey
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+from pipecrypt.testing import MemoryCall, MemoryKeyService, MemoryMasterKey
 from pipecrypt.vocabulary.context import Context
 
 HERE, THERE = Context("0" * 32, ""), Context("1" * 32, "")
+
+
+@pytest.fixture
+def memory() -> MemoryKeyService:
+    return MemoryKeyService()
 
 
 def _open(memory: MemoryKeyService, name: str = "a") -> MemoryMasterKey:

@@ -1,4 +1,4 @@
-"""A proxy before an HTTP server that drops, delays, cuts, loses, refuses and holds back. What must hold: the tests.
+"""A proxy before an HTTP server that drops, delays, cuts, loses, refuses and holds back requests.
 
 Which requests fail depends on the seed, the request and how often it was made, not on the order in which threads come.
 Put it before an S3 server by its URL; nothing of it needs S3, but what it refuses with is S3's.
@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["FaultKind", "FaultProxy", "HeldBack", "fault_proxy"]
+__all__ = ["FaultKind", "FaultProxy", "HeldRequest", "fault_proxy"]
 
 _DELAY_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 60.0
@@ -45,7 +45,7 @@ class FaultKind(Enum):
 
 
 @dataclass(slots=True)
-class HeldBack:
+class HeldRequest:
     """A request that is kept on its way.
 
     Args:
@@ -113,13 +113,13 @@ class FaultProxy:
     url: str = ""
     seen: Counter[FaultKind] = field(default_factory=Counter)
     creations: int = 0
-    held: HeldBack | None = None
+    held: HeldRequest | None = None
     _made: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def hold_back(self, means: Callable[[str, str], bool], *, cuts_off: bool = True) -> HeldBack:
-        """Keep the next request that is meant; see `HeldBack`."""
-        self.held = HeldBack(means, cuts_off)
+    def hold_back(self, means: Callable[[str, str], bool], *, cuts_off: bool = True) -> HeldRequest:
+        """Keep the next request that is meant; see `HeldRequest`."""
+        self.held = HeldRequest(means, cuts_off)
         return self.held
 
     def choose(self, request: str, *, is_creation: bool) -> FaultKind | None:
@@ -176,7 +176,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         server = self.server
-        assert isinstance(server, _Server)  # noqa: S101 - nobody else makes these
+        assert isinstance(server, _Server)
         body = self._read_body()
         held = server.proxy.held
         if held is not None and held.is_cut_off:
@@ -231,7 +231,7 @@ class _Exchange(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             server = self.server
-            assert isinstance(server, _Server)  # noqa: S101 - as above
+            assert isinstance(server, _Server)
             left_out = _HOP_BY_HOP | {"expect"} | (_CONDITIONS if server.proxy.ignores_conditions else set())
             for name, value in self.headers.items():
                 if name.lower() not in left_out:
