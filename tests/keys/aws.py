@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from tests.doubles.fake_kms import FakeKMS, kms_error
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
-
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import KeyServices, MasterKey, open_key_reference
 from pipecrypt.keys.services.aws_kms.service import AWSKMSService

@@ -8,8 +8,6 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from tests.doubles.http_service import HTTPAnswer, HTTPService
-
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.azure_kv.service import AzureKVService
 from tests.doubles.http_service import HTTPAnswer, HTTPService

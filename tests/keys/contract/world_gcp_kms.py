@@ -7,8 +7,6 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from tests.doubles.http_service import HTTPAnswer, HTTPService
-
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.gcp_kms.service import GCPKMSService
 from tests.doubles.http_service import HTTPAnswer, HTTPService

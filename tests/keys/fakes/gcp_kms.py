@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from tests.doubles.fake_kms import FakeKMS, start_fake_kms
-from tests.doubles.http_service import HTTPRequest
 
 from pipecrypt.errors import (
     IntegrityError,

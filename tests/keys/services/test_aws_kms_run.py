@@ -13,8 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.doubles.fake_kms import kms_error
-from tests.doubles.http_service import HTTPRequest
 
 from pipecrypt.cli.main import main
 from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError

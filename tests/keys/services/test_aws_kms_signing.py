@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeyServiceError, UsageError
