@@ -68,7 +68,7 @@ _REACHES_FILES = {
     "store/listing.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
-    "runs/plan/output_names.py": "compares two spellings of a directory that exists",
+    "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",

@@ -17,17 +17,16 @@ from pipecrypt.config.spec import build_spec, hints_about_paths
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.kinds.operation import Operation
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.plan.plan_report import PlanReport, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
-from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Kind
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.listing import SourceFile
@@ -358,10 +357,10 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
 
 
 def _columns(
-    loaded: LoadedConfig, source: SourceFile, operation: Operation
+    loaded: LoadedConfig, source: SourceFile, kind: Kind
 ) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
     """Return the columns of a source and, where it is CSV, its delimiter."""
-    shape = source_shape(source, operation)
+    shape = kind.shape(source)
     if shape.columns is None:
         return None, None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}
