@@ -45,6 +45,26 @@ _DOORS = {
     "typer": ["cli/"],
 }
 
+# Room -> the files of it that other rooms may import; all others are its own.
+_ROOM_DOORS = {
+    "formats": ["formats.batches", "formats.compression", "formats.options", "formats.row_groups"],
+}
+
+# Who still asks whether a place is local, outside of store/. None should: a store says what it guarantees.
+_ASKS_FOR_LOCAL = {
+    "reading/dataset.py",
+    "reading/filesystem.py",
+    "config/spec.py",
+    "config/run.py",
+    "runs/plan/output_checks.py",
+    "runs/verifying.py",
+    "runs/workers/portable.py",
+    "dataset/signing/fencing.py",
+    "dataset/signing/staged_version.py",
+    "dataset/signing/directory_state.py",
+    "dataset/verifying/missing_or_extra.py",
+}
+
 # What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the
 # user, not found in a sink, or it has a way of its own that follows no link.
 # fmt: off
@@ -110,6 +130,49 @@ def test_each_third_party_has_one_door(path: Path) -> None:
         assert third_party in _DOORS, f"{third_party} has no door"
         doors = _DOORS[third_party]
         assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
+
+
+@pytest.mark.parametrize("room", _ROOM_DOORS)
+def test_a_room_is_entered_by_its_doors(room: str) -> None:
+    doors = {f"pipecrypt.{door}" for door in _ROOM_DOORS[room]}
+    assert all((_PACKAGE / f"{door.removeprefix('pipecrypt.').replace('.', '/')}.py").is_file() for door in doors)
+    for path in _FILES:
+        if not _name(path).startswith(f"{room}/"):
+            inner = {name for name in _imported(_tree(path)) if name.startswith(f"pipecrypt.{room}.")} - doors
+            assert not inner, f"{_name(path)} imports {sorted(inner)}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
+    names = {node.attr for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
+    if "is_local" in names and not _name(path).startswith("store/"):
+        assert _name(path) in _ASKS_FOR_LOCAL
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_files_list_what_others_may_use(path: Path) -> None:
+    tree = _tree(path)
+    lists = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    if path.name in {"__init__.py", "__main__.py"} and not lists:
+        return
+    listed = ast.literal_eval(lists[0].value)
+    assert len(listed) == len(set(listed))
+    if _name(path) != "__init__.py":  # whose names are loaded on first use
+        assert set(listed) <= set(_defined(tree.body))
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _defined([each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)])
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
