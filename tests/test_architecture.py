@@ -13,8 +13,8 @@ import pytest
 
 from pipecrypt import errors
 from pipecrypt.config.load import load_config
-from pipecrypt.config.run import plan_config
-from pipecrypt.config.spec import build_request
+from pipecrypt.config.run import check_config
+from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
 
 _ROOT = Path(__file__).parents[1]
@@ -301,9 +301,9 @@ def test_no_error_of_the_tree_is_defined_elsewhere() -> None:
 def test_every_configuration_loads_and_plans(path: Path) -> None:
     loaded = load_config(path, {})
 
-    plan = plan_config(loaded, offline=True)
+    plan = check_config(path, offline=True, environ={})
     assert plan.sink.endswith(loaded.model.sink.url.removeprefix("./").removeprefix("../"))
-    assert build_request(loaded).policy.engine_policy().key_references()
+    assert build_spec(loaded).policy.engine_policy().key_references()
 
 
 def test_the_help_in_the_readme_is_real() -> None:
