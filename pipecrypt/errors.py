@@ -83,6 +83,7 @@ class PipecryptError(Exception):
         """The message as lines: one, whatever names it holds."""
         return (self.message,)
 
+
 class ContentError(PipecryptError):
     """Base of the errors that the bytes of a file alone can cause; a file that was changed may cause any of them."""
 
