@@ -24,7 +24,7 @@ from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
 if TYPE_CHECKING:
-    from pipecrypt.parquet.inspect import FileSummary
+    from pipecrypt.parquet.footer.inspect import FileSummary
     from pipecrypt.reading.rows import Rows
 
 __all__ = ["cat", "inspect"]
@@ -96,7 +96,7 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-    from pipecrypt.parquet.inspect import inspect_file
+    from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.storage.listing import list_sources
     from pipecrypt.storage.location import Location
     from pipecrypt.storage.source import open_range_source

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
     from pipecrypt.dataset.signing.records import SignedStatement
     from pipecrypt.keys.services.keystore.making import KeystoreEntry
-    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
+    from pipecrypt.parquet.footer.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.runs.report.events import Summary
 
 __all__ = ["count", "delimiter_word", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]

@@ -33,7 +33,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.parquet.chunk_view import ChunkView
+from pipecrypt.parquet.files import BlobView
 from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.description import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
@@ -124,7 +124,7 @@ class EncryptedDataset:
                     partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
                 )
         except FormatError as error:
-            if isinstance(self._fs.view(self._paths[0]), ChunkView):
+            if isinstance(self._fs.view(self._paths[0]), BlobView):
                 raise UsageError(
                     f"{self._files[0].location.display} holds the bytes of another file, no table",
                     hint="read them with fsspec.open and a pipecrypt:: URL, or with pipecrypt decrypt",

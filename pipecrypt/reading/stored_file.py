@@ -12,6 +12,7 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
 from pipecrypt.storage.local_file import read_stored
 from pipecrypt.storage.problems import map_errors
+from pipecrypt.vocabulary.ranges import SourceTraits
 
 __all__ = ["FileRanges", "StoredFile", "look_at_file", "open_places"]
 
@@ -66,6 +67,8 @@ def open_places(file: StoredFile, signed: SignedFile) -> Iterator[FileRanges]:
 class FileRanges:
     """Ranges of a file of some fsspec file system, one request each, and several side by side where it can."""
 
+    traits = SourceTraits()
+
     __slots__ = ("_ends", "_file", "name", "size_bytes")
 
     def __init__(self, file: StoredFile) -> None:
@@ -94,6 +97,10 @@ class FileRanges:
             if first <= start and start + length <= first + len(data):
                 return data[start - first : start - first + length]
         return self.read_many([(start, length)])[0]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
+        out[:] = self.read_range(start, len(out))
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length); raises what `read_range` raises."""

@@ -25,17 +25,16 @@ from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.footer import is_parquet, read_stored_footer
-from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import BlobView, ChunkCache, is_parquet, open_view
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.kinds.chunk_codec import LazyCodec
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Views"]
 
@@ -121,7 +120,7 @@ class Views:
         self._current: _Current | None = None
         self._views: OrderedDict[str, _Known] = OrderedDict()
         self._users: Counter[int] = Counter()
-        self._kept = KeptChunks(_KEPT_BYTES)
+        self._kept = ChunkCache(_KEPT_BYTES)
 
     def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
@@ -294,7 +293,7 @@ def _choose_view(
     ranges: RangeSource,
     keys: DataKeys,
     options: ViewOptions,
-    kept: KeptChunks,
+    kept: ChunkCache,
     signed: SignedFile | None,
     *,
     mode: VerifyMode,
@@ -307,20 +306,15 @@ def _choose_view(
         stored = read_stored_footer(source)
     else:
         return None
-    prefix, is_signed = options.aad_prefix, signed is not None
-    chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
-    )
-    if chunks is not None:
-        return chunks
-    view = PlaintextView(
+    view = open_view(
         source,
         keys=keys,
-        aad_prefix=prefix,
+        aad_prefix=options.aad_prefix,
+        codec=LazyCodec(),
         missing=options.missing,
-        kept=kept,
+        cache=kept,
         stored=stored,
         check_opened=None if signed is None else check_when_opened(signed, source, mode),
         checks_digests=mode is not VerifyMode.OFF,
     )
-    return view if view.is_encrypted else None
+    return view if isinstance(view, BlobView) or view.is_encrypted else None

@@ -17,12 +17,9 @@ from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.files import decrypt_file, encrypt_file, slice_row_groups
+from pipecrypt.parquet.footer.opened import as_tampering
 from pipecrypt.parquet.report import FileReport, RestoredFile
-from pipecrypt.parquet.row_group_slice import slice_row_groups
-from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.kinds.blob import encrypt_chunks
@@ -33,6 +30,7 @@ from pipecrypt.runs.signable_output import SignableOutput
 from pipecrypt.storage.sink import Publication
 from pipecrypt.storage.source import open_range_source
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["OnBytes", "run_task"]
 

@@ -17,8 +17,7 @@ from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.check import check_policy
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.files import check_policy
 from pipecrypt.runs.feed import Feed
 from pipecrypt.runs.kinds.ingest import encrypt_rows
 from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
@@ -31,6 +30,7 @@ from pipecrypt.sources.objects import batches_of
 from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.storage.location import Location, Place
 from pipecrypt.storage.sink import new_token
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["ParquetWriter", "encrypt_batches"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, StorageError
 from pipecrypt.storage.beneath import open_to_read, status
@@ -17,36 +17,17 @@ from pipecrypt.storage.problems import map_errors
 from pipecrypt.storage.remote_source import RemoteRanges, changed, check_range
 from pipecrypt.storage.retry import Retry, TruncatedError
 from pipecrypt.storage.standard_streams import InputInMemory
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_each
 
-__all__ = ["OpenSource", "check_small", "open_range_source", "read_small_file", "read_small_object", "read_start"]
+__all__ = ["RangeSource", "check_small", "open_range_source", "read_small_file", "read_small_object", "read_start"]
 
 _ONCE: Final = Retry(0)  # a caller's file system has its own way of trying again
 _NOT_EXPECTED: Final = "this is not what it should be"
 _UNTOLD_BYTES: Final = 64 * 1024  # of a file that does not tell its size
 
 
-class OpenSource(Protocol):
-    """A pinned file that is open for reading; fits `parquet.protocols.RangeSource`."""
-
-    @property
-    def name(self) -> str:
-        """What errors call this file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`; the view is valid until the next call.
-
-        Raises:
-            FormatError: the file is shorter than that.
-            StorageError: the storage failed.
-        """
-
-
 @contextmanager
-def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
+def open_range_source(source: SourceFile) -> Iterator[RangeSource]:
     """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
 
     The caller publishes what it made from the file only after leaving the block.
@@ -181,9 +162,7 @@ class _LocalRanges:
     The file is not mapped into memory: another process that truncates it would then kill this one.
     """
 
-    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes")
-
-    seeks_cheaply = True
+    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes", "traits")
 
     def __init__(self, source: SourceFile) -> None:
         self._source = source
@@ -199,6 +178,7 @@ class _LocalRanges:
                 os.close(self._file)
                 raise changed(source)
             self._check_end()
+        self.traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1, descriptor=self._file)
 
     def _check_end(self) -> None:
         # Files of /proc, and of some file systems in user space, have a size of 0 and content all the same.
@@ -230,9 +210,8 @@ class _LocalRanges:
                     raise changed(self._source)
                 filled += count
 
-    @property
-    def descriptor(self) -> int:
-        return self._file
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return read_each(self, ranges)
 
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO
 
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.source import OpenSource, open_range_source
+from pipecrypt.storage.source import open_range_source
 from pipecrypt.storage.standard_streams import standard_input
+from pipecrypt.vocabulary.ranges import RangeSource, read_into
 
 __all__ = ["RangeFile", "StreamFile", "open_source_file"]
 
@@ -28,14 +29,6 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
         return
     with open_range_source(source) as opened:
         yield RangeFile(opened)
-
-
-@runtime_checkable
-class _Fills(Protocol):
-    """A source that fills a buffer without a copy of its own."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill `out` with the bytes from `start`."""
 
 
 class StreamFile(io.RawIOBase):
@@ -73,7 +66,7 @@ class RangeFile(io.RawIOBase):
         source: an open source.
     """
 
-    def __init__(self, source: OpenSource) -> None:
+    def __init__(self, source: RangeSource) -> None:
         """Begin at the start."""
         super().__init__()
         self._source = source
@@ -107,10 +100,7 @@ class RangeFile(io.RawIOBase):
         room = memoryview(buffer).cast("B")
         count = max(0, min(len(room), self._source.size_bytes - self._position))
         if count:
-            if isinstance(self._source, _Fills):
-                self._source.read_into(self._position, room[:count])
-            else:
-                room[:count] = self._source.read_range(self._position, count)
+            read_into(self._source, self._position, room[:count])
             self._position += count
             self.bytes_read += count
         return count

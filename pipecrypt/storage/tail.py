@@ -35,7 +35,8 @@ from pipecrypt.storage.publication import write_fully
 from pipecrypt.storage.remote_source import changed
 from pipecrypt.storage.server_copy import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.storage.sink import open_sink, remove_leftovers
-from pipecrypt.storage.source import OpenSource, open_range_source
+from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",
@@ -152,7 +153,7 @@ class AsBefore:
         undo: how it ended before.
     """
 
-    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+    def __init__(self, opened: RangeSource, undo: Undo) -> None:
         """Join the two."""
         self._opened = opened
         self._undo = undo

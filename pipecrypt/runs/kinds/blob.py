@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
-from pipecrypt.parquet.byte_entry import FileInfo
+from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.kinds.chunk_codec import LazyCodec
@@ -36,26 +35,26 @@ def encrypt_chunks(  # what a task is carried out with
     codec = LazyCodec() if operation.compress else None
     if file.location.is_standard_stream:
         with open_source_file(file) as stream:
-            return encrypt_byte_stream(
+            return encrypt_blob_stream(
                 stream,
                 sink,
                 operation.policy,
                 keys=keys,
                 context=context,
-                chunk_bytes=operation.chunk_bytes,
+                block_bytes=operation.chunk_bytes,
                 codec=codec,
                 on_bytes=on_bytes,
                 name=file.location.display,
             )
     with open_range_source(file) as source:
-        return encrypt_bytes_file(
+        return encrypt_blob(
             source,
             sink,
             operation.policy,
             keys=keys,
             context=context,
-            info=FileInfo(file.location.name, file.mode, file.mtime_ns),
-            chunk_bytes=operation.chunk_bytes,
+            info=BlobInfo(file.location.name, file.mode, file.mtime_ns),
+            block_bytes=operation.chunk_bytes,
             codec=codec,
             on_bytes=on_bytes,
         )

@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import BinaryIO, cast
 
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.runs.kinds.operation import Ingestion, Task
 from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
@@ -27,6 +26,7 @@ from pipecrypt.sources.stream import BatchStream
 from pipecrypt.sources.text_rows import TextStream
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source_file import open_source_file
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.runs.kinds.operation import ChunkEncryption, Encryption, Ingestion, Operation
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["ChosenColumn", "SourceShape", "source_shape"]
 
@@ -61,6 +61,6 @@ def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
 
 def _shape(file: RangeSource, operation: Encryption | Ingestion) -> SourceShape:
     footer, _ = read_plain_footer(file)
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), file.name)
+    leaves = leaf_columns(footer, file.name)
     columns = tuple(zip(leaves, choose_keys(operation.policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(footer.structs(FileMetaData.ROW_GROUPS)))
+    return SourceShape(columns, len(RowGroups(footer, leaves, file.name)))

@@ -13,7 +13,7 @@ from itertools import accumulate, groupby
 from typing import Final
 
 from pipecrypt.errors import AlreadyEncryptedError, ContentError
-from pipecrypt.parquet.row_group_slice import row_group_sizes
+from pipecrypt.parquet.files import row_group_sizes
 from pipecrypt.storage.listing import SourceFile
 from pipecrypt.storage.source import open_range_source
 
