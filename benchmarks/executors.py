@@ -23,7 +23,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 # Worker processes import this module again: what only the driver needs is imported where it is used.
 

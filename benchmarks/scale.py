@@ -26,7 +26,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 _Result = TypeVar("_Result")
 _SPLIT_BYTES = 1 << 30

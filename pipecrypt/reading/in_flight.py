@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
+from pipecrypt.formats.batches import batches_of
+from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import FileEncryption, TableView
 from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.row_groups import encode_row_groups
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import MemorySource
 

@@ -28,7 +28,7 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
@@ -36,10 +36,10 @@ from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
 from pipecrypt.runs.journal.seal import SignedSeal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.storage.exclusive import hold_exclusively
-from pipecrypt.storage.inventory import Kind, list_in_place, look_at
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import directories_above, locate
+from pipecrypt.store.exclusive import hold_exclusively
+from pipecrypt.store.inventory import Kind, list_in_place, look_at
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import directories_above, locate
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipecrypt.dataset.sharing.granting import add_grants
 from pipecrypt.keys.grants import Grant
 from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["RunGrants"]
 

@@ -18,7 +18,7 @@ from pipecrypt.manifest.paths import check_signable_paths
 from pipecrypt.runs.output import WrittenFile, sidecar_files
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_signable_sink
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import new_dataset_id
 
 __all__ = ["SignedOutput"]

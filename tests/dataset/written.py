@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, compare_encryption
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.model import Manifest
@@ -70,13 +70,13 @@ class World:
         """Return the manifest of a directory, checked against the public keys of a signing key."""
         data = ((base or self.out) / MANIFEST_PATH).read_bytes()
         return verify_envelope(
-            data, Trust.of([self.reference(signer)], credentials=Credentials({})).verify, datetime.now(UTC)
+            data, TrustedKeys.of([self.reference(signer)], credentials=Credentials({})).verify, datetime.now(UTC)
         )
 
     def verify_single(self, file: Path) -> VerifiedManifest:
         """Return the statement beside a file, and compare the file with it."""
         data = Path(signature_path(str(file))).read_bytes()
-        check = Trust.of([self.reference("signing")], credentials=Credentials({})).verify
+        check = TrustedKeys.of([self.reference("signing")], credentials=Credentials({})).verify
         verified = verify_envelope(data, check, datetime.now(UTC), expected_file=file.name)
         entry = verified.manifest.single_file
         assert entry is not None

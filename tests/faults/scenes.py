@@ -30,7 +30,7 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = [
     "SCENES",

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.footer.stored import encode_sealed_footer, open_footer, read_sealed_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
@@ -15,7 +16,6 @@ from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.wire.fields import BLOB_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
-from pipecrypt.sources.zstd import ZstdCodec
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import FillingSource, MemorySink, MemorySource, RandomKeys
 

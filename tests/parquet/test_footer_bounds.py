@@ -20,9 +20,9 @@ from pipecrypt.parquet.footer.stored import MAX_FOOTER_BYTES, read_plain_footer
 from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
 from pipecrypt.parquet.wire.thrift import WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
@@ -36,9 +36,9 @@ from pipecrypt.parquet.footer.stored import read_plain_footer, read_stored_foote
 from pipecrypt.parquet.footer.keys import observe_encryption
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.footer.segments import check_structure
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 def peak():
     with open("/proc/self/status") as status:

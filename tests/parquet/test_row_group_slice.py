@@ -20,9 +20,9 @@ from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import ROW_GROUP, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import open_encoded
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import (
     DATA,

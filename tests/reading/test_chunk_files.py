@@ -18,7 +18,7 @@ from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.runs.files import encrypt
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.reading.world import CREDENTIALS, Keys
 
 CHUNK = 4096

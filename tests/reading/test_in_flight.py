@@ -26,7 +26,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import TableView
 from pipecrypt.parquet.footer.stored import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData

@@ -22,9 +22,9 @@ from pipecrypt.runs.report.report import read_report
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage import tail
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.location import Location
+from pipecrypt.store import undo
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.location import Location
 from tests.faults.scenes import SCENES, Scene, Shop, StoppedError, prepare, stop, write_source
 
 
@@ -296,8 +296,8 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     place = Location(f"{shop.sink}/a.parquet")
     source = pin_regular(place, place.name)
     assert source is not None
-    tail.write_undo(source, source.size_bytes - 100)
-    tail.replace_tail(source, source.size_bytes - 100, b"of another size")
+    undo.write_undo(source, source.size_bytes - 100)
+    undo.replace_tail(source, source.size_bytes - 100, b"of another size")
     with pytest.raises(ConflictError) as caught:
         shop.run()
     assert "rotation" in str(caught.value.hint)

@@ -27,10 +27,10 @@ from pipecrypt.parquet.footer.keys import column_key_uses
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.deep_rotation import DeepSummary
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.storage import tail
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store import undo
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
@@ -270,19 +270,19 @@ def test_an_undo_file_of_another_file_is_refused(world: World) -> None:
     encrypt(world)
     one, two = Location(str(world.out / "a.parquet")), Location(str(world.out / NAMES[-1]))
     body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
-    tail.write_undo(pinned(one), body_end)
-    undo = tail.undo_place(one).local_path
-    shutil.copy(undo, tail.undo_place(two).local_path)
+    undo.write_undo(pinned(one), body_end)
+    kept = undo.undo_place(one).local_path
+    shutil.copy(kept, undo.undo_place(two).local_path)
 
     whole = Path(two.local_path).read_bytes()
     Path(two.local_path).write_bytes(whole[:-20])  # as after a crash, so that nothing tells whose it is but its body
     with pytest.raises(IntegrityError):
         rotate(world)
     Path(two.local_path).write_bytes(whole)
-    Path(tail.undo_place(two).local_path).write_bytes(b"no undo file")
+    Path(undo.undo_place(two).local_path).write_bytes(b"no undo file")
     with pytest.raises(IntegrityError):
         rotate(world)
-    os.unlink(tail.undo_place(two).local_path)
+    os.unlink(undo.undo_place(two).local_path)
     assert rotate(world).changed == 3
 
 
@@ -291,14 +291,14 @@ def test_a_file_that_was_encrypted_again_since_a_rotation_died_stays_as_it_is(wo
     pc.encrypt(world.raw, world.out, policy)
     place = Location(str(world.out / "a.parquet"))
     body_end = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a")).body_end
-    tail.write_undo(pinned(place), body_end)
+    undo.write_undo(pinned(place), body_end)
     pc.encrypt(
         world.raw, world.out, pc.Policy(columns={"id": world.key}), overwrite=True
     )  # what ends the body is plain
 
     rotate(world)
 
-    assert not Path(tail.undo_place(place).local_path).exists()
+    assert not Path(undo.undo_place(place).local_path).exists()
     pc.decrypt(world.out, world.root / "back", [world.reference("other")])
     assert (world.root / "back" / "a.parquet").read_bytes() == (world.raw / "a.parquet").read_bytes()
 
@@ -309,7 +309,7 @@ def test_two_rotations_at_once_are_refused(world: World, monkeypatch: pytest.Mon
     place = world.out / part
     before = world.tree()
     refused = []
-    real = tail.write_undo
+    real = undo.write_undo
 
     def meet_another(*arguments: Any) -> int:
         kept = real(*arguments)

@@ -32,8 +32,8 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.publication import temporary_name
+from pipecrypt.store.location import Location
+from pipecrypt.store.publication import temporary_name
 from tests.runs.conftest import NAMES, World, write_table
 
 

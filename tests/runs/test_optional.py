@@ -15,13 +15,14 @@ from pipecrypt.errors import ColumnNotFoundError, ConflictError, PolicyError, Un
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer.stored import read_plain_footer
+from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import World
 
@@ -138,7 +139,7 @@ def test_covered_columns_are_those_that_are_chosen() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({name: [1] for name in names}), sink)
     footer, _ = read_plain_footer(MemorySource(sink.getvalue().to_pybytes(), "t"))
-    leaves = leaf_columns(footer, "t")
+    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "t")
     policy = Policy(
         {"a": "static://1#k", "b": "static://1#k", "card_*": "static://1#k"}, optional=["b"]
     ).engine_policy()

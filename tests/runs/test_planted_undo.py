@@ -15,9 +15,9 @@ from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.errors import IntegrityError, LinkError
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer.stored import read_stored_footer
-from pipecrypt.storage import tail
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
+from pipecrypt.store import undo
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
@@ -52,7 +52,7 @@ def check_readable(world: World, key: str) -> None:
 
 
 def undo_of(path: Path) -> Path:
-    return Path(tail.undo_place(Location(str(path))).local_path)
+    return Path(undo.undo_place(Location(str(path))).local_path)
 
 
 def forged(body: bytes, body_end: int, end: bytes) -> bytes:
@@ -250,7 +250,7 @@ def test_undo_files_that_are_gone_before_rolling_back(
                 (world.out / first).write_bytes(before[first])
             raise OSError(28, "No space left on device")
         changed.append(name)
-        return tail.replace_tail(source, body_end, end)
+        return undo.replace_tail(source, body_end, end)
 
     monkeypatch.setattr(rekeying, "replace_tail", fail)
     if is_changed:

@@ -27,9 +27,9 @@ from pipecrypt.keys.grants import parse_grants
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
-from pipecrypt.storage.exclusive import replace_exclusively
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.pattern import all_parquet_and_hidden
-from pipecrypt.storage.publication import is_temporary
+from pipecrypt.store.listing import SourceFile, all_parquet_and_hidden
+from pipecrypt.store.publication import is_temporary
 
 __all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "is_data"]
 

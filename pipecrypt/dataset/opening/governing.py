@@ -14,7 +14,7 @@ from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError, Stora
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.manifest.verify import Remembered
-from pipecrypt.storage.small_files import SmallFiles, directories_above
+from pipecrypt.store.small_files import SmallFiles, directories_above
 
 __all__ = [
     "GoverningStatement",

@@ -29,7 +29,7 @@ from pipecrypt.manifest.model import FileListSummary, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
-from pipecrypt.storage.small_files import SmallFiles
+from pipecrypt.store.small_files import SmallFiles
 
 __all__ = ["SignedDataset", "is_current", "open_above", "open_beside", "open_dataset", "unsigned"]
 

@@ -16,10 +16,10 @@ from pipecrypt.errors import ConflictError, ContentError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import staged_path
 from pipecrypt.parquet.footer.stored import read_footer_bytes
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 __all__ = ["has_footer", "is_listed", "listed_staged_files", "staged_files"]
 

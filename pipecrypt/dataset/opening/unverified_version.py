@@ -18,8 +18,8 @@ from pipecrypt.manifest.model import MAX_UNVERIFIED_LIST_BYTES, Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement, statement_sha256
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["UnverifiedVersion", "read_unverified_version"]
 

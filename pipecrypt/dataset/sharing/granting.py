@@ -27,12 +27,12 @@ from pipecrypt.keys.grants import (
     encode_grants,
     parse_grants,
 )
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.storage.exclusive import replace_exclusively
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import locate
+from pipecrypt.keys.session import FindGrants, KeySession
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
 

@@ -30,11 +30,11 @@ from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.storage.inventory import Kind, list_in_place, look_at, pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import LocatedFiles, locate
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.inventory import Kind, list_in_place, look_at, pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles, locate
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 

@@ -17,16 +17,16 @@ from pipecrypt.dataset.opening.signed_undo import check_signed_undo, same_as_sig
 from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic, is_of_another_file
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.parquet.footer.keys import NewFooter, rekey_footer
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey

@@ -13,9 +13,9 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure
 from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, as_before
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import Undo, as_before
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_unsigned_undo", "is_authentic", "is_of_another_file"]

@@ -13,10 +13,10 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved
-from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.tail import has_undo
+from pipecrypt.store.inventory import pin, refuse_links, take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.undo import has_undo
 
 __all__ = ["check_nothing_nested", "check_nothing_unsigned", "check_signed_is_there", "name_some", "sizes_below"]
 

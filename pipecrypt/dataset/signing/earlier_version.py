@@ -16,10 +16,10 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, signature_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, Remembered, VerifiedManifest, verify_envelope
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import Revision, read_revision
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import Revision, read_revision
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["EarlierVersion", "read_earlier_dataset", "read_earlier_file"]
 

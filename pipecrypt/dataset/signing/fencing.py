@@ -1,4 +1,4 @@
-"""Keep a statement from appearing late that a dead holder of the lock has sent. Locks are left to storage/sink_lock."""
+"""Keep a statement from appearing late that a dead holder of the lock has sent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import read_revision, replace_revision
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import read_revision, replace_revision
 
 __all__ = ["MOST_LINE_FEEDS", "fence"]
 

@@ -15,8 +15,8 @@ from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.verify import Remembered, check_remembered
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
 
 __all__ = ["ANEW", "check_follows", "check_none_removed", "recall", "remember", "remember_published"]
 

@@ -27,7 +27,7 @@ from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["DatasetSigning", "FileSigning", "Signing"]
 

@@ -24,9 +24,9 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path, signature_pa
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import statement_sha256
 from pipecrypt.manifest.verify import Remembered
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import replace_revision
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import replace_revision
+from pipecrypt.store.sink import open_sink
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["publish_dataset", "publish_file"]

@@ -16,11 +16,11 @@ from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.move import move_file, remove_empty_directories
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import pin, refuse_links, take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import move_file, remove_empty_directories
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["finish_version", "set_aside"]

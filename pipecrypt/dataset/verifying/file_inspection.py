@@ -23,9 +23,9 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure, check_structure
 from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Inspected", "Inspector", "Unlocking"]

@@ -18,8 +18,8 @@ from pipecrypt.manifest.compare import KnownDigests
 from pipecrypt.manifest.file_list import decode_file_list
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, file_list_path
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.small_files import LocatedFiles
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.small_files import LocatedFiles
 
 __all__ = ["LazyKnownDigests"]
 

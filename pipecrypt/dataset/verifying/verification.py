@@ -29,10 +29,9 @@ from pipecrypt.errors import (
 )
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, MANIFEST_PATH, signature_path
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder
-from pipecrypt.storage.lock_watch import LockWatch
-from pipecrypt.storage.small_files import LocatedFiles
+from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
 
 __all__ = ["Patience", "Watcher", "verify"]
 
@@ -124,7 +123,7 @@ def verify(
     )
 
 
-def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LockHolder | None:
+def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LeaseHolder | None:
     """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
 
     Raises:
@@ -159,13 +158,13 @@ def _is_current(target: Target, files: LocatedFiles) -> bool:
     return is_current(files, f"{target.dataset.root}/{MANIFEST_PATH}", target.dataset.verified.manifest)
 
 
-def _lock_of(target: Target, files: LocatedFiles) -> LockWatch | None:
+def _lock_of(target: Target, files: LocatedFiles) -> LeaseWatch | None:
     if isinstance(target, SingleFile):
         return None
-    return LockWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+    return LeaseWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
 
 
-def _holder(lock: LockWatch | None) -> LockHolder | None:
+def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
     """Return who is writing to the dataset. An attacker may pretend to: that makes no verification pass."""
     try:
         return None if lock is None else lock.living()
@@ -203,7 +202,7 @@ def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport
     )
 
 
-def _conclude(check: VersionCheck, report: VerifyReport, holder: LockHolder | None) -> None:
+def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | None) -> None:
     name, failure = report.root, check.tally.first_failure()
     if report.findings and holder is not None and check.is_in_motion():
         raise NotInPlaceError(

@@ -26,11 +26,11 @@ from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, not_in_place
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import is_reserved, staged_path
-from pipecrypt.storage.inventory import Kind, look_at, pin, pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import LocatedFiles
-from pipecrypt.storage.tail import read_undo
+from pipecrypt.store.inventory import Kind, look_at, pin, pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
+from pipecrypt.store.undo import read_undo
 
 __all__ = ["VersionCheck", "Watcher"]
 

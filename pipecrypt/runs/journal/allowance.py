@@ -12,7 +12,7 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.paths import RUNS_DIRECTORY
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["MOST_KEPT_BYTES", "Allowance", "memory_of"]
 

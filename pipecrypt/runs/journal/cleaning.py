@@ -31,14 +31,14 @@ from pipecrypt.manifest.paths import (
 from pipecrypt.runs.journal.history import FoundRun, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import UncheckedSeal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
-from pipecrypt.storage.exclusive import remove_file
-from pipecrypt.storage.inventory import refuse_links, take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location, Place
-from pipecrypt.storage.move import remove_empty_directories
-from pipecrypt.storage.publication import is_temporary
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.tail import is_undo
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import refuse_links, take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.move import remove_empty_directories
+from pipecrypt.store.publication import is_temporary
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]

@@ -23,9 +23,9 @@ from pipecrypt.runs.journal.allowance import Allowance, memory_of
 from pipecrypt.runs.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.runs.journal.journal import FINISHED, block_name
 from pipecrypt.runs.journal.seal import Seal
-from pipecrypt.storage.inventory import refuse_links, take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.inventory import refuse_links, take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["FoundRun", "PastRun", "fetch_ahead", "find_runs", "joined", "read_blocks", "read_header", "read_run"]

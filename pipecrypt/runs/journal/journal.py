@@ -20,8 +20,8 @@ from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
 from pipecrypt.manifest.paths import run_path
 from pipecrypt.runs.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, TaskRecord, encode_block
 from pipecrypt.runs.journal.seal import Seal
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["FINISHED", "Journal", "block_name"]

@@ -23,10 +23,10 @@ from pipecrypt.runs.journal.block import Block, TaskRecord
 from pipecrypt.runs.journal.history import FoundRun, PastRun, fetch_ahead, find_runs, joined, read_blocks, read_run
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.seal import Seal
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]

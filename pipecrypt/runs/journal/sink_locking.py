@@ -1,4 +1,4 @@
-"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: storage/sink_lock."""
+"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: store/lease."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pipecrypt.dataset.signing.fencing import fence
 from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_watch import current_holder
-from pipecrypt.storage.move import remove_empty_directories, remove_if_empty
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.lease_holders import current_holder
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import remove_empty_directories, remove_if_empty
+from pipecrypt.store.sink import is_directory
 
 __all__ = ["check_unlocked", "locked_sink"]
 
@@ -34,7 +34,7 @@ def check_unlocked(sink: Location) -> None:
 
 
 @contextmanager
-def locked_sink(sink: Location, who: str) -> Iterator[SinkLock]:
+def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
     """Hold the lock of a sink until the block ends; what was made for the lock only goes with it.
 
     Args:
@@ -48,7 +48,7 @@ def locked_sink(sink: Location, who: str) -> Iterator[SinkLock]:
     """
     was_there = is_directory(sink)
     try:
-        with SinkLock(sink.child(LOCK_DIRECTORY), who) as lock:
+        with Lease(sink.child(LOCK_DIRECTORY), who) as lock:
             if lock.took_over:
                 fence(sink)
             try:

@@ -25,7 +25,7 @@ from pipecrypt.runs.plan.changes import (
 )
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.sink import sink_is_empty
+from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["Decision", "decide", "find_conflicts", "what_goes"]
 

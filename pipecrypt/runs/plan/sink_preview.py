@@ -30,7 +30,7 @@ from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.sink import is_directory
+from pipecrypt.store.sink import is_directory
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["SinkPreview", "preview_sink"]

@@ -31,10 +31,10 @@ from pipecrypt.runs.report.events import (
     TaskRetried,
 )
 from pipecrypt.runs.report.run_id import is_run_id
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.source import read_small_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [

@@ -13,12 +13,12 @@ from typing import Final
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.errors import PolicyError, UsageError
+from pipecrypt.formats.options import Codec, EncodeOptions
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.envelope import MAX_SIGNATURES
 from pipecrypt.parquet.files import DEFAULT_BLOCK_BYTES, check_block_bytes
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.runs.spec.options import choose
-from pipecrypt.sources.options import Codec, EncodeOptions
 
 __all__ = ["DEFAULT_DIGEST", "Mode", "Policy", "listed_signing_keys", "make_signing_options", "parse_validity"]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.report.events import Part
@@ -19,7 +19,7 @@ from pipecrypt.runs.workers.mapped import MappedExecutor, MapTasks
 from pipecrypt.runs.workers.portable import portable_location, portable_lock
 from pipecrypt.runs.workers.protocol import Executor, OnEvent
 from pipecrypt.runs.workers.worker import WorkerSetup
-from pipecrypt.storage.sink import new_token
+from pipecrypt.store.sink import new_token
 
 __all__ = ["run_tasks"]
 

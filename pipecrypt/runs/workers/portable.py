@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pipecrypt.runs.kinds.operation import Task
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import HeldLock
+from pipecrypt.runs.task import Task
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.location import Location
 
 __all__ = ["portable_location", "portable_lock", "portable_task"]
 
@@ -15,10 +15,10 @@ __all__ = ["portable_location", "portable_lock", "portable_task"]
 def portable_task(task: Task) -> Task:
     """Return the task with absolute local paths, which all machines must see."""
     source = replace(task.source, location=portable_location(task.source.location))
-    return replace(task, source=source, sink=portable_location(task.sink))
+    return replace(task, source=source, target=replace(task.target, sink=portable_location(task.sink)))
 
 
-def portable_lock(lock: HeldLock | None) -> HeldLock | None:
+def portable_lock(lock: HeldLease | None) -> HeldLease | None:
     """Return the lock as a process elsewhere can look at it."""
     return None if lock is None else replace(lock, directory=portable_location(lock.directory))
 

@@ -21,8 +21,8 @@ from pipecrypt.dataset.opening.signed_sources import find_signed_source, list_si
 from pipecrypt.errors import IntegrityError, NotTrustedError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.verify import Remembered
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles
 from tests.dataset.verifying.test_verification import check
 from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, sign_file, trusting
 
@@ -131,7 +131,7 @@ def _read(place: Path, requirements: Requirements) -> None:
     """Do what readers do until the first byte is used."""
     from pipecrypt.dataset.opening.file_check import check_file  # noqa: PLC0415
     from pipecrypt.dataset.opening.requirements import VerifyMode  # noqa: PLC0415
-    from pipecrypt.storage.source import open_range_source  # noqa: PLC0415
+    from pipecrypt.store.source import open_range_source  # noqa: PLC0415
 
     for each in list_signed_sources(Location(str(place)), requirements):
         with open_range_source(each.source) as opened:

@@ -15,8 +15,8 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.footer.stored import read_stored_footer
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 

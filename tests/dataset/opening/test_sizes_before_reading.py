@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.manifest.envelope import encode_envelope
 from pipecrypt.manifest.model import MAX_FILE_LIST_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.statement import encode_statement
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import read_small_file, read_small_object
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file, read_small_object
 from tests.manifest.world import SUMMARY, manifest
 
 MIB = 1 << 20

@@ -23,7 +23,7 @@ from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.clock import utc_text
 from tests.dataset.written import World, people
 

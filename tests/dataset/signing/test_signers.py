@@ -24,7 +24,7 @@ from pipecrypt.runs.files import encrypt
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.written import World
 
 _JOURNAL = "application/vnd.pipecrypt.journal+jsonl"

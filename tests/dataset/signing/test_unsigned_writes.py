@@ -17,7 +17,7 @@ from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.verifying import verify
 from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.written import World, people, tree
 
 

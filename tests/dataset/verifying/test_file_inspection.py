@@ -12,8 +12,8 @@ from pipecrypt.dataset.verifying.file_inspection import Inspected, Inspector
 from pipecrypt.errors import ConflictError
 from pipecrypt.manifest.compare import NOTHING_KNOWN
 from pipecrypt.manifest.findings import FindingKind
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, entry_of, sign
 
 A = NAMES[0]

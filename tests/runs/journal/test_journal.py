@@ -19,7 +19,7 @@ from pipecrypt.runs.journal.history import PastRun, find_runs, read_run
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.seal import PlainSeal
 from pipecrypt.runs.report.events import Part
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 
 _HEADER = RunHeader(run_id="20260101T000000Z-00000000", dataset_id="0" * 32, token="0" * 8, is_staged=False)

@@ -14,11 +14,11 @@ from pipecrypt.dataset.signing import fencing
 from pipecrypt.errors import ConflictError, IntegrityError, LockLostError, PipecryptError, StorageError
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, MANIFEST_PATH
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.storage import sink_lock
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder, write_holder
-from pipecrypt.storage.process_identity import this_process
-from pipecrypt.storage.revision import read_revision, replace_revision
+from pipecrypt.store import lease
+from pipecrypt.store.lease_holders import LeaseHolder, write_holder
+from pipecrypt.store.location import Location
+from pipecrypt.store.process_identity import this_process
+from pipecrypt.store.revision import read_revision, replace_revision
 
 MOST = 1000
 
@@ -37,12 +37,12 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_lock, "_LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(lease, "_LOOK_AGAIN_SECONDS", 0)
 
 
 def _take_away(sink: Location) -> None:
     process = replace(this_process(), place="another machine")
-    holder = LockHolder(9, "another run", "f" * 32, process, 10, 0)
+    holder = LeaseHolder(9, "another run", "f" * 32, process, 10, 0)
     write_holder(sink.child(f"{LOCK_DIRECTORY}/9.json"), holder, overwrite=False)
 
 
@@ -75,10 +75,10 @@ def test_who_cannot_ask_for_long_does_not_know(sink: Location, monkeypatch: pyte
         raise StorageError("no network")
 
     with locked_sink(sink, "run") as lock, monkeypatch.context() as patch:
-        patch.setattr(sink_lock, "numbers", fail)
+        patch.setattr(lease, "numbers", fail)
         lock.check_quickly()
-        later = sink_lock._seconds_passed() + 3600
-        patch.setattr(sink_lock, "_seconds_passed", lambda: later)
+        later = lease._seconds_passed() + 3600
+        patch.setattr(lease, "_seconds_passed", lambda: later)
         with pytest.raises(LockLostError, match="no network"):
             lock.check_quickly()
 
@@ -109,7 +109,7 @@ def test_only_who_takes_over_writes_it_again(moto_s3_server: Any) -> None:
         found = read_revision(place, MOST)
         assert found is not None
         assert found.data == b"{}\n"
-    dead = LockHolder(1, "dead run", "e" * 32, replace(this_process(), number=2**22 + 1, started="1"), 10, 0)
+    dead = LeaseHolder(1, "dead run", "e" * 32, replace(this_process(), number=2**22 + 1, started="1"), 10, 0)
     write_holder(sink.child(f"{LOCK_DIRECTORY}/1.json"), dead, overwrite=False)
     with locked_sink(sink, "run") as lock:
         assert lock.took_over

@@ -25,7 +25,7 @@ from pipecrypt.runs.journal.cleaning import CleanSummary, clean
 from pipecrypt.runs.journal.history import fetch_ahead, find_runs, joined, read_blocks, read_run
 from pipecrypt.runs.journal.past_runs import PastRuns
 from pipecrypt.runs.journal.seal import PlainSeal
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import manifest
 from tests.runs.journal.test_journal import _part
@@ -262,7 +262,7 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.journal.seal import UncheckedSeal
 from pipecrypt.runs.journal.past_runs import PastRuns
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 if sys.argv[1] == "clean":
     clean(sys.argv[2], grace=timedelta(), dry_run=True)

@@ -323,7 +323,7 @@ def test_a_key_service_that_fails_leaves_nothing(world: World, monkeypatch: pyte
     def fail(*_: object) -> object:
         raise KeyServiceError("no")
 
-    monkeypatch.setattr("pipecrypt.keys.sessions.session.KeySession.new_data_key", fail)
+    monkeypatch.setattr("pipecrypt.keys.session.KeySession.new_data_key", fail)
     (world.root / "a.csv").write_text(CSV)
     with pytest.raises(KeyServiceError):
         encrypt(world.root / "a.csv", world.out / "x.parquet", Policy(default=world.key), credentials=world.credentials)

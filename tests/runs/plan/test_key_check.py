@@ -26,7 +26,7 @@ from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 NOBODY = Credentials({})

@@ -31,7 +31,7 @@ from pipecrypt.runs.report.report import (
     report_path,
 )
 from pipecrypt.runs.report.run_id import new_run_id
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 _NOW = datetime(2026, 11, 28, 2, 0, 0, 5, UTC)
 _ID = new_run_id(_NOW, bytes)

@@ -10,7 +10,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import KeyReferenceError, PolicyError, UsageError
 from pipecrypt.runs.spec.policy import Policy, parse_validity
 from pipecrypt.runs.spec.spec import check_signable_sink
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 KEY, SIGNING = "keystore://./keys.json#pii", "keystore://./keys.json#signing"
 

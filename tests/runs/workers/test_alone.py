@@ -17,8 +17,8 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import alone
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.runs.workers.portable import portable_lock
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 _ROLLED = ("table-00000.parquet", "table-00001.parquet")
@@ -64,8 +64,8 @@ def _own_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         runs.end(name)
 
 
-def _locked(world: World, setup: AloneSetup) -> tuple[AloneSetup, SinkLock]:
-    lock = SinkLock(Location(str(world.out)).child(LOCK_DIRECTORY), "run-1")
+def _locked(world: World, setup: AloneSetup) -> tuple[AloneSetup, Lease]:
+    lock = Lease(Location(str(world.out)).child(LOCK_DIRECTORY), "run-1")
     travelled: AloneSetup = pickle.loads(pickle.dumps(replace(setup, lock=portable_lock(lock.held))))  # noqa: S301
     return travelled, lock
 
@@ -87,7 +87,7 @@ def test_a_task_publishes_only_while_its_run_holds_the_lock(
     with pytest.raises(InterruptedRunError):
         run_task_alone(again, travelled)  # nobody holds it
     with (
-        SinkLock(Location(str(world.out)).child(LOCK_DIRECTORY), "run-2"),
+        Lease(Location(str(world.out)).child(LOCK_DIRECTORY), "run-2"),
         pytest.raises(InterruptedRunError),
     ):
         run_task_alone(again, travelled)  # another one holds it
@@ -115,7 +115,7 @@ def test_the_lock_is_found_from_another_directory(
 ) -> None:
     monkeypatch.chdir(world.root)
     plan = _plan(world)
-    with SinkLock(Location("out").child(LOCK_DIRECTORY), "run-1") as lock:
+    with Lease(Location("out").child(LOCK_DIRECTORY), "run-1") as lock:
         travelled = replace(setup(plan), lock=portable_lock(lock.held))
         monkeypatch.chdir("/")
         run_task_alone(plan.tasks[0], travelled)

@@ -21,7 +21,7 @@ from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import dask as dask_executor
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.runs.conftest import NAMES, World, write_table
 
 pytest.importorskip("distributed")
