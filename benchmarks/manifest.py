@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import encode_envelope
 from pipecrypt.manifest.file_list import FileListEncoder

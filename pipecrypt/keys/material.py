@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.crypto.commitment import COMMITMENT_BYTES
+from pipecrypt.crypto.mac import COMMITMENT_BYTES
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
 from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document

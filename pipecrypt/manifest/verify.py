@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import message_to_sign, parse_envelope

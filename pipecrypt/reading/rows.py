@@ -1,9 +1,9 @@
-"""Read rows of one file, encrypted or not, for people to look at. Rendering them is left to cli."""
+"""Rows of one file for people to look at, and pyarrow's errors as ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,23 +17,59 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import find_signed_source, open_signed_source
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
-from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.columns import match_columns
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.reading.arrow_errors import arrow_errors
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["Rows", "arrow_errors", "read_rows"]
 
+_UNKNOWN_FIELD: Final = "No match for FieldRef"
+_UNLIKE_TYPES: Final = "has no kernel matching input types"
+_SHOWN_CHARACTERS: Final = 200
+_HINT: Final = "check the filter, if there is one; else that the file was copied whole and that its writer finished"
 _BATCH_ROWS: Final = 1024
+
+
+@contextmanager
+def arrow_errors(what: str) -> Iterator[None]:
+    """Raise pyarrow's errors as ours; our own, which pyarrow hands through, stay what they are.
+
+    Only texts about names and types are passed on: others quote the value that they are about.
+
+    Args:
+        what: what is being read.
+
+    Raises:
+        ColumnNotFoundError: a filter names no column.
+        UsageError: a filter compares a column with a value of another type.
+        UnsupportedError: pyarrow cannot filter or convert these types.
+        ConflictError: a file went away while it was read, as those do that a run moves or replaces.
+        FormatError: pyarrow cannot decode it.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ConflictError(f"a file of {what} went away while it was read", hint="open it once more") from error
+    except (pa.ArrowException, OSError) as error:  # pyarrow raises a bare OSError for damaged pages
+        text = str(error)[:_SHOWN_CHARACTERS]
+        if _UNKNOWN_FIELD in text:
+            raise ColumnNotFoundError(f"the filter names a column that {what} does not have: {text}") from error
+        if _UNLIKE_TYPES in text:
+            hint = "compare a column with values of its own type"
+            raise UsageError(f"the filter does not fit the columns of {what}: {text}", hint=hint) from error
+        if isinstance(error, pa.ArrowNotImplementedError):
+            message = f"pyarrow cannot read {what} in this way: {text}"
+            raise UnsupportedError(message, hint="check the types of the columns and of the filter") from error
+        raise FormatError(f"pyarrow cannot decode {what}: {type(error).__name__}", hint=_HINT) from error
 
 
 class Rows:
@@ -161,7 +197,7 @@ def read_rows(
         found, signed, ranges = _open_ranges(location, checks.requirements, stack)
         source = CheckedSource(ranges)
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        view = PlaintextView(
+        view = TableView(
             source,
             keys=keys_of_file(found.location, session),
             aad_prefix=aad_prefix,
@@ -170,7 +206,7 @@ def read_rows(
             checks_digests=checks.mode is not VerifyMode.OFF,
         )
         stack.enter_context(view)
-        if view.holds_chunks:
+        if view.holds_blob:
             raise UsageError(
                 f"{view.name} holds the bytes of another file, no table",
                 hint="pipecrypt decrypt FILE - writes them to standard output",
@@ -192,7 +228,7 @@ def _open_ranges(
     return each.source, each.signed, stack.enter_context(open_signed_source(each))
 
 
-def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:
+def _unchecked(view: TableView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:
     if checks.requirements is not None:
         return ()
     found = [UNCHECKED] if view.is_encrypted and checks.warns else []
@@ -206,12 +242,12 @@ def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[
     return tuple(found)
 
 
-def _open_file(view: PlaintextView) -> pq.ParquetFile:
+def _open_file(view: TableView) -> pq.ParquetFile:
     with arrow_errors(view.name):
         return pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r"))
 
 
-def _choose(view: PlaintextView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
+def _choose(view: TableView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
     leaves, locked = view.leaves, view.locked_columns
     if columns is None:
         hidden = tuple(leaves[index].dotted for index in sorted(locked))

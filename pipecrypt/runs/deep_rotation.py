@@ -28,7 +28,7 @@ from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy

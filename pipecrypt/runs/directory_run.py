@@ -28,21 +28,21 @@ from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
-from pipecrypt.parquet.columns import covers
+from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.runs.kinds.operation import Task
-from pipecrypt.runs.output import unnumbered
+from pipecrypt.runs.output import Target, unnumbered
 from pipecrypt.runs.plan.changes import superseded_by, written_by
 from pipecrypt.runs.plan.decision import Decision, what_goes
-from pipecrypt.runs.plan.plan import Plan, rolls_over
+from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
 from pipecrypt.runs.signed_run import check_promise
 from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease
@@ -210,7 +210,7 @@ class DirectoryRun:
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
-        rolled = {task.path for task in self._tasks.values() if rolls_over(task.operation)}
+        rolled = {task.path for task in self._tasks.values() if task.kind.rolls_over}
         if self.decision.continued is not None and rolled:
             for path in sizes_below(self._state.sink):
                 if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
@@ -364,17 +364,21 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
     """Return the plan of the tasks that are left, each writing where its file has to appear."""
     staged = plan.sink.child(staged_path(header.run_id))
     tasks = tuple(
-        replace(
-            task,
-            sink=staged.child(task.path) if header.is_staged else task.sink,
-            # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
-            overwrite=not header.is_staged and may_replace(task.path),
-            is_repeated=header.is_staged,
-            token=header.token,
+        task.with_target(
+            Target(
+                sink=staged.child(task.path) if header.is_staged else task.sink,
+                path=task.path,
+                token=header.token,
+                dataset_id=header.dataset_id,
+                # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
+                overwrite=not header.is_staged and may_replace(task.path),
+                is_repeated=header.is_staged,
+            )
         )
         for task in to_do
     )
-    return replace(plan, tasks=tasks, workers=max(1, min(plan.workers, len(tasks)))).in_dataset(header.dataset_id)
+    workers = max(1, min(plan.workers, len(tasks)))
+    return replace(plan, tasks=tasks, dataset_id=header.dataset_id, workers=workers)
 
 
 def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import KeystoreEntry
 from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, usable_beside
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location, Place
 
 __all__ = ["Destruction", "Loss", "destroy_keys", "key_usage"]

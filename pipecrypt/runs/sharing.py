@@ -18,8 +18,8 @@ from pipecrypt.dataset.sharing.kek_search import find_place, search_keks
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
-from pipecrypt.keys.sessions.keyring import Keyring
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.keyring import Keyring
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.deep_rotation import DeepRotation, DeepSummary, rotate_deeply
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys

@@ -12,7 +12,7 @@ from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns, put_in_place
@@ -146,4 +146,4 @@ def make_header(request: EncryptSpec, plan: Plan, state: SinkState, decision: De
         dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:
         raise AssertionError("what is encrypted has a dataset")
-    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=state.is_staged)
+    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].target.token, is_staged=state.is_staged)

@@ -26,11 +26,11 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store import beneath
 from pipecrypt.store.beneath import hold_directory, hold_parent
+from pipecrypt.store.listing import Pattern
 from pipecrypt.store.local_publication import LocalPublication, remove_leftovers_beside
 from pipecrypt.store.local_sources import find_local_sources, local_fingerprint
 from pipecrypt.store.location import Location
 from pipecrypt.store.operations import rewrite_as, rewrite_end
-from pipecrypt.store.pattern import Pattern
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import (
     Admits,

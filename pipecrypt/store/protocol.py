@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.errors import ConflictError, FormatError, LinkError, NoRegularFileError
+from pipecrypt.store.listing import Pattern
 from pipecrypt.store.location import Location
-from pipecrypt.store.pattern import Pattern
 from pipecrypt.store.publication import Publication
 
 __all__ = [

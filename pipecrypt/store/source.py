@@ -15,7 +15,6 @@ from pipecrypt.store.protocol import OpenSource, Ranges, SourceFile
 from pipecrypt.store.streams import standard_input
 
 __all__ = [
-    "OpenSource",
     "RangeFile",
     "StreamFile",
     "open_range_source",
@@ -63,14 +62,6 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
         yield RangeFile(opened)
 
 
-@runtime_checkable
-class _Fills(Protocol):
-    """A source that fills a buffer without a copy of its own."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill `out` with the bytes from `start`."""
-
-
 class StreamFile(io.RawIOBase):
     """A readable file that counts, over a stream that stays open.
 
@@ -106,7 +97,7 @@ class RangeFile(io.RawIOBase):
         source: an open source.
     """
 
-    def __init__(self, source: OpenSource) -> None:
+    def __init__(self, source: RangeSource) -> None:
         """Begin at the start."""
         super().__init__()
         self._source = source
@@ -140,10 +131,7 @@ class RangeFile(io.RawIOBase):
         room = memoryview(buffer).cast("B")
         count = max(0, min(len(room), self._source.size_bytes - self._position))
         if count:
-            if isinstance(self._source, _Fills):
-                self._source.read_into(self._position, room[:count])
-            else:
-                room[:count] = self._source.read_range(self._position, count)
+            read_into(self._source, self._position, room[:count])
             self._position += count
             self.bytes_read += count
         return count

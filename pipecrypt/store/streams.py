@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO, Final, cast
 
-from pipecrypt.errors import FormatError, StorageError, UsageError
+from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.fsspec import FsspecStore
+from pipecrypt.store.listing import Pattern
 from pipecrypt.store.location import Location
-from pipecrypt.store.pattern import Pattern
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile
 from pipecrypt.store.publication import Publication
@@ -76,24 +76,10 @@ class InputInMemory:
     It is never spooled to a disk, where plaintext would be left after a crash. Fits `protocol.Ranges`.
     """
 
-    name = _NAME
-    seeks_cheaply = True
-
     def __init__(self) -> None:
         """Read everything."""
         with map_errors(f"cannot read {_NAME}"):
-            self._data = memoryview(standard_input().read())
-        self.size_bytes = len(self._data)
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`.
-
-        Raises:
-            FormatError: there are fewer.
-        """
-        if start < 0 or length < 0 or start + length > self.size_bytes:
-            raise FormatError(f"{_NAME} has {self.size_bytes} bytes, but bytes {start} to {start + length} are due")
-        return self._data[start : start + length]
+            super().__init__(standard_input().read(), _NAME)
 
     def check_unchanged(self) -> None:
         """Pass: nobody changes it."""

@@ -143,7 +143,7 @@ class AsBefore:
         undo: how it ended before.
     """
 
-    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+    def __init__(self, opened: RangeSource, undo: Undo) -> None:
         """Join the two."""
         self._opened = opened
         self._undo = undo

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.commitment import COMMITMENT_BYTES, check_commitment, commit
+from pipecrypt.crypto.mac import COMMITMENT_BYTES, check_commitment, commit
 from pipecrypt.errors import IntegrityError
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
-from pipecrypt.crypto.private_key import PrivateKey
+from pipecrypt.crypto.signature import PrivateKey
 from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
 from pipecrypt.manifest.file_list import FileListEncoder
@@ -26,11 +26,11 @@ from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.manifest.statement import encode_statement, statement_sha256
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.undo import undo_place, write_undo
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")
@@ -48,8 +48,8 @@ def _signer(seed: int) -> LocalSigner:
 ALICE, BOB, MALLORY = _signer(0), _signer(1), _signer(2)
 
 
-def trusting(*signers: LocalSigner, threshold: int = 1) -> Trust:
-    return Trust.of(
+def trusting(*signers: LocalSigner, threshold: int = 1) -> TrustedKeys:
+    return TrustedKeys.of(
         [each.public_key_pem for each in signers or (ALICE,)], threshold=threshold, credentials=Credentials({})
     )
 

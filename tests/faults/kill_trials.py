@@ -258,7 +258,7 @@ def _no_undo() -> None:
 
 def _same_keys() -> None:
     """Let a broken generator give every process the same keys."""
-    from pipecrypt.keys.sessions import session  # noqa: PLC0415
+    from pipecrypt.keys import session  # noqa: PLC0415
 
     generator = random.Random(7)  # noqa: S311
     session.random_bytes = generator.randbytes  # type: ignore[attr-defined]

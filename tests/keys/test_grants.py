@@ -29,7 +29,7 @@ from pipecrypt.keys.grants import (
     parse_grants,
 )
 from pipecrypt.keys.material import KeyMaterial, kek_text, parse_key_metadata
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
+from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64

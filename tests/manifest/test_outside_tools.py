@@ -13,7 +13,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError
 from pipecrypt.manifest.envelope import PAYLOAD_TYPE, encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.manifest.model import Manifest

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
 from pipecrypt.manifest.statement import encode_statement, statement_sha256

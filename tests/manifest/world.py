@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.errors import NotTrustedError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign

@@ -11,7 +11,7 @@ import pytest
 from pipecrypt.errors import KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.reading.pyarrow_keys import decryption_properties
 from pipecrypt.vocabulary.context import Context, new_dataset_id

@@ -28,8 +28,8 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.parquet.inspect import inspect_file
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted
@@ -38,8 +38,8 @@ from pipecrypt.store import beneath, held_directory, local_publication, publicat
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
-from pipecrypt.testing.faulty_store import Faults, patched_os
 from pipecrypt.vocabulary.context import Context
+from tests.doubles.faulty_store import Faults, patched_os
 from tests.runs.conftest import NAMES, World, write_table
 
 

@@ -15,7 +15,7 @@ import pipecrypt as pc
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.kinds.operation import Decryption
+from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event
 from pipecrypt.runs.spec.spec import DecryptSpec
@@ -99,9 +99,9 @@ def test_tasks_hold_what_their_file_is_compared_with(trusting: World, dataset: P
         )
     )
     for task in pickle.loads(pickle.dumps(plan.tasks)):  # noqa: S301  # made here
-        assert isinstance(task.operation, Decryption)
-        assert task.operation.signed is not None
-        assert task.operation.signed.entry.path == task.path
+        assert isinstance(task.kind, Decryption)
+        assert task.kind.signed is not None
+        assert task.kind.signed.entry.path == task.path
 
 
 def test_parts_of_a_dataset_and_single_files(trusting: World, dataset: Path, tmp_path: Path) -> None:

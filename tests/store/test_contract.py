@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, PipecryptError, SinkNotEmptyError
+from pipecrypt.store.listing import ALL_PARQUET, EVERY_FILE
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.operations import opened, replace_exclusively
-from pipecrypt.store.pattern import ALL_PARQUET, EVERY_FILE
 from pipecrypt.store.protocol import Kind, Preconditions, SourceFile, Store
 
 _SERVERS = {

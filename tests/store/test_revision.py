@@ -18,8 +18,8 @@ from pipecrypt.store import local
 from pipecrypt.store.location import Location
 from pipecrypt.store.revision import read_revision, replace_revision
 from pipecrypt.store.s3_object import S3Object
-from pipecrypt.testing.fault_proxy import FaultKind, fault_proxy
 from pipecrypt.vocabulary.state import take_lock
+from tests.doubles.fault_proxy import FaultKind, fault_proxy
 
 MOST = 1000
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.vocabulary import once
 from pipecrypt.vocabulary.once import warn_once
 

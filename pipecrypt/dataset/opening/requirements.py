@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.verify_mode import VerifyMode, parse_mode
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 
 __all__ = ["Requirements", "VerifyMode", "parse_mode"]
 
@@ -33,7 +33,7 @@ class Requirements:
         UsageError: `min_version` is no version.
     """
 
-    trust: Trust
+    trust: TrustedKeys
     min_version: int = 1
     dataset_id: str | None = None
     memory: VersionMemory | None = None

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError, ContentError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import staged_path
-from pipecrypt.parquet.footer import read_footer_bytes
+from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode, parse_mode
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 
 __all__ = ["NO_CHECKS", "TRUST_VARIABLE", "Checks", "TrustOptions", "trust_options"]
 
@@ -109,7 +109,7 @@ class TrustOptions:
         if not self.trust:
             raise UsageError("no key is trusted, so nothing can be verified", hint=_HINT)
         return Requirements(
-            trust=Trust.of(self.trust, threshold=self.threshold, credentials=credentials),
+            trust=TrustedKeys.of(self.trust, threshold=self.threshold, credentials=credentials),
             min_version=self.min_version,
             dataset_id=self.dataset_id,
             memory=memory,

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, parse_grants
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
+from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.store.small_files import SmallFiles, directories_above
 

@@ -27,9 +27,9 @@ from pipecrypt.keys.grants import (
     encode_grants,
     parse_grants,
 )
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate

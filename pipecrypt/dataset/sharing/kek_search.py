@@ -27,8 +27,8 @@ from pipecrypt.manifest.paths import (
     file_list_path,
 )
 from pipecrypt.manifest.statement import decode_statement
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.inventory import look_at, pin_regular
 from pipecrypt.store.listing import list_in_place

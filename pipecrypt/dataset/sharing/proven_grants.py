@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pipecrypt.dataset.sharing.key_usage import KeyUsage, WrappedKEK
 from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError
 from pipecrypt.keys.grants import Grant, Grants
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["GrantProofs"]

@@ -17,11 +17,11 @@ from pipecrypt.dataset.opening.signed_undo import check_signed_undo, same_as_sig
 from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic, is_of_another_file
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer.keys import NewFooter, rekey_footer
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.rekey import NewFooter, rekey_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile

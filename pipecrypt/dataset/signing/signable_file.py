@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.sessions.recording import RecordingKeys
+from pipecrypt.keys.session import FileKeys
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -15,9 +15,7 @@ from pipecrypt.vocabulary.documents import DocumentError
 __all__ = ["note_file"]
 
 
-def note_file(
-    path: str, report: FileReport, digest: str, *, policy: EncryptionPolicy, keys: RecordingKeys
-) -> SignableFile:
+def note_file(path: str, report: FileReport, digest: str, *, policy: EncryptionPolicy, keys: FileKeys) -> SignableFile:
     """Return what a signature will say about a file.
 
     Args:
@@ -46,7 +44,7 @@ def note_file(
         raise UsageError(f"{path!a} cannot be signed: {error}", hint="encrypt it without signing") from error
 
 
-def _promise(report: FileReport, policy: EncryptionPolicy, keys: RecordingKeys) -> PromisedPolicy:
+def _promise(report: FileReport, policy: EncryptionPolicy, keys: FileKeys) -> PromisedPolicy:
     footer_key_id = keys.master_key_id(policy.footer_key_reference())
     others = footer_key_id if policy.uniform else None
     if others is None and policy.default is not None:

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
-from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,

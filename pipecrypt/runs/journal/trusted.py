@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from pipecrypt.errors import IntegrityError
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.runs.journal.history import find_runs, read_run
@@ -24,7 +24,7 @@ class TrustedJournals:
         trust: whose signatures count.
     """
 
-    def __init__(self, directory: Location, trust: Trust) -> None:
+    def __init__(self, directory: Location, trust: TrustedKeys) -> None:
         """Read nothing yet."""
         self._directory = directory
         self._seal = _TrustedSeal(trust)
@@ -52,7 +52,7 @@ class _TrustedSeal:
     max_bytes = MAX_ENVELOPE_BYTES
     is_trusted = True
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: TrustedKeys) -> None:
         self._trust = trust
 
     def seal(self, block: bytes) -> NoReturn:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.report.events import Part

@@ -15,7 +15,7 @@ from typing import Final
 
 from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.grants import Grant
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 
 __all__ = ["IDLE_SECONDS", "OpenRun", "OpenRuns"]
 

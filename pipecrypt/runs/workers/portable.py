@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pipecrypt.runs.kinds.operation import Task
+from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
 
@@ -15,7 +15,7 @@ __all__ = ["portable_location", "portable_lock", "portable_task"]
 def portable_task(task: Task) -> Task:
     """Return the task with absolute local paths, which all machines must see."""
     source = replace(task.source, location=portable_location(task.source.location))
-    return replace(task, source=source, sink=portable_location(task.sink))
+    return replace(task, source=source, target=replace(task.target, sink=portable_location(task.sink)))
 
 
 def portable_lock(lock: HeldLease | None) -> HeldLease | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.manifest.envelope import encode_envelope

@@ -14,7 +14,7 @@ from pipecrypt.errors import DamagedKeystoreError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants, encode_grants
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location
 from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id

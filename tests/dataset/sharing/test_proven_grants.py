@@ -22,8 +22,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64

@@ -31,7 +31,7 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter
 from pipecrypt.manifest.verify import verify_envelope
@@ -141,7 +141,7 @@ def test_another_storage(world: World) -> None:
     world.sign(sink="memory://signed/out")
     fs = fsspec.filesystem("memory")
 
-    check = Trust.of([world.reference("signing")], credentials=Credentials({})).verify
+    check = TrustedKeys.of([world.reference("signing")], credentials=Credentials({})).verify
     verified = verify_envelope(fs.cat_file(f"/signed/out/{MANIFEST_PATH}"), check, datetime.now(UTC))
     entries = verified.files(fs.cat_file(f"/signed/out/{verified.file_list_path}"))
     assert {entry.path: entry.size_bytes for entry in entries} == {

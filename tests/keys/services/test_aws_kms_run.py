@@ -24,8 +24,8 @@ from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_ses
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.verifying import verify
-from pipecrypt.testing.fake_kms import kms_error
-from pipecrypt.testing.http_service import HTTPRequest
+from tests.doubles.fake_kms import kms_error
+from tests.doubles.http_service import HTTPRequest
 from tests.keys import emulators
 from tests.keys.aws import AWS, asked_action
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld

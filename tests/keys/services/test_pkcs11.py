@@ -29,7 +29,7 @@ from pipecrypt.keys.services.pkcs11 import library as pkcs11_library
 from pipecrypt.keys.services.pkcs11 import token as pkcs11_token
 from pipecrypt.keys.services.pkcs11.service import SERVICE, TokenMasterKey
 from pipecrypt.keys.services.pkcs11.uri import parse_token_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import make_signatures, open_signer
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.softhsm import OTHER_PIN, PIN, REPLICA, TOKEN, TWINS, Tokens, log_out, softhsm

@@ -26,7 +26,7 @@ from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.service import MasterKey, open_key_reference
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
 from pipecrypt.keys.services.recipient import IdentityMasterKey, RecipientMasterKey, check_one_strength
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_public_keys
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from pipecrypt.errors import InterruptedRunError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.workers.open_runs import OpenRuns
 
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
+from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference

@@ -18,11 +18,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.crypto.aead import open_sealed, seal
-from pipecrypt.crypto.hpke import HPKEIdentity
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.recipient import RecipientAlgorithm
-from pipecrypt.crypto.recipient_pem import parse_recipient
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, parse_recipient
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     DamagedKeystoreError,
     IntegrityError,

@@ -24,8 +24,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, random_bytes
-from pipecrypt.crypto.pem_text import pem_text
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference

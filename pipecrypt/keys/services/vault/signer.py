@@ -10,8 +10,7 @@ import hashlib
 import re
 from typing import Final
 
-from pipecrypt.crypto.pem_text import pem_text
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
 from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.services.vault.place import VaultPlace
 from pipecrypt.keys.services.vault.server import VaultServer
