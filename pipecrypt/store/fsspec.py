@@ -31,11 +31,11 @@ from pipecrypt.errors import (
 from pipecrypt.store.conditional import ConditionalChange, carry_out, is_condition_failed
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
 from pipecrypt.store.fsspec_publication import RemotePublication
-from pipecrypt.store.listing import Pattern, has_glob
 from pipecrypt.store.local_file import read_stored
 from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
 from pipecrypt.store.operations import rewrite_as, rewrite_end
+from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.preconditions import try_conditions
 from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.store.protocol import (
@@ -58,6 +58,7 @@ from pipecrypt.store.protocol import (
 )
 from pipecrypt.store.publication import Publication, is_temporary, new_token
 from pipecrypt.store.rename import conditional_object, remove_object, rename
+from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
 __all__ = ["FsspecStore", "RemoteRanges", "read_small_object"]
@@ -420,7 +421,7 @@ class RemoteRanges:
         source: the same, pinned.
     """
 
-    __slots__ = ("_lock", "_pool", "_remote", "_source", "name", "ranges_in_flight", "size_bytes")
+    __slots__ = ("_lock", "_pool", "_remote", "_source", "name", "size_bytes", "traits")
 
     def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
         """Ask for nothing yet."""
@@ -430,7 +431,7 @@ class RemoteRanges:
         self._pool: ThreadPoolExecutor | None = None
         self.name = source.location.display
         self.size_bytes = source.size_bytes
-        self.ranges_in_flight = self._remote.settings.ranges_in_flight
+        self.traits = SourceTraits(reads_in_flight=self._remote.settings.ranges_in_flight)
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` bytes from `start`, in memory of their own.
@@ -480,7 +481,7 @@ class RemoteRanges:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.ranges_in_flight, thread_name_prefix="pipecrypt-range")
+                self._pool = ThreadPoolExecutor(self.traits.reads_in_flight, thread_name_prefix="pipecrypt-range")
             return self._pool
 
     def _fetch(self, start: int, length: int) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -26,11 +26,11 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store import beneath
 from pipecrypt.store.beneath import hold_directory, hold_parent
-from pipecrypt.store.listing import Pattern
 from pipecrypt.store.local_publication import LocalPublication, remove_leftovers_beside
 from pipecrypt.store.local_sources import find_local_sources, local_fingerprint
 from pipecrypt.store.location import Location
 from pipecrypt.store.operations import rewrite_as, rewrite_end
+from pipecrypt.store.patterns import Pattern
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import (
     Admits,
@@ -51,6 +51,7 @@ from pipecrypt.store.protocol import (
     too_large,
 )
 from pipecrypt.store.publication import Publication, is_temporary, new_token, write_fully
+from pipecrypt.vocabulary.ranges import SourceTraits, read_each
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["LocalStore"]
@@ -342,9 +343,7 @@ class _LocalRanges:
     The file is not mapped into memory: another process that truncates it would then kill this one.
     """
 
-    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes")
-
-    seeks_cheaply = True
+    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes", "traits")
 
     def __init__(self, source: SourceFile) -> None:
         self._source = source
@@ -360,6 +359,7 @@ class _LocalRanges:
                 os.close(self._file)
                 raise changed(source)
             self._check_end()
+        self.traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1, descriptor=self._file)
 
     def _check_end(self) -> None:
         # Files of /proc, and of some file systems in user space, have a size of 0 and content all the same.
@@ -391,9 +391,8 @@ class _LocalRanges:
                     raise changed(self._source)
                 filled += count
 
-    @property
-    def descriptor(self) -> int:
-        return self._file
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
+        return read_each(self, ranges)
 
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):

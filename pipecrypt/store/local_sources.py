@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator
 
 from pipecrypt.errors import NoRegularFileError, SourceNotFoundError
-from pipecrypt.store.listing import Pattern, has_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary

@@ -14,16 +14,16 @@ from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.errors import ConflictError, FormatError, LinkError, NoRegularFileError
-from pipecrypt.store.listing import Pattern
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern
 from pipecrypt.store.publication import Publication
+from pipecrypt.vocabulary.ranges import DescribedSource
 
 __all__ = [
     "Admits",
     "Entry",
     "Guarantees",
     "Kind",
-    "OpenSource",
     "Preconditions",
     "Publish",
     "Ranges",
@@ -154,27 +154,7 @@ class Entry:
 # ---- what is read ----
 
 
-class OpenSource(Protocol):
-    """A file that is open for reading; fits `parquet.protocols.RangeSource`."""
-
-    @property
-    def name(self) -> str:
-        """What errors call this file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`; the view is valid until the next call.
-
-        Raises:
-            FormatError: the file is shorter than that.
-            StorageError: the storage failed.
-        """
-
-
-class Ranges(OpenSource, Protocol):
+class Ranges(DescribedSource, Protocol):
     """A pinned file that is open for reading, until it is closed."""
 
     def check_unchanged(self) -> None:

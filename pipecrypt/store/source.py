@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO
 
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.operations import opened
 from pipecrypt.store.problems import map_errors
-from pipecrypt.store.protocol import OpenSource, Ranges, SourceFile
+from pipecrypt.store.protocol import Ranges, SourceFile
 from pipecrypt.store.streams import standard_input
+from pipecrypt.vocabulary.ranges import RangeSource, read_into
 
 __all__ = [
     "RangeFile",

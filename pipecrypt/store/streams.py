@@ -12,11 +12,12 @@ from typing import BinaryIO, Final, cast
 from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.fsspec import FsspecStore
-from pipecrypt.store.listing import Pattern
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile
 from pipecrypt.store.publication import Publication
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["InputInMemory", "StandardOutput", "StandardStreams", "standard_input"]
 
@@ -70,10 +71,10 @@ class StandardStreams(FsspecStore):
         return StandardOutput(self.root)
 
 
-class InputInMemory:
+class InputInMemory(MemorySource):
     """All of standard input, held in memory: what is read from its end needs the end first.
 
-    It is never spooled to a disk, where plaintext would be left after a crash. Fits `protocol.Ranges`.
+    It is never spooled to a disk, where plaintext would be left after a crash.
     """
 
     def __init__(self) -> None:

@@ -26,8 +26,9 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
 from pipecrypt.store.location import NAME_BYTES, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Kind, OpenSource, SourceFile
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",

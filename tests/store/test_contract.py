@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, PipecryptError, SinkNotEmptyError
-from pipecrypt.store.listing import ALL_PARQUET, EVERY_FILE
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.operations import opened, replace_exclusively
+from pipecrypt.store.patterns import ALL_PARQUET, EVERY_FILE
 from pipecrypt.store.protocol import Kind, Preconditions, SourceFile, Store
 
 _SERVERS = {
@@ -33,8 +33,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
         return Location(str(tmp_path / "sink"))
     if request.param == "memory":
         return Location(f"memory://{uuid.uuid4().hex}/sink")
+    server = request.getfixturevalue(_SERVERS[request.param])  # first: it sets what gcsfs reads when it is imported
     pytest.importorskip(_PACKAGES[request.param])
-    server = request.getfixturevalue(_SERVERS[request.param])
     bucket = server.new_bucket()
     return Location(f"{bucket if '://' in bucket else f's3://{bucket}'}/sink", server.options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
-from pipecrypt.store.listing import all_parquet_and_hidden
+from pipecrypt.store.patterns import all_parquet_and_hidden
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 
