@@ -36,8 +36,7 @@ from pipecrypt.reading.statements import (
 )
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views, check_names, view_options
-from pipecrypt.store.filesystem import fingerprint_of, size_of
-from pipecrypt.store.local_file import LocalFile, is_local
+from pipecrypt.store.filesystem import LocalFile, fingerprint_of, is_local, size_of
 
 __all__ = ["PipecryptFileSystem"]
 

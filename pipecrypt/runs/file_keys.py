@@ -13,8 +13,8 @@ from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import read_small_file
 from pipecrypt.store.small_files import FilesystemFiles, locate
-from pipecrypt.store.source import read_small_file
 
 __all__ = ["LazyCodec", "keys_of_file", "keys_of_object"]
 

@@ -7,6 +7,7 @@ A store keeps no state between calls, so that any number of threads may use one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -390,7 +391,7 @@ class Store(Protocol):
     def remove_directory(self, path: str = "") -> None:
         """Remove one directory, if it holds nothing and its storage keeps such directories."""
 
-    def changing(self, sleep: Callable[[float], None]) -> AbstractContextManager[Publish]:
+    def changing(self, sleep: Callable[[float], None] = time.sleep) -> AbstractContextManager[Publish]:
         """Keep others who ask this out of the root, a small file, while it is changed.
 
         Local files: a lock on the directory, which the system drops when its holder dies. Elsewhere a file
@@ -407,7 +408,7 @@ class Store(Protocol):
             ConflictError: another holds it for too long, or took it away meanwhile.
         """
 
-    def holding(self, lock: Location, sleep: Callable[[float], None]) -> AbstractContextManager[object]:
+    def holding(self, lock: Location, sleep: Callable[[float], None] = time.sleep) -> AbstractContextManager[object]:
         """Hold the root, which exists, for as long as the block lasts; whoever else asks is refused at once.
 
         Args:

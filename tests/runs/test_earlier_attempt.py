@@ -15,7 +15,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import read_small_file
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.runs.conftest import World
 

@@ -19,9 +19,9 @@ from pipecrypt.store.lease import Lease
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories, remove_if_empty
+from pipecrypt.store.open import open_range_source, read_small_file, read_start
 from pipecrypt.store.sink import open_sink, remove_leftovers, remove_leftovers_in, sink_is_empty
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import open_range_source, read_small_file, read_start
 
 PATH = "one/two/file"
 

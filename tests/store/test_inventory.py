@@ -11,8 +11,8 @@ import pytest
 from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.store.inventory import look_at, pin, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import Admits, Kind
-from pipecrypt.store.source import open_range_source
 
 
 def _everything(_: tuple[str, ...]) -> bool:

@@ -11,8 +11,8 @@ from pipecrypt.errors import ConflictError, FormatError, IntegrityError, Storage
 from pipecrypt.store import local
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, read_small_file
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source, read_small_file
 from pipecrypt.vocabulary.ranges import traits_of
 from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 

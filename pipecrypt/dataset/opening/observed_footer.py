@@ -9,8 +9,8 @@ from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
 from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["Observation", "dataset_id_of", "master_keys_of", "observe", "observe_footer", "written_as"]

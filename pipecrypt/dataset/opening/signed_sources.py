@@ -36,10 +36,10 @@ from pipecrypt.store.inventory import look_at
 from pipecrypt.store.listing import find_file, list_sources
 from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["SignedSource", "find_signed_source", "list_signed_sources", "open_signed_source"]

@@ -19,7 +19,7 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement, statement_sha256
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import read_small_file
 
 __all__ = ["UnverifiedVersion", "read_unverified_version"]
 

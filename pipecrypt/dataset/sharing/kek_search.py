@@ -33,9 +33,9 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.inventory import look_at, pin_regular
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 

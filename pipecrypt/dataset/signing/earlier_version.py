@@ -17,10 +17,10 @@ from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, Remembered, VerifiedManifest, verify_envelope
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import read_small_file
 from pipecrypt.store.protocol import Revision
 from pipecrypt.store.revision import read_revision
 from pipecrypt.store.sink import is_directory
-from pipecrypt.store.source import read_small_file
 
 __all__ = ["EarlierVersion", "read_earlier_dataset", "read_earlier_file"]
 

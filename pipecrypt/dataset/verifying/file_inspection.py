@@ -24,8 +24,8 @@ from pipecrypt.parquet.footer.segments import check_opened_structure, check_stru
 from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Inspected", "Inspector", "Unlocking"]

@@ -17,9 +17,9 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, parse_run_id
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["NO_JOURNALS", "Journals", "RunTable", "RunTables", "find_unexpected", "table_of"]

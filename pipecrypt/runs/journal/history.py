@@ -25,7 +25,7 @@ from pipecrypt.runs.journal.journal import FINISHED, block_name
 from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import read_small_file
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["FoundRun", "PastRun", "fetch_ahead", "find_runs", "joined", "read_blocks", "read_header", "read_run"]

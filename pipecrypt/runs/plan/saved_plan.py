@@ -18,8 +18,8 @@ from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
 from pipecrypt.manifest.entry import check_digest
 from pipecrypt.runs.plan.plan_report import PlanReport
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import read_small_file
 from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 
 __all__ = ["MAX_PLAN_BYTES", "SavedPlan", "read_saved_plan", "save_plan"]

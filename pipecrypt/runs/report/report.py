@@ -33,8 +33,8 @@ from pipecrypt.runs.report.events import (
 from pipecrypt.runs.report.run_id import is_run_id
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import read_small_file
 from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [

@@ -19,7 +19,7 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.statement import encode_statement
 from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import read_small_file
 from tests.manifest.world import SUMMARY, manifest
 
 MIB = 1 << 20
