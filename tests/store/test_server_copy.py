@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.store import s3, s3_object
+from pipecrypt.store import s3_object
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
@@ -146,10 +146,10 @@ def test_an_unknown_outcome_is_said(
     stored: Stored, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def vanish(call: Callable[[], Any]) -> Any:
-        def broken(remote: object) -> None:
+        def broken(target: object) -> None:
             raise OSError("unreachable")
 
-        monkeypatch.setattr(s3, "look_up", broken)
+        monkeypatch.setattr(S3Object, "head", broken)
         return _refuse(call)
 
     spoil("complete_multipart_upload", vanish)
