@@ -12,7 +12,6 @@ import pytest
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store import s3_object
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
@@ -30,7 +29,7 @@ class Stored:
         self.client, self.bucket = server.client(), server.new_bucket()
         self.location = Location(f"s3://{self.bucket}/a/b.parquet", server.options)
         self.put(body + b"the old end, which is longer")
-        found = pin_regular(self.location, self.location.name)
+        found = open_store(self.location).stat().file()
         assert found is not None
         self.source: SourceFile = found
 
