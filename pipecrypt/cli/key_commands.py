@@ -69,8 +69,7 @@ def new_key(
     log_format: LogFormatOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import create_key
+    from pipecrypt.keys.keystores import NewKeystore, create_key
 
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
     if recipient and wanted not in _IDENTITIES:
@@ -92,7 +91,7 @@ def list_all(
     log_format: LogFormatOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase, and says so where none was given."""
-    from pipecrypt.keys.services.keystore.making import read_keys
+    from pipecrypt.keys.keystores import read_keys
 
     found = read_keys(keystore, credentials())
     entries = sorted(found.keys, key=lambda entry: (entry.name, entry.version))
@@ -136,8 +135,7 @@ def import_from_file(
     log_format: LogFormatOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import import_key
+    from pipecrypt.keys.keystores import NewKeystore, import_key
 
     made: list[Path] = []
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)

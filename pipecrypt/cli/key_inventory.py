@@ -34,9 +34,10 @@ def rotate_key(
     log_format: LogFormatOption = None,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
-    from pipecrypt.keys.services.keystore.making import create_key, list_keys
+    from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.keys.keystores import create_key, read_keys
 
-    newest = list_keys(reference)[-1]
+    newest = read_keys(reference, Credentials({})).keys[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)
     show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
 
@@ -53,7 +54,7 @@ def retire(
     log_format: LogFormatOption = None,
 ) -> None:
     """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
-    from pipecrypt.keys.services.keystore.removal import retire_key
+    from pipecrypt.keys.keystores import retire_key
 
     entry = retire_key(reference, version, credentials(), at=None if at is None else _parse_time(at))
     show(
@@ -80,7 +81,7 @@ def passphrase(
     The new one comes from PIPECRYPT_NEW_PASSPHRASE, the file PIPECRYPT_NEW_PASSPHRASE_FILE, PIPECRYPT_NEW_KEY_FILE or a
     prompt.
     """
-    from pipecrypt.keys.services.keystore.changing import change_passphrase
+    from pipecrypt.keys.keystores import change_passphrase
 
     document = change_passphrase(keystore, credentials())
     show(
@@ -99,7 +100,7 @@ def accept_backup(
     log_format: LogFormatOption = None,
 ) -> None:
     """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
-    from pipecrypt.keys.services.keystore.changing import accept_backup as accept
+    from pipecrypt.keys.keystores import accept_backup as accept
 
     document = accept(keystore, credentials())
     show(

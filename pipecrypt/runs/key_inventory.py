@@ -13,8 +13,7 @@ from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, UsageCla
 from pipecrypt.dataset.sharing.proven_grants import GrantProofs
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import KeystoreEntry
-from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, usable_beside
+from pipecrypt.keys.keystores import KeystoreEntry, find_doomed, remove_keys, usable_beside
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location, Place
 

@@ -16,7 +16,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signature import PrivateKey
 from pipecrypt.dataset.opening.observed_footer import observe
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.manifest.entry import FileEntry

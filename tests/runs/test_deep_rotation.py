@@ -22,7 +22,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses
 from pipecrypt.parquet.memory_source import MemorySource

@@ -22,7 +22,7 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean

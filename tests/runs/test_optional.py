@@ -12,7 +12,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, PolicyError, UnlistedColumnError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource

@@ -13,7 +13,7 @@ import pipecrypt as pc
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.errors import IntegrityError, LinkError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.store import undo

@@ -15,7 +15,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.dataset.opening.unverified_version import read_unverified_version
 from pipecrypt.errors import PolicyError, UnlistedColumnError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest import statement
 from pipecrypt.runs.journal import journal
 from pipecrypt.runs.plan.plan_report import report_plan

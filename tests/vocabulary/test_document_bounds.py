@@ -16,7 +16,7 @@ import pytest
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata
-from pipecrypt.keys.services.keystore.document import parse_keystore
+from pipecrypt.keys.schemes.keystore_document import parse_keystore
 from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
 from pipecrypt.manifest.statement import decode_statement, encode_statement

@@ -16,7 +16,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError, UsageError, WorkerError
 from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import make_plan

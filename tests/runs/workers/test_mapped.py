@@ -15,7 +15,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyError, WorkerError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.kinds.operation import Task
