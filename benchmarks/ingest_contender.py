@@ -67,10 +67,9 @@ def _arrow(source: Path, target: Path, codec: str, properties: Callable[[list[st
 
 
 def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
-    from pipecrypt.sources.batches import open_batches
-    from pipecrypt.sources.formats import SourceFormat
-    from pipecrypt.sources.options import Codec, EncodeOptions
-    from pipecrypt.sources.row_groups import encode_row_groups
+    from pipecrypt.formats.batches import open_batches
+    from pipecrypt.formats.options import Codec, EncodeOptions, SourceFormat
+    from pipecrypt.formats.row_groups import encode_row_groups
 
     def run() -> None:
         with source.open("rb", buffering=0) as file, target.open("wb") as out:

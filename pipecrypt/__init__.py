@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pipecrypt.config.run import run_config as run
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.reading.dataset import open_dataset as open
-    from pipecrypt.reading.exposed_keys import expose_data_keys as expose_data_keys
     from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
+    from pipecrypt.reading.pyarrow_keys import expose_data_keys
     from pipecrypt.runs.files import decrypt as decrypt
     from pipecrypt.runs.files import encrypt as encrypt
     from pipecrypt.runs.journal.cleaning import clean as clean
@@ -70,7 +70,7 @@ _HOMES = {
     "decryption_properties": ("pipecrypt.reading.pyarrow_keys", "decryption_properties"),
     "encrypt": ("pipecrypt.runs.files", "encrypt"),
     "errors": ("pipecrypt.errors", None),
-    "expose_data_keys": ("pipecrypt.reading.exposed_keys", "expose_data_keys"),
+    "expose_data_keys": ("pipecrypt.reading.pyarrow_keys", "expose_data_keys"),
     "grant": ("pipecrypt.runs.sharing", "grant"),
     "revoke": ("pipecrypt.runs.sharing", "revoke"),
     "rotate": ("pipecrypt.runs.sharing", "rotate"),

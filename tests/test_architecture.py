@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt import errors
-from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
-from pipecrypt.config.plan import plan_config
+from pipecrypt.config.run import plan_config
+from pipecrypt.config.spec import build_request
 from pipecrypt.errors import PipecryptError
 
 _ROOT = Path(__file__).parents[1]
@@ -67,8 +67,8 @@ _REACHES_FILES = {
     "store/held_directory.py": "likewise",
     "store/listing.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
-    "config/plan.py": "asks whether the user may write where the configuration says",
-    "runs/plan/output_names.py": "compares two spellings of a directory that exists",
+    "config/run.py": "asks whether the user may write where the configuration says",
+    "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.options import JSONFlag, LogLevelOption
-from pipecrypt.cli.render import show
-from pipecrypt.cli.summaries import count
+from pipecrypt.cli.render import count, show
 
 if TYPE_CHECKING:
     from pipecrypt.runs.journal.cleaning import CleanSummary

@@ -11,7 +11,7 @@ import typer
 
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import show, write
-from pipecrypt.cli.summaries import plan_lines
+from pipecrypt.cli.run import plan_lines
 
 __all__ = ["config_app"]
 
@@ -28,7 +28,7 @@ def check(
 ) -> None:
     """Check a configuration and show what it would do; opens no key and writes nothing."""
     from pipecrypt.config.load import load_config
-    from pipecrypt.config.plan import plan_config
+    from pipecrypt.config.run import plan_config
 
     plan = plan_config(load_config(config, os.environ), offline=offline)
     show(plan, lambda: plan_lines(plan))
@@ -37,6 +37,6 @@ def check(
 @config_app.command("schema")
 def schema(json: JSONFlag = False, log_level: LogLevelOption = None) -> None:
     """Print the JSON Schema of configurations, for editors."""
-    from pipecrypt.config.schema import config_schema
+    from pipecrypt.config.model import config_schema
 
     write(dumps(config_schema(), indent=2) + "\n")

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.formats.options import BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.options import BadRows, Codec
 
 __all__ = [
     "Also",

@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipecrypt.cli.key_inventory import accept_backup, destroy, passphrase, retire, rotate_key, usage
+from pipecrypt.cli.keys import accept_backup, destroy, entry_lines, entry_text, passphrase, retire, rotate_key, usage
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
 from pipecrypt.cli.render import note, show
-from pipecrypt.cli.summaries import entry_lines, entry_text
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 
 __all__ = ["KeyTypeChoice", "keys_app"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipecrypt.cli.keys import entry_text
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
 from pipecrypt.cli.render import show
-from pipecrypt.cli.summaries import entry_text
 from pipecrypt.errors import UsageError
 from pipecrypt.vocabulary.clock import parse_utc
 

@@ -6,25 +6,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipecrypt.cli.look import RowFormat, file_lines, format_rows
 from pipecrypt.cli.options import (
+    DatasetID,
     JSONFlag,
     LogFormatOption,
     LogLevelOption,
+    MinVersion,
     Prefix,
+    Threshold,
+    Trust,
+    Verify,
     credentials,
     join_names,
     parse_aad_prefix,
+    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import OUTPUT, note, show, write, write_data
-from pipecrypt.cli.rows import RowFormat, format_rows
-from pipecrypt.cli.summaries import file_lines
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
 if TYPE_CHECKING:
-    from pipecrypt.parquet.inspect import FileSummary
+    from pipecrypt.parquet.footer.inspect import FileSummary
     from pipecrypt.reading.rows import Rows
 
 __all__ = ["cat", "inspect"]
@@ -96,7 +100,7 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-    from pipecrypt.parquet.inspect import inspect_file
+    from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.store.listing import list_sources
     from pipecrypt.store.location import Location
     from pipecrypt.store.source import open_range_source

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption
-from pipecrypt.cli.render import aligned, show
-from pipecrypt.cli.summaries import count, delimiter_word
+from pipecrypt.cli.render import aligned, count, show
+from pipecrypt.cli.run import delimiter_word
 
 if TYPE_CHECKING:
     from pipecrypt.runs.plan.plan_report import PlanReport, SchemaDrift
@@ -47,9 +47,8 @@ def show_plan(
     accept_future: bool = False,
 ) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
-    from pipecrypt.config.build import build_request
     from pipecrypt.config.load import load_config
-    from pipecrypt.config.paths import hints_about_paths
+    from pipecrypt.config.spec import build_request, hints_about_paths
     from pipecrypt.runs.plan.plan_report import report_plan
     from pipecrypt.runs.plan.saved_plan import save_plan
 

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from pipecrypt.cli.cells import json_value
+from pipecrypt.cli.render import json_value
 from pipecrypt.errors import OutputError, PipecryptError
 from pipecrypt.vocabulary.printable import printable, printable_json
 

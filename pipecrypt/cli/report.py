@@ -43,7 +43,7 @@ def report(
 
 
 def _write_page(html: Path, found: RunReport) -> None:
-    from pipecrypt.cli.report_page import report_page
+    from pipecrypt.cli.report import report_page
 
     try:
         html.write_text(report_page(found), encoding="utf-8")

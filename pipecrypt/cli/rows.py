@@ -7,8 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from pipecrypt.cli.cells import json_value, text_value
-from pipecrypt.cli.render import aligned, clipped, json_text
+from pipecrypt.cli.render import aligned, clipped, json_text, json_value, text_value
 from pipecrypt.errors import UsageError
 
 __all__ = ["RowFormat", "format_rows"]

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, credentials
+from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, Trust, credentials
 from pipecrypt.cli.render import show
-from pipecrypt.cli.trust_options import Trust
 
 if TYPE_CHECKING:
     from pipecrypt.runs.deep_rotation import DeepSummary

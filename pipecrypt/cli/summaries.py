@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipecrypt.cli.render import aligned
-from pipecrypt.sources.options import FOUND_DELIMITERS
+from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 if TYPE_CHECKING:
-    from pipecrypt.config.plan import ConfigPlan
+    from pipecrypt.config.run import ConfigPlan
     from pipecrypt.dataset.signing.records import SignedStatement
     from pipecrypt.keys.keystores import KeystoreEntry
-    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
+    from pipecrypt.parquet.footer.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.runs.report.events import Summary
 
 __all__ = ["count", "delimiter_word", "entry_lines", "entry_text", "file_lines", "plan_lines", "run_lines"]
@@ -184,7 +184,7 @@ def _signed_as(plan: ConfigPlan) -> str:
 
 def delimiter_word(delimiter: str) -> str:
     """Return how to call a delimiter: `comma`, `tab`; the character where it has no name here."""
-    return "space" if delimiter == " " else FOUND_DELIMITERS.get(delimiter, delimiter)
+    return "space" if delimiter == " " else DETECTABLE_DELIMITERS.get(delimiter, delimiter)
 
 
 def count(number: int, noun: str) -> str:

@@ -7,7 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipecrypt.cli.encrypt_options import (
+from pipecrypt.cli.options import (
+    AcceptFuture,
+    DatasetID,
+    JSONFlag,
+    KeyReferences,
+    LogFormatOption,
+    LogLevelOption,
+    MinVersion,
+    Overwrite,
+    Prefix,
+    Threshold,
+    Trust,
+    Verify,
+    Workers,
+    credentials,
+    parse_aad_prefix,
+    read_checks,
+    split_names,
+)
+from pipecrypt.cli.progress import run_lines
+from pipecrypt.cli.render import OUTPUT, note, show, show_aside
+from pipecrypt.cli.run import show_plan
+from pipecrypt.cli.transfer import (
     Also,
     BatchRows,
     Chunks,
@@ -31,28 +53,11 @@ from pipecrypt.cli.encrypt_options import (
     UnlistedColumns,
     ValidFor,
 )
-from pipecrypt.cli.options import (
-    AcceptFuture,
-    JSONFlag,
-    KeyReferences,
-    LogFormatOption,
-    LogLevelOption,
-    Overwrite,
-    Prefix,
-    Workers,
-    credentials,
-    parse_aad_prefix,
-    split_names,
-)
-from pipecrypt.cli.planning import show_plan
-from pipecrypt.cli.render import OUTPUT, note, show, show_aside
-from pipecrypt.cli.summaries import run_lines
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.options import BadRows
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
-from pipecrypt.sources.options import BadRows
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials

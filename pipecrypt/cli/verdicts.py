@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipecrypt.cli.render import aligned
-from pipecrypt.cli.summaries import count
+from pipecrypt.cli.render import aligned, count
 from pipecrypt.errors import IntegrityError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, credentials
-from pipecrypt.cli.render import OUTPUT, show, show_refusal
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust
-from pipecrypt.cli.verdicts import (
-    brief_error,
-    finding_lines,
-    refusal_document,
-    refusal_of,
-    report_document,
-    report_lines,
+from pipecrypt.cli.options import (
+    DatasetID,
+    JSONFlag,
+    LogFormatOption,
+    LogLevelOption,
+    MinVersion,
+    Threshold,
+    Trust,
+    credentials,
 )
+from pipecrypt.cli.render import OUTPUT, show, show_refusal
+from pipecrypt.cli.verify import brief_error, finding_lines, refusal_document, refusal_of, report_document, report_lines
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError
 
 __all__ = ["verify"]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipecrypt.config.document import ValuePath
+from pipecrypt.config.document import Problem, ValuePath, config_error
 from pipecrypt.config.load import LoadedConfig
-from pipecrypt.config.paths import anchored_location
-from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.config.spec import anchored_location
 from pipecrypt.errors import ConfigError, PolicyError, UsageError
 from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options

@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from pipecrypt.config.problem import Position, Problem, config_error
+from pipecrypt.config.document import Position, Problem, config_error
 
 __all__ = ["MAX_CONFIG_BYTES", "Document", "Value", "ValuePath", "parse_document"]
 

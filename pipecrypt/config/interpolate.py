@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pipecrypt.config.document import Document, Value, ValuePath
-from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.config.document import Document, Problem, Value, ValuePath, config_error
 
 __all__ = ["interpolate_document"]
 

@@ -16,8 +16,8 @@ from typing import Final
 from pipecrypt.config.load import LoadedConfig
 from pipecrypt.errors import AccessError, KeyReferenceError, SourceNotFoundError
 from pipecrypt.keys.reference import anchored_reference, parse_key_reference
-from pipecrypt.store.listing import has_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import has_glob
 
 __all__ = ["anchored_location", "hints_about_paths"]
 

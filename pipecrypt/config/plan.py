@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipecrypt.config.build import build_request
+from pipecrypt.config.document import Problem, config_error
 from pipecrypt.config.load import LoadedConfig
-from pipecrypt.config.paths import hints_about_paths
-from pipecrypt.config.problem import Problem, config_error
+from pipecrypt.config.spec import build_request, hints_about_paths
 from pipecrypt.errors import StorageAccessError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.kinds.operation import Operation
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import planned_sources
 from pipecrypt.runs.plan.source_shape import source_shape
+from pipecrypt.runs.task import Kind
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config"]
 
@@ -164,7 +163,7 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
 
 
 def _columns(
-    loaded: LoadedConfig, source: SourceFile, operation: Operation
+    loaded: LoadedConfig, source: SourceFile, operation: Kind
 ) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
     """Return the columns of a source and, where it is CSV, its delimiter."""
     shape = source_shape(source, operation)

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
-from pipecrypt.config.paths import hints_about_paths
+from pipecrypt.config.spec import build_request, hints_about_paths
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary

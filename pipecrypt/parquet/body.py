@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.parquet.buffers import allocate_buffer
-from pipecrypt.parquet.protocols import AppendSink, CopiesRanges, HasDescriptor, RangeSource
-from pipecrypt.parquet.readahead import ReadAhead
+from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
+from pipecrypt.parquet.protocols import AppendSink, CopiesRanges, HasDescriptor
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Body", "DigestTaker", "ignore_bytes"]
 

@@ -12,26 +12,27 @@ from dataclasses import replace
 from typing import Final
 
 from pipecrypt.errors import LimitError, PolicyError
-from pipecrypt.parquet.body import ignore_bytes
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY, ChunkCompression, ChunkEntry, FileInfo, encode_entry
-from pipecrypt.parquet.byte_groups import FillChunk, built_row_groups, chunks_of_source, chunks_of_stream
-from pipecrypt.parquet.byte_layout import (
-    DEFAULT_CHUNK_BYTES,
-    ByteLayout,
-    check_chunk_bytes,
-    choose_chunk_bytes,
+from pipecrypt.parquet.blob.encrypt import FillChunk, built_row_groups, chunks_of_source, chunks_of_stream, plain_blob
+from pipecrypt.parquet.blob.format import (
+    BlobCompression,
+    BlobEntry,
+    BlobLayout,
+    choose_block_bytes,
+    encode_blob_entry,
     most_bytes,
 )
-from pipecrypt.parquet.byte_source import plain_chunks
-from pipecrypt.parquet.encrypt import FileEncryption
+from pipecrypt.parquet.carry.writing import ignore_bytes
+from pipecrypt.parquet.files import DEFAULT_BLOCK_BYTES, BlobInfo, FileEncryption, check_block_bytes
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.protocols import AppendSink, ByteStream, DataKeys, PageCodec, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, ByteStream, DataKeys, PageCodec
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_chunk_policy", "encrypt_byte_stream", "encrypt_bytes_file"]
 
-_NOTHING: Final = FileInfo()
+_NOTHING: Final = BlobInfo()
 
 
 def check_chunk_policy(policy: EncryptionPolicy) -> EncryptionPolicy:
@@ -52,8 +53,8 @@ def encrypt_bytes_file(
     *,
     keys: DataKeys,
     context: Context,
-    info: FileInfo = _NOTHING,
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    info: BlobInfo = _NOTHING,
+    chunk_bytes: int = DEFAULT_BLOCK_BYTES,
     codec: PageCodec | None = None,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
@@ -79,7 +80,7 @@ def encrypt_bytes_file(
         FormatError: the source is shorter than it was.
     """
     size_bytes = source.size_bytes
-    layout = ByteLayout(size_bytes, choose_chunk_bytes(size_bytes, chunk_bytes, source.name))
+    layout = BlobLayout(size_bytes, choose_block_bytes(size_bytes, chunk_bytes, source.name))
     if codec is not None:
         return _encrypt_built(
             chunks_of_source(source),
@@ -93,11 +94,11 @@ def encrypt_bytes_file(
             on_bytes=on_bytes,
             name=source.name,
         )
-    entry = {CHUNKS_KEY: encode_entry(ChunkEntry(layout, ChunkCompression.NONE, info))}
+    entry = {BLOB_KEY: encode_blob_entry(BlobEntry(layout, BlobCompression.NONE, info))}
     progress = _AtMost(size_bytes, on_bytes)
     policy = check_chunk_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
-        encryption.append(plain_chunks(source, layout))
+        encryption.append(plain_blob(source, layout))
         return replace(encryption.finish(entry), source_bytes=size_bytes)
 
 
@@ -108,8 +109,8 @@ def encrypt_byte_stream(
     *,
     keys: DataKeys,
     context: Context,
-    info: FileInfo = _NOTHING,
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    info: BlobInfo = _NOTHING,
+    chunk_bytes: int = DEFAULT_BLOCK_BYTES,
     codec: PageCodec | None = None,
     on_bytes: Callable[[int], None] = ignore_bytes,
     name: str = "the stream",
@@ -135,7 +136,7 @@ def encrypt_byte_stream(
         UsageError: chunks cannot have this size, or the name cannot be kept.
         LimitError: the stream is larger than a file of such chunks can number.
     """
-    check_chunk_bytes(chunk_bytes)
+    check_block_bytes(chunk_bytes)
     return _encrypt_built(
         chunks_of_stream(stream, name),
         sink,
@@ -157,14 +158,14 @@ def _encrypt_built(
     *,
     keys: DataKeys,
     context: Context,
-    info: FileInfo,
+    info: BlobInfo,
     chunk_bytes: int,
     codec: PageCodec | None,
     on_bytes: Callable[[int], None],
     name: str,
 ) -> FileReport:
-    compression, size_bytes = ChunkCompression.NONE if codec is None else ChunkCompression.ZSTD, 0
-    encode_entry(ChunkEntry(ByteLayout(0, chunk_bytes), compression, info))  # a name that cannot be kept fails now
+    compression, size_bytes = BlobCompression.NONE if codec is None else BlobCompression.ZSTD, 0
+    encode_blob_entry(BlobEntry(BlobLayout(0, chunk_bytes), compression, info))  # a name that cannot be kept fails now
     policy = check_chunk_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
         with closing(built_row_groups(fill_chunk, chunk_bytes, name, codec)) as row_groups:
@@ -174,8 +175,8 @@ def _encrypt_built(
                     raise _too_long(name, chunk_bytes)
                 encryption.append(row_group.source)
                 on_bytes(row_group.plain_bytes)
-        entry = ChunkEntry(ByteLayout(size_bytes, chunk_bytes), compression, info)
-        return replace(encryption.finish({CHUNKS_KEY: encode_entry(entry)}), source_bytes=size_bytes)
+        entry = BlobEntry(BlobLayout(size_bytes, chunk_bytes), compression, info)
+        return replace(encryption.finish({BLOB_KEY: encode_blob_entry(entry)}), source_bytes=size_bytes)
 
 
 def _too_long(name: str, chunk_bytes: int) -> LimitError:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 from pipecrypt.errors import FormatError, UsageError
-from pipecrypt.parquet.byte_layout import ByteLayout, is_chunk_size
+from pipecrypt.parquet.blob.format import BlobLayout, is_chunk_size
 from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct
 
@@ -63,7 +63,7 @@ class ChunkEntry:
         info: about the file.
     """
 
-    layout: ByteLayout
+    layout: BlobLayout
     compression: ChunkCompression
     info: FileInfo
 
@@ -124,7 +124,7 @@ def _decode(document: object, name: str) -> ChunkEntry:
     if type(chunk_bytes) is not int or not is_chunk_size(chunk_bytes):
         raise ValueError
     info = FileInfo(_name(document.get("name")), _mode(document.get("mode")), _time(document.get("mtime_ns")))
-    return ChunkEntry(ByteLayout(size_bytes, chunk_bytes), ChunkCompression(document["compression"]), info)
+    return ChunkEntry(BlobLayout(size_bytes, chunk_bytes), ChunkCompression(document["compression"]), info)
 
 
 def _integer(value: object, least: int, most: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from pipecrypt.parquet.byte_entry import ChunkCompression
-from pipecrypt.parquet.footer import encode_plain_footer
+from pipecrypt.parquet.blob.format import BlobCompression
+from pipecrypt.parquet.footer.stored import encode_plain_footer
 from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
@@ -23,7 +23,7 @@ from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_pla
 __all__ = ["CHUNK_COLUMN", "CODECS", "RowGroupPlace", "plain_footer", "plain_offset_index"]
 
 CHUNK_COLUMN: Final = "chunk"
-CODECS: Final = {ChunkCompression.NONE: 0, ChunkCompression.ZSTD: 6}
+CODECS: Final = {BlobCompression.NONE: 0, BlobCompression.ZSTD: 6}
 _BYTE_ARRAY: Final = 6
 _REQUIRED: Final = 0
 _ENCODINGS: Final = (0, 3)  # PLAIN for values, RLE for levels
@@ -61,7 +61,7 @@ class RowGroupPlace:
     index: tuple[int, int] | None = None
 
 
-def plain_footer(places: Sequence[RowGroupPlace], compression: ChunkCompression) -> bytes:
+def plain_footer(places: Sequence[RowGroupPlace], compression: BlobCompression) -> bytes:
     """Return everything behind the last page or index of a plaintext file."""
     footer = Struct()
     footer.set(_VERSION_FIELD, WireType.I32, _FORMAT_VERSION)

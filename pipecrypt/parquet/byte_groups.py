@@ -12,12 +12,19 @@ from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from pipecrypt.errors import StorageError
-from pipecrypt.parquet.byte_entry import ChunkCompression
-from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer, plain_offset_index
-from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, length_prefix, page_header
-from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.protocols import ByteStream, FetchesSeveral, PageCodec, RangeSource, ReadsInto
+from pipecrypt.parquet.blob.format import (
+    PREFIX_BYTES,
+    ROW_GROUP_BLOCKS,
+    BlobCompression,
+    RowGroupPlace,
+    length_prefix,
+    page_header,
+    plain_footer,
+    plain_offset_index,
+)
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC
+from pipecrypt.parquet.protocols import ByteStream, FetchesSeveral, PageCodec
+from pipecrypt.vocabulary.ranges import DescribedSource, MemorySource, RangeSource
 
 __all__ = ["BuiltRowGroup", "FillChunk", "built_row_groups", "chunks_of_source", "chunks_of_stream"]
 
@@ -56,7 +63,7 @@ def built_row_groups(
         filler.begin(0)
         while True:
             built = filler.built()
-            is_last = built.plain_bytes < ROW_GROUP_CHUNKS * chunk_bytes
+            is_last = built.plain_bytes < ROW_GROUP_BLOCKS * chunk_bytes
             if not is_last:
                 filler.begin(ordinal + 1)
             if built.plain_bytes or not ordinal:
@@ -119,9 +126,9 @@ class _Builder:
         self._chunk_bytes = chunk_bytes
         self._name = name
         self._codec = codec
-        self._compression = ChunkCompression.NONE if codec is None else ChunkCompression.ZSTD
+        self._compression = BlobCompression.NONE if codec is None else BlobCompression.ZSTD
         # All of it at once: what is not written to takes no memory, and growing would copy.
-        self._buffer = bytearray(ROW_GROUP_CHUNKS * (chunk_bytes + _PAGE_ROOM_BYTES))
+        self._buffer = bytearray(ROW_GROUP_BLOCKS * (chunk_bytes + _PAGE_ROOM_BYTES))
         self._scratch = bytearray(PREFIX_BYTES + chunk_bytes if codec else 0)
         self._end = 0
 
@@ -130,7 +137,7 @@ class _Builder:
         self._append(PLAIN_MAGIC)
         bounds, plain_bytes, unstored_bytes = [MAGIC_BYTES], 0, 0
         add_page = self._add_plain if self._codec is None else self._add_compressed
-        for _ in range(ROW_GROUP_CHUNKS):
+        for _ in range(ROW_GROUP_BLOCKS):
             chunk_bytes, page_bytes = add_page()
             if chunk_bytes:
                 plain_bytes += chunk_bytes
@@ -223,7 +230,7 @@ def chunks_of_source(source: RangeSource) -> FillChunk:
     def fill(out: memoryview) -> int:
         nonlocal position, window, window_start
         length = min(len(out), source.size_bytes - position)
-        if isinstance(source, ReadsInto) and not isinstance(source, FetchesSeveral):
+        if isinstance(source, DescribedSource) and not isinstance(source, FetchesSeveral):
             source.read_into(position, out[:length])
         else:
             if position + length > window_start + len(window):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import LimitError, UsageError
-from pipecrypt.parquet.footer import MAGIC_BYTES
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
 from pipecrypt.parquet.wire.thrift import encode_zigzag
 

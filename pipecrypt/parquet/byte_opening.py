@@ -12,28 +12,31 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, UnsupportedError
-from pipecrypt.parquet.byte_entry import ChunkCompression, ChunkEntry, find_entry
-from pipecrypt.parquet.byte_footer import CHUNK_COLUMN
-from pipecrypt.parquet.byte_layout import (
+from pipecrypt.parquet.blob.format import (
+    BLOCK_COLUMN,
     PREFIX_BYTES,
-    ROW_GROUP_CHUNKS,
+    ROW_GROUP_BLOCKS,
+    BlobCompression,
+    BlobEntry,
+    find_blob_entry,
     length_prefix,
     sealed_header,
 )
-from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
-from pipecrypt.parquet.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import PageCodec, RangeSource
+from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, FileMetaData, OffsetIndex, PageLocation, RowGroup
 from pipecrypt.parquet.wire.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
 from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["ChunkRowGroup", "OpenedChunks", "opened_chunks"]
 
-_LEAVES: Final = (LeafColumn((CHUNK_COLUMN,), "BYTE_ARRAY"),)
+_LEAVES: Final = (LeafColumn((BLOCK_COLUMN,), "BYTE_ARRAY"),)
 # By how much a compressor may lengthen a page that it cannot shorten: zstd stays far below.
 _MOST_GROWTH_SHIFT: Final = 6
 _MOST_GROWTH_BYTES: Final = 1024
@@ -65,7 +68,7 @@ class ChunkRowGroup:
     @property
     def first_chunk(self) -> int:
         """The number of its first chunk in the file."""
-        return self.ordinal * ROW_GROUP_CHUNKS
+        return self.ordinal * ROW_GROUP_BLOCKS
 
     @property
     def rows(self) -> int:
@@ -89,7 +92,7 @@ def opened_chunks(
         FormatError: the entry and the rest of the footer contradict each other.
         UnsupportedError: the pages are compressed and there is no codec.
     """
-    entry = find_entry(opened.footer, name)
+    entry = find_blob_entry(opened.footer, name)
     if entry is None:
         return None
     # pipecrypt writes the entry into encrypted footers only, and refuses to encrypt a table that has one.
@@ -116,17 +119,15 @@ class OpenedChunks:
         codec: decompresses pages.
     """
 
-    def __init__(
-        self, opened: OpenedFile, entry: ChunkEntry, body_end: int, name: str, codec: PageCodec | None
-    ) -> None:
+    def __init__(self, opened: OpenedFile, entry: BlobEntry, body_end: int, name: str, codec: PageCodec | None) -> None:
         """Check the counts."""
         self.entry = entry
         self.layout = layout = entry.layout
         self.body_end = body_end
         self._opened = opened
         self._name = name
-        self._codec = codec if entry.compression is ChunkCompression.ZSTD else None
-        if entry.compression is ChunkCompression.ZSTD and codec is None:
+        self._codec = codec if entry.compression is BlobCompression.ZSTD else None
+        if entry.compression is BlobCompression.ZSTD and codec is None:
             raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
         if leaf_columns(opened.footer.structs(FileMetaData.SCHEMA), name) != _LEAVES:  # (1)
             raise FormatError(f"{name} says that it holds chunks, but has other columns")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.byte_layout import PREFIX_BYTES
-from pipecrypt.parquet.byte_opening import ChunkRowGroup, OpenedChunks
-from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.opened import OpenedFile
-from pipecrypt.parquet.protocols import AppendSink, RangeSource, ReadsInto
+from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob
+from pipecrypt.parquet.blob.format import PREFIX_BYTES
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES
+from pipecrypt.parquet.protocols import AppendSink
 from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["ignore_restored", "restore_bytes"]
 
@@ -26,7 +27,7 @@ def ignore_restored(restored: RestoredFile) -> None:
 
 
 def restore_bytes(
-    chunks: OpenedChunks, opened: OpenedFile, source: RangeSource, sink: AppendSink, on_bytes: Callable[[int], None]
+    chunks: OpenedBlob, opened: OpenedFile, source: RangeSource, sink: AppendSink, on_bytes: Callable[[int], None]
 ) -> FileReport:
     """Write all bytes to `sink`, each chunk checked; see `OpenedChunks` for what is checked.
 
@@ -61,7 +62,7 @@ def restore_bytes(
 class _Window:
     """Pages `first` to `end` of a row group, which are read at once."""
 
-    row_group: ChunkRowGroup
+    row_group: BlockGroup
     first: int
     end: int
 
@@ -74,7 +75,7 @@ class _Window:
         return self.row_group.bounds[self.end] - self.start
 
 
-def _windows(chunks: OpenedChunks, source: RangeSource) -> Iterator[_Window]:
+def _windows(chunks: OpenedBlob, source: RangeSource) -> Iterator[_Window]:
     end, step = MAGIC_BYTES, max(1, _WINDOW_BYTES // chunks.layout.chunk_bytes)
     for index in range(chunks.layout.row_groups):
         row_group = chunks.row_group(index, source)
@@ -85,10 +86,10 @@ def _windows(chunks: OpenedChunks, source: RangeSource) -> Iterator[_Window]:
             yield _Window(row_group, first, min(first + step, row_group.rows))
 
 
-def _sealed_windows(chunks: OpenedChunks, source: RangeSource) -> Generator[tuple[_Window, memoryview]]:
+def _sealed_windows(chunks: OpenedBlob, source: RangeSource) -> Generator[tuple[_Window, memoryview]]:
     """Yield windows with their bytes, valid until the next one is asked for, which is read meanwhile."""
     windows = _windows(chunks, source)
-    if not isinstance(source, ReadsInto):
+    if not isinstance(source, DescribedSource):
         for window in windows:
             yield window, source.read_range(window.start, window.length)
         return
@@ -107,7 +108,7 @@ def _sealed_windows(chunks: OpenedChunks, source: RangeSource) -> Generator[tupl
             yield ahead[0], ahead[1].result()
 
 
-def _fill(source: ReadsInto, start: int, out: memoryview) -> memoryview:
+def _fill(source: DescribedSource, start: int, out: memoryview) -> memoryview:
     source.read_into(start, out)
     return out
 

@@ -8,11 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pipecrypt.parquet.byte_entry import ChunkCompression
-from pipecrypt.parquet.byte_footer import RowGroupPlace, plain_footer
-from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS, ByteLayout, length_prefix, page_header
-from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC
-from pipecrypt.parquet.protocols import CheapSeeks, FetchesSeveral, RangeSource, ReadsInto
+from pipecrypt.parquet.blob.format import (
+    PREFIX_BYTES,
+    ROW_GROUP_BLOCKS,
+    BlobCompression,
+    BlobLayout,
+    RowGroupPlace,
+    length_prefix,
+    page_header,
+    plain_footer,
+)
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC
+from pipecrypt.parquet.protocols import CheapSeeks, FetchesSeveral
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["PlainChunks", "plain_chunks"]
 
@@ -27,7 +35,7 @@ class PlainChunks:
 
     __slots__ = ("_body_end", "_buffer", "_footer", "_full", "_full_page", "_last", "_last_page", "_layout", "_source")
 
-    def __init__(self, source: RangeSource, layout: ByteLayout) -> None:
+    def __init__(self, source: RangeSource, layout: BlobLayout) -> None:
         """Make headers and footer; read nothing."""
         self._source = source
         self._layout = layout
@@ -39,7 +47,7 @@ class PlainChunks:
         self._last_page = len(self._last) + last_bytes
         self._body_end = MAGIC_BYTES + self._pages_bytes(0, layout.chunks)
         self._footer: Final = plain_footer(
-            [self._place(index) for index in range(layout.row_groups)], ChunkCompression.NONE
+            [self._place(index) for index in range(layout.row_groups)], BlobCompression.NONE
         )
 
     def _pages_bytes(self, first: int, count: int) -> int:
@@ -47,7 +55,7 @@ class PlainChunks:
         return (count - has_last) * self._full_page + has_last * self._last_page
 
     def _place(self, row_group: int) -> RowGroupPlace:
-        first, rows = row_group * ROW_GROUP_CHUNKS, self._layout.rows(row_group)
+        first, rows = row_group * ROW_GROUP_BLOCKS, self._layout.rows(row_group)
         length = self._pages_bytes(first, rows)
         return RowGroupPlace(row_group, MAGIC_BYTES + first * self._full_page, rows, length, length)
 
@@ -123,7 +131,7 @@ class _FillingPlainChunks(PlainChunks):
 
     __slots__ = ("_read_raw",)
 
-    def __init__(self, source: RangeSource, layout: ByteLayout, read_raw: Callable[[int, memoryview], None]) -> None:
+    def __init__(self, source: RangeSource, layout: BlobLayout, read_raw: Callable[[int, memoryview], None]) -> None:
         super().__init__(source, layout)
         self._read_raw = read_raw
 
@@ -137,7 +145,7 @@ class _FetchingPlainChunks(PlainChunks):
 
     __slots__ = ("_into", "ranges_in_flight")
 
-    def __init__(self, source: RangeSource, layout: ByteLayout, into: ReadsInto, ranges_in_flight: int) -> None:
+    def __init__(self, source: RangeSource, layout: BlobLayout, into: DescribedSource, ranges_in_flight: int) -> None:
         super().__init__(source, layout)
         self._into = into
         self.ranges_in_flight = ranges_in_flight
@@ -154,11 +162,11 @@ class _FetchingPlainChunks(PlainChunks):
         self.fill(start, out, read_raw)
 
 
-def plain_chunks(source: RangeSource, layout: ByteLayout) -> PlainChunks:
+def plain_chunks(source: RangeSource, layout: BlobLayout) -> PlainChunks:
     """Return the plaintext Parquet file of the chunks of `source`; it fills buffers if `source` does."""
-    if isinstance(source, ReadsInto) and isinstance(source, FetchesSeveral):
+    if isinstance(source, DescribedSource) and isinstance(source, FetchesSeveral):
         return _FetchingPlainChunks(source, layout, source, source.ranges_in_flight)
-    if isinstance(source, ReadsInto):
+    if isinstance(source, DescribedSource):
         return _FillingPlainChunks(source, layout, source.read_into)
     return PlainChunks(source, layout)
 

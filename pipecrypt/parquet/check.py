@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipecrypt.parquet.columns import choose_keys, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
+from pipecrypt.parquet.footer.columns import choose_keys, leaf_columns
+from pipecrypt.parquet.footer.entries import check_notes
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.sealed_notes import check_notes
 from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_policy"]
 

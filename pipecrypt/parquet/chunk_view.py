@@ -15,14 +15,20 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.errors import FormatError, PipecryptError
-from pipecrypt.parquet.byte_layout import PREFIX_BYTES, ROW_GROUP_CHUNKS
-from pipecrypt.parquet.byte_opening import ChunkRowGroup, OpenedChunks, opened_chunks
-from pipecrypt.parquet.footer import FooterCheck, SealedFooter, StoredFooter, read_sealed_footer, read_stored_footer
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob, opened_blob
+from pipecrypt.parquet.blob.format import PREFIX_BYTES, ROW_GROUP_BLOCKS
+from pipecrypt.parquet.footer.opened import OpenedFile, as_tampering
+from pipecrypt.parquet.footer.stored import (
+    FooterCheck,
+    SealedFooter,
+    StoredFooter,
+    read_sealed_footer,
+    read_stored_footer,
+)
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import DataKeys, PageCodec, RangeSource, ReadsInto
+from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.parquet.report import RestoredFile
-from pipecrypt.parquet.tampering import as_tampering
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["ChunkView", "find_chunk_view"]
 
@@ -76,10 +82,10 @@ def _open(
     keys: DataKeys,
     aad_prefix: bytes | None,
     codec: PageCodec | None,
-) -> tuple[OpenedFile, OpenedChunks | None]:
+) -> tuple[OpenedFile, OpenedBlob | None]:
     opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
     try:
-        return opened, opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
+        return opened, opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
     except BaseException:
         opened.close()
         raise
@@ -130,15 +136,15 @@ class ChunkView:
         self._begin(source, opened, chunks)
 
     @classmethod
-    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool) -> Self:
+    def _of(cls, source: RangeSource, opened: OpenedFile, chunks: OpenedBlob, *, is_signed: bool) -> Self:
         view = cls.__new__(cls)
         view._begin(source, opened, chunks, is_signed=is_signed)
         return view
 
-    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedChunks, *, is_signed: bool = False) -> None:
+    def _begin(self, source: RangeSource, opened: OpenedFile, chunks: OpenedBlob, *, is_signed: bool = False) -> None:
         self._source = source
         self._is_signed = is_signed
-        self._into = source if isinstance(source, ReadsInto) else None
+        self._into = source if isinstance(source, DescribedSource) else None
         self._wipe = weakref.finalize(self, opened.close)
         self._chunks = chunks
         self._layout = chunks.layout
@@ -148,7 +154,7 @@ class ChunkView:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._spare: list[bytearray] = []
         self._spare_sealed = bytearray()
-        self._row_groups: OrderedDict[int, ChunkRowGroup] = OrderedDict()
+        self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
         self._most_kept = max(_LEAST_KEPT, _KEPT_BYTES // self._layout.chunk_bytes)
         self._most_at_once = max(1, min(_RANGE_BYTES // self._layout.chunk_bytes, self._most_kept))
         self._expected = -1  # the chunk that a reader who goes front to back asks for next
@@ -268,9 +274,9 @@ class ChunkView:
             buffer, self._spare_sealed = self._spare_sealed, bytearray()
         return buffer if len(buffer) >= length else bytearray(length)
 
-    def _plan(self, first: int, last: int) -> tuple[ChunkRowGroup, int]:
+    def _plan(self, first: int, last: int) -> tuple[BlockGroup, int]:
         """Return the row group of a chunk and how many chunks to read: those asked for, and some ahead."""
-        row_group = self._row_group(first // ROW_GROUP_CHUNKS)
+        row_group = self._row_group(first // ROW_GROUP_BLOCKS)
         with self._lock:
             if first == self._expected:
                 last = first + self._most_at_once - 1
@@ -278,7 +284,7 @@ class ChunkView:
             self._expected = first + count
         return row_group, count
 
-    def _row_group(self, index: int) -> ChunkRowGroup:
+    def _row_group(self, index: int) -> BlockGroup:
         with self._source_lock:
             row_group = self._row_groups.get(index)
             if row_group is None:
@@ -298,7 +304,7 @@ class ChunkView:
                 out[:] = self._source.read_range(start, len(out))
         return out
 
-    def _open_chunk(self, row_group: ChunkRowGroup, row: int, sealed: memoryview) -> _Kept:
+    def _open_chunk(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _Kept:
         with self._lock:
             room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.chunk_bytes)
         return _Kept(room, self._chunks.open_chunk(row_group, row, sealed, memoryview(room)))

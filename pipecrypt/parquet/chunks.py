@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.columns import LeafColumn
+from pipecrypt.parquet.footer.columns import LeafColumn
 from pipecrypt.parquet.wire.fields import (
     COLUMN_META_DATA,
     ROW_GROUP,

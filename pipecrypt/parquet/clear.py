@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.errors import UnsupportedError
-from pipecrypt.parquet.columns import LeafColumn
+from pipecrypt.parquet.footer.columns import LeafColumn
 from pipecrypt.parquet.wire.fields import FileMetaData, SchemaElement
 from pipecrypt.parquet.wire.thrift import Struct
 

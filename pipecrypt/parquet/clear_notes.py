@@ -14,10 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from pipecrypt.parquet.arrow_schema import ARROW_SCHEMA_KEY, strip_arrow_schema
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY
-from pipecrypt.parquet.integrity import INTEGRITY_KEY
-from pipecrypt.parquet.originals import LAYOUT_KEY
+from pipecrypt.parquet.footer.notes import ARROW_SCHEMA_KEY, strip_arrow_schema
+from pipecrypt.parquet.wire.fields import BLOB_KEY, INTEGRITY_KEY, LAYOUT_KEY
 from pipecrypt.vocabulary.documents import DocumentError, load_json
 
 __all__ = ["strip_note"]
@@ -25,7 +23,7 @@ __all__ = ["strip_note"]
 # Files of one dataset have the same entries for the most part: these many small ones are looked at once.
 _REMEMBERED: Final = 16
 _MOST_REMEMBERED_BYTES: Final = 256 << 10
-_OURS: Final = frozenset({CHUNKS_KEY, INTEGRITY_KEY, LAYOUT_KEY})
+_OURS: Final = frozenset({BLOB_KEY, INTEGRITY_KEY, LAYOUT_KEY})
 _GEO_KEPT: Final = frozenset({"encoding", "crs", "edges", "orientation", "epoch", "covering"})
 _GEO_OF_FILES: Final = frozenset({"version", "schema_version", "primary_column", "columns", "creator"})
 _PANDAS_KEPT: Final = frozenset({"timezone", "encoding", "ordered", "unit", "precision", "scale"})

@@ -10,22 +10,12 @@ from array import array
 from collections.abc import Callable
 
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.parquet.body import Body, ignore_bytes
-from pipecrypt.parquet.byte_opening import opened_chunks
-from pipecrypt.parquet.byte_restore import ignore_restored, restore_bytes
-from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
-from pipecrypt.parquet.footer import PLAIN_MAGIC, BytesCheck, FooterCheck, encode_plain_footer, read_sealed_footer
-from pipecrypt.parquet.indexes import (
-    BLOOM_FILTER_HEADER_BYTES,
-    bloom_filter_bytes,
-    move_offset_index,
-    open_bloom_filter,
-    sealed_bloom_filter_bytes,
-)
-from pipecrypt.parquet.integrity import ExpectedDigests
-from pipecrypt.parquet.layout import (
+from pipecrypt.parquet.blob.decrypt import ignore_restored, opened_blob, restore_blob
+from pipecrypt.parquet.carry.writing import Body, ignore_bytes
+from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, locate_pages, row_count
+from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
-    ChunkMove,
     IndexPlaces,
     Part,
     Segment,
@@ -36,14 +26,31 @@ from pipecrypt.parquet.layout import (
     order_segments,
     read_windows,
 )
-from pipecrypt.parquet.opened import OpenedCheck, OpenedFile, is_sealed
-from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
-from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
+from pipecrypt.parquet.footer.stored import (
+    PLAIN_MAGIC,
+    BytesCheck,
+    FooterCheck,
+    encode_plain_footer,
+    read_sealed_footer,
+)
+from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.pages.moves import (
+    BLOOM_FILTER_HEADER_BYTES,
+    ChunkMove,
+    bloom_filter_bytes,
+    move_offset_index,
+    open_bloom_filter,
+    restore_chunk,
+    restore_row_group,
+    sealed_bloom_filter_bytes,
+)
+from pipecrypt.parquet.pages.sealing import PageAADs, PageBounds, PageOpener
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec
 from pipecrypt.parquet.report import FileReport, RestoredFile
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.wire.modules import ModuleType, open_module
 from pipecrypt.parquet.wire.thrift import WireType
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["decrypt_file"]
 
@@ -93,11 +100,11 @@ def decrypt_file(
     sealed, stored = read_sealed_footer(source, check=check, bytes_check=bytes_check)
     body_end = stored.body_end
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
-        chunks = opened_chunks(opened, sealed.mode, body_end, name=source.name, codec=codec)
+        chunks = opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
         del sealed, stored  # they hold the whole footer as stored
         if chunks is not None:
             on_restored(chunks.restored)
-            return restore_bytes(chunks, opened, source, sink, on_bytes)
+            return restore_blob(chunks, opened, source, sink, on_bytes)
         segments = _survey(opened, body_end)
         if check_opened is not None:
             check_opened(opened.protection)

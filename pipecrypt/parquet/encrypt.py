@@ -15,22 +15,19 @@ from typing import Final, Self
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import PipecryptError
-from pipecrypt.parquet.body import Body, ignore_bytes
-from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages, row_count
-from pipecrypt.parquet.clear import check_clear_fields, check_clear_footer
-from pipecrypt.parquet.columns import choose_keys, leaf_columns
-from pipecrypt.parquet.footer import Algorithm, encode_sealed_footer, magic, read_plain_footer
-from pipecrypt.parquet.growing import GrowingFooter
-from pipecrypt.parquet.indexes import (
-    BLOOM_FILTER_HEADER_BYTES,
-    bloom_filter_bytes,
-    move_offset_index,
-    seal_bloom_filter,
+from pipecrypt.parquet.carry.writing import Body, ignore_bytes
+from pipecrypt.parquet.footer.columns import choose_keys, leaf_columns
+from pipecrypt.parquet.footer.entries import (
+    Originals,
+    check_clear_fields,
+    check_clear_footer,
+    check_notes,
+    push_originals,
+    seal_notes,
 )
-from pipecrypt.parquet.integrity import SegmentDigests
-from pipecrypt.parquet.layout import (
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
+from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
-    ChunkMove,
     IndexPlaces,
     Part,
     Segment,
@@ -42,21 +39,29 @@ from pipecrypt.parquet.layout import (
     order_segments,
     read_windows,
 )
-from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
-from pipecrypt.parquet.originals import Originals, push_originals
-from pipecrypt.parquet.page_headers import PageScan
-from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
+from pipecrypt.parquet.footer.stored import Algorithm, encode_sealed_footer, magic, read_plain_footer
+from pipecrypt.parquet.pages.headers import PageScan, check_invocations, check_page_count, most_modules
+from pipecrypt.parquet.pages.integrity import SegmentDigests
+from pipecrypt.parquet.pages.moves import (
+    BLOOM_FILTER_HEADER_BYTES,
+    ChunkMove,
+    bloom_filter_bytes,
+    move_offset_index,
+    relocate_chunk,
+    relocate_row_group,
+    seal_bloom_filter,
+)
+from pipecrypt.parquet.pages.sealing import PageAADs, PageBounds, PageSealer, sealed_bound
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource, ShowsPart
-from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
+from pipecrypt.parquet.protocols import AppendSink, DataKeys, ShowsPart
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.sealed_metadata import MetadataSealer
-from pipecrypt.parquet.sealed_notes import check_notes, seal_notes
+from pipecrypt.parquet.table.encrypt import GrowingFooter
+from pipecrypt.parquet.table.keys import MetadataSealer, WritingKeys
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
 from pipecrypt.parquet.wire.thrift import Struct, WireType
-from pipecrypt.parquet.writing_keys import WritingKeys
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["FileEncryption", "encrypt_file"]
 

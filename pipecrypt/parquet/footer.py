@@ -20,7 +20,6 @@ from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import AlreadyEncryptedError, FormatError, LimitError, NotEncryptedError, UnsupportedError
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.wire.fields import (
     FILE_CRYPTO_META_DATA,
     FILE_META_DATA,
@@ -40,6 +39,7 @@ from pipecrypt.parquet.wire.modules import (
 )
 from pipecrypt.parquet.wire.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
 from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAGIC_BYTES",

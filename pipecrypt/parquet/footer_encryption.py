@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer import StoredFooter
-from pipecrypt.parquet.key_names import KeyNames, read_key_names
+from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer.keys import KeyNames, read_key_names
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.wire.thrift import Struct

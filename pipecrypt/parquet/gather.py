@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto, ReadsMany
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["Gatherer"]
 
@@ -50,15 +50,15 @@ class Gatherer:
 
     def _fetch_windows(self, windows: list[tuple[int, int]]) -> list[memoryview]:
         source = self._source
-        if isinstance(source, ReadsMany):
+        if isinstance(source, DescribedSource):
             return list(source.read_many(windows))
-        if isinstance(source, ReadsInto):
+        if isinstance(source, DescribedSource):
             return [_read_into(source, start, length) for start, length in windows]
         with self._lock:
             return [memoryview(bytes(source.read_range(start, length))) for start, length in windows]
 
 
-def _read_into(source: ReadsInto, start: int, length: int) -> memoryview:
+def _read_into(source: DescribedSource, start: int, length: int) -> memoryview:
     out = memoryview(bytearray(length))
     source.read_into(start, out)
     return out

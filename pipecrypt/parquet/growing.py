@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.integrity import INTEGRITY_KEY
-from pipecrypt.parquet.originals import Originals
-from pipecrypt.parquet.sealed_notes import NOTES_KEY
-from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.footer.entries import Originals
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.wire.fields import BLOB_KEY, INTEGRITY_KEY, NOTES_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
 
 __all__ = ["GrowingFooter"]
@@ -48,7 +45,7 @@ class GrowingFooter:
             FormatError: it has an entry that only our encrypted files have, by which decrypting would take it for one.
         """
         names = {pair.binary(KeyValue.KEY) for pair in footer.structs(FileMetaData.KEY_VALUE_METADATA)}
-        for name in (CHUNKS_KEY, INTEGRITY_KEY, NOTES_KEY):
+        for name in (BLOB_KEY, INTEGRITY_KEY, NOTES_KEY):
             if name in names:
                 raise FormatError(f"a plaintext file has the key-value entry {name.decode()!r}")
         structs: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]

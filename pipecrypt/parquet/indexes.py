@@ -14,8 +14,9 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.layout import MAX_INDEX_BYTES, ChunkMove
+from pipecrypt.parquet.footer.row_groups import Chunk
+from pipecrypt.parquet.footer.segments import MAX_INDEX_BYTES
+from pipecrypt.parquet.pages.moves import ChunkMove
 from pipecrypt.parquet.wire.fields import (
     BLOOM_FILTER_HEADER,
     OFFSET_INDEX,

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester, digest
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.layout import Segment, SegmentKind
+from pipecrypt.parquet.footer.segments import Segment, SegmentKind
 from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.parquet.wire.thrift import Struct, WireType

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import SealedFooter, open_footer
-from pipecrypt.parquet.opened import resolve_prefix
-from pipecrypt.parquet.originals import read_originals
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.entries import read_originals
+from pipecrypt.parquet.footer.opened import resolve_prefix
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData

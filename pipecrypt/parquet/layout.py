@@ -15,10 +15,10 @@ from itertools import chain, islice
 from typing import Final, NamedTuple, TypeAlias
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
-from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.pages import PageBounds
-from pipecrypt.parquet.readahead import WINDOW_BYTES
+from pipecrypt.parquet.carry.reading import WINDOW_BYTES
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, locate_pages
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES
+from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 

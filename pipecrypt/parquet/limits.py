@@ -11,12 +11,13 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.page_headers import read_page_header
-from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
+from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages
+from pipecrypt.parquet.pages.headers import read_page_header
+from pipecrypt.parquet.protocols import CheapSeeks
 from pipecrypt.parquet.wire.fields import ColumnChunk, PageType
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.parquet.wire.thrift_read import read_list_start
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_counts", "check_invocations", "check_page_count", "most_modules"]
 

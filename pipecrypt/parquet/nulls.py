@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.parquet.columns import LeafColumn, physical_type_code
+from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.wire.fields import ColumnMetaData, PageHeader, PageType, SchemaElement
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint
 

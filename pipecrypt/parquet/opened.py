@@ -13,15 +13,12 @@ from typing import Self, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UnsupportedError, UsageError
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import SealedFooter, open_footer
-from pipecrypt.parquet.integrity import pop_digests
-from pipecrypt.parquet.limits import check_counts
-from pipecrypt.parquet.originals import Originals, pop_originals
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.entries import Originals, pop_digests, pop_originals, restore_notes
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts
+from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.sealed_notes import restore_notes
 from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
 from pipecrypt.parquet.wire.thrift import Struct

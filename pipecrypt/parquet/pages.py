@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pipecrypt.crypto.aead import NONCE_BYTES, MessageCipher, random_bytes
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.page_headers import (
+from pipecrypt.parquet.pages.headers import (
     Page,
     check_page,
     read_page_header,

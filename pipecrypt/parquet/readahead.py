@@ -14,8 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Final
 
-from pipecrypt.parquet.buffers import allocate_buffer
-from pipecrypt.parquet.protocols import FetchesSeveral, RangeSource, ReadsInto
+from pipecrypt.parquet.carry.reading import allocate_buffer
+from pipecrypt.parquet.protocols import FetchesSeveral
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["WINDOW_BYTES", "ReadAhead"]
 
@@ -58,7 +59,7 @@ class ReadAhead:
         """Plan nothing yet."""
         self._source = source
         self._leave = leave
-        self._into = source if isinstance(source, ReadsInto) else None
+        self._into = source if isinstance(source, DescribedSource) else None
         self._windows: deque[tuple[int, int]] = deque()
         self._depth = max(1, source.ranges_in_flight) if isinstance(source, FetchesSeveral) else 1
         self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * (self._depth + 1))
@@ -167,7 +168,7 @@ class ReadAhead:
             self._pending.append((start, buffer, fill if takes_no_thread else self._threads.submit(fill).result))
 
 
-def _fill(source: ReadsInto, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:
+def _fill(source: DescribedSource, start: int, out: memoryview, last_use: Future[None] | None) -> memoryview:
     if last_use is not None:
         wait((last_use,))  # whoever began that write hears of its errors
     source.read_into(start, out)

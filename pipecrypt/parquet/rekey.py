@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import StoredFooter, encode_sealed_footer, open_footer
-from pipecrypt.parquet.key_uses import footer_key_use
-from pipecrypt.parquet.originals import read_originals
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.entries import read_originals
+from pipecrypt.parquet.footer.keys import footer_key_use
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.stored import StoredFooter, encode_sealed_footer, open_footer
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.wire.modules import FileAAD

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.layout import ChunkMove
-from pipecrypt.parquet.originals import ROW_GROUP, Originals
+from pipecrypt.parquet.footer.entries import ROW_GROUP, Originals
+from pipecrypt.parquet.footer.row_groups import Chunk
+from pipecrypt.parquet.pages.moves import ChunkMove
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import MAGIC_BYTES, encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.layout import chunk_parts
-from pipecrypt.parquet.protocols import CheapSeeks, HasDescriptor, RangeSource, ReadsInto
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.segments import chunk_parts
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_stored_footer
+from pipecrypt.parquet.protocols import CheapSeeks, HasDescriptor
 from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["RowGroupSlice", "row_group_sizes", "slice_row_groups"]
 
@@ -65,7 +66,7 @@ def slice_row_groups(source: RangeSource, chosen: range) -> RowGroupSlice:
     name = f"{source.name} (from row group {chosen.start} on)"
     part_bytes = MAGIC_BYTES + _renumber(footer, name)
     end = b"".join(encode_plain_footer(footer))
-    kind = _LocalSlice if isinstance(source, ReadsInto) and isinstance(source, HasDescriptor) else RowGroupSlice
+    kind = _LocalSlice if isinstance(source, DescribedSource) and isinstance(source, HasDescriptor) else RowGroupSlice
     return kind(source, body_end, end, name=name, part_bytes=part_bytes + len(end))
 
 
@@ -159,7 +160,7 @@ class _LocalSlice(RowGroupSlice):
         self._check(start, len(out))
         end = self._end_of(start, len(out))
         body = out[: len(out) - len(end)]
-        if len(body) and isinstance(self._source, ReadsInto):
+        if len(body) and isinstance(self._source, DescribedSource):
             self._source.read_into(start, body)
         out[len(body) :] = end
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.parquet.clear_notes import strip_note
+from pipecrypt.parquet.footer.notes import strip_note
 from pipecrypt.parquet.policy import ClearNotes
 from pipecrypt.parquet.wire.fields import FILE_META_DATA, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import FileAAD, open_module, seal_module

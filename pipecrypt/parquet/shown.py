@@ -24,11 +24,12 @@ from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import AccessError, FormatError, LimitError
-from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
-from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
-from pipecrypt.parquet.integrity import ExpectedDigests
-from pipecrypt.parquet.layout import UNDECLARED_BYTES, Part, Segment, SegmentKind, chunk_parts, order_segments
-from pipecrypt.parquet.nulls import (
+from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk, PagePlace, locate_pages
+from pipecrypt.parquet.footer.segments import UNDECLARED_BYTES, Part, Segment, SegmentKind, chunk_parts, order_segments
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
+from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.table.view_layout import (
     PAGE_ROWS,
     LeafLevels,
     column_metadata,
@@ -36,7 +37,6 @@ from pipecrypt.parquet.nulls import (
     make_root_optional,
     null_pages,
 )
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import WireType, keep_encoded
 

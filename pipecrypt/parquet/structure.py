@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.chunks import Chunk, RowGroups, row_count
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import StoredFooter
-from pipecrypt.parquet.layout import Part, chunk_parts, order_segments
-from pipecrypt.parquet.limits import check_counts
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, row_count
+from pipecrypt.parquet.footer.segments import Part, chunk_parts, order_segments
+from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.modules import MODULE_OVERHEAD_BYTES, module_bytes
 from pipecrypt.parquet.wire.thrift import Struct

@@ -17,18 +17,17 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from pipecrypt.errors import AccessError, FormatError
-from pipecrypt.parquet.byte_entry import is_reserved
-from pipecrypt.parquet.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_footer
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.layout import SegmentKind
-from pipecrypt.parquet.opened import OpenedCheck, OpenedFile
-from pipecrypt.parquet.pages import PageAADs, open_pages
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
-from pipecrypt.parquet.tampering import as_tampering
+from pipecrypt.parquet.blob.format import is_reserved
+from pipecrypt.parquet.files import ChunkCache, Gatherer, MissingKeys
+from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, as_tampering
+from pipecrypt.parquet.footer.segments import SegmentKind
+from pipecrypt.parquet.footer.stored import FooterCheck, StoredFooter, read_stored_footer
+from pipecrypt.parquet.pages.sealing import PageAADs, open_pages
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.table.view_layout import ViewLayout, ViewPart, lay_out
 from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["PlaintextView"]
 
@@ -74,7 +73,7 @@ class PlaintextView:
         keys: DataKeys,
         aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
-        kept: KeptChunks | None = None,
+        kept: ChunkCache | None = None,
         stored: StoredFooter | None = None,
         check: FooterCheck | None = None,
         check_opened: OpenedCheck | None = None,
@@ -85,8 +84,8 @@ class PlaintextView:
         self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
         self._opened: OpenedFile | None = None
-        self._shown = Shown((), source.size_bytes, source.size_bytes)
-        self._kept = kept or KeptChunks(_KEPT_BYTES)
+        self._shown = ViewLayout((), source.size_bytes, source.size_bytes)
+        self._kept = kept or ChunkCache(_KEPT_BYTES)
         self._owner = object()
         weakref.finalize(self, self._kept.forget, self._owner)
         # One for each chunk that is read in part, so that none is decrypted twice at once.
@@ -253,7 +252,7 @@ class PlaintextView:
         part = self._part(piece)
         return part is not None and part.chunk is not None and piece.end - piece.start < part.length
 
-    def _part(self, piece: _Piece) -> ShownPart | None:
+    def _part(self, piece: _Piece) -> ViewPart | None:
         return None if piece.part is None else self._shown.parts[piece.part]
 
     def _fetch(self, pieces: set[_Piece], missing: list[int]) -> dict[int, memoryview]:
@@ -305,7 +304,7 @@ class PlaintextView:
                 self._open(part, fetched[part.start], room)
         return out.toreadonly()
 
-    def _open(self, part: ShownPart, data: memoryview, out: memoryview) -> None:
+    def _open(self, part: ViewPart, data: memoryview, out: memoryview) -> None:
         """Decrypt or check a chunk into `out`, which is as long as its part."""
         opened, chunk, place = self._opened, part.chunk, part.place
         if opened is None or chunk is None:

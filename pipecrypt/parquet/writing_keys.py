@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.columns import LeafColumn
+from pipecrypt.parquet.footer.columns import LeafColumn
+from pipecrypt.parquet.footer.row_groups import Chunk
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.report import KeyBytes, SealedColumn

@@ -33,13 +33,14 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.reading.arrow_errors import arrow_errors
-from pipecrypt.reading.description import Description, describe
+from pipecrypt.parquet.files import BlobView
+from pipecrypt.reading.dataset import Description, describe
 from pipecrypt.reading.filesystem import PipecryptFileSystem
+from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["EncryptedDataset", "open_dataset"]
 
@@ -124,7 +125,7 @@ class EncryptedDataset:
                     partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
                 )
         except FormatError as error:
-            if isinstance(self._fs.view(self._paths[0]), ChunkView):
+            if isinstance(self._fs.view(self._paths[0]), BlobView):
                 raise UsageError(
                     f"{self._files[0].location.display} holds the bytes of another file, no table",
                     hint="read them with fsspec.open and a pipecrypt:: URL, or with pipecrypt decrypt",

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipecrypt.dataset.opening.signed_file import Origin
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import TableView
 from pipecrypt.reading.view_file import FileView
 
 __all__ = ["Description", "describe"]
@@ -91,7 +91,7 @@ def _authenticity(view: FileView | None, files: int) -> str:
     which = "the file" if files == 1 else "the first file"
     if view is None:
         return f"{which} is not encrypted: nothing shows whether it was changed"
-    if not isinstance(view, PlaintextView):
+    if not isinstance(view, TableView):
         return f"{which} is encrypted in chunks, which are checked as they are read"
     if not view.is_authenticated:
         return f"the footer of {which} was not checked, for want of its key"
@@ -101,7 +101,7 @@ def _authenticity(view: FileView | None, files: int) -> str:
 def _protection(root: str, view: FileView | None) -> str:
     if view is None:
         return "plaintext"
-    if not isinstance(view, PlaintextView):
+    if not isinstance(view, TableView):
         return "encrypted in chunks"
     under, keys = [index for index, leaf in enumerate(view.leaves) if leaf.path[0] == root], view.column_keys
     sealed = [index for index in under if index in keys]

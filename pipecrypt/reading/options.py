@@ -12,7 +12,7 @@ from typing import Final
 
 from pipecrypt.dataset.opening.trust_options import TrustOptions
 from pipecrypt.errors import UsageError
-from pipecrypt.parquet.shown import MissingKeys
+from pipecrypt.parquet.files import MissingKeys
 from pipecrypt.runs.files import listed_keys
 
 __all__ = ["KEYS_VARIABLE", "ViewOptions", "check_names", "key_references", "view_options"]

@@ -20,7 +20,7 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError, MovedError
 from pipecrypt.manifest.findings import missing, refuse
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
-from pipecrypt.reading.kept_listings import KeptListings, Listing
+from pipecrypt.reading.statements import KeptListings, Listing
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.small_files import FilesystemFiles
 

@@ -23,19 +23,18 @@ from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
 from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
 from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.footer import is_parquet, read_stored_footer
-from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.reading.options import ViewOptions, key_references
+from pipecrypt.parquet.blob.view import find_blob_view
+from pipecrypt.parquet.files import ChunkCache, TableView, is_parquet
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
-from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
+from pipecrypt.reading.views import FileRanges, StoredFile, ViewOptions, key_references, look_at_file, open_places
 from pipecrypt.runs.file_keys import keys_of_object
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Views"]
 
@@ -121,7 +120,7 @@ class Views:
         self._current: _Current | None = None
         self._views: OrderedDict[str, _Known] = OrderedDict()
         self._users: Counter[int] = Counter()
-        self._kept = KeptChunks(_KEPT_BYTES)
+        self._kept = ChunkCache(_KEPT_BYTES)
 
     def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
@@ -294,7 +293,7 @@ def _choose_view(
     ranges: RangeSource,
     keys: DataKeys,
     options: ViewOptions,
-    kept: KeptChunks,
+    kept: ChunkCache,
     signed: SignedFile | None,
     *,
     mode: VerifyMode,
@@ -308,12 +307,10 @@ def _choose_view(
     else:
         return None
     prefix, is_signed = options.aad_prefix, signed is not None
-    chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
-    )
+    chunks = find_blob_view(source, keys=keys, aad_prefix=prefix, codec=ZstdCodec(), stored=stored, is_signed=is_signed)
     if chunks is not None:
         return chunks
-    view = PlaintextView(
+    view = TableView(
         source,
         keys=keys,
         aad_prefix=prefix,

@@ -28,11 +28,10 @@ from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
-from pipecrypt.parquet.columns import covers
+from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.changes import superseded_by, written_by
 from pipecrypt.runs.plan.decision import Decision, what_goes
@@ -43,6 +42,7 @@ from pipecrypt.runs.report.run_id import is_run_id, new_run_id
 from pipecrypt.runs.signed_run import check_promise
 from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease

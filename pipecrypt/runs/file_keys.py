@@ -10,9 +10,10 @@ from pipecrypt.dataset.sharing.found_grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import FilesystemFiles, locate
-from pipecrypt.store.source import read_small_file, read_small_object
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["keys_of_file", "keys_of_object"]
 

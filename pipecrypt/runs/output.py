@@ -18,16 +18,15 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import signature_path
-from pipecrypt.parquet.encrypt import FileEncryption
+from pipecrypt.parquet.files import FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
-from pipecrypt.runs.earlier_attempt import open_output
-from pipecrypt.runs.signable_output import SignableOutput
+from pipecrypt.runs.output import SignableOutput, open_output
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import Publication, exists
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["OutputSpec", "RollingOutput", "WrittenFile", "numbered", "sidecar_files", "unnumbered"]
 

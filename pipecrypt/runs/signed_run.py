@@ -17,11 +17,13 @@ from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.runs.kinds.operation import Decryption, Task
-from pipecrypt.runs.plan.plan import Plan, statement_places
+from pipecrypt.runs.kinds.decrypt import Decryption
+from pipecrypt.runs.plan.output_checks import statement_places
+from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
+from pipecrypt.runs.task import Task
 
 __all__ = ["SignedRun", "open_signed_run"]
 

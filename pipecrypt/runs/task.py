@@ -16,23 +16,23 @@ from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.files import decrypt_file, encrypt_file, slice_row_groups
+from pipecrypt.parquet.footer.opened import as_tampering
 from pipecrypt.parquet.report import FileReport, RestoredFile
-from pipecrypt.parquet.row_group_slice import slice_row_groups
-from pipecrypt.parquet.tampering import as_tampering
-from pipecrypt.runs.earlier_attempt import open_output
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.runs.kinds.blob import encrypt_chunks
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Task
+from pipecrypt.runs.kinds.blob import BlobEncryption, encrypt_chunks
+from pipecrypt.runs.kinds.decrypt import Decryption
+from pipecrypt.runs.kinds.encrypt import Encryption
+from pipecrypt.runs.kinds.ingest import Ingestion
+from pipecrypt.runs.output import SignableOutput, open_output
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.runs.signable_output import SignableOutput
+from pipecrypt.runs.task import Task
 from pipecrypt.store.sink import Publication
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["OnBytes", "run_task"]
 
@@ -154,9 +154,9 @@ class _Progress:
 
 
 def _encrypt(
-    task: Task, operation: Encryption | ChunkEncryption, output: SignableOutput, on_bytes: OnBytes, clock: StageClock
+    task: Task, operation: Encryption | BlobEncryption, output: SignableOutput, on_bytes: OnBytes, clock: StageClock
 ) -> FileReport:
-    if isinstance(operation, ChunkEncryption):
+    if isinstance(operation, BlobEncryption):
         clock.opened()
         return encrypt_chunks(task, operation, output.sink, output.keys, on_bytes)
     context = Context(operation.dataset_id, task.path)
@@ -189,7 +189,7 @@ def _decrypt(
                 sink,
                 keys=keys_of_file(task.source.location, session),
                 aad_prefix=operation.aad_prefix,
-                codec=LazyCodec(),
+                codec=ZstdCodec(),
                 bytes_check=None if signed is None else check_bytes(signed),
                 check=None if signed is None else signed.check_footer,
                 check_opened=(

@@ -18,12 +18,12 @@ from pipecrypt.dataset.verifying.file_inspection import Unlocking
 from pipecrypt.dataset.verifying.report import VerifyReport
 from pipecrypt.dataset.verifying.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.journal.trusted import TrustedJournals
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
@@ -146,7 +146,7 @@ def _unlocking(keys: Sequence[str] | None, credentials: Credentials) -> Iterator
     if not references:
         raise UsageError("no key is given to decrypt with", hint="name the key references, or check without keys")
     with KeySession(references, credentials=credentials) as session:
-        yield Unlocking(lambda location: keys_of_file(location, session), LazyCodec())
+        yield Unlocking(lambda location: keys_of_file(location, session), ZstdCodec())
 
 
 def _forget_removed(place: Location) -> None:

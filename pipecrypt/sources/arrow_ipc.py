@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.sources.lines import read_full
-from pipecrypt.sources.stream import mapped_errors
+from pipecrypt.formats.lines import read_full
+from pipecrypt.formats.stream import mapped_errors
 
 __all__ = ["IPCStream", "open_ipc"]
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources.arrow_ipc import open_ipc
-from pipecrypt.sources.csv_lines import open_csv
-from pipecrypt.sources.formats import Compression, SourceFormat
-from pipecrypt.sources.inputs import DecompressedFile
-from pipecrypt.sources.json_lines import open_json
-from pipecrypt.sources.options import ReadOptions
-from pipecrypt.sources.orc_stripes import open_orc
-from pipecrypt.sources.stream import BatchStream, mapped_errors
+from pipecrypt.formats.batches import BatchStream
+from pipecrypt.formats.columnar import open_ipc, open_orc
+from pipecrypt.formats.compression import Compression, DecompressedFile
+from pipecrypt.formats.csv import open_csv
+from pipecrypt.formats.json import open_json
+from pipecrypt.formats.options import ReadOptions, SourceFormat
+from pipecrypt.formats.stream import mapped_errors
 
 __all__ = ["open_batches"]
 

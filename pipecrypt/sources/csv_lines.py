@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from pipecrypt.errors import FormatError, UnsupportedError, UsageError
-from pipecrypt.sources.inputs import recoded
-from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
-from pipecrypt.sources.options import CSVOptions, ReadOptions
-from pipecrypt.sources.stream import mapped_errors
-from pipecrypt.sources.text_rows import TextStream, with_first
-from pipecrypt.sources.text_start import TextStart, encoding_hint, find_delimiter, read_start
-from pipecrypt.sources.text_types import InferredColumn, infer_column
-from pipecrypt.sources.type_names import parse_types
+from pipecrypt.formats.csv import detect_delimiter
+from pipecrypt.formats.lines import Block, RowEnds, TextStart, cut_blocks, encoding_hint, read_start, transcoded
+from pipecrypt.formats.options import CSVOptions, ReadOptions
+from pipecrypt.formats.stream import mapped_errors
+from pipecrypt.formats.text_rows import TextStream, with_first
+from pipecrypt.formats.text_types import InferredColumn, infer_column
+from pipecrypt.formats.type_names import parse_types
 
 __all__ = ["open_csv"]
 
@@ -45,7 +44,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
         UsageError: a type is given for a column that is not there.
         UnsupportedError: CSV cannot hold a given type.
     """
-    start = read_start(recoded(read, options.csv.encoding, name), name)
+    start = read_start(transcoded(read, options.csv.encoding, name), name)
     dialect = options.csv if options.csv.delimiter is not None else _with_delimiter(options.csv, start, name)
     types = parse_types(dialect.types)
     row_ends = RowEnds(_delimiter(dialect).encode(), dialect.quote.encode() if dialect.quote else None)
@@ -66,7 +65,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
 
 def _with_delimiter(dialect: CSVOptions, start: TextStart, name: str) -> CSVOptions:
     fields = None if dialect.names is None else len(dialect.names)
-    return replace(dialect, delimiter=find_delimiter(start, dialect.quote, name, fields=fields))
+    return replace(dialect, delimiter=detect_delimiter(start, dialect.quote, name, fields=fields))
 
 
 def _delimiter(dialect: CSVOptions) -> str:

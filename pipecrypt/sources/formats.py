@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from pipecrypt.sources.options import CSVOptions
+from pipecrypt.formats.options import CSVOptions
 
 __all__ = [
     "MAGIC_BYTES",

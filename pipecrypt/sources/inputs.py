@@ -10,9 +10,9 @@ from typing import BinaryIO, Final, cast
 import pyarrow as pa
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources.formats import Compression
-from pipecrypt.sources.lines import read_full
-from pipecrypt.sources.stream import mapped_errors
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.lines import read_full
+from pipecrypt.formats.stream import mapped_errors
 
 __all__ = ["DecompressedFile", "recoded"]
 

@@ -11,15 +11,18 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.sources.bad_rows import sift
-from pipecrypt.sources.inputs import recoded
-from pipecrypt.sources.json_depth import MAX_DEPTH, is_too_deep
-from pipecrypt.sources.json_numbers import has_inexact_numbers, inexact_field, too_large_field, without_times
-from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
-from pipecrypt.sources.options import ReadOptions
-from pipecrypt.sources.text_rows import TextStream, with_first, without_null_types
-from pipecrypt.sources.text_start import encoding_hint, read_start
-from pipecrypt.sources.type_names import parse_types
+from pipecrypt.formats.json import (
+    MAX_DEPTH,
+    has_inexact_numbers,
+    inexact_field,
+    is_too_deep,
+    too_large_field,
+    without_times,
+)
+from pipecrypt.formats.lines import Block, RowEnds, cut_blocks, encoding_hint, read_start, transcoded
+from pipecrypt.formats.options import ReadOptions
+from pipecrypt.formats.text_rows import TextStream, bisect_rows, with_first, without_null_types
+from pipecrypt.formats.type_names import parse_types
 
 __all__ = ["open_json"]
 
@@ -51,7 +54,7 @@ def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> 
         UnsupportedError: JSON is not read as a given type.
     """
     types = parse_types(options.json.types)
-    start = read_start(recoded(read, options.json.encoding, name), name)
+    start = read_start(transcoded(read, options.json.encoding, name), name)
     blocks = cut_blocks(
         start.read, _LINES, name=name, block_bytes=options.block_bytes, max_row_bytes=options.max_row_bytes
     )
@@ -129,7 +132,7 @@ class _JSONParser:
     def _schema_of_good_rows(self, data: bytes, name: str) -> pa.Schema:
         view = memoryview(data)
         found: pa.Schema | None = None
-        for table, _ in sift(self.split(data), lambda start, end: _parsed(view[start:end], self._options)):
+        for table, _ in bisect_rows(self.split(data), lambda start, end: _parsed(view[start:end], self._options)):
             if table is not None:
                 schema = pa.schema([self._settled(field) for field in table.schema])
                 found = schema if found is None else _united(found, schema)

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 import pyarrow as pa
 from pyarrow import orc
 
-from pipecrypt.sources.stream import mapped_errors, seekable_file
+from pipecrypt.formats.stream import mapped_errors, seekable_file
 
 __all__ = ["ORCStream", "open_orc"]
 

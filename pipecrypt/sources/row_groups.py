@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipecrypt.errors import UnsupportedError
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.sources.overlap import map_ahead, read_ahead
-from pipecrypt.sources.parquet_types import ParquetFit
-from pipecrypt.sources.stream import BatchStream
+from pipecrypt.formats.batches import BatchStream
+from pipecrypt.formats.options import EncodeOptions
+from pipecrypt.formats.row_groups import ParquetFit
+from pipecrypt.formats.stream import map_ahead, read_ahead
 
 __all__ = ["EncodedRowGroup", "encode_row_groups"]
 

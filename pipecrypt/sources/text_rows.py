@@ -15,10 +15,10 @@ from typing import Final, Protocol, runtime_checkable
 import pyarrow as pa
 
 from pipecrypt.errors import BadRowError
-from pipecrypt.sources.bad_rows import sift
-from pipecrypt.sources.lines import Block
-from pipecrypt.sources.options import BadRows
-from pipecrypt.sources.overlap import read_ahead
+from pipecrypt.formats.lines import Block
+from pipecrypt.formats.options import BadRows
+from pipecrypt.formats.stream import read_ahead
+from pipecrypt.formats.text_rows import bisect_rows
 
 __all__ = ["FindsMisshapen", "RowParser", "TextStream", "with_first", "without_null_types"]
 
@@ -133,7 +133,7 @@ class TextStream:
             offsets = self._parser.split(data)
         for fits in self._parser.checks():
             view = memoryview(data)
-            found = (index for _, index in sift(offsets, _check(view, fits)) if index is not None)
+            found = (index for _, index in bisect_rows(offsets, _check(view, fits)) if index is not None)
             wrong = set(islice(found, 1 if self._on_bad_rows is BadRows.FAIL else None))
             if wrong:
                 # The next check sees neither the bad row nor, where the file fails, what comes after it.

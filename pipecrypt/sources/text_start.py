@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources.lines import RowEnds, read_full
-from pipecrypt.sources.options import FOUND_DELIMITERS
+from pipecrypt.formats.lines import RowEnds, read_full
+from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 __all__ = ["TextStart", "encoding_hint", "find_delimiter", "read_start"]
 
@@ -89,16 +89,16 @@ def find_delimiter(start: TextStart, quote: str | None, name: str, *, fields: in
         FormatError: there are two such delimiters, or the rows differ where the first row has another than the comma.
     """
     rows = _first_rows(start, quote)
-    counts = {delimiter: {row.count(delimiter.encode()) for row in rows} for delimiter in FOUND_DELIMITERS}
+    counts = {delimiter: {row.count(delimiter.encode()) for row in rows} for delimiter in DETECTABLE_DELIMITERS}
     regular = [each for each, found in counts.items() if len(found) == 1 and 0 not in found]
     if fields is not None:
         regular = [each for each in regular if counts[each] == {fields - 1}] or regular
     if len(regular) == 1:
         return regular[0]
-    in_first = [each for each in FOUND_DELIMITERS if rows and each.encode() in rows[0]]
+    in_first = [each for each in DETECTABLE_DELIMITERS if rows and each.encode() in rows[0]]
     if not regular and (not in_first or "," in in_first or fields == 1):
         return ","
-    told = " or ".join(FOUND_DELIMITERS[each] for each in regular or in_first)
+    told = " or ".join(DETECTABLE_DELIMITERS[each] for each in regular or in_first)
     reason = "could be either" if len(regular) > 1 else "does not stand in all rows equally often"
     hint = 'give it: source.csv.delimiter: ";", or --delimiter ";"; a comma for a file of one column'
     raise FormatError(f"{name}: the delimiter is not clear: {told} {reason}", hint=hint)
@@ -106,7 +106,7 @@ def find_delimiter(start: TextStart, quote: str | None, name: str, *, fields: in
 
 def _first_rows(start: TextStart, quote: str | None) -> list[bytes]:
     """Return some rows without what stands in quotes."""
-    every_delimiter = "".join(FOUND_DELIMITERS).encode()
+    every_delimiter = "".join(DETECTABLE_DELIMITERS).encode()
     data = RowEnds(every_delimiter, quote.encode() if quote else None).without_quoted(start.data)
     rows = [row for row in data.splitlines() if row]
     # The last one may be cut off.

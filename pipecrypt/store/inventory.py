@@ -18,9 +18,12 @@ from typing import Any, Final, TypeAlias
 from pipecrypt.errors import IntegrityError, LinkError, NoRegularFileError
 from pipecrypt.store.beneath import own_status, status, walk
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.store.listing import Pattern, SourceFile, list_sources, local_fingerprint
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.local_sources import local_fingerprint
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 
 __all__ = [

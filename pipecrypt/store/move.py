@@ -16,9 +16,9 @@ from pipecrypt.store.beneath import move, remove_directory, remove_empty
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.store.inventory import pin_regular
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.rename import rename
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import open_range_source

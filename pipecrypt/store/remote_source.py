@@ -14,8 +14,8 @@ from typing import Final
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.store.conditional import is_condition_failed
 from pipecrypt.store.filesystem import fingerprint_of, look_up, open_filesystem
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.s3_object import S3Object
 from pipecrypt.vocabulary.retry import TruncatedError, http_status
 

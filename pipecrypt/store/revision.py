@@ -18,13 +18,14 @@ from typing import Final
 
 from pipecrypt.errors import FormatError, SinkNotEmptyError, StorageError
 from pipecrypt.store.beneath import hold_parent
-from pipecrypt.store.conditional import ConditionalChange, carry_out, replaced_meanwhile
+from pipecrypt.store.conditional import ConditionalChange, carry_out
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import check_small, replaced_meanwhile
 from pipecrypt.store.rename import conditional_object
 from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import check_small, read_small_file
+from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["Revision", "read_revision", "replace_revision"]

@@ -27,13 +27,12 @@ from pipecrypt.store.conditional import (
     knows_no_condition,
     precondition_failed,
     repeat_until_known,
-    replaced_meanwhile,
     settle,
 )
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.protocol import SourceFile, replaced_meanwhile
 from pipecrypt.store.publication import Publication, occupied, unknown_outcome
 from pipecrypt.store.s3_object import PartUpload, S3Object, copied_ranges, first_part_bytes, part_bytes
 from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient

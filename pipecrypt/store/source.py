@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, Final, Protocol, runtime_checkable
 from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, StorageError
 from pipecrypt.store.beneath import open_to_read, status
 from pipecrypt.store.filesystem import open_filesystem, size_of
-from pipecrypt.store.listing import SourceFile, local_fingerprint
+from pipecrypt.store.fsspec import RemoteRanges
 from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.local_sources import local_fingerprint
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import map_errors
-from pipecrypt.store.remote_source import RemoteRanges, changed, check_range
+from pipecrypt.store.protocol import SourceFile, changed, check_range
 from pipecrypt.store.streams import InputInMemory, standard_input
 from pipecrypt.vocabulary.retry import Retry, TruncatedError
 

@@ -27,15 +27,16 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
 from pipecrypt.store.beneath import open_to_change
 from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import Kind, look_at, pin
-from pipecrypt.store.listing import SourceFile, local_fingerprint
+from pipecrypt.store.inventory import look_at, pin
+from pipecrypt.store.local_sources import local_fingerprint
 from pipecrypt.store.location import NAME_BYTES, Location
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import Kind, SourceFile, changed
 from pipecrypt.store.publication import write_fully
-from pipecrypt.store.remote_source import changed
 from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.store.sink import open_sink, remove_leftovers
-from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",
@@ -152,7 +153,7 @@ class AsBefore:
         undo: how it ended before.
     """
 
-    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+    def __init__(self, opened: RangeSource, undo: Undo) -> None:
         """Join the two."""
         self._opened = opened
         self._undo = undo

@@ -17,10 +17,10 @@ from typing import Any, Final, TypeAlias
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["ACCOUNT", "FakeKMS", "KMSAnswerError", "kms_action", "kms_error", "start_fake_kms"]

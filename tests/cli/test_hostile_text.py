@@ -16,7 +16,7 @@ import pytest
 
 from pipecrypt.cli.main import main
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside, show_error, write_progress
-from pipecrypt.config.problem import Position, Problem, config_error
+from pipecrypt.config.document import Position, Problem, config_error
 from pipecrypt.errors import ConfigError, PipecryptError, StorageError
 from pipecrypt.runs.report.logs import LogFormat, LogSetup, TextFormatter, current_logs, write_logs
 from tests.cli.conftest import Answer, Run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.cli.report_page import report_page
+from pipecrypt.cli.report import report_page
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.runs.report.report import MAX_SAMPLES, RunReport, Sample, SlowFile, encode_report, report_path
 from tests.cli.conftest import Run

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
-from pipecrypt.config.plan import plan_config
+from pipecrypt.config.run import plan_config
+from pipecrypt.config.spec import build_request
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ConfigError, UsageError
 from pipecrypt.runs.spec.spec import EncryptSpec

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
+from tests.doubles.faulty_store import Faults, patched_os
 
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
 from pipecrypt.keys.schemes.keystore import KeystoreMasterKey
@@ -24,7 +25,6 @@ from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.report.events import Event, FileStarted
 from pipecrypt.runs.report.run_id import new_run_id
 from pipecrypt.store import local_publication, publication, source
-from pipecrypt.testing.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 
 _REPORT_WRITES = 2

@@ -9,13 +9,11 @@ import pyarrow as pa
 import pytest
 
 from pipecrypt.errors import IntegrityError, NotEncryptedError
-from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
+from pipecrypt.parquet.blob.view import find_blob_view
+from pipecrypt.parquet.files import TableView, decrypt_file, encrypt_file
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.report import FileReport, SealedColumn
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import restore, seal
@@ -108,11 +106,11 @@ def _decrypt(source: MemorySource, check: Callable[[StoredFooter], None]) -> Non
 
 
 def _view(source: MemorySource, check: Callable[[StoredFooter], None]) -> None:
-    PlaintextView(source, keys=_UnaskedKeys(), check=check)
+    TableView(source, keys=_UnaskedKeys(), check=check)
 
 
 def _find(source: MemorySource, check: Callable[[StoredFooter], None]) -> None:
-    find_chunk_view(source, keys=_UnaskedKeys(), check=check)
+    find_blob_view(source, keys=_UnaskedKeys(), check=check)
 
 
 @pytest.mark.parametrize("footer", [*FooterMode, None])
@@ -155,8 +153,8 @@ def test_one_stored_footer_serves_to_find_out_what_a_file_is_and_to_open_it(foot
     table = sample_table(100)
     source = _CountingSource(encrypt(parquet_bytes(table), all_columns(footer), keys))
     stored = read_stored_footer(source)
-    assert find_chunk_view(source, keys=keys, stored=stored, check=checked.append) is None
-    with PlaintextView(source, keys=keys, stored=stored, check=checked.append) as view:
+    assert find_blob_view(source, keys=keys, stored=stored, check=checked.append) is None
+    with TableView(source, keys=keys, stored=stored, check=checked.append) as view:
         assert view.size_bytes == source.size_bytes
         assert len(view.leaves) == 6
     assert source.ends_read == 1

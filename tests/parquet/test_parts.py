@@ -12,11 +12,10 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer
-from pipecrypt.parquet.inspect import inspect_file
-from pipecrypt.parquet.limits import check_counts
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.inspect import inspect_file
+from pipecrypt.parquet.footer.row_groups import RowGroups, check_counts
+from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Raw, WireType
@@ -175,7 +174,7 @@ def test_row_groups_that_are_closed_and_opened_again(
     for policy in (all_columns(footer, scope), only("email", footer=footer), digested):
         keys = RandomKeys()
         kept_open = encrypt(original, policy, keys)
-        monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", 0)
+        monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._OPEN_CHUNKS", 0)
         reopened = encrypt(original, policy, keys)
         assert decrypt(reopened, keys) == original
         monkeypatch.undo()

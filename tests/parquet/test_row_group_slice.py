@@ -12,13 +12,11 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import read_plain_footer, read_stored_footer
-from pipecrypt.parquet.originals import read_originals
+from pipecrypt.parquet.files import TableView, encrypt_file, row_group_sizes, slice_row_groups
+from pipecrypt.parquet.footer.entries import read_originals
+from pipecrypt.parquet.footer.segments import check_structure
+from pipecrypt.parquet.footer.stored import read_plain_footer, read_stored_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.row_group_slice import row_group_sizes, slice_row_groups
-from pipecrypt.parquet.structure import check_structure
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.parquet.wire.fields import ROW_GROUP, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import open_encoded
@@ -148,7 +146,7 @@ def test_the_size_of_a_part_is_its_own() -> None:
     back = decrypt(encrypted, keys)
     assert originals.values == {}
     assert abs(originals.source_bytes - len(back)) <= 0.02 * len(back)
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         assert view.size_bytes < len(data) * 0.25
     assert len(back) < len(data) * 0.25
 

@@ -12,8 +12,8 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, IntegrityError, KeyNotFoundError, LimitError, UsageError
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.wire.fields import FileMetaData
 from tests.parquet.world import (

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.page_headers import MAX_HEADER_BYTES, PageScan
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
+from pipecrypt.parquet.pages.headers import MAX_HEADER_BYTES, PageScan
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.wire.thrift import encode_varint
 from pipecrypt.vocabulary.context import Context, new_dataset_id
@@ -153,7 +152,7 @@ class _SlowSink(MemorySink):
 def test_no_buffer_is_filled_while_it_is_written(
     policy: EncryptionPolicy, window_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    monkeypatch.setattr("pipecrypt.parquet.carry.writing._FLUSH_BYTES", window_bytes)
     original = parquet_bytes(sample_table(600), row_group_size=100, write_page_index=True, data_page_size=300)
     keys, sealed, back = RandomKeys(), _SlowSink(), _SlowSink()
     encrypt_file(_FillingSource(original), sealed, policy, keys=keys, context=Context(new_dataset_id(), "a"))
@@ -165,7 +164,7 @@ def test_no_buffer_is_filled_while_it_is_written(
 @pytest.mark.parametrize("window_bytes", [700], indirect=True)
 @pytest.mark.parametrize("fails_at", [1, 2, 5])
 def test_a_write_that_fails_ends_the_walk(fails_at: int, window_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    monkeypatch.setattr("pipecrypt.parquet.carry.writing._FLUSH_BYTES", window_bytes)
     original = parquet_bytes(sample_table(600), row_group_size=100)
     for policy in (all_columns(), only("email")):
         with pytest.raises(StorageError):

@@ -13,9 +13,8 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey

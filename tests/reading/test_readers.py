@@ -21,8 +21,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.reading.exposed_keys import expose_data_keys
-from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties
+from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import Context, new_dataset_id

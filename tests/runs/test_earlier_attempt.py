@@ -9,12 +9,11 @@ import pytest
 
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.earlier_attempt import is_written_as, open_output
-from pipecrypt.runs.kinds.operation import Task
+from pipecrypt.runs.output import is_written_as, open_output
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.runs.task import run_task
+from pipecrypt.runs.task import Task, run_task
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import read_small_file
 from pipecrypt.vocabulary.context import Context, new_dataset_id

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from tests.doubles.faulty_store import Faults, patched_os
 
 from pipecrypt.errors import (
     AlreadyEncryptedError,
@@ -29,7 +30,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.inspect import inspect_file
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted
@@ -38,7 +39,6 @@ from pipecrypt.store import beneath, held_directory, local_publication, publicat
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
-from pipecrypt.testing.faulty_store import Faults, patched_os
 from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import NAMES, World, write_table
 

@@ -10,7 +10,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.parquet.report import FileReport, SealedColumn
-from pipecrypt.runs.signable_output import DigestingSink, SignableOutput
+from pipecrypt.runs.output import DigestingSink, SignableOutput
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
 from pipecrypt.vocabulary.context import Context

@@ -15,7 +15,7 @@ import pipecrypt as pc
 from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.kinds.operation import Decryption
+from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event
 from pipecrypt.runs.spec.spec import DecryptSpec

@@ -103,7 +103,7 @@ def test_a_writer_that_is_forgotten_leaves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["pipecrypt.runs.kinds.ingest.MemorySource", "pipecrypt.sources.row_groups._Encoder.encode"]
+    "place", ["pipecrypt.runs.kinds.ingest.MemorySource", "pipecrypt.formats.row_groups._Encoder.encode"]
 )
 def test_a_writer_may_be_forgotten_on_a_thread_of_its_own(
     world: World, monkeypatch: pytest.MonkeyPatch, place: str

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.formats.world import csv_stream, json_stream, table_of
 
 from pipecrypt.errors import BadRowError, FormatError
-from pipecrypt.sources import csv_lines
-from pipecrypt.sources.bad_rows import sift
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.options import BadRows, ReadOptions
-from tests.sources.world import csv_stream, json_stream, table_of
+from pipecrypt.formats import csv
+from pipecrypt.formats.batches import open_batches
+from pipecrypt.formats.options import BadRows, ReadOptions, SourceFormat
+from pipecrypt.formats.text_rows import bisect_rows
 
 _PLANTED = "PLANTED"
 
@@ -26,7 +25,9 @@ def test_sifting_finds_exactly_the_bad_rows(are_good: list[bool]) -> None:
     good: list[int] = []
     bad: list[int] = []
     order: list[int] = []
-    for parsed, index in sift(rows, lambda start, end: [*range(start, end)] if all(are_good[start:end]) else None):
+    for parsed, index in bisect_rows(
+        rows, lambda start, end: [*range(start, end)] if all(are_good[start:end]) else None
+    ):
         good += parsed or []
         bad += [] if index is None else [index]
         order += parsed or ([] if index is None else [index])
@@ -146,8 +147,8 @@ def test_many_rows_of_a_wrong_shape_are_found_in_one_parse(end: str, monkeypatch
     rows = [f'{row},"x\n{row}"' if row % 3 else f"{row},x,y" for row in range(3000)]
     data = ("a,b" + end + end.join(rows)).encode()
     parses: list[int] = []
-    read = csv_lines.pc.read_csv
-    monkeypatch.setattr(csv_lines.pc, "read_csv", lambda *arguments: parses.append(1) or read(*arguments))
+    read = csv.pc.read_csv
+    monkeypatch.setattr(csv.pc, "read_csv", lambda *arguments: parses.append(1) or read(*arguments))
     stream = open_batches(io.BytesIO(data), "x.csv", SourceFormat.CSV, options=ReadOptions(on_bad_rows=BadRows.SKIP))
     table = pa.Table.from_batches(list(stream), stream.schema)
     assert table["a"].to_pylist() == [row for row in range(3000) if row % 3]

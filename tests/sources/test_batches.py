@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pytest
 from pyarrow import feather, orc
+from tests.formats.world import Pipe, compress, pipe, table_of, written
 
 from pipecrypt.errors import FormatError, StorageError, UnsupportedError
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import Compression, SourceFormat
-from tests.sources.world import Pipe, compress, pipe, table_of, written
+from pipecrypt.formats.batches import open_batches
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import SourceFormat
 
 _PACKED = [Compression.GZIP, Compression.ZSTD, Compression.BZ2]
 

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.formats.world import csv_stream, pipe, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError, UsageError
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat, guess_csv_options
-from pipecrypt.sources.options import CSVOptions, ReadOptions
-from tests.sources.world import csv_stream, pipe, table_of, written
+from pipecrypt.formats.batches import open_batches
+from pipecrypt.formats.options import CSVOptions, ReadOptions, SourceFormat, guess_csv_options
 
 _TABLES = ("lineitem", "orders", "customer", "part", "partsupp", "supplier", "nation", "region")
 

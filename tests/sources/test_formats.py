@@ -3,8 +3,16 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import UsageError
-from pipecrypt.sources.formats import Compression, SourceFormat, guess_csv_options, guess_format, output_name
-from pipecrypt.sources.options import CSVOptions, EncodeOptions, ReadOptions
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import (
+    CSVOptions,
+    EncodeOptions,
+    ReadOptions,
+    SourceFormat,
+    guess_csv_options,
+    guess_format,
+    output_name,
+)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.formats.world import json_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError
-from pipecrypt.sources import json_depth
-from pipecrypt.sources.json_depth import MAX_DEPTH, is_too_deep
-from tests.sources.world import json_stream, table_of, written
+from pipecrypt.formats import json
+from pipecrypt.formats.json import MAX_DEPTH, is_too_deep
 
 _TEXTS = st.text(alphabet='ab"\\[]{}\n,:', max_size=8)
 _VALUES = st.recursive(
@@ -36,7 +36,7 @@ def test_the_depth_is_exact_whatever_texts_hold(values: list[Any], indent: int |
     depth = max(map(_depth, values))
     with pytest.MonkeyPatch.context() as patch:
         for limit in (depth - 1, depth):
-            patch.setattr(json_depth, "MAX_DEPTH", limit)
+            patch.setattr(json, "MAX_DEPTH", limit)
             assert is_too_deep(data) == (depth > limit)
 
 

@@ -10,9 +10,9 @@ import pyarrow.json as pj
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.formats.world import json_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError
-from tests.sources.world import json_stream, table_of, written
 
 
 def _lines(*rows: object) -> bytes:

@@ -7,8 +7,8 @@ import io
 import pytest
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources.json_lines import open_json
-from pipecrypt.sources.options import ReadOptions
+from pipecrypt.formats.json import open_json
+from pipecrypt.formats.options import ReadOptions
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.formats.world import Pipe, csv_stream, table_of
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources import lines
-from pipecrypt.sources.lines import Block, RowEnds, cut_blocks
-from tests.sources.world import Pipe, csv_stream, table_of
+from pipecrypt.formats import lines
+from pipecrypt.formats.lines import Block, RowEnds, cut_blocks
 
 _BOM = b"\xef\xbb\xbf"
 _PIECES = st.lists(

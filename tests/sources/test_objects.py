@@ -8,10 +8,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests.formats.world import table_of, written
 
 from pipecrypt.errors import UsageError
-from pipecrypt.sources.objects import batches_of
-from tests.sources.world import table_of, written
+from pipecrypt.formats.batches import batches_of
 
 _TABLE = pa.table({"n": [1, 2, 3], "s": ["a", None, "c"]})
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from pipecrypt.sources.overlap import map_ahead, read_ahead
+from pipecrypt.formats.stream import map_ahead, read_ahead
 
 
 def _threads() -> set[threading.Thread]:

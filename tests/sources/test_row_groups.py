@@ -10,15 +10,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.formats.world import csv_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, UnsupportedError
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.options import Codec, EncodeOptions
-from pipecrypt.sources.parquet_types import ParquetFit
-from pipecrypt.sources.row_groups import encode_row_groups
-from tests.sources.world import csv_stream, table_of, written
+from pipecrypt.formats.batches import batches_of, open_batches
+from pipecrypt.formats.options import Codec, EncodeOptions, SourceFormat
+from pipecrypt.formats.row_groups import ParquetFit, encode_row_groups
 
 _CSV = b"a,b\n" + b"".join(b"%d,text %d\n" % (n, n) for n in range(20000))
 
@@ -77,9 +74,7 @@ def test_views_keep_their_values_whatever_the_writer_can(
     kind, values = _VIEWS[name]
     table = pa.table({"c": pa.array(values, kind), "n": [1, 2, 3]})
     if not writes_views:
-        monkeypatch.setattr(
-            "pipecrypt.sources.parquet_types._can_be_written", lambda field: "view" not in str(field.type)
-        )
+        monkeypatch.setattr("pipecrypt.formats.row_groups._can_be_written", lambda field: "view" not in str(field.type))
 
     read = written(batches_of(table), 2)
 

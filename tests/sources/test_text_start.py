@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.formats.world import csv_stream, json_stream, pipe, table_of
 
 from pipecrypt.errors import BadRowError, FormatError, UsageError
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.options import CSVOptions, JSONOptions, ReadOptions
-from pipecrypt.sources.text_rows import TextStream
-from tests.sources.world import csv_stream, json_stream, pipe, table_of
+from pipecrypt.formats.batches import open_batches
+from pipecrypt.formats.options import CSVOptions, JSONOptions, ReadOptions, SourceFormat
+from pipecrypt.formats.text_rows import TextStream
 
 
 def _delimiter(data: bytes, **dialect: object) -> str | None:

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.formats.world import csv_stream, table_of
 
 from pipecrypt.errors import BadRowError
-from tests.sources.world import csv_stream, table_of
 
 _SECOND = timedelta(seconds=1)
 
@@ -164,8 +164,8 @@ def test_other_decimal_points(point: str) -> None:
 def test_no_frame_library_is_loaded_to_find_types() -> None:
     script = """
 import io, sys
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
+from pipecrypt.formats.batches import open_batches
+from pipecrypt.formats.options import SourceFormat
 data = b"a,b,c,d,e,f\\n1,2.5,true,2020-01-01,2020-01-01 00:00:00,12:00:00\\n,,,,,\\n"
 stream = open_batches(io.BytesIO(data), "x", SourceFormat.CSV)
 assert sum(len(batch) for batch in stream) == 2

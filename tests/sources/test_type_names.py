@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.errors import UsageError
-from pipecrypt.sources.type_names import parse_type, parse_types
+from pipecrypt.formats.type_names import parse_type, parse_types
 
 _LEAVES = [
     pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.string(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import FormatError
-from pipecrypt.sources.zstd import ZstdCodec
+from pipecrypt.formats.compression import ZstdCodec
 
 
 @pytest.mark.parametrize("level", [1, 3, 19])

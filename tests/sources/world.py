@@ -10,11 +10,10 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import Compression, SourceFormat
-from pipecrypt.sources.options import BadRows, CSVOptions, EncodeOptions, JSONOptions, ReadOptions
-from pipecrypt.sources.row_groups import encode_row_groups
-from pipecrypt.sources.stream import BatchStream
+from pipecrypt.formats.batches import BatchStream, open_batches
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import BadRows, CSVOptions, EncodeOptions, JSONOptions, ReadOptions, SourceFormat
+from pipecrypt.formats.row_groups import encode_row_groups
 
 
 class Pipe(io.RawIOBase):

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import fsspec
 import pytest
-
-from pipecrypt.testing.faulty_store import FaultyStore, register_faulty_store
+from tests.doubles.faulty_store import FaultyStore, register_faulty_store
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError, StorageAccessError
@@ -19,7 +20,6 @@ from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import open_range_source
-from pipecrypt.testing.fault_proxy import FaultProxy, fault_proxy
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.world import CREDENTIALS, Keys
 from tests.store.test_s3_sink import PART, Bucket, _publish

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import pytest
-
-from pipecrypt.errors import FormatError, StorageError
-from pipecrypt.testing.hostile_streams import (
+from tests.doubles.hostile_streams import (
     BytesSource,
     FailingSink,
     FailingSource,
@@ -11,6 +9,8 @@ from pipecrypt.testing.hostile_streams import (
     bit_flips,
     truncations,
 )
+
+from pipecrypt.errors import FormatError, StorageError
 
 
 def test_sources() -> None:

@@ -152,7 +152,7 @@ def test_missing_package_names_the_extra() -> None:
 
 
 def test_failing_storage(faulty: type) -> None:
-    from pipecrypt.testing.faulty_store import Faults  # noqa: PLC0415
+    from tests.doubles.faulty_store import Faults  # noqa: PLC0415
 
     faulty.plan(Faults("info", error=PermissionError(13, "Permission denied")))  # type: ignore[attr-defined]
     with pytest.raises(StorageError) as caught:

@@ -12,7 +12,8 @@ from pipecrypt.store import preconditions
 from pipecrypt.store.conditional import ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.preconditions import Preconditions, Writers, check_writers, honours_preconditions
+from pipecrypt.store.preconditions import Writers, check_writers, try_conditions
+from pipecrypt.store.protocol import Preconditions
 from pipecrypt.store.s3_object import S3Object
 from tests.store.test_s3_sink import Bucket
 
@@ -49,7 +50,7 @@ def test_a_server_that_replaces_in_spite_of_a_tag(moto_s3_server: Any, monkeypat
 
     monkeypatch.setattr(S3Object, "put", ignoring)
     bucket = Bucket(moto_s3_server)
-    assert honours_preconditions(bucket.location("out")).outcome is Preconditions.IGNORED
+    assert try_conditions(bucket.location("out")).outcome is Preconditions.IGNORED
     assert bucket.names() == []
 
 
@@ -73,7 +74,7 @@ def test_a_server_that_does_not_know_the_header(
         real(self, *arguments)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.IGNORED
+    assert try_conditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.IGNORED
 
 
 def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,18 +86,18 @@ def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: 
         real(self, *arguments, **conditions)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.HONOURED
+    assert try_conditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.HONOURED
     assert not busy
 
 
 def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
-    report = honours_preconditions(Bucket(s3_server).location("out"))
+    report = try_conditions(Bucket(s3_server).location("out"))
     assert report.ignored == (("copies",) if s3_server.name == "moto" else ())
 
 
 def test_sinks_that_have_other_means(tmp_path: Path) -> None:
     for url in (str(tmp_path), "memory://x", "-"):
-        assert honours_preconditions(Location(url)).outcome is Preconditions.BY_OTHER_MEANS
+        assert try_conditions(Location(url)).outcome is Preconditions.BY_OTHER_MEANS
 
 
 def test_sinks_that_have_none(faulty: object) -> None:
@@ -106,7 +107,7 @@ def test_sinks_that_have_none(faulty: object) -> None:
 
 def test_a_store_that_fails(moto_s3_server: Any) -> None:
     with pytest.raises(StorageError):
-        honours_preconditions(Location("s3://no-such-bucket-here/out", moto_s3_server.options))
+        try_conditions(Location("s3://no-such-bucket-here/out", moto_s3_server.options))
 
 
 class _Blobs(MemoryFileSystem):
@@ -151,5 +152,5 @@ def test_stores_that_take_a_mode_and_tags_are_tried(monkeypatch: pytest.MonkeyPa
     if overlooks is not None:
         monkeypatch.setattr(_Blobs, overlooks, True)
     expected = Preconditions.HONOURED if overlooks is None else Preconditions.IGNORED
-    assert honours_preconditions(Location("abfs://box/out")).outcome is expected
+    assert try_conditions(Location("abfs://box/out")).outcome is expected
     assert not [name for name in _Blobs.store if "probe" in name]

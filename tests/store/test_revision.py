@@ -12,13 +12,13 @@ from typing import Any
 
 import fsspec
 import pytest
+from tests.doubles.fault_proxy import FaultKind, fault_proxy
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.store import revision
 from pipecrypt.store.location import Location
 from pipecrypt.store.revision import read_revision, replace_revision
 from pipecrypt.store.s3_object import S3Object
-from pipecrypt.testing.fault_proxy import FaultKind, fault_proxy
 from pipecrypt.vocabulary.state import take_lock
 
 MOST = 1000

@@ -13,8 +13,8 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store import s3, s3_object
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.inventory import pin_regular
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.store.s3_object import copied_ranges
 from pipecrypt.store.undo import replace_tail

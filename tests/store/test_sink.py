@@ -10,13 +10,13 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.registry import _registry
+from tests.doubles.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.store import beneath, held_directory, local_publication, publication
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import is_directory, new_token, open_sink, remove_leftovers, sink_is_empty
-from pipecrypt.testing.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 DATA = os.urandom(50_000)
 

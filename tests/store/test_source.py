@@ -6,13 +6,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
 from pipecrypt.store import source as source_module
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source, read_small_file
-from pipecrypt.testing.faulty_store import Faults, FaultyOS, FaultyStore
 
 DATA = bytes(range(256)) * 40
 

@@ -13,8 +13,9 @@ import pytest
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.store import local_publication
-from pipecrypt.store.listing import EVERY_FILE, check_disjoint, list_sources
+from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import EVERY_FILE
 from pipecrypt.store.publication import temporary_name
 from pipecrypt.store.sink import open_sink
 

@@ -17,8 +17,8 @@ from typing import Final
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["BLOCK_BYTES", "CheckedSource"]
 
@@ -88,7 +88,7 @@ class CheckedSource:
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
-        if self._digests is None and isinstance(self._source, ReadsInto):
+        if self._digests is None and isinstance(self._source, DescribedSource):
             self._source.read_into(start, out)
         else:
             out[:] = self.read_range(start, len(out))

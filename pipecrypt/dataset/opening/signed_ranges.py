@@ -13,9 +13,9 @@ from typing import TypeAlias, TypeVar
 
 from pipecrypt.errors import ConflictError, ContentError, StorageError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import read_footer_bytes
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.parquet.footer.stored import read_footer_bytes
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = ["SignedRanges", "first_signed", "is_signed"]
 
@@ -78,7 +78,7 @@ class SignedRanges:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
 
         def read(source: RangeSource) -> None:
-            if isinstance(source, ReadsInto):
+            if isinstance(source, DescribedSource):
                 source.read_into(start, out)
             else:
                 out[:] = source.read_range(start, len(out))

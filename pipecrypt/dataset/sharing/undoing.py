@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from pipecrypt.dataset.opening.signed_undo import refused_undo
 from pipecrypt.errors import ContentError, DamagedKeystoreError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.structure import check_opened_structure
+from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages
+from pipecrypt.parquet.footer.segments import check_opened_structure
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.wire.modules import LENGTH_BYTES, ModuleType, open_module
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_unsigned_undo", "is_authentic", "is_of_another_file"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
-from pipecrypt.parquet.byte_entry import FileInfo
+from pipecrypt.formats.compression import ZstdCodec
+from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.kinds.chunk_codec import LazyCodec
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
+from pipecrypt.runs.kinds.blob import BlobEncryption
+from pipecrypt.runs.task import Task
 from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
 
@@ -18,7 +18,7 @@ __all__ = ["encrypt_chunks"]
 
 def encrypt_chunks(  # what a task is carried out with
     task: Task,
-    operation: ChunkEncryption,
+    operation: BlobEncryption,
     sink: AppendSink,
     keys: DataKeys,
     on_bytes: Callable[[int], None],
@@ -32,10 +32,10 @@ def encrypt_chunks(  # what a task is carried out with
     """
     file = task.source
     context = Context(operation.dataset_id, task.path)
-    codec = LazyCodec() if operation.compress else None
+    codec = ZstdCodec() if operation.compress else None
     if file.location.is_standard_stream:
         with open_source_file(file) as stream:
-            return encrypt_byte_stream(
+            return encrypt_blob_stream(
                 stream,
                 sink,
                 operation.policy,
@@ -47,13 +47,13 @@ def encrypt_chunks(  # what a task is carried out with
                 name=file.location.display,
             )
     with open_range_source(file) as source:
-        return encrypt_bytes_file(
+        return encrypt_blob(
             source,
             sink,
             operation.policy,
             keys=keys,
             context=context,
-            info=FileInfo(file.location.name, file.mode, file.mtime_ns),
+            info=BlobInfo(file.location.name, file.mode, file.mtime_ns),
             chunk_bytes=operation.chunk_bytes,
             codec=codec,
             on_bytes=on_bytes,

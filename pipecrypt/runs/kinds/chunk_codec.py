@@ -30,7 +30,7 @@ class LazyCodec:
 
     def _loaded(self) -> PageCodec:
         if self._codec is None:
-            from pipecrypt.sources.zstd import ZstdCodec  # noqa: PLC0415  # pyarrow takes long to import
+            from pipecrypt.formats.compression import ZstdCodec  # noqa: PLC0415  # pyarrow takes long to import
 
             self._codec = ZstdCodec()
         return self._codec

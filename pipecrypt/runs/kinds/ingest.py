@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, cast
 
+from pipecrypt.formats.batches import BatchStream, batches_of, open_batches
+from pipecrypt.formats.options import EncodeOptions, SourceFormat
+from pipecrypt.formats.row_groups import encode_row_groups
+from pipecrypt.formats.text_rows import TextStream
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.runs.kinds.operation import Ingestion, Task
+from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.sources.batches import open_batches
-from pipecrypt.sources.formats import SourceFormat
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.sources.row_groups import encode_row_groups
-from pipecrypt.sources.stream import BatchStream
-from pipecrypt.sources.text_rows import TextStream
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.runs.task import Task
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_source_file
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
 

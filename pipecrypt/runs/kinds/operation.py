@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 from pipecrypt.dataset.opening.requirements import VerifyMode
 from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.spec.options import FileReading
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ChunkEncryption", "Decryption", "Encryption", "Ingestion", "Operation", "Task"]
 

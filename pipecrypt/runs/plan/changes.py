@@ -12,10 +12,10 @@ from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import ConflictError
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.past_runs import DoneFile
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import rolls_over, split_path
 from pipecrypt.runs.spec.options import OnSourceChange
+from pipecrypt.runs.task import Task
 from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 

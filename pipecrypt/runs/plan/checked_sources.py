@@ -11,9 +11,12 @@ from dataclasses import replace
 
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.opening.signed_sources import list_signed_sources
-from pipecrypt.runs.kinds.operation import Decryption, Task
+from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.store.listing import Pattern, SourceFile, list_sources
+from pipecrypt.runs.task import Task
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.patterns import Pattern
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["compared", "find_sources"]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.errors import UsageError
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.output import numbered
+from pipecrypt.runs.task import Task
 from pipecrypt.store.location import NAME_BYTES, Location
 
 __all__ = ["check_output_names"]

@@ -12,35 +12,23 @@ from pipecrypt.dataset.signing.unsigned_writes import (
     check_unsigned_file,
 )
 from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
+from pipecrypt.formats.options import MAGIC_BYTES, SourceFormat, guess_format, known_suffixes, output_name, sniff_format
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation, Task
+from pipecrypt.runs.kinds.blob import BlobEncryption
+from pipecrypt.runs.kinds.decrypt import Decryption
+from pipecrypt.runs.kinds.encrypt import Encryption, Share, shares_of_each
+from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.output import numbered, sidecar_files, unnumbered
 from pipecrypt.runs.plan.checked_sources import compared, find_sources
-from pipecrypt.runs.plan.output_names import check_output_names
-from pipecrypt.runs.plan.splitting import Share, shares_of_each
-from pipecrypt.runs.plan.task_id import task_id
+from pipecrypt.runs.plan.output_checks import check_output_names
 from pipecrypt.runs.spec.options import ExecutorKind, FileReading, Reading, RunOptions
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
-from pipecrypt.sources.formats import (
-    MAGIC_BYTES,
-    SourceFormat,
-    guess_format,
-    known_suffixes,
-    output_name,
-    sniff_format,
-)
+from pipecrypt.runs.task import Kind, Task, task_id
 from pipecrypt.store.lease import HeldLease
-from pipecrypt.store.listing import (
-    EVERY_FILE,
-    PARQUET_SUFFIXES,
-    Pattern,
-    SourceFile,
-    all_ending,
-    check_disjoint,
-    check_outputs,
-    list_sources,
-)
+from pipecrypt.store.listing import check_disjoint, check_outputs, list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory, is_link, new_token, sink_is_empty
 from pipecrypt.store.source import read_start
 from pipecrypt.vocabulary.context import new_dataset_id
@@ -176,7 +164,7 @@ def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
     return chosen
 
 
-def planned_sources(request: EncryptSpec) -> tuple[tuple[SourceFile, Operation], ...]:
+def planned_sources(request: EncryptSpec) -> tuple[tuple[SourceFile, Kind], ...]:
     """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
 
     Raises:
@@ -246,7 +234,7 @@ def _tasks(
 
 
 def _shares(
-    request: EncryptSpec | DecryptSpec, sources: Sequence[SourceFile], operations: Sequence[Operation]
+    request: EncryptSpec | DecryptSpec, sources: Sequence[SourceFile], operations: Sequence[Kind]
 ) -> list[tuple[Share, ...]]:
     """Return for each source how it is split; nothing for those that stay whole."""
     shares: list[tuple[Share, ...]] = [()] * len(sources)
@@ -260,9 +248,7 @@ def _shares(
     return shares
 
 
-def _split(
-    operation: Operation, path: str, sink: Location, shares: Sequence[Share]
-) -> Iterator[tuple[Operation, str, Location]]:
+def _split(operation: Kind, path: str, sink: Location, shares: Sequence[Share]) -> Iterator[tuple[Kind, str, Location]]:
     """Yield what is done, the path and the place of each output; the one output of a file that stays whole."""
     if not shares or not isinstance(operation, Encryption):
         yield operation, path, sink
@@ -327,23 +313,23 @@ def split_path(task: Task) -> str | None:
     return unnumbered(task.path) if is_part else None
 
 
-def rolls_over(operation: Operation) -> bool:
+def rolls_over(operation: Kind) -> bool:
     """Say whether a task may write several files, numbered."""
     return isinstance(operation, Ingestion) and operation.max_file_bytes is not None
 
 
-def _in_dataset(operation: Operation, dataset_id: str) -> Operation:
+def _in_dataset(operation: Kind, dataset_id: str) -> Kind:
     if isinstance(operation, Decryption):
         raise AssertionError("what is decrypted is of no dataset")
     return replace(operation, dataset_id=dataset_id)
 
 
-def _operation(request: EncryptSpec | DecryptSpec, source: SourceFile, dataset_id: str) -> Operation:
+def _operation(request: EncryptSpec | DecryptSpec, source: SourceFile, dataset_id: str) -> Kind:
     if isinstance(request, DecryptSpec):
         return Decryption(request.aad_prefix, mode=request.checks.mode)
     policy = request.policy
     if policy.is_chunks:
-        return ChunkEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)
+        return BlobEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)
     reading = _reading(request.reading, source)
     if reading.format is SourceFormat.PARQUET:
         return Encryption(policy.engine_policy(), dataset_id)
@@ -362,8 +348,8 @@ def _reading(reading: Reading, source: SourceFile) -> FileReading:
     return reading.of(name, display)
 
 
-def _output_path(operation: Operation, relative_path: str) -> str:
-    if isinstance(operation, ChunkEncryption):
+def _output_path(operation: Kind, relative_path: str) -> str:
+    if isinstance(operation, BlobEncryption):
         return relative_path + CHUNKS_SUFFIX
     if isinstance(operation, Decryption):
         return _restored_path(relative_path)

@@ -13,13 +13,13 @@ from typing import Final, TypeAlias
 
 from pipecrypt.errors import PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.plan.sink_preview import SinkPreview, preview_sink
 from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 
 __all__ = ["PlanReport", "PlannedTask", "SchemaDrift", "report_plan"]
 

@@ -24,11 +24,11 @@ from pipecrypt.keys.service import list_sibling_keys
 from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import DoneFile
-from pipecrypt.runs.kinds.operation import Decryption, Task
+from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
-from pipecrypt.runs.plan.task_id import task_id
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task, task_id
 from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 

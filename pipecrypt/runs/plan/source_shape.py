@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.wire.fields import FileMetaData
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Encryption, Ingestion, Operation
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.runs.kinds.blob import BlobEncryption
+from pipecrypt.runs.kinds.encrypt import Encryption
+from pipecrypt.runs.kinds.ingest import Ingestion
+from pipecrypt.runs.task import Kind
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["ChosenColumn", "SourceShape", "source_shape"]
 
@@ -34,7 +37,7 @@ class SourceShape:
     delimiter: str | None = None
 
 
-def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
+def source_shape(source: SourceFile, operation: Kind) -> SourceShape:
     """Return the shape of a source that would be encrypted.
 
     Of a source that is not Parquet, as much is read as its types are inferred from.
@@ -54,7 +57,7 @@ def source_shape(source: SourceFile, operation: Operation) -> SourceShape:
         found = outline(source, operation)
         shape = _shape(found.empty_output, operation)
         return replace(shape, row_groups=0, types=found.types, delimiter=found.delimiter)
-    if isinstance(operation, ChunkEncryption):
+    if isinstance(operation, BlobEncryption):
         return SourceShape(None)
     raise AssertionError("decrypting chooses no keys")
 

@@ -13,8 +13,8 @@ from itertools import accumulate, groupby
 from typing import Final
 
 from pipecrypt.errors import AlreadyEncryptedError, ContentError
-from pipecrypt.parquet.row_group_slice import row_group_sizes
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.parquet.files import row_group_sizes
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 
 __all__ = ["Share", "share_out", "shares_of_each"]

@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass
 from typing import Final
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.runs.kinds.operation import Operation
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.runs.task import Kind
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["task_id"]
 
@@ -21,7 +21,7 @@ _LATER: Final = {"clear_notes": "strip"}  # options that are newer than the ids:
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 
 
-def task_id(source: SourceFile, path: str, operation: Operation, spellings: Mapping[str, str] = _AS_THEY_ARE) -> str:
+def task_id(source: SourceFile, path: str, operation: Kind, spellings: Mapping[str, str] = _AS_THEY_ARE) -> str:
     """Return the id of a task: 64 hex digits, the same for the same source, unchanged, the same output and policy.
 
     Args:

@@ -22,9 +22,10 @@ from typing import Final, TypeAlias
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.runs.journal.past_runs import KnownVersion, PastRuns
-from pipecrypt.runs.kinds.operation import Decryption, Task
+from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.task import Task
 
 __all__ = ["ColumnsSeen", "PlannedColumns", "Schema"]
 

@@ -9,8 +9,16 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from pipecrypt.errors import FormatError, UsageError
-from pipecrypt.sources.formats import Compression, SourceFormat, guess_csv_options, guess_format
-from pipecrypt.sources.options import BadRows, CSVOptions, JSONOptions, ReadOptions
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import (
+    BadRows,
+    CSVOptions,
+    JSONOptions,
+    ReadOptions,
+    SourceFormat,
+    guess_csv_options,
+    guess_format,
+)
 
 __all__ = [
     "DEFAULT_ATTEMPTS",

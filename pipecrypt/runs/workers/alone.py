@@ -12,9 +12,8 @@ from typing import Final
 from pipecrypt.errors import ConflictError, InterruptedRunError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import FileDone
-from pipecrypt.runs.task import run_task
+from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.attempts import apart
 from pipecrypt.runs.workers.open_runs import OpenRuns
 from pipecrypt.store.lease import HeldLease

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Final
 
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
-from pipecrypt.runs.earlier_attempt import is_written_as
-from pipecrypt.runs.kinds.operation import Decryption, Task
+from pipecrypt.runs.kinds.decrypt import Decryption
+from pipecrypt.runs.output import is_written_as
 from pipecrypt.runs.report.events import FileDone
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory

@@ -23,8 +23,8 @@ from pipecrypt.errors import (
     PipecryptError,
     WorkerError,
 )
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import BytesDone, FileStarted, Part, TaskRetried
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.alone import AloneSetup, check_lock, end_run, run_task_alone
 from pipecrypt.runs.workers.attempts import drop_attempts, take_result
 from pipecrypt.runs.workers.ledger import Ledger

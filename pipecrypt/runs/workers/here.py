@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import BytesDone, FileStarted, Part
 from pipecrypt.runs.report.interruption import Interruption
-from pipecrypt.runs.task import run_task
+from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.protocol import OnEvent
 
 __all__ = ["HereExecutor"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.grants import Grant
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import FileDone, Part
+from pipecrypt.runs.task import Task
 
 __all__ = ["Ledger"]
 

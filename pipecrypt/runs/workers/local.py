@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from pipecrypt.errors import WorkerError
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, Part, TaskRetried
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
 from pipecrypt.runs.workers.protocol import OnEvent
 from pipecrypt.runs.workers.worker import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import BytesDone, FileDone, Part
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.alone import AloneSetup, check_lock, end_run, run_task_alone
 from pipecrypt.runs.workers.attempts import drop_attempts, take_result
 from pipecrypt.runs.workers.ledger import Ledger

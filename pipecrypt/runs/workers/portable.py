@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pipecrypt.runs.kinds.operation import Task
+from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import Event, Part
+from pipecrypt.runs.task import Task
 
 __all__ = ["Executor", "OnEvent"]
 

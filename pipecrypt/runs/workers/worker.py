@@ -22,11 +22,10 @@ from typing import Final, TypeAlias
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import BytesDone, Event, FileStarted
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running
-from pipecrypt.runs.task import run_task
+from pipecrypt.runs.task import Task, run_task
 from pipecrypt.vocabulary.once import mark_given, warnings_given
 
 __all__ = ["BLOCKED_WHILE_STARTING", "STOPPED_EXIT_CODE", "Failed", "Message", "Ready", "WorkerSetup", "work"]

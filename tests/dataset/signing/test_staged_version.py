@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.doubles.faulty_store import Faults, FaultyStore, register_faulty_store
 
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.errors import IntegrityError, LockLostError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.store.location import Location
-from pipecrypt.testing.faulty_store import Faults, FaultyStore, register_faulty_store
 from tests.dataset.world import NAMES, SignedWorld, data_files, entry_of, tree
 
 RUN = "20990101T000000Z-00000000"

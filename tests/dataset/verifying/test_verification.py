@@ -31,11 +31,11 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.parquet.protocols import PageCodec
-from pipecrypt.sources.zstd import ZstdCodec
 from pipecrypt.store.location import Location
 from tests.dataset.world import (
     ALICE,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from tests.doubles.http_service import HTTPRequest
 
 from pipecrypt.errors import (
     KeyNotFoundError,
@@ -16,7 +17,6 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.schemes.aws_kms import SERVICE, AWSKMSService, AWSMasterKey
 from pipecrypt.keys.service import Replicas
-from pipecrypt.testing.http_service import HTTPRequest
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION

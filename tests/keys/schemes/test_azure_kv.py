@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.errors import (
     AccessError,
@@ -25,7 +26,6 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.azure_kv import AzureKVService, AzureMasterKey
 from pipecrypt.keys.schemes.caller import Patience
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import PATIENT_SECONDS, FakeTime

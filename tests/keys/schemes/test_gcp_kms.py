@@ -10,6 +10,7 @@ from typing import Any
 import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
@@ -25,7 +26,6 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.gcp_kms import GCPKMSService, GCPMasterKey
 from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, export_public_key, make_signatures
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse

@@ -2,8 +2,7 @@ import http.client
 import threading
 
 import pytest
-
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 
 
 def _echo(request: HTTPRequest) -> HTTPAnswer:

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
@@ -28,7 +29,6 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.caller import Patience
 from pipecrypt.keys.schemes.vault import VaultAddress, VaultMasterKey, VaultPlace, VaultService, locate_vault_key
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name

@@ -8,11 +8,12 @@ import pytest
 
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import DoneFile
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Task
+from pipecrypt.runs.kinds.blob import BlobEncryption
 from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.runs.task import Task
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 
 class _Counted(str):
@@ -30,7 +31,7 @@ class _Counted(str):
 
 
 def _tasks(names: Iterable[str]) -> list[Task]:
-    operation = ChunkEncryption(EncryptionPolicy(default="keystore://k.json#pii"), "0" * 32, 1 << 20, compress=False)
+    operation = BlobEncryption(EncryptionPolicy(default="keystore://k.json#pii"), "0" * 32, 1 << 20, compress=False)
     return [
         Task(
             id=_Counted(name),

@@ -11,7 +11,7 @@ import pipecrypt as pc
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.key_inventory import key_usage
-from pipecrypt.runs.plan import output_names
+from pipecrypt.runs.plan import output_checks
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
@@ -128,7 +128,7 @@ def test_names_as_long_as_they_may_be(world: World) -> None:
 @pytest.mark.parametrize("ignores", [False, True])
 def test_names_that_differ_in_case_only(world: World, ignores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(world.raw / "A.parquet")
-    monkeypatch.setattr(output_names, "_ignores_case", lambda path: ignores)
+    monkeypatch.setattr(output_checks, "_ignores_case", lambda path: ignores)
     request = EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy({"email": world.key})
     )

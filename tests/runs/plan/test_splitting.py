@@ -22,9 +22,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.files import decrypt
-from pipecrypt.runs.kinds.operation import Encryption
+from pipecrypt.runs.kinds.encrypt import Encryption, share_out
 from pipecrypt.runs.plan.plan import make_plan
-from pipecrypt.runs.plan.splitting import share_out
 from pipecrypt.runs.report.events import BytesDone, Event, FileStarted, RunStarted, Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
-from pipecrypt.runs.kinds.operation import ChunkEncryption, Decryption, Encryption, Ingestion, Operation
-from pipecrypt.runs.plan.task_id import task_id
+from pipecrypt.runs.kinds.blob import BlobEncryption
+from pipecrypt.runs.kinds.decrypt import Decryption
+from pipecrypt.runs.kinds.encrypt import Encryption
+from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.spec.options import Reading
-from pipecrypt.sources.options import EncodeOptions
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.runs.task import Kind, task_id
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")
@@ -44,14 +47,14 @@ def test_the_same_work_has_the_same_id() -> None:
         (_SOURCE, "a.parquet", replace(_OPERATION, row_groups=range(2))),
         (_SOURCE, "a.parquet", replace(_OPERATION, policy=replace(_POLICY, footer=FooterMode.ENCRYPTED))),
         (_SOURCE, "a.parquet", replace(_OPERATION, policy=EncryptionPolicy(rules=(ColumnRule("email", "x://y"),)))),
-        (_SOURCE, "a.parquet", ChunkEncryption(_POLICY, "dataset", 1, compress=False)),
+        (_SOURCE, "a.parquet", BlobEncryption(_POLICY, "dataset", 1, compress=False)),
         (_SOURCE, "a.parquet", Decryption(None)),
         (_SOURCE, "a.parquet", Decryption(b"prefix")),
         (_SOURCE, "a.parquet", _ingestion()),
         (_SOURCE, "a.parquet", _ingestion(delimiter=";")),
     ],
 )
-def test_any_other_work_has_another_id(source: SourceFile, path: str, operation: Operation) -> None:
+def test_any_other_work_has_another_id(source: SourceFile, path: str, operation: Kind) -> None:
     ids = {task_id(source, path, operation), task_id(_SOURCE, "a.parquet", _OPERATION)}
     assert len(ids) == 2
 

@@ -15,12 +15,12 @@ from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs import task as life
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
 from pipecrypt.runs.workers.alone import AloneSetup, run_task_alone
 from pipecrypt.store.location import Location

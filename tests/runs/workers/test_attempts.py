@@ -10,11 +10,11 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.runs.workers.attempts import drop_attempts, put_in_place, take_result
 from pipecrypt.runs.workers.ledger import Ledger

@@ -18,13 +18,13 @@ from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError
 from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import Event, FileDone, FileStarted, TaskRetried
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.store.location import Location

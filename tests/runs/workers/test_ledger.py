@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from pipecrypt.errors import WorkerError
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import FileDone, Part
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World

@@ -18,13 +18,13 @@ from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyErr
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.runs.kinds.operation import Task
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import alone
 from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.runs.workers.mapped import TaskCall
