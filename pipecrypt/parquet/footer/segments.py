@@ -37,7 +37,6 @@ __all__ = [
     "check_structure",
     "chunk_parts",
     "last_changes",
-    "looked_at",
     "order_segments",
     "read_windows",
 ]
@@ -93,6 +92,11 @@ class Segment(NamedTuple):
     def is_index(self) -> bool:
         """Whether it is a column or offset index."""
         return self.kind >= _FIRST_INDEX
+
+    @property
+    def is_offset_index(self) -> bool:
+        """Whether it is an offset index."""
+        return self.kind == _OFFSET_INDEX
 
 
 def last_changes(segments: Iterable[Segment]) -> Counter[int]:
@@ -157,11 +161,6 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> S
     if early is not None:
         raise UnsupportedError(f"{row_groups.what(*early)} has its offset index before its pages")
     return Segments(parts, body_end)
-
-
-def looked_at(segments: Iterable[Segment], is_sealed: Callable[[int], bool]) -> Iterable[Segment]:
-    """Yield the segments whose bytes are looked at: indexes, and the parts of columns that are encrypted."""
-    return (segment for segment in segments if segment.is_index or is_sealed(segment.column))
 
 
 def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
