@@ -14,7 +14,6 @@ from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
-    Part,
     Segment,
     Segments,
     chunk_parts,
@@ -82,11 +81,7 @@ def decrypt_table(
 
 def _survey(opened: OpenedFile, body_end: int) -> Segments:
     """Return the segments in order; every row group's metadata was authenticated then."""
-    parts: list[Part] = []
-    for index in opened.row_groups.ordinals:
-        for chunk in opened.open_row_group(index):
-            parts += chunk_parts(chunk)
-        opened.row_groups.release(index)
+    parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
     return order_segments(parts, body_end, opened.row_groups)
 
 

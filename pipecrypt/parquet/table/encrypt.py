@@ -178,8 +178,8 @@ class FileEncryption:
             PipecryptError: see `encrypt_file`.
         """
         footer, body_end = read_plain_footer(source)
-        leaves = leaf_columns(footer, source.name)
-        row_groups = RowGroups(footer, leaves, source.name, first=self.batches)
+        row_groups = RowGroups(footer, source.name, first=self.batches)
+        leaves = row_groups.leaves
         check_counts(self.batches + len(row_groups), len(leaves), source.name)
         is_first = not self._output.appended
         if is_first:
