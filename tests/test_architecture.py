@@ -86,7 +86,7 @@ _CHANGING_METHODS = {
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
     "store/held_directory.py": "likewise",
-    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
