@@ -24,8 +24,8 @@ from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.output import Target, numbered, unnumbered
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
 from pipecrypt.vocabulary.ranges import RangeSource
 

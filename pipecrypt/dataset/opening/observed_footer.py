@@ -9,7 +9,7 @@ from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
 from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 

@@ -10,7 +10,7 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.undo import Undo, as_before, undo_place
 from pipecrypt.vocabulary.ranges import RangeSource
 

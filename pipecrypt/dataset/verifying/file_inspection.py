@@ -23,8 +23,8 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure, check_structure
 from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
