@@ -52,7 +52,7 @@ test-system: ## Run the tests of sources, parquet and crypto under the system's 
 
 .PHONY: run-system
 run-system: $(VENV)/.rows
-	pytest -n 2 -p no:cacheprovider -m "not long" tests/sources tests/parquet tests/crypto
+	pytest -n 2 -p no:cacheprovider -m "not long" tests/formats tests/parquet tests/crypto
 
 # Some inputs of tests/parquet take a newer pyarrow to make.
 test-lowest: ## Run the public face, the command line, reading, stores and key services with the lowest declared versions

@@ -23,9 +23,9 @@ from pipecrypt.cli.look import cat, inspect
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
 from pipecrypt.cli.report import clean, report
-from pipecrypt.cli.run import config_app, plan
+from pipecrypt.cli.run import config_app, plan, run
 from pipecrypt.cli.sharing import grant, revoke, rotate
-from pipecrypt.cli.transfer import decrypt, encrypt, run
+from pipecrypt.cli.transfer import decrypt, encrypt
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
 from pipecrypt.runs.report.logs import LogFormat, LogSetup, write_logs, write_stray_output_as_logs

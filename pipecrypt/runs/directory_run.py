@@ -32,10 +32,10 @@ from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.runs.output import unnumbered
+from pipecrypt.runs.output import Target, unnumbered
 from pipecrypt.runs.plan.changes import superseded_by, written_by
 from pipecrypt.runs.plan.decision import Decision, what_goes
-from pipecrypt.runs.plan.plan import Plan, rolls_over
+from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
@@ -46,6 +46,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease
+from pipecrypt.store.open import open_store
 from pipecrypt.store.preconditions import Writers, check_writers
 from pipecrypt.store.sink import remove_leftovers_in
 from pipecrypt.vocabulary.clock import utc_now
@@ -209,7 +210,7 @@ class DirectoryRun:
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
-        rolled = {task.path for task in self._tasks.values() if rolls_over(task.operation)}
+        rolled = {task.path for task in self._tasks.values() if task.kind.rolls_over}
         if self.decision.continued is not None and rolled:
             for path in sizes_below(self._state.sink):
                 if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
@@ -328,7 +329,7 @@ def open_directory_run(
     """
     sink = plan.sink
     if request.run.keeps_journal:
-        check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:
@@ -363,17 +364,21 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
     """Return the plan of the tasks that are left, each writing where its file has to appear."""
     staged = plan.sink.child(staged_path(header.run_id))
     tasks = tuple(
-        replace(
-            task,
-            sink=staged.child(task.path) if header.is_staged else task.sink,
-            # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
-            overwrite=not header.is_staged and may_replace(task.path),
-            is_repeated=header.is_staged,
-            token=header.token,
+        task.with_target(
+            Target(
+                sink=staged.child(task.path) if header.is_staged else task.sink,
+                path=task.path,
+                token=header.token,
+                dataset_id=header.dataset_id,
+                # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
+                overwrite=not header.is_staged and may_replace(task.path),
+                is_repeated=header.is_staged,
+            )
         )
         for task in to_do
     )
-    return replace(plan, tasks=tasks, workers=max(1, min(plan.workers, len(tasks)))).in_dataset(header.dataset_id)
+    workers = max(1, min(plan.workers, len(tasks)))
+    return replace(plan, tasks=tasks, dataset_id=header.dataset_id, workers=workers)
 
 
 def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final
 
 from pipecrypt.errors import InterruptedRunError
+from pipecrypt.formats.batches import BatchStream
 
 __all__ = ["Feed"]
 
-_WAITING: Final = 4
+_MOST_WAITING: Final = 4
 
 
-class Feed:
-    """A stream of batches that is filled as it is read; fits `sources.stream.BatchStream`.
+class Feed(BatchStream):
+    """A stream of batches that is filled as it is read.
 
     At most a few batches wait, so a caller that is faster than encryption waits too.
 
@@ -23,13 +24,10 @@ class Feed:
         schema: of every batch.
     """
 
-    may_change_thread = False
-    bad_rows = 0
-
     def __init__(self, schema: Any) -> None:
         """Wait for the first batch."""
-        self.schema = schema
-        self._batches: deque[Any] = deque()
+        super().__init__(schema, self._read(), may_change_thread=False)
+        self._waiting: deque[Any] = deque()
         self._changed = threading.Condition()
         self._is_whole = False
         self._is_aborted = False
@@ -38,9 +36,9 @@ class Feed:
     def put(self, batch: object) -> bool:
         """Hand over a batch; say no if nobody reads any more."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._batches) < _WAITING or self._is_closed)
+            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING or self._is_closed)
             if not self._is_closed:
-                self._batches.append(batch)
+                self._waiting.append(batch)
                 self._changed.notify_all()
             return not self._is_closed
 
@@ -56,7 +54,7 @@ class Feed:
             self._is_aborted = True
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Any]:
+    def _read(self) -> Generator[Any]:
         """Yield the batches.
 
         Raises:
@@ -64,12 +62,12 @@ class Feed:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._batches or self._is_whole or self._is_aborted)
+                self._changed.wait_for(lambda: self._waiting or self._is_whole or self._is_aborted)
                 if self._is_aborted:
                     raise InterruptedRunError("the writer was left before it was closed")
-                if not self._batches:
+                if not self._waiting:
                     return
-                batch = self._batches.popleft()
+                batch = self._waiting.popleft()
                 self._changed.notify_all()
             yield batch
             del batch  # else it would live until the next one is there
@@ -78,5 +76,5 @@ class Feed:
         """Stop reading, and let a caller that waits go on."""
         with self._changed:
             self._is_closed = True
-            self._batches.clear()
+            self._waiting.clear()
             self._changed.notify_all()

@@ -19,7 +19,7 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import new_run_id, running
 from pipecrypt.runs.run_grants import RunGrants
 from pipecrypt.runs.signed_run import SignedRun, open_signed_run
-from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
+from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.choice import run_tasks
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.vocabulary.clock import utc_now
@@ -28,7 +28,7 @@ __all__ = ["run"]
 
 
 def run(
-    request: EncryptSpec | DecryptSpec,
+    request: Spec,
     *,
     credentials: Credentials,
     on_event: Callable[[Event], None] = ignore,
@@ -60,24 +60,22 @@ def run(
                 summary = _carry_out(opened, _Work(credentials, interruption, map_tasks), tell, started)
                 tell(RunFinished(summary))
         except KeyboardInterrupt:
-            is_resumable = isinstance(request, EncryptSpec) and request.run.keeps_journal
+            is_resumable = request.run.keeps_journal
             raise interruption.error(is_resumable=is_resumable) from None
     return summary
 
 
-def _plan(request: EncryptSpec | DecryptSpec) -> Plan:
+def _plan(request: Spec) -> Plan:
     try:
         return make_plan(request)
     except SinkNotEmptyError:
-        if isinstance(request, EncryptSpec) and not request.sink.is_standard_stream:
+        if request.policy is not None and not request.sink.is_standard_stream:
             check_unlocked(request.sink)  # what is there may be in the making
         raise
 
 
 @contextmanager
-def _opened(
-    request: EncryptSpec | DecryptSpec, plan: Plan, credentials: Credentials
-) -> Iterator[SignedRun | DirectoryRun]:
+def _opened(request: Spec, plan: Plan, credentials: Credentials) -> Iterator[SignedRun | DirectoryRun]:
     if isinstance(request, EncryptSpec) and not plan.is_single_file:
         with open_directory_run(request, plan, credentials, now=utc_now()) as directory_run:
             yield directory_run

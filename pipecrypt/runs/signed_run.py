@@ -17,12 +17,11 @@ from pipecrypt.dataset.signing.records import SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.plan.output_checks import statement_places
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone
-from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
+from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task
 
 __all__ = ["SignedRun", "open_signed_run"]
@@ -67,7 +66,7 @@ class SignedRun:
 
 
 @contextmanager
-def open_signed_run(request: EncryptSpec | DecryptSpec, plan: Plan, credentials: Credentials) -> Iterator[SignedRun]:
+def open_signed_run(request: Spec, plan: Plan, credentials: Credentials) -> Iterator[SignedRun]:
     """Open the signing keys, and look at what the sink holds; the keys are wiped when the block ends.
 
     Raises:
@@ -76,8 +75,8 @@ def open_signed_run(request: EncryptSpec | DecryptSpec, plan: Plan, credentials:
         ConflictError: signing would leave out, or promise too much of, what the sink holds.
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
-    options = request.policy.signing if isinstance(request, EncryptSpec) else None
-    if options is None or not isinstance(request, EncryptSpec):
+    options = None if request.policy is None else request.policy.signing
+    if options is None:
         yield SignedRun(plan, None)
         return
     options = replace(options, accepts_future=request.run.accepts_future_statement)
@@ -108,10 +107,8 @@ def check_promise(
         PipecryptError: a source cannot be read.
     """
     for task in tasks:
-        operation = task.operation
-        if isinstance(operation, Decryption):
-            raise AssertionError("what is decrypted is not signed")
-        check_frame(promise, operation.policy)
+        if task.kind.policy is not None:
+            check_frame(promise, task.kind.policy)
     if promise.other_key_ids is None:
         if columns.seen.problem is not None:
             raise columns.seen.problem

@@ -146,4 +146,4 @@ def make_header(request: EncryptSpec, plan: Plan, state: SinkState, decision: De
         dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:
         raise AssertionError("what is encrypted has a dataset")
-    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].token, is_staged=state.is_staged)
+    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].target.token, is_staged=state.is_staged)

@@ -22,7 +22,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import check_policy
 from pipecrypt.runs.feed import Feed
 from pipecrypt.runs.kinds.ingest import encrypt_rows
-from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
+from pipecrypt.runs.output import RollingOutput, Target, WrittenFile
 from pipecrypt.runs.report.events import Part, Summary
 from pipecrypt.runs.run_grants import RunGrants
 from pipecrypt.runs.signed_writer import SignedOutput
@@ -207,8 +207,8 @@ class _Job:
         try:
             self._session = _session(policy, given, self._signed.dataset_id)
             try:
-                spec = _spec(self._sink, policy, self._signed.dataset_id, overwrite=overwrite)
-                self._output = RollingOutput(spec, self._session)
+                target = _target(self._sink, self._signed.dataset_id, overwrite=overwrite)
+                self._output = RollingOutput(target, policy.engine_policy(), self._session)
             except BaseException:
                 self._session.close()
                 raise
@@ -332,9 +332,9 @@ def encrypt_batches(
         accepts_future=accept_future_statement,
     ) as signed_output:
         dataset_id = signed_output.dataset_id
-        spec = _spec(location, policy, dataset_id, overwrite=overwrite, max_file_bytes=max_file_bytes)
+        target, engine_policy = _target(location, dataset_id, overwrite=overwrite), policy.engine_policy()
         with _session(policy, given, dataset_id) as session:
-            with RollingOutput(spec, session) as output:
+            with RollingOutput(target, engine_policy, session, max_file_bytes=max_file_bytes) as output:
                 encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
                 written = output.finish()
                 output.publish()
@@ -369,19 +369,9 @@ def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySe
     return KeySession(references, credentials=credentials, dataset_id=dataset_id, also=policy.also)
 
 
-def _spec(
-    sink: Location, policy: Policy, dataset_id: str, *, overwrite: bool, max_file_bytes: int | None = None
-) -> OutputSpec:
+def _target(sink: Location, dataset_id: str, *, overwrite: bool) -> Target:
     check_file_name(sink)
-    return OutputSpec(
-        sink=sink,
-        path=sink.name,
-        policy=policy.engine_policy(),
-        dataset_id=dataset_id,
-        overwrite=overwrite,
-        token=new_token(),
-        max_file_bytes=max_file_bytes,
-    )
+    return Target(sink=sink, path=sink.name, token=new_token(), dataset_id=dataset_id, overwrite=overwrite)
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -25,6 +25,7 @@ from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.runs.directory_run import DirectoryRun
 from pipecrypt.runs.journal import sink_locking
+from tests.doubles.fault_proxy import FaultProxy, HeldRequest, fault_proxy
 from tests.faults.other_machine import OtherMachine, act, beat_each_second
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 from tests.servers.s3_server import S3Server
@@ -71,7 +72,7 @@ class Network:
 
 @pytest.fixture(autouse=True)
 def _fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_locking, "SinkLock", sink_locking.SinkLock)
+    monkeypatch.setattr(sink_locking, "Lease", sink_locking.Lease)
     beat_each_second()
 
 

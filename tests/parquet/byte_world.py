@@ -17,19 +17,12 @@ from pipecrypt.parquet.wire.fields import BLOB_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.world import MemorySink, MemorySource, RandomKeys
+from tests.parquet.world import FillingSource, MemorySink, MemorySource, RandomKeys
 
 CHUNK = 4096
 ROW_GROUP = 64 * CHUNK
 POLICY = EncryptionPolicy(default="master")
 ZSTD = ZstdCodec()
-
-
-class FillingSource(MemorySource):
-    """A file in memory that fills other buffers than its own."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        out[:] = self.read_range(start, len(out))
 
 
 def some_bytes(length: int, seed: int = 0) -> bytes:
@@ -47,12 +40,12 @@ def seal(
     way: str = "file",
     codec: PageCodec | None = None,
     info: BlobInfo = BlobInfo(),  # noqa: B008
-    chunk_bytes: int = CHUNK,
+    block_bytes: int = CHUNK,
     policy: EncryptionPolicy = POLICY,
     context: Context | None = None,
 ) -> tuple[bytes, FileReport]:
     sink = MemorySink()
-    options: dict[str, object] = {"info": info, "chunk_bytes": chunk_bytes, "codec": codec, "keys": keys}
+    options: dict[str, object] = {"info": info, "block_bytes": block_bytes, "codec": codec, "keys": keys}
     options["context"] = context or Context(new_dataset_id(), "x.bin")
     if way == "stream":
         report = encrypt_blob_stream(io.BytesIO(data), sink, policy, **options)  # type: ignore[arg-type]

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, NotEncryptedError, PipecryptError
-from pipecrypt.parquet.blob import encrypt
-from pipecrypt.parquet.blob.encrypt import plain_blob
+from pipecrypt.parquet.blob import encrypt as blob_encrypt
+from pipecrypt.parquet.blob.encrypt import PlainBlob
 from pipecrypt.parquet.blob.format import BlobLayout, plain_offset_index
-from pipecrypt.parquet.blob.view import find_blob_view
-from pipecrypt.parquet.files import BlobView, FileEncryption
+from pipecrypt.parquet.files import BlobView, FileEncryption, TableView, open_view
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import locate_pages
 from pipecrypt.parquet.footer.stored import read_sealed_footer
@@ -258,9 +257,10 @@ def test_the_view_of_a_table() -> None:
     with pytest.raises(NotEncryptedError):
         BlobView(MemorySource(plain), keys=keys)
     for table in (plain, encrypted, encrypt(plain, all_columns(), keys)):
-        assert find_blob_view(MemorySource(table), keys=keys) is None
+        assert isinstance(open_view(MemorySource(table), keys=keys), TableView)
     sealed, _ = seal(b"abc", keys)
-    with find_blob_view(MemorySource(sealed), keys=keys) or pytest.fail("a file of chunks") as view:
+    with open_view(MemorySource(sealed), keys=keys) as view:
+        assert isinstance(view, BlobView)
         assert view.read_range(0, 3) == b"abc"
 
 
@@ -455,8 +455,8 @@ def forge(files: list[bytes], size: int, keys: RandomKeys, **entry: object) -> b
     return bytes(sink.data)
 
 
-def plain(data: bytes, chunk_bytes: int = CHUNK) -> bytes:
-    form = plain_blob(MemorySource(data), BlobLayout(len(data), chunk_bytes))
+def plain(data: bytes, block_bytes: int = CHUNK) -> bytes:
+    form = PlainBlob(MemorySource(data), BlobLayout(len(data), block_bytes))
     return bytes(form.read_range(0, form.size_bytes))
 
 
@@ -499,7 +499,7 @@ def test_pages_of_other_writers() -> None:
 @pytest.mark.parametrize("kept", [slice(0, -1), slice(1, None), slice(0, 1)])
 def test_indexes_that_leave_pages_out(monkeypatch: pytest.MonkeyPatch, kept: slice) -> None:
     keys = RandomKeys()
-    monkeypatch.setattr(encrypt, "plain_offset_index", lambda bounds: plain_offset_index(bounds[kept]))
+    monkeypatch.setattr(blob_encrypt, "plain_offset_index", lambda bounds: plain_offset_index(bounds[kept]))
     refuse(seal(some_bytes(3 * CHUNK), keys, codec=ZSTD)[0], keys)
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.blob import view
+from pipecrypt.parquet.blob import view as view_module
 from pipecrypt.parquet.blob.format import BlobLayout
 from pipecrypt.parquet.files import BlobView
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, seal, some_bytes, some_text
-from tests.parquet.world import MemorySource, RandomKeys
+from tests.parquet.world import MemorySource, PlainSource, RandomKeys
 
 SIZE = 3 * ROW_GROUP + 2 * CHUNK + 123
 PAGE_OVERHEAD = 200  # headers and tags of a page, with room to spare
@@ -42,7 +42,7 @@ class CountingSource(MemorySource):
         return sum(length for _, length in self.reads)
 
 
-class OneBufferSource(MemorySource):
+class OneBufferSource(PlainSource):
     """Serves every range from one buffer, as a local file does: a view is valid until the next call."""
 
     def __init__(self, data: bytes) -> None:
@@ -235,7 +235,7 @@ def reachable(start: object) -> list[bytearray]:
 
 
 def test_plaintext_is_forgotten_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "_KEPT_BYTES", 8 * CHUNK)
+    monkeypatch.setattr(view_module, "_KEPT_BYTES", 8 * CHUNK)
     data, keys = some_bytes(100 * CHUNK), RandomKeys()
     sealed, _ = seal(data, keys)
     chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]

@@ -120,7 +120,7 @@ def test_another_schema_is_refused() -> None:
 
 
 def test_more_row_groups_than_ordinals_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.wire.modules.MAX_ORDINALS", 6)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_ORDINALS", 6)
     grow(slices(sample_table(600), 100), all_columns(), RandomKeys())
     with pytest.raises(LimitError):
         grow(slices(sample_table(700), 100), all_columns(), RandomKeys())

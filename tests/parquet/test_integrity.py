@@ -20,7 +20,6 @@ from pipecrypt.crypto import digest as digest_module
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError, PipecryptError
 from pipecrypt.parquet.files import ChunkCache, TableView, decrypt_file, encrypt_file
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import Segment, SegmentKind, chunk_parts
 from pipecrypt.parquet.footer.stored import read_stored_footer
@@ -93,8 +92,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
     """Yield place and bytes of each part of a plaintext column whose length is in the footer."""
     footer = read_stored_footer(MemorySource(data)).metadata
     assert footer is not None
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "x")
-    for chunks in every_row_group(RowGroups(footer, leaves, "x", is_sealed=True)):
+    for chunks in every_row_group(RowGroups(footer, "x", is_sealed=True)):
         for chunk in chunks:
             for start, length, row_group, column, kind in sorted(chunk_parts(chunk), key=lambda part: part[-1]):
                 if chunk.entry.struct(8) is None:
@@ -285,7 +283,7 @@ def test_a_piece_is_checked_once_with_its_whole_chunk_and_kept(monkeypatch: pyte
     monkeypatch.setattr(ExpectedDigests, "check", counted)
     (_, part), source = next(iter(plaintext_parts(data))), SideBySide(data)
     start = data.index(part)
-    with TableView(source, keys=keys, kept=ChunkCache(1 << 20)) as view:
+    with TableView(source, keys=keys, cache=ChunkCache(1 << 20)) as view:
         source.calls.clear()
         assert bytes(view.read_range(start + 2, 5)) == part[2:7]
         assert bytes(view.read_range(start + 4, 5)) == part[4:9]

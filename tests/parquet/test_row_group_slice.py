@@ -185,11 +185,10 @@ def test_every_range_is_that_of_the_slice(tmp_path: Path, *, is_local: bool) -> 
         middle = len(whole) // 2
         for start, length in [(0, 4), (len(whole) - 9, 9), (middle, len(whole) - middle), (len(whole), 0), (middle, 0)]:
             assert bytes(source.read_range(start, length)) == whole[start : start + length]
-            if hasattr(source, "read_into"):
-                out = memoryview(bytearray(length))
-                source.read_into(start, out)
-                assert bytes(out) == whole[start : start + length]
-        assert hasattr(source, "read_into") == hasattr(source, "descriptor") == is_local
+            out = memoryview(bytearray(length))
+            source.read_into(start, out)
+            assert bytes(out) == bytes(source.read_many([(start, length)])[0]) == whole[start : start + length]
+        assert (source.traits.descriptor is not None) == (source.traits.reads_in_flight == 1) == is_local
         for start, length in [(-1, 2), (0, len(whole) + 1), (len(whole), 1)]:
             with pytest.raises(FormatError):
                 source.read_range(start, length)

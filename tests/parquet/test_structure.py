@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, LimitError, PipecryptError
 from pipecrypt.parquet.files import TableView
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import Structure, check_opened_structure, check_structure
-from pipecrypt.parquet.footer.stored import StoredFooter, read_sealed_footer, read_stored_footer
+from pipecrypt.parquet.footer.stored import read_sealed_footer, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
@@ -170,8 +169,7 @@ def test_impossible_files(name: str, footer: FooterMode | None) -> None:
     data = encrypt(plain, only("email", footer=footer), keys)
 
     def edit(metadata: Struct) -> None:
-        leaves = leaf_columns(metadata.structs(FileMetaData.SCHEMA), "x")
-        _IMPOSSIBLE[name](metadata, RowGroups(metadata, leaves, "x", is_sealed=True))
+        _IMPOSSIBLE[name](metadata, RowGroups(metadata, "x", is_sealed=True))
 
     assert check_with_keys(edit_footer(data, keys, lambda _: None), keys) == Structure(6, 2)
     forged = edit_footer(data, keys, edit)
@@ -200,11 +198,9 @@ def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_checking_changes_nothing_for_who_opens_the_file_next() -> None:
     keys, seen = RandomKeys(), list[Structure]()
     data = encrypt(small_file(), only("email"), keys)
-
-    def look(stored: StoredFooter) -> None:
-        seen.append(check_structure(stored, "memory.parquet"))
-
-    with TableView(MemorySource(data), keys=keys, check=look) as view:
+    stored = read_stored_footer(MemorySource(data))
+    seen.append(check_structure(stored, "memory.parquet"))
+    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
         shown = bytes(view.read_range(0, view.size_bytes))
     with TableView(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == shown

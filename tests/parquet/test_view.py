@@ -20,7 +20,16 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.table import view as view_module
 from pipecrypt.parquet.table.view_layout import LOCKED_GAP_BYTES
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.world import DATA, MemorySource, RandomKeys, all_columns, encrypt, needs_vectors, parquet_bytes
+from tests.parquet.world import (
+    DATA,
+    MemorySource,
+    PlainSource,
+    RandomKeys,
+    all_columns,
+    encrypt,
+    needs_vectors,
+    parquet_bytes,
+)
 from tests.parquet.world import sample_table as sample
 
 
@@ -56,7 +65,7 @@ class SideBySide(MemorySource):
         return [self.read_range(start, length) for start, length in ranges]
 
 
-class OneBuffer(MemorySource):
+class OneBuffer(PlainSource):
     """A source whose answers are overwritten by the next one, as a local file's are."""
 
     def __init__(self, data: bytes) -> None:
@@ -231,7 +240,7 @@ def test_any_range_is_the_same_in_one_piece_and_in_many() -> None:
 def test_many_threads_read_one_view() -> None:
     table, keys = sample(5000), RandomKeys()
     data = encrypt(parquet_bytes(table, row_group_size=500, data_page_size=1000), all_columns(), keys)
-    with TableView(OneBuffer(data), keys=keys, kept=ChunkCache(50_000)) as view:
+    with TableView(OneBuffer(data), keys=keys, cache=ChunkCache(50_000)) as view:
         whole = bytes(view.read_range(0, view.size_bytes))
 
         def read_some(seed: int) -> bool:
@@ -319,7 +328,7 @@ def test_several_views_keep_plaintext_within_one_bound() -> None:
         return sum(len(plain) for plain in kept._chunks.values())
 
     for _ in range(5):
-        views.append(TableView(MemorySource(data), keys=keys, kept=kept))
+        views.append(TableView(MemorySource(data), keys=keys, cache=kept))
         for start in range(4, len(data) - 4, 500):
             views[-1].read_range(start, 3)
         assert 10_000 < held_bytes() == kept._bytes <= 20_000

@@ -21,9 +21,9 @@ from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.test_vectors import ENCRYPTED, FOREIGN_KEYS, PLAIN, TOO_MANY_PAGES, middle_column
 from tests.parquet.world import (
     DATA,
+    FillingSource,
     FixedKeys,
     MemorySink,
-    MemorySource,
     RandomKeys,
     all_columns,
     decrypt,
@@ -38,7 +38,7 @@ _MIB = 1 << 20
 _SMALL_FILES = [name for name in PLAIN if name != TOO_MANY_PAGES and (DATA / name).stat().st_size < 200_000]
 
 
-class _FillingSource(MemorySource):
+class _FillingSource(FillingSource):
     """Fills buffers as a local file does, and knows the largest range it was asked for."""
 
     largest_bytes = 0
@@ -50,7 +50,7 @@ class _FillingSource(MemorySource):
 
 @pytest.fixture
 def window_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    for module in ("layout", "readahead"):
+    for module in ("footer.segments", "carry.reading"):
         monkeypatch.setattr(f"pipecrypt.parquet.{module}.WINDOW_BYTES", request.param)
     return int(request.param)
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.output import is_written_as, open_output
+from pipecrypt.runs.output import is_written_as
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
@@ -49,13 +49,14 @@ def test_only_a_file_of_this_run_and_path_is_replaced(world: World, sink: Locati
     _write(world, task)
     assert is_written_as(task.sink, mine)
     before = read_small_file(task.sink, _MOST)
-    for earlier in (None, Context(new_dataset_id(), task.path), Context(dataset_id, "b.parquet")):
+    again = replace(task.target, is_repeated=True)
+    for other in (task.target, replace(again, dataset_id=new_dataset_id()), replace(again, path="b.parquet")):
         with pytest.raises(SinkNotEmptyError):
-            open_output(task.sink, overwrite=False, token="t", earlier=earlier)
+            other.open()
     with pytest.raises(SinkNotEmptyError):
         _write(world, task)
     assert read_small_file(task.sink, _MOST) == before
-    _write(world, replace(task, is_repeated=True))
+    _write(world, task.again())
     assert read_small_file(task.sink, _MOST) not in {None, before}
 
 
@@ -70,7 +71,7 @@ def test_a_repeated_decryption_replaces_plaintext_which_does_not_tell(world: Wor
     with pytest.raises(SinkNotEmptyError):
         _write(world, task)
     (world.root / "plain" / task.path).write_bytes(b"half")
-    _write(world, replace(task, is_repeated=True))
+    _write(world, task.again())
     assert (world.root / "plain" / task.path).read_bytes() == (world.raw / task.path).read_bytes()
 
 

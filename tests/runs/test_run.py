@@ -40,6 +40,7 @@ from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
+from tests.doubles.faulty_store import Faults, patched_os
 from tests.runs.conftest import NAMES, World, write_table
 
 

@@ -99,9 +99,9 @@ def test_tasks_hold_what_their_file_is_compared_with(trusting: World, dataset: P
         )
     )
     for task in pickle.loads(pickle.dumps(plan.tasks)):  # noqa: S301  # made here
-        assert isinstance(task.operation, Decryption)
-        assert task.operation.signed is not None
-        assert task.operation.signed.entry.path == task.path
+        assert isinstance(task.kind, Decryption)
+        assert task.kind.signed is not None
+        assert task.kind.signed.entry.path == task.path
 
 
 def test_parts_of_a_dataset_and_single_files(trusting: World, dataset: Path, tmp_path: Path) -> None:

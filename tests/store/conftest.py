@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import fsspec
 import pytest
+
 from tests.doubles.faulty_store import FaultyStore, register_faulty_store
 
 

@@ -20,6 +20,7 @@ from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import open_range_source
+from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.world import CREDENTIALS, Keys
 from tests.store.test_s3_sink import PART, Bucket, _publish

@@ -15,11 +15,12 @@ import pytest
 from tests.doubles.fault_proxy import FaultKind, fault_proxy
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.store import revision
+from pipecrypt.store import local
 from pipecrypt.store.location import Location
 from pipecrypt.store.revision import read_revision, replace_revision
 from pipecrypt.store.s3_object import S3Object
 from pipecrypt.vocabulary.state import take_lock
+from tests.doubles.fault_proxy import FaultKind, fault_proxy
 
 MOST = 1000
 
@@ -104,7 +105,7 @@ def test_a_process_that_was_stopped_in_between_keeps_nobody_waiting(
     place = Location(str(tmp_path / "manifest.json"))
     replace_revision(place, b"1", expected=None)
     first = read_revision(place, MOST)
-    monkeypatch.setattr(revision, "take_lock", partial(take_lock, wait_seconds=0.1))
+    monkeypatch.setattr(local, "take_lock", partial(take_lock, wait_seconds=0.1))
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(ConflictError, match="another process holds the lock"):

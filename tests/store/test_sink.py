@@ -17,6 +17,7 @@ from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.store import beneath, held_directory, local_publication, publication
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import is_directory, new_token, open_sink, remove_leftovers, sink_is_empty
+from tests.doubles.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 DATA = os.urandom(50_000)
 

@@ -1,6 +1,7 @@
-"""The life of a file whose rows are read: parsed, written as row groups in memory, encrypted, published.
+"""Encrypt a file of another format: its rows are parsed, written as row groups in memory, encrypted, published.
 
-Reading, encoding and encrypting overlap, each on a thread of its own. What the rows are is left to sources.
+Reading, encoding and encrypting overlap, each on a thread of its own. pyarrow is imported where rows are read, and only
+there: its import takes longer than encrypting a small Parquet file.
 """
 
 from __future__ import annotations
@@ -11,111 +12,119 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
 
-from pipecrypt.formats.batches import BatchStream, batches_of, open_batches
-from pipecrypt.formats.options import EncodeOptions, SourceFormat
-from pipecrypt.formats.row_groups import encode_row_groups
-from pipecrypt.formats.text_rows import TextStream
+from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.ingest import Ingestion
-from pipecrypt.runs.output import OutputSpec, RollingOutput, WrittenFile
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.runs.kinds.candidate import Candidate
+from pipecrypt.runs.kinds.encrypt import table_path
+from pipecrypt.runs.output import RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.runs.task import Task
+from pipecrypt.runs.spec.options import FileReading
+from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_source_file
 from pipecrypt.vocabulary.ranges import MemorySource
 
-__all__ = ["Outline", "encrypt_rows", "ingest", "outline"]
+if TYPE_CHECKING:
+    from pipecrypt.formats.batches import BatchStream
 
-
-def ingest(
-    task: Task,
-    session: KeySession,
-    on_bytes: Callable[[int], None],
-    *,
-    before_publishing: Callable[[], None] | None = None,
-) -> FileDone:
-    """Carry out a task that reads rows, and return the records of all files that it published.
-
-    Args:
-        task: what to do.
-        session: this process's keys.
-        on_bytes: told how many bytes of the input were done; the last call comes just before publishing. It may raise,
-            to stop: then nothing is published.
-        before_publishing: called once, just before the first file appears. It may raise likewise.
-
-    Raises:
-        FormatError: the input is malformed; names file and line.
-        PipecryptError: as the engine, the keys and the storage say; nothing of this file is left in the sink, unless
-            publishing failed after the first of several outputs.
-    """
-    operation = task.operation
-    if not isinstance(operation, Ingestion):
-        raise AssertionError("a task that reads rows is an ingestion")
-    started, calls_before = time.perf_counter(), session.service_calls
-    meter, clock = _Meter(on_bytes), StageClock()
-    with RollingOutput(_spec(task, operation), session) as output:
-        with open_source_file(task.source) as file:
-            stream = _open(file, task.source, operation)
-            clock.opened()
-            with closing(stream):
-                read_seconds = encrypt_rows(
-                    stream,
-                    output,
-                    operation.encoding,
-                    name=task.source.location.display,
-                    on_batch=lambda full: meter.take(file.bytes_read, full),
-                )
-            bad_rows = stream.bad_rows
-        # The source was still the pinned one when its block ended, so what was made from it may appear.
-        written = output.finish()
-        meter.take(max(task.source.size_bytes, file.bytes_read), None)
-        reports = [file.report for file in written]
-        clock.worked(reports, read_seconds=read_seconds)
-        output.publish(just_before=before_publishing)
-    parts = _parts(written, meter, calls=session.service_calls - calls_before, started=started, bad_rows=bad_rows)
-    signable = tuple(noted for file in written for noted in file.signable)
-    clear = reports[0].clear_columns  # all files of one source have its columns
-    return FileDone(task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear)
+__all__ = ["Ingestion", "encrypt_rows"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """What the beginning of a source tells.
+class Ingestion:
+    """Read the rows of a file of another format and encrypt them.
 
     Args:
-        empty_output: the plaintext Parquet file without rows that has the columns of the source.
-        types: of its columns by name, where they were inferred or given; empty for files that hold types.
-        delimiter: of CSV.
+        policy: which columns under which key.
+        reading: how the file is read.
+        encoding: the shape of row groups.
+        max_file_bytes: size at which another output file is begun; None for one file whatever its size.
     """
 
-    empty_output: MemorySource
-    types: tuple[tuple[str, str], ...] = ()
-    delimiter: str | None = None
+    policy: EncryptionPolicy
+    reading: FileReading
+    encoding: EncodeOptions
+    max_file_bytes: int | None
+    share_bytes: ClassVar[int | None] = None
 
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self | None:
+        """Return what is done with a source of rows in any format but Parquet's."""
+        spec, policy = candidate.spec, candidate.spec.policy
+        if policy is None or policy.is_chunks or candidate.reading.format is SourceFormat.PARQUET:
+            return None
+        return cls(policy.engine_policy(), candidate.reading, policy.encode_options(), spec.max_file_bytes)
 
-def outline(source: SourceFile, operation: Ingestion) -> Outline:
-    """Return what the beginning of a source tells.
+    @property
+    def rolls_over(self) -> bool:
+        """Whether the output may become several files, numbered."""
+        return self.max_file_bytes is not None
 
-    Raises:
-        FormatError: the input is malformed; names file and line.
-        PipecryptError: the input cannot be read.
-    """
-    with open_source_file(source) as file, closing(_open(file, source, operation)) as stream:
-        schema = stream.schema
-        delimiter = stream.delimiter if isinstance(stream, TextStream) else None
-    groups = encode_row_groups(batches_of([], schema), operation.encoding)
-    is_text = operation.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
-    types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
-    return Outline(MemorySource(next(groups).data, source.location.display), types, delimiter)
+    def output_path(self, relative_path: str) -> str:
+        """Return the path of the output: the suffixes of format and compression become Parquet's."""
+        return table_path(relative_path, output_name(relative_path))
 
+    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
+        """Return nothing: a file stays whole."""
+        return ()
 
-def _open(file: io.RawIOBase, source: SourceFile, operation: Ingestion) -> BatchStream:
-    reading, name = operation.reading, source.location.display
-    return open_batches(
-        cast("BinaryIO", file), name, reading.format, compression=reading.compression, options=reading.options
-    )
+    def shape(self, source: SourceFile) -> SourceShape:
+        """Return the columns of the source; as much of it is read as their types are inferred from."""
+        from pipecrypt.formats.batches import batches_of  # noqa: PLC0415
+        from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
+
+        with open_source_file(source) as file, closing(self._open(file, source)) as stream:
+            schema = stream.schema
+            delimiter = stream.delimiter
+        groups = encode_row_groups(batches_of([], schema), self.encoding)
+        is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
+        types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
+        empty = chosen_columns(MemorySource(next(groups).data, source.location.display), self.policy)
+        return SourceShape(empty.columns, types=types, delimiter=delimiter)
+
+    def carry_out(
+        self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
+    ) -> FileDone:
+        """Read all rows and encrypt them, into one file or several."""
+        started, calls_before = time.perf_counter(), session.service_calls
+        meter, clock = _ReadMeter(on_bytes), StageClock()
+        with RollingOutput(task.target, self.policy, session, max_file_bytes=self.max_file_bytes) as output:
+            with open_source_file(task.source) as file:
+                stream = self._open(file, task.source)
+                clock.opened()
+                with closing(stream):
+                    read_seconds = encrypt_rows(
+                        stream,
+                        output,
+                        self.encoding,
+                        name=task.source.location.display,
+                        on_batch=lambda full: meter.add(file.bytes_read, full),
+                    )
+                bad_rows = stream.bad_rows
+            # The source was still the pinned one when its block ended, so what was made from it may appear.
+            written = output.finish()
+            meter.add(max(task.source.size_bytes, file.bytes_read), None)
+            reports = [file.report for file in written]
+            clock.worked(reports, read_seconds=read_seconds)
+            output.publish(just_before=before_publishing)
+        calls = session.service_calls - calls_before
+        parts = _parts(written, meter, calls=calls, started=started, bad_rows=bad_rows)
+        signable = tuple(noted for file in written for noted in file.signable)
+        clear = reports[0].clear_columns  # all files of one source have its columns
+        return FileDone(
+            task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear
+        )
+
+    def _open(self, file: io.RawIOBase, source: SourceFile) -> BatchStream:
+        from pipecrypt.formats.batches import open_batches  # noqa: PLC0415
+
+        reading, name = self.reading, source.location.display
+        return open_batches(
+            cast("BinaryIO", file), name, reading.format, compression=reading.compression, options=reading.options
+        )
 
 
 def encrypt_rows(
@@ -135,6 +144,8 @@ def encrypt_rows(
         name: what errors call the stream.
         on_batch: called after each row group, with the file that was full before it, if any.
     """
+    from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
+
     waited, began = 0.0, time.perf_counter()
     with closing(encode_row_groups(stream, encoding)) as groups:
         for group in groups:
@@ -144,20 +155,7 @@ def encrypt_rows(
     return waited + time.perf_counter() - began
 
 
-def _spec(task: Task, operation: Ingestion) -> OutputSpec:
-    return OutputSpec(
-        sink=task.sink,
-        path=task.path,
-        policy=operation.policy,
-        dataset_id=operation.dataset_id,
-        overwrite=task.overwrite,
-        token=task.token,
-        max_file_bytes=operation.max_file_bytes,
-        is_repeated=task.is_repeated,
-    )
-
-
-class _Meter:
+class _ReadMeter:
     """Tells how much of the input was read, and remembers where each full file ended."""
 
     def __init__(self, on_bytes: Callable[[int], None]) -> None:
@@ -165,7 +163,7 @@ class _Meter:
         self._done = 0
         self._ends: list[int] = []
 
-    def take(self, bytes_read: int, full: WrittenFile | None) -> None:
+    def add(self, bytes_read: int, full: WrittenFile | None) -> None:
         if full is not None:
             self._ends.append(self._done)
         self._on_bytes(bytes_read - self._done)
@@ -178,7 +176,7 @@ class _Meter:
 
 
 def _parts(
-    written: Sequence[WrittenFile], meter: _Meter, *, calls: int, started: float, bad_rows: int
+    written: Sequence[WrittenFile], meter: _ReadMeter, *, calls: int, started: float, bad_rows: int
 ) -> tuple[Part, ...]:
     seconds, parts = time.perf_counter() - started, []
     for index, (file, source_bytes) in enumerate(zip(written, meter.sizes(), strict=True)):

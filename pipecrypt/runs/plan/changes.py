@@ -13,7 +13,6 @@ from pipecrypt.errors import ConflictError
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.output import unnumbered
-from pipecrypt.runs.plan.plan import rolls_over, split_path
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
 from pipecrypt.store.inventory import pin
@@ -168,7 +167,7 @@ def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     """Return what says of a path below the sink whether one of these tasks may write it."""
     by_kind: defaultdict[bool, set[str]] = defaultdict(set)
     for task in tasks:
-        by_kind[rolls_over(task.operation)].add(task.path)
+        by_kind[task.kind.rolls_over].add(task.path)
     plain, rolled = by_kind[False], by_kind[True]
     return lambda path: path in plain or unnumbered(path) in rolled
 
@@ -180,7 +179,7 @@ def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     more parts.
     """
     to_do = tuple(tasks)
-    writes, split = written_by(to_do), {path for task in to_do if (path := split_path(task)) is not None}
+    writes, split = written_by(to_do), {path for task in to_do if (path := task.whole_path) is not None}
     return lambda path: writes(path) or path in split or unnumbered(path) in split
 
 

@@ -1,47 +1,31 @@
-"""Decide what a run will do, file by file, before anything is made. Doing it is left to run."""
+"""Decide what a run will do, file by file, before anything is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX, ENCRYPTED_FILES
-from pipecrypt.dataset.signing.unsigned_writes import (
-    check_outside_datasets,
-    check_unsigned_directory,
-    check_unsigned_file,
-)
-from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
-from pipecrypt.formats.options import MAGIC_BYTES, SourceFormat, guess_format, known_suffixes, output_name, sniff_format
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
-from pipecrypt.runs.kinds.blob import BlobEncryption
-from pipecrypt.runs.kinds.decrypt import Decryption
-from pipecrypt.runs.kinds.encrypt import Encryption, Share, shares_of_each
-from pipecrypt.runs.kinds.ingest import Ingestion
-from pipecrypt.runs.output import numbered, sidecar_files, unnumbered
-from pipecrypt.runs.plan.checked_sources import compared, find_sources
-from pipecrypt.runs.plan.output_checks import check_output_names
-from pipecrypt.runs.spec.options import ExecutorKind, FileReading, Reading, RunOptions
-from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
+from pipecrypt.dataset.opening.signed_sources import list_signed_sources
+from pipecrypt.errors import ConflictError, LinkError, UsageError
+from pipecrypt.runs.kinds.candidate import Candidate
+from pipecrypt.runs.kinds.table import choose_kind
+from pipecrypt.runs.output import Target
+from pipecrypt.runs.plan.output_checks import check_outputs
+from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
+from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.task import Kind, Task, task_id
 from pipecrypt.store.lease import HeldLease
-from pipecrypt.store.listing import check_disjoint, check_outputs, list_sources
+from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import EVERY_FILE, PARQUET_SUFFIXES, Pattern, all_ending
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import is_directory, is_link, new_token, sink_is_empty
-from pipecrypt.store.source import read_start
+from pipecrypt.store.sink import is_directory, is_link, new_token
 from pipecrypt.vocabulary.context import new_dataset_id
-from pipecrypt.vocabulary.documents import DocumentError
 
-__all__ = [
-    "Plan",
-    "make_plan",
-    "planned_sources",
-    "rolls_over",
-    "split_path",
-    "statement_places",
-]
+__all__ = ["Plan", "make_plan", "planned_sources"]
+
+_READ_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +77,11 @@ class Plan:
         Args:
             dataset_id: bound into keys and pages instead of the one that was planned.
         """
-        tasks = tuple(replace(task, operation=_in_dataset(task.operation, dataset_id)) for task in self.tasks)
+        tasks = tuple(task.with_target(replace(task.target, dataset_id=dataset_id)) for task in self.tasks)
         return replace(self, tasks=tasks, dataset_id=dataset_id)
 
 
-def make_plan(request: EncryptSpec | DecryptSpec) -> Plan:
+def make_plan(spec: Spec) -> Plan:
     """List and pin the sources, and fix each one's output; nothing is made.
 
     Where keys are trusted, the sources are those that were signed, and each task holds what its file is compared with.
@@ -112,45 +96,103 @@ def make_plan(request: EncryptSpec | DecryptSpec) -> Plan:
         ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
     """
-    below = _files_below(request)
-    check_disjoint(request.source, request.sink, below)
-    sources, signed, is_one_file = find_sources(request, below)
-    dataset_id = new_dataset_id() if isinstance(request, EncryptSpec) else None
-    is_single_file = _is_single_file(request, len(sources), is_one_file=is_one_file)
-    tasks = _tasks(request, sources, dataset_id or "", is_single_file=is_single_file)
-    if isinstance(request, DecryptSpec) and request.checks.requirements is not None:
-        tasks = compared(tasks, signed)
-    if isinstance(request, EncryptSpec) and request.only_tasks is not None:
-        tasks = _chosen(tasks, request.only_tasks)
-    check_outputs(sources, [task.sink for task in tasks])
-    _check_numbered(tasks)
-    check_output_names(request.sink, tasks, [task for task in tasks if rolls_over(task.operation)])
-    if isinstance(request, EncryptSpec) and not is_single_file:
-        _check_reserved(tasks)
-    if not request.sink.is_standard_stream:
-        _check_statements(request, tasks, is_single_file=is_single_file)
-    # A run that keeps a journal looks by itself, while it has the lock, what of it is done already.
-    keeps_journal = isinstance(request, EncryptSpec) and request.run.keeps_journal and not is_single_file
-    if not request.overwrite and not keeps_journal:
-        _check_sink(request.sink, tasks if is_single_file else ())
-    if isinstance(request, EncryptSpec):
-        name, references = "encrypt", request.policy.engine_policy().key_references()
-    else:
-        name, references = "decrypt", request.keys
+    check_disjoint(spec.source, spec.sink, spec.pattern)
+    candidates, is_one_file = _find_candidates(spec)
+    is_single_file = _is_single_file(spec, len(candidates), is_one_file=is_one_file)
+    dataset_id = None if spec.policy is None else new_dataset_id()
+    tasks = _tasks(spec, candidates, dataset_id, is_single_file=is_single_file)
+    if spec.only_tasks is not None:
+        tasks = _chosen(tasks, spec.only_tasks)
+    check_outputs(spec, [each.source for each in candidates], tasks, is_single_file=is_single_file)
     # What lives in this process's memory cannot be reached from another one.
-    is_alone = request.source.is_in_this_process or request.sink.is_in_this_process
-    workers = 1 if is_alone else min(request.workers, len(tasks))
+    is_alone = spec.source.is_in_this_process or spec.sink.is_in_this_process
     return Plan(
-        name=name,
+        name=spec.operation,
         tasks=tasks,
-        key_references=references,
-        also=tuple(request.policy.also) if isinstance(request, EncryptSpec) else (),
+        key_references=spec.key_references,
+        also=spec.also,
         dataset_id=dataset_id,
-        workers=workers,
-        sink=request.sink,
+        workers=1 if is_alone else min(spec.workers, len(tasks)),
+        sink=spec.sink,
         is_single_file=is_single_file,
-        options=request.run if isinstance(request, EncryptSpec) else RunOptions(),
+        options=spec.run,
     )
+
+
+def planned_sources(spec: EncryptSpec) -> tuple[tuple[SourceFile, Kind], ...]:
+    """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
+
+    Raises:
+        PipecryptError: as `make_plan`.
+    """
+    check_disjoint(spec.source, spec.sink, spec.pattern)
+    sources = list_sources(spec.source, spec.pattern)
+    return tuple((source, choose_kind(Candidate(spec, source))) for source in sources)
+
+
+def _find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
+    """Return the sources, each with what was signed about it, and whether the caller names one file itself.
+
+    A glob or a directory that happens to hold one file names none: tomorrow it may hold two.
+    """
+    requirements = spec.checks.requirements
+    if requirements is None:
+        sources = list_sources(spec.source, spec.pattern)
+        is_one_file = len(sources) == 1 and sources[0].location == spec.source
+        return [Candidate(spec, source) for source in sources], is_one_file
+    found = list_signed_sources(spec.source, requirements, spec.pattern)
+    return [Candidate(spec, each.source, each.signed) for each in found], len(found) == 1 and found[0].is_named
+
+
+def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
+    """Say whether the sink names the one output itself."""
+    sink = spec.sink
+    is_named = is_one_file and not sink.names_directory and not is_directory(sink)
+    if is_one_file and not is_named and not sink.names_directory and is_link(sink):
+        # Whoever can write beside an output could put it in the output's place.
+        raise LinkError(
+            f"{sink.display} is a symbolic link to a directory",
+            hint=f"to write into that directory, end its name with a slash: {sink.display}/",
+        )
+    if sink.is_standard_stream and not is_one_file:
+        raise UsageError(f"{count} files cannot go to standard output", hint="name one file, or a directory")
+    if spec.source.is_standard_stream and not is_named:
+        raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
+    return is_named
+
+
+def _tasks(
+    spec: Spec, candidates: Sequence[Candidate], dataset_id: str | None, *, is_single_file: bool
+) -> tuple[Task, ...]:
+    sink, token, tasks = spec.sink, new_token(), []
+    kinds = [choose_kind(candidate) for candidate in candidates]
+    for candidate, whole, parts in zip(candidates, kinds, _split_kinds(spec, candidates, kinds), strict=True):
+        source = candidate.source
+        is_named = is_single_file and not sink.is_standard_stream
+        path = sink.name if is_named else whole.output_path(source.relative_path)
+        target = Target(
+            sink=sink if is_single_file else sink.child(path),
+            path=path,
+            token=token,
+            dataset_id=dataset_id,
+            overwrite=spec.overwrite,
+        )
+        outputs = [(part, target.numbered(index)) for index, part in enumerate(parts)] or [(whole, target)]
+        for kind, place in outputs:
+            made = task_id(source, place.path, kind, spec.key_spellings)
+            tasks.append(Task(id=made, source=source, kind=kind, target=place))
+    return tuple(tasks)
+
+
+def _split_kinds(spec: Spec, candidates: Sequence[Candidate], kinds: Sequence[Kind]) -> list[tuple[Kind, ...]]:
+    """Return for each source what the tasks that share it would do; nothing for those that stay whole."""
+    split_bytes = spec.run.split_bytes
+    # Standard output cannot be several files.
+    if split_bytes is None or spec.sink.is_standard_stream:
+        return [()] * len(kinds)
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
+        sources = [candidate.source for candidate in candidates]
+        return list(threads.map(lambda kind, source: kind.split(source, split_bytes), kinds, sources))
 
 
 def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
@@ -162,214 +204,3 @@ def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
             hint="a source changed or is gone, or the configuration is another: plan anew",
         )
     return chosen
-
-
-def planned_sources(request: EncryptSpec) -> tuple[tuple[SourceFile, Kind], ...]:
-    """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
-
-    Raises:
-        PipecryptError: as `make_plan`.
-    """
-    below = _files_below(request)
-    check_disjoint(request.source, request.sink, below)
-    return tuple((source, _operation(request, source, "")) for source in list_sources(request.source, below))
-
-
-def _files_below(request: EncryptSpec | DecryptSpec) -> Pattern:
-    """Return which files of a directory are sources."""
-    if isinstance(request, DecryptSpec):
-        return ENCRYPTED_FILES
-    if request.policy.is_chunks:
-        return EVERY_FILE
-    given = request.reading.format
-    return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
-
-
-def _is_single_file(request: EncryptSpec | DecryptSpec, count: int, *, is_one_file: bool) -> bool:
-    """Say whether the sink names the one output itself."""
-    sink = request.sink
-    is_named = is_one_file and not sink.names_directory and not is_directory(sink)
-    if is_one_file and not is_named and not sink.names_directory and is_link(sink):
-        # Whoever can write beside an output could put it in the output's place.
-        raise LinkError(
-            f"{sink.display} is a symbolic link to a directory",
-            hint=f"to write into that directory, end its name with a slash: {sink.display}/",
-        )
-    if sink.is_standard_stream and not is_one_file:
-        raise UsageError(f"{count} files cannot go to standard output", hint="name one file, or a directory")
-    if request.source.is_standard_stream and not is_named:
-        raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
-    return is_named
-
-
-def _tasks(
-    request: EncryptSpec | DecryptSpec,
-    sources: Sequence[SourceFile],
-    dataset_id: str,
-    *,
-    is_single_file: bool,
-) -> tuple[Task, ...]:
-    sink, token = request.sink, new_token()
-    spellings = request.key_spellings if isinstance(request, EncryptSpec) else {}
-    operations = [_operation(request, source, dataset_id) for source in sources]
-    tasks = []
-    for source, whole, shares in zip(sources, operations, _shares(request, sources, operations), strict=True):
-        path = (
-            sink.name if is_single_file and not sink.is_standard_stream else _output_path(whole, source.relative_path)
-        )
-        target = sink if is_single_file else sink.child(path)
-        for operation, output, place in _split(whole, path, target, shares):
-            tasks.append(
-                Task(
-                    id=task_id(source, output, operation, spellings),
-                    source=source,
-                    sink=place,
-                    path=output,
-                    operation=operation,
-                    overwrite=request.overwrite,
-                    token=token,
-                )
-            )
-    return tuple(tasks)
-
-
-def _shares(
-    request: EncryptSpec | DecryptSpec, sources: Sequence[SourceFile], operations: Sequence[Kind]
-) -> list[tuple[Share, ...]]:
-    """Return for each source how it is split; nothing for those that stay whole."""
-    shares: list[tuple[Share, ...]] = [()] * len(sources)
-    # Standard output cannot be several files.
-    if isinstance(request, DecryptSpec) or request.run.split_bytes is None or request.sink.is_standard_stream:
-        return shares
-    chosen = [index for index, operation in enumerate(operations) if isinstance(operation, Encryption)]
-    found = shares_of_each([sources[index] for index in chosen], request.run.split_bytes)
-    for index, of_file in zip(chosen, found, strict=True):
-        shares[index] = of_file
-    return shares
-
-
-def _split(operation: Kind, path: str, sink: Location, shares: Sequence[Share]) -> Iterator[tuple[Kind, str, Location]]:
-    """Yield what is done, the path and the place of each output; the one output of a file that stays whole."""
-    if not shares or not isinstance(operation, Encryption):
-        yield operation, path, sink
-        return
-    for index, share in enumerate(shares):
-        part = replace(operation, row_groups=share.row_groups, share_bytes=share.size_bytes)
-        yield part, numbered(path, index), sink.sibling(numbered(sink.name, index))
-
-
-def _check_sink(sink: Location, tasks: Sequence[Task]) -> None:
-    """Refuse a sink that holds something; `tasks` where a single file may be split, and have other names."""
-    for place in dict.fromkeys([sink, *(task.sink for task in tasks)]):
-        if not sink_is_empty(place, besides=LOCK_DIRECTORY):
-            raise SinkNotEmptyError(f"the sink {place.display} holds something already")
-
-
-def _check_numbered(tasks: Sequence[Task]) -> None:
-    """Refuse outputs that a file which is rolled over may come to replace."""
-    rolled = {task.path for task in tasks if rolls_over(task.operation)}
-    for task in tasks:
-        original = unnumbered(task.path)
-        if original in rolled and not rolls_over(task.operation):
-            raise UsageError(
-                f"{task.sink.display} may be one of the files that {original} is rolled over to",
-                hint="name the source files apart, or give no size of files",
-            )
-
-
-def _check_reserved(tasks: Sequence[Task]) -> None:
-    """Refuse outputs where runs keep what is theirs: nobody would take them for data again."""
-    reserved = next((task for task in tasks if is_reserved(task.path.lower())), None)  # some systems ignore case
-    if reserved is not None:
-        raise UsageError(
-            f"{reserved.source.location.display} would be written below {RESERVED_DIRECTORY}/",
-            hint="rename that directory, or name the source files by a glob",
-        )
-
-
-def _check_statements(request: EncryptSpec | DecryptSpec, tasks: Sequence[Task], *, is_single_file: bool) -> None:
-    """Refuse names that cannot be signed, and files that would make false what is signed already."""
-    check_outside_datasets(request.sink)
-    if isinstance(request, EncryptSpec) and request.policy.signing is not None:
-        check_signable_paths(numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks)
-    elif is_single_file:
-        for file in statement_places(request.sink, tasks):
-            check_unsigned_file(file)
-    else:
-        paths = [numbered(task.path, 0) if rolls_over(task.operation) else task.path for task in tasks]
-        check_unsigned_directory(request.sink, paths, overwrite=request.overwrite)
-
-
-def statement_places(sink: Location, tasks: Sequence[Task]) -> list[Location]:
-    """Return which files of a single source may have a statement beside them already."""
-    if any(split_path(task) is not None for task in tasks):
-        return [task.sink for task in tasks]
-    return sidecar_files(sink, is_numbered=any(rolls_over(task.operation) for task in tasks))
-
-
-def split_path(task: Task) -> str | None:
-    """Return which path the output would have if its source were not split; None where it is not."""
-    is_part = isinstance(task.operation, Encryption) and task.operation.row_groups is not None
-    return unnumbered(task.path) if is_part else None
-
-
-def rolls_over(operation: Kind) -> bool:
-    """Say whether a task may write several files, numbered."""
-    return isinstance(operation, Ingestion) and operation.max_file_bytes is not None
-
-
-def _in_dataset(operation: Kind, dataset_id: str) -> Kind:
-    if isinstance(operation, Decryption):
-        raise AssertionError("what is decrypted is of no dataset")
-    return replace(operation, dataset_id=dataset_id)
-
-
-def _operation(request: EncryptSpec | DecryptSpec, source: SourceFile, dataset_id: str) -> Kind:
-    if isinstance(request, DecryptSpec):
-        return Decryption(request.aad_prefix, mode=request.checks.mode)
-    policy = request.policy
-    if policy.is_chunks:
-        return BlobEncryption(policy.engine_policy(), dataset_id, policy.chunk_bytes, policy.compresses_chunks)
-    reading = _reading(request.reading, source)
-    if reading.format is SourceFormat.PARQUET:
-        return Encryption(policy.engine_policy(), dataset_id)
-    return Ingestion(policy.engine_policy(), dataset_id, reading, policy.encode_options(), request.max_file_bytes)
-
-
-def _reading(reading: Reading, source: SourceFile) -> FileReading:
-    name, display = source.location.name, source.location.display
-    if reading.format is None and source.location.is_standard_stream:
-        hint = "say which it is: parquet, csv, json, arrow or orc; or encrypt it in chunks"
-        raise UsageError("standard input has no name that tells its format", hint=hint)
-    if reading.format is None and guess_format(name)[0] is None:
-        # Only names that tell nothing cost a look into the file.
-        sniffed = sniff_format(read_start(source.location, MAGIC_BYTES))
-        return replace(reading, format=None if sniffed is None else sniffed.value).of(name, display)
-    return reading.of(name, display)
-
-
-def _output_path(operation: Kind, relative_path: str) -> str:
-    if isinstance(operation, BlobEncryption):
-        return relative_path + CHUNKS_SUFFIX
-    if isinstance(operation, Decryption):
-        return _restored_path(relative_path)
-    path = output_name(relative_path) if isinstance(operation, Ingestion) else relative_path
-    if path.endswith(CHUNKS_SUFFIX):
-        raise UsageError(
-            f"{relative_path!a} is a table, and its name would say {CHUNKS_SUFFIX}",
-            hint="rename it: decrypting goes by it",
-        )
-    return path if path.lower().endswith(PARQUET_SUFFIXES) else f"{path}.parquet"
-
-
-def _restored_path(relative_path: str) -> str:
-    """Return where a file is decrypted to: somebody who can write to the source may call one `...chunks.parquet`."""
-    path = relative_path.removesuffix(CHUNKS_SUFFIX)
-    try:
-        check_inside(path)
-    except DocumentError as error:
-        raise UsageError(
-            f"{relative_path!a} would be decrypted to a name that no file can have: {error}",
-            hint="decrypt it by itself, and name the output",
-        ) from error
-    return path

@@ -16,7 +16,6 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.plan.key_check import check_keys
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.plan.sink_preview import SinkPreview, preview_sink
-from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
@@ -195,7 +194,7 @@ def _preview_all(tasks: Iterable[Task]) -> Iterator[_SourcePreview]:
 def _preview(task: Task) -> _SourcePreview:
     source, display = task.source.relative_path, task.source.location.display
     try:
-        shape = source_shape(task.source, task.operation)
+        shape = task.kind.shape(task.source)
     except PipecryptError as error:
         return _SourcePreview(source, display, None, 0, error)
     if shape.columns is None:

@@ -14,7 +14,6 @@ The run notes the new ids, so that this is found out once, and the old key can b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -22,9 +21,7 @@ from pipecrypt.dataset.opening.observed_footer import master_keys_of
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import DoneFile
-from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -39,33 +36,25 @@ FindIDs: TypeAlias = Callable[[str], frozenset[str] | None]
 _TRIED: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Succession:
-    """One key reference of the policy that stands for another."""
+class _KeySuccession:
+    """One key reference of the policy that stands for another.
 
-    new: str
-    old: str
-    spellings: Mapping[str, str]
+    Args:
+        new: as the policy has it.
+        old: what stood there before.
+        spellings: how key references were written, by what they became.
+    """
 
-    def before(self, policy: EncryptionPolicy) -> EncryptionPolicy:
-        """Return the policy with the old key."""
-
-        def named(reference: str) -> str:
-            return self.old if reference == self.new else reference
-
-        return replace(
-            policy,
-            rules=tuple(replace(rule, key_reference=named(rule.key_reference)) for rule in policy.rules),
-            default=None if policy.default is None else named(policy.default),
-            footer_key=None if policy.footer_key is None else named(policy.footer_key),
-        )
+    def __init__(self, new: str, old: str, spellings: Mapping[str, str]) -> None:
+        """Spell the policy as before."""
+        self.new = new
+        place, mark, name = old.partition("#")
+        written = spellings.get(old) or spellings.get(place, place) + mark + name
+        self._spellings = {**spellings, new: written}
 
     def old_id(self, task: Task) -> str:
         """Return the id that a task had with the old key."""
-        if isinstance(task.operation, Decryption):
-            raise AssertionError("a decryption is not a task of a sink")
-        operation = replace(task.operation, policy=self.before(task.operation.policy))
-        return task_id(task.source, task.path, operation, self.spellings)
+        return task_id(task.source, task.path, task.kind, self._spellings)
 
 
 def find_rotated(
@@ -108,7 +97,7 @@ def find_rotated(
 class _PolicyKeys:
     """Says whether master keys are those of the policy, the successor among them."""
 
-    def __init__(self, plan: Plan, succession: _Succession, find: FindIDs) -> None:
+    def __init__(self, plan: Plan, succession: _KeySuccession, find: FindIDs) -> None:
         found = [find(reference) for reference in plan.key_references]
         self._all = None if None in found else frozenset().union(*(each for each in found if each is not None))
         self._new = find(succession.new)
@@ -121,7 +110,7 @@ class _PolicyKeys:
 
 def _find_succession(
     request: EncryptSpec, left: Sequence[Task], known: set[str], credentials: Credentials
-) -> _Succession | None:
+) -> _KeySuccession | None:
     if not left:
         return None
     for succession in _successions(request, credentials):
@@ -131,12 +120,12 @@ def _find_succession(
     return None
 
 
-def _successions(request: EncryptSpec, credentials: Credentials) -> Iterator[_Succession]:
+def _successions(request: EncryptSpec, credentials: Credentials) -> Iterator[_KeySuccession]:
     used = request.policy.engine_policy().key_references()
     for new in used:
         for old in dict.fromkeys((*request.known_keys, *list_sibling_keys(new, credentials))):
             if old not in used:
-                yield _Succession(new, old, request.key_spellings)
+                yield _KeySuccession(new, old, request.key_spellings)
 
 
 def _promised(promise: PromisedPolicy) -> frozenset[str]:

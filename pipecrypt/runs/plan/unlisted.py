@@ -22,8 +22,6 @@ from typing import Final, TypeAlias
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.runs.journal.past_runs import KnownVersion, PastRuns
-from pipecrypt.runs.kinds.decrypt import Decryption
-from pipecrypt.runs.plan.source_shape import source_shape
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Task
 
@@ -193,10 +191,8 @@ def _look_at_columns(tasks: Iterable[Task]) -> ColumnsSeen:
 
 
 def _schema(task: Task) -> Schema | PipecryptError:
-    if isinstance(task.operation, Decryption):
-        raise AssertionError("what is decrypted has no columns to choose")
     try:
-        columns = source_shape(task.source, task.operation).columns
+        columns = task.kind.shape(task.source).columns
     except (ContentError, PolicyError, AlreadyEncryptedError, UnlistedColumnError) as error:
         return error  # the same bytes fail in the task, too
     return tuple((leaf.path, key is not None) for leaf, key in columns or ())

@@ -1,22 +1,27 @@
-"""What a caller asks for, checked and in one piece. Carrying it out is left to run."""
+"""What a caller asks for, checked and in one piece."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
+from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
 from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
 from pipecrypt.errors import MissingExtraError, UsageError
+from pipecrypt.formats.options import SourceFormat, known_suffixes
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import EVERY_FILE, Pattern, all_ending
 
 __all__ = [
     "DecryptSpec",
     "EncryptSpec",
+    "Spec",
     "check_file_limit",
     "check_file_name",
     "check_grantable_sink",
@@ -59,6 +64,27 @@ class EncryptSpec:
     only_tasks: frozenset[str] | None = None
     known_keys: tuple[str, ...] = ()
     key_spellings: Mapping[str, str] = field(default_factory=dict)
+    operation: ClassVar[str] = "encrypt"
+    checks: ClassVar[Checks] = NO_CHECKS
+    aad_prefix: ClassVar[None] = None
+
+    @property
+    def key_references(self) -> tuple[str, ...]:
+        """All key references that the run encrypts with."""
+        return self.policy.engine_policy().key_references()
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Further master keys that each KEK is wrapped for."""
+        return tuple(self.policy.also)
+
+    @property
+    def pattern(self) -> Pattern:
+        """Which files of a directory are sources."""
+        if self.policy.is_chunks:
+            return EVERY_FILE
+        given = self.reading.format
+        return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
@@ -98,6 +124,20 @@ class DecryptSpec:
     checks: Checks = NO_CHECKS
     overwrite: bool = False
     workers: int = 1
+    operation: ClassVar[str] = "decrypt"
+    policy: ClassVar[None] = None
+    also: ClassVar[tuple[str, ...]] = ()
+    run: ClassVar[RunOptions] = RunOptions()
+    reading: ClassVar[Reading] = Reading()
+    max_file_bytes: ClassVar[None] = None
+    only_tasks: ClassVar[None] = None
+    key_spellings: ClassVar[Mapping[str, str]] = {}
+    pattern: ClassVar[Pattern] = ENCRYPTED_FILES
+
+    @property
+    def key_references(self) -> tuple[str, ...]:
+        """All key references that the run decrypts with."""
+        return self.keys
 
     def __post_init__(self) -> None:
         """Refuse what can decrypt nothing."""
@@ -106,6 +146,10 @@ class DecryptSpec:
             raise UsageError("decrypting needs a key reference", hint="pipecrypt inspect shows which keys a file needs")
         for reference in self.keys:
             check_key_reference(reference)
+
+
+# What holds of both is asked of either; a policy is there where something is encrypted.
+Spec: TypeAlias = EncryptSpec | DecryptSpec
 
 
 def check_file_limit(max_file_bytes: object, sink: Location) -> None:

@@ -14,7 +14,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task, run_task
-from pipecrypt.runs.workers.attempts import apart
+from pipecrypt.runs.workers.attempts import attempt_of
 from pipecrypt.runs.workers.open_runs import OpenRuns
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
@@ -59,7 +59,7 @@ def run_task_alone(task: Task, setup: AloneSetup) -> FileDone:
         InterruptedRunError: `end_run` was called here for this run, or it does not hold the lock of its sink any more.
         PipecryptError: as `run_task`; nothing of this file is left in the sink.
     """
-    task, attempt = (task, None) if setup.attempts is None else apart(task, setup.attempts)
+    task, attempt = (task, None) if setup.attempts is None else attempt_of(task, setup.attempts)
     with _runs.using(setup.name, lambda: _open_session(setup)) as run:
         done = run_task(
             task,

@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Final
 
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
-from pipecrypt.runs.kinds.decrypt import Decryption
-from pipecrypt.runs.output import is_written_as
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.ledger import Ledger
@@ -24,14 +22,13 @@ from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories
 from pipecrypt.store.sink import exists, new_token
-from pipecrypt.vocabulary.context import Context
 
-__all__ = ["apart", "drop_attempt", "drop_attempts", "put_in_place", "take_result"]
+__all__ = ["attempt_of", "drop_attempt", "drop_attempts", "put_in_place", "take_result"]
 
 _log: Final = logging.getLogger(__name__)
 
 
-def apart(task: Task, attempts: Location) -> tuple[Task, str]:
+def attempt_of(task: Task, attempts: Location) -> tuple[Task, str]:
     """Return a task that publishes in a directory of its own, and the directory's name.
 
     Args:
@@ -39,7 +36,8 @@ def apart(task: Task, attempts: Location) -> tuple[Task, str]:
         attempts: where the run's attempts publish.
     """
     name = new_token() + new_token()
-    return replace(task, sink=attempts.child(name).child(task.path), overwrite=False, is_repeated=False), name
+    apart = replace(task.target, sink=attempts.child(name).child(task.path), overwrite=False, is_repeated=False)
+    return task.with_target(apart), name
 
 
 def put_in_place(done: FileDone, task: Task, attempts: Location) -> None:
@@ -62,7 +60,7 @@ def put_in_place(done: FileDone, task: Task, attempts: Location) -> None:
     }
     for path, place in places.items():
         # Nobody but this driver puts files there while it holds the lock, so looking first is enough.
-        if not task.overwrite and exists(place) and not _is_our_own(task, path, place):
+        if not task.target.overwrite and exists(place) and not _is_our_own(task, path, place):
             raise SinkNotEmptyError(f"{place.display} exists already")
     for path, place in places.items():
         move_file(attempts.child(done.attempt).child(path), place)
@@ -109,6 +107,4 @@ def drop_attempts(attempts: Location) -> None:
 
 def _is_our_own(task: Task, path: str, place: Location) -> bool:
     """Say whether a place is in the run's own directory, and holds what the run wrote there before."""
-    if not task.is_repeated or isinstance(task.operation, Decryption):
-        return False
-    return is_written_as(place, Context(task.operation.dataset_id, path))
+    return task.target.is_repeated and task.target.is_own_file(place, path)

@@ -77,7 +77,7 @@ class Ledger:
             times = "" if failed == 1 else f", as were {failed - 1} before it"
             raise WorkerError(f"the worker process at {task.source.location.display} {reason}{times}")
         _log.info("the worker process at %s %s: trying again", task.source.location.display, reason)
-        return replace(task, is_repeated=True), failed + 1
+        return task.again(), failed + 1
 
     def parts(self) -> list[Part]:
         """Return the records of all files, in the order of the tasks."""

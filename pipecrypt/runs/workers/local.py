@@ -175,7 +175,7 @@ class _Worker:
             self.process.kill()
             self.process.join()
         if self.task is not None and self.process.exitcode not in {0, STOPPED_EXIT_CODE}:
-            remove_leftovers(self.task.sink, self.task.token)
+            remove_leftovers(self.task.sink, self.task.target.token)
         self.connection.close()
 
 

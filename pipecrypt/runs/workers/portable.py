@@ -15,7 +15,7 @@ __all__ = ["portable_location", "portable_lock", "portable_task"]
 def portable_task(task: Task) -> Task:
     """Return the task with absolute local paths, which all machines must see."""
     source = replace(task.source, location=portable_location(task.source.location))
-    return replace(task, source=source, sink=portable_location(task.sink))
+    return replace(task, source=source, target=replace(task.target, sink=portable_location(task.sink)))
 
 
 def portable_lock(lock: HeldLease | None) -> HeldLease | None:

@@ -15,6 +15,7 @@ from pipecrypt.errors import IntegrityError, LockLostError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, SignedWorld, data_files, entry_of, tree
+from tests.doubles.faulty_store import Faults, FaultyStore, register_faulty_store
 
 RUN = "20990101T000000Z-00000000"
 A, B, C = NAMES

@@ -27,6 +27,7 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.azure_kv import AzureKVService, AzureMasterKey
 from pipecrypt.keys.schemes.caller import Patience
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import PATIENT_SECONDS, FakeTime
 

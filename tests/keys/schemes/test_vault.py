@@ -30,6 +30,7 @@ from pipecrypt.keys.schemes.caller import Patience
 from pipecrypt.keys.schemes.vault import VaultAddress, VaultMasterKey, VaultPlace, VaultService, locate_vault_key
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipecrypt.errors import OutOfMemoryError, StorageError
-from pipecrypt.runs import task
+from pipecrypt.runs.kinds import encrypt
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -42,7 +42,7 @@ _WAYS: dict[str, Callable[[], None]] = {
 
 @pytest.mark.parametrize("way", _WAYS)
 def test_memory_that_runs_out_is_told(way: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "encrypt_file", lambda *arguments, **options: _WAYS[way]())
+    monkeypatch.setattr(encrypt, "encrypt_file", lambda *arguments, **options: _WAYS[way]())
     request = EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy({"email": world.key})
     )
@@ -55,7 +55,7 @@ def test_memory_that_runs_out_is_told(way: str, world: World, monkeypatch: pytes
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), OSError(errno.EIO, "x"), StorageError("x")])
 def test_other_failures_are_told_as_they_are(error: Exception, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "encrypt_file", lambda *arguments, **options: _raise(error)())
+    monkeypatch.setattr(encrypt, "encrypt_file", lambda *arguments, **options: _raise(error)())
     request = EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy({"email": world.key})
     )

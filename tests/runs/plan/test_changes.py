@@ -9,6 +9,7 @@ import pytest
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.kinds.blob import BlobEncryption
+from pipecrypt.runs.output import Target
 from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
@@ -31,16 +32,13 @@ class _Counted(str):
 
 
 def _tasks(names: Iterable[str]) -> list[Task]:
-    operation = BlobEncryption(EncryptionPolicy(default="keystore://k.json#pii"), "0" * 32, 1 << 20, compress=False)
+    kind = BlobEncryption(EncryptionPolicy(default="keystore://k.json#pii"), 1 << 20, compress=False)
     return [
         Task(
             id=_Counted(name),
             source=SourceFile(Location(f"/raw/{name}"), name, 1, "1"),
-            sink=Location(f"/sink/{name}"),
-            path=_Counted(name),
-            operation=operation,
-            overwrite=False,
-            token="0" * 8,
+            kind=kind,
+            target=Target(sink=Location(f"/sink/{name}"), path=_Counted(name), token="0" * 8, dataset_id="0" * 32),
         )
         for name in names
     ]

@@ -40,7 +40,7 @@ def test_relative_paths_are_kept(tmp_path: Path) -> None:
     plan = _plan(tmp_path / "raw", tmp_path / "out", workers=8)
     assert _outputs(plan, tmp_path) == [("out/b.parquet", "b.parquet"), ("out/x/a.parquet", "x/a.parquet")]
     assert (plan.name, plan.source_bytes, plan.workers) == ("encrypt", 2, 2)
-    assert len({task.token for task in plan.tasks}) == 1
+    assert len({task.target.token for task in plan.tasks}) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -71,7 +71,7 @@ def test_a_sink_that_holds_something(tmp_path: Path, held: str) -> None:
     with pytest.raises(SinkNotEmptyError) as caught:
         _plan(tmp_path / "raw", tmp_path / "out")
     assert caught.value.exit_code == 5
-    assert _plan(tmp_path / "raw", tmp_path / "out", overwrite=True).tasks[0].overwrite
+    assert _plan(tmp_path / "raw", tmp_path / "out", overwrite=True).tasks[0].target.overwrite
 
 
 def test_an_output_file_that_exists(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_plan_is_the_same_whoever_makes_it(world: World, big: Path) -> None:
     assert len({task.id for task in one.tasks}) == len(one.tasks) == 6
     parts = [task for task in one.tasks if task.path in PARTS]
     assert {task.source for task in parts} == {parts[0].source}
-    ranges = [task.operation.row_groups for task in parts if isinstance(task.operation, Encryption)]
+    ranges = [task.kind.row_groups for task in parts if isinstance(task.kind, Encryption)]
     assert [index for each in ranges for index in each or ()] == list(range(20))
     assert sum(task.input_bytes for task in parts) == big.stat().st_size
 

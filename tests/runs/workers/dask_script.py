@@ -14,7 +14,7 @@ from pathlib import Path
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs import task as life
+from pipecrypt.runs.kinds import encrypt as life
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs import task
+from pipecrypt.runs.kinds import encrypt
 from pipecrypt.runs.report.events import Event, FileDone, TaskRetried
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
@@ -27,7 +27,7 @@ from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]
 GO_ON, DIE = Path(MARKS).parent / "go-on", Path(MARKS).parent / "die"
-_encrypt_file, _run_task = task.encrypt_file, worker.run_task
+_encrypt_file, _run_task = encrypt.encrypt_file, worker.run_task
 
 
 def _slow_encrypt_file(*arguments: object, **options: object) -> FileReport:
@@ -49,7 +49,7 @@ def _deadly_run_task(*arguments: object) -> FileDone:
     return done
 
 
-task.encrypt_file, worker.run_task = _slow_encrypt_file, _deadly_run_task
+encrypt.encrypt_file, worker.run_task = _slow_encrypt_file, _deadly_run_task
 
 
 def _show(event: Event) -> None:

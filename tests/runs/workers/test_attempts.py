@@ -91,12 +91,12 @@ def test_files_of_others_stay(attempts: Attempts) -> None:
     with pytest.raises(SinkNotEmptyError):
         put_in_place(done, attempts.task, attempts.place)
     assert place.read_bytes() == b"of another"
-    put_in_place(done, replace(attempts.task, overwrite=True), attempts.place)
+    put_in_place(done, attempts.task.with_target(replace(attempts.task.target, overwrite=True)), attempts.place)
     assert place.read_bytes() != b"of another"
 
 
 def test_in_its_own_directory_a_run_replaces_what_it_wrote(attempts: Attempts) -> None:
-    staged = replace(attempts.task, is_repeated=True)
+    staged = attempts.task.again()
     put_in_place(attempts.carry_out(), staged, attempts.place)
     before = attempts.data()
     put_in_place(attempts.carry_out(), staged, attempts.place)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from pipecrypt.errors import WorkerError
@@ -48,8 +46,8 @@ def test_a_result_of_another_run_is_dropped(tasks: tuple[Task, ...]) -> None:
 def test_the_next_attempt_may_replace_what_the_one_before_published(tasks: tuple[Task, ...]) -> None:
     ledger = Ledger(tasks, attempts=3)
     task = tasks[0]
-    assert not task.overwrite
-    assert ledger.fail(task, "was killed") == (replace(task, is_repeated=True), 2)
-    assert ledger.fail(task, "was killed") == (replace(task, is_repeated=True), 3)
+    assert not task.target.overwrite
+    assert ledger.fail(task, "was killed") == (task.again(), 2)
+    assert ledger.fail(task, "was killed") == (task.again(), 3)
     with pytest.raises(WorkerError, match=r"raw/a\.parquet was killed, as were 2 before it"):
         ledger.fail(task, "was killed")

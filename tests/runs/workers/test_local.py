@@ -339,11 +339,11 @@ _STOPS = {
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        for _ in range(1000):\n"
         "            pass\n"
-        "slow = task.encrypt_file\n"
+        "slow = encrypt.encrypt_file\n"
         "def stops(*arguments, **options):\n"
         "    Stops()\n"
         "    return slow(*arguments, **options)\n"
-        "task.encrypt_file = stops\n"
+        "encrypt.encrypt_file = stops\n"
     ),
     "when the work is done": (
         "from multiprocessing import util\n"
