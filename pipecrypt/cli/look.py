@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from pipecrypt.cli.look import RowFormat, file_lines, format_rows
 from pipecrypt.cli.options import (
     DatasetID,
     JSONFlag,

@@ -32,7 +32,6 @@ from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.view_file import FileView
-from pipecrypt.reading.views import FileRanges, StoredFile, ViewOptions, key_references, look_at_file, open_places
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.filesystem import fingerprint_of, size_of

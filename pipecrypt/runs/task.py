@@ -16,7 +16,6 @@ from typing import Final, Protocol, TypeAlias
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
-from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer.row_groups import RowGroups

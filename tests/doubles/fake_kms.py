@@ -17,7 +17,6 @@ from typing import Any, Final, TypeAlias
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError

@@ -12,8 +12,6 @@ from tests.doubles.hostile_streams import (
     truncations,
 )
 
-from pipecrypt.errors import FormatError, StorageError
-
 
 def test_sources() -> None:
     source = RecordingSource(b"0123456789")

@@ -2,10 +2,7 @@ import http.client
 import threading
 
 import pytest
-<<<<<<<< HEAD:tests/keys/schemes/test_http_service.py
-========
 
->>>>>>>> main:tests/doubles/test_http_service.py
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 
 

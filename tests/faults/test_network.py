@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 
 from pipecrypt.errors import PipecryptError, StorageError, UnsafeSinkError
 from tests.doubles.fault_proxy import FaultProxy, fault_proxy

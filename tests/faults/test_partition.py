@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from tests.doubles.fault_proxy import FaultProxy, HeldRequest, fault_proxy
 
 from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
 from pipecrypt.manifest.findings import FindingKind

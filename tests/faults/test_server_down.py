@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from tests.doubles.fault_proxy import fault_proxy
 
 from pipecrypt.errors import PipecryptError
 from tests.doubles.fault_proxy import fault_proxy

@@ -14,7 +14,6 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from tests.doubles.faulty_store import Faults, patched_os
 
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
 from pipecrypt.keys.schemes.keystore import KeystoreMasterKey

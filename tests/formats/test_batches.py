@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pytest
 from pyarrow import feather, orc
-from tests.formats.world import Pipe, compress, pipe, table_of, written
 
 from pipecrypt.errors import FormatError, StorageError, UnsupportedError, UsageError
 from pipecrypt.formats.batches import batches_of, open_batches

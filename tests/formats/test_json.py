@@ -13,7 +13,6 @@ import pyarrow.json as pj
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.formats.world import json_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError
 from pipecrypt.formats.json import MAX_DEPTH, is_too_deep, open_json

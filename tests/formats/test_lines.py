@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.formats.world import Pipe, csv_stream, table_of
 
 from pipecrypt.errors import FormatError
 from pipecrypt.formats import lines

@@ -10,7 +10,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.formats.world import csv_stream, table_of, written
 
 from pipecrypt.errors import BadRowError, UnsupportedError
 from pipecrypt.formats.batches import batches_of, open_batches

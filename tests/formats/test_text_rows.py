@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.formats.world import csv_stream, json_stream, table_of
 
 from pipecrypt.errors import BadRowError, FormatError
 from pipecrypt.formats import csv

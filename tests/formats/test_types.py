@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.formats.world import csv_stream, table_of
 
 from pipecrypt.errors import BadRowError, UsageError
 from pipecrypt.formats.type_names import parse_type, parse_types

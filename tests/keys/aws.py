@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from tests.doubles.fake_kms import FakeKMS, kms_error
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
-
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.schemes.aws_kms import AWSKMSService
 from pipecrypt.keys.service import KeyServices, MasterKey, open_key_reference
 from pipecrypt.keys.session import KeySession
+from tests.doubles.fake_kms import FakeKMS, kms_error
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.patience import fake_patience
 
 REGION, FAR_REGION = "eu-west-1", "us-east-1"

@@ -3,7 +3,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.doubles.fake_kms import FakeKMS, start_fake_kms
 
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.keys.credentials import Credentials

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from tests.doubles.faulty_store import Faults, patched_os
 
 from pipecrypt.errors import (
     AlreadyEncryptedError,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError, StorageAccessError

@@ -12,7 +12,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from tests.doubles.fault_proxy import FaultKind, fault_proxy
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.store import local

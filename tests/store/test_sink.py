@@ -10,7 +10,6 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.registry import _registry
-from tests.doubles.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
 from pipecrypt.parquet.protocols import CopiesRanges

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
 from pipecrypt.store import local

@@ -17,7 +17,6 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signing.records import SigningOptions
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError, RolledBackError
-from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key, read_keys, retire_key
 from pipecrypt.keys.signers import read_version_keys
 from pipecrypt.runs.files import encrypt
@@ -57,7 +56,7 @@ def mallory(world: World, tmp_path: Path) -> str:
     world.write("a.parquet")
     policy = Policy(columns={"email": world.reference("pii")}, sign=world.reference("mallory"))
     encrypt(world.raw, world.out, policy, credentials=world.credentials)
-    public_key = read_keys(world.reference("mallory"), Credentials({})).keys[0].public_key
+    public_key = read_keys(world.reference("mallory"), world.credentials).keys[0].public_key
     assert public_key is not None
     return public_key
 

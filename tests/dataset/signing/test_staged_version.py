@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.doubles.faulty_store import Faults, FaultyStore, register_faulty_store
 
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.errors import IntegrityError, LockLostError, StorageError

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import boto3
 import pytest
-from tests.doubles.fake_kms import FakeKMS, kms_action, kms_error
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 
 from pipecrypt.keys.schemes.aws_kms import AWSKMSService
 from pipecrypt.keys.service import KeyServices, MasterKey
+from tests.doubles.fake_kms import FakeKMS, kms_action, kms_error
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 from tests.keys import emulators
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.patience import fake_patience

@@ -8,10 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from tests.doubles.http_service import HTTPAnswer, HTTPService
-
 from pipecrypt.keys.schemes.azure_kv import AzureKVService
 from pipecrypt.keys.service import KeyServices
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import FakeTime

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from tests.doubles.http_service import HTTPAnswer, HTTPService
-
 from pipecrypt.keys.schemes.gcp_kms import GCPKMSService
 from pipecrypt.keys.service import KeyServices
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse

@@ -8,11 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from tests.doubles.http_service import HTTPAnswer, HTTPService
-
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.schemes.vault import VaultService
 from pipecrypt.keys.service import KeyServices
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name

@@ -17,6 +17,7 @@ from azure.core.credentials import AccessToken
 from azure.core.pipeline.transport import RequestsTransport
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 TOKEN = "eyJ0-not-a-real-token"  # noqa: S105

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 from pipecrypt.keys.schemes.gcp_kms import crc32c
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 RING = "projects/pipe-crypt/locations/europe-west3/keyRings/etl/cryptoKeys/"
 _PATH = re.compile(r"/v1/(projects/.*?/cryptoKeys/[\w-]+)(?:/cryptoKeyVersions/(\d+))?(?::(\w+)|(/publicKey))")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from tests.doubles.http_service import HTTPRequest
 
 from pipecrypt.errors import (
     KeyNotFoundError,
@@ -18,7 +17,6 @@ from pipecrypt.errors import (
 from pipecrypt.keys.schemes.aws_kms import SERVICE, AWSKMSService, AWSMasterKey
 from pipecrypt.keys.service import Replicas
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.doubles.fake_kms import FakeKMS, start_fake_kms
 from tests.doubles.http_service import HTTPRequest
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION

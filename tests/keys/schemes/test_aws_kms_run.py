@@ -13,8 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.doubles.fake_kms import kms_error
-from tests.doubles.http_service import HTTPRequest
 
 from pipecrypt.cli.main import main
 from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError
@@ -26,6 +24,8 @@ from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_ses
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.verifying import verify
+from tests.doubles.fake_kms import kms_error
+from tests.doubles.http_service import HTTPRequest
 from tests.keys import emulators
 from tests.keys.aws import AWS, asked_action
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld

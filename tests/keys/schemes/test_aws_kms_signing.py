@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeyServiceError, UsageError
@@ -19,6 +18,7 @@ from pipecrypt.keys.signers import (
     open_signer,
     read_public_keys,
 )
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.worlds import Servers

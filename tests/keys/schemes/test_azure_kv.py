@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.errors import (
     AccessError,

@@ -10,7 +10,6 @@ from typing import Any
 import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
-from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (

@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.doubles.http_service import HTTPAnswer, HTTPService
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
