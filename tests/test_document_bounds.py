@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.statement.envelope import parse_envelope
+from pipecrypt.dataset.statement.file_list import decode_file_line, encode_file_line
+from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
 from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata
 from pipecrypt.keys.services.keystore.document import parse_keystore
-from pipecrypt.manifest.envelope import parse_envelope
-from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
-from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, find_entry
 from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import LAYOUT_KEY, read_originals
@@ -30,7 +30,7 @@ from pipecrypt.pipeline.planning.saved_plan import read_saved_plan
 from pipecrypt.pipeline.progress.report_document import decode_report, encode_report
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.lock_files import read_holder
-from tests.manifest.world import entry, manifest
+from tests.dataset.statement.world import entry, manifest
 from tests.pipeline.history.test_journal import _HEADER, _part
 from tests.pipeline.progress.test_run_report import finished_report
 

@@ -18,7 +18,7 @@ from pipecrypt.clock import parse_utc
 from pipecrypt.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
+    from pipecrypt.dataset.share.key_usage import DatasetUsage, KeyUsage
     from pipecrypt.pipeline.calls.key_inventory import Destruction
 
 __all__ = ["accept_backup", "destroy", "passphrase", "retire", "rotate_key", "usage"]

@@ -20,7 +20,7 @@ from pipecrypt.cli.render import OUTPUT, note, show, write, write_data
 from pipecrypt.cli.rows import RowFormat, format_rows
 from pipecrypt.cli.summaries import file_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import KeyNotFoundError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def inspect(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
-    from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
+    from pipecrypt.dataset.listing import ENCRYPTED_FILES
     from pipecrypt.parquet.inspect import inspect_file
     from pipecrypt.storage.listing import list_sources
     from pipecrypt.storage.location import Location

@@ -10,7 +10,7 @@ from pipecrypt.sources.options import FOUND_DELIMITERS
 
 if TYPE_CHECKING:
     from pipecrypt.config.plan import ConfigPlan
-    from pipecrypt.dataset.signing.records import SignedStatement
+    from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.keys.services.keystore.making import KeystoreEntry
     from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.pipeline.progress.summary import Summary

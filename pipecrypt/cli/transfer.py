@@ -49,7 +49,7 @@ from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.cli.summaries import run_lines
 from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
 from pipecrypt.sources.options import BadRows
@@ -236,7 +236,7 @@ def decrypt(
     log_format: LogFormatOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
-    from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
+    from pipecrypt.dataset.requirements import UNCHECKED
     from pipecrypt.pipeline.request.request import DecryptRequest
     from pipecrypt.storage.location import Location
 

@@ -1,4 +1,4 @@
-"""The options that say whom to trust and how much to check. What they mean is left to dataset/opening."""
+"""The options that say whom to trust and how much to check."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.opening.trust_options import Checks
+    from pipecrypt.dataset.requirements import Checks
     from pipecrypt.keys.credentials import Credentials
 
 __all__ = ["DatasetID", "MinVersion", "Threshold", "Trust", "Verify", "read_checks"]
@@ -49,9 +49,10 @@ def read_checks(
         KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         AccessError: a key reference names no key.
     """
-    from pipecrypt.dataset.opening.trust_options import trust_options
+    from pipecrypt.dataset import trust as options
+    from pipecrypt.dataset.requirements import checks_of
 
-    asked = trust_options(
-        trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
+    asked = options.Trust(
+        trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
     )
-    return asked.checks(os.environ, credentials)
+    return checks_of(asked, os.environ, credentials)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipecrypt.cli.render import aligned
 from pipecrypt.cli.summaries import count
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
 from pipecrypt.errors import IntegrityError, NotInPlaceError, VerificationError
-from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
+    from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
 
 __all__ = [
     "Refusal",

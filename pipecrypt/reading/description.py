@@ -9,7 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipecrypt.dataset.opening.signed_file import Origin
+from pipecrypt.dataset.signed_file import Origin
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.reading.view_file import FileView

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, is_reserved
 from pipecrypt.reading.statements import ShownAs
 
 __all__ = ["beside_glob", "by_name", "kept_beside_data", "name_of", "shown_by_glob", "staged_as"]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.dataset.opening.trust_options import TrustOptions
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import UsageError
 from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.pipeline.calls.files import listed_keys
@@ -35,11 +35,11 @@ class ViewOptions:
     keys: tuple[str, ...] | None
     missing: MissingKeys
     aad_prefix: bytes | None
-    trust: TrustOptions = field(default_factory=TrustOptions)
+    trust: Trust = field(default_factory=Trust)
 
 
 def view_options(
-    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: TrustOptions
+    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: Trust
 ) -> ViewOptions:
     """Check what a caller gave.
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.storage.filesystem import fingerprint_of, size_of
 from pipecrypt.storage.local_file import read_stored

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
-from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
-from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.requirements import Checks, checks_of, warn_unchecked
+from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_opened
+from pipecrypt.dataset.signed_sources import SignedRanges, first_signed
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
@@ -224,8 +222,8 @@ class Views:
             self._asked = asked
             self._statements = self._new_statements()
 
-    def _read_checks(self, asked: TrustOptions) -> Checks:
-        return asked.checks(os.environ, self._credentials or Credentials.from_environment())
+    def _read_checks(self, asked: Trust) -> Checks:
+        return checks_of(asked, os.environ, self._credentials or Credentials.from_environment())
 
     def _new_statements(self) -> Statements | None:
         if self._pinned is not None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipecrypt.dataset.sharing import rekeying
+from pipecrypt.dataset.share import rekeying
 from pipecrypt.pipeline.history.journal import journal
 from pipecrypt.pipeline.run import directory_run, sink_state
 from pipecrypt.storage import local_sink

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 import pipecrypt as pc
 from pipecrypt.crypto.digest import digest
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import NotTrustedError, VerificationError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.history.cleaning import clean
 from pipecrypt.pipeline.progress.events import Event, FileDone
 from pipecrypt.pipeline.progress.summary import Summary

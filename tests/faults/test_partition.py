@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
-from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.pipeline.history import sink_locking
 from pipecrypt.pipeline.run.directory_run import DirectoryRun
 from pipecrypt.testing.fault_proxy import FaultProxy, HeldBack, fault_proxy

@@ -27,7 +27,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 import pipecrypt as pc
 from pipecrypt import said_once
-from pipecrypt.dataset.opening import signed_sources
+from pipecrypt.dataset import signed_sources
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -37,8 +39,6 @@ from pipecrypt.errors import (
     SourceNotFoundError,
     UsageError,
 )
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
-from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet import view as view_module
 from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem

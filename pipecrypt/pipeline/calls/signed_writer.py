@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from pipecrypt.context import new_dataset_id
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.signing.next_version import FileSigning
-from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
-from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.dataset.signing.unsigned_writes import check_outside_datasets, check_unsigned_file
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import FileSigning
+from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_file
+from pipecrypt.dataset.statement.paths import check_signable_paths
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import check_signable_paths
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.request import check_signable_sink
 from pipecrypt.pipeline.task.output import WrittenFile, sidecar_files

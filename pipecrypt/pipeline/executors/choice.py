@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.pipeline.executors.alone import AloneSetup
 from pipecrypt.pipeline.executors.here import HereExecutor
 from pipecrypt.pipeline.executors.local import LocalExecutor

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.signed_sources import list_signed_sources
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
 from pipecrypt.pipeline.task.operation import Decryption, Task
 from pipecrypt.storage.listing import SourceFile, list_sources

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.pipeline.history.journal.block import TaskRecord
 from pipecrypt.pipeline.history.journal.history import PastRun
 from pipecrypt.pipeline.history.past_runs import DoneFile, PastRuns

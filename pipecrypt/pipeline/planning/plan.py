@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipecrypt.context import new_dataset_id
-from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX, ENCRYPTED_FILES
-from pipecrypt.dataset.signing.unsigned_writes import (
-    check_outside_datasets,
-    check_unsigned_directory,
-    check_unsigned_file,
+from pipecrypt.dataset.listing import CHUNKS_SUFFIX, ENCRYPTED_FILES
+from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_directory, check_unsigned_file
+from pipecrypt.dataset.statement.paths import (
+    LOCK_DIRECTORY,
+    RESERVED_DIRECTORY,
+    check_inside,
+    check_signable_paths,
+    is_reserved,
 )
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, LinkError, SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_inside, check_signable_paths, is_reserved
 from pipecrypt.pipeline.planning.checked_sources import compared, find_sources
 from pipecrypt.pipeline.planning.output_names import check_output_names
 from pipecrypt.pipeline.planning.splitting import Share, shares_of_each

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
-from pipecrypt.dataset.opening.observed_footer import master_keys_of
+from pipecrypt.dataset.signed_file import master_keys_of
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
-from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.pipeline.history.past_runs import DoneFile
 from pipecrypt.pipeline.planning.plan import Plan

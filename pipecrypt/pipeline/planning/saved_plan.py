@@ -14,9 +14,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pipecrypt.dataset.statement.file_list import check_digest
 from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
-from pipecrypt.manifest.entry import check_digest
 from pipecrypt.pipeline.planning.plan_report import PlanReport
 from pipecrypt.storage.location import Location
 from pipecrypt.storage.sink import open_sink

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.keys.grants import Grant
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.pipeline.progress.stages import NO_STAGES, StageSeconds

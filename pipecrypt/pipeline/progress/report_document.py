@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, PipecryptError, SourceNotFoundError, UsageError
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.pipeline.progress.run_id import is_run_id
 from pipecrypt.pipeline.progress.run_report import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from pipecrypt.dataset.signing.records import SignedStatement
+from pipecrypt.dataset.sign.records import SignedStatement
 from pipecrypt.parquet.report import FileReport
 
 __all__ = ["Part", "Summary"]

@@ -6,10 +6,10 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
+from pipecrypt.dataset.requirements import NO_CHECKS, Checks
+from pipecrypt.dataset.statement.paths import SIGNATURE_SUFFIX
 from pipecrypt.errors import MissingExtraError, UsageError
 from pipecrypt.keys.service import check_key_reference
-from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.pipeline.request.reading import Reading
 from pipecrypt.pipeline.request.run_grants import check_grantable_sink

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipecrypt.dataset.sharing.granting import add_grants
+from pipecrypt.dataset.share.granting import add_grants
+from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.grants import Grant
-from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.storage.location import Location
 
 __all__ = ["RunGrants", "check_grantable_sink"]

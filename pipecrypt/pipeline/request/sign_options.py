@@ -9,9 +9,9 @@ from functools import partial
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.dataset.signing.records import SigningOptions
+from pipecrypt.dataset.sign.records import SigningOptions
+from pipecrypt.dataset.statement.envelope import MAX_SIGNATURES
 from pipecrypt.errors import PolicyError, UsageError
-from pipecrypt.manifest.envelope import MAX_SIGNATURES
 from pipecrypt.pipeline.request.choice import choose
 
 __all__ = ["DEFAULT_DIGEST", "listed_signing_keys", "make_signing_options", "parse_validity"]

@@ -7,7 +7,7 @@ Nobody has signed that. But whoever can plant a file that claims to be the run's
 from __future__ import annotations
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.opening.observed_footer import written_as
+from pipecrypt.dataset.signed_file import written_as
 from pipecrypt.errors import SinkNotEmptyError, StorageError
 from pipecrypt.storage.inventory import pin
 from pipecrypt.storage.location import Location

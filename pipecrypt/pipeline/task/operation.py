@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.pipeline.request.reading import FileReading
 from pipecrypt.sources.options import EncodeOptions

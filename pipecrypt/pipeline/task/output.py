@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.statement.paths import signature_path
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.limits import MAX_ORDINALS
 from pipecrypt.parquet.policy import EncryptionPolicy

@@ -6,8 +6,8 @@ Bytes are digested on the thread that writes them, on their way to the storage, 
 from __future__ import annotations
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.dataset.signing.signable_file import note_file
+from pipecrypt.dataset.sign.promises import note_file
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.keys.sessions.recording import RecordingKeys
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from pipecrypt.context import Context
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.signed_file import check_bytes, check_file, check_when_opened
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.sessions.session import KeySession
 from pipecrypt.parquet.decrypt import decrypt_file

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import InterruptedRunError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.portable import portable_lock

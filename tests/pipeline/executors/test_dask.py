@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError, UsageError, WorkerError
 from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import dask as dask_executor
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.planning.plan import make_plan

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyError, WorkerError
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.pipeline.executors import alone
 from pipecrypt.pipeline.executors.alone import AloneSetup, end_run, run_task_alone
 from pipecrypt.pipeline.executors.mapped import TaskCall

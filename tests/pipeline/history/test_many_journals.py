@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
+from pipecrypt.dataset.statement.promise import fits_clear_columns
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError
-from pipecrypt.manifest.clear_columns import fits_clear_columns
-from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.pipeline.history import past_runs
 from pipecrypt.pipeline.history.cleaning import CleanSummary, clean
 from pipecrypt.pipeline.history.journal import history
@@ -28,7 +28,7 @@ from pipecrypt.pipeline.history.journal.history import fetch_ahead, find_runs, j
 from pipecrypt.pipeline.history.journal.seal import PlainSeal
 from pipecrypt.pipeline.history.past_runs import PastRuns
 from pipecrypt.storage.location import Location
-from tests.manifest.world import manifest
+from tests.dataset.statement.world import manifest
 from tests.pipeline.history.test_journal import _part
 
 MIB = 1 << 20

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.pipeline.history.journal.allowance import Allowance, memory_of
 from pipecrypt.pipeline.history.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.pipeline.history.journal.journal import FINISHED, block_name

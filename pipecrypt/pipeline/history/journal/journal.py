@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import run_path
+from pipecrypt.dataset.statement.promise import ClearColumns, fits_clear_columns
 from pipecrypt.documents import DocumentError
 from pipecrypt.errors import OutputError
-from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
-from pipecrypt.manifest.paths import run_path
 from pipecrypt.pipeline.history.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, TaskRecord, encode_block
 from pipecrypt.pipeline.history.journal.seal import Seal
 from pipecrypt.storage.location import Location
