@@ -52,7 +52,7 @@ test-system: ## Run the tests of sources, parquet and crypto under the system's 
 
 .PHONY: run-system
 run-system: $(VENV)/.rows
-	pytest -n 2 -p no:cacheprovider -m "not long" tests/sources tests/parquet tests/crypto
+	pytest -n 2 -p no:cacheprovider -m "not long" tests/formats tests/parquet tests/crypto
 
 # Some inputs of tests/parquet take a newer pyarrow to make.
 test-lowest: ## Run the public face, the command line, reading, stores and key services with the lowest declared versions
@@ -62,7 +62,7 @@ test-lowest: ## Run the public face, the command line, reading, stores and key s
 run-lowest: $(VENV)/.lowest
 	pytest -n 2 -p no:cacheprovider -m "not long" tests/test_public_face.py tests/config tests/crypto tests/cli tests/reading \
 		tests/dataset/test_s3.py tests/storage/test_s3_sink.py tests/storage/test_conditional.py \
-		tests/pipeline/executors/test_dask.py tests/keys/services/test_gcp_kms.py tests/keys/services/test_azure_kv.py \
+		tests/runs/workers/test_dask.py tests/keys/services/test_gcp_kms.py tests/keys/services/test_azure_kv.py \
 		tests/keys/services/test_pkcs11.py
 
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites

@@ -57,7 +57,7 @@ def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
     def contender(source: Path, scratch: Path) -> Run:
         import pipecrypt as pc
         import pipecrypt.keys.services.keystore.making
-        import pipecrypt.pipeline.run.run  # imports are start-up
+        import pipecrypt.runs.run  # imports are start-up
 
         compression = "zstd" if compressed else "none"
         policy = pc.Policy(default=KEY.format(scratch=scratch), mode="chunks", compression=compression)
@@ -70,7 +70,7 @@ def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
 def _decrypt(_: Path, scratch: Path) -> Run:
     import pipecrypt as pc
     import pipecrypt.keys.services.keystore.making
-    import pipecrypt.pipeline.run.run  # imports are start-up
+    import pipecrypt.runs.run  # imports are start-up
 
     key = KEY.format(scratch=scratch)
     return lambda: pc.decrypt(scratch / "encrypted", scratch / "out", keys=[key], overwrite=True)

@@ -124,7 +124,7 @@ def _decrypt(source: Path, scratch: Path) -> Callable[[], object]:
 def _warm() -> None:
     # Imports are start-up, which the line with the command reports.
     import pipecrypt.keys.services.keystore.making
-    import pipecrypt.pipeline.run.run  # noqa: F401
+    import pipecrypt.runs.run  # noqa: F401
 
 
 def _command(source: Path, scratch: Path) -> Callable[[], object]:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from benchmarks.keystore import new_key
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import ExecutorKind, RunOptions
-from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
 
 # Worker processes import this module again: what only the driver needs is imported where it is used.
 
@@ -63,7 +63,7 @@ def _sources(root: Path, megabytes: int) -> Path:
 
 
 def _seconds(source: Path, sink: Path, key: str, workers: int, options: RunOptions) -> float:
-    request = EncryptRequest(
+    request = EncryptSpec(
         source=Location(str(source)),
         sink=Location(str(sink)),
         policy=Policy(default=key),

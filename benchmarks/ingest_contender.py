@@ -67,10 +67,9 @@ def _arrow(source: Path, target: Path, codec: str, properties: Callable[[list[st
 
 
 def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
-    from pipecrypt.sources.batches import open_batches
-    from pipecrypt.sources.formats import SourceFormat
-    from pipecrypt.sources.options import Codec, EncodeOptions
-    from pipecrypt.sources.row_groups import encode_row_groups
+    from pipecrypt.formats.batches import open_batches
+    from pipecrypt.formats.options import Codec, EncodeOptions, SourceFormat
+    from pipecrypt.formats.row_groups import encode_row_groups
 
     def run() -> None:
         with source.open("rb", buffering=0) as file, target.open("wb") as out:
@@ -84,8 +83,8 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
 def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt as pc
     import pipecrypt.keys.services.keystore.making
-    import pipecrypt.pipeline.run.run  # imports are start-up
-    import pipecrypt.pipeline.task.ingest
+    import pipecrypt.runs.kinds.ingest
+    import pipecrypt.runs.run  # imports are start-up
     from benchmarks.keystore import new_key_file
 
     # A key file, as machines use it: a passphrase costs a tenth of a second on purpose, whatever the data's size.

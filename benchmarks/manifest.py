@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement

@@ -18,7 +18,7 @@ import pipecrypt as pc
 from benchmarks.keystore import new_key_file
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.calls.deep_rotation import DeepSummary
+from pipecrypt.runs.deep_rotation import DeepSummary
 
 FEW_FILES = 10
 PROMISED_SHARE = 0.02

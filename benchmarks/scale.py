@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.keystore import new_key
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.pipeline.planning.plan_report import report_plan
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import RunOptions
-from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import RunOptions
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
 
 _Result = TypeVar("_Result")
 _SPLIT_BYTES = 1 << 30
@@ -48,8 +48,8 @@ def _cpu_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def _request(source: Path, sink: Path, key: str, split_bytes: int | None) -> EncryptRequest:
-    return EncryptRequest(
+def _request(source: Path, sink: Path, key: str, split_bytes: int | None) -> EncryptSpec:
+    return EncryptSpec(
         source=Location(str(source)),
         sink=Location(str(sink)),
         policy=Policy(default=key),

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt import errors
-from pipecrypt.config.build import build_request
 from pipecrypt.config.load import load_config
-from pipecrypt.config.plan import plan_config
+from pipecrypt.config.run import check_config
+from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
 
 _ROOT = Path(__file__).parents[1]
@@ -26,18 +26,18 @@ _MAX_FILE_LINES = 600
 _MAX_FUNCTION_LINES = 40
 _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarrow", "pydantic", "rich", "ruamel")
 
-# Third party -> the rooms or files that may import it. testing/ stands outside: it fakes what is behind the doors.
+# Third party -> the rooms or files that may import it.
 _DOORS = {
-    "azure": ["storage/azure_object.py", "keys/services/azure_kv/client.py"],
+    "azure": ["store/azure.py", "keys/services/azure_kv/client.py"],
     "blake3": ["crypto/"],
     "boto3": ["keys/services/aws_kms/client.py"],
     "cryptography": ["crypto/"],
-    "dask": ["pipeline/executors/dask.py"],
-    "distributed": ["pipeline/executors/dask.py"],
-    "fsspec": ["storage/", "reading/filesystem.py"],
+    "dask": ["runs/workers/dask.py"],
+    "distributed": ["runs/workers/dask.py"],
+    "fsspec": ["store/", "reading/filesystem.py"],
     "google": ["keys/services/gcp_kms/client.py"],
     "pkcs11": ["keys/services/pkcs11/library.py"],
-    "pyarrow": ["sources/", "reading/"],
+    "pyarrow": ["formats/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
     "rich": ["cli/"],
@@ -45,7 +45,27 @@ _DOORS = {
     "typer": ["cli/"],
 }
 
-# What changes local files, or looks at them past `storage/beneath.py`. Who else may, and why: the place is named by the
+# Room -> the files of it that other rooms may import; all others are its own.
+_ROOM_DOORS = {
+    "formats": ["formats.batches", "formats.compression", "formats.options", "formats.row_groups"],
+}
+
+# Who still asks whether a place is local, outside of store/. None should: a store says what it guarantees.
+_ASKS_FOR_LOCAL = {
+    "reading/dataset.py",
+    "reading/filesystem.py",
+    "config/spec.py",
+    "config/run.py",
+    "runs/plan/output_checks.py",
+    "runs/verifying.py",
+    "runs/workers/portable.py",
+    "dataset/sign/publishing.py",
+    "dataset/staged.py",
+    "dataset/listing.py",
+    "dataset/verify/version_check.py",
+}
+
+# What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the
 # user, not found in a sink, or it has a way of its own that follows no link.
 # fmt: off
 _CHANGING_CALLS = {
@@ -63,19 +83,18 @@ _CHANGING_METHODS = {
 }
 # fmt: on
 _REACHES_FILES = {
-    "storage/beneath.py": "the one way to local files",
-    "storage/held_directory.py": "likewise",
-    "storage/listing.py": "lists sources, where links are the user's own; changes nothing",
-    "storage/attributes.py": "sets the time of an open file",
-    "storage/process_identity.py": "reads /proc",
-    "config/plan.py": "asks whether the user may write where the configuration says",
-    "pipeline/planning/output_names.py": "compares two spellings of a directory that exists",
+    "store/beneath.py": "the one way to local files",
+    "store/held_directory.py": "likewise",
+    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/process_identity.py": "reads /proc",
+    "config/run.py": "asks whether the user may write where the configuration says",
+    "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",
     "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
     "keys/services/keystore/changing.py": "likewise, through file.py",
-    "state_records.py": "the state directory of this user",
+    "vocabulary/state.py": "the state directory of this user",
     "keys/credentials.py": "reads what the user's environment names",
     "keys/services/private_file.py": "reads a key file that the user names",
     "keys/services/pkcs11/library.py": "reads a library that the user names",
@@ -109,17 +128,58 @@ def test_each_third_party_has_one_door(path: Path) -> None:
 
     for third_party in foreign:
         assert third_party in _DOORS, f"{third_party} has no door"
-        doors = ["testing/", *_DOORS[third_party]]
+        doors = _DOORS[third_party]
         assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
+
+
+@pytest.mark.parametrize("room", _ROOM_DOORS)
+def test_a_room_is_entered_by_its_doors(room: str) -> None:
+    doors = {f"pipecrypt.{door}" for door in _ROOM_DOORS[room]}
+    assert all((_PACKAGE / f"{door.removeprefix('pipecrypt.').replace('.', '/')}.py").is_file() for door in doors)
+    for path in _FILES:
+        if not _name(path).startswith(f"{room}/"):
+            inner = {name for name in _imported(_tree(path)) if name.startswith(f"pipecrypt.{room}.")} - doors
+            assert not inner, f"{_name(path)} imports {sorted(inner)}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
+    names = {node.attr for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
+    if "is_local" in names and not _name(path).startswith("store/"):
+        assert _name(path) in _ASKS_FOR_LOCAL
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_files_list_what_others_may_use(path: Path) -> None:
+    tree = _tree(path)
+    lists = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    if path.name in {"__init__.py", "__main__.py"} and not lists:
+        return
+    listed = ast.literal_eval(lists[0].value)
+    assert len(listed) == len(set(listed))
+    if _name(path) != "__init__.py":  # whose names are loaded on first use
+        assert set(listed) <= set(_defined(tree.body))
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _defined([each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)])
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_local_files_are_reached_in_one_way(path: Path) -> None:
-    """Whoever goes past `storage/beneath.py` may follow a link that somebody put into a sink."""
-    if _name(path).startswith("testing/"):
-        return
+    """Whoever goes past `store/beneath.py` may follow a link that somebody put into a sink."""
     calls = {ast.unparse(node) for node in ast.walk(_tree(path)) if _changes_files(node)}
-    assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.storage.beneath"
+    assert not calls or _name(path) in _REACHES_FILES, f"{sorted(calls)}: use pipecrypt.store.beneath"
 
 
 def test_who_may_reach_files_does() -> None:
@@ -241,9 +301,9 @@ def test_no_error_of_the_tree_is_defined_elsewhere() -> None:
 def test_every_configuration_loads_and_plans(path: Path) -> None:
     loaded = load_config(path, {})
 
-    plan = plan_config(loaded, offline=True)
+    plan = check_config(path, offline=True, environ={})
     assert plan.sink.endswith(loaded.model.sink.url.removeprefix("./").removeprefix("../"))
-    assert build_request(loaded).policy.engine_policy().key_references()
+    assert build_spec(loaded).policy.engine_policy().key_references()
 
 
 def test_the_help_in_the_readme_is_real() -> None:

@@ -1,33 +1,62 @@
-"""The commands that look at data: cat, inspect. Reading it is left to reading and parquet."""
+"""The commands that look at data: cat prints rows, inspect shows how files are encrypted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from pipecrypt.cli.options import (
+    DatasetID,
     JSONFlag,
     LogFormatOption,
     LogLevelOption,
+    MinVersion,
     Prefix,
+    Threshold,
+    Trust,
+    Verify,
     credentials,
     join_names,
     parse_aad_prefix,
+    read_checks,
     split_names,
 )
-from pipecrypt.cli.render import OUTPUT, note, show, write, write_data
-from pipecrypt.cli.rows import RowFormat, format_rows
-from pipecrypt.cli.summaries import file_lines
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
+from pipecrypt.cli.render import (
+    OUTPUT,
+    aligned,
+    clipped,
+    json_text,
+    json_value,
+    note,
+    show,
+    text_value,
+    write,
+    write_data,
+)
 from pipecrypt.dataset.trust import VerifyMode
-from pipecrypt.errors import KeyNotFoundError
+from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from pipecrypt.parquet.inspect import FileSummary
+    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.reading.rows import Rows
 
-__all__ = ["cat", "inspect"]
+__all__ = ["RowFormat", "cat", "file_lines", "format_rows", "inspect"]
+
+_MAX_CELL = 60
+_CSV_SPECIAL = frozenset('",\r\n')
+_UNKNOWN = "unknown"
+
+
+class RowFormat(StrEnum):
+    """How `cat` writes rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
 
 
 def cat(
@@ -56,7 +85,7 @@ def cat(
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
     from pipecrypt.reading.rows import read_rows
-    from pipecrypt.storage.location import Location
+    from pipecrypt.store.location import Location
 
     opens = credentials()
     with read_rows(
@@ -97,9 +126,9 @@ def inspect(
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.listing import ENCRYPTED_FILES
     from pipecrypt.parquet.inspect import inspect_file
-    from pipecrypt.storage.listing import list_sources
-    from pipecrypt.storage.location import Location
-    from pipecrypt.storage.source import open_range_source
+    from pipecrypt.store.listing import list_sources
+    from pipecrypt.store.location import Location
+    from pipecrypt.store.source import open_range_source
 
     summaries: list[FileSummary] = []
     for source in list_sources(Location(path), ENCRYPTED_FILES):
@@ -107,3 +136,142 @@ def inspect(
             summaries.append(inspect_file(file))
     document = summaries[0] if len(summaries) == 1 else {"files": summaries}
     show(document, lambda: (line for summary in summaries for line in (*file_lines(summary), "")))
+
+
+Row: TypeAlias = Sequence[Any]
+
+
+def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: RowFormat) -> Iterator[str]:
+    """Return pieces of text, one for each batch or more.
+
+    Args:
+        names: the columns, in order.
+        batches: rows, each with a value for every name.
+        kind: table: cells are cut at 60 columns of a terminal and each batch aligned for itself. json: one array,
+            one row a line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
+            Where there is a single column, both are `""`: readers take an empty line for no row at all.
+    """
+    return _FORMATS[kind](names, batches)
+
+
+def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    head = [[clipped(name, _MAX_CELL) for name in names]]
+    right: tuple[int, ...] = ()
+    for batch in batches:
+        right = _numeric(names, batch) if head else right
+        cells = [[_cell(value) for value in row] for row in batch]
+        yield "".join(line + "\n" for line in aligned(head + cells, right=right))
+        head = []
+    yield "".join(line + "\n" for line in aligned(head))
+
+
+def _numeric(names: Sequence[str], batch: Sequence[Row]) -> tuple[int, ...]:
+    """Return which columns hold numbers, as far as the first batch shows."""
+    columns = ([row[at] for row in batch if row[at] is not None] for at in range(len(names)))
+    return tuple(index for index, values in enumerate(columns) if values and all(map(_is_number, values)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    text = text_value(value)
+    return "null" if text is None else clipped(text, _MAX_CELL)
+
+
+def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"column name {twice[0]!r} stands twice, which JSON objects cannot show", hint="use --format table or csv"
+        )
+    separator = "[\n"
+    for batch in batches:
+        for row in batch:
+            yield separator + json_text(dict(zip(names, map(json_value, row), strict=True)))
+            separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def _csv(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
+    yield _csv_line(names)
+    for batch in batches:
+        yield "".join(_csv_line(list(map(text_value, row))) for row in batch)
+
+
+def _csv_line(fields: Sequence[str | None]) -> str:
+    # The line of a null alone would be empty. Quoted, it is a null to readers in every column but one of texts.
+    return (",".join(map(_csv_field, fields)) or '""') + "\n"
+
+
+def _csv_field(text: str | None) -> str:
+    if text is None:
+        return ""
+    if text and _CSV_SPECIAL.isdisjoint(text) and text == text.strip():
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+_FORMATS: Mapping[RowFormat, Callable[[Sequence[str], Iterable[Sequence[Row]]], Iterator[str]]] = {
+    RowFormat.TABLE: _table,
+    RowFormat.JSON: _json,
+    RowFormat.CSV: _csv,
+}
+
+
+def file_lines(summary: FileSummary) -> Iterator[str]:
+    """Yield what a file shows without any key."""
+    yield summary.name
+    facts = _file_facts(summary)
+    yield from aligned([(name, value) for name, value in facts.items() if value is not None], indent="  ")
+    if summary.columns:
+        yield ""
+        head = ("column", "type", "bytes", "encrypted under")
+        rows = [(each.path, each.type, f"{each.stored_bytes:,}", _column_keys(each)) for each in summary.columns]
+        yield from aligned([head, *rows], right=(2,), indent="  ")
+    yield ""
+    readers = [(each.reader, each.verdict, each.reason) for each in summary.readers]
+    yield from aligned([("reader", "opens", "why"), *readers], indent="  ")
+
+
+def _file_facts(summary: FileSummary) -> dict[str, str | None]:
+    return {
+        "size": f"{summary.size_bytes:,} bytes",
+        "encryption": summary.algorithm or "none",
+        "footer": summary.footer_mode,
+        "footer key": _key(summary.footer_key) if summary.footer_key else None,
+        "rows": _number(summary.rows),
+        "batches": _number(summary.batches),
+        "data keys": f"one per column and {summary.data_keys}" if summary.data_keys else None,
+        "overhead": _overhead(summary),
+        "dataset id": summary.dataset_id,
+        "bound path": summary.path,
+        "AAD prefix": summary.aad_prefix if summary.dataset_id is None else None,
+        "written by": summary.created_by,
+    }
+
+
+def _overhead(summary: FileSummary) -> str | None:
+    if summary.overhead_bytes is None:
+        return None
+    plaintext_bytes = summary.size_bytes - summary.overhead_bytes
+    share = f" ({100 * summary.overhead_bytes / plaintext_bytes:.2f} %)" if plaintext_bytes > 0 else ""
+    return f"{summary.overhead_bytes:,} bytes{share}"
+
+
+def _column_keys(column: ColumnSummary) -> str:
+    if not column.encrypted:
+        return "-"
+    named = [_key(each) for each in column.keys] + (["the footer key"] if column.with_footer_key else [])
+    return ", ".join(named)
+
+
+def _key(key: KeySummary) -> str:
+    if key.master_key_id is not None:
+        return key.master_key_id
+    return f"key metadata {key.key_metadata}" if key.key_metadata else "a key without key metadata"
+
+
+def _number(value: int | None) -> str:
+    return _UNKNOWN if value is None else f"{value:,}"

@@ -17,20 +17,18 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipecrypt import __version__
-from pipecrypt.cli.cleaning import clean
-from pipecrypt.cli.config_commands import config_app
 from pipecrypt.cli.init import init
-from pipecrypt.cli.key_commands import keys_app
+from pipecrypt.cli.keys import keys_app
 from pipecrypt.cli.look import cat, inspect
 from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
-from pipecrypt.cli.planning import plan
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
-from pipecrypt.cli.report import report
+from pipecrypt.cli.report import clean, report
+from pipecrypt.cli.run import config_app, plan, run
 from pipecrypt.cli.sharing import grant, revoke, rotate
-from pipecrypt.cli.transfer import decrypt, encrypt, run
+from pipecrypt.cli.transfer import decrypt, encrypt
 from pipecrypt.cli.verify import verify
 from pipecrypt.errors import InterruptedRunError, OutputError, PipecryptError, UsageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
 
 __all__ = ["app", "main"]
 

@@ -1,8 +1,9 @@
-"""Options that several commands share, and what stands behind them. The commands themselves are left to their files."""
+"""Options that several commands share, and what their values become."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,26 +14,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.render import OUTPUT
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import PassphraseError, UsageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, current_logs, write_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
+    from pipecrypt.dataset.requirements import Checks
     from pipecrypt.keys.credentials import Credentials
 
 __all__ = [
+    "DatasetID",
     "JSONFlag",
     "KeyReferences",
     "LogFormat",
     "LogFormatOption",
     "LogLevel",
     "LogLevelOption",
+    "MinVersion",
     "NewKeystoreOption",
     "Overwrite",
     "Prefix",
+    "Threshold",
+    "Trust",
+    "Verify",
     "Workers",
     "credentials",
     "join_names",
     "parse_aad_prefix",
+    "read_checks",
     "set_log_level",
     "split_names",
 ]
@@ -182,3 +191,45 @@ def _ask(label: str) -> str:
         raise PassphraseError(f"the {label} is not in the terminal's encoding") from None
     except EOFError:
         raise PassphraseError(f"no {label} is given") from None
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="PUBKEY",
+        help="Public key whose signature counts: a PEM file or a key reference; may be given several times. "
+        "Default: those in PIPECRYPT_TRUST.",
+    ),
+]
+Threshold = Annotated[int, typer.Option(min=1, help="How many of those must have signed: each --trust has one vote.")]
+Verify = Annotated[
+    VerifyMode,
+    typer.Option(help="Check statement, footers and what is read; or every whole file first; or nothing."),
+]
+MinVersion = Annotated[int, typer.Option(min=1, help="Lowest version of the dataset that is accepted.")]
+DatasetID = Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant; default: whichever.")]
+
+
+def read_checks(
+    trust: list[str] | None,
+    credentials: Credentials,
+    *,
+    threshold: int,
+    verify: VerifyMode,
+    min_version: int,
+    dataset_id: str | None,
+) -> Checks:
+    """Read the trusted keys, those of the environment where no option names one; proven with the secrets at hand.
+
+    Raises:
+        UsageError: an option is malformed, or something is demanded of signatures and no key is trusted.
+        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
+        AccessError: a key reference names no key.
+    """
+    from pipecrypt.dataset.trust import Trust
+
+    asked = Trust(
+        trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
+    )
+    return asked.checks(os.environ, credentials)

@@ -1,6 +1,6 @@
-"""Show a run's progress on standard error: a bar on a terminal, plain lines elsewhere, JSON lines under `--json`.
+"""What people and programs see of a run: progress on standard error while it goes on, and the lines of its summary.
 
-The summary, on standard output, is left to summaries.
+Progress is a bar on a terminal, plain lines elsewhere, JSON lines under `--json`.
 """
 
 from __future__ import annotations
@@ -8,35 +8,34 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pipecrypt.cli.render import OUTPUT, write_event, write_progress
-from pipecrypt.pipeline.progress.events import (
-    BytesDone,
-    Event,
-    FileChecked,
-    FileDone,
-    FileStarted,
-    RunStarted,
-    TaskRetried,
-)
-from pipecrypt.pipeline.progress.run_id import current_run_id
-from pipecrypt.printable import printable
+from pipecrypt.cli.render import OUTPUT, aligned, count, write_event, write_progress
+from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
+from pipecrypt.runs.report.run_id import current_run_id
+from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["show_progress"]
+    from pipecrypt.dataset.sign.records import SignedStatement
+    from pipecrypt.runs.report.events import Summary
 
-Clock: TypeAlias = Callable[[], float]
+__all__ = ["run_lines", "show_progress"]
+
 _LINE_SECONDS = 5.0
 _JSON_SECONDS = 1.0
 _MB = 1_000_000
 _MOST_NAMES = 3
 _NUMBER = re.compile(r"-\d{5,}(?=(\.[^./]*)?\Z)")
+_DONE = {"encrypt": "encrypted", "decrypt": "decrypted"}
+_MAX_SOURCES = 20
+
+
+Clock: TypeAlias = Callable[[], float]
 
 
 class _Display(Protocol):
@@ -244,3 +243,47 @@ def _stopped(progress: Progress) -> Iterator[None]:
         yield
     finally:
         progress.start()
+
+
+def run_lines(summary: Summary) -> Iterator[str]:
+    """Yield what a run did."""
+    if summary.skipped and not (summary.files or summary.signed or summary.removed):
+        are, them = ("is", "it") if summary.skipped == 1 else ("are", "them")
+        yield f"nothing to do: {count(summary.skipped, 'file')} {are} as an earlier run left {them}"
+        return
+    done = _DONE.get(summary.operation, summary.operation)
+    yield (
+        f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
+        f"{summary.megabytes_per_second:,.1f} MB/s of input"
+    )
+    counts = {
+        "source bytes": summary.source_bytes,
+        "sink bytes": summary.sink_bytes,
+        "rows": summary.rows,
+        **_left_alone(summary),
+        **({"bad rows left out": summary.bad_rows} if summary.bad_rows else {}),
+        "batches": summary.batches,
+        "data keys": summary.data_keys,
+        "key service calls": summary.service_calls,
+    }
+    yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
+    yield from _signed_lines(summary.signed)
+
+
+def _left_alone(summary: Summary) -> dict[str, int]:
+    found = {
+        "done by an earlier run": summary.skipped,
+        "replaced": len(summary.replaced),
+        "removed": len(summary.removed),
+    }
+    return {name: number for name, number in found.items() if number}
+
+
+def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:
+    for statement in signed[:_MAX_SOURCES]:
+        until = "" if statement.expires is None else f", until {statement.expires.isoformat()}"
+        yield f"signed {statement.path}, version {statement.version}{until}"
+    if len(signed) > _MAX_SOURCES:
+        yield f"and {len(signed) - _MAX_SOURCES:,} more"
+    for key_id in signed[0].key_ids if signed else ():
+        yield f"  by key {key_id}"

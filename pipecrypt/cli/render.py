@@ -8,28 +8,32 @@ document and standard error one object a line, each with the member `event`; a l
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import io
 import json
+import math
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TextIO
 
-from pipecrypt.cli.cells import json_value
 from pipecrypt.errors import OutputError, PipecryptError
-from pipecrypt.printable import printable, printable_json
+from pipecrypt.vocabulary.printable import printable, printable_json
 
 __all__ = [
     "OUTPUT",
     "Output",
     "aligned",
     "clipped",
+    "count",
     "event_text",
     "flush",
     "json_text",
+    "json_value",
     "note",
     "prepare_streams",
     "show",
@@ -37,6 +41,7 @@ __all__ = [
     "show_error",
     "show_refusal",
     "silence",
+    "text_value",
     "write",
     "write_data",
     "write_event",
@@ -272,3 +277,66 @@ def _error_document(error: PipecryptError) -> dict[str, object]:
         "hint": error.hint,
         "exit_code": error.exit_code,
     }
+
+
+def json_value(value: Any) -> Any:
+    """Return a Python value as one that JSON can carry."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _float_name(value)
+    if isinstance(value, Mapping):
+        return {_member_name(name): json_value(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return _pairs(value) or [json_value(each) for each in value]
+    return _text(value)
+
+
+def text_value(value: Any) -> str | None:
+    """Return a Python value as text, nested ones as JSON; None for a null."""
+    plain = json_value(value)
+    if plain is None or isinstance(plain, str):
+        return plain
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def _pairs(value: list[Any] | tuple[Any, ...]) -> dict[str, Any] | None:
+    """Return a map, which pyarrow gives as a list of pairs, as an object; None if keys would collide or it is none."""
+    if not value or not all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        return None
+    result = {_member_name(name): json_value(each) for name, each in value}
+    return result if len(result) == len(value) else None
+
+
+def _member_name(name: Any) -> str:
+    return name if isinstance(name, str) else str(text_value(name))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    if isinstance(value, datetime.timedelta):
+        return _duration(value)
+    isoformat = getattr(value, "isoformat", None)
+    return str(isoformat()) if isoformat is not None else str(value)
+
+
+def _float_name(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _duration(value: datetime.timedelta) -> str:
+    """Return a duration as ISO 8601 in days and seconds, such as `P1DT0.5S` or `-PT3S`."""
+    sign, size = ("-", -value) if value < datetime.timedelta(0) else ("", value)
+    seconds = f"{size.seconds + size.microseconds / 1_000_000:.6f}".rstrip("0").rstrip(".")
+    days = f"{size.days}D" if size.days else ""
+    return f"{sign}P{days}T{seconds}S"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and what is counted: `1 file`, `2 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

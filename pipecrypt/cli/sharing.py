@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, credentials
+from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, Trust, credentials
 from pipecrypt.cli.render import show
-from pipecrypt.cli.trust_options import Trust
 
 if TYPE_CHECKING:
-    from pipecrypt.pipeline.calls.deep_rotation import DeepSummary
-    from pipecrypt.pipeline.calls.sharing import GrantSummary, RevokeSummary
+    from pipecrypt.runs.deep_rotation import DeepSummary
+    from pipecrypt.runs.sharing import GrantSummary, RevokeSummary
 
 __all__ = ["grant", "revoke", "rotate"]
 
@@ -37,7 +36,7 @@ def grant(
     log_format: LogFormatOption = None,
 ) -> None:
     """Let one more master key open a dataset, without touching its files."""
-    from pipecrypt.pipeline.calls.sharing import grant as grant_keys
+    from pipecrypt.runs.sharing import grant as grant_keys
 
     summary = grant_keys(dataset, to, key, trust=trust or None, dataset_ids=dataset_id or (), credentials=credentials())
     show(summary, lambda: _grant_lines(summary))
@@ -53,7 +52,7 @@ def revoke(
     log_format: LogFormatOption = None,
 ) -> None:
     """Remove the grants of a master key; says what that does not undo."""
-    from pipecrypt.pipeline.calls.sharing import revoke as revoke_grants
+    from pipecrypt.runs.sharing import revoke as revoke_grants
 
     summary = revoke_grants(dataset, key, credentials=credentials())
     show(summary, lambda: _revoke_lines(summary))
@@ -85,7 +84,7 @@ def rotate(
     log_format: LogFormatOption = None,
 ) -> None:
     """Let a new master key open all that an old one opens, by grants or new footers."""
-    from pipecrypt.pipeline.calls.sharing import rotate as rotate_keys
+    from pipecrypt.runs.sharing import rotate as rotate_keys
 
     summary = rotate_keys(
         dataset,

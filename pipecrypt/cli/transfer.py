@@ -1,65 +1,142 @@
-"""The commands that write data: run, encrypt, decrypt. What they do is left to config and pipeline."""
+"""The commands encrypt and decrypt, and the options of encrypt."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipecrypt.cli.encrypt_options import (
-    Also,
-    BatchRows,
-    Chunks,
-    ClearMetadata,
-    Columns,
-    Compression,
-    DataKeys,
-    Delimiter,
-    Encoding,
-    FileFormat,
-    Footer,
-    FooterKey,
-    Key,
-    MaxFileBytes,
-    NoBindPath,
-    OnBadRows,
-    Sign,
-    SignDigest,
-    Types,
-    Uniform,
-    UnlistedColumns,
-    ValidFor,
-)
 from pipecrypt.cli.options import (
     AcceptFuture,
+    DatasetID,
     JSONFlag,
     KeyReferences,
     LogFormatOption,
     LogLevelOption,
+    MinVersion,
     Overwrite,
     Prefix,
+    Threshold,
+    Trust,
+    Verify,
     Workers,
     credentials,
     parse_aad_prefix,
+    read_checks,
     split_names,
 )
-from pipecrypt.cli.planning import show_plan
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside
-from pipecrypt.cli.summaries import run_lines
-from pipecrypt.cli.trust_options import DatasetID, MinVersion, Threshold, Trust, Verify, read_checks
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
-from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope
-from pipecrypt.sources.options import BadRows
+from pipecrypt.formats.options import BadRows, Codec, SourceFormat
+from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.pipeline.request.request import DecryptRequest, EncryptRequest
-    from pipecrypt.pipeline.request.run_options import RunOptions
+    from pipecrypt.runs.spec.options import RunOptions
+    from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 
-__all__ = ["decrypt", "encrypt", "run"]
+__all__ = [
+    "Also",
+    "BatchRows",
+    "Chunks",
+    "ClearMetadata",
+    "Columns",
+    "Compression",
+    "DataKeys",
+    "Delimiter",
+    "Encoding",
+    "FileFormat",
+    "Footer",
+    "FooterKey",
+    "Key",
+    "MaxFileBytes",
+    "NoBindPath",
+    "OnBadRows",
+    "Sign",
+    "SignDigest",
+    "Types",
+    "Uniform",
+    "UnlistedColumns",
+    "ValidFor",
+    "decrypt",
+    "encrypt",
+]
+
+# A tab is hard to give in a shell.
+_DELIMITER_WORDS = {"tab": "\t", "\\t": "\t"}
+
+
+Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B.C",
+        help="Names, nested paths, roots or globs; '\"a, b\"' is one name; may be repeated; default: all columns.",
+    ),
+]
+UnlistedColumns = Annotated[
+    Unlisted | None,
+    typer.Option(
+        "--unlisted", help="Columns that are not listed: plaintext, under --key, or an error; default: as files before."
+    ),
+]
+ClearMetadata = Annotated[
+    ClearNotes,
+    typer.Option(
+        "--clear-metadata",
+        help="Bounds, defaults, labels that a plaintext footer tells of encrypted columns.",
+    ),
+]
+Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
+DataKeys = Annotated[
+    KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
+]
+FooterKey = Annotated[str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")]
+Uniform = Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")]
+NoBindPath = Annotated[bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")]
+Chunks = Annotated[
+    bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
+]
+FileFormat = Annotated[
+    SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: what each file's first rows tell.")
+]
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", metavar="COLUMN=TYPE", help="Type of a CSV or JSON column, as id=string; may be given several times."
+    ),
+]
+OnBadRows = Annotated[
+    BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
+]
+BatchRows = Annotated[int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")]
+Compression = Annotated[
+    Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
+]
+MaxFileBytes = Annotated[
+    int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
+]
+Sign = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEYREF", help="Signing key; may be given several times. What is written is then signed."),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEYREF", help="Further key or recipient that shall open it; may be given several times."),
+]
+SignDigest = Annotated[DigestAlgorithm, typer.Option("--digest", help="Of files that are signed.")]
+ValidFor = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Until readers refuse the signature, such as 30d or 12h.")
+]
+
 
 _Source = Annotated[
     str, typer.Argument(metavar="SRC", help="File, directory or glob; a path, an fsspec URL, or - for standard input.")
@@ -68,50 +145,6 @@ _Sink = Annotated[
     str,
     typer.Argument(metavar="DST", help="Directory, or a file name where SRC is one file, or - for standard output."),
 ]
-
-
-# A tab is hard to give in a shell.
-_DELIMITER_WORDS = {"tab": "\t", "\\t": "\t"}
-
-
-def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML configuration.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that was not finished, if any.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Encrypt all sources again, also those that were done before.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, as plan does.")] = False,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Do the tasks of this saved plan, and no others.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
-    accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
-) -> int:
-    """Encrypt what a configuration names."""
-    from pipecrypt.cli.progress import show_progress
-    from pipecrypt.config.run import run_config
-
-    if dry_run:
-        if plan is not None:
-            raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
-        return show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
-    opens = credentials()  # asks whether there is a terminal, which a bar hides
-    with show_progress() as on_event:
-        summary = run_config(
-            config,
-            overwrite=overwrite,
-            resume=resume,
-            workers=workers,
-            credentials=opens,
-            on_event=on_event,
-            plan=plan,
-            accept_future_statement=accept_future,
-        )
-    show(summary, lambda: run_lines(summary))
-    return 0
 
 
 def encrypt(
@@ -147,10 +180,10 @@ def encrypt(
     log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
-    from pipecrypt.pipeline.request.policy import Mode, Policy
-    from pipecrypt.pipeline.request.reading import Reading
-    from pipecrypt.pipeline.request.request import EncryptRequest
-    from pipecrypt.storage.location import Location
+    from pipecrypt.runs.spec.options import Reading
+    from pipecrypt.runs.spec.policy import Mode, Policy
+    from pipecrypt.runs.spec.spec import EncryptSpec
+    from pipecrypt.store.location import Location
 
     policy = Policy(
         dict.fromkeys(split_names(columns or []), key),
@@ -170,7 +203,7 @@ def encrypt(
     )
     # In chunks every file is taken for bytes, so whatever format is given says nothing.
     given = None if file_format is None or chunks else file_format.value
-    request = EncryptRequest(
+    request = EncryptSpec(
         source=Location(source),
         sink=Location(sink),
         policy=policy,
@@ -184,7 +217,7 @@ def encrypt(
 
 
 def _run_options(*, accepts_future: bool) -> RunOptions:
-    from pipecrypt.pipeline.request.run_options import RunOptions
+    from pipecrypt.runs.spec.options import RunOptions
 
     return RunOptions(accepts_future_statement=accepts_future)
 
@@ -213,7 +246,7 @@ def _types(values: list[str]) -> dict[str, str]:
 
 def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:
     """Return what a policy takes about signatures."""
-    from pipecrypt.pipeline.request.sign_options import parse_validity
+    from pipecrypt.runs.spec.policy import parse_validity
 
     validity = None if valid_for is None else parse_validity(valid_for)
     return {"sign": sign or None, "digest": digest.value, "valid_for": validity}
@@ -237,11 +270,11 @@ def decrypt(
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.requirements import UNCHECKED
-    from pipecrypt.pipeline.request.request import DecryptRequest
-    from pipecrypt.storage.location import Location
+    from pipecrypt.runs.spec.spec import DecryptSpec
+    from pipecrypt.store.location import Location
 
     opens = credentials()
-    request = DecryptRequest(
+    request = DecryptSpec(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
@@ -257,9 +290,9 @@ def decrypt(
         note(UNCHECKED)
 
 
-def _carry_out(request: EncryptRequest | DecryptRequest, opens: Credentials) -> None:
-    from pipecrypt.cli.progress import show_progress
-    from pipecrypt.pipeline.run.run import run as run_request
+def _carry_out(request: EncryptSpec | DecryptSpec, opens: Credentials) -> None:
+    from pipecrypt.cli.progress import run_lines, show_progress
+    from pipecrypt.runs.run import run as run_request
 
     # Nothing may be added to data, no error either.
     OUTPUT.is_taken = request.sink.is_standard_stream

@@ -6,6 +6,9 @@ only plain YAML is taken: mappings with text keys, lists, text, numbers, boolean
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
@@ -14,14 +17,84 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from pipecrypt.config.problem import Position, Problem, config_error
+from pipecrypt.errors import ConfigError
 
-__all__ = ["MAX_CONFIG_BYTES", "Document", "Value", "ValuePath", "parse_document"]
+__all__ = [
+    "MAX_CONFIG_BYTES",
+    "Document",
+    "Position",
+    "Problem",
+    "Value",
+    "ValuePath",
+    "config_error",
+    "interpolate_document",
+    "nearest_name",
+    "parse_document",
+]
 
+_MAX_SHOWN = 10
 MAX_CONFIG_BYTES = 256 * 1024
 _MAX_DEPTH = 32
 _MAX_VALUES = 20_000
 _TAG = "tag:yaml.org,2002:"
+_DOLLAR = re.compile(
+    r"\$(?:(?P<escaped>\$)"
+    r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}"
+    r"|(?P<malformed>\{[^}]*\}?)"
+    r"|(?P<bare>[A-Za-z_][A-Za-z0-9_]*))"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a file, both numbers counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        position: where.
+        text: what, lower case, no full stop; never a value that may be a secret.
+        hint: what to write instead, or None.
+    """
+
+    position: Position
+    text: str
+    hint: str | None = None
+
+
+def config_error(name: str, problems: Iterable[Problem]) -> ConfigError:
+    """Return one error for all problems of the file `name`, in the order of the file.
+
+    A single problem has its hint on the hint line; several carry theirs in brackets.
+    """
+    ordered = sorted(problems, key=lambda problem: problem.position)
+    if len(ordered) == 1:
+        return ConfigError(_place(name, ordered[0]), hint=ordered[0].hint)
+    lines = [_place(name, each) + (f" ({each.hint})" if each.hint else "") for each in ordered[:_MAX_SHOWN]]
+    if len(ordered) > _MAX_SHOWN:
+        lines.append(f"and {len(ordered) - _MAX_SHOWN} more")
+    return ConfigError("\n".join(lines), problems=tuple(lines))
+
+
+def nearest_name(name: str, valid: Iterable[str], taken: Collection[str | int] = ()) -> str:
+    """Return a hint: the valid name that is nearest to `name` and not taken yet, or else all valid names."""
+    names = list(valid)
+    near = difflib.get_close_matches(name.lower(), [each for each in names if each not in taken], n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"valid here: {', '.join(names)}" if names else "nothing can stand here"
+
+
+def _place(name: str, problem: Problem) -> str:
+    return f"{name}:{problem.position.line}:{problem.position.column}: {problem.text}"
+
+
 _START = Position(1, 1)
 
 Value: TypeAlias = "dict[str, Value] | list[Value] | str | int | float | bool | None"
@@ -181,3 +254,52 @@ class _Reading:
 
 def _float(text: str) -> float:
     return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def interpolate_document(document: Document, environ: Mapping[str, str]) -> Document:
+    """Return the document with every variable replaced; keys of mappings stay as they are.
+
+    Raises:
+        ConfigError: a variable is not set and has no default, or its spelling is wrong; all of them are named.
+    """
+    problems: list[Problem] = []
+
+    def walk(value: Value, path: ValuePath) -> Value:
+        if isinstance(value, dict):
+            return {key: walk(child, (*path, key)) for key, child in value.items()}
+        if isinstance(value, list):
+            return [walk(child, (*path, index)) for index, child in enumerate(value)]
+        if isinstance(value, str) and "$" in value:
+            return _DOLLAR.sub(lambda match: replace(match, path), value)
+        return value
+
+    def replace(match: re.Match[str], path: ValuePath) -> str:
+        text, said = _replacement(match, environ)
+        if said is not None:
+            problems.append(Problem(document.value_position(path), *said))
+        return text
+
+    root = {key: walk(child, (key,)) for key, child in document.root.items()}
+    if problems:
+        raise config_error(document.name, problems)
+    return Document(document.name, root, document.values, document.names)
+
+
+def _replacement(match: re.Match[str], environ: Mapping[str, str]) -> tuple[str, tuple[str, str] | None]:
+    if match["escaped"]:
+        return "$", None
+    if match["malformed"] is not None:
+        return "", (
+            f"${match['malformed']} is not a variable",
+            "write ${VAR} or ${VAR:-default}, or $$ for a dollar sign",
+        )
+    if match["bare"] is not None:
+        name = match["bare"]
+        return "", (f"${name} is not replaced", f"write ${{{name}}}, or $${name} for a dollar sign")
+    name, default = match["name"], match["default"]
+    found = environ.get(name)
+    if default is not None:
+        return found or default, None
+    if found is None:
+        return "", (f"the environment variable {name} is not set", f"set it, or write ${{{name}:-default}}")
+    return found, None

@@ -15,8 +15,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipecrypt.config.document import MAX_CONFIG_BYTES, Document, Value, ValuePath, parse_document
-from pipecrypt.config.interpolate import interpolate_document
+from pipecrypt.config.document import (
+    MAX_CONFIG_BYTES,
+    Document,
+    Problem,
+    Value,
+    ValuePath,
+    config_error,
+    interpolate_document,
+    nearest_name,
+    parse_document,
+)
 from pipecrypt.config.model import (
     ColumnsModel,
     ConfigModel,
@@ -26,7 +35,6 @@ from pipecrypt.config.model import (
     SinkModel,
     SourceModel,
 )
-from pipecrypt.config.problem import Problem, config_error, nearest_name
 from pipecrypt.errors import ConfigError, KeyReferenceError, UsageError
 from pipecrypt.keys.reference import anchored_reference
 from pipecrypt.keys.service import check_key_reference

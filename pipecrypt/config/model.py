@@ -1,6 +1,7 @@
-"""The shape of a configuration, as pydantic models. Reading YAML is left to load, acting on it to build.
+"""The shape of a configuration, as pydantic models, and the JSON Schema of it that editors read.
 
-The docstrings and descriptions here are what `pipecrypt config schema` prints.
+The docstrings and descriptions of the models are what `pipecrypt config schema` prints. An editor sees a file before
+variables are replaced, so where a number, a boolean or a choice is due, the schema allows `${...}` too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipecrypt.pipeline.request.run_options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
-from pipecrypt.pipeline.request.sign_options import parse_validity
+from pipecrypt.runs.spec.options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
+from pipecrypt.runs.spec.policy import parse_validity
 
 __all__ = [
     "CSVModel",
@@ -22,9 +23,14 @@ __all__ = [
     "SignModel",
     "SinkModel",
     "SourceModel",
+    "config_schema",
 ]
 
 MAX_WORKERS = 256
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
+_NULL = {"type": "null"}  # pydantic adds it to what may be left out; loading refuses what is empty
+_KEPT = ("title", "description", "default")
 
 
 def _listed(value: object) -> object:
@@ -209,3 +215,20 @@ class ConfigModel(_Model):
         description="a name under `keys`, a key reference, or a list of them; a mapping says more; default: unsigned",
     )
     run: RunModel = RunModel()
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that every valid configuration meets."""
+    schema = _with_variables(ConfigModel.model_json_schema(mode="validation"))
+    return {"$schema": _DIALECT, **schema}
+
+
+def _with_variables(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_variables(child) for child in node if child != _NULL]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in {"integer", "number", "boolean"} or "enum" in node or "const" in node:
+        rest = {name: value for name, value in node.items() if name not in _KEPT}
+        return {name: node[name] for name in _KEPT if name in node} | {"anyOf": [rest, _VARIABLE]}
+    return {name: _with_variables(child) for name, child in node.items()}

@@ -17,8 +17,8 @@ from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, Remembered
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError, StorageAccessError, UsageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import SmallFiles, directories_above, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import SmallFiles, directories_above, locate
 
 __all__ = [
     "ACCEPT_ANEW",

@@ -12,13 +12,12 @@ from typing import Final
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, RESERVED_DIRECTORY, is_reserved
 from pipecrypt.errors import ConflictError
-from pipecrypt.storage.inventory import pin, refuse_links, take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import all_parquet_and_hidden
-from pipecrypt.storage.publication import is_temporary
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.tail import has_undo
+from pipecrypt.store.inventory import pin, refuse_links, take_inventory
+from pipecrypt.store.listing import SourceFile, all_parquet_and_hidden
+from pipecrypt.store.location import Location
+from pipecrypt.store.publication import is_temporary
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.undo import has_undo
 
 __all__ = [
     "CHUNKS_SUFFIX",

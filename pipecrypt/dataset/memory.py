@@ -6,7 +6,7 @@ holds what `Remembered` holds, and the place in clear::
     {"place": "s3://bucket/orders", "dataset": <32 hex>, "version": 7, "statement_sha256": <64 hex>,
      "accepted": when it was last found there, "2026-01-31T12:00:00Z"; absent in older records}
 
-Several readers change a record one after the other, and never to an older version; see state_records.
+Several readers change a record one after the other, and never to an older version; see vocabulary/state.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from pipecrypt.clock import parse_utc, utc_now, utc_text
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, Remembered
-from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
-from pipecrypt.state_directory import STATE_VARIABLE, state_directory
-from pipecrypt.state_records import StateRecords
+from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.state import STATE_VARIABLE, StateRecords, state_directory
 
 __all__ = ["STATE_VARIABLE", "VersionMemory"]
 

@@ -12,8 +12,8 @@ from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.trust import TRUST_HINT, Trust, VerifyMode
 from pipecrypt.errors import IntegrityError, UncheckedWarning, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.trust import Trust as TrustedKeys
-from pipecrypt.said_once import mark_said, was_said
+from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.vocabulary.once import mark_given, was_given
 
 __all__ = ["NO_CHECKS", "UNCHECKED", "Checks", "Requirements", "checks_of", "requirements_of", "warn_unchecked"]
 
@@ -110,8 +110,8 @@ def requirements_of(trust: Trust, memory: VersionMemory | None, credentials: Cre
 
 def warn_unchecked() -> None:
     """Warn once per process that encrypted data is used and nobody asked who signed it."""
-    if was_said(UNCHECKED):
+    if was_given(UNCHECKED):
         return
     # Remembered behind the warning: where warnings are errors, every read fails, not only the first.
     warnings.warn(f"{UNCHECKED}: {_UNCHECKED_HINT}", UncheckedWarning, stacklevel=3)
-    mark_said([UNCHECKED])
+    mark_given([UNCHECKED])

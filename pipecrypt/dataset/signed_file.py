@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.checked_source import CheckedSource, computable, ignore_bytes
 from pipecrypt.dataset.statement.file_list import FileEntry
@@ -41,12 +40,13 @@ from pipecrypt.parquet.footer import (
 )
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
 from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.opened import OpenedCheck, Protection
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context
 
 __all__ = [
     "MAX_OTHER_FOOTER_BYTES",

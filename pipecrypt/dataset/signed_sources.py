@@ -41,12 +41,11 @@ from pipecrypt.errors import (
 from pipecrypt.parquet.footer import read_footer_bytes
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.protocols import RangeSource, ReadsInto
-from pipecrypt.storage.inventory import Kind, look_at
-from pipecrypt.storage.listing import SourceFile, find_file, list_sources, split_glob
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import ALL_PARQUET, Pattern, has_glob
-from pipecrypt.storage.small_files import locate
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.inventory import Kind, look_at
+from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, find_file, has_glob, list_sources, split_glob
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
+from pipecrypt.store.source import open_range_source
 
 __all__ = [
     "SignedRanges",

@@ -12,13 +12,12 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.errors import ContentError, DamagedKeystoreError, IntegrityError, KeyNotFoundError
 from pipecrypt.parquet.chunks import Chunk, locate_pages
 from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
-from pipecrypt.parquet.modules import LENGTH_BYTES, ModuleType, open_module
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.structure import check_opened_structure
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, as_before, undo_place
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import Undo, as_before, undo_place
 
 __all__ = [
     "check_signed_undo",

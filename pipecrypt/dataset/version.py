@@ -44,10 +44,10 @@ from pipecrypt.dataset.statement.manifest import (
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import Revision, read_revision
-from pipecrypt.storage.sink import is_directory
-from pipecrypt.storage.small_files import SmallFiles, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import Revision, read_revision
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import SmallFiles, locate
 
 __all__ = [
     "ClaimedVersion",

@@ -24,10 +24,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
-from pipecrypt.documents import decode_base64
 from pipecrypt.errors import PassphraseError, UsageError
-from pipecrypt.said_once import warn_once
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.documents import decode_base64
+from pipecrypt.vocabulary.once import warn_once
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
     "KEY_FILE_VARIABLE",

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from pipecrypt.crypto.recipient import encode_pem
-from pipecrypt.crypto.signature import key_id
+from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import load_key_service
@@ -60,6 +60,6 @@ def export_public_half(text: str, credentials: Credentials, *, prove: bool = Fal
                 _logger.warning("nothing proves the public key of %s: %s; add --verify", text, recipient.doubt)
             return PublicHalf(encode_pem(recipient.key), recipient_id(recipient.key), recipient.doubt is None)
         found = export_version_key(text, credentials, prove=prove)
-        return PublicHalf(found.version.text, key_id(found.version.key.pem), found.doubt is None)
+        return PublicHalf(found.version.text, PublicKey(found.version.key.pem).key_id, found.doubt is None)
     finally:
         credentials.forget()

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.clock import parse_utc
 from pipecrypt.crypto.recipient import RecipientAlgorithm
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import FormatError, PolicyError
 from pipecrypt.keys.material import MAX_KEY_METADATA_BYTES, MAX_MASTER_KEY_ID_CHARACTERS, dataset_of_kek_text
+from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["MAX_GRANTS_BYTES", "Grant", "Grants", "check_strengths", "encode_grants", "parse_grants"]
 

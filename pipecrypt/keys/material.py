@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.crypto.commitment import COMMITMENT_BYTES
-from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
+from pipecrypt.crypto.mac import COMMITMENT_BYTES
 from pipecrypt.errors import FormatError, UnsupportedError
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 
 __all__ = [
     "KEK_ID_BYTES",

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.clock import parse_utc, utc_text
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
+from pipecrypt.vocabulary.clock import parse_utc, utc_text
 
 __all__ = [
     "MAX_PUBLIC_KEY_BYTES",

@@ -90,12 +90,14 @@ class KeyReference:
             self.option(name)
 
 
-def parse_key_reference(text: str) -> KeyReference:
-    """Parse a key reference.
+def parse_key_reference(text: str | KeyReference) -> KeyReference:
+    """Parse a key reference; one that is parsed already is returned as it is.
 
     Raises:
         KeyReferenceError: it is none. That the scheme exists is checked by `service.check_key_reference`.
     """
+    if isinstance(text, KeyReference):
+        return text
     match = _REFERENCE.fullmatch(text) if len(text) <= _MAX_CHARACTERS and text.isprintable() else None
     if match is None:
         raise KeyReferenceError(f"this is not a key reference: {text[:200]!a}")

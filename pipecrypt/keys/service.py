@@ -15,12 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
-from pipecrypt.context import Context
 from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.said_once import warn_once
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.once import warn_once
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "EarlierVersions",
@@ -216,12 +216,12 @@ KeyServices: TypeAlias = Mapping[str, KeyService]
 
 
 def open_key_reference(
-    text: str, credentials: Credentials, *, services: KeyServices | None = None
+    reference: str | KeyReference, credentials: Credentials, *, services: KeyServices | None = None
 ) -> MasterKey | ExplicitKeys:
     """Open the key that a reference names.
 
     Args:
-        text: the key reference.
+        reference: the key reference, as text or parsed.
         credentials: what opens the key service.
         services: key services by scheme that are asked before the built-in ones; for tests and embedders.
 
@@ -230,7 +230,7 @@ def open_key_reference(
         UsageError: keys of the scheme only sign.
         AccessError: the key is missing, or the credentials do not open it.
     """
-    reference = parse_key_reference(text)
+    reference = parse_key_reference(reference)
     service = (services or {}).get(reference.scheme) or load_key_service(reference)
     if not isinstance(service, KeyService):
         raise UsageError(

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature
 from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.service import Wipeable, load_key_service
-from pipecrypt.said_once import warn_once
+from pipecrypt.vocabulary.once import warn_once
 
 __all__ = [
     "EarlierPublicKeys",

@@ -16,17 +16,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.clock import utc_text
-from pipecrypt.crypto.signature import PublicKey
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PublicKey, Signature
 from pipecrypt.errors import IntegrityError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, read_public_file
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
 from pipecrypt.keys.signers import SigningServices, read_version_keys
+from pipecrypt.vocabulary.clock import utc_text
 
-__all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "Trust"]
+__all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "TrustedKeys"]
 
 # At worst each signature is tried with each key: some seconds, of which a stranger who writes signatures decides.
 MAX_SIGNATURES: Final = 64
@@ -56,7 +55,7 @@ class Approval:
     retired: tuple[str, ...] = ()
 
 
-class Trust:
+class TrustedKeys:
     """Parties that the reader trusts, and how many of them must have signed. Can be sent to worker processes.
 
     Args:
@@ -125,7 +124,7 @@ class Trust:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The parties as PEM texts: `Trust.of` trusts the same under them, whatever the credentials."""
+        """The parties as PEM texts: `TrustedKeys.of` trusts the same under them, whatever the credentials."""
         return tuple("".join(self._keys[key_id].text for key_id in party) for party in self._parties)
 
     def verify(
@@ -177,7 +176,7 @@ class Trust:
 
     def __eq__(self, other: object) -> bool:
         """Compare parties and threshold."""
-        return isinstance(other, Trust) and self._compared() == other._compared()
+        return isinstance(other, TrustedKeys) and self._compared() == other._compared()
 
     def __hash__(self) -> int:
         """Hash parties and threshold."""
@@ -185,7 +184,7 @@ class Trust:
 
     def __repr__(self) -> str:
         """Show how many of how many."""
-        return f"<Trust {self.threshold} of {len(self._parties)}>"
+        return f"<TrustedKeys {self.threshold} of {len(self._parties)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the keys: workers verify too."""
@@ -233,8 +232,8 @@ class Trust:
         return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")
 
 
-def _rebuild(parties: tuple[tuple[VersionKey, ...], ...], threshold: int) -> Trust:
-    return Trust(parties, threshold=threshold)
+def _rebuild(parties: tuple[tuple[VersionKey, ...], ...], threshold: int) -> TrustedKeys:
+    return TrustedKeys(parties, threshold=threshold)
 
 
 def _each_once(parties: Iterable[Iterable[VersionKey]]) -> dict[str, VersionKey]:

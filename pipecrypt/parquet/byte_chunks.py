@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.errors import LimitError, PolicyError
 from pipecrypt.parquet.body import ignore_bytes
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, ChunkCompression, ChunkEntry, FileInfo, encode_entry
@@ -28,6 +27,7 @@ from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, ByteStream, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["check_chunk_policy", "encrypt_byte_stream", "encrypt_bytes_file"]
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from pipecrypt.errors import FormatError, UsageError
 from pipecrypt.parquet.byte_layout import ByteLayout, is_chunk_size
-from pipecrypt.parquet.names import FileMetaData, KeyValue
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = ["CHUNKS_KEY", "ChunkCompression", "ChunkEntry", "FileInfo", "encode_entry", "find_entry", "is_reserved"]
 

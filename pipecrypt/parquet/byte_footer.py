@@ -9,7 +9,7 @@ from typing import Final
 
 from pipecrypt.parquet.byte_entry import ChunkCompression
 from pipecrypt.parquet.footer import encode_plain_footer
-from pipecrypt.parquet.names import (
+from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
     FileMetaData,
@@ -18,7 +18,7 @@ from pipecrypt.parquet.names import (
     RowGroup,
     SchemaElement,
 )
-from pipecrypt.parquet.thrift import Struct, Value, WireType, encode_in_place, encode_struct
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
 
 __all__ = ["CHUNK_COLUMN", "CODECS", "RowGroupPlace", "plain_footer", "plain_offset_index"]
 

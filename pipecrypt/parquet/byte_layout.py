@@ -20,9 +20,8 @@ from typing import Final
 
 from pipecrypt.errors import LimitError, UsageError
 from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.limits import MAX_ORDINALS
-from pipecrypt.parquet.modules import MODULE_OVERHEAD_BYTES
-from pipecrypt.parquet.thrift import encode_zigzag
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
+from pipecrypt.parquet.wire.thrift import encode_zigzag
 
 __all__ = [
     "DEFAULT_CHUNK_BYTES",

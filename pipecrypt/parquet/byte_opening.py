@@ -23,13 +23,13 @@ from pipecrypt.parquet.byte_layout import (
 from pipecrypt.parquet.chunks import Chunk, locate_pages, row_count
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
-from pipecrypt.parquet.names import OFFSET_INDEX, ColumnChunk, FileMetaData, OffsetIndex, PageLocation, RowGroup
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import PageCodec, RangeSource
 from pipecrypt.parquet.report import RestoredFile
-from pipecrypt.parquet.thrift_read import read_struct
+from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, FileMetaData, OffsetIndex, PageLocation, RowGroup
+from pipecrypt.parquet.wire.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
+from pipecrypt.parquet.wire.thrift_read import read_struct
 
 __all__ = ["ChunkRowGroup", "OpenedChunks", "opened_chunks"]
 

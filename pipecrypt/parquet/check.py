@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pipecrypt.parquet.columns import choose_keys, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.sealed_notes import check_notes
+from pipecrypt.parquet.wire.fields import FileMetaData
 
 __all__ = ["check_policy"]
 

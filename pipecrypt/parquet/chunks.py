@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
-from pipecrypt.parquet.names import (
+from pipecrypt.parquet.wire.fields import (
     COLUMN_META_DATA,
     ROW_GROUP,
     ROW_GROUP_INDEXES,
@@ -21,8 +21,8 @@ from pipecrypt.parquet.names import (
     FileMetaData,
     RowGroup,
 )
-from pipecrypt.parquet.thrift import Struct, WireType, encode_in_place, encoded_bytes
-from pipecrypt.parquet.thrift_read import COST_FACTOR, Allowance, open_encoded
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, encoded_bytes
+from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, Allowance, open_encoded
 
 __all__ = ["MAX_CHUNKS", "Chunk", "PagePlace", "RowGroups", "locate_pages", "row_count"]
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.parquet.columns import LeafColumn
-from pipecrypt.parquet.names import FileMetaData, SchemaElement
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import FileMetaData, SchemaElement
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = ["check_clear_fields", "check_clear_footer"]
 

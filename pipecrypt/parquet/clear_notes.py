@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from pipecrypt.documents import DocumentError, load_json
 from pipecrypt.parquet.arrow_schema import ARROW_SCHEMA_KEY, strip_arrow_schema
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY
 from pipecrypt.parquet.integrity import INTEGRITY_KEY
 from pipecrypt.parquet.originals import LAYOUT_KEY
+from pipecrypt.vocabulary.documents import DocumentError, load_json
 
 __all__ = ["strip_note"]
 

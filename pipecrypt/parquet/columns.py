@@ -10,15 +10,15 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from pipecrypt.errors import ColumnNotFoundError, FormatError, LimitError, PolicyError, UnlistedColumnError
-from pipecrypt.parquet.names import SchemaElement
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import SchemaElement
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = ["LeafColumn", "choose_keys", "leaf_columns", "match_columns", "physical_type_code"]
 
 _MAX_SCHEMA_DEPTH = 256
 # Each leaf names all that it lies in, so a deep and broad schema takes far more memory than its bytes.
-MAX_LEAVES: Final = 32_767  # what an encrypted file can number
 _MAX_NAMES: Final = 1_000_000
 _MAX_NAME_CHARACTERS: Final = 8 << 20
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -70,8 +70,8 @@ def leaf_columns(schema: Sequence[Struct], what: str) -> tuple[LeafColumn, ...]:
         else:
             names += len(path)
             characters += sum(map(len, path))
-            if len(leaves) == MAX_LEAVES or names > _MAX_NAMES or characters > _MAX_NAME_CHARACTERS:
-                raise LimitError(f"{what} has more than {MAX_LEAVES} columns, or too many names on the way to them")
+            if len(leaves) == MAX_ORDINALS or names > _MAX_NAMES or characters > _MAX_NAME_CHARACTERS:
+                raise LimitError(f"{what} has more than {MAX_ORDINALS} columns, or too many names on the way to them")
             leaves.append(LeafColumn(path, _type_name(element, what)))
     if any(remaining for remaining, _ in paths):
         raise FormatError(f"{what} has a malformed schema")

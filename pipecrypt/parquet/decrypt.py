@@ -36,14 +36,14 @@ from pipecrypt.parquet.layout import (
     order_segments,
     read_windows,
 )
-from pipecrypt.parquet.modules import ModuleType, open_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.opened import OpenedCheck, OpenedFile, is_sealed
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageOpener
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec, RangeSource
 from pipecrypt.parquet.relocate import restore_chunk, restore_row_group
 from pipecrypt.parquet.report import FileReport, RestoredFile
-from pipecrypt.parquet.thrift import WireType
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData
+from pipecrypt.parquet.wire.modules import ModuleType, open_module
+from pipecrypt.parquet.wire.thrift import WireType
 
 __all__ = ["decrypt_file"]
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import PipecryptError
@@ -44,8 +43,6 @@ from pipecrypt.parquet.layout import (
     read_windows,
 )
 from pipecrypt.parquet.limits import check_counts, check_invocations, check_page_count, most_modules
-from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import Originals, push_originals
 from pipecrypt.parquet.page_headers import PageScan
 from pipecrypt.parquet.pages import PageAADs, PageBounds, PageSealer, sealed_bound
@@ -55,8 +52,11 @@ from pipecrypt.parquet.relocate import relocate_chunk, relocate_row_group
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.sealed_metadata import MetadataSealer
 from pipecrypt.parquet.sealed_notes import check_notes, seal_notes
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
+from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.parquet.writing_keys import WritingKeys
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["FileEncryption", "encrypt_file"]
 

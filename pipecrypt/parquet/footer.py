@@ -19,15 +19,9 @@ from typing import Final, TypeAlias
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import AlreadyEncryptedError, FormatError, LimitError, NotEncryptedError, UnsupportedError
-from pipecrypt.parquet.modules import (
-    FOOTER_SIGNATURE_BYTES,
-    FileAAD,
-    check_footer_signature,
-    open_module,
-    seal_pieces,
-    sign_pieces,
-)
-from pipecrypt.parquet.names import (
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.wire.fields import (
     FILE_CRYPTO_META_DATA,
     FILE_META_DATA,
     ROW_GROUP,
@@ -36,10 +30,16 @@ from pipecrypt.parquet.names import (
     FileCryptoMetaData,
     FileMetaData,
 )
-from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
-from pipecrypt.parquet.thrift_read import read_struct
+from pipecrypt.parquet.wire.modules import (
+    FOOTER_SIGNATURE_BYTES,
+    FileAAD,
+    check_footer_signature,
+    open_module,
+    seal_pieces,
+    sign_pieces,
+)
+from pipecrypt.parquet.wire.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
+from pipecrypt.parquet.wire.thrift_read import read_struct
 
 __all__ = [
     "MAGIC_BYTES",

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipecrypt.context import Context
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import StoredFooter
 from pipecrypt.parquet.key_names import KeyNames, read_key_names
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.wire.thrift import Struct
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["FooterColumn", "FooterEncryption", "observe_encryption"]
 

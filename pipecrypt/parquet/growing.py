@@ -8,10 +8,10 @@ from pipecrypt.errors import FormatError
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.integrity import INTEGRITY_KEY
-from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.originals import Originals
 from pipecrypt.parquet.sealed_notes import NOTES_KEY
-from pipecrypt.parquet.thrift import Struct, Value, WireType, encode_in_place, encode_struct
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
 
 __all__ = ["GrowingFooter"]
 

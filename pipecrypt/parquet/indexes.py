@@ -16,7 +16,14 @@ from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.layout import MAX_INDEX_BYTES, ChunkMove
-from pipecrypt.parquet.modules import (
+from pipecrypt.parquet.wire.fields import (
+    BLOOM_FILTER_HEADER,
+    OFFSET_INDEX,
+    BloomFilterHeader,
+    OffsetIndex,
+    PageLocation,
+)
+from pipecrypt.parquet.wire.modules import (
     LENGTH_BYTES,
     MODULE_OVERHEAD_BYTES,
     FileAAD,
@@ -25,15 +32,8 @@ from pipecrypt.parquet.modules import (
     open_module,
     seal_module,
 )
-from pipecrypt.parquet.names import (
-    BLOOM_FILTER_HEADER,
-    OFFSET_INDEX,
-    BloomFilterHeader,
-    OffsetIndex,
-    PageLocation,
-)
-from pipecrypt.parquet.thrift import WireType, encode_struct, encode_zigzag
-from pipecrypt.parquet.thrift_read import Allowance, read_list_start, read_struct
+from pipecrypt.parquet.wire.thrift import WireType, encode_struct, encode_zigzag
+from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",

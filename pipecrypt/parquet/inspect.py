@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, read_stored_footer
 from pipecrypt.parquet.key_names import KeyNames, read_key_names
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.originals import Originals, read_originals
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.readers import FileTraits, ReaderSummary, judge_readers
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.wire.thrift import Struct
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["ColumnSummary", "FileSummary", "KeySummary", "inspect_file"]
 

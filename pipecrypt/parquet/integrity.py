@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester, digest
-from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.parquet.layout import Segment, SegmentKind
-from pipecrypt.parquet.limits import MAX_ORDINALS
-from pipecrypt.parquet.names import FileMetaData, KeyValue
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
+from pipecrypt.parquet.wire.thrift import Struct, WireType
+from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 
 __all__ = ["INTEGRITY_KEY", "ExpectedDigests", "SegmentDigests", "SegmentPlace", "pop_digests"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["KeyNames", "read_key_names"]
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
-from pipecrypt.parquet.modules import FileAAD
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.opened import resolve_prefix
 from pipecrypt.parquet.originals import read_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.wire.modules import FileAAD
+from pipecrypt.parquet.wire.thrift import Struct
+from pipecrypt.vocabulary.context import Context
 
 __all__ = ["KeyUse", "column_key_uses", "footer_key_use", "open_clear_or_sealed"]
 

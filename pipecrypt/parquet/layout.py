@@ -17,10 +17,10 @@ from typing import Final, NamedTuple, TypeAlias
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.chunks import Chunk, RowGroups, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData
 from pipecrypt.parquet.pages import PageBounds
 from pipecrypt.parquet.readahead import WINDOW_BYTES
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData
+from pipecrypt.parquet.wire.thrift import Struct, WireType
 
 __all__ = [
     "MAX_INDEX_BYTES",

@@ -12,14 +12,14 @@ from typing import Final
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.names import ColumnChunk, PageType
-from pipecrypt.parquet.page_headers import MAX_PAGES, read_page_header
+from pipecrypt.parquet.page_headers import read_page_header
 from pipecrypt.parquet.protocols import CheapSeeks, RangeSource
-from pipecrypt.parquet.thrift_read import read_list_start
+from pipecrypt.parquet.wire.fields import ColumnChunk, PageType
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS
+from pipecrypt.parquet.wire.thrift_read import read_list_start
 
-__all__ = ["MAX_ORDINALS", "check_counts", "check_invocations", "check_page_count", "most_modules"]
+__all__ = ["check_counts", "check_invocations", "check_page_count", "most_modules"]
 
-MAX_ORDINALS: Final = 32_767
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
 _MODULES_PER_PAGE: Final = 2
 _OTHER_MODULES: Final = 8  # metadata, indexes, Bloom filter, dictionary page, with room to spare
@@ -58,7 +58,7 @@ def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
 
 
 def _most_pages(chunk: Chunk) -> int:
-    return min(MAX_PAGES, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
+    return min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
 
 
 def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:
@@ -72,10 +72,10 @@ def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:
         LimitError: too many pages in a chunk.
     """
     place = locate_pages(chunk)
-    if place.num_values <= MAX_PAGES or place.declared_bytes // _SMALLEST_PAGE_BYTES <= MAX_PAGES:
+    if place.num_values <= MAX_ORDINALS or place.declared_bytes // _SMALLEST_PAGE_BYTES <= MAX_ORDINALS:
         return
-    if _count_pages(source, chunk, body_end) > MAX_PAGES:
-        raise LimitError(f"{chunk.what} has more than {MAX_PAGES} pages; an encrypted file cannot number them")
+    if _count_pages(source, chunk, body_end) > MAX_ORDINALS:
+        raise LimitError(f"{chunk.what} has more than {MAX_ORDINALS} pages; an encrypted file cannot number them")
 
 
 def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:
@@ -96,7 +96,7 @@ def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:
 def _walk_headers(source: RangeSource, chunk: Chunk, body_end: int) -> int:
     place = locate_pages(chunk)
     count, position, end = 0, place.start, place.start + place.declared_bytes
-    while position < end and count <= MAX_PAGES:
+    while position < end and count <= MAX_ORDINALS:
         kind, page_bytes = _read_header_at(source, position, body_end - position, chunk.what)
         count += kind != PageType.DICTIONARY
         position += page_bytes

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.parquet.columns import LeafColumn, physical_type_code
-from pipecrypt.parquet.names import ColumnMetaData, PageHeader, PageType, SchemaElement
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct, encode_varint
+from pipecrypt.parquet.wire.fields import ColumnMetaData, PageHeader, PageType, SchemaElement
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint
 
 __all__ = ["PAGE_ROWS", "LeafLevels", "column_metadata", "leaf_levels", "make_root_optional", "null_pages"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import AccessError, FormatError, IntegrityError, KeyNotFoundError, UnsupportedError, UsageError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
@@ -19,15 +18,16 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import SealedFooter, open_footer
 from pipecrypt.parquet.integrity import pop_digests
 from pipecrypt.parquet.limits import check_counts
-from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module
-from pipecrypt.parquet.names import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.originals import Originals, pop_originals
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.sealed_notes import restore_notes
-from pipecrypt.parquet.thrift import Struct
-from pipecrypt.parquet.thrift_read import read_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
+from pipecrypt.parquet.wire.thrift import Struct
+from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["OpenedCheck", "OpenedFile", "Protection", "is_sealed", "resolve_prefix"]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.policy import KeyScope
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct, WireType
 
 __all__ = ["LAYOUT_KEY", "ROW_GROUP", "Originals", "pop_originals", "push_originals", "read_originals"]
 

@@ -13,14 +13,13 @@ import re
 from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.modules import MODULE_OVERHEAD_BYTES
-from pipecrypt.parquet.names import PageHeader, PageType
-from pipecrypt.parquet.thrift import WireType, encode_varint, encode_zigzag
-from pipecrypt.parquet.thrift_read import skip_value
+from pipecrypt.parquet.wire.fields import PageHeader, PageType
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
+from pipecrypt.parquet.wire.thrift import WireType, encode_varint, encode_zigzag
+from pipecrypt.parquet.wire.thrift_read import skip_value
 
 __all__ = [
     "MAX_HEADER_BYTES",
-    "MAX_PAGES",
     "Page",
     "PageScan",
     "check_page",
@@ -30,7 +29,6 @@ __all__ = [
     "with_checksum",
 ]
 
-MAX_PAGES: Final = 32_767  # page ordinals are signed 16 bits (Encryption.md 4.4.2)
 # Statistics in a page header can be long. parquet-cpp reads no longer headers either.
 MAX_HEADER_BYTES: Final = 16 << 20
 _MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
@@ -237,8 +235,8 @@ class PageScan:
             return
         self._data_pages += 1
         self._missing_values -= page.values
-        if self._data_pages > MAX_PAGES:
-            raise LimitError(f"{self._what} has more than {MAX_PAGES} pages, which an encrypted file cannot number")
+        if self._data_pages > MAX_ORDINALS:
+            raise LimitError(f"{self._what} has more than {MAX_ORDINALS} pages, which an encrypted file cannot number")
 
 
 def check_page(page: Page, *, is_first: bool, what: str) -> None:

@@ -17,18 +17,7 @@ from typing import Final, NamedTuple
 
 from pipecrypt.crypto.aead import NONCE_BYTES, MessageCipher, random_bytes
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.modules import (
-    CTR_OVERHEAD_BYTES,
-    LENGTH_BYTES,
-    MODULE_OVERHEAD_BYTES,
-    FileAAD,
-    ModuleType,
-    not_authentic,
-    start_module,
-)
-from pipecrypt.parquet.names import PageType
 from pipecrypt.parquet.page_headers import (
-    MAX_PAGES,
     Page,
     check_page,
     read_page_header,
@@ -36,7 +25,18 @@ from pipecrypt.parquet.page_headers import (
     resized_usual_header,
     with_checksum,
 )
-from pipecrypt.parquet.thrift import encode_varint
+from pipecrypt.parquet.wire.fields import PageType
+from pipecrypt.parquet.wire.modules import (
+    CTR_OVERHEAD_BYTES,
+    LENGTH_BYTES,
+    MAX_ORDINALS,
+    MODULE_OVERHEAD_BYTES,
+    FileAAD,
+    ModuleType,
+    not_authentic,
+    start_module,
+)
+from pipecrypt.parquet.wire.thrift import encode_varint
 
 __all__ = ["PageAADs", "PageBounds", "PageOpener", "PageSealer", "open_pages", "sealed_bound"]
 
@@ -315,8 +315,8 @@ class PageOpener:
     def _open_header(self, module: memoryview) -> tuple[bytes, bytes]:
         """Return a page's header, and the AAD of the page itself."""
         aads, ordinal = self._aads, self._ordinal
-        if ordinal > MAX_PAGES:
-            raise FormatError(f"{self._name} has more than {MAX_PAGES} pages")
+        if ordinal > MAX_ORDINALS:
+            raise FormatError(f"{self._name} has more than {MAX_ORDINALS} pages")
         if len(module) < MODULE_OVERHEAD_BYTES:
             raise FormatError(f"{self._name} has a wrong module length")
         nonce, sealed = module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:]

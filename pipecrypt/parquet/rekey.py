@@ -11,19 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import StoredFooter, encode_sealed_footer, open_footer
 from pipecrypt.parquet.key_uses import footer_key_use
-from pipecrypt.parquet.modules import FileAAD
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
 from pipecrypt.parquet.originals import read_originals
 from pipecrypt.parquet.policy import KeyScope
-from pipecrypt.parquet.thrift import Struct, WireType
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.wire.modules import FileAAD
+from pipecrypt.parquet.wire.thrift import Struct, WireType
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["NewFooter", "OpenKey", "Rewrap", "rekey_footer"]
 

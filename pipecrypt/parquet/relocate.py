@@ -7,9 +7,9 @@ from typing import Final
 
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.layout import ChunkMove
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, RowGroup
 from pipecrypt.parquet.originals import ROW_GROUP, Originals
-from pipecrypt.parquet.thrift import Struct, WireType
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Struct, WireType
 
 __all__ = ["relocate_chunk", "relocate_row_group", "restore_chunk", "restore_row_group"]
 

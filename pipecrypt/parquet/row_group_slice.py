@@ -16,9 +16,9 @@ from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import MAGIC_BYTES, encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.layout import chunk_parts
-from pipecrypt.parquet.names import FileMetaData, RowGroup
 from pipecrypt.parquet.protocols import CheapSeeks, HasDescriptor, RangeSource, ReadsInto
-from pipecrypt.parquet.thrift import Struct, Value, WireType
+from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 
 __all__ = ["RowGroupSlice", "row_group_sizes", "slice_row_groups"]
 

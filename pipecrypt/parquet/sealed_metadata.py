@@ -6,10 +6,10 @@ The metadata names the places of the pages, so it is sealed once they are writte
 from __future__ import annotations
 
 from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.modules import FileAAD, ModuleType, seal_module
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, ColumnMetaData
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, ColumnMetaData
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
+from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct
 from pipecrypt.parquet.writing_keys import WritingKeys
 
 __all__ = ["MetadataSealer"]

@@ -12,14 +12,14 @@ from collections.abc import Collection
 from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
-from pipecrypt.documents import decode_base64, encode_base64
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.parquet.clear_notes import strip_note
-from pipecrypt.parquet.modules import FileAAD, open_module, seal_module
-from pipecrypt.parquet.names import FILE_META_DATA, FileMetaData, KeyValue
 from pipecrypt.parquet.policy import ClearNotes
-from pipecrypt.parquet.thrift import Struct, Value, WireType, encode_struct
-from pipecrypt.parquet.thrift_read import read_struct
+from pipecrypt.parquet.wire.fields import FILE_META_DATA, FileMetaData, KeyValue
+from pipecrypt.parquet.wire.modules import FileAAD, open_module, seal_module
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 
 __all__ = ["NOTES_KEY", "check_notes", "restore_notes", "seal_notes"]
 

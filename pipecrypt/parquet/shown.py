@@ -28,7 +28,6 @@ from pipecrypt.parquet.chunks import Chunk, PagePlace, locate_pages
 from pipecrypt.parquet.footer import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
 from pipecrypt.parquet.integrity import ExpectedDigests
 from pipecrypt.parquet.layout import UNDECLARED_BYTES, Part, Segment, SegmentKind, chunk_parts, order_segments
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.nulls import (
     PAGE_ROWS,
     LeafLevels,
@@ -38,7 +37,8 @@ from pipecrypt.parquet.nulls import (
     null_pages,
 )
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.thrift import WireType, keep_encoded
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import WireType, keep_encoded
 
 __all__ = ["LOCKED_GAP_BYTES", "MissingKeys", "Shown", "ShownPart", "lay_out"]
 

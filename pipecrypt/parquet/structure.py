@@ -14,10 +14,10 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import StoredFooter
 from pipecrypt.parquet.layout import Part, chunk_parts, order_segments
 from pipecrypt.parquet.limits import check_counts
-from pipecrypt.parquet.modules import MODULE_OVERHEAD_BYTES, module_bytes
-from pipecrypt.parquet.names import FileMetaData, RowGroup
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.thrift import Struct
+from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
+from pipecrypt.parquet.wire.modules import MODULE_OVERHEAD_BYTES, module_bytes
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = ["Structure", "check_opened_structure", "check_structure"]
 

@@ -23,12 +23,12 @@ from pipecrypt.parquet.footer import FooterCheck, StoredFooter, read_stored_foot
 from pipecrypt.parquet.gather import Gatherer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.layout import SegmentKind
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.pages import PageAADs, open_pages
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.shown import MissingKeys, Shown, ShownPart, lay_out
 from pipecrypt.parquet.tampering import as_tampering
+from pipecrypt.parquet.wire.fields import FileMetaData
 
 __all__ = ["PlaintextView"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.chunks import Chunk
 from pipecrypt.parquet.columns import LeafColumn
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.report import KeyBytes, SealedColumn
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["KeyPlace", "WritingKeys"]
 

@@ -22,14 +22,22 @@ from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.reading.listings import beside_glob, by_name, kept_beside_data, name_of, shown_by_glob, staged_as
-from pipecrypt.reading.options import check_names, view_options
-from pipecrypt.reading.statements import DIRECTORY, OTHER, Beside, ShownAs
-from pipecrypt.reading.stored_file import StoredFile
+from pipecrypt.reading.statements import (
+    DIRECTORY,
+    OTHER,
+    Beside,
+    ShownAs,
+    beside_glob,
+    by_name,
+    kept_beside_data,
+    name_of,
+    shown_by_glob,
+    staged_as,
+)
 from pipecrypt.reading.view_file import FileView, ViewFile
-from pipecrypt.reading.views import Views
-from pipecrypt.storage.filesystem import fingerprint_of, size_of
-from pipecrypt.storage.local_file import LocalFile, is_local
+from pipecrypt.reading.views import StoredFile, Views, check_names, view_options
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import LocalFile, is_local
 
 __all__ = ["PipecryptFileSystem"]
 

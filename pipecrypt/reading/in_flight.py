@@ -17,19 +17,19 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
+from pipecrypt.formats.batches import batches_of
+from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.calls.files import listed_keys
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.sources.objects import batches_of
-from pipecrypt.sources.row_groups import encode_row_groups
+from pipecrypt.runs.files import listed_keys
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 
 __all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
 

@@ -1,9 +1,9 @@
-"""Read rows of one file, encrypted or not, for people to look at. Rendering them is left to cli."""
+"""Rows of one file for people to look at, and pyarrow's errors as ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,22 +15,58 @@ from pipecrypt.dataset.requirements import NO_CHECKS, UNCHECKED, Checks, Require
 from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_opened
 from pipecrypt.dataset.signed_sources import find_signed_source, open_signed_source
 from pipecrypt.dataset.trust import VerifyMode
-from pipecrypt.errors import ColumnNotFoundError, UnsupportedError, UsageError
+from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.columns import match_columns
 from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.file_keys import keys_of_file
-from pipecrypt.reading.arrow_errors import arrow_errors
 from pipecrypt.reading.view_file import ViewFile
-from pipecrypt.storage.listing import SourceFile, find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["Rows", "arrow_errors", "read_rows"]
 
+_UNKNOWN_FIELD: Final = "No match for FieldRef"
+_UNLIKE_TYPES: Final = "has no kernel matching input types"
+_SHOWN_CHARACTERS: Final = 200
+_HINT: Final = "check the filter, if there is one; else that the file was copied whole and that its writer finished"
 _BATCH_ROWS: Final = 1024
+
+
+@contextmanager
+def arrow_errors(what: str) -> Iterator[None]:
+    """Raise pyarrow's errors as ours; our own, which pyarrow hands through, stay what they are.
+
+    Only texts about names and types are passed on: others quote the value that they are about.
+
+    Args:
+        what: what is being read.
+
+    Raises:
+        ColumnNotFoundError: a filter names no column.
+        UsageError: a filter compares a column with a value of another type.
+        UnsupportedError: pyarrow cannot filter or convert these types.
+        ConflictError: a file went away while it was read, as those do that a run moves or replaces.
+        FormatError: pyarrow cannot decode it.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ConflictError(f"a file of {what} went away while it was read", hint="open it once more") from error
+    except (pa.ArrowException, OSError) as error:  # pyarrow raises a bare OSError for damaged pages
+        text = str(error)[:_SHOWN_CHARACTERS]
+        if _UNKNOWN_FIELD in text:
+            raise ColumnNotFoundError(f"the filter names a column that {what} does not have: {text}") from error
+        if _UNLIKE_TYPES in text:
+            hint = "compare a column with values of its own type"
+            raise UsageError(f"the filter does not fit the columns of {what}: {text}", hint=hint) from error
+        if isinstance(error, pa.ArrowNotImplementedError):
+            message = f"pyarrow cannot read {what} in this way: {text}"
+            raise UnsupportedError(message, hint="check the types of the columns and of the filter") from error
+        raise FormatError(f"pyarrow cannot decode {what}: {type(error).__name__}", hint=_HINT) from error
 
 
 class Rows:

@@ -1,7 +1,9 @@
-"""Find what was signed about the files of one file system, and keep the datasets opened so far. Comparing: views.
+"""What was signed about the files of one file system, and listings compared with it.
 
-A dataset's statement is read once, not for each of its files. It is read again when a file is not as it says, or not
-in its list, because the dataset may have a new version since; and when it expires.
+A dataset's statement is read once, not for each of its files. It is read again when a file is not as it says, or not in
+its list, because the dataset may have a new version since; and when it expires. A run publishes the first version file
+by file, and its statement last, so a listing that nothing governed is kept until one of its files is opened: what was
+listed before the statement and is opened after it may be a part.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from pipecrypt.dataset.governing import read_envelope, recall
@@ -20,9 +22,8 @@ from pipecrypt.dataset.statement.findings import missing, refuse
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
 from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_version_beside
 from pipecrypt.errors import IntegrityError, MovedError
-from pipecrypt.reading.kept_listings import KeptListings, Listing
-from pipecrypt.storage.problems import map_errors
-from pipecrypt.storage.small_files import FilesystemFiles
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.small_files import FilesystemFiles
 
 __all__ = [
     "DIRECTORY",
@@ -30,22 +31,31 @@ __all__ = [
     "Beside",
     "ComparedListing",
     "FoundStatements",
+    "KeptListings",
+    "Listing",
     "PinnedStatements",
     "ShownAs",
     "Statements",
+    "beside_glob",
+    "by_name",
+    "kept_beside_data",
+    "name_of",
+    "shown_by_glob",
+    "staged_as",
 ]
 
 # What fsspec calls a directory, and a named pipe, a socket or a device.
 DIRECTORY: Final = "directory"
 OTHER: Final = "other"
+_KEPT_BESIDE_DATA: Final = re.compile(rf"/{RESERVED_DIRECTORY}(?:/|\Z)")
+_MOST_NAMES: Final = 100_000  # of all of them together; the last one is kept whatever it shows
+
 
 # From a file's path to the path by which a listing shows it, which may be a directory's; None where it does not.
 ShownAs: TypeAlias = Callable[[str], str | None]
 
 # Returns further paths of the storage among which those of `_pipecrypt` are, where a listing does not show them itself.
 Beside: TypeAlias = Callable[[], Iterable[str]]
-
-_KEPT_BESIDE_DATA: Final = re.compile(rf"/{RESERVED_DIRECTORY}(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,3 +354,161 @@ def _directories(names: Iterable[str], directory: str) -> set[str]:
 
 def _is_file(kind: str) -> bool:
     return kind not in (DIRECTORY, OTHER)
+
+
+@dataclass(eq=False, slots=True)
+class Listing:
+    """What a listing showed.
+
+    Args:
+        directory: below which was listed.
+        found: the paths, and their types.
+        shown_as: how each file had to be.
+        whole: the roots of the datasets of which it is known to show all.
+        partial: those of which it showed a part.
+    """
+
+    directory: str
+    found: Mapping[str, str]
+    shown_as: Callable[[str], str | None]
+    whole: set[str]
+    partial: set[str] = field(default_factory=set)
+
+
+class KeptListings:
+    """Keeps listings by their directories. Not safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """Keep none yet."""
+        self._kept: dict[str, list[Listing]] = {}
+        self._told: list[Listing] = []
+        self._names = 0
+
+    def supersede(self, latest: Listing) -> None:
+        """Let go of what a later listing makes good.
+
+        That is those of its directory that showed no more, and those that were told to show a part of its datasets.
+        """
+        before = self._kept.pop(latest.directory, [])
+        kept = [each for each in before if not each.found.keys() <= latest.found.keys()]
+        self._names += sum(len(each.found) for each in kept) - sum(len(each.found) for each in before)
+        if kept:
+            self._kept[latest.directory] = kept
+        for each in self._told:
+            each.whole |= each.partial & latest.whole
+            each.partial -= latest.whole
+        self._told = [each for each in self._told if each.partial]
+
+    def add(self, listing: Listing) -> None:
+        """Keep a listing."""
+        self._kept.setdefault(listing.directory, []).append(listing)
+        self._names += len(listing.found)
+        while self._names > _MOST_NAMES and len(self._kept) > 1:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._names -= sum(len(each.found) for each in oldest)
+
+    def tell(self, listing: Listing, root: str) -> None:
+        """Note that a listing showed a part of a dataset: so it is until the dataset is listed again."""
+        if not listing.partial:
+            self._told.append(listing)
+        listing.partial.add(root)
+
+    def showing(self, path: str, root: str) -> Iterator[Listing]:
+        """Yield the listings that show a file or its directory, and are not known to show all of its dataset."""
+        directory = path
+        while directory:
+            directory = directory.rpartition("/")[0]
+            for each in self._kept.get(directory, ()):
+                if root not in each.whole and each.shown_as(path) in each.found:
+                    yield each
+
+
+def name_of(listed: Any) -> str:
+    """Return the name of what a file system lists, with or without details."""
+    return str(listed["name"] if isinstance(listed, Mapping) else listed)
+
+
+def by_name(listed: Any) -> dict[str, Any]:
+    """Return what a file system lists, by name; of a file that is named itself some say nothing else."""
+    if isinstance(listed, Mapping):
+        return {str(name): info or {"name": name, "type": "file"} for name, info in listed.items()}
+    return {name_of(info): info for info in listed}
+
+
+def staged_as(staged: Mapping[str, Any], shown_as: ShownAs) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield how a listing shows files that are staged: by their places, or by a directory above."""
+    for path, info in staged.items():
+        shown = shown_as(path)
+        if shown is not None:
+            yield shown, dict(info) if shown == path else {"name": shown, "size": 0, "type": "directory"}
+
+
+def shown_by_glob(pattern: str, expression: str, maxdepth: int | None) -> ShownAs:
+    """Return how a glob shows files: by their own paths, if they match.
+
+    Args:
+        pattern: of paths of the storage.
+        expression: the same as a regular expression.
+        maxdepth: as fsspec has it, counted from the first `**` on.
+    """
+    matches = re.compile(expression).match
+    slashes = pattern.partition("**")[0].count("/") + maxdepth - 1 if maxdepth and "**" in pattern else None
+
+    def shown_as(file: str) -> str | None:
+        is_too_deep = slashes is not None and file.count("/") > slashes
+        return None if is_too_deep or not matches(file) else file
+
+    return shown_as
+
+
+def beside_glob(pattern: str, directory: str) -> Iterator[str]:
+    """Yield globs of what is kept beside data in the directories through which a glob leads.
+
+    Each goes no deeper than the glob itself, so a store that keeps its listings is not asked again.
+
+    Args:
+        pattern: of paths of the storage.
+        directory: the last one before the first part with a wildcard.
+    """
+    parts = pattern.split("/")
+    for count in range(len(directory.split("/")) + 1, len(parts) + 1):
+        is_any_depth = parts[count - 1] == "**"
+        if count < len(parts) or is_any_depth:
+            yield "/".join([*parts[:count], RESERVED_DIRECTORY])
+        if is_any_depth:
+            return
+
+
+def kept_beside_data(names: Iterable[str], directory: str, roots: Iterable[str]) -> set[str]:
+    """Return which listed names are what pipecrypt keeps beside data.
+
+    Args:
+        names: paths of the storage.
+        directory: below which they were listed.
+        roots: the directories of the datasets that the listing was compared with; elsewhere the names alone tell.
+    """
+    known, kept = set(roots), set()
+    above: dict[str, list[str]] = {}
+    for name in names:
+        if RESERVED_DIRECTORY not in name:
+            continue
+        root = _root_of(name, known)
+        if root is not None:
+            if is_reserved(name[len(root) + 1 :].rstrip("/")):
+                kept.add(name)
+            continue
+        parts = name.removeprefix(directory).lstrip("/").split("/")
+        if RESERVED_DIRECTORY in parts:
+            above[name] = parts[: parts.index(RESERVED_DIRECTORY)]
+    guessed = {tuple(parts) for parts in above.values()}
+    # Below the root of a dataset, a directory of data may have that name too.
+    others = {name for name, root in above.items() if not any(tuple(root[:n]) in guessed for n in range(len(root)))}
+    return kept | others
+
+
+def _root_of(name: str, roots: set[str]) -> str | None:
+    while name not in roots:
+        name, slash, _ = name.rpartition("/")
+        if not slash:
+            return None
+    return name

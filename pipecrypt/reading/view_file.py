@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from pipecrypt.storage.source_file import RangeFile
+from pipecrypt.store.source import RangeFile
 
 __all__ = ["FileView", "ViewFile"]
 

@@ -1,4 +1,4 @@
-"""Keep the views of files that were opened last, under one key session. Naming and listing files: filesystem.
+"""The plaintext views of the files of one file system: which view a file gets, and the ones kept under one key session.
 
 What kind of view a file gets is decided in `_choose_view`, and nowhere else. Where keys are trusted, no file gets one,
 or is shown as it is stored, before it was compared with what was signed.
@@ -6,12 +6,13 @@ or is shown as it is stored, before it was compared with what was signed.
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -21,25 +22,214 @@ from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_ope
 from pipecrypt.dataset.signed_sources import SignedRanges, first_signed
 from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.footer import is_parquet, read_stored_footer
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
+from pipecrypt.parquet.shown import MissingKeys
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.pipeline.task.chunk_codec import LazyCodec
-from pipecrypt.pipeline.task.file_keys import keys_of_object
-from pipecrypt.reading.options import ViewOptions, key_references
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
-from pipecrypt.reading.stored_file import FileRanges, StoredFile, look_at_file, open_places
 from pipecrypt.reading.view_file import FileView
+from pipecrypt.runs.file_keys import keys_of_object
+from pipecrypt.runs.files import listed_keys
+from pipecrypt.store.filesystem import fingerprint_of, size_of
+from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.problems import map_errors
 
-__all__ = ["Views"]
+__all__ = [
+    "KEYS_VARIABLE",
+    "FileRanges",
+    "StoredFile",
+    "ViewOptions",
+    "Views",
+    "check_names",
+    "key_references",
+    "look_at_file",
+    "open_places",
+    "view_options",
+]
 
+KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
+_HEX: Final = "hex:"
+_NAMES: Final = (
+    "keys",
+    "trust",
+    "threshold",
+    "verify",
+    "min_version",
+    "dataset_id",
+    "on_missing_key",
+    "aad_prefix",
+)
+_OF_FSSPEC: Final = frozenset({"fo", "fs", "key", "token", "kwargs"})
+_END_BYTES: Final = 64 * 1024
 _KEPT_VIEWS: Final = 16
 _KEPT_BYTES: Final = 256 << 20  # plaintext of all views together
 _OPENING_LOCKS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """How files are shown.
+
+    Args:
+        keys: key references; None: those of the environment.
+        missing: what is shown of columns whose key is missing.
+        aad_prefix: of files that do not store it.
+        trust: what is checked of signatures.
+    """
+
+    keys: tuple[str, ...] | None
+    missing: MissingKeys
+    aad_prefix: bytes | None
+    trust: TrustOptions = field(default_factory=TrustOptions)
+
+
+def view_options(
+    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: TrustOptions
+) -> ViewOptions:
+    """Check what a caller gave.
+
+    Args:
+        keys: key references, or None for those of the environment.
+        on_missing_key: "error" or "null".
+        aad_prefix: bytes; or text, or `hex:` and hex digits.
+        trust: what is checked of signatures.
+
+    Raises:
+        UsageError: an option is none of that.
+    """
+    try:
+        missing = MissingKeys(on_missing_key)
+    except ValueError:
+        raise UsageError(
+            f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
+        ) from None
+    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix), trust)
+
+
+def _prefix(given: str | bytes | None) -> bytes | None:
+    if not isinstance(given, str):
+        return given
+    if not given.startswith(_HEX):
+        return given.encode()
+    try:
+        return bytes.fromhex(given.removeprefix(_HEX))
+    except ValueError:
+        raise UsageError(f"the AAD prefix {given!r} is not hex", hint="write hex: and pairs of hex digits") from None
+
+
+def key_references(options: ViewOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the key references to read with."""
+    return tuple(environ.get(KEYS_VARIABLE, "").split()) if options.keys is None else options.keys
+
+
+def check_names(others: Collection[str]) -> None:
+    """Refuse options of fsspec's that look like ours: a misspelt one would be taken as not given.
+
+    Raises:
+        UsageError: one does.
+    """
+    for name in others:
+        near = difflib.get_close_matches(name, _NAMES, n=1)
+        if near and name not in _OF_FSSPEC:
+            raise UsageError(f"the file system has no option {name!r}", hint=f"did you mean {near[0]!r}?")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as its storage has it.
+
+    Args:
+        fs: the fsspec file system that stores it.
+        path: its path there, by which it is shown.
+        size_bytes: its size.
+        fingerprint: changes when the file does.
+        lies_at: where it is read instead, while a run moves it from where it was staged to its place.
+    """
+
+    fs: Any
+    path: str
+    size_bytes: int
+    fingerprint: str
+    lies_at: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is read."""
+        return self.lies_at or self.path
+
+
+def look_at_file(fs: Any, path: str, place: str) -> StoredFile | None:
+    """Return the file that lies at a place, shown by its path; None if there is none."""
+    with map_errors(f"cannot read {path}"):
+        try:
+            info = fs.info(place)
+        except FileNotFoundError:
+            return None
+    if info.get("type") != "file":
+        return None
+    return StoredFile(fs, path, size_of(info, path), fingerprint_of(info), None if place == path else place)
+
+
+def open_places(file: StoredFile, signed: SignedFile) -> Iterator[FileRanges]:
+    """Open the file at its other place and at its path, as what is there now."""
+    for place in (signed.other_place(file.path), file.path):
+        found = None if place is None else look_at_file(file.fs, file.path, place)
+        if found is not None:
+            with suppress(ConflictError):
+                yield FileRanges(found)
+
+
+class FileRanges:
+    """Ranges of a file of some fsspec file system, one request each, and several side by side where it can."""
+
+    __slots__ = ("_ends", "_file", "name", "size_bytes")
+
+    def __init__(self, file: StoredFile) -> None:
+        """Fetch both ends, which opening a file takes, at once."""
+        self._file = file
+        self.name = file.path
+        self.size_bytes = size = file.size_bytes
+        tail = max(0, size - _END_BYTES)
+        ranges = [(0, min(size, _END_BYTES))] if tail == 0 else [(0, 4), (tail, size - tail)]
+        self._ends: list[tuple[int, memoryview]] = []
+        if size:
+            self._ends = [(start, data) for (start, _), data in zip(ranges, self.read_many(ranges), strict=True)]
+
+    def forget_ends(self) -> None:
+        """Forget what was fetched when it was opened."""
+        self._ends = []
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`.
+
+        Raises:
+            ConflictError: the file went away.
+            StorageError: the storage failed, or something else than a file is there.
+        """
+        for first, data in self._ends:
+            if first <= start and start + length <= first + len(data):
+                return data[start - first : start - first + length]
+        return self.read_many([(start, length)])[0]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of each range (start, length); raises what `read_range` raises."""
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                found = read_stored(self._file.fs, self._file.place, ranges)
+            except FileNotFoundError as error:
+                raise ConflictError(f"{self.name} went away while it was read", hint="open it once more") from error
+        for (_, length), data in zip(ranges, found, strict=True):
+            if len(data) != length:
+                raise StorageError(
+                    f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
+                    hint="the file changed while it was read, or the storage does not serve ranges",
+                )
+        return [memoryview(data) for data in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +497,7 @@ def _choose_view(
         return None
     prefix, is_signed = options.aad_prefix, signed is not None
     chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=LazyCodec(), stored=stored, is_signed=is_signed
+        source, keys=keys, aad_prefix=prefix, codec=ZstdCodec(), stored=stored, is_signed=is_signed
     )
     if chunks is not None:
         return chunks

@@ -1,1 +1,5 @@
-"""Doubles for tests: key services and stores that fail on command. Nothing here may guard real data."""
+"""What tests of your own may use: a key service in memory."""
+
+from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+
+__all__ = ["MemoryCall", "MemoryKeyService", "MemoryMasterKey"]

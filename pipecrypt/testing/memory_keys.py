@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["MemoryCall", "MemoryKeyService", "MemoryMasterKey"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.cli.cells import json_value, text_value
+from pipecrypt.cli.render import json_value, text_value
 
 _UTC = datetime.UTC
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.config.paths import anchored_location
+from pipecrypt.config.spec import anchored_location
 from pipecrypt.errors import KeyReferenceError
 from pipecrypt.keys.reference import anchored_reference, parse_key_reference
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.cli.conftest import Run
 
 _CONFIG = """\

@@ -16,9 +16,9 @@ import pytest
 
 from pipecrypt.cli.main import main
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside, show_error, write_progress
-from pipecrypt.config.problem import Position, Problem, config_error
+from pipecrypt.config.document import Position, Problem, config_error
 from pipecrypt.errors import ConfigError, PipecryptError, StorageError
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, TextFormatter, current_logs, write_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, TextFormatter, current_logs, write_logs
 from tests.cli.conftest import Answer, Run
 
 _EVIL = "a\x1b[31m\nerror: forged\r\x9b2J\u2028b\u202ec\x7f"

@@ -147,7 +147,7 @@ def test_an_error_behind_the_first_rows_is_no_second_document(
 
 _STRAY = """
 import gc, logging, threading, warnings
-from pipecrypt.pipeline.progress.log_setup import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
+from pipecrypt.runs.report.logs import LogFormat, LogSetup, write_logs, write_stray_output_as_logs
 write_logs(LogSetup(logging.WARNING, LogFormat(%r)))
 write_stray_output_as_logs()
 warnings.warn("a\\nb \\x1b[2J", UserWarning)

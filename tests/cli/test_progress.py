@@ -17,9 +17,8 @@ import pytest
 
 from pipecrypt.cli.progress import show_progress
 from pipecrypt.cli.render import OUTPUT
-from pipecrypt.pipeline.progress.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted
-from pipecrypt.pipeline.progress.run_id import running
-from pipecrypt.pipeline.progress.summary import Part
+from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileDone, FileStarted, Part, RunStarted
+from pipecrypt.runs.report.run_id import running
 
 _PART = Part(
     path="a.parquet", source_bytes=1, sink_bytes=2, rows=3, batches=1, data_keys=1, service_calls=1, seconds=0.1

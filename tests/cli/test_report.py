@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.cli.report_page import report_page
+from pipecrypt.cli.report import report_page
 from pipecrypt.parquet.report import KeyBytes
-from pipecrypt.pipeline.progress.report_document import encode_report, report_path
-from pipecrypt.pipeline.progress.run_report import MAX_SAMPLES, RunReport, Sample, SlowFile
+from pipecrypt.runs.report.report import MAX_SAMPLES, RunReport, Sample, SlowFile, encode_report, report_path
 from tests.cli.conftest import Run
-from tests.pipeline.progress.test_run_report import finished_report as example  # the one report of the tests
+from tests.runs.report.test_run_report import finished_report as example  # the one report of the tests
 
 _EVIL = '"><script>alert(1)</script><img src=x onerror=y>\x1b[31m\u202e'
 

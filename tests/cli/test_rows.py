@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.cli.rows import RowFormat, format_rows
-from pipecrypt.sources.csv_lines import open_csv
-from pipecrypt.sources.options import ReadOptions
+from pipecrypt.cli.look import RowFormat, format_rows
+from pipecrypt.formats.csv import open_csv
+from pipecrypt.formats.options import ReadOptions
 
 
 def _text(names: Sequence[str], batches: Sequence[Sequence[dict[str, Any]]], kind: RowFormat) -> str:

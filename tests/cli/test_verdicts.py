@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipecrypt.cli.verdicts import finding_lines, refusal_document, refusal_of, report_document, report_lines
+from pipecrypt.cli.verify import finding_lines, refusal_document, refusal_of, report_document, report_lines
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.statement.findings import Finding, FindingKind
 from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport

@@ -14,8 +14,8 @@ import pytest
 from cli.conftest import Run
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.dataset.verify import verification
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.location import Location
 from tests.dataset.world import MALLORY, NAMES, SignedWorld, half_rotate, next_version, sign, sign_file
 
 A, B, C = NAMES
@@ -240,7 +240,7 @@ def test_a_report_that_cannot_be_written_is_no_success(dataset: Path, signed_wor
 def test_what_a_run_at_work_explains_is_shown_too(verify: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half_rotate(dataset, B)
     monkeypatch.setattr(verification.time, "monotonic", iter(range(0, 10**6, 100)).__next__)
-    with SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), "x"):
+    with Lease(Location(str(dataset)).child(LOCK_DIRECTORY), "x"):
         answer = verify(dataset)
         assert answer.code == 5
         assert "modified: 1" in answer.out

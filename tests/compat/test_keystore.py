@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.changing import accept_backup
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_version_keys
+from pipecrypt.vocabulary.context import Context
 
 _GOLDEN = Path(__file__).parent / "keystore-1"
 _CONTEXT = Context("00112233445566778899aabbccddeeff", "a.parquet", ("email",), 0)

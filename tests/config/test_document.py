@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.config.document import MAX_CONFIG_BYTES, parse_document
-from pipecrypt.config.problem import Position
+from pipecrypt.config.document import MAX_CONFIG_BYTES, Position, parse_document
 from pipecrypt.errors import ConfigError
 
 _BOMB = b"\n".join(

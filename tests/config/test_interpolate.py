@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.config.document import parse_document
-from pipecrypt.config.interpolate import interpolate_document
+from pipecrypt.config.document import interpolate_document, parse_document
 from pipecrypt.errors import ConfigError
 
 

@@ -3,8 +3,7 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipecrypt.crypto.private_key import PrivateKey, new_signing_seed
-from pipecrypt.crypto.signature import SignatureAlgorithm
+from pipecrypt.crypto.signature import PrivateKey, SignatureAlgorithm, new_signing_seed
 from tests.crypto.keys import private_pem
 
 _CURVES = {SignatureAlgorithm.ECDSA_P256: ec.SECP256R1(), SignatureAlgorithm.ECDSA_P384: ec.SECP384R1()}

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, MessageCipher, open_sealed, seal
 from pipecrypt.errors import IntegrityError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 KEY = DataKey(bytes(range(32)))
 

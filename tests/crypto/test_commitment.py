@@ -6,10 +6,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context
-from pipecrypt.crypto.commitment import COMMITMENT_BYTES, check_commitment, commit
+from pipecrypt.crypto.mac import COMMITMENT_BYTES, check_commitment, commit
 from pipecrypt.errors import IntegrityError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 KEY = DataKey(bytes(range(32)))
 PLACE = Context("0" * 32, "a.parquet", ("email",), 3)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.context_digest import CONTEXT_DIGEST_BYTES, append_context_digest, remove_context_digest
+from pipecrypt.crypto.mac import CONTEXT_DIGEST_BYTES, append_context_digest, remove_context_digest
 from pipecrypt.errors import IntegrityError
 
 

@@ -11,12 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
 
-from pipecrypt.crypto import hpke
-from pipecrypt.crypto.hpke import RAW_PUBLIC_BYTES, HPKEIdentity, HPKERecipient, new_seed
-from pipecrypt.crypto.recipient import RecipientAlgorithm, key_digest
-from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto import recipient
+from pipecrypt.crypto.recipient import (
+    RAW_PUBLIC_BYTES,
+    HPKEIdentity,
+    HPKERecipient,
+    RecipientAlgorithm,
+    key_digest,
+    new_seed,
+    parse_recipient,
+)
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto import hpke_reference as reference
 
 _VECTORS = Path(__file__).parent / "vectors"
@@ -192,8 +198,8 @@ class _Lacking:
 
 def test_an_openssl_without_ml_kem_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = _identity(RecipientAlgorithm.MLKEM768X25519).public_key.raw
-    monkeypatch.setattr(hpke, "MLKEM768PrivateKey", _Lacking)
-    monkeypatch.setattr(hpke, "MLKEM768PublicKey", _Lacking)
+    monkeypatch.setattr(recipient, "MLKEM768PrivateKey", _Lacking)
+    monkeypatch.setattr(recipient, "MLKEM768PublicKey", _Lacking)
     seed = new_seed()
     with pytest.raises(UsageError):
         HPKEIdentity(RecipientAlgorithm.MLKEM768X25519, seed)

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from pipecrypt.crypto.oaep import OAEPIdentity, OAEPRecipient
+from pipecrypt.crypto.recipient import OAEPIdentity, OAEPRecipient
 from pipecrypt.errors import IntegrityError, UsageError
 from tests.crypto.keys import private_pem
 

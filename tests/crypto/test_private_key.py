@@ -11,17 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pipecrypt.crypto import private_key as private_key_module
-from pipecrypt.crypto.private_key import (
+from pipecrypt.crypto import signature as private_key_module
+from pipecrypt.crypto.signature import (
     PrivateKey,
+    SignatureAlgorithm,
     is_encrypted_pem,
     new_signing_seed,
     public_pem,
     read_private_pem,
 )
-from pipecrypt.crypto.signature import SignatureAlgorithm
 from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto.keys import private_pem
 
 SEEDS = [SignatureAlgorithm.ED25519, SignatureAlgorithm.MLDSA65]

@@ -9,8 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem, key_digest
-from pipecrypt.crypto.recipient_pem import parse_identity, parse_recipient, read_seed_pem
+from pipecrypt.crypto.recipient import (
+    RecipientAlgorithm,
+    encode_pem,
+    key_digest,
+    parse_identity,
+    parse_recipient,
+    read_seed_pem,
+)
 from pipecrypt.errors import PassphraseError, UsageError
 from tests.crypto.keys import private_pem, public_text
 

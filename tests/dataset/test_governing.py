@@ -21,8 +21,8 @@ from pipecrypt.dataset.statement.envelope import Remembered
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.dataset.version import read_version, read_version_above
 from pipecrypt.errors import IntegrityError, NotTrustedError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles
 from tests.dataset.verify.test_verification import check
 from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, sign_file, trusting
 
@@ -131,7 +131,7 @@ def _read(place: Path, requirements: Requirements) -> None:
     """Do what readers do until the first byte is used."""
     from pipecrypt.dataset.signed_file import check_file  # noqa: PLC0415
     from pipecrypt.dataset.trust import VerifyMode  # noqa: PLC0415
-    from pipecrypt.storage.source import open_range_source  # noqa: PLC0415
+    from pipecrypt.store.source import open_range_source  # noqa: PLC0415
 
     for each in list_signed_sources(Location(str(place)), requirements):
         with open_range_source(each.source) as opened:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.dataset.listing import is_data
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.publication import new_token, temporary_name
-from pipecrypt.storage.tail import undo_place
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.publication import new_token, temporary_name
+from pipecrypt.store.undo import undo_place
 
 LONG = "ü" * 127
 TEMPORARY = (

@@ -12,7 +12,7 @@ from pipecrypt.dataset import staged as staged_files
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.signed_sources import find_signed_source, list_signed_sources
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, UsageError
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, sign, sign_file, trusting
 
 REQUIRED = Requirements(trust=trusting())

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import encode_envelope
 from pipecrypt.dataset.statement.file_list import MAX_FILE_LIST_BYTES
 from pipecrypt.dataset.statement.manifest import encode_statement
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import locate
-from pipecrypt.storage.source import read_small_file, read_small_object
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
+from pipecrypt.store.source import read_small_file, read_small_object
 from tests.dataset.statement.world import SUMMARY, manifest
 
 MIB = 1 << 20

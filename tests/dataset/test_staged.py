@@ -12,9 +12,9 @@ import pytest
 from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.errors import IntegrityError, LockLostError, StorageError
-from pipecrypt.storage.location import Location
-from pipecrypt.testing.faulty_store import Faults, FaultyStore, register_faulty_store
+from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, SignedWorld, data_files, entry_of, tree
+from tests.doubles.faulty_store import Faults, FaultyStore, register_faulty_store
 
 RUN = "20990101T000000Z-00000000"
 A, B, C = NAMES

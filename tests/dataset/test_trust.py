@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt import said_once
 from pipecrypt.dataset.requirements import NO_CHECKS, checks_of, requirements_of, warn_unchecked
 from pipecrypt.dataset.trust import TRUST_VARIABLE, Trust, VerifyMode
 from pipecrypt.errors import AccessError, KeyReferenceError, UncheckedWarning, UsageError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.vocabulary import once
 from tests.dataset.world import ALICE, BOB
 
 
@@ -117,7 +117,7 @@ def test_keys_that_are_none(tmp_path: Path, pem_file: str) -> None:
 
 @pytest.fixture
 def _unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(said_once, "_said", set())
+    monkeypatch.setattr(once, "_said", set())
 
 
 @pytest.mark.usefixtures("_unsaid")

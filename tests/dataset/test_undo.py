@@ -7,16 +7,16 @@ from typing import cast
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.context import Context
 from pipecrypt.dataset.undo import check_unsigned_undo, is_authentic
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, KeyNotFoundError
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.secret import DataKey
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import Undo, read_undo, write_undo
+from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import Undo, read_undo, write_undo
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 from tests.dataset.written import World
 
 

@@ -17,8 +17,8 @@ from pipecrypt.dataset.version import read_version, read_version_above, read_ver
 from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 A, B, C = NAMES

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
-from pipecrypt.crypto.private_key import PrivateKey
+from pipecrypt.crypto.signature import PrivateKey
 from pipecrypt.dataset.signed_file import observe
 from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder
@@ -23,12 +23,12 @@ from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.tail import undo_place, write_undo
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.location import Location
+from pipecrypt.store.undo import undo_place, write_undo
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")
@@ -46,8 +46,8 @@ def _signer(seed: int) -> LocalSigner:
 ALICE, BOB, MALLORY = _signer(0), _signer(1), _signer(2)
 
 
-def trusting(*signers: LocalSigner, threshold: int = 1) -> Trust:
-    return Trust.of(
+def trusting(*signers: LocalSigner, threshold: int = 1) -> TrustedKeys:
+    return TrustedKeys.of(
         [each.public_key_pem for each in signers or (ALICE,)], threshold=threshold, credentials=Credentials({})
     )
 

@@ -18,15 +18,15 @@ from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, is_reserved, signature_path
 from pipecrypt.dataset.statement.promise import PromisedFooter
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterEncryption, observe_encryption
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.structure import check_structure
-from pipecrypt.pipeline.calls.files import encrypt
-from pipecrypt.pipeline.calls.verifying import verify
-from pipecrypt.pipeline.progress.summary import Summary
-from pipecrypt.pipeline.request.policy import Policy
+from pipecrypt.runs.files import encrypt
+from pipecrypt.runs.report.events import Summary
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.verifying import verify
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class World:
         """Return the manifest of a directory, checked against the public keys of a signing key."""
         data = ((base or self.out) / MANIFEST_PATH).read_bytes()
         return verify_envelope(
-            data, Trust.of([self.reference(signer)], credentials=Credentials({})).verify, datetime.now(UTC)
+            data, TrustedKeys.of([self.reference(signer)], credentials=Credentials({})).verify, datetime.now(UTC)
         )
 
     def verify_single(self, file: Path) -> VerifiedManifest:
         """Return the statement beside a file, and compare the file with it."""
         data = Path(signature_path(str(file))).read_bytes()
-        check = Trust.of([self.reference("signing")], credentials=Credentials({})).verify
+        check = TrustedKeys.of([self.reference("signing")], credentials=Credentials({})).verify
         verified = verify_envelope(data, check, datetime.now(UTC), expected_file=file.name)
         entry = verified.manifest.single_file
         assert entry is not None

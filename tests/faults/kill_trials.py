@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from pipecrypt.dataset.share import rekeying
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run, sink_state
-from pipecrypt.storage import local_sink
+from pipecrypt.runs import directory_run, sink_state
+from pipecrypt.runs.journal import journal
+from pipecrypt.store import local_publication
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
@@ -237,13 +237,13 @@ def _no_staging() -> None:
 
 def _no_temporary_names() -> None:
     """Write files under their own names, a byte at a time for all to see."""
-    real = local_sink.LocalPublication.__init__
+    real = local_publication.LocalPublication.__init__
 
     def init(self: Any, location: Any, **options: Any) -> None:
         real(self, location, **options)
         self._temporary, self._overwrite = location.name, True
 
-    local_sink.LocalPublication.__init__ = init  # type: ignore[method-assign]
+    local_publication.LocalPublication.__init__ = init  # type: ignore[method-assign]
 
 
 def _nothing_set_aside() -> None:
@@ -258,7 +258,7 @@ def _no_undo() -> None:
 
 def _same_keys() -> None:
     """Let a broken generator give every process the same keys."""
-    from pipecrypt.keys.sessions import session  # noqa: PLC0415
+    from pipecrypt.keys import session  # noqa: PLC0415
 
     generator = random.Random(7)  # noqa: S311
     session.random_bytes = generator.randbytes  # type: ignore[attr-defined]

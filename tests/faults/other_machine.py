@@ -18,11 +18,10 @@ from typing import Any
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
-from pipecrypt.pipeline.history import sink_locking
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run
-from pipecrypt.storage import lock_watch, s3_object, sink_lock
-from pipecrypt.storage.process_identity import ProcessIdentity, this_process
+from pipecrypt.runs import directory_run
+from pipecrypt.runs.journal import journal, sink_locking
+from pipecrypt.store import lease, lease_holders, s3_object
+from pipecrypt.store.process_identity import ProcessIdentity, this_process
 from tests.faults.scenes import SCENES, Shop
 
 __all__ = ["BEAT_SECONDS", "OtherMachine", "act", "beat_each_second"]
@@ -91,8 +90,8 @@ def beat_each_second() -> None:
     """Let locks that are taken from now on beat fast, so that whoever waits for them waits for seconds."""
     real = sink_locking.SinkLock
 
-    def lock(directory: Any, who: str) -> sink_lock.SinkLock:
-        return real(directory, who, timing=lock_watch.LockTiming(BEAT_SECONDS))
+    def lock(directory: Any, who: str) -> lease.SinkLock:
+        return real(directory, who, timing=lease_holders.LockTiming(BEAT_SECONDS))
 
     sink_locking.SinkLock = lock  # type: ignore[assignment,misc]
 
@@ -120,7 +119,7 @@ _SABOTAGE: dict[str, Callable[[], None]] = {
 
 
 def _main(request: dict[str, Any]) -> tuple[int, str]:
-    sink_lock.this_process = lock_watch.this_process = _elsewhere  # type: ignore[attr-defined]
+    lease.this_process = lease_holders.this_process = _elsewhere  # type: ignore[attr-defined]
     journal._FLUSH_SECONDS = 0.0  # type: ignore[misc]
     beat_each_second()
     _SABOTAGE[request["sabotage"]]()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
-from pipecrypt.pipeline.run import directory_run
+from pipecrypt.runs import directory_run
 from tests.faults.scenes import SCENES, Shop
 
 __all__ = ["serve"]

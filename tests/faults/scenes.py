@@ -24,14 +24,13 @@ from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import NotTrustedError, VerificationError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.pipeline.history.cleaning import clean
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.progress.summary import Summary
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
-from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.journal.cleaning import clean
+from pipecrypt.runs.report.events import Event, FileDone, Summary
+from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
 
 __all__ = [
     "SCENES",
@@ -135,7 +134,7 @@ class Shop:
             shutil.copytree(self.template, sink)
         return self.at(sink)
 
-    def request(self, *, resumes: bool = False, overwrite: bool = False) -> EncryptRequest:
+    def request(self, *, resumes: bool = False, overwrite: bool = False) -> EncryptSpec:
         scene = self.scene
         policy = Policy(
             {} if scene.kind == "chunks" else {"email": self.key("pii")},
@@ -144,7 +143,7 @@ class Shop:
             mode="chunks" if scene.kind == "chunks" else "columns",
             **({"batch_rows": 10} if scene.kind == "csv" else {}),
         )
-        return EncryptRequest(
+        return EncryptSpec(
             source=Location(str(self.raw)),
             sink=Location(self.sink, self.options),
             policy=policy,

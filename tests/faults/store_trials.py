@@ -25,8 +25,8 @@ import fsspec
 
 from pipecrypt.dataset.share import rekeying
 from pipecrypt.errors import IntegrityError, SourceNotFoundError
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.run import directory_run, sink_state
+from pipecrypt.runs import directory_run, sink_state
+from pipecrypt.runs.journal import journal
 from tests.faults.kill_trials import forked
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys

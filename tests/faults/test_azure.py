@@ -14,7 +14,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.store.lease import Lease
 from tests.faults.scenes import SCENES, Shop, prepare, stop, write_source
 from tests.servers.s3_server import free_ports, serving
 
@@ -66,7 +66,7 @@ def test_a_run_is_resumed_and_repeated(shop: Shop) -> None:
 
 def test_one_run_at_a_time(shop: Shop) -> None:
     place = shop.request().sink.child("_pipecrypt/lock")
-    with SinkLock(place, "another run"), pytest.raises(ConflictError):
+    with Lease(place, "another run"), pytest.raises(ConflictError):
         replace(shop).run()
     shop.run()
     assert shop.plaintext() == shop.expected()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import NotTrustedError, PipecryptError
-from pipecrypt.pipeline.history.journal import journal
-from pipecrypt.pipeline.history.journal.seal import SignedSeal, UncheckedSeal
+from pipecrypt.runs.journal import journal
+from pipecrypt.runs.journal.seal import SignedSeal, UncheckedSeal
 from tests.faults.scenes import SCENES, Shop, prepare, stop
 
 

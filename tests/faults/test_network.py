@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import PipecryptError, StorageError, UnsafeSinkError
-from pipecrypt.testing.fault_proxy import FaultProxy, fault_proxy
+from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 from tests.servers.s3_server import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, ServerDidNotStart, free_ports, serving
 

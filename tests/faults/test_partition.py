@@ -22,9 +22,9 @@ import pytest
 
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
-from pipecrypt.pipeline.history import sink_locking
-from pipecrypt.pipeline.run.directory_run import DirectoryRun
-from pipecrypt.testing.fault_proxy import FaultProxy, HeldBack, fault_proxy
+from pipecrypt.runs.directory_run import DirectoryRun
+from pipecrypt.runs.journal import sink_locking
+from tests.doubles.fault_proxy import FaultProxy, HeldRequest, fault_proxy
 from tests.faults.other_machine import OtherMachine, act, beat_each_second
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 from tests.servers.s3_server import S3Server
@@ -63,7 +63,7 @@ class Network:
     proxy: FaultProxy
     statuses: list[int | None] = field(default_factory=list)
 
-    def hold(self, pattern: str) -> HeldBack:
+    def hold(self, pattern: str) -> HeldRequest:
         """Keep the next request of that kind, and drop all others from then on."""
         wanted = re.compile(pattern + r"(\?.*)?$")
         return self.proxy.hold_back(lambda method, path: wanted.search(f"{method} {unquote(path)}") is not None)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from pipecrypt.errors import PipecryptError
-from pipecrypt.testing.fault_proxy import fault_proxy
+from tests.doubles.fault_proxy import fault_proxy
 from tests.faults.other_machine import OtherMachine
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 from tests.servers.s3_server import S3Server, ServerDidNotStart, free_ports

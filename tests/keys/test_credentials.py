@@ -6,7 +6,7 @@ import pytest
 
 from pipecrypt.errors import PassphraseError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 SECRET = "correct horse"  # noqa: S105 - for tests
 

@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import (
     DamagedKeystoreError,
     FormatError,
@@ -31,9 +29,11 @@ from pipecrypt.keys.grants import (
     parse_grants,
 )
 from pipecrypt.keys.material import KeyMaterial, kek_text, parse_key_metadata
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.secret import DataKey
+from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 DATASET = new_dataset_id()
 PLACE = Context(DATASET, "a.parquet", ("email",), 0)

@@ -8,9 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey, algorithm_of, key_id, verify
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -68,7 +66,7 @@ class FakeSigner:
 
     @property
     def key_id(self) -> str:
-        return key_id(self.public_key_pem)
+        return PublicKey(self.public_key_pem).key_id
 
     def sign(self, message: bytes) -> bytes:
         return self._sign(message)
@@ -91,10 +89,10 @@ def test_a_keystore_signs_with_the_newest_version(keystore: Reference, credentia
         entry = create_key(keystore("sign"), key_type, credentials, new_version=new_version, kdf=CHEAP_KDF)
     signer = open_signer(keystore("sign"), credentials)
     assert isinstance(signer, Signer)
-    assert signer.key_id == entry.key_id == key_id(signer.public_key_pem)
-    verify(signer.public_key_pem, b"message", signer.sign(b"message"))
+    assert signer.key_id == entry.key_id == PublicKey(signer.public_key_pem).key_id
+    PublicKey(signer.public_key_pem).verify(b"message", signer.sign(b"message"))
     assert entry.public_key is not None
-    verify(entry.public_key, b"message", signer.sign(b"message"))
+    PublicKey(entry.public_key).verify(b"message", signer.sign(b"message"))
     assert signer.key_id in repr(signer)
     assert isinstance(signer, Wipeable)
     signer.wipe()
@@ -108,8 +106,8 @@ def test_public_keys_of_a_keystore_need_no_passphrase(keystore: Reference, crede
         for version in range(3)
     ]
     assert [public.key_id for public in read_public_keys(keystore("sign"), credentials=NOBODY)] == ids
-    assert key_id(export_public_key(keystore("sign"), NOBODY)) == ids[-1]
-    assert key_id(export_public_key(keystore("sign"), credentials, prove=True)) == ids[-1]
+    assert PublicKey(export_public_key(keystore("sign"), NOBODY)).key_id == ids[-1]
+    assert PublicKey(export_public_key(keystore("sign"), credentials, prove=True)).key_id == ids[-1]
     with pytest.raises(PassphraseError):
         export_public_key(keystore("sign"), NOBODY, prove=True)
     with pytest.raises(PassphraseError):
@@ -155,7 +153,7 @@ def test_pem_files_sign(tmp_path: Path, credentials: Credentials, password: byte
     reference = _pem_file(tmp_path, private_pem(private, password))
     signer = open_signer(reference, credentials if password else NOBODY)
     assert signer.public_key_pem == public_text(private)
-    verify(public_text(private), b"message", signer.sign(b"message"))
+    PublicKey(public_text(private)).verify(b"message", signer.sign(b"message"))
     assert export_public_key(reference, credentials) == public_text(private)
 
 
@@ -223,8 +221,8 @@ def test_several_signatures_of_one_message() -> None:
     signatures = make_signatures(signers, b"message")
     assert [signature.key_id for signature in signatures] == [signer.key_id for signer in signers]
     for signer, signature in zip(signers, signatures, strict=True):
-        verify(signer.public_key_pem, b"message", signature.value)
-    assert algorithm_of(signers[2].public_key_pem) == "ecdsa-p256"
+        PublicKey(signer.public_key_pem).verify(b"message", signature.value)
+    assert PublicKey(signers[2].public_key_pem).algorithm == "ecdsa-p256"
     for wrong in ([], [signers[0], signers[1], signers[0]]):
         with pytest.raises(UsageError):
             make_signatures(wrong, b"message")

@@ -12,9 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.signature import PublicKey
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -29,7 +27,7 @@ from pipecrypt.keys.public_keys import MAX_PUBLIC_KEY_BYTES
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.services.keystore.removal import retire_key
 from pipecrypt.keys.signers import LocalSigner, Signer, make_signatures, open_signer, read_version_keys
-from pipecrypt.keys.trust import MAX_SIGNATURES, Trust
+from pipecrypt.keys.trust import MAX_SIGNATURES, TrustedKeys
 from tests.crypto.keys import private_pem
 from tests.keys.conftest import CHEAP_KDF
 
@@ -39,8 +37,10 @@ E = LocalSigner(PrivateKey.from_pem(private_pem(ec.generate_private_key(ec.SECP2
 MESSAGE = b"message"
 
 
-def _trust(*signers: LocalSigner, threshold: int = 1) -> Trust:
-    return Trust.of([signer.public_key_pem for signer in signers], threshold=threshold, credentials=Credentials({}))
+def _trust(*signers: LocalSigner, threshold: int = 1) -> TrustedKeys:
+    return TrustedKeys.of(
+        [signer.public_key_pem for signer in signers], threshold=threshold, credentials=Credentials({})
+    )
 
 
 def _signed(*signers: Signer, message: bytes = MESSAGE) -> list[Signature]:
@@ -138,7 +138,7 @@ def test_thresholds_that_cannot_be_met(threshold: int) -> None:
 
 def test_no_key_is_no_trust() -> None:
     with pytest.raises(UsageError):
-        Trust.of([], credentials=Credentials({}))
+        TrustedKeys.of([], credentials=Credentials({}))
 
 
 def test_a_file_with_several_keys(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_with_several_keys(tmp_path: Path) -> None:
         f"# écrit par Alice\r\n{A.public_key_pem}\nBob:\n{B.public_key_pem}{E.public_key_pem}".encode("latin-1")
     )
     for text in (str(path), f"pem://{path}"):
-        assert Trust.of([text], credentials=Credentials({})).key_ids == (A.key_id, B.key_id, E.key_id)
+        assert TrustedKeys.of([text], credentials=Credentials({})).key_ids == (A.key_id, B.key_id, E.key_id)
 
 
 def test_a_path_may_be_relative_or_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +156,14 @@ def test_a_path_may_be_relative_or_a_pipe(tmp_path: Path, monkeypatch: pytest.Mo
     name = "A" * 40  # looks like base64, and is a file all the same
     Path(name).write_text(A.public_key_pem)
     assert (
-        Trust.of([name], credentials=Credentials({}))
-        == Trust.of([f"~/{name}"], credentials=Credentials({}))
+        TrustedKeys.of([name], credentials=Credentials({}))
+        == TrustedKeys.of([f"~/{name}"], credentials=Credentials({}))
         == _trust(A)
     )
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_text, args=(B.public_key_pem,))
     writer.start()
-    assert Trust.of(["pipe"], credentials=Credentials({})) == _trust(B)
+    assert TrustedKeys.of(["pipe"], credentials=Credentials({})) == _trust(B)
     writer.join()
 
 
@@ -172,7 +172,7 @@ def test_a_keystore_is_trusted_in_all_versions(keystore: Reference, credentials:
     old = open_signer(keystore("sign"), credentials)
     create_key(keystore("sign"), "ed25519", credentials, new_version=True, kdf=CHEAP_KDF)
     new = open_signer(keystore("sign"), credentials)
-    trust = Trust.of([keystore("sign")], credentials=Credentials({}))
+    trust = TrustedKeys.of([keystore("sign")], credentials=Credentials({}))
     assert trust.key_ids == (old.key_id, new.key_id)
     for signer in (old, new):
         assert trust.verify(MESSAGE, make_signatures([signer], MESSAGE)) == (signer.key_id,)
@@ -184,9 +184,9 @@ def test_one_key_by_several_names_counts_once(keystore: Reference, credentials: 
     (tmp_path / "a.pem").write_text(entry.public_key)
     (tmp_path / "b.pem").write_text("again\n" + entry.public_key.replace("\n", "\r\n"))
     texts = [keystore("sign"), str(tmp_path / "a.pem"), str(tmp_path / "b.pem"), entry.public_key]
-    assert Trust.of(texts, credentials=Credentials({})).key_ids == (entry.key_id,)
+    assert TrustedKeys.of(texts, credentials=Credentials({})).key_ids == (entry.key_id,)
     with pytest.raises(UsageError):
-        Trust.of(texts, threshold=2, credentials=Credentials({}))
+        TrustedKeys.of(texts, threshold=2, credentials=Credentials({}))
 
 
 def test_references_that_name_no_key(keystore: Reference, credentials: Credentials) -> None:
@@ -202,7 +202,7 @@ def test_references_that_name_no_key(keystore: Reference, credentials: Credentia
         ("pem://x.pem?a=b", KeyReferenceError),
     ):
         with pytest.raises(error):
-            Trust.of([text], credentials=Credentials({}))
+            TrustedKeys.of([text], credentials=Credentials({}))
 
 
 def test_a_private_key_is_refused_and_not_quoted(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_private_key_is_refused_and_not_quoted(tmp_path: Path) -> None:
         body = "".join(private.splitlines()[1:-1])
         path = tmp_path / "private.pem"
         with pytest.raises(UsageError) as caught:
-            Trust.of([private], credentials=Credentials({}))
+            TrustedKeys.of([private], credentials=Credentials({}))
         assert "keep it secret" in caught.value.hint
         for content in (private, A.public_key_pem + private):
             path.write_text(content)
@@ -224,7 +224,7 @@ def test_a_private_key_is_refused_and_not_quoted(tmp_path: Path) -> None:
                 private.replace("-----BEGIN", "BEGIN"),
             ):
                 with pytest.raises(UsageError) as caught:
-                    Trust.of([text], credentials=Credentials({}))
+                    TrustedKeys.of([text], credentials=Credentials({}))
                 assert body[-20:] not in f"{caught.value} {caught.value.hint}"
                 assert body[:20] not in f"{caught.value} {caught.value.hint}"
 
@@ -245,7 +245,7 @@ def test_files_that_hold_no_public_key(tmp_path: Path) -> None:
     for name, content in bad.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(UsageError) as caught:
-            Trust.of([str(tmp_path / name)], credentials=Credentials({}))
+            TrustedKeys.of([str(tmp_path / name)], credentials=Credentials({}))
         assert str(tmp_path / name) in str(caught.value)
         assert (name == "certificate") == ("x509" in caught.value.hint)
 
@@ -253,7 +253,7 @@ def test_files_that_hold_no_public_key(tmp_path: Path) -> None:
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     for text in ("", str(tmp_path), str(tmp_path / "none.pem"), "a\0b", "x" * 300, "~nobody-of-this-name/x", "\ud800"):
         with pytest.raises(UsageError):
-            Trust.of([text], credentials=Credentials({}))
+            TrustedKeys.of([text], credentials=Credentials({}))
 
 
 def test_a_huge_file_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
@@ -261,16 +261,16 @@ def test_a_huge_file_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
     path.write_text(A.public_key_pem)
     os.truncate(path, 1 << 40)  # takes no space on the disk
     with pytest.raises(UsageError) as caught:
-        Trust.of([str(path)], credentials=Credentials({}))
+        TrustedKeys.of([str(path)], credentials=Credentials({}))
     assert str(MAX_PUBLIC_KEY_BYTES) in str(caught.value)
     with pytest.raises(UsageError):
-        Trust.of(["/dev/zero"], credentials=Credentials({}))
+        TrustedKeys.of(["/dev/zero"], credentials=Credentials({}))
 
 
 @given(text=st.text(alphabet=st.sampled_from("-BEGIN PUBLICKEYD\nA=/+~.:#%"), max_size=120))
 def test_any_text_is_answered_by_an_error_of_ours(text: str) -> None:
     with pytest.raises(PipecryptError):
-        Trust.of([f"{text}-----BEGIN"], credentials=Credentials({}))
+        TrustedKeys.of([f"{text}-----BEGIN"], credentials=Credentials({}))
 
 
 def test_trust_travels_and_compares() -> None:
@@ -281,8 +281,8 @@ def test_trust_travels_and_compares() -> None:
     assert twin.verify(MESSAGE, _signed(A, E)) == (A.key_id, E.key_id)
     assert trust != _trust(A, E)
     assert trust != _trust(A, B, threshold=2)
-    assert repr(trust) == "<Trust 2 of 2>"
-    assert Trust([PublicKey(A.public_key_pem)]) == _trust(A)
+    assert repr(trust) == "<TrustedKeys 2 of 2>"
+    assert TrustedKeys([PublicKey(A.public_key_pem)]) == _trust(A)
 
 
 def _two_versions(keystore: Reference, name: str, credentials: Credentials) -> tuple[Signer, Signer]:
@@ -296,11 +296,14 @@ def test_two_versions_of_one_key_are_one_vote(keystore: Reference, credentials: 
     old, new = _two_versions(keystore, "alice", credentials)
     create_key(keystore("bob"), "ed25519", credentials)
     bob = open_signer(keystore("bob"), credentials)
-    trust = Trust.of([keystore("alice"), keystore("bob")], threshold=2, credentials=credentials)
+    trust = TrustedKeys.of([keystore("alice"), keystore("bob")], threshold=2, credentials=credentials)
     with pytest.raises(NotTrustedError, match="1 of 2 trusted parties"):
         trust.verify(MESSAGE, make_signatures([old, new], MESSAGE))
     assert trust.verify(MESSAGE, make_signatures([old, new, bob], MESSAGE)) == (old.key_id, new.key_id, bob.key_id)
-    for copied in (Trust.of(trust.texts, threshold=2, credentials=Credentials({})), pickle.loads(pickle.dumps(trust))):  # noqa: S301 - our own
+    for copied in (
+        TrustedKeys.of(trust.texts, threshold=2, credentials=Credentials({})),
+        pickle.loads(pickle.dumps(trust)),  # noqa: S301 - our own
+    ):
         assert copied == trust
         with pytest.raises(NotTrustedError):
             copied.verify(MESSAGE, make_signatures([old, new], MESSAGE))
@@ -311,18 +314,20 @@ def test_keys_of_one_file_are_one_vote_and_files_that_share_a_key_are_one_party(
         (tmp_path / name).write_text("".join(each.public_key_pem for each in signers))
     both, shared, alone = (str(tmp_path / name) for name in ("both", "shared", "alone"))
     with pytest.raises(NotTrustedError):
-        Trust.of([both, alone], threshold=2, credentials=Credentials({})).verify(MESSAGE, _signed(A, B))
-    assert Trust.of([both, alone], threshold=2, credentials=Credentials({})).verify(MESSAGE, _signed(A, C)) == (
+        TrustedKeys.of([both, alone], threshold=2, credentials=Credentials({})).verify(MESSAGE, _signed(A, B))
+    assert TrustedKeys.of([both, alone], threshold=2, credentials=Credentials({})).verify(MESSAGE, _signed(A, C)) == (
         A.key_id,
         C.key_id,
     )
     # Whoever holds B holds all that was named beside it: neither one nor two of its signatures are two votes.
     for signers in ((B,), (A, E), (A, B, E)):
         with pytest.raises(NotTrustedError):
-            Trust.of([both, shared, alone], threshold=2, credentials=Credentials({})).verify(MESSAGE, _signed(*signers))
+            TrustedKeys.of([both, shared, alone], threshold=2, credentials=Credentials({})).verify(
+                MESSAGE, _signed(*signers)
+            )
     for named in ([both, both], [both, shared], [A.public_key_pem, both]):
         with pytest.raises(UsageError, match="share a key") as caught:
-            Trust.of(named, threshold=2, credentials=Credentials({}))
+            TrustedKeys.of(named, threshold=2, credentials=Credentials({}))
         assert "2 were named" in caught.value.message
 
 
@@ -332,7 +337,7 @@ def _at(text: str) -> datetime:
 
 def test_a_retired_key_counts_for_what_was_signed_before(tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text(f"hello\n# pipecrypt: retired 2026-11-30T07:00:00Z\n{A.public_key_pem}# bye\n")
-    trust = Trust.of([str(tmp_path / "a.pem"), B.public_key_pem], credentials=Credentials({}))
+    trust = TrustedKeys.of([str(tmp_path / "a.pem"), B.public_key_pem], credentials=Credentials({}))
     for text in ("2026-11-30T06:59:59", "2026-11-30T07:00:00"):
         assert trust.verify(MESSAGE, _signed(A), lambda: _at(text)) == (A.key_id,)  # noqa: B023 - called at once
     for moment in (lambda: _at("2026-11-30T07:00:01"), None):  # what does not say when it was signed never counts
@@ -340,15 +345,17 @@ def test_a_retired_key_counts_for_what_was_signed_before(tmp_path: Path) -> None
             trust.verify(MESSAGE, _signed(A), moment)
         assert trust.examine(MESSAGE, _signed(A, B), moment).key_ids == (B.key_id,)
         assert trust.examine(MESSAGE, _signed(A, B), moment).retired == (A.key_id,)
-    for copied in (Trust.of(trust.texts, credentials=Credentials({})), pickle.loads(pickle.dumps(trust))):  # noqa: S301 - our own
-        assert copied == trust != Trust.of([A.public_key_pem, B.public_key_pem], credentials=Credentials({}))
+    for copied in (TrustedKeys.of(trust.texts, credentials=Credentials({})), pickle.loads(pickle.dumps(trust))):  # noqa: S301 - our own
+        assert copied == trust != TrustedKeys.of([A.public_key_pem, B.public_key_pem], credentials=Credentials({}))
 
 
 def test_a_copy_without_the_line_brings_no_key_back() -> None:
     retired = f"# pipecrypt: retired 2026-11-30T07:00:00Z\n{A.public_key_pem}"
     for texts in ([retired, A.public_key_pem], [A.public_key_pem, retired], [A.public_key_pem + retired]):
         with pytest.raises(NotTrustedError):
-            Trust.of(texts, credentials=Credentials({})).verify(MESSAGE, _signed(A), lambda: _at("2026-12-01T00:00:00"))
+            TrustedKeys.of(texts, credentials=Credentials({})).verify(
+                MESSAGE, _signed(A), lambda: _at("2026-12-01T00:00:00")
+            )
 
 
 @pytest.mark.parametrize(
@@ -356,12 +363,12 @@ def test_a_copy_without_the_line_brings_no_key_back() -> None:
 )
 def test_a_line_of_ours_that_is_not_understood_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="not understood"):
-        Trust.of([f"{line}\n{A.public_key_pem}"], credentials=Credentials({}))
+        TrustedKeys.of([f"{line}\n{A.public_key_pem}"], credentials=Credentials({}))
 
 
 def test_other_comments_mean_nothing() -> None:
     text = f"# pipecrypt is nice\n# retired 2020-01-01T00:00:00Z\nX: pipecrypt: retired\n{A.public_key_pem}"
-    assert Trust.of([text], credentials=Credentials({})) == _trust(A)
+    assert TrustedKeys.of([text], credentials=Credentials({})) == _trust(A)
 
 
 def test_retiring_reaches_readers_of_the_keystore_and_of_its_export(
@@ -371,7 +378,7 @@ def test_retiring_reaches_readers_of_the_keystore_and_of_its_export(
     retire_key(keystore("sign"), 1, credentials, at=_at("2026-11-30T07:00:00"))
     exported = "".join(each.text for each in read_version_keys(keystore("sign"), credentials=credentials))
     for text in (keystore("sign"), exported):
-        trust = Trust.of([text], credentials=credentials)
+        trust = TrustedKeys.of([text], credentials=credentials)
         assert trust.verify(MESSAGE, _signed(old), lambda: _at("2026-11-30T06:00:00")) == (old.key_id,)
         with pytest.raises(NotTrustedError):
             trust.verify(MESSAGE, _signed(old), lambda: _at("2026-11-30T08:00:00"))

@@ -6,20 +6,20 @@ import io
 import random
 from collections.abc import Callable
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
 from pipecrypt.parquet.byte_entry import CHUNKS_KEY, FileInfo
 from pipecrypt.parquet.chunk_view import ChunkView
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.footer import encode_sealed_footer, open_footer, read_sealed_footer
-from pipecrypt.parquet.modules import FileAAD
-from pipecrypt.parquet.names import FileMetaData, KeyValue
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.thrift import Struct, Value, WireType
-from pipecrypt.sources.zstd import ZstdCodec
+from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.modules import FileAAD
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys
 
 CHUNK = 4096

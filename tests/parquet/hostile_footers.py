@@ -7,7 +7,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.parquet.thrift import encode_varint
+from pipecrypt.parquet.wire.thrift import encode_varint
 
 __all__ = ["HOSTILE", "file_of", "struct_list"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.errors import FormatError, IntegrityError, StorageError
 from pipecrypt.parquet.body import Body
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys, only, parquet_bytes, sample_table
 
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     FormatError,
     IntegrityError,
@@ -33,6 +32,7 @@ from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import ReadsInto
 from pipecrypt.parquet.report import RestoredFile
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.byte_world import (
     CHUNK,
     POLICY,

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, NotEncryptedError, PipecryptError
 from pipecrypt.parquet import byte_groups
@@ -26,8 +25,9 @@ from pipecrypt.parquet.chunk_view import ChunkView, find_chunk_view
 from pipecrypt.parquet.chunks import locate_pages
 from pipecrypt.parquet.encrypt import FileEncryption
 from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.modules import FileAAD, ModuleType, open_module, seal_module
-from pipecrypt.parquet.names import (
+from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
+from pipecrypt.parquet.wire.fields import (
     COLUMN_META_DATA,
     OFFSET_INDEX,
     ROW_GROUP,
@@ -38,11 +38,11 @@ from pipecrypt.parquet.names import (
     PageLocation,
     RowGroup,
 )
-from pipecrypt.parquet.opened import OpenedFile
-from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
-from pipecrypt.parquet.thrift_read import open_encoded, read_struct
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module, seal_module
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import open_encoded, read_struct
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import (
     CHUNK,
     ZSTD,

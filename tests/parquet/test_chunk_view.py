@@ -15,7 +15,7 @@ from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.parquet import chunk_view
 from pipecrypt.parquet.byte_layout import ByteLayout
 from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, seal, some_bytes, some_text
 from tests.parquet.world import MemorySource, RandomKeys
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import IntegrityError, NotEncryptedError
 from pipecrypt.parquet.chunk_view import find_chunk_view
 from pipecrypt.parquet.decrypt import decrypt_file
@@ -17,7 +16,8 @@ from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import restore, seal
 from tests.parquet.test_growing import grow, slices
 from tests.parquet.world import (

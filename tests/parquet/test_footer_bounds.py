@@ -12,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import ContentError, LimitError
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import MAX_FOOTER_BYTES, read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import ColumnChunk, FileMetaData
-from pipecrypt.parquet.thrift import WireType, encode_struct
-from pipecrypt.parquet.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
+from pipecrypt.parquet.wire.thrift import WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
 from tests.parquet.world import MemorySink, RandomKeys, all_columns
 
@@ -36,9 +36,9 @@ from pipecrypt.parquet.footer import read_plain_footer, read_stored_footer
 from pipecrypt.parquet.footer_encryption import observe_encryption
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.structure import check_structure
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
 
 def peak():
     with open("/proc/self/status") as status:

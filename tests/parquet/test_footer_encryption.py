@@ -8,14 +8,14 @@ import os
 import pyarrow as pa
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption, observe_encryption
 from pipecrypt.parquet.key_names import KeyNames, read_key_names
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import seal
 from tests.parquet.world import (
     MemorySink,

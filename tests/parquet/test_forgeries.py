@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context
 from pipecrypt.errors import FormatError, IntegrityError, LimitError, UnsupportedError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer, read_sealed_footer
-from pipecrypt.parquet.names import ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.shown import MissingKeys
-from pipecrypt.parquet.thrift import Raw, Struct, WireType
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.secret import DataKey
+from pipecrypt.parquet.wire.fields import ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.world import (
     MemorySource,
     RandomKeys,

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError
 from pipecrypt.parquet.encrypt import FileEncryption
@@ -19,7 +18,8 @@ from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.world import (
     MemorySink,
     MemorySource,
@@ -121,7 +121,7 @@ def test_another_schema_is_refused() -> None:
 
 
 def test_more_row_groups_than_ordinals_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.limits.MAX_ORDINALS", 6)
+    monkeypatch.setattr("pipecrypt.parquet.wire.modules.MAX_ORDINALS", 6)
     grow(slices(sample_table(600), 100), all_columns(), RandomKeys())
     with pytest.raises(LimitError):
         grow(slices(sample_table(700), 100), all_columns(), RandomKeys())

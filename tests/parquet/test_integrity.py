@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto import digest as digest_module
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError, PipecryptError
@@ -28,10 +27,11 @@ from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.integrity import INTEGRITY_KEY, ExpectedDigests, SegmentDigests
 from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.layout import Segment, SegmentKind, chunk_parts
-from pipecrypt.parquet.names import ColumnMetaData, FileMetaData, KeyValue
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.thrift import Struct, Value, WireType
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.wire.fields import ColumnMetaData, FileMetaData, KeyValue
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.byte_world import edit_footer
 from tests.parquet.test_forgeries import _chunk, _edited
 from tests.parquet.test_growing import grow, slices

@@ -17,9 +17,9 @@ from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.inspect import inspect_file
 from pipecrypt.parquet.limits import check_counts
-from pipecrypt.parquet.names import FileMetaData, RowGroup
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.thrift import Raw, WireType
+from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Raw, WireType
 from tests.parquet.world import (
     MemorySource,
     RandomKeys,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import StorageError
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.readahead import ReadAhead
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys, all_columns, only, parquet_bytes, sample_table
 
 _WINDOW_BYTES = 700

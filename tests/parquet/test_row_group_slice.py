@@ -10,22 +10,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.footer import read_plain_footer, read_stored_footer
-from pipecrypt.parquet.names import ROW_GROUP, FileMetaData, RowGroup
 from pipecrypt.parquet.originals import read_originals
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.row_group_slice import row_group_sizes, slice_row_groups
 from pipecrypt.parquet.structure import check_structure
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
-from pipecrypt.parquet.thrift_read import open_encoded
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.storage.listing import find_file
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.parquet.wire.fields import ROW_GROUP, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import open_encoded
+from pipecrypt.store.listing import find_file
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import (
     DATA,
     MemorySink,

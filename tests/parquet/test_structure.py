@@ -14,12 +14,12 @@ from pipecrypt.errors import FormatError, LimitError, PipecryptError
 from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import StoredFooter, read_sealed_footer, read_stored_footer
-from pipecrypt.parquet.names import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.structure import Structure, check_opened_structure, check_structure
-from pipecrypt.parquet.thrift import Struct, Value, WireType
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from tests.parquet.byte_world import edit_footer, seal
 from tests.parquet.test_forgeries import _chunk, _edited
 from tests.parquet.test_integrity import small_file

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, PipecryptError
-from pipecrypt.parquet.names import COLUMN_CHUNK, FILE_META_DATA, OFFSET_INDEX
 from pipecrypt.parquet.page_headers import read_page_header
-from pipecrypt.parquet.thrift import BINARY, BOOL, INTEGER, ListOf, Raw, Struct, WireType, encode_struct
-from pipecrypt.parquet.thrift_read import read_struct
+from pipecrypt.parquet.wire.fields import COLUMN_CHUNK, FILE_META_DATA, OFFSET_INDEX
+from pipecrypt.parquet.wire.thrift import BINARY, BOOL, INTEGER, ListOf, Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.wire.thrift_read import read_struct
 
 SHAPE = {1: INTEGER, 2: BINARY, 3: ListOf({1: INTEGER}), 4: {7: BOOL}, 300: INTEGER}
 

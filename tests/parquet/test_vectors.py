@@ -14,8 +14,8 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, IntegrityError, KeyNotFoundError, LimitError, UsageError
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.names import FileMetaData
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.parquet.wire.fields import FileMetaData
 from tests.parquet.world import (
     DATA,
     FixedKeys,

@@ -20,7 +20,7 @@ from pipecrypt.parquet.kept import KeptChunks
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.shown import LOCKED_GAP_BYTES, MissingKeys
 from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.world import DATA, MemorySource, RandomKeys, all_columns, encrypt, needs_vectors, parquet_bytes
 from tests.parquet.world import sample_table as sample
 

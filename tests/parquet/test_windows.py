@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.page_headers import MAX_HEADER_BYTES, PageScan
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.thrift import encode_varint
+from pipecrypt.parquet.wire.thrift import encode_varint
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.test_vectors import ENCRYPTED, FOREIGN_KEYS, PLAIN, TOO_MANY_PAGES, middle_column
 from tests.parquet.world import (
     DATA,

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
 from pipecrypt.parquet.chunks import Chunk, RowGroups
 from pipecrypt.parquet.decrypt import decrypt_file
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 
 _PLACE = os.environ.get("PIPECRYPT_VECTORS")
 VECTORS = Path(_PLACE) if _PLACE else Path(__file__).parents[3] / "shared" / "vectors"

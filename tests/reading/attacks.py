@@ -13,7 +13,7 @@ import pipecrypt as pc
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.parquet.footer import encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import FileMetaData
+from pipecrypt.parquet.wire.fields import FileMetaData
 from tests.dataset.world import SignedWorld, write_table
 
 

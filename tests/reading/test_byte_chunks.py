@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.reading.pyarrow_keys import decryption_properties
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, restore, seal, show, some_bytes
 
 CREDENTIALS = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse"})

@@ -14,11 +14,11 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, UsageError
-from pipecrypt.pipeline.calls.files import encrypt
-from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.files import encrypt
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.store.location import Location
 from tests.reading.world import CREDENTIALS, Keys
 
 CHUNK = 4096

@@ -33,7 +33,7 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.reading import views as views_module
 from pipecrypt.reading.filesystem import PipecryptFileSystem

@@ -26,12 +26,12 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.names import EncryptionAlgorithm, FileMetaData
-from pipecrypt.parquet.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.reading import in_flight
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import CREDENTIALS, Keys

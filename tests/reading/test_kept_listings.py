@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipecrypt.reading import kept_listings
-from pipecrypt.reading.kept_listings import KeptListings, Listing
+from pipecrypt.reading import statements
+from pipecrypt.reading.statements import KeptListings, Listing
 
 
 def listing(directory: str, *names: str, whole: Iterable[str] = ()) -> Listing:
@@ -39,7 +39,7 @@ def test_a_part_is_one_until_its_dataset_is_listed_again() -> None:
 
 
 def test_the_oldest_go_and_the_last_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_listings, "_MOST_NAMES", 6)
+    monkeypatch.setattr(statements, "_MOST_NAMES", 6)
     kept = KeptListings()
     for number in range(5):
         kept.add(listing(f"up/{number}", "a", "b", "c"))

@@ -20,7 +20,7 @@ from fsspec.spec import AbstractFileSystem
 import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, MovedError, NotTrustedError, UnsupportedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.storage.small_files import FilesystemFiles
+from pipecrypt.store.small_files import FilesystemFiles
 from tests.dataset.world import write_table
 from tests.reading.attacks import FIRST, SECOND, THIRD, World
 

@@ -24,8 +24,8 @@ from pipecrypt.errors import ConflictError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.reading.stored_file import FileRanges
-from pipecrypt.storage.location import Location
+from pipecrypt.reading.views import FileRanges
+from pipecrypt.store.location import Location
 from tests.dataset.world import ALICE, NAMES, sign, trusting
 from tests.reading.attacks import FIRST, SECOND, World
 

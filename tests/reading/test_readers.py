@@ -16,16 +16,15 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.reading.exposed_keys import expose_data_keys
-from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties
+from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import DATA, encrypt, needs_vectors, parquet_bytes, sample_table
 
 CREDENTIALS = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse"})

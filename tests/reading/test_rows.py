@@ -7,7 +7,7 @@ import pytest
 
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.reading.world import CREDENTIALS, Keys, write
 
 _NO_UTF8 = pa.Array.from_buffers(

@@ -15,7 +15,7 @@ from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import IntegrityError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.world import ALICE, sign, trusting
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.attacks import FIRST, SECOND, THIRD, World

@@ -16,7 +16,7 @@ from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements
-from pipecrypt.storage import source
+from pipecrypt.store import source
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 LOCAL = fsspec.filesystem("file")

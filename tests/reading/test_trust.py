@@ -26,10 +26,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 import pipecrypt as pc
-from pipecrypt import said_once
 from pipecrypt.dataset import signed_sources
-from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
-from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -42,6 +39,7 @@ from pipecrypt.errors import (
 from pipecrypt.parquet import view as view_module
 from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem
+from pipecrypt.vocabulary import once
 from tests.dataset.world import ALICE, BOB, MALLORY, NAMES, next_version, promise_of, sign, tree
 from tests.reading.attacks import ATTACKS, FIRST, SECOND, World, swap
 from tests.reading.world import opens_no_pipe
@@ -274,7 +272,7 @@ def test_the_threshold(world: World, dataset: Path) -> None:
 
 def test_trust_of_the_environment(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_KEYS", world.key)
-    monkeypatch.setattr(said_once, "_said", set())  # another test of this process may have heard it
+    monkeypatch.setattr(once, "_said", set())  # another test of this process may have heard it
     url = f"pipecrypt::file://{dataset}"
     with pytest.warns(pc.UncheckedWarning):
         assert len(pd.read_parquet(url)) == 300
@@ -622,7 +620,7 @@ def test_contradictions_are_refused_at_once(world: World, dataset: Path, tmp_pat
 def test_the_warning_is_about_encrypted_files_only(
     world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(said_once, "_said", set())
+    monkeypatch.setattr(once, "_said", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error", pc.UncheckedWarning)
         with pc.open(world.root / "raw") as plain:

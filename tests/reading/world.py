@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.encrypt import encrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, parquet_bytes
 
 PASSPHRASE = "correct horse"  # noqa: S105  # a test's own

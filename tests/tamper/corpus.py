@@ -18,7 +18,7 @@ from pipecrypt.parquet.chunks import RowGroups
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.layout import SegmentKind
-from pipecrypt.parquet.names import ColumnChunk, FileMetaData
+from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
 from tests.parquet.world import MemorySource, every_row_group
 from tests.tamper.parts import edit, exchange, modules_of, parts_of
 from tests.tamper.world import FILES, TamperWorld

@@ -10,7 +10,7 @@ from pipecrypt.parquet.chunks import RowGroups, locate_pages
 from pipecrypt.parquet.columns import leaf_columns
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.layout import SegmentKind, chunk_parts
-from pipecrypt.parquet.names import ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
 from tests.parquet.world import MemorySource, every_row_group
 
 

@@ -19,15 +19,15 @@ from pipecrypt.dataset.requirements import checks_of
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.chunks import locate_pages
 from pipecrypt.parquet.footer import read_sealed_footer
 from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.modules import ModuleType, open_module, seal_module
 from pipecrypt.parquet.opened import OpenedFile
-from pipecrypt.pipeline.task.file_keys import keys_of_file
+from pipecrypt.parquet.wire.modules import ModuleType, open_module, seal_module
 from pipecrypt.reading.rows import read_rows
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.store.location import Location
 from tests.tamper.corpus import Scene
 from tests.tamper.world import table
 

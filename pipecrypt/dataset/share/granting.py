@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.dataset.share.grants import grants_above, read_grants
 from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place
 from pipecrypt.errors import (
@@ -28,13 +27,14 @@ from pipecrypt.keys.grants import (
     encode_grants,
     parse_grants,
 )
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.secret import DataKey
-from pipecrypt.storage.exclusive import replace_exclusively
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import locate
+from pipecrypt.keys.session import FindGrants, KeySession
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
+from pipecrypt.vocabulary.clock import utc_now, utc_text
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["Shared", "Target", "add_grants", "check_datasets", "remove_grants", "share_keks"]
 

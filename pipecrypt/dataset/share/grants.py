@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, parse_grants
-from pipecrypt.keys.sessions.session import FindGrants, KeySession
-from pipecrypt.storage.small_files import SmallFiles, directories_above
+from pipecrypt.keys.session import FindGrants, KeySession
+from pipecrypt.store.small_files import SmallFiles, directories_above
 
 __all__ = ["KeptGrants", "grants_above", "read_grants"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.requirements import Requirements
@@ -24,17 +23,18 @@ from pipecrypt.dataset.statement.paths import (
     file_list_path,
 )
 from pipecrypt.dataset.version import read_version
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.storage.inventory import Kind, list_in_place, look_at, pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import LocatedFiles, locate
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.inventory import Kind, list_in_place, look_at, pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles, locate
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
 
 __all__ = ["FoundKEK", "KEKSearch", "Place", "find_place", "search_keks"]
 

@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipecrypt.clock import utc_text
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.share.grants import read_grants
 from pipecrypt.dataset.share.kek_search import Place
 from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError, UnsupportedError
 from pipecrypt.keys.grants import Grant, Grants
+from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.key_names import read_key_names
 from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
-from pipecrypt.secret import DataKey
-from pipecrypt.storage.listing import SourceFile, list_sources
-from pipecrypt.storage.small_files import locate
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.small_files import locate
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.clock import utc_text
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "ColumnUsage",

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.digest import Digester, digest
 from pipecrypt.dataset.checked_source import pieces
 from pipecrypt.dataset.statement.file_list import FileEntry
@@ -22,19 +21,20 @@ from pipecrypt.dataset.undo import (
     is_of_another_file,
     same_as_signed,
 )
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.rekey import NewFooter, rekey_footer
-from pipecrypt.secret import DataKey
-from pipecrypt.storage.inventory import pin_regular
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.source import open_range_source
-from pipecrypt.storage.tail import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
+from pipecrypt.store.inventory import pin_regular
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import open_range_source
+from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["Rekeying", "Rewrapper"]
 

@@ -27,7 +27,7 @@ from pipecrypt.dataset.statement.paths import signature_path
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 __all__ = ["DatasetSigning", "FileSigning", "Signing"]
 

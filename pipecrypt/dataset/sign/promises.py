@@ -12,11 +12,11 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, UsageError
-from pipecrypt.keys.sessions.recording import RecordingKeys
+from pipecrypt.keys.session import FileKeys
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["add_promises", "check_columns", "check_frame", "continue_promise", "note_file"]
 
@@ -145,9 +145,7 @@ def _union(lists: Iterable[_KeyIDs | None]) -> _KeyIDs:
     return tuple(sorted({key_id for key_ids in lists if key_ids is not None for key_id in key_ids}))
 
 
-def note_file(
-    path: str, report: FileReport, digest: str, *, policy: EncryptionPolicy, keys: RecordingKeys
-) -> SignableFile:
+def note_file(path: str, report: FileReport, digest: str, *, policy: EncryptionPolicy, keys: FileKeys) -> SignableFile:
     """Return what a signature will say about a file.
 
     Args:
@@ -176,7 +174,7 @@ def note_file(
         raise UsageError(f"{path!a} cannot be signed: {error}", hint="encrypt it without signing") from error
 
 
-def _promise(report: FileReport, policy: EncryptionPolicy, keys: RecordingKeys) -> PromisedPolicy:
+def _promise(report: FileReport, policy: EncryptionPolicy, keys: FileKeys) -> PromisedPolicy:
     footer_key_id = keys.master_key_id(policy.footer_key_reference())
     others = footer_key_id if policy.uniform else None
     if others is None and policy.default is not None:

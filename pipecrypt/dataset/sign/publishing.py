@@ -22,12 +22,12 @@ from pipecrypt.dataset.statement.manifest import Manifest, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, file_list_path, signature_path
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.dataset.version import VerifiedVersion
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, IntegrityError, UsageError
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import read_revision, replace_revision
-from pipecrypt.storage.sink import open_sink
-from pipecrypt.storage.small_files import locate
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import read_revision, replace_revision
+from pipecrypt.store.sink import open_sink
+from pipecrypt.store.small_files import locate
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["MOST_LINE_FEEDS", "fence", "publish_dataset", "publish_file"]
 MOST_LINE_FEEDS: Final = 16

@@ -8,20 +8,19 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from pipecrypt.clock import utc_now
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.sign.records import SigningOptions
 from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ExpiredError, FutureStatementError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey
 from pipecrypt.keys.service import Wipeable
 from pipecrypt.keys.signers import EarlierPublicKeys, Signer, make_signatures, open_signer, read_version_keys
-from pipecrypt.keys.trust import Party, Trust
+from pipecrypt.keys.trust import Party, TrustedKeys
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["OpenSigners"]
 
@@ -73,7 +72,7 @@ class OpenSigners:
         """Return the time in UTC, in whole seconds as statements have it."""
         return self._clock().replace(microsecond=0)
 
-    def trust(self) -> Trust:
+    def trust(self) -> TrustedKeys:
         """Return the trust in what any of these keys signed, and any earlier version of one.
 
         Those of a keystore were proven when it was opened: what its file says now, or to others, widens nothing.
@@ -82,7 +81,7 @@ class OpenSigners:
         for signer, reference in zip(self._signers, self.options.key_references, strict=True):
             keys.append(PublicKey(signer.public_key_pem))
             keys.append(_earlier_versions(signer, reference, self._credentials))
-        return Trust(keys)
+        return TrustedKeys(keys)
 
     def requirements(self) -> Requirements:
         """Return what must hold of the version that the next one follows."""

@@ -16,10 +16,10 @@ from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.sink import exists, is_directory
-from pipecrypt.storage.small_files import directories_above, locate
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import exists, is_directory
+from pipecrypt.store.small_files import directories_above, locate
 
 __all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
 

@@ -20,11 +20,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListSummary, decode_file_list
 from pipecrypt.dataset.statement.manifest import MAX_STATEMENT_BYTES, Manifest, decode_statement, statement_sha256
-from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 
 __all__ = [
     "ACCEPT_FUTURE_HINT",

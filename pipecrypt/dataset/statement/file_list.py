@@ -22,8 +22,8 @@ from typing import Final, cast
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.statement.paths import check_path
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = [
     "MAX_FILES",

@@ -32,7 +32,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from pipecrypt.clock import parse_utc, utc_text
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.dataset.statement.file_list import (
     MAX_KEK_ID_CHARACTERS,
@@ -53,8 +52,8 @@ from pipecrypt.dataset.statement.promise import (
     encode_policy,
     fits_clear_columns,
 )
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import IntegrityError
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "DATASET_PREDICATE_TYPE",

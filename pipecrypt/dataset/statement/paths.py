@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = [
     "GRANTS_PATH",

@@ -26,7 +26,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-from pipecrypt.documents import Document, DocumentError, cost_of
+from pipecrypt.vocabulary.documents import Document, DocumentError, cost_of
 
 __all__ = [
     "ClearColumns",

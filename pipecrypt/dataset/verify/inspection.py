@@ -39,11 +39,11 @@ from pipecrypt.parquet.footer import StoredFooter, parse_footer, read_footer_byt
 from pipecrypt.parquet.opened import OpenedFile
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.parquet.structure import check_opened_structure, check_structure
-from pipecrypt.storage.inventory import take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import LocatedFiles
-from pipecrypt.storage.source import OpenSource, open_range_source
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
+from pipecrypt.store.source import OpenSource, open_range_source
 
 __all__ = ["Inspected", "Inspector", "LazyKnownDigests", "Unlocking"]
 

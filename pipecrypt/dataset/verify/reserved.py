@@ -15,11 +15,11 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, ObservedFile, compare_file
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, parse_run_id
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import ConflictError, ContentError
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.publication import is_temporary
-from pipecrypt.storage.source import open_range_source
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.publication import is_temporary
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["NO_JOURNALS", "Journals", "RunTable", "RunTables", "find_unexpected", "table_of"]
 

@@ -23,10 +23,10 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.storage.inventory import Kind, look_at, take_inventory
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.pattern import Pattern, has_glob
-from pipecrypt.storage.small_files import LocatedFiles, locate
+from pipecrypt.store.inventory import Kind, look_at, take_inventory
+from pipecrypt.store.listing import Pattern, has_glob
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles, locate
 
 __all__ = ["DatasetPart", "FileInDataset", "Selection", "SingleFile", "Target", "find_target"]
 

@@ -31,10 +31,9 @@ from pipecrypt.errors import (
     StorageError,
     VerificationError,
 )
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import LockHolder
-from pipecrypt.storage.lock_watch import LockWatch
-from pipecrypt.storage.small_files import LocatedFiles
+from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
 
 __all__ = ["Patience", "Watcher", "verify"]
 
@@ -127,7 +126,7 @@ def verify(
     )
 
 
-def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LockHolder | None:
+def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LeaseHolder | None:
     """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
 
     Raises:
@@ -160,13 +159,13 @@ def _is_current(target: Target, files: LocatedFiles) -> bool:
     return is_current(files, target.version if isinstance(target, SingleFile) else target.dataset)
 
 
-def _lock_of(target: Target, files: LocatedFiles) -> LockWatch | None:
+def _lock_of(target: Target, files: LocatedFiles) -> LeaseWatch | None:
     if isinstance(target, SingleFile):
         return None
-    return LockWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+    return LeaseWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
 
 
-def _holder(lock: LockWatch | None) -> LockHolder | None:
+def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
     """Return who is writing to the dataset. An attacker may pretend to: that makes no verification pass."""
     try:
         return None if lock is None else lock.living()
@@ -204,7 +203,7 @@ def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport
     )
 
 
-def _conclude(check: VersionCheck, report: VerifyReport, holder: LockHolder | None) -> None:
+def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | None) -> None:
     name, failure = report.root, check.tally.first_failure()
     if report.findings and holder is not None and check.is_in_motion():
         raise NotInPlaceError(

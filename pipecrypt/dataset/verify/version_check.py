@@ -40,11 +40,11 @@ from pipecrypt.errors import (
     LinkError,
     StorageError,
 )
-from pipecrypt.storage.inventory import Admits, Found, Kind, look_at, pin, pin_regular, take_inventory
-from pipecrypt.storage.listing import SourceFile
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.small_files import LocatedFiles
-from pipecrypt.storage.tail import read_undo
+from pipecrypt.store.inventory import Admits, Found, Kind, look_at, pin, pin_regular, take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
+from pipecrypt.store.undo import read_undo
 
 __all__ = ["VersionCheck", "Watcher"]
 _NO_FILE: Final = "a file was signed, and this is not a regular one"

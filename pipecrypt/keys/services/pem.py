@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pipecrypt.crypto.private_key import PrivateKey, is_encrypted_pem
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm
-from pipecrypt.crypto.recipient_pem import parse_identity
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, parse_identity
+from pipecrypt.crypto.signature import PrivateKey, is_encrypted_pem
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.errors import KeystoreError, StorageError
-from pipecrypt.said_once import warn_once
+from pipecrypt.vocabulary.once import warn_once
 
 __all__ = ["MAX_PRIVATE_FILE_BYTES", "file_failure", "read_private_file"]
 

@@ -23,10 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from pipecrypt.clock import utc_text
-from pipecrypt.context import Context
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest
-from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -40,7 +37,9 @@ from pipecrypt.keys.public_keys import public_blocks, read_public_file, retired_
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.clock import utc_text
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "SERVICE",

@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed
-from pipecrypt.documents import Document, DocumentError, decode_base64, parse_document
 from pipecrypt.errors import FormatError, IntegrityError, KeyReferenceError, KeystoreError, UnsupportedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.private_file import read_private_file
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, parse_document
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["SERVICE", "StaticKeyService", "StaticKeys"]
 

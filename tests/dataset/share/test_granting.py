@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.dataset.share.granting import Target, share_keks
 from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place, find_place
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants, encode_grants
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.secret import DataKey
-from pipecrypt.storage.location import Location
+from pipecrypt.keys.session import KeySession
+from pipecrypt.store.location import Location
 from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 DATASET = new_dataset_id()
 PII, NEW, THIRD = "memory://pii", "memory://new", "memory://third"

@@ -11,7 +11,7 @@ import pytest
 from pipecrypt.dataset.share import key_usage
 from pipecrypt.dataset.share.kek_search import Place
 from pipecrypt.keys.grants import Grant, Grants
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 
 
 class _CountedGrants(tuple[Grant, ...]):

@@ -8,10 +8,8 @@ from typing import cast
 
 import pytest
 
-from pipecrypt.context import new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.dataset.share.key_usage import GrantProofs, KeyUsage, WrappedKEK
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -23,10 +21,12 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants
-from pipecrypt.keys.sessions.session import KeySession
-from pipecrypt.keys.sessions.wrong_keks import RequestOrigin
-from pipecrypt.secret import DataKey
+from pipecrypt.keys.keyring import RequestOrigin
+from pipecrypt.keys.session import KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import new_dataset_id
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 DOOMED, OTHER, KEK = "keystore/pii/1", "keystore/other/2", "AAAA"
 USAGE = KeyUsage(DOOMED, 1, 0, (), 1, 0, None, (), 1)

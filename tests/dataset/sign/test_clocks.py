@@ -13,17 +13,17 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
-from pipecrypt.clock import utc_text
 from pipecrypt.dataset.sign import signers
 from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, parse_envelope
 from pipecrypt.dataset.statement.manifest import decode_statement
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
-from pipecrypt.pipeline.planning.plan_report import report_plan
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.pipeline.request.run_options import OnSourceChange, RunOptions
-from pipecrypt.pipeline.run.run import run
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.clock import utc_text
 from tests.dataset.written import World, people
 
 AHEAD = timedelta(minutes=15)
@@ -84,9 +84,9 @@ def test_a_skew_that_is_allowed(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert (world.verify().manifest.version, world.verify().manifest.created) == (2, first)
 
 
-def _request(world: World, *, accepts: bool) -> EncryptRequest:
+def _request(world: World, *, accepts: bool) -> EncryptSpec:
     options = RunOptions(keeps_journal=True, on_source_change=OnSourceChange.REPLACE, accepts_future_statement=accepts)
-    return EncryptRequest(
+    return EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), run=options
     )
 

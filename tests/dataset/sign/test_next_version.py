@@ -34,13 +34,13 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner
-from pipecrypt.keys.trust import Trust
-from pipecrypt.pipeline.calls.files import decrypt
-from pipecrypt.pipeline.progress.events import Event, FileDone
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.revision import Revision
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.runs.files import decrypt
+from pipecrypt.runs.report.events import Event, FileDone
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.location import Location
+from pipecrypt.store.revision import Revision
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
 from tests.parquet.world import no_row_groups
@@ -141,7 +141,7 @@ def test_another_storage(world: World) -> None:
     world.sign(sink="memory://signed/out")
     fs = fsspec.filesystem("memory")
 
-    check = Trust.of([world.reference("signing")], credentials=Credentials({})).verify
+    check = TrustedKeys.of([world.reference("signing")], credentials=Credentials({})).verify
     verified = verify_envelope(fs.cat_file(f"/signed/out/{MANIFEST_PATH}"), check, datetime.now(UTC))
     entries = files_of(verified.manifest, fs.cat_file(f"/signed/out/{verified.manifest.file_list_path}"))
     assert {entry.path: entry.size_bytes for entry in entries} == {
@@ -556,12 +556,12 @@ def test_a_run_whose_lock_was_taken_publishes_no_version(
         world.sign()
     statement = _manifest_bytes(world)
 
-    def take(self: SinkLock) -> None:
+    def take(self: Lease) -> None:
         (world.out / "_pipecrypt/lock/9.json").write_bytes(b"{}")
         real(self)
 
-    real = SinkLock.check
-    monkeypatch.setattr(SinkLock, "check", take)
+    real = Lease.check
+    monkeypatch.setattr(Lease, "check", take)
     with pytest.raises(ConflictError):
         world.sign(overwrite=True)
     assert _manifest_bytes(world) == statement

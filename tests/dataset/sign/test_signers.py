@@ -20,11 +20,11 @@ from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError, Rol
 from pipecrypt.keys.services.keystore.making import create_key, list_keys
 from pipecrypt.keys.services.keystore.removal import retire_key
 from pipecrypt.keys.signers import read_version_keys
-from pipecrypt.pipeline.calls.files import encrypt
-from pipecrypt.pipeline.planning.plan_report import report_plan
-from pipecrypt.pipeline.request.policy import Policy
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.files import encrypt
+from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
 from tests.dataset.written import World
 
 _JOURNAL = "application/vnd.pipecrypt.journal+jsonl"
@@ -241,7 +241,7 @@ def test_a_writer_does_not_begin_anew_where_a_statement_was_removed(world: World
 
 def test_a_plan_sees_that_a_statement_was_removed(world: World) -> None:
     world.sign()
-    request = EncryptRequest(
+    request = EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), overwrite=True
     )
     assert not report_plan(request).conflicts
@@ -254,7 +254,7 @@ def test_a_plan_sees_that_a_statement_was_removed(world: World) -> None:
 def test_a_plan_sees_what_its_run_would_not_follow(world: World, put_back: str) -> None:
     policy = world.policy()
     source, sink = Location(str(world.raw)), Location(str(world.out))
-    request = EncryptRequest(source=source, sink=sink, policy=policy, overwrite=True)
+    request = EncryptSpec(source=source, sink=sink, policy=policy, overwrite=True)
     kept = world.root / "kept"
     world.sign()
     shutil.copytree(world.out, kept)

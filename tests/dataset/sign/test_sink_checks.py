@@ -12,12 +12,12 @@ import pytest
 from pipecrypt.dataset.sign import sink_checks
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
 from pipecrypt.errors import ConflictError, NotTrustedError, SourceNotFoundError, StorageError
-from pipecrypt.pipeline.calls.files import decrypt
-from pipecrypt.pipeline.calls.verifying import verify
-from pipecrypt.pipeline.calls.writer import ParquetWriter, encrypt_batches
-from pipecrypt.pipeline.planning.plan_report import report_plan
-from pipecrypt.pipeline.request.request import EncryptRequest
-from pipecrypt.storage.location import Location
+from pipecrypt.runs.files import decrypt
+from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.verifying import verify
+from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
+from pipecrypt.store.location import Location
 from tests.dataset.written import World, people, tree
 
 
@@ -196,7 +196,7 @@ def test_nothing_is_written_around_a_signed_dataset(world: World, is_signed: boo
         world.sign(policy, overwrite=overwrite)
     assert _bytes(world.out) == before
     if is_signed and overwrite:
-        request = EncryptRequest(
+        request = EncryptSpec(
             source=Location(str(world.raw)), sink=Location(str(world.out)), policy=policy, overwrite=overwrite
         )
         assert "signed dataset" in "".join(report_plan(request).conflicts)

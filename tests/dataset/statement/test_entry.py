@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.documents import DocumentError
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import entry, sha
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import (
     MAX_ENVELOPE_BYTES,
     MAX_SIGNATURES,

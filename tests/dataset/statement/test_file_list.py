@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pipecrypt.dataset.statement import file_list
 from pipecrypt.dataset.statement.file_list import MAX_LINE_BYTES, FileEntry, FileListEncoder, decode_file_list
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import BOTH, ENTRIES, FILE_LIST, SHA256, SUMMARY, entries, entry, listed, sha
 
 LINE = listed([entry("a")])[0]

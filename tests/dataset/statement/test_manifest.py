@@ -16,8 +16,8 @@ from pipecrypt.dataset.statement.manifest import (
     statement_sha256,
 )
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import IntegrityError
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import (
     BOTH,
     CREATED,

@@ -12,8 +12,8 @@ from pipecrypt.dataset.statement.paths import (
     is_reserved,
     signature_path,
 )
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import UsageError
+from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import paths
 
 HOSTILE = [

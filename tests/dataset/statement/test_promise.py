@@ -11,7 +11,7 @@ from pipecrypt.dataset.statement.promise import (
     decode_policy,
     encode_policy,
 )
-from pipecrypt.documents import DocumentError, parse_document
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.dataset.statement.world import PII, POLICY, PRICES, policies
 
 

@@ -12,14 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.crypto.signed import Signature
+from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import Check, encode_envelope, message_to_sign
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.paths import check_path
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
-from pipecrypt.documents import DocumentError
 from pipecrypt.errors import NotTrustedError
+from pipecrypt.vocabulary.documents import DocumentError
 
 SHA256 = (DigestAlgorithm.SHA256,)
 BOTH = (DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3)

@@ -18,12 +18,11 @@ from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, staged_path
 from pipecrypt.dataset.verify import verification
 from pipecrypt.dataset.verify.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
-from pipecrypt.pipeline.history.journal.trusted import TrustedJournals
-from pipecrypt.storage.location import Location
-from pipecrypt.storage.lock_files import MAX_LOCK_FILES, LockHolder
-from pipecrypt.storage.lock_watch import LockTiming, LockWatch
-from pipecrypt.storage.process_identity import ProcessIdentity
-from pipecrypt.storage.sink_lock import SinkLock
+from pipecrypt.runs.journal.trusted import TrustedJournals
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
+from pipecrypt.store.location import Location
+from pipecrypt.store.process_identity import ProcessIdentity
 from tests.dataset.verify.test_verification import K, Watched, check, found
 from tests.dataset.world import NAMES, SignedWorld, entry_of, half_rotate, sign, tree, trusting
 
@@ -267,8 +266,8 @@ def test_a_link_in_the_place_of_a_lock_hides_no_finding(dataset: Path, tmp_path:
 # ---- beside a run that is at work ----
 
 
-def _lock(dataset: Path) -> SinkLock:
-    return SinkLock(Location(str(dataset)).child(LOCK_DIRECTORY), RUN, timing=LockTiming(interval_seconds=1))
+def _lock(dataset: Path) -> Lease:
+    return Lease(Location(str(dataset)).child(LOCK_DIRECTORY), RUN, timing=LeaseTiming(interval_seconds=1))
 
 
 def test_while_a_run_is_at_work_what_is_not_in_place_is_a_conflict(dataset: Path) -> None:
@@ -341,11 +340,11 @@ def test_forged_locks_keep_nobody_waiting_for_longer_than_one_does(
     _stage(dataset, B)
     (dataset / B).unlink()
     (dataset / LOCK_DIRECTORY).mkdir()
-    lock = LockHolder(1, "x", "00", ProcessIdentity("elsewhere", 1, "1"), 3600, 0)
+    lock = LeaseHolder(1, "x", "00", ProcessIdentity("elsewhere", 1, "1"), 3600, 0)
     for number in range(1, count + 1):
         (dataset / LOCK_DIRECTORY / f"{number}.json").write_bytes(lock.encode())
     waits: list[float] = []
-    monkeypatch.setattr(verification, "LockWatch", partial(LockWatch, timing=LockTiming(sleep=waits.append)))
+    monkeypatch.setattr(verification, "LockWatch", partial(LeaseWatch, timing=LeaseTiming(sleep=waits.append)))
     assert found(dataset) == {(K.NOT_IN_PLACE, B)}
     assert waits == ([] if count > MAX_LOCK_FILES else [10, 10, 10])
 

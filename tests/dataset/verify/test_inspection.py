@@ -11,8 +11,8 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.findings import NOTHING_KNOWN, FindingKind
 from pipecrypt.dataset.verify.inspection import Inspected, Inspector
 from pipecrypt.errors import ConflictError
-from pipecrypt.storage.inventory import pin
-from pipecrypt.storage.location import Location
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, entry_of, sign
 
 A = NAMES[0]

@@ -33,10 +33,9 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.protocols import PageCodec
-from pipecrypt.sources.zstd import ZstdCodec
-from pipecrypt.storage.location import Location
+from pipecrypt.store.location import Location
 from tests.dataset.world import (
     ALICE,
     BOB,

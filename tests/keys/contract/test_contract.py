@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import AccessError, IntegrityError, PipecryptError
 from pipecrypt.keys.service import Wipeable, WrapsKeys
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 from tests.keys.contract import test_contract_session
 from tests.keys.contract.worlds import Trouble, World, all_worlds
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, PipecryptError
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.documents import encode_base64
 from tests.keys.contract.worlds import Trouble, World
 
 DATASET = new_dataset_id()

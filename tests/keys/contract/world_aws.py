@@ -18,8 +18,8 @@ import pytest
 
 from pipecrypt.keys.service import KeyServices, MasterKey
 from pipecrypt.keys.services.aws_kms.service import AWSKMSService
-from pipecrypt.testing.fake_kms import FakeKMS, kms_action, kms_error
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
+from tests.doubles.fake_kms import FakeKMS, kms_action, kms_error
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 from tests.keys import emulators
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.patience import fake_patience

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.azure_kv.service import AzureKVService
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import FakeTime

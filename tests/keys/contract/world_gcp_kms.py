@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.gcp_kms.service import GCPKMSService
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse

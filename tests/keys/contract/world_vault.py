@@ -11,7 +11,7 @@ from typing import ClassVar
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import KeyServices
 from pipecrypt.keys.services.vault.service import VaultService
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name

@@ -10,7 +10,7 @@ world_memory is the shortest example, world_aws one with servers.
 2. The properties name references; `services` and `credentials` are what a caller of the library passes on. Wait for
    nothing real: give the service a fake clock and sleep, and short time limits once it is to hang.
 3. `cause` brings trouble, after which the next calls meet it. For services behind HTTP, the module
-   `pipecrypt.testing.http_service` stands between client and emulator or fake: it counts, holds and spoils answers.
+   `tests.doubles.http_service` stands between client and emulator or fake: it counts, holds and spoils answers.
 4. `fakes` maps the name of a test to what the emulator does wrong. That test must fail there (a strict xfail), so the
    list shrinks when the emulator is mended. `lacks` maps the name of a test to why it cannot apply; it does not run.
 """

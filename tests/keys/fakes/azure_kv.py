@@ -18,7 +18,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 TOKEN = "eyJ0-not-a-real-token"  # noqa: S105
 _PATH = re.compile(r"/keys/([^/]+)(?:/([0-9a-f]{32}))?(?:/(wrapkey|unwrapkey))?")

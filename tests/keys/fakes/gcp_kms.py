@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 RING = "projects/pipe-crypt/locations/europe-west3/keyRings/etl/cryptoKeys/"
 _PATH = re.compile(r"/v1/(projects/.*?/cryptoKeys/[\w-]+)(?:/cryptoKeyVersions/(\d+))?(?::(\w+)|(/publicKey))")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 TOKEN = "hvs.CAESIJ-not-a-real-token"  # noqa: S105
 _PATH = re.compile(r"/v1/transit/(keys|datakey/plaintext|encrypt|decrypt|rewrap|sign)/(\w[\w.-]*)")

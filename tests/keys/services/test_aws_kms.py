@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -19,9 +18,10 @@ from pipecrypt.errors import (
 from pipecrypt.keys.service import Replicas, Rewraps
 from pipecrypt.keys.services.aws_kms.keys import AWSMasterKey
 from pipecrypt.keys.services.aws_kms.service import SERVICE, AWSKMSService
-from pipecrypt.testing.fake_kms import FakeKMS, start_fake_kms
-from pipecrypt.testing.http_service import HTTPRequest
 from pipecrypt.testing.memory_keys import MemoryKeyService, MemoryMasterKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.fake_kms import FakeKMS, start_fake_kms
+from tests.doubles.http_service import HTTPRequest
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld

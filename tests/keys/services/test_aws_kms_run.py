@@ -20,12 +20,12 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.aws_kms.service import SERVICE
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.signers import read_public_keys
-from pipecrypt.pipeline.calls.files import decrypt, encrypt
-from pipecrypt.pipeline.calls.verifying import verify
-from pipecrypt.pipeline.request.policy import Policy
 from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_sessions
-from pipecrypt.testing.fake_kms import kms_error
-from pipecrypt.testing.http_service import HTTPRequest
+from pipecrypt.runs.files import decrypt, encrypt
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.verifying import verify
+from tests.doubles.fake_kms import kms_error
+from tests.doubles.http_service import HTTPRequest
 from tests.keys import emulators
 from tests.keys.aws import AWS, asked_action
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld

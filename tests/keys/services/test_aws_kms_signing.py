@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of, verify
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.aws_kms.service import SERVICE
@@ -18,7 +18,7 @@ from pipecrypt.keys.signers import (
     open_signer,
     read_public_keys,
 )
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, forward_to
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.worlds import Servers
@@ -38,11 +38,11 @@ def _open(aws: AWS, reference: str) -> Signer:
 
 
 def _check(signer: Signer, algorithm: SignatureAlgorithm) -> None:
-    assert algorithm_of(signer.public_key_pem) is algorithm
+    assert PublicKey(signer.public_key_pem).algorithm is algorithm
     for message in MESSAGES:
         (signature,) = make_signatures([signer], message)
         assert signature.key_id == signer.key_id
-        verify(signer.public_key_pem, message, signature.value)  # no call: the reader is offline
+        PublicKey(signer.public_key_pem).verify(message, signature.value)  # no call: the reader is offline
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_moto_with_arns(aws: AWS, servers: Servers, spec: str) -> None:
 def test_moto_but_for_its_second_hash(aws: AWS, servers: Servers, spec: str) -> None:
     signer = _open_in_moto(aws, servers, spec)
     digest = {"ECC_NIST_P256": hashlib.sha256, "ECC_NIST_P384": hashlib.sha384}[spec]
-    verify(signer.public_key_pem, digest(b"message").digest(), signer.sign(b"message"))
+    PublicKey(signer.public_key_pem).verify(digest(b"message").digest(), signer.sign(b"message"))
 
 
 def test_public_keys_ask_for_no_right_to_sign(aws: AWS) -> None:

@@ -12,7 +12,6 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     AccessError,
     IntegrityError,
@@ -26,7 +25,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.services.azure_kv.service import AzureKVService, AzureMasterKey
 from pipecrypt.keys.services.retry import Patience
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse
 from tests.keys.fakes.clock import PATIENT_SECONDS, FakeTime
 

@@ -11,8 +11,7 @@ import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
-from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.crypto.signature import verify
+from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
     AccessError,
     IntegrityError,
@@ -26,7 +25,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.services.gcp_kms.service import GCPKMSService, GCPMasterKey
 from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, export_public_key, make_signatures
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPRequest, HTTPService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse
 from tests.keys.fakes.gcp_transport import transport_to
@@ -293,7 +293,7 @@ def test_signs_with_the_version_that_is_named(service: GCPKMSService, kms: FakeG
         text = f"gcp-kms://{RING}sign{VERSION}{version}"
         signer = service.open_signer(parse_key_reference(text), NOBODY)
         assert isinstance(signer, Signer)
-        verify(signer.public_key_pem, b"message", signer.sign(b"message"))
+        PublicKey(signer.public_key_pem).verify(b"message", signer.sign(b"message"))
         assert make_signatures([signer], b"")[0].key_id == signer.key_id
         assert export_public_key(text, NOBODY, services={"gcp-kms": service}) == signer.public_key_pem
         assert signer.key_id in repr(signer)

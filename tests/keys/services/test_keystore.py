@@ -14,9 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters, derive_key
-from pipecrypt.crypto.signature import SignatureAlgorithm, algorithm_of, key_id
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
@@ -35,9 +34,10 @@ from pipecrypt.keys.services.keystore import document as keystore_document
 from pipecrypt.keys.services.keystore import seal as keystore_seal
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
 from pipecrypt.keys.services.keystore.service import SERVICE, KeystoreMasterKey
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import export_public_key
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 
 Reference = Callable[[str], str]
 PLACE = Context(new_dataset_id(), "a.parquet", ("a",), 0)
@@ -250,7 +250,7 @@ def test_listing_needs_no_passphrase(keystore: Reference, credentials: Credentia
     assert entries[0].public_key is None
     assert entries[0].key_id is None
     assert entries[1].public_key == export_public_key(keystore("sign"), Credentials({}))
-    assert entries[1].key_id == key_id(entries[1].public_key)
+    assert entries[1].key_id == PublicKey(entries[1].public_key).key_id
     with pytest.raises(KeyNotFoundError):
         list_keys(keystore("other"))
 
@@ -258,7 +258,9 @@ def test_listing_needs_no_passphrase(keystore: Reference, credentials: Credentia
 @pytest.mark.parametrize("key_type", ["ed25519", "mldsa65"])
 def test_signing_keys(keystore: Reference, credentials: Credentials, key_type: str) -> None:
     _create(keystore("sign"), credentials, key_type)
-    assert algorithm_of(export_public_key(keystore("sign"), credentials, prove=True)) is SignatureAlgorithm(key_type)
+    assert PublicKey(export_public_key(keystore("sign"), credentials, prove=True)).algorithm is SignatureAlgorithm(
+        key_type
+    )
     with pytest.raises(UsageError):
         KeySession([keystore("sign")], credentials=credentials)
 

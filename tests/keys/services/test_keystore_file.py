@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipecrypt.crypto.kdf import Argon2Parameters
-from pipecrypt.crypto.private_key import new_signing_seed, public_pem
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
 from pipecrypt.errors import DamagedKeystoreError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
@@ -26,7 +25,7 @@ from pipecrypt.keys.services.keystore.changing import NewKeystore
 from pipecrypt.keys.services.keystore.document import KeystoreDocument
 from pipecrypt.keys.services.keystore.making import create_key, import_key, read_keys
 from pipecrypt.keys.services.keystore.removal import remove_keys
-from pipecrypt.keys.trust import MAX_TRUSTED_KEYS, Trust
+from pipecrypt.keys.trust import MAX_TRUSTED_KEYS, TrustedKeys
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)
 KILLED = """
@@ -93,7 +92,7 @@ def test_a_public_key_of_another_type_than_its_key_is_refused(environ: dict[str,
     path.write_text(json.dumps(document))
     nobody = Credentials({"PIPECRYPT_STATE_DIR": ""})
     for use in (
-        lambda: Trust.of(["keystore://./keys.json#sign"], credentials=nobody),
+        lambda: TrustedKeys.of(["keystore://./keys.json#sign"], credentials=nobody),
         lambda: export_public_half("keystore://./keys.json#sign", nobody),
     ):
         with pytest.raises(DamagedKeystoreError) as caught:
@@ -130,7 +129,7 @@ def test_a_stranger_who_fills_a_keystore_costs_its_reader_little(environ: dict[s
     path.write_text(json.dumps(document))
     began = time.monotonic()
     with pytest.raises(UsageError) as caught:
-        Trust.of(["keystore://./keys.json#sign"], credentials=Credentials({"PIPECRYPT_STATE_DIR": ""}))
+        TrustedKeys.of(["keystore://./keys.json#sign"], credentials=Credentials({"PIPECRYPT_STATE_DIR": ""}))
     assert str(MAX_TRUSTED_KEYS) in caught.value.message
     assert time.monotonic() - began < 10
 

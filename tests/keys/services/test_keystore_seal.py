@@ -37,9 +37,9 @@ from pipecrypt.keys.services.keystore import changing, seal
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys, read_keys
 from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, retire_key
 from pipecrypt.keys.services.keystore.service import SERVICE
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_version_keys
-from pipecrypt.keys.trust import Trust
+from pipecrypt.keys.trust import TrustedKeys
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)
 GOLDEN = Path(__file__).parents[2] / "compat" / "keystore-1"
@@ -83,7 +83,7 @@ class Store:
         yield lambda: KeySession([self.reference("pii")], credentials=credentials).close()
         yield lambda: KeySession([self.reference("bob")], credentials=credentials).close()
         yield lambda: open_signer(self.reference("sign"), credentials)
-        yield lambda: Trust.of([self.reference("sign")], credentials=credentials)
+        yield lambda: TrustedKeys.of([self.reference("sign")], credentials=credentials)
         yield lambda: export_public_half(self.reference("sign"), credentials)
         yield lambda: export_public_half(self.reference("bob"), credentials)
         yield lambda: read_keys(str(self.path), credentials)
@@ -306,9 +306,9 @@ def test_without_the_secret_a_keystore_says_that_nothing_proves_it(
     assert export_public_half(store.reference("sign"), store.credentials).authenticated
     assert not export_public_half(store.reference("sign"), nobody).authenticated
     with caplog.at_level(logging.WARNING):
-        Trust.of([store.reference("sign")], credentials=nobody)
-        Trust.of([store.reference("sign")], credentials=nobody)
-        Trust.of([store.reference("sign")], credentials=store.credentials)
+        TrustedKeys.of([store.reference("sign")], credentials=nobody)
+        TrustedKeys.of([store.reference("sign")], credentials=nobody)
+        TrustedKeys.of([store.reference("sign")], credentials=store.credentials)
     assert caplog.text.count("nothing proves the public keys") <= 1
 
 
@@ -317,7 +317,7 @@ def test_a_secret_that_does_not_open_proves_nothing(store: Store, tmp_path: Path
     key_file.write_bytes(bytes(32))
     other = Credentials({"PIPECRYPT_PASSPHRASE": "wrong horse", "PIPECRYPT_KEY_FILE": str(key_file)})
     with pytest.raises(PassphraseError):
-        Trust.of([store.reference("sign")], credentials=other)
+        TrustedKeys.of([store.reference("sign")], credentials=other)
     listed = read_keys(str(store.path), other)
     assert (listed.authenticated, len(listed.keys)) == (False, 6)
     assert listed.doubt is not None
@@ -342,7 +342,7 @@ def test_one_derivation_for_each_opening(tmp_path: Path, monkeypatch: pytest.Mon
     create_key(store.reference("more"), "aes256", store.credentials)
     assert calls == 3
     for _ in range(3):  # trust is read again with each file that is opened
-        Trust.of([store.reference("sign")], credentials=store.credentials)
+        TrustedKeys.of([store.reference("sign")], credentials=store.credentials)
     assert calls == 4
 
 
@@ -487,7 +487,7 @@ def test_hostile_files_neither_hang_nor_fill_memory(tmp_path: Path, plant: str) 
         lambda: read_keys(str(path), credentials),
         lambda: changing.accept_backup(path, credentials),
         lambda: changing.change_passphrase(path, credentials),
-        lambda: Trust.of([f"keystore://{path}#pii"], credentials=credentials),
+        lambda: TrustedKeys.of([f"keystore://{path}#pii"], credentials=credentials),
     ):
         with pytest.raises(KeystoreError):
             use()

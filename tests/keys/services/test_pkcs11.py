@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
     IntegrityError,
@@ -30,8 +29,9 @@ from pipecrypt.keys.services.pkcs11 import library as pkcs11_library
 from pipecrypt.keys.services.pkcs11 import token as pkcs11_token
 from pipecrypt.keys.services.pkcs11.service import SERVICE, TokenMasterKey
 from pipecrypt.keys.services.pkcs11.uri import parse_token_key
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import make_signatures, open_signer
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.softhsm import OTHER_PIN, PIN, REPLICA, TOKEN, TWINS, Tokens, log_out, softhsm
 
 HERE, THERE = Context(new_dataset_id(), ""), Context(new_dataset_id(), "")
@@ -356,7 +356,7 @@ def test_processes_take_turns_but_nobody_can_hold_all_up(
 
 _FORK = """
 import os, sys
-from pipecrypt.context import Context
+from pipecrypt.vocabulary.context import Context
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.pkcs11.service import SERVICE
 from pipecrypt.keys.reference import parse_key_reference

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import (
     AccessError,
     IntegrityError,
@@ -27,9 +26,10 @@ from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.service import MasterKey, open_key_reference
 from pipecrypt.keys.services.keystore.making import create_key, import_key, list_keys
 from pipecrypt.keys.services.recipient import IdentityMasterKey, RecipientMasterKey, check_one_strength
-from pipecrypt.keys.sessions.session import KeySession
+from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_public_keys
 from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.crypto.keys import private_pem, public_text
 from tests.keys.conftest import CHEAP_KDF
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.crypto.aead import seal
-from pipecrypt.documents import encode_base64
 from pipecrypt.errors import FormatError, IntegrityError, KeyReferenceError, KeystoreError, UnsupportedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import ExplicitKeys, MasterKey
 from pipecrypt.keys.services.static import SERVICE, StaticKeys
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.secret import DataKey
 
 MASTER = b"0123456789012345"
 

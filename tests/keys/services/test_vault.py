@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pipecrypt.context import Context, new_dataset_id
-from pipecrypt.crypto.signature import verify
+from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import (
     AccessError,
     IntegrityError,
@@ -32,7 +31,8 @@ from pipecrypt.keys.services.vault.place import VaultPlace, locate_vault_key
 from pipecrypt.keys.services.vault.server import VaultAddress
 from pipecrypt.keys.services.vault.service import VaultMasterKey, VaultService
 from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
-from pipecrypt.testing.http_service import HTTPAnswer, HTTPService
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
 
@@ -354,14 +354,14 @@ def test_signs_with_the_newest_version(http: HTTPService, vault: FakeVault, key_
     for _ in range(2):
         signer = QUICK.open_signer(parse_key_reference(_text(http, "sign")), WITH_TOKEN)
         assert isinstance(signer, Signer)
-        verify(signer.public_key_pem, b"message", signer.sign(b"message"))
+        PublicKey(signer.public_key_pem).verify(b"message", signer.sign(b"message"))
         assert make_signatures([signer], b"")[0].key_id == signer.key_id
         assert signer.key_id in repr(signer)
         ids.add(signer.key_id)
         vault.keys["sign"].rotate()
     assert len(ids) == 2
     # A signer that was opened before the rotation goes on with its own version.
-    verify(signer.public_key_pem, b"message", signer.sign(b"message"))
+    PublicKey(signer.public_key_pem).verify(b"message", signer.sign(b"message"))
     exported = export_public_key(_text(http, "sign"), WITH_TOKEN, services={"vault": QUICK})
     assert exported != signer.public_key_pem
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.context import Context, new_dataset_id
 from pipecrypt.errors import KeyServiceError
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap, join_parts
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.secret import DataKey
 
 HERE = Context(new_dataset_id(), "")
 

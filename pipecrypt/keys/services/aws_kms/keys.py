@@ -14,14 +14,14 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.services.aws_kms.client import KMSClient
 from pipecrypt.keys.services.aws_kms.reference import KeyARN
 from pipecrypt.keys.signers import WithPublicKey
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["AWSMasterKey", "AWSSigner", "answered_bytes", "answered_key", "encryption_context"]
 

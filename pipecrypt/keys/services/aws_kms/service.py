@@ -26,8 +26,7 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from pipecrypt.crypto.pem_text import pem_text
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
 from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference

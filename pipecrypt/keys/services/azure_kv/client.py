@@ -12,7 +12,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -21,6 +20,7 @@ from pipecrypt.errors import (
     PipecryptError,
 )
 from pipecrypt.keys.services.retry import PassingError, Patience, ask_patiently
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["AzureKVClient", "open_azure_client"]
 

@@ -27,16 +27,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipecrypt.context import Context
-from pipecrypt.crypto.context_digest import append_context_digest, remove_context_digest
-from pipecrypt.documents import Document, DocumentError
+from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.azure_kv.client import AzureKVClient, open_azure_client
 from pipecrypt.keys.services.retry import Patience
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap, join_parts
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "AzureKVService", "AzureMasterKey"]
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from pipecrypt.documents import DocumentError, parse_document
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -22,6 +21,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.services.quiet import quiet_loggers
 from pipecrypt.keys.services.retry import PassingError, Patience, ask_patiently
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 
 __all__ = ["GCPKMSClient", "open_gcp_client"]
 

@@ -24,7 +24,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from pipecrypt.context import Context
 from pipecrypt.errors import IntegrityError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
@@ -33,7 +32,8 @@ from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
 from pipecrypt.keys.services.gcp_kms.signer import GCPSigner, open_gcp_signer
 from pipecrypt.keys.services.retry import PassingError, Patience
 from pipecrypt.keys.services.wrapping import generate_and_wrap
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey"]
 

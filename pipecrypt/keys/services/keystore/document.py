@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from pipecrypt.clock import parse_utc
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
-from pipecrypt.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.errors import DamagedKeystoreError
 from pipecrypt.keys.services.private_file import MAX_PRIVATE_FILE_BYTES
+from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 
 __all__ = [
     "MAX_COUNTER",

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from pipecrypt.errors import KeystoreError
-from pipecrypt.file_locks import take_lock
 from pipecrypt.keys.services.private_file import file_failure
+from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["LockedDirectory", "locked_directory"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.crypto.recipient_pem import parse_recipient
+from pipecrypt.crypto.recipient import parse_recipient
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeystoreError, UsageError
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.services.keystore.document import KeystoreDocument, StoredKey, is_key_name, parse_keystore

@@ -9,15 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.crypto.hpke import HPKEIdentity, new_seed
 from pipecrypt.crypto.kdf import KDFParameters
-from pipecrypt.crypto.private_key import new_signing_seed, public_pem
-from pipecrypt.crypto.recipient import RecipientAlgorithm, encode_pem
-from pipecrypt.crypto.recipient_pem import read_seed_pem
-from pipecrypt.crypto.signature import SignatureAlgorithm, key_id
-from pipecrypt.documents import decode_base64
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, new_seed, read_seed_pem
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
 from pipecrypt.errors import ConflictError, KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
@@ -33,7 +28,9 @@ from pipecrypt.keys.services.keystore.lookup import (
 )
 from pipecrypt.keys.services.keystore.opening import ReadKeystore, read_as_can_be
 from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.clock import utc_now, utc_text
+from pipecrypt.vocabulary.documents import decode_base64
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["KeyList", "KeystoreEntry", "create_key", "entries_of", "import_key", "list_keys", "read_keys"]
 
@@ -285,7 +282,7 @@ def _entry(key: StoredKey) -> KeystoreEntry:
         return KeystoreEntry(
             name=key.name,
             master_key_id=master_key_id(key),
-            key_id=key_id(key.public_key) if key.type.signs and key.public_key is not None else None,
+            key_id=PublicKey(key.public_key).key_id if key.type.signs and key.public_key is not None else None,
             type=key.type.value,
             version=key.version,
             created=key.created,

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.documents import Document, DocumentError
 from pipecrypt.errors import ConflictError, DamagedKeystoreError, KeystoreError
 from pipecrypt.keys.services.keystore.document import MAX_COUNTER, KeystoreDocument
-from pipecrypt.said_once import warn_once
-from pipecrypt.state_directory import state_directory
-from pipecrypt.state_records import StateRecords
+from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.once import warn_once
+from pipecrypt.vocabulary.state import StateRecords, state_directory
 
 __all__ = ["KeystoreMemory"]
 

@@ -25,7 +25,7 @@ from pipecrypt.keys.services.keystore.seal import (
     secret_fingerprint,
     unlock_keystore,
 )
-from pipecrypt.said_once import warn_once
+from pipecrypt.vocabulary.once import warn_once
 
 __all__ = ["ReadKeystore", "missing_secret", "open_keystore", "open_versions", "read_as_can_be", "warn_of_old_version"]
 

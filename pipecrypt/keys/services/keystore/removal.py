@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from pipecrypt.clock import utc_now, utc_text
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
@@ -19,6 +18,7 @@ from pipecrypt.keys.services.keystore.lookup import KeyPlace, find_versions, loc
 from pipecrypt.keys.services.keystore.making import KeystoreEntry, entries_of
 from pipecrypt.keys.services.keystore.opening import missing_secret, open_keystore, read_as_can_be
 from pipecrypt.keys.services.keystore.seal import UnlockedKeystore
+from pipecrypt.vocabulary.clock import utc_now, utc_text
 
 __all__ = ["find_doomed", "remove_keys", "retire_key", "usable_beside"]
 

@@ -38,7 +38,7 @@ from pipecrypt.keys.services.keystore.document import (
     protection_text,
 )
 from pipecrypt.keys.services.wrapping import join_parts
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["UnlockedKeystore", "has_secret", "new_keystore", "reprotected", "secret_fingerprint", "unlock_keystore"]
 

@@ -17,14 +17,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from pipecrypt.clock import parse_utc
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import open_sealed, seal
-from pipecrypt.crypto.hpke import HPKEIdentity
-from pipecrypt.crypto.private_key import PrivateKey
-from pipecrypt.crypto.recipient import RecipientAlgorithm
-from pipecrypt.crypto.recipient_pem import parse_recipient
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, parse_recipient
+from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     DamagedKeystoreError,
     IntegrityError,
@@ -49,7 +44,9 @@ from pipecrypt.keys.services.keystore.opening import ReadKeystore, open_versions
 from pipecrypt.keys.services.recipient import FoundRecipient, IdentityMasterKey
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import FoundPublicKeys, LocalSigner
-from pipecrypt.secret import DataKey
+from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
 

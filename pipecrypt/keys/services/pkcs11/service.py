@@ -23,10 +23,8 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import quote
 
-from pipecrypt.context import Context
 from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, random_bytes
-from pipecrypt.crypto.pem_text import pem_text
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
@@ -35,7 +33,8 @@ from pipecrypt.keys.services.pkcs11.token import TokenSession, open_token
 from pipecrypt.keys.services.pkcs11.uri import TokenKey, parse_token_key
 from pipecrypt.keys.services.wrapping import bind_to_master_key, generate_and_wrap
 from pipecrypt.keys.signers import WithPublicKey
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "TokenMasterKey", "TokenService", "TokenSigner"]
 

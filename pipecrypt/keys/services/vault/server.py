@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
-from pipecrypt.documents import Document, DocumentError, parse_document
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -26,6 +25,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.services.private_file import read_private_file
 from pipecrypt.keys.services.retry import PassingError, Patience, ask_patiently
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["VaultAddress", "VaultServer", "address_from_url", "is_this_machine", "variable"]
 

@@ -25,8 +25,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pipecrypt.context import Context
-from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64
 from pipecrypt.errors import IntegrityError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
@@ -36,7 +34,9 @@ from pipecrypt.keys.services.vault.place import VaultPlace, locate_vault_key
 from pipecrypt.keys.services.vault.server import VaultServer
 from pipecrypt.keys.services.vault.signer import VaultSigner, open_vault_signer
 from pipecrypt.keys.services.wrapping import generate_and_wrap
-from pipecrypt.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["SERVICE", "VaultMasterKey", "VaultService"]
 

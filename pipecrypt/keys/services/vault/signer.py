@@ -10,13 +10,12 @@ import hashlib
 import re
 from typing import Final
 
-from pipecrypt.crypto.pem_text import pem_text
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
-from pipecrypt.documents import Document, DocumentError, decode_base64, encode_base64
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
 from pipecrypt.errors import KeyServiceError, UsageError
 from pipecrypt.keys.services.vault.place import VaultPlace
 from pipecrypt.keys.services.vault.server import VaultServer
 from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64
 
 __all__ = ["VaultSigner", "open_vault_signer"]
 

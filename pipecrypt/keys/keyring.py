@@ -1,0 +1,363 @@
+"""The master keys and explicit keys of a session's references, every call to their services, and how many wrong ones.
+
+A file may name a million wrapped keys that nobody wrapped. Which of them are forged only the key service can tell, so
+each file or message has a budget of its own: who forges one uses up its budget, and no other's. Dataset ids, paths and
+KEK ids are what a file claims, and no budget goes by them. Honest files give no wrong text, however many KEKs they
+have. What a flood costs is bounded likewise: once `wrong_in_all` wrong texts were met within the time, each further
+file or message is given up after its first. None is refused before it was asked for, since the next one may be honest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pipecrypt.crypto.aead import MAX_INVOCATIONS
+from pipecrypt.crypto.digest import digest
+from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.material import parse_kek_text
+from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.service import (
+    EarlierVersions,
+    ExplicitKeys,
+    KeyServices,
+    MasterKey,
+    OpensHere,
+    Replicas,
+    SealsOnly,
+    Wipeable,
+    WrapsKeys,
+    open_key_reference,
+)
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
+
+__all__ = ["MAX_CACHED_KEKS", "KEKLimits", "Keyring", "RequestOrigin", "WrongKEKs"]
+
+MAX_CACHED_KEKS: Final = 1024
+_MAX_KNOWN: Final = 4096
+_KNOWN_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KEKLimits:
+    """How long a session uses a KEK before it calls its key service again, and how many it keeps.
+
+    Args:
+        age_seconds: since the service made or unwrapped it. Who loses the right to a master key goes on for so long.
+        uses: data keys wrapped or opened under one KEK; SP 800-38D 8.3 bounds those wrapped.
+        count: unwrapped KEKs that are kept.
+        text_bytes: the length of all wrapped texts that are kept along with them.
+        wrong: texts of one file or message that a master key did not wrap, within `age_seconds`, before it is asked no
+            more for that one.
+        wrong_in_all: of all files and messages; then one wrong text of each further one is enough.
+    """
+
+    age_seconds: float = 3600.0
+    uses: int = MAX_INVOCATIONS
+    count: int = MAX_CACHED_KEKS
+    text_bytes: int = 16 * 1024 * 1024
+    wrong: int = 16
+    wrong_in_all: int = 64
+
+    def __post_init__(self) -> None:
+        """Check that each limit lets something pass."""
+        counts = (self.count, self.text_bytes, self.wrong, self.wrong_in_all)
+        if not (self.age_seconds > 0 and 0 < self.uses <= MAX_INVOCATIONS and all(each > 0 for each in counts)):
+            raise ValueError("each limit is positive, and no KEK wraps more than SP 800-38D allows")
+
+    def is_used_up(self, made_at: float, uses: int, now: float) -> bool:
+        """Say whether a KEK that has been used so often, made at such a time, is not to be used again."""
+        return uses >= self.uses or now - made_at >= self.age_seconds
+
+
+class RequestOrigin:
+    """One file or message that keys are asked for. Not safe across threads; the session holds its lock."""
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        """Nothing was asked."""
+        self.times: dict[str, deque[float]] = {}
+
+    @property
+    def wrong(self) -> int:
+        """How many texts counted against it so far, of all master keys."""
+        return sum(map(len, self.times.values()))
+
+
+class WrongKEKs:
+    """How often each master key met what it did not wrap. Not safe across threads; the session holds its lock.
+
+    A service that refuses or fails says nothing about the text, so that does not count. Nor does what is opened in this
+    process, which costs no call: the caller leaves it out.
+
+    Args:
+        limits: how many are too many, and when they are forgotten.
+        clock: a clock that never goes back, in seconds.
+    """
+
+    __slots__ = ("_clock", "_in_all", "_known", "_limits")
+
+    def __init__(self, limits: KEKLimits, clock: Callable[[], float]) -> None:
+        """Know of none."""
+        self._limits = limits
+        self._clock = clock
+        self._in_all: dict[str, deque[float]] = {}
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def check(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
+        """Pass if this master key, a configured one, may be asked for a text.
+
+        Raises:
+            KeyServiceError: it met too many wrong texts of this origin.
+            IntegrityError: it was asked for the very text a moment ago, and had not wrapped it.
+        """
+        now = self._clock()
+        told = self._known.get((master_key_id, digest(wrapped.encode(errors="surrogatepass"))))
+        if told is not None and now - told < _KNOWN_SECONDS:
+            raise IntegrityError(f"the key encryption key was not wrapped by master key {master_key_id}")
+        count = self._recent(origin.times, master_key_id, now)
+        is_flood = self._recent(self._in_all, master_key_id, now) >= self._limits.wrong_in_all
+        if count >= (1 if is_flood else self._limits.wrong):
+            raise KeyServiceError(
+                f"{master_key_id} is asked no more for this file or message: it did not wrap {count} of the key "
+                "encryption keys there",
+                hint="it was forged or damaged; others are not concerned",
+            )
+
+    def add(self, master_key_id: str, wrapped: str, origin: RequestOrigin) -> None:
+        """Count a text that a configured master key did not wrap."""
+        now = self._clock()
+        origin.times.setdefault(master_key_id, deque()).append(now)
+        self._in_all.setdefault(master_key_id, deque(maxlen=self._limits.wrong_in_all)).append(now)
+        self._known[master_key_id, digest(wrapped.encode(errors="surrogatepass"))] = now
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    def _recent(self, times: dict[str, deque[float]], master_key_id: str, now: float) -> int:
+        of_key = times.get(master_key_id)
+        while of_key and now - of_key[0] >= self._limits.age_seconds:
+            of_key.popleft()
+        return len(of_key or ())
+
+
+_SHOWN_CHARACTERS: Final = 200
+_Result = TypeVar("_Result")
+
+
+class Keyring:
+    """All keys that a caller configured; nothing else is ever asked.
+
+    Args:
+        references: key references; a second mention of one counts once.
+        credentials: what opens the key services.
+        services: key services by scheme that are asked before the built-in ones.
+        wrong: counts what a master key did not wrap; by default for as long as this lives.
+
+    Raises:
+        KeyReferenceError: a reference is none, or has an unknown scheme.
+        AccessError: a key is missing, or the credentials do not open it.
+    """
+
+    __slots__ = ("_by_reference", "_explicit", "_master_keys", "_opened", "_wrong", "service_calls")
+
+    def __init__(
+        self,
+        references: Sequence[str | KeyReference],
+        credentials: Credentials,
+        services: KeyServices | None,
+        wrong: WrongKEKs | None = None,
+    ) -> None:
+        """Open all references; what derives slowly is derived once for all of them."""
+        self._wrong = wrong or WrongKEKs(KEKLimits(), time.monotonic)
+        self.service_calls = 0
+        self._opened: dict[str, MasterKey | ExplicitKeys] = {}
+        self._by_reference: dict[str, MasterKey] = {}
+        self._master_keys: dict[str, MasterKey] = {}
+        self._explicit: list[ExplicitKeys] = []
+        try:
+            for text, reference in {str(each): each for each in references}.items():
+                self._add(text, open_key_reference(reference, credentials, services=services))
+        except BaseException:
+            self.wipe()
+            raise
+        finally:
+            credentials.forget()
+
+    def master_key(self, key_reference: str | KeyReference) -> MasterKey:
+        """Return the master key of one of the references.
+
+        Raises:
+            UsageError: it names keys that only open files.
+        """
+        master_key = self._by_reference.get(str(key_reference))
+        if master_key is None:
+            if str(key_reference) not in self._opened:
+                raise RuntimeError("this key reference is none of the session's, or the session is closed")
+            raise UsageError(
+                f"{key_reference} only opens files of other writers",
+                hint="encrypt under a master key, such as keystore:///path/keys.json#name",
+            )
+        return master_key
+
+    def check_makes_keys(self) -> None:
+        """Pass if all references name master keys, so that each can wrap new keys.
+
+        Raises:
+            UsageError: one names keys that only open files.
+        """
+        for key_reference in self._opened:
+            self.master_key(key_reference)
+
+    def generate(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key and its form wrapped by a master key; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+        """
+        master_key = self.master_key(key_reference)
+        key, wrapped = self._call(lambda: master_key.generate_key(context), key_reference)
+        if key.bits != DATA_KEY_BYTES * 8:
+            raise KeyServiceError(f"{key_reference} made a key of {key.bits} bits, not 256")
+        return key, wrapped
+
+    def unwrap(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
+        """Return the key in a text of "wrappedKEK" or of a singly wrapped "wrappedDEK"; one service call.
+
+        `master_key_id` comes from a file and is a hint: it chooses among the configured keys, and adds none.
+
+        Args:
+            wrapped: the text.
+            master_key_id: as the file names it.
+            origin: the file or message; what is wrong counts against it.
+
+        Raises:
+            KeyNotFoundError: the master key is none of the configured ones; lists it and those.
+            KeyServiceError: the service failed or refused, or met too many wrong texts; see `WrongKEKs`.
+            IntegrityError: the text was not made by that master key for that dataset.
+            FormatError: the text is no wrapped key.
+        """
+        master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
+        if master_key is None:
+            return self._unwrap_explicit(wrapped, master_key_id)
+        dataset_id, sealed = parse_kek_text(wrapped)
+        context = Context(dataset_id=dataset_id or "", path="")
+        # By the configured key's own id: files may call one key by several, as a replica in another region.
+        costs_calls = not (isinstance(master_key, OpensHere) and master_key.opens_here)
+        if costs_calls:
+            self._wrong.check(master_key.id, wrapped, origin)
+        try:
+            return self._call(lambda: master_key.unwrap_key(sealed, context), master_key_id)
+        except (IntegrityError, FormatError):
+            if costs_calls:
+                self._wrong.add(master_key.id, wrapped, origin)
+            raise
+
+    def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context) -> bytes:
+        """Return a key that exists, wrapped by the master key of a reference; one service call.
+
+        Raises:
+            KeyServiceError: the service failed or refused.
+            UsageError: keys of that service only wrap keys that they make, or none.
+        """
+        master_key = self.master_key(key_reference)
+        if not isinstance(master_key, WrapsKeys):
+            raise UsageError(
+                f"{key_reference} cannot wrap a key that exists", hint="name a master key of another key service"
+            )
+        return self._call(lambda: master_key.wrap_key(key, context), key_reference)
+
+    def master_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of all configured master keys, earlier versions included."""
+        return tuple(self._master_keys)
+
+    def can_open(self, master_key_id: str) -> bool:
+        """Say whether a configured master key opens what one of this id wrapped; nothing is called."""
+        master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
+        return master_key is not None and not isinstance(master_key, SealsOnly)
+
+    def find(self, key_metadata: bytes, context: Context) -> DataKey:
+        """Return the explicit key for the key metadata of another scheme.
+
+        Raises:
+            KeyNotFoundError: none is listed.
+        """
+        for keys in self._explicit:
+            key = keys.find_key(key_metadata, context)
+            if key is not None:
+                return key
+        named = f"with key metadata {_shown(_as_text(key_metadata))}" if key_metadata else "without key metadata"
+        raise KeyNotFoundError(
+            f"another program wrote the file, {named}; none of the configured keys fits: {self._configured()}",
+            hint="list the key in a JSON file and pass static://FILE",
+        )
+
+    def wipe(self) -> None:
+        """Wipe what key services hold in this process, and forget all keys."""
+        for opened in (*self._opened.values(), *self._master_keys.values()):
+            if isinstance(opened, Wipeable):
+                opened.wipe()
+        self._opened.clear()
+        self._by_reference.clear()
+        self._master_keys.clear()
+        self._explicit.clear()
+
+    def _add(self, key_reference: str, opened: MasterKey | ExplicitKeys) -> None:
+        self._opened[key_reference] = opened
+        if isinstance(opened, ExplicitKeys):
+            self._explicit.append(opened)
+        if isinstance(opened, MasterKey):
+            self._by_reference[key_reference] = opened
+            earlier = opened.earlier_versions() if isinstance(opened, EarlierVersions) else ()
+            for master_key in (*earlier, opened):
+                # A public key never takes the place of its private half, which answers to the same id.
+                if not (isinstance(master_key, SealsOnly) and master_key.id in self._master_keys):
+                    self._master_keys[master_key.id] = master_key
+
+    def _replica_of(self, master_key_id: str) -> MasterKey | None:
+        for master_key in self._master_keys.values():
+            if isinstance(master_key, Replicas) and master_key.opens_for(master_key_id):
+                return master_key
+        return None
+
+    def _unwrap_explicit(self, wrapped: str, master_key_id: str) -> DataKey:
+        for keys in self._explicit:
+            key = keys.unwrap_named(wrapped, master_key_id)
+            if key is not None:
+                return key
+        raise KeyNotFoundError(
+            f"the file needs master key {_shown(master_key_id)}, which is none of the configured keys: "
+            f"{self._configured()}",
+            hint="pass the key reference of that master key; pipecrypt inspect shows which keys a file needs",
+        )
+
+    def _configured(self) -> str:
+        named = [
+            f"{key_reference} ({opened.id})" if isinstance(opened, MasterKey) else key_reference
+            for key_reference, opened in self._opened.items()
+        ]
+        return ", ".join(named) or "none"
+
+    def _call(self, call: Callable[[], _Result], what: str | KeyReference) -> _Result:
+        self.service_calls += 1
+        try:
+            return call()
+        except PipecryptError:
+            raise
+        except Exception as error:
+            # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
+            raise KeyServiceError(f"the key service of {_shown(str(what))} failed: {type(error).__name__}") from error
+
+
+def _as_text(key_metadata: bytes) -> str:
+    return key_metadata[: 4 * _SHOWN_CHARACTERS].decode(errors="replace")
+
+
+def _shown(text: str) -> str:
+    # Escaped, because the text comes from a file and may hold control sequences of a terminal.
+    return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")

@@ -1,1 +1,0 @@
-"""What runs leave in a sink: journal, lock, records; read, continued and cleaned. What is left to do: planning/."""

@@ -1,1 +1,0 @@
-"""What runs note about themselves below `_pipecrypt/runs/` in the sink, so that later ones know what was done."""

@@ -1,1 +1,0 @@
-"""What a run will do, decided and shown before anything is made. Doing it is left to run/."""

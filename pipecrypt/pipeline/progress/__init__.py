@@ -1,1 +1,0 @@
-"""What is told about the work: events, stages, summaries, reports, logs; and its interruption. Showing it: cli/."""

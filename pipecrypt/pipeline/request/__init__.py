@@ -1,1 +1,0 @@
-"""What a caller asks for, checked. Carrying it out is left to the rooms above."""

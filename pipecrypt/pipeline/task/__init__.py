@@ -1,1 +1,0 @@
-"""The life of one file, in any process. Start with task; which files there are is left to planning/."""

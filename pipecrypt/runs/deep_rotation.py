@@ -1,0 +1,341 @@
+"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers. One file is left to dataset.
+
+Order: all that can be refused is refused; files are changed, each with an undo file; a signed dataset is published as a
+new version; the undo files are dropped. Until the new version is there, who verifies refuses files that were changed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.listing import ENCRYPTED_FILES
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.share.granting import add_grants, check_datasets
+from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.kek_search import Place, search_keks
+from pipecrypt.dataset.share.rekeying import Rekeying, Rewrapper
+from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file
+from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
+from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
+from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.grants import Grants
+from pipecrypt.keys.session import KeySession
+from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.runs.journal.past_runs import put_in_place
+from pipecrypt.runs.journal.seal import SignedSeal
+from pipecrypt.runs.journal.sink_locking import locked_sink
+from pipecrypt.store.exclusive import hold_exclusively
+from pipecrypt.store.inventory import Kind, list_in_place, look_at
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import directories_above, locate
+
+__all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
+
+_ROTATION: Final = "a deep rotation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepRotation:
+    """What is asked for.
+
+    Args:
+        old: key reference of the master key that is left.
+        new: key reference of the master key that takes its place.
+        keys: further keys, which open footers under another master key.
+        also: key references that the new KEKs are wrapped for, too.
+        sign: key references of the signing keys.
+        dataset_ids: of the datasets that are meant, where the files are of several.
+        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+    """
+
+    old: str
+    new: str
+    keys: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    sign: tuple[str, ...] = ()
+    dataset_ids: tuple[str, ...] = ()
+    accepts_future: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSummary:
+    """What a deep rotation did.
+
+    Args:
+        operation: rotate --deep.
+        dataset: where.
+        master_key_id: that the data keys are under now.
+        dataset_ids: of the datasets whose files they are.
+        files: how many there are.
+        changed: how many got a new footer.
+        data_keys: that were wrapped again.
+        bytes_moved: that were sent from here, undo files included; bodies too, where the storage neither changes files
+            in place nor copies within itself.
+        total_bytes: of all files.
+        put_back: files that an earlier call had left in between, and that were put back first.
+        lost_grants: master keys that had grants of KEKs which the files no longer use; they open them no more.
+        signed: the statements that were published.
+        service_calls: to key services.
+        seconds: from call to return.
+    """
+
+    operation: str = "rotate --deep"
+    dataset: str
+    master_key_id: str
+    dataset_ids: tuple[str, ...]
+    files: int
+    changed: int
+    data_keys: int
+    bytes_moved: int
+    total_bytes: int
+    put_back: int
+    lost_grants: tuple[str, ...]
+    signed: tuple[SignedStatement, ...]
+    service_calls: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sessions:
+    reading: KeySession
+    old: KeySession
+    new: KeySession
+
+
+def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) -> DeepSummary:
+    """Put all data keys of one master key under another.
+
+    Raises:
+        UsageError: what is there is signed, and no signing key was given; or it is a part of what is.
+        KeyNotFoundError: nothing there is under the old master key, nor under the new one.
+        ConflictError: another deep rotation of it is running, or a run writes there.
+        PipecryptError: see `pipecrypt.errors`. Of signed files, those that were changed are put back; where even that
+            fails, or the process dies, the same call goes on from there.
+    """
+    started = time.perf_counter()
+    _check_signing(place, wish)
+    with ExitStack() as stack:
+        # Another rotation would take the undo files of this one for those of a dead process, and put files back.
+        location = place.files.location(place.path)
+        held = hold_exclusively(location, place.rotation_lock) if place.is_file else locked_sink(location, _ROTATION)
+        stack.enter_context(held)
+        signers = _open_signers(stack, place, wish, credentials)
+        earlier = _read_earlier(place, signers)
+        if signers is not None and not place.is_file:
+            put_in_place(location, earlier, SignedSeal(signers))  # footers change where their files belong
+        sessions = _Sessions(
+            *(
+                stack.enter_context(KeySession(references, credentials=credentials, also=also))
+                for references, also in (
+                    ((wish.old, *wish.keys, wish.new), ()),
+                    ((wish.old,), ()),
+                    ((wish.new,), wish.also),
+                )
+            )
+        )
+        return _rotate(place, wish, sessions, signers, earlier, started)
+
+
+def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
+    place: Place,
+    wish: DeepRotation,
+    sessions: _Sessions,
+    signers: OpenSigners | None,
+    earlier: VerifiedVersion | None,
+    started: float,
+) -> DeepSummary:
+    new_id = sessions.new.master_key_id(wish.new)
+    old_ids = set(sessions.old.master_key_ids()) - {new_id}
+    if not old_ids:
+        raise UsageError("the old master key is the new one", hint="name another, or make a new version of it first")
+    rewrapper = Rewrapper(old_ids, sessions.new, wish.new)
+    rekeying = Rekeying(
+        rewrapper, lambda file: keys_of_file(file, sessions.reading), lambda: _store_grants(place, sessions.new)
+    )
+    if earlier is None:
+        for file, _ in _files(place, earlier):
+            rekeying.settle(file)
+    ids = _dataset_ids(place, wish, earlier, sessions)
+    rewrapper.allow(ids)
+    try:
+        entries = [rekeying.change(file, entry) for file, entry in _files(place, earlier)]
+    except BaseException:
+        rekeying.roll_back()
+        raise
+    if not rekeying.changed and not rekeying.put_back:
+        _check_done_before(place, wish, is_done=new_id in rewrapper.seen_master_keys)
+    signed = _sign(place, signers, earlier, [each for each in entries if each is not None], (old_ids, new_id), rekeying)
+    rekeying.finish()
+    return DeepSummary(
+        dataset=place.name,
+        master_key_id=new_id,
+        dataset_ids=ids,
+        files=rekeying.files,
+        changed=len(rekeying.changed),
+        data_keys=rekeying.data_keys,
+        bytes_moved=rekeying.bytes_moved,
+        total_bytes=rekeying.total_bytes,
+        put_back=rekeying.put_back,
+        lost_grants=_lost_grants(place, rewrapper, sessions),
+        signed=signed,
+        service_calls=sum(each.service_calls for each in (sessions.reading, sessions.old, sessions.new)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check_done_before(place: Place, wish: DeepRotation, *, is_done: bool) -> None:
+    """Pass if files have keys under the new master key; where none has, the old one is a mistake."""
+    if not is_done:
+        hint = "pipecrypt keys usage tells which keys there are"
+        raise KeyNotFoundError(f"no file of {place.name} has a key under {wish.old}", hint=hint)
+
+
+def _check_signing(place: Place, wish: DeepRotation) -> None:
+    if not wish.sign and (place.manifest is not None or (place.is_file and _is_there(place, SIGNATURE_SUFFIX))):
+        raise UsageError(
+            f"{place.name} is signed, and new footers need a new signature", hint="name the signing key with --sign"
+        )
+    for directory in directories_above(place.path):
+        if look_at(place.files.location(f"{directory}/{MANIFEST_PATH}")) is Kind.FILE:
+            raise UsageError(
+                f"{place.name} is a part of the signed dataset {place.files.display(directory)}",
+                hint="rotate the whole dataset",
+            )
+    if not wish.sign:
+        _check_none_removed(place)
+
+
+def _check_none_removed(place: Place) -> None:
+    subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
+    check_none_removed(subject, VersionMemory.of_user(os.environ))
+
+
+def _is_there(place: Place, suffix: str) -> bool:
+    return look_at(place.files.location(place.path + suffix)) is Kind.FILE
+
+
+def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credentials: Credentials) -> OpenSigners | None:
+    if not wish.sign:
+        return None
+    file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
+    if place.manifest is None and not file_signed:
+        _check_none_removed(place)
+        raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
+    options = SigningOptions(
+        key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None, accepts_future=wish.accepts_future
+    )
+    signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))
+    earlier = _read_earlier(place, signers)
+    if earlier is not None:
+        manifest = earlier.manifest
+        valid_for = None if manifest.expires is None else manifest.expires - manifest.created
+        signers.options = replace(options, digest=manifest.digests[0], valid_for=valid_for)
+        if len(manifest.digests) > 1:
+            raise UsageError(f"{place.name} was signed with two digests of each file", hint="rotate it by grants")
+    return signers
+
+
+def _read_earlier(place: Place, signers: OpenSigners | None) -> VerifiedVersion | None:
+    if signers is None:
+        return None
+    return read_version_to_follow(place.location, signers.memory, signers.requirements, is_file=place.is_file)
+
+
+def _dataset_ids(
+    place: Place, wish: DeepRotation, earlier: VerifiedVersion | None, sessions: _Sessions
+) -> tuple[str, ...]:
+    if earlier is not None:
+        return (earlier.manifest.dataset_id,)
+    search = search_keks(place, lambda file: keys_of_file(file, sessions.reading))
+    return check_datasets(place, search, wish.dataset_ids)
+
+
+def _files(place: Place, earlier: VerifiedVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
+    if earlier is None:
+        for source in list_in_place(place.location, ENCRYPTED_FILES):
+            yield source.location, None
+    elif earlier.manifest.single_file is not None:
+        yield place.files.location(place.path), earlier.manifest.single_file
+    else:
+        for entry in earlier.entries.values():
+            yield place.files.location(f"{place.path}/{entry.path}"), entry
+
+
+def _store_grants(place: Place, session: KeySession) -> None:
+    made = session.take_grants()
+    if made:
+        add_grants(place.grants, made)
+
+
+def _sign(  # noqa: PLR0917
+    place: Place,
+    signers: OpenSigners | None,
+    earlier: VerifiedVersion | None,
+    entries: Sequence[FileEntry],
+    ids: tuple[set[str], str],
+    rekeying: Rekeying,
+) -> tuple[SignedStatement, ...]:
+    if signers is None or earlier is None or not rekeying.changed:
+        return ()
+    location, manifest = place.location, earlier.manifest
+    promise = _renamed(manifest.policy, *ids)
+    try:
+        if place.is_file:
+            return (
+                publish_file(
+                    location, entries[0], promise, dataset_id=manifest.dataset_id, signers=signers, earlier=earlier
+                ),
+            )
+        return (
+            publish_dataset(
+                location,
+                entries,
+                promise,
+                dataset_id=manifest.dataset_id,
+                signers=signers,
+                earlier=earlier,
+                run=manifest.run,
+            ),
+        )
+    except ConflictError as error:
+        hint = "files are changed and can be put back: run the same command again"
+        raise ConflictError(error.message, hint=hint) from error
+
+
+def _renamed(policy: PromisedPolicy, old_ids: set[str], new_id: str) -> PromisedPolicy:
+    def names(ids: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted({new_id if each in old_ids else each for each in ids}))
+
+    return PromisedPolicy(
+        footer=policy.footer,
+        footer_key_ids=names(policy.footer_key_ids),
+        columns=tuple(PromisedColumn(column.path, names(column.master_key_ids)) for column in policy.columns),
+        other_key_ids=None if policy.other_key_ids is None else names(policy.other_key_ids),
+        bind_path=policy.bind_path,
+    )
+
+
+def _lost_grants(place: Place, rewrapper: Rewrapper, sessions: _Sessions) -> tuple[str, ...]:
+    existing = read_grants(place.files, locate(place.grants)[1]) or Grants()
+    kept = set(sessions.new.master_key_ids())
+    return tuple(
+        sorted(
+            {
+                grant.master_key_id
+                for grant in existing.all
+                if grant.kek_id in rewrapper.left_keks and grant.master_key_id not in kept
+            }
+        )
+    )

@@ -1,0 +1,388 @@
+"""A run that writes a directory, from the lock to the last file in its place. The life of one file is in task.
+
+1. It takes the lock of the sink: of two runs, one goes on. 2. What a run before left half done is put in place. 3. Its
+tasks are compared with those that are done. 4. A block of its journal appears before the first file. 5. Its files
+appear under their names; those that belong to a signed dataset wait in the run's own directory. 6. Every task that is
+done is noted. 7. The next version is signed: from here on it is what the dataset holds. 8. Files that waited are moved
+to their places, what the version no longer has is removed. 9. The journal says that the run is finished; the lock is
+given back. A run that is killed before 7 leaves the dataset as it was, one that is killed after leaves the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from pipecrypt.dataset.listing import name_some, sizes_below
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import DatasetSigning
+from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.staged import finish_version, set_aside
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.parquet.columns import covers
+from pipecrypt.runs.journal.block import RunHeader, TaskRecord
+from pipecrypt.runs.journal.journal import Journal
+from pipecrypt.runs.journal.sink_locking import locked_sink
+from pipecrypt.runs.output import Target, unnumbered
+from pipecrypt.runs.plan.changes import superseded_by, written_by
+from pipecrypt.runs.plan.decision import Decision, what_goes
+from pipecrypt.runs.plan.plan import Plan
+from pipecrypt.runs.plan.unlisted import PlannedColumns
+from pipecrypt.runs.report.events import FileDone, Part
+from pipecrypt.runs.report.run_id import is_run_id, new_run_id
+from pipecrypt.runs.signed_run import check_promise
+from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.sink import remove_leftovers_in
+from pipecrypt.vocabulary.clock import utc_now
+
+__all__ = ["DirectoryRun", "open_directory_run"]
+
+_log = logging.getLogger(__name__)
+
+
+class DirectoryRun:
+    """A run, and what it has done.
+
+    Args:
+        request: what is asked for.
+        plan: all tasks.
+        lock: of the sink, held.
+        state: what the sink holds.
+        decision: what the run does.
+        header: what the run is.
+        columns: of what it is about to do.
+
+    Attributes:
+        plan: what is left to do; its tasks write where this run's files have to appear.
+        run_id: the run's id; of the run that it continues, where it does.
+        decision: what is done already, and what the run replaces or removes.
+    """
+
+    def __init__(
+        self,
+        request: EncryptSpec,
+        plan: Plan,
+        *,
+        lock: Lease,
+        state: SinkState,
+        decision: Decision,
+        header: RunHeader,
+        columns: PlannedColumns,
+    ) -> None:
+        """Look whether it can be signed; write nothing."""
+        self.run_id = header.run_id
+        self.decision = decision
+        self._lock = lock
+        self._state = state
+        self._header = header
+        self._columns = columns
+        self._clear: set[tuple[str, ...]] = set()
+        self._ours = OwnFiles(state.sink, header.dataset_id)
+        self._policy = request.policy.engine_policy()
+        self._signing = self._open_signing(overwrites=request.overwrite)
+        for record in decision.adopted.values():
+            self._sign(record.task_id, record.signable)
+        self._tasks = {task.id: task for task in decision.changes.to_do}
+        self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
+        self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
+        self._written = set(decision.adopted_paths)
+        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
+        self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
+        self._keeps_journal = request.run.keeps_journal
+        sequence = 0 if decision.continued is None else decision.continued.next_sequence
+        self._journal = Journal(plan.sink, header, state.seal, sequence=sequence)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is to be written, removed or signed."""
+        return self.decision.is_work or self._is_expired
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether a report of the run is kept: it keeps a journal, has something to do, and nobody goes on with it."""
+        return self._keeps_journal and self.has_work and not self._lock.is_lost
+
+    def begin(self) -> None:
+        """Note that the run begins."""
+        if self._keeps_journal:
+            self._journal.begin(self._replaced(), self._columns.clear())
+            if self.decision.continued is not None:
+                remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
+            for path in self.decision.dropped:
+                remove_file(self._state.sink.child(path))
+            self._note_rotated()
+
+    def _note_rotated(self) -> None:
+        """Note which tasks of this run, as their ids are now, files are of that a deep rotation took along."""
+        if self._signing is not None:
+            self._signing.rename_tasks(self.decision.rotated)
+            return
+        for task_id, paths in _by_task(self.decision.rotated).items():
+            parts = tuple(Part.found(path, self._state.there[path] or 0) for path in paths)
+            self._journal.add(TaskRecord(task_id, self._sources[task_id], parts))
+
+    def _replaced(self) -> tuple[str, ...]:
+        """Return which outputs may be written over before the run is over. A signed one writes beside what is there."""
+        writes = written_by(self._tasks.values())
+        return () if self._signing is not None else tuple(sorted(filter(writes, self._state.there)))
+
+    def add(self, done: FileDone) -> None:
+        """Note files that were published."""
+        self.check_quickly()
+        self._sign(done.task_id, done.signable)
+        self._clear.update(done.clear)
+        self._written.update(part.path for part in done.parts)
+        if self._keeps_journal:
+            signable = tuple(_with_task(file, done.task_id) for file in done.signable)
+            source = self._tasks[done.task_id].source.relative_path
+            self._journal.add(TaskRecord(done.task_id, source, done.parts, signable), done.clear)
+
+    def check_quickly(self) -> None:
+        """Pass if nobody took the lock away, as far as the last beat knows; write what waits to be noted.
+
+        Raises:
+            LockLostError: another run writes to the sink.
+        """
+        self._lock.check_quickly()
+        if self._keeps_journal:
+            self._journal.flush_if_due()
+
+    def flush(self) -> None:
+        """Write what was not noted yet, before the run ends early."""
+        if self._keeps_journal and not self._lock.is_lost:
+            self._journal.flush()
+
+    def publish(self) -> tuple[SignedStatement, ...]:
+        """Sign the next version, and put its files in place.
+
+        Raises:
+            ConflictError: another run took the lock, or published a version in the meantime, or it is unknown whether
+                this one appeared.
+            PipecryptError: signing or publishing failed; the version before stays.
+        """
+        self.flush()
+        self._lock.check()
+        statements = () if self._signing is None else self._publish_signed(self._signing)
+        if self._signing is None:
+            self._lock.state = "outputs of both runs may be there"
+            self._remove_unsigned()
+        self._lock.check()
+        if self._keeps_journal:
+            self._journal.finish(utc_now())
+        return statements
+
+    @property
+    def _is_expired(self) -> bool:
+        earlier = self._state.earlier
+        return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
+
+    def _remove_unsigned(self) -> None:
+        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
+        changes, done = self.decision.changes, {} if self._state.past is None else self._state.past.done
+        superseded = superseded_by(self._own)
+        left = {path for path in self._state.there if superseded(path)} - self._written
+        gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
+        gone |= left.intersection(done)
+        if left - gone:
+            names = name_some(self._state.sink, left - gone)
+            _log.warning("%s: maybe of an earlier run of the same sources; remove them if so", names)
+        if gone and self._keeps_journal:
+            self._journal.removes(tuple(sorted(gone)))
+            for path in sorted(gone):
+                self._lock.check_quickly()
+                remove_file(self._state.sink.child(path))
+
+    def _lost_attempts(self) -> Iterator[str]:
+        """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
+        rolled = {task.path for task in self._tasks.values() if task.kind.rolls_over}
+        if self.decision.continued is not None and rolled:
+            for path in sizes_below(self._state.sink):
+                if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
+                    yield path
+
+    def _publish_signed(self, signing: DatasetSigning) -> tuple[SignedStatement, ...]:
+        removes = self._removes(signing)
+        if removes:
+            self._journal.removes(removes)
+            self._set_aside(removes)
+        run = self.run_id if self._header.is_staged or self._keeps_journal else None
+        statements = signing.publish(
+            self._header.dataset_id, run=run, removes=removes, clear_columns=self._clear_columns()
+        )
+        self._lock.state = f"version {statements[0].version} was signed, so the dataset is that one, or a later one"
+        if run is not None:
+            check = self._lock.check_quickly
+            finish_version(self._state.sink, run, signing.entries, removes=removes, before_each=check)
+        return statements
+
+    def _clear_columns(self) -> ClearColumns | None:
+        """Return which columns the next version has in plaintext; None where that of files that stay is not known.
+
+        Where the version before did not note them, some sources were looked at, which does not do for a promise.
+        """
+        earlier = self._state.earlier
+        noted = frozenset[tuple[str, ...]]() if earlier is None else earlier.clear_columns
+        return None if noted is None else noted.union(self._clear, self._columns.known or ())
+
+    def _set_aside(self, paths: Iterable[str]) -> None:
+        """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""
+        earlier = self._state.earlier
+        if earlier is not None and earlier.manifest.run is not None:
+            chosen = (path for path in paths if path in earlier.entries)
+            set_aside(self._state.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
+
+    def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
+        """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""
+        if not self._keeps_journal:
+            return ()
+        listed = set(self._state.earlier.entries) if self._state.earlier is not None else set()
+        for path in signing.left_over - listed:
+            remove_file(self._state.sink.child(path))
+        return tuple(sorted(signing.left_over))
+
+    def _open_signing(self, *, overwrites: bool) -> DatasetSigning | None:
+        state = self._state
+        if state.signers is None:
+            return None
+        listed = frozenset(state.earlier.entries) if state.earlier is not None else frozenset()
+        goes = what_goes(self.decision, listed, is_staged=self._header.is_staged, overwrites=overwrites)
+        known = self._known_paths()
+        # A run that is continued may have published files that it did not come to note. Others are not its own.
+        asks = self.decision.continued is not None and not self._header.is_staged and not overwrites
+        signing = DatasetSigning(
+            state.sink,
+            state.signers,
+            state.earlier,
+            replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
+            covers=partial(covers, self._policy),
+        )
+        if signing.staying_promise is not None:
+            todo, without = self.decision.changes.to_do, signing.stays_without
+            check_promise(todo, signing.staying_promise, self._columns, without)
+        return signing
+
+    def _known_paths(self) -> set[str]:
+        """Return paths where runs that kept journals wrote what may be written over, or goes."""
+        changes, continued = self.decision.changes, self.decision.continued
+        noted = () if continued is None else (part.path for each in continued.records.values() for part in each.parts)
+        return {*changes.replaced, *changes.removed, *changes.made_again, *noted}
+
+    def _may_replace(self, *, overwrites: bool) -> Callable[[str], bool]:
+        """Return what says of a task's path whether its output may replace a file.
+
+        What a run that is continued wrote without noting it is written once more. What others put there is not touched.
+        """
+        if overwrites:
+            return lambda path: True
+        known = self._known_paths()
+        if self.decision.continued is None:
+            families = {unnumbered(path) or path for path in known}
+            return lambda path: path in known or path in families
+        writes, foreign = written_by(self._tasks.values()), set[str]()
+        for path in self._state.there:
+            if writes(path) and path not in known and not self._ours.holds(path):
+                foreign |= {path, unnumbered(path) or path}
+        return lambda path: path not in foreign
+
+    def _sign(self, task_id: str, files: tuple[SignableFile, ...]) -> None:
+        if self._signing is not None:
+            self._signing.add(_with_task(file, task_id) for file in files)
+
+
+@contextmanager
+def open_directory_run(
+    request: EncryptSpec, plan: Plan, credentials: Credentials, *, now: datetime
+) -> Iterator[DirectoryRun]:
+    """Take the lock of the sink, and find out what is to be done; the lock is given back when the block ends.
+
+    Args:
+        request: what to do.
+        plan: all of its tasks.
+        credentials: what opens the signing keys.
+        now: the time, in UTC.
+
+    Raises:
+        UnsafeSinkError: the storage cannot exclude a second run, and nobody vouched that there is none.
+        ConflictError: another run is writing there, was not finished, or what is there stands in the way.
+        UnlistedColumnError: a new column, which no rule of the policy covers, would go out in plaintext.
+        NotTrustedError: other keys signed what the sink holds.
+        IntegrityError: what earlier runs left is not as they wrote it.
+        AccessError: a signing key is missing, or the credentials do not open it.
+        PipecryptError: see `pipecrypt.errors`; nothing was written.
+    """
+    sink = plan.sink
+    if request.run.keeps_journal:
+        check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
+    with contextlib.ExitStack() as stack:
+        signers = None
+        if request.policy.signing is not None:
+            signing = replace(request.policy.signing, accepts_future=request.run.accepts_future_statement)
+            signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
+        run_id = new_run_id(now)
+        lock = stack.enter_context(locked_sink(sink, run_id))
+        state = look_at_sink(request, sink, signers)
+        decision = decide_run(request, plan, state, credentials)
+        columns = PlannedColumns(
+            request.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
+        )
+        columns.check()
+        earlier_ids = _earlier_ids(state)
+        if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
+            run_id = new_run_id(now, earlier=earlier_ids)
+        header = make_header(request, plan, state, decision, run_id)
+        yield DirectoryRun(request, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
+
+
+def _earlier_ids(state: SinkState) -> tuple[str, ...]:
+    """Return the ids of runs that left something; a run that stages its files comes after all of them."""
+    if state.past is not None:
+        return state.past.run_ids
+    if not state.is_staged:
+        return ()
+    runs = {path.partition("/")[0] for path, _ in take_inventory(state.sink.child(RUNS_DIRECTORY), lambda _: True)}
+    return tuple(sorted(filter(is_run_id, runs)))
+
+
+def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:
+    """Return the plan of the tasks that are left, each writing where its file has to appear."""
+    staged = plan.sink.child(staged_path(header.run_id))
+    tasks = tuple(
+        task.with_target(
+            Target(
+                sink=staged.child(task.path) if header.is_staged else task.sink,
+                path=task.path,
+                token=header.token,
+                dataset_id=header.dataset_id,
+                # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
+                overwrite=not header.is_staged and may_replace(task.path),
+                is_repeated=header.is_staged,
+            )
+        )
+        for task in to_do
+    )
+    workers = max(1, min(plan.workers, len(tasks)))
+    return replace(plan, tasks=tasks, dataset_id=header.dataset_id, workers=workers)
+
+
+def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path, task_id in sorted(rotated.items()):
+        found.setdefault(task_id, []).append(path)
+    return found
+
+
+def _with_task(file: SignableFile, task_id: str) -> SignableFile:
+    return replace(file, entry=replace(file.entry, task_id=task_id))

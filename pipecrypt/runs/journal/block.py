@@ -1,0 +1,245 @@
+"""One block of a run's journal as bytes, and back. Sealing and storing blocks is left to journal, reading to history.
+
+JSON lines: what the run is, each promise that a task of the block made, then a line for each task::
+
+    {"version": 1, "run": "<id>", "sequence": n, "dataset": "<32 hex>", "token": "<8 hex>", "staged": true | false,
+     "removes": ["<path>", ...], "replaces": ["<path>", ...],
+     "clear": <see manifest.clear_columns>}              left out where nothing is to be noted
+    {"promise": <see manifest.promise>}
+    {"task": "<64 hex>", "source": "<path>", "more": true where the next task line goes on with the files of this one,
+     "files": [{"path": "<path>", "source_bytes": n, "sink_bytes": n, "rows": n, "batches": n, "data_keys": n,
+                "service_calls": n, "seconds": s, "bad_rows": n,
+                "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
+
+A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.statement.file_list import (
+    MAX_LINE_BYTES,
+    check_count,
+    check_digest,
+    decode_file_line,
+    encode_file_line,
+)
+from pipecrypt.dataset.statement.manifest import MAX_STATEMENT_BYTES
+from pipecrypt.dataset.statement.paths import check_inside, parse_run_id
+from pipecrypt.dataset.statement.promise import (
+    ClearColumns,
+    JSONObject,
+    PromisedPolicy,
+    decode_clear_columns,
+    decode_policy,
+    encode_clear_columns,
+    encode_policy,
+)
+from pipecrypt.runs.report.events import Part
+from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
+
+__all__ = ["MAX_BLOCK_BYTES", "MAX_BLOCK_TASKS", "Block", "RunHeader", "TaskRecord", "decode_block", "encode_block"]
+
+MAX_BLOCK_BYTES: Final = MAX_STATEMENT_BYTES
+MAX_BLOCK_TASKS: Final = 500
+_VERSION: Final = 1
+_MAX_TEXT: Final = 4096
+_MAX_LIST: Final = 100_000
+_DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_TOKEN: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_COUNTS: Final = ("source_bytes", "sink_bytes", "rows", "batches", "data_keys", "service_calls", "bad_rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHeader:
+    """What holds of a whole run.
+
+    Args:
+        run_id: its id.
+        dataset_id: of the dataset that it writes.
+        token: stands in the names of its temporary files.
+        is_staged: whether its files wait in its own directory until the version that lists them is signed.
+    """
+
+    run_id: str
+    dataset_id: str
+    token: str
+    is_staged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task that is done.
+
+    Args:
+        task_id: its id.
+        source: path of the input below the source.
+        parts: the record of each file published.
+        signable: what a signature will say about each; empty where nothing is signed.
+        has_more: whether the next record, of this block or the next, goes on with the files of this task.
+    """
+
+    task_id: str
+    source: str
+    parts: tuple[Part, ...]
+    signable: tuple[SignableFile, ...] = ()
+    has_more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one file of a journal says.
+
+    Args:
+        header: of the run.
+        sequence: counts from 0.
+        records: tasks that were done since the block before.
+        removes: paths that the run removes from the sink once its version is signed.
+        replaces: paths where the run may write over outputs of earlier runs, noted before it does.
+        clear: leaf columns that files have in plaintext, as far as no block before says so; None: nothing is noted.
+    """
+
+    header: RunHeader
+    sequence: int
+    records: tuple[TaskRecord, ...] = ()
+    removes: tuple[str, ...] = field(default=())
+    replaces: tuple[str, ...] = field(default=())
+    clear: ClearColumns | None = None
+
+
+def encode_block(block: Block) -> bytes:
+    """Return the lines of a block.
+
+    Raises:
+        DocumentError: it could not be read again: it is larger than a block can be, or holds what no block may.
+    """
+    promises: dict[PromisedPolicy, int] = {}
+    tasks = [_task_line(record, promises) for record in block.records]
+    header = block.header
+    first: JSONObject = {
+        "version": _VERSION,
+        "run": header.run_id,
+        "sequence": block.sequence,
+        "dataset": header.dataset_id,
+        "token": header.token,
+        "staged": header.is_staged,
+        "removes": list(block.removes),
+        "replaces": list(block.replaces),
+    }
+    if block.clear is not None:
+        first["clear"] = encode_clear_columns(block.clear)
+    lines = [first, *({"promise": encode_policy(promise)} for promise in promises), *tasks]
+    try:
+        texts = [json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for line in lines]
+        data = "".join(text + "\n" for text in texts).encode()
+    except ValueError as error:
+        raise DocumentError("the block holds a number or a text that JSON cannot hold") from error
+    decode_block(data)  # nothing short of reading it tells that it can be read
+    return data
+
+
+def decode_block(data: bytes) -> Block:
+    """Return what the lines of a block say.
+
+    Raises:
+        DocumentError: malformed.
+    """
+    lines = data.split(b"\n")
+    if len(data) > MAX_BLOCK_BYTES or lines.pop() or not lines:
+        raise DocumentError("the block is too long, empty or cut off")
+    check_parts(data)  # of all lines together: each alone may have more parts than its size explains, if they are few
+    documents = [parse_document(line, max_bytes=MAX_BLOCK_BYTES) for line in lines]
+    first, rest = documents[0], documents[1:]
+    promises = [_promise(document) for document in rest if "promise" in document]
+    records = tuple(_record(document, promises) for document in rest if "promise" not in document)
+    removes, replaces = _paths(first, "removes"), _paths(first, "replaces")
+    clear = decode_clear_columns(first, "clear") if "clear" in first else None
+    return Block(_header(first), _count(first, "sequence"), records, removes, replaces, clear)
+
+
+def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[str, object]:
+    signable = {file.entry.path: file for file in record.signable}
+    files = []
+    for part in record.parts:
+        file = signable.get(part.path)
+        line: dict[str, object] = {"path": part.path, "seconds": round(part.seconds, 3)}
+        line |= {name: getattr(part, name) for name in _COUNTS}
+        line["entry"] = None if file is None else encode_file_line(file.entry).decode()
+        line["promise"] = None if file is None else promises.setdefault(file.promise, len(promises))
+        files.append(line)
+    return {"task": record.task_id, "source": record.source, "more": record.has_more, "files": files}
+
+
+def _header(document: Document) -> RunHeader:
+    optional = ("clear",) if "clear" in document else ()
+    document.only("version", "run", "sequence", "dataset", "token", "staged", "removes", "replaces", *optional)
+    if document.integer("version") != _VERSION:
+        raise DocumentError("the version of the block is unknown to this version of pipecrypt")
+    run_id = document.text("run", max_characters=_MAX_TEXT)
+    parse_run_id(run_id)
+    return RunHeader(
+        run_id=run_id,
+        dataset_id=_matching(document, "dataset", _DATASET_ID),
+        token=_matching(document, "token", _TOKEN),
+        is_staged=document.boolean("staged"),
+    )
+
+
+def _promise(document: Document) -> PromisedPolicy:
+    document.only("promise")
+    return decode_policy(document.document("promise"))
+
+
+def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecord:
+    document.only("task", "source", "more", "files")
+    task_id = document.text("task", max_characters=_MAX_TEXT)
+    check_digest("task", task_id)
+    files = document.documents("files", max_count=_MAX_LIST)
+    signable = tuple(_signable(file, promises) for file in files if not file.is_null("entry"))
+    source, has_more = document.text("source", max_characters=_MAX_TEXT), document.boolean("more")
+    return TaskRecord(task_id, source, tuple(map(_part, files)), signable, has_more)
+
+
+def _part(document: Document) -> Part:
+    document.only("path", "seconds", "entry", "promise", *_COUNTS)
+    counts = {name: _count(document, name) for name in _COUNTS}
+    path = document.text("path", max_characters=_MAX_TEXT)
+    check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
+    seconds = document.number("seconds")
+    if seconds < 0:
+        raise DocumentError("'seconds' is less than 0")
+    return Part(path=path, seconds=seconds, **counts)
+
+
+def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> SignableFile:
+    entry = decode_file_line(document.text("entry", max_characters=MAX_LINE_BYTES).encode())
+    number = document.integer("promise")
+    if not 0 <= number < len(promises):
+        raise DocumentError("'promise' is not the number of a line")
+    return SignableFile(entry, promises[number])
+
+
+def _matching(document: Document, name: str, pattern: re.Pattern[str]) -> str:
+    text = document.text(name, max_characters=_MAX_TEXT)
+    if pattern.fullmatch(text) is None:
+        raise DocumentError(f"{name!r} is not as pipecrypt makes it")
+    return text
+
+
+def _count(document: Document, name: str) -> int:
+    value = document.integer(name)
+    check_count(name, value)
+    return value
+
+
+def _paths(document: Document, name: str) -> tuple[str, ...]:
+    paths = document.texts(name, max_count=_MAX_LIST, max_characters=_MAX_TEXT)
+    for path in paths:
+        check_inside(path)
+    return paths

@@ -1,0 +1,287 @@
+"""What earlier runs left in a sink: a version to put in place, a run to continue, tasks that are done.
+
+Looked at once, while the lock of the sink is held. What a run does about it is left to directory_run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
+from pipecrypt.dataset.statement.promise import ClearColumns
+from pipecrypt.dataset.version import VerifiedVersion
+from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.runs.journal.allowance import Allowance, memory_of
+from pipecrypt.runs.journal.block import Block, TaskRecord
+from pipecrypt.runs.journal.history import FoundRun, PastRun, fetch_ahead, find_runs, joined, read_blocks, read_run
+from pipecrypt.runs.journal.journal import Journal
+from pipecrypt.runs.journal.seal import Seal
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import sink_is_empty
+from pipecrypt.vocabulary.clock import utc_now
+
+__all__ = ["DoneFile", "PastRuns", "put_in_place"]
+
+# What is kept of a file besides its path, and of a task: objects of some 50 bytes each, and entries of dictionaries.
+_FILE_BYTES: Final = 260
+_TASK_BYTES: Final = 290
+
+
+@dataclass(frozen=True, slots=True)
+class DoneFile:
+    """An output that an earlier run wrote.
+
+    Args:
+        task_id: of the task that wrote it; empty where no run of a configuration did.
+        size_bytes: when it was written.
+    """
+
+    task_id: str
+    size_bytes: int
+
+
+def put_in_place(sink: Location, earlier: VerifiedVersion | None, seal: Seal) -> None:
+    """Do what is left of a version that was signed by a run that was killed then; the caller holds the lock.
+
+    Raises:
+        IntegrityError: what that run noted is not as it wrote it, or a file of its version is neither staged nor in
+            place.
+        StorageError: the storage refused or failed.
+    """
+    run_id = None if earlier is None else earlier.manifest.run
+    if earlier is None or run_id is None:
+        return
+    found = next((run for run in find_runs(sink) if run.run_id == run_id), None)
+    has_journal = found is not None and bool(found.blocks)
+    if not staged_files(sink, run_id) and (found is None or found.is_finished or not has_journal):
+        return
+    past = read_run(sink, found, seal) if found is not None and has_journal else None
+    removes = () if past is None else past.removes
+    finish_version(sink, run_id, earlier.entries.values(), removes=removes)
+    if past is not None:
+        Journal(sink, past.header, seal).finish(utc_now())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRuns:
+    """What the journals in a sink say.
+
+    Args:
+        run_ids: of all runs that left something.
+        unfinished: the last run, if it left files and did not finish.
+        over: the last run, if all that is missing is its note that it finished.
+        adopted: tasks of the unfinished run whose files are all there.
+        done: outputs of finished runs, by path.
+        going: paths that the run of the signed version has still to remove.
+        dataset_id: of the last finished run; None where runs sign, or none finished.
+        clear_columns: leaf columns that files of finished runs have in plaintext, where runs do not sign, and those of
+            the unfinished run; None where they were not noted.
+    """
+
+    run_ids: tuple[str, ...] = ()
+    unfinished: PastRun | None = None
+    over: PastRun | None = None
+    adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
+    done: Mapping[str, DoneFile] = field(default_factory=dict)
+    going: tuple[str, ...] = ()
+    dataset_id: str | None = None
+    clear_columns: ClearColumns | None = None
+
+    @classmethod
+    def look(
+        cls, sink: Location, seal_of: Callable[[FoundRun], Seal], version: Version | None, *, is_signed: bool
+    ) -> PastRuns:
+        """Read the journals in a sink; nothing is written.
+
+        Args:
+            sink: the directory.
+            seal_of: gives what opens the blocks of a run.
+            version: the signed version that the sink holds.
+            is_signed: whether runs sign: then the version's list says what is done, and only a run that did not finish
+                is read.
+
+        Raises:
+            IntegrityError: a block is not as its run wrote it.
+            ConflictError: they note more than may be kept in memory.
+            StorageError: the storage refused or failed.
+        """
+        runs, allowance = find_runs(sink), Allowance(sink)
+        last_finished = max((run.run_id for run in runs if run.is_finished), default="")
+        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of, allowance)
+        is_over = last is not None and _is_over(last, version)
+        unfinished = None if last is None or is_over or not _has_written(sink, last) else last
+        finished = _FinishedRuns(allowance)
+        if not is_signed:
+            finished.read(sink, (run for run in runs if run.is_finished), seal_of)
+        elif version is not None:
+            finished.done = _signed_files(version.entries.values())
+        return cls(
+            run_ids=tuple(run.run_id for run in runs),
+            unfinished=unfinished,
+            over=last if is_over else None,
+            adopted={} if unfinished is None else _adopted(sink, unfinished),
+            done=finished.done,
+            going=last.removes
+            if last is not None and version is not None and last.header.run_id == version.run
+            else (),
+            dataset_id=finished.dataset_id,
+            clear_columns=_clear_columns(finished.clear, unfinished),
+        )
+
+    def check_finished(self) -> None:
+        """Pass if no run waits to be continued.
+
+        Raises:
+            ConflictError: one does.
+        """
+        if self.unfinished is not None:
+            raise ConflictError(
+                f"run {self.unfinished.header.run_id} was not finished",
+                hint="continue it with --resume, or begin anew with --overwrite",
+            )
+
+
+def _has_written(sink: Location, past: PastRun) -> bool:
+    """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if past.records:
+        return True
+    if past.header.is_staged:
+        return bool(staged_files(sink, past.header.run_id))
+    return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
+
+
+def _last(
+    sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal], allowance: Allowance
+) -> PastRun | None:
+    found = (read_run(sink, run, seal_of(run), allowance) for run in reversed(runs) if run.blocks)
+    return next((past for past in found if past is not None), None)
+
+
+def _is_over(past: PastRun, version: Version | None) -> bool:
+    """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
+    header = past.header
+    if version is None:
+        return header.is_staged
+    return not header.is_staged or header.run_id == version.run or header.dataset_id != version.dataset_id
+
+
+def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
+    """Return the tasks whose files are the ones that the run has written, as their sizes and footers tell.
+
+    The journal of another sink, signed with the same key, may have been put here; its files are not those. A footer
+    holds the digests of what is in plaintext and is bound to all else by keys, and whoever verifies compares the rest.
+    """
+    header = past.header
+    if header.is_staged:
+        found = staged_files(sink, header.run_id)
+    else:
+        found = {path: file for path, file in take_inventory(sink, lambda _: True) if file is not None}
+    return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
+
+
+def _clear_columns(finished: ClearColumns | None, unfinished: PastRun | None) -> ClearColumns | None:
+    # One that was killed before it noted a column may have noted no more than that it began.
+    if unfinished is None or not unfinished.clear:
+        return finished
+    return unfinished.clear if finished is None else finished | unfinished.clear
+
+
+def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
+    files = [(part, found.get(part.path)) for part in record.parts]
+    if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
+        return False
+    try:
+        return all(has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+    except StorageError:
+        return False  # it is written again
+
+
+def _signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
+    """Return what a version's list says has been done, by path."""
+    return {entry.path: DoneFile(entry.task_id or "", entry.size_bytes) for entry in entries}
+
+
+class _FinishedRuns:
+    """What runs that finished have noted, the first begun first; of each one no more is kept than who follows asks.
+
+    Args:
+        allowance: what may be kept.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        """Nothing is read yet."""
+        self._allowance = allowance
+        self.done: dict[str, DoneFile] = {}
+        self.dataset_id: str | None = None
+        self._clear: set[tuple[str, ...]] | None = None
+        self._clear_bytes = 0
+
+    @property
+    def clear(self) -> ClearColumns | None:
+        """Leaf columns that files have in plaintext; None where that was not noted."""
+        return None if self._clear is None else frozenset(self._clear)
+
+    def read(self, sink: Location, runs: Iterable[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> None:
+        """Take what these runs have noted.
+
+        Raises:
+            IntegrityError: a block is not as its run wrote it.
+            ConflictError: they note more than may be kept.
+            StorageError: the storage refused or failed.
+        """
+        runs = tuple(runs)
+        with fetch_ahead(sink, runs, seal_of) as fetch:
+            for run in runs:
+                self._take(run.run_id, read_blocks(sink, run, seal_of(run), fetch))
+
+    def _take(self, run_id: str, blocks: Iterable[Block]) -> None:
+        tasks: dict[str, tuple[tuple[str, DoneFile], ...]] = {}
+        removes: list[str] = []
+        before, kept = self._allowance.kept_bytes, -self._clear_bytes
+        for record in joined(self._charged(run_id, blocks, removes)):
+            self._allowance.charge(run_id, _TASK_BYTES + sum(_cost(part.path) for part in record.parts))
+            files = ((part.path, DoneFile(record.task_id, part.sink_bytes)) for part in record.parts)
+            tasks[record.task_id] = tuple(files)
+        for path, file in chain.from_iterable(tasks.values()):
+            kept += 0 if path in self.done else _cost(path)
+            self.done[path] = file
+        for path in removes:
+            if self.done.pop(path, None) is not None:
+                kept -= _cost(path)
+        kept += self._clear_bytes
+        self._allowance.give_back(self._allowance.kept_bytes - before - kept)
+
+    def _charged(self, run_id: str, blocks: Iterable[Block], removes: list[str]) -> Iterator[Block]:
+        for block in blocks:
+            begun = [record for record in block.records if record.has_more]  # waits for its end
+            self._allowance.charge(run_id, memory_of(begun) + sum(map(_cost, block.removes)))
+            removes.extend(block.removes)
+            self.dataset_id = block.header.dataset_id
+            if block.clear is not None:
+                self._add_clear(run_id, block.clear)
+            yield block
+
+    def _add_clear(self, run_id: str, columns: ClearColumns) -> None:
+        self._clear = set() if self._clear is None else self._clear
+        new = columns - self._clear
+        count = 2 * memory_of([new])  # twice: they are given away as another set
+        self._allowance.charge(run_id, count)
+        self._clear_bytes += count
+        self._clear |= new
+
+
+def _cost(path: str) -> int:
+    """Return what a file takes that is kept: its path, what is known of it, and its places among others."""
+    return sys.getsizeof(path) + _FILE_BYTES

@@ -1,0 +1,65 @@
+"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: store/lease."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipecrypt.dataset.sign.publishing import fence
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
+from pipecrypt.errors import ConflictError, PipecryptError
+from pipecrypt.store.lease import Lease
+from pipecrypt.store.lease_holders import current_holder
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import remove_empty_directories, remove_if_empty
+from pipecrypt.store.sink import is_directory
+
+__all__ = ["check_unlocked", "locked_sink"]
+
+
+def check_unlocked(sink: Location) -> None:
+    """Pass if nobody is writing to a sink now.
+
+    Raises:
+        ConflictError: somebody is, or too many lock files lie there to tell.
+        StorageError: the storage refused or failed.
+    """
+    holder = current_holder(sink.child(LOCK_DIRECTORY))
+    if holder is not None:
+        raise ConflictError(
+            f"{sink.display}: {holder.who!a} is writing there now",
+            hint="let it end first: one run at a time writes to a sink",
+        )
+
+
+@contextmanager
+def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
+    """Hold the lock of a sink until the block ends; what was made for the lock only goes with it.
+
+    Args:
+        sink: the directory.
+        who: the name that others are told.
+
+    Raises:
+        ConflictError: somebody else holds it.
+        LockLostError: somebody took it before the block ended; instead of whatever else the block raises.
+        StorageError: the storage refused or failed.
+    """
+    was_there = is_directory(sink)
+    try:
+        with Lease(sink.child(LOCK_DIRECTORY), who) as lock:
+            if lock.took_over:
+                fence(sink)
+            try:
+                yield lock
+            except PipecryptError as error:
+                lock.settle(error)
+                raise
+            lock.settle(None)
+    finally:
+        with contextlib.suppress(PipecryptError):  # another error is on its way
+            remove_empty_directories(sink.child(LOCK_DIRECTORY))
+            remove_if_empty(sink.child(RESERVED_DIRECTORY))
+            if not was_there:
+                remove_if_empty(sink)

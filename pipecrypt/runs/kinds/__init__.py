@@ -1,0 +1,1 @@
+"""What is done with one source file: each kind of task in a file of its own."""

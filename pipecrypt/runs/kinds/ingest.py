@@ -1,0 +1,195 @@
+"""Encrypt a file of another format: its rows are parsed, written as row groups in memory, encrypted, published.
+
+Reading, encoding and encrypting overlap, each on a thread of its own. pyarrow is imported where rows are read, and only
+there: its import takes longer than encrypting a small Parquet file.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
+
+from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.runs.kinds.candidate import Candidate
+from pipecrypt.runs.kinds.encrypt import table_path
+from pipecrypt.runs.output import RollingOutput, WrittenFile
+from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
+from pipecrypt.runs.spec.options import FileReading
+from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.source import open_source_file
+
+if TYPE_CHECKING:
+    from pipecrypt.formats.batches import BatchStream
+
+__all__ = ["Ingestion", "encrypt_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """Read the rows of a file of another format and encrypt them.
+
+    Args:
+        policy: which columns under which key.
+        reading: how the file is read.
+        encoding: the shape of row groups.
+        max_file_bytes: size at which another output file is begun; None for one file whatever its size.
+    """
+
+    policy: EncryptionPolicy
+    reading: FileReading
+    encoding: EncodeOptions
+    max_file_bytes: int | None
+    share_bytes: ClassVar[int | None] = None
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self | None:
+        """Return what is done with a source of rows in any format but Parquet's."""
+        spec, policy = candidate.spec, candidate.spec.policy
+        if policy is None or policy.is_chunks or candidate.reading.format is SourceFormat.PARQUET:
+            return None
+        return cls(policy.engine_policy(), candidate.reading, policy.encode_options(), spec.max_file_bytes)
+
+    @property
+    def rolls_over(self) -> bool:
+        """Whether the output may become several files, numbered."""
+        return self.max_file_bytes is not None
+
+    def output_path(self, relative_path: str) -> str:
+        """Return the path of the output: the suffixes of format and compression become Parquet's."""
+        return table_path(relative_path, output_name(relative_path))
+
+    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
+        """Return nothing: a file stays whole."""
+        return ()
+
+    def shape(self, source: SourceFile) -> SourceShape:
+        """Return the columns of the source; as much of it is read as their types are inferred from."""
+        from pipecrypt.formats.batches import batches_of  # noqa: PLC0415
+        from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
+        from pipecrypt.formats.text_rows import TextStream  # noqa: PLC0415
+
+        with open_source_file(source) as file, closing(self._open(file, source)) as stream:
+            schema = stream.schema
+            delimiter = stream.delimiter if isinstance(stream, TextStream) else None
+        groups = encode_row_groups(batches_of([], schema), self.encoding)
+        is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
+        types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
+        empty = chosen_columns(MemorySource(next(groups).data, source.location.display), self.policy)
+        return SourceShape(empty.columns, types=types, delimiter=delimiter)
+
+    def carry_out(
+        self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
+    ) -> FileDone:
+        """Read all rows and encrypt them, into one file or several."""
+        started, calls_before = time.perf_counter(), session.service_calls
+        meter, clock = _ReadMeter(on_bytes), StageClock()
+        with RollingOutput(task.target, self.policy, session, max_file_bytes=self.max_file_bytes) as output:
+            with open_source_file(task.source) as file:
+                stream = self._open(file, task.source)
+                clock.opened()
+                with closing(stream):
+                    read_seconds = encrypt_rows(
+                        stream,
+                        output,
+                        self.encoding,
+                        name=task.source.location.display,
+                        on_batch=lambda full: meter.add(file.bytes_read, full),
+                    )
+                bad_rows = stream.bad_rows
+            # The source was still the pinned one when its block ended, so what was made from it may appear.
+            written = output.finish()
+            meter.add(max(task.source.size_bytes, file.bytes_read), None)
+            reports = [file.report for file in written]
+            clock.worked(reports, read_seconds=read_seconds)
+            output.publish(just_before=before_publishing)
+        calls = session.service_calls - calls_before
+        parts = _parts(written, meter, calls=calls, started=started, bad_rows=bad_rows)
+        signable = tuple(noted for file in written for noted in file.signable)
+        clear = reports[0].clear_columns  # all files of one source have its columns
+        return FileDone(
+            task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear
+        )
+
+    def _open(self, file: io.RawIOBase, source: SourceFile) -> BatchStream:
+        from pipecrypt.formats.batches import open_batches  # noqa: PLC0415
+
+        reading, name = self.reading, source.location.display
+        return open_batches(
+            cast("BinaryIO", file), name, reading.format, compression=reading.compression, options=reading.options
+        )
+
+
+def encrypt_rows(
+    stream: BatchStream,
+    output: RollingOutput,
+    encoding: EncodeOptions,
+    *,
+    name: str,
+    on_batch: Callable[[WrittenFile | None], None],
+) -> float:
+    """Encrypt all batches of a stream into an output, and return how many seconds it waited for them.
+
+    Args:
+        stream: where they come from.
+        output: where they go.
+        encoding: the shape of row groups.
+        name: what errors call the stream.
+        on_batch: called after each row group, with the file that was full before it, if any.
+    """
+    from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
+
+    waited, began = 0.0, time.perf_counter()
+    with closing(encode_row_groups(stream, encoding)) as groups:
+        for group in groups:
+            waited += time.perf_counter() - began
+            on_batch(output.append(MemorySource(group.data, name)))
+            began = time.perf_counter()
+    return waited + time.perf_counter() - began
+
+
+class _ReadMeter:
+    """Tells how much of the input was read, and remembers where each full file ended."""
+
+    def __init__(self, on_bytes: Callable[[int], None]) -> None:
+        self._on_bytes = on_bytes
+        self._done = 0
+        self._ends: list[int] = []
+
+    def add(self, bytes_read: int, full: WrittenFile | None) -> None:
+        if full is not None:
+            self._ends.append(self._done)
+        self._on_bytes(bytes_read - self._done)
+        self._done = bytes_read
+
+    def sizes(self) -> list[int]:
+        """Return how much of the input went into each file: about, because reading runs ahead; the sum is exact."""
+        ends = [0, *self._ends, self._done]
+        return [end - start for start, end in pairwise(ends)]
+
+
+def _parts(
+    written: Sequence[WrittenFile], meter: _ReadMeter, *, calls: int, started: float, bad_rows: int
+) -> tuple[Part, ...]:
+    seconds, parts = time.perf_counter() - started, []
+    for index, (file, source_bytes) in enumerate(zip(written, meter.sizes(), strict=True)):
+        is_first = index == 0  # what cannot be told apart counts for the first file
+        parts.append(
+            Part.of(
+                file.path,
+                file.report,
+                service_calls=calls if is_first else 0,
+                seconds=seconds if is_first else 0.0,
+                source_bytes=source_bytes,
+                bad_rows=bad_rows if is_first else 0,
+            )
+        )
+    return tuple(parts)

@@ -1,0 +1,205 @@
+"""Decide what a run will do, file by file, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pipecrypt.dataset.signed_sources import list_signed_sources
+from pipecrypt.errors import ConflictError, LinkError, UsageError
+from pipecrypt.runs.kinds.candidate import Candidate
+from pipecrypt.runs.kinds.table import choose_kind
+from pipecrypt.runs.output import Target
+from pipecrypt.runs.plan.output_checks import check_outputs
+from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
+from pipecrypt.runs.spec.spec import EncryptSpec, Spec
+from pipecrypt.runs.task import Kind, Task, task_id
+from pipecrypt.store.lease import HeldLease
+from pipecrypt.store.listing import SourceFile, check_disjoint, list_sources
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import is_directory, is_link, new_token
+from pipecrypt.vocabulary.context import new_dataset_id
+
+__all__ = ["Plan", "make_plan", "planned_sources"]
+
+_READ_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do.
+
+    Args:
+        name: `encrypt` or `decrypt`.
+        tasks: one for each output file, in the order of their paths.
+        key_references: all that the run may use.
+        also: further master keys that each KEK is wrapped for.
+        dataset_id: of the dataset that is written; None where files are decrypted.
+        workers: processes that work at once; 1 for none but this one.
+        sink: where the outputs go.
+        is_single_file: whether `sink` names the one output itself, not the directory of all.
+        options: how the run goes about it.
+        lock: the run's, of the sink; None where it has none.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    key_references: tuple[str, ...]
+    also: tuple[str, ...]
+    dataset_id: str | None
+    workers: int
+    sink: Location
+    is_single_file: bool
+    options: RunOptions = field(default_factory=RunOptions)
+    lock: HeldLease | None = None
+
+    @property
+    def may_travel(self) -> bool:
+        """Whether engines elsewhere may carry out the tasks, perhaps twice: the run must hold the lock of its sink."""
+        return self.dataset_id is not None and not self.is_single_file
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether a Dask cluster carries out the tasks."""
+        return self.options.executor is ExecutorKind.DASK and self.may_travel
+
+    @property
+    def source_bytes(self) -> int:
+        """Size of all inputs."""
+        return sum(task.input_bytes for task in self.tasks)
+
+    def in_dataset(self, dataset_id: str) -> Plan:
+        """Return the plan of writing the same files into a dataset that exists.
+
+        Args:
+            dataset_id: bound into keys and pages instead of the one that was planned.
+        """
+        tasks = tuple(task.with_target(replace(task.target, dataset_id=dataset_id)) for task in self.tasks)
+        return replace(self, tasks=tasks, dataset_id=dataset_id)
+
+
+def make_plan(spec: Spec) -> Plan:
+    """List and pin the sources, and fix each one's output; nothing is made.
+
+    Where keys are trusted, the sources are those that were signed, and each task holds what its file is compared with.
+
+    Raises:
+        NotTrustedError: nothing is signed there, or too few trusted keys signed it.
+        IntegrityError: the statement, or which files there are, is not as it was signed.
+        SourceNotFoundError: there is no source.
+        UsageError: source and sink overlap, two outputs would be at one place, an output's name is too long, or a
+            file's format is unknown.
+        SinkNotEmptyError: the sink holds something, and nothing may be replaced.
+        ConflictError: a signed statement would become false.
+        StorageError: the storage refused or failed.
+    """
+    check_disjoint(spec.source, spec.sink, spec.pattern)
+    candidates, is_one_file = _find_candidates(spec)
+    is_single_file = _is_single_file(spec, len(candidates), is_one_file=is_one_file)
+    dataset_id = None if spec.policy is None else new_dataset_id()
+    tasks = _tasks(spec, candidates, dataset_id, is_single_file=is_single_file)
+    if spec.only_tasks is not None:
+        tasks = _chosen(tasks, spec.only_tasks)
+    check_outputs(spec, [each.source for each in candidates], tasks, is_single_file=is_single_file)
+    # What lives in this process's memory cannot be reached from another one.
+    is_alone = spec.source.is_in_this_process or spec.sink.is_in_this_process
+    return Plan(
+        name=spec.operation,
+        tasks=tasks,
+        key_references=spec.key_references,
+        also=spec.also,
+        dataset_id=dataset_id,
+        workers=1 if is_alone else min(spec.workers, len(tasks)),
+        sink=spec.sink,
+        is_single_file=is_single_file,
+        options=spec.run,
+    )
+
+
+def planned_sources(spec: EncryptSpec) -> tuple[tuple[SourceFile, Kind], ...]:
+    """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
+
+    Raises:
+        PipecryptError: as `make_plan`.
+    """
+    check_disjoint(spec.source, spec.sink, spec.pattern)
+    sources = list_sources(spec.source, spec.pattern)
+    return tuple((source, choose_kind(Candidate(spec, source))) for source in sources)
+
+
+def _find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
+    """Return the sources, each with what was signed about it, and whether the caller names one file itself.
+
+    A glob or a directory that happens to hold one file names none: tomorrow it may hold two.
+    """
+    requirements = spec.checks.requirements
+    if requirements is None:
+        sources = list_sources(spec.source, spec.pattern)
+        is_one_file = len(sources) == 1 and sources[0].location == spec.source
+        return [Candidate(spec, source) for source in sources], is_one_file
+    found = list_signed_sources(spec.source, requirements, spec.pattern)
+    return [Candidate(spec, each.source, each.signed) for each in found], len(found) == 1 and found[0].is_named
+
+
+def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
+    """Say whether the sink names the one output itself."""
+    sink = spec.sink
+    is_named = is_one_file and not sink.names_directory and not is_directory(sink)
+    if is_one_file and not is_named and not sink.names_directory and is_link(sink):
+        # Whoever can write beside an output could put it in the output's place.
+        raise LinkError(
+            f"{sink.display} is a symbolic link to a directory",
+            hint=f"to write into that directory, end its name with a slash: {sink.display}/",
+        )
+    if sink.is_standard_stream and not is_one_file:
+        raise UsageError(f"{count} files cannot go to standard output", hint="name one file, or a directory")
+    if spec.source.is_standard_stream and not is_named:
+        raise UsageError("what comes from standard input has no name", hint="give a file name as the sink")
+    return is_named
+
+
+def _tasks(
+    spec: Spec, candidates: Sequence[Candidate], dataset_id: str | None, *, is_single_file: bool
+) -> tuple[Task, ...]:
+    sink, token, tasks = spec.sink, new_token(), []
+    kinds = [choose_kind(candidate) for candidate in candidates]
+    for candidate, whole, parts in zip(candidates, kinds, _split_kinds(spec, candidates, kinds), strict=True):
+        source = candidate.source
+        is_named = is_single_file and not sink.is_standard_stream
+        path = sink.name if is_named else whole.output_path(source.relative_path)
+        target = Target(
+            sink=sink if is_single_file else sink.child(path),
+            path=path,
+            token=token,
+            dataset_id=dataset_id,
+            overwrite=spec.overwrite,
+        )
+        outputs = [(part, target.numbered(index)) for index, part in enumerate(parts)] or [(whole, target)]
+        for kind, place in outputs:
+            made = task_id(source, place.path, kind, spec.key_spellings)
+            tasks.append(Task(id=made, source=source, kind=kind, target=place))
+    return tuple(tasks)
+
+
+def _split_kinds(spec: Spec, candidates: Sequence[Candidate], kinds: Sequence[Kind]) -> list[tuple[Kind, ...]]:
+    """Return for each source what the tasks that share it would do; nothing for those that stay whole."""
+    split_bytes = spec.run.split_bytes
+    # Standard output cannot be several files.
+    if split_bytes is None or spec.sink.is_standard_stream:
+        return [()] * len(kinds)
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
+        sources = [candidate.source for candidate in candidates]
+        return list(threads.map(lambda kind, source: kind.split(source, split_bytes), kinds, sources))
+
+
+def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
+    """Return the tasks of a saved plan."""
+    chosen = tuple(task for task in tasks if task.id in ids)
+    if len(chosen) != len(ids):
+        raise ConflictError(
+            f"{len(ids) - len(chosen)} of {len(ids)} tasks of the saved plan are not what they were",
+            hint="a source changed or is gone, or the configuration is another: plan anew",
+        )
+    return chosen

@@ -1,0 +1,382 @@
+"""Write an encrypted file from batches, as they come or all at once: `ParquetWriter` and `encrypt_batches`.
+
+Encoding and encrypting run beside the caller. What a batch is is left to sources, the file's life to output.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pipecrypt.dataset.sign.records import SignedStatement
+from pipecrypt.errors import UsageError
+from pipecrypt.formats.batches import batches_of
+from pipecrypt.formats.row_groups import encode_row_groups
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.check import check_policy
+from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.runs.feed import Feed
+from pipecrypt.runs.kinds.ingest import encrypt_rows
+from pipecrypt.runs.output import RollingOutput, Target, WrittenFile
+from pipecrypt.runs.report.events import Part, Summary
+from pipecrypt.runs.run_grants import RunGrants
+from pipecrypt.runs.signed_writer import SignedOutput
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
+from pipecrypt.store.location import Location, Place
+from pipecrypt.store.sink import new_token
+
+__all__ = ["ParquetWriter", "encrypt_batches"]
+
+_RESERVED: Final = b"pipecrypt."
+
+
+class ParquetWriter:
+    """Writes one encrypted Parquet file; the interface of `pyarrow.parquet.ParquetWriter`.
+
+    The file appears when the writer is closed, whole; after an exception in the `with` block, or if the writer is never
+    closed, nothing appears. One thread at a time may use it, and no process but the one that made it.
+
+    Batches are encoded on another thread after `write_batch` has returned, and are not copied: memory that they share,
+    such as a numpy array, must not be changed before the writer is closed.
+
+    Args:
+        where: a path or any fsspec URL.
+        schema: a `pyarrow.Schema`, of every batch.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression, and
+            whether a signed statement appears beside the file, after it.
+        overwrite: replace a file of that name.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+        accept_future_statement: replace a signed file whose signer's clock was ahead; its time is not undercut.
+
+    Attributes:
+        schema: as given.
+        summary: what was written, once the writer is closed; None before.
+
+    Raises:
+        ColumnNotFoundError: the policy names a column that the schema has not.
+        UnsupportedError: Parquet cannot hold a column.
+        SinkNotEmptyError: the file exists.
+        PipecryptError: see `pipecrypt.errors`.
+    """
+
+    def __init__(
+        self,
+        where: Place,
+        schema: Any,
+        policy: Policy,
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, object] | None = None,
+        credentials: Credentials | None = None,
+        accept_future_statement: bool = False,
+    ) -> None:
+        """Open the keys and the sink; nothing is made before the first row group."""
+        self.schema = schema
+        self.summary: Summary | None = None
+        self._started = time.perf_counter()
+        self._key_values: dict[bytes, bytes] = {}
+        self._job = _Job(
+            where,
+            schema,
+            policy,
+            overwrite=overwrite,
+            options=storage_options,
+            credentials=credentials,
+            accepts_future=accept_future_statement,
+        )
+        # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
+        self._if_forgotten = weakref.finalize(self, self._job.abandon)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether batches may be written."""
+        return self._if_forgotten.alive
+
+    def _abandon(self) -> None:
+        if self._if_forgotten.detach() is not None:
+            self._job.discard()
+
+    def write(self, table_or_batch: Any, row_group_size: int | None = None) -> None:
+        """Write a table or a batch; see `write_batch`."""
+        self.write_batch(table_or_batch, row_group_size)
+
+    def write_table(self, table: Any, row_group_size: int | None = None) -> None:
+        """Write a table; see `write_batch`."""
+        self.write_batch(table, row_group_size)
+
+    def write_batch(self, batch: Any, row_group_size: int | None = None) -> None:
+        """Write a record batch, a table, or anything else with the schema's columns that Arrow can read.
+
+        Rows are gathered until there are as many as a row group has.
+
+        Raises:
+            UsageError: its schema is another, or the writer is closed.
+            PipecryptError: encrypting what was written before has failed; nothing will appear.
+        """
+        if row_group_size is not None:
+            raise UsageError("row_group_size is not set by batch", hint="set batch_rows in the policy")
+        self._check_open()
+        for each in batches_of(batch, self.schema):
+            if not self._job.feed.put(each):
+                self._abandon()
+                self._job.reraise()
+
+    def add_key_value_metadata(self, key_value_metadata: Mapping[str | bytes, str | bytes]) -> None:
+        """Add to the file's key-value metadata, which everybody can read unless the footer is encrypted.
+
+        Raises:
+            UsageError: a name is one of pipecrypt's own, or the writer is closed.
+        """
+        self._check_open()
+        for name, value in key_value_metadata.items():
+            if _bytes(name).startswith(_RESERVED):
+                raise UsageError(
+                    f"the name {name!r} is reserved", hint="choose one that does not begin with pipecrypt."
+                )
+            self._key_values[_bytes(name)] = _bytes(value)
+
+    def close(self) -> None:
+        """Write what is gathered, and publish the file. Safe to call twice.
+
+        Raises:
+            PipecryptError: it could not be written; nothing appears.
+        """
+        if not self.is_open:
+            return
+        self._job.check_process()
+        try:
+            written = self._job.finish(self._key_values)
+            signed = self._job.sign(written)
+        finally:
+            self._abandon()
+        part = self._job.part(written, time.perf_counter() - self._started)
+        self.summary = Summary.of("encrypt", (part,), part.seconds, signed=signed)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise UsageError("the writer is closed", hint="open another one, for another file")
+        self._job.check_process()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Publish the file, or discard it after an exception."""
+        if error is None:
+            self.close()
+        else:
+            self._abandon()
+
+
+class _Job:
+    """The thread behind a writer, and what it uses."""
+
+    def __init__(
+        self,
+        where: Place,
+        schema: Any,
+        policy: Policy,
+        *,
+        overwrite: bool,
+        options: Mapping[str, object] | None,
+        credentials: Credentials | None,
+        accepts_future: bool,
+    ) -> None:
+        self._process = os.getpid()
+        self._sink = Location.of(where, options)
+        self._encoding = _checked_policy(policy).encode_options()
+        check_grantable_sink(policy.also, self._sink)
+        self.feed = Feed(schema)
+        self._error: BaseException | None = None
+        self._check(schema, policy)
+        given = _credentials(credentials)
+        self._signed = SignedOutput(
+            policy, self._sink, given, overwrite=overwrite, is_numbered=False, accepts_future=accepts_future
+        )
+        try:
+            self._session = _session(policy, given, self._signed.dataset_id)
+            try:
+                target = _target(self._sink, self._signed.dataset_id, overwrite=overwrite)
+                self._output = RollingOutput(target, policy.engine_policy(), self._session)
+            except BaseException:
+                self._session.close()
+                raise
+        except BaseException:
+            self._signed.close()
+            raise
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._encrypt, name="pipecrypt-encrypt", daemon=True)
+        self._thread.start()
+
+    def _check(self, schema: Any, policy: Policy) -> None:
+        """Refuse now what would fail at the first row group."""
+        empty = next(iter(encode_row_groups(batches_of([], schema), self._encoding)))
+        check_policy(MemorySource(empty.data, self._sink.display), policy.engine_policy())
+
+    def _encrypt(self) -> None:
+        try:
+            encrypt_rows(self.feed, self._output, self._encoding, name=self._sink.display, on_batch=_ignore)
+        except BaseException as error:  # raised again on the caller's thread
+            self._error = error
+            self._tidy_up()
+        finally:
+            self.feed.close()
+
+    def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
+        self.feed.finish()
+        self._thread.join()
+        self.reraise()
+        (written,) = self._output.finish(key_values)
+        self._output.publish()
+        RunGrants(self._sink, is_single_file=True).store([self._sink.name], self._session.take_grants())
+        return written
+
+    def sign(self, written: WrittenFile) -> tuple[SignedStatement, ...]:
+        return self._signed.publish((written,))
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def check_process(self) -> None:
+        """Refuse what would wait for ever: a process that was forked has no thread to encrypt."""
+        if os.getpid() != self._process:
+            raise UsageError("the writer belongs to another process", hint="open one writer in each process")
+
+    def abandon(self) -> None:
+        """Make the thread give up. It tidies up itself, and only at the end of Python is it waited for.
+
+        Garbage is collected on any thread, also on the one that would be waited for, or that it waits for. A forked
+        child has no such thread, and the file is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
+        self.feed.abort()
+        if threading.current_thread() is threading.main_thread():
+            self._thread.join()
+
+    def discard(self) -> None:
+        # Finalizers run in forked processes too. The temporary file is not theirs to remove.
+        if os.getpid() != self._process:
+            return
+        self.feed.abort()
+        self._thread.join()
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        try:
+            self._output.discard()
+        finally:
+            self._session.close()
+            self._signed.close()
+
+    def part(self, written: WrittenFile, seconds: float) -> Part:
+        return Part.of(written.path, written.report, service_calls=self._session.service_calls, seconds=seconds)
+
+
+def encrypt_batches(
+    reader: Any,
+    sink: Place,
+    policy: Policy,
+    *,
+    schema: Any = None,
+    max_file_bytes: int | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, object] | None = None,
+    credentials: Credentials | None = None,
+    accept_future_statement: bool = False,
+) -> Summary:
+    """Encrypt the batches of a reader into one file, or several of a size, and return the counts.
+
+    Args:
+        reader: a `pyarrow.RecordBatchReader` or `Table`, an iterable of record batches, or a frame of another library
+            (`__arrow_c_stream__`).
+        sink: the file; with `max_file_bytes`, numbers are added to its name.
+        policy: what is encrypted under which key; also says how many rows a row group has, and their compression, and
+            whether a signed statement appears beside each file, once all files are there.
+        schema: of every batch; needed where there may be none.
+        max_file_bytes: begin another file once one is as large.
+        overwrite: replace files of those names.
+        storage_options: for fsspec.
+        credentials: what opens the keys; default: the environment of this process.
+        accept_future_statement: replace signed files whose signer's clock was ahead; its time is not undercut.
+
+    Raises:
+        UsageError: the reader is none, or `max_file_bytes` no size.
+        PipecryptError: see `pipecrypt.errors`; nothing is published then, unless publishing failed after the first of
+            several files.
+    """
+    started, location, given = time.perf_counter(), Location.of(sink, storage_options), _credentials(credentials)
+    check_file_limit(max_file_bytes, location)
+    check_grantable_sink(_checked_policy(policy).also, location)
+    encoding = _checked_policy(policy).encode_options()
+    stream = batches_of(reader, schema)
+    is_numbered = max_file_bytes is not None
+    with SignedOutput(
+        policy,
+        location,
+        given,
+        overwrite=overwrite,
+        is_numbered=is_numbered,
+        accepts_future=accept_future_statement,
+    ) as signed_output:
+        dataset_id = signed_output.dataset_id
+        target, engine_policy = _target(location, dataset_id, overwrite=overwrite), policy.engine_policy()
+        with _session(policy, given, dataset_id) as session:
+            with RollingOutput(target, engine_policy, session, max_file_bytes=max_file_bytes) as output:
+                encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
+                written = output.finish()
+                output.publish()
+            paths = [each.path for each in written]
+            RunGrants(location, is_single_file=True).store(paths, session.take_grants())
+            calls = session.service_calls
+        signed = signed_output.publish(written)
+    seconds = time.perf_counter() - started
+    parts = [
+        Part.of(each.path, each.report, service_calls=0 if index else calls, seconds=0.0 if index else seconds)
+        for index, each in enumerate(written)
+    ]
+    return Summary.of("encrypt", parts, seconds, signed=signed)
+
+
+def _checked_policy(policy: object) -> Policy:
+    if not isinstance(policy, Policy):
+        raise UsageError(
+            "the policy is not a pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
+        )
+    if policy.is_chunks:
+        raise UsageError("batches are not bytes that chunks could be made of", hint="use a policy of mode columns")
+    return policy
+
+
+def _credentials(given: Credentials | None) -> Credentials:
+    return Credentials.from_environment() if given is None else given
+
+
+def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySession:
+    references = policy.engine_policy().key_references()
+    return KeySession(references, credentials=credentials, dataset_id=dataset_id, also=policy.also)
+
+
+def _target(sink: Location, dataset_id: str, *, overwrite: bool) -> Target:
+    check_file_name(sink)
+    return Target(sink=sink, path=sink.name, token=new_token(), dataset_id=dataset_id, overwrite=overwrite)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _ignore(full: WrittenFile | None) -> None:
+    del full

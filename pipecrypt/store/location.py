@@ -1,0 +1,263 @@
+"""Name a place on some storage, and say how calls are made there.
+
+A location is a plain path, a `file://` URL, or any URL of fsspec. Percent signs are not decoded, as fsspec does not.
+It remembers which of its last parts nobody named: `beneath` follows no link among those. How calls are made users give
+among the storage options, under the name `transfer`, so that it goes wherever a location goes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Self, TypeAlias
+
+from pipecrypt.errors import IntegrityError, UsageError
+
+__all__ = [
+    "NAME_BYTES",
+    "OPTION",
+    "STANDARD_STREAM",
+    "Location",
+    "Place",
+    "TransferSettings",
+    "transfer_settings",
+]
+
+Place: TypeAlias = "str | os.PathLike[str]"
+STANDARD_STREAM: Final = "-"
+NAME_BYTES: Final = 255
+"""The longest name that file systems take."""
+_SCHEME: Final = re.compile(r"\A(?:[A-Za-z0-9]+::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_CHAINED: Final = re.compile(r"\A[A-Za-z0-9]+::")
+_LOCAL_PREFIXES: Final = ("file://", "local://")
+# Behind a user's name and a colon comes a password, which may hold any character, "@" and "/" too.
+_USER_INFO: Final = re.compile(r"://(?:[^/@:]*:(?!\d+(?:/|$)).*@|[^/@]*@)")
+_HTTP: Final = ("http://", "https://")
+_SHOWN_CHARACTERS: Final = 120
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Location:
+    """A file, a directory or a glob, with what its storage needs to be reached.
+
+    Args:
+        url: a local path (`~` is expanded), a URL, or `-` for standard input or output; for a sink, a last `/` says
+            that it is a directory.
+        options: storage options for fsspec; may hold secrets, so they are never shown.
+        depth: how many of the last parts of the path lie below what the caller named. They were found there, or are
+            what pipecrypt calls its files, so a symbolic link among them is not followed.
+
+    Raises:
+        UsageError: the URL is empty or holds a NUL character.
+    """
+
+    url: str
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    depth: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no storage can name, and keep a copy of the options that nobody else changes."""
+        if not self.url or "\0" in self.url:
+            raise UsageError(
+                f"{self.url!r} is not a path or URL", hint="give a path or a URL such as s3://bucket/folder/"
+            )
+        object.__setattr__(self, "options", dict(self.options))
+
+    @classmethod
+    def of(cls, place: Place | Location, options: Mapping[str, object] | None = None) -> Location:
+        """Return the location that a caller names; `options` replace those of a Location.
+
+        Raises:
+            UsageError: it is not a path, URL or Location.
+        """
+        if isinstance(place, Location):
+            return place if options is None else Location(place.url, options)
+        if not isinstance(place, str | os.PathLike):
+            raise UsageError(f"a place is a path or a URL, not {type(place).__name__}")
+        return Location(os.fspath(place), options or {})
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this names a file of the operating system."""
+        if self.is_standard_stream:
+            return False
+        return self.url.startswith(_LOCAL_PREFIXES) or _SCHEME.match(self.url) is None
+
+    @property
+    def is_in_this_process(self) -> bool:
+        """Whether other processes see something else there: memory:// is a dictionary."""
+        return "memory://" in self.url or "memory::" in self.url or self.is_standard_stream
+
+    @property
+    def is_standard_stream(self) -> bool:
+        """Whether this is standard input or output; a file of that name is called `./-`."""
+        return self.url == STANDARD_STREAM
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether this is a chain of storages, such as simplecache::s3://bucket/file."""
+        return _CHAINED.match(self.url) is not None and not self.is_local
+
+    @property
+    def names_directory(self) -> bool:
+        """Whether the spelling says directory."""
+        return self.url.endswith("/")
+
+    @property
+    def local_path(self) -> str:
+        """The path for the operating system."""
+        if not self.is_local:
+            raise AssertionError("only a local location has a path")
+        return os.path.expanduser(self.written_path) or "/"
+
+    @property
+    def written_path(self) -> str:
+        """The path as it was written, `~` and all, of a local location."""
+        path = self.url
+        for prefix in _LOCAL_PREFIXES:
+            path = path.removeprefix(prefix)
+        return path
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        if self.is_local:
+            return os.path.basename(os.path.abspath(self.local_path))
+        # A signed query is not a part of the name: names are written into files and shown.
+        url = _without_query(self.url.rsplit("::", 1)[-1])
+        return url.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def display(self) -> str:
+        """The URL as errors show it, without a user's name or password or a signed query."""
+        if self.is_local:
+            return self.url
+        if self.is_standard_stream:
+            return "standard input or output"
+        return "::".join(_redacted(member) for member in self.url.split("::"))
+
+    @property
+    def above(self) -> Location:
+        """The directory that a local place is in; that of the root, or of the working directory, is itself."""
+        path = os.path.dirname(self.local_path.rstrip("/"))
+        root = "/" if self.local_path.startswith("/") else "."
+        return Location(path or root, depth=max(0, self.depth - 1))
+
+    def child(self, relative_path: str) -> Self:
+        """Return the location of `relative_path` (with `/`) below this one.
+
+        The path may come from a document or a listing that somebody else wrote, so it cannot lead anywhere else.
+
+        Raises:
+            IntegrityError: it is absolute, or has an empty part, `.`, `..` or a NUL character.
+        """
+        parts = self._checked_parts(relative_path)
+        return replace(self, url=self._joined(relative_path), depth=self.depth + len(parts))
+
+    def listed(self, relative_path: str) -> Self:
+        """Return the location of what a storage itself lists below a source, whatever it is called.
+
+        Links there are the user's own, and are followed. Nothing is written to such a place.
+        """
+        return replace(self, url=self._joined(relative_path), depth=0)
+
+    def sibling(self, name: str) -> Self:
+        """Return the location of `name` in the same directory.
+
+        Raises:
+            IntegrityError: it is not a name of one part.
+        """
+        if len(self._checked_parts(name)) != 1:
+            raise self._leads_out(name)
+        parent, slash, _ = self.url.rstrip("/").rpartition("/")
+        return replace(self, url=parent + slash + name, depth=max(1, self.depth))
+
+    def _joined(self, relative_path: str) -> str:
+        return (self.url if self.url.endswith("/") else self.url + "/") + relative_path
+
+    def _checked_parts(self, relative_path: str) -> list[str]:
+        parts = relative_path.split("/")
+        if "\0" in relative_path or not {"", ".", ".."}.isdisjoint(parts):
+            raise self._leads_out(relative_path)
+        return parts
+
+    def _leads_out(self, relative_path: str) -> IntegrityError:
+        shown = ascii(relative_path[:_SHOWN_CHARACTERS])
+        return IntegrityError(
+            f"{shown} is not a path below {self.display}", hint="whoever wrote this path meant a file somewhere else"
+        )
+
+    def __repr__(self) -> str:
+        """Show the names of the options only."""
+        return f"Location({self.display!r}, options={sorted(self.options)})"
+
+
+def _without_query(url: str) -> str:
+    # Elsewhere "?" is a wildcard or part of a name.
+    return url.split("?", 1)[0] if url.startswith(_HTTP) else url
+
+
+def _redacted(member: str) -> str:
+    return _USER_INFO.sub("://***@", _without_query(member))
+
+
+OPTION: Final = "transfer"
+_LEAST_PART_BYTES: Final = 5 << 20  # of S3, for all parts but the last
+_MOST_PART_BYTES: Final = 5 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How storage calls are made.
+
+    Args:
+        deadline_seconds: how long one operation (a range, a part, a listing) is tried again after passing failures; 0
+            for one attempt.
+        part_bytes: size of the parts of an upload; larger files get larger parts.
+        parts_in_flight: how many parts travel at once, besides the one that is being filled.
+        range_bytes: the longest range that is one request.
+        ranges_in_flight: how many ranges are fetched at once.
+
+    Raises:
+        UsageError: a number that no storage takes.
+    """
+
+    deadline_seconds: float = 120.0
+    part_bytes: int = 8 << 20
+    parts_in_flight: int = 4
+    range_bytes: int = 8 << 20
+    ranges_in_flight: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what no storage takes."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            is_number = isinstance(value, int | float) if each.name == "deadline_seconds" else isinstance(value, int)
+            if not is_number or isinstance(value, bool):
+                raise UsageError(f"{OPTION}.{each.name} is a number, not {value!r}")
+        if self.deadline_seconds < 0:
+            raise UsageError(f"{OPTION}.deadline_seconds is {self.deadline_seconds}, less than 0")
+        if not _LEAST_PART_BYTES <= self.part_bytes <= _MOST_PART_BYTES:
+            raise UsageError(f"{OPTION}.part_bytes is {self.part_bytes}, not from 5 MiB to 5 GiB")
+        if min(self.parts_in_flight, self.range_bytes, self.ranges_in_flight) < 1:
+            raise UsageError(f"{OPTION}: parts_in_flight, range_bytes and ranges_in_flight are at least 1")
+
+
+def transfer_settings(options: Mapping[str, object]) -> TransferSettings:
+    """Return what storage options say under `transfer`, as a mapping or as settings; the defaults where they do not.
+
+    Raises:
+        UsageError: a name or a value is none of `TransferSettings`.
+    """
+    given = options.get(OPTION, {})
+    if isinstance(given, TransferSettings):
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(f"the storage option {OPTION} is a mapping, not {type(given).__name__}")
+    known = [each.name for each in fields(TransferSettings)]
+    unknown = sorted(str(name) for name in given if name not in known)
+    if unknown:
+        raise UsageError(f"{OPTION}.{unknown[0]} is not a setting", hint=f"choose from {', '.join(known)}")
+    return TransferSettings(**given)

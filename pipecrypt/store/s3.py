@@ -1,0 +1,392 @@
+"""Publish an object on S3 as it is made, or replace its end where the store copies the rest itself.
+
+Parts go up while the next one is filled, and no disk holds any of it. The object appears with the last call, whole
+or not at all. Each carries a random write id in its metadata, so that after an answer was lost a look at it tells ours
+from another writer's.
+
+The end of an object is replaced by a multipart upload whose first parts are ranges of the object as it is
+(UploadPartCopy), and whose last part is the new end. The old object stays until the upload is completed. Both the
+copies and the completion are bound to its ETag. S3 wants at least 5 MiB in each part but the last, at most 5 GiB, and
+at most 10,000 parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
+
+from pipecrypt.errors import ConflictError, PipecryptError, StorageError
+from pipecrypt.store.conditional import (
+    ObjectHead,
+    asks_to_repeat,
+    is_condition_failed,
+    is_worth_repeating,
+    knows_no_condition,
+    precondition_failed,
+    repeat_until_known,
+    replaced_meanwhile,
+    settle,
+)
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.publication import Publication, occupied, unknown_outcome
+from pipecrypt.store.s3_object import PartUpload, S3Object, copied_ranges, first_part_bytes, part_bytes
+from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient
+
+__all__ = [
+    "MIN_BODY_BYTES",
+    "ReplacesEnds",
+    "S3Publication",
+    "ends_replaced_by",
+]
+
+_NO_SUCH_UPLOAD: Final = 404
+_log = logging.getLogger(__name__)
+_WRITE_ID_BYTES: Final = 16
+_NOT_FOUND: Final = 404
+_FIRST_REFUSAL: Final = 400
+_FIRST_SERVER_FAULT: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    if_absent: bool = False
+    if_match: str | None = None
+
+
+class S3Publication(Publication):
+    """A new object on S3.
+
+    Args:
+        location: where the object will be.
+        remote: its file system.
+        overwrite: whether it may replace another one.
+        expected_bytes: about how large it will be, where that is known; chooses the size of parts.
+
+    It replaces what was there when this was made, and nothing that appeared since.
+
+    Raises:
+        SinkNotEmptyError: the object exists, and may not be replaced.
+        StorageError: the storage refused or failed.
+    """
+
+    def __init__(
+        self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, expected_bytes: int | None = None
+    ) -> None:
+        """Look at what is there; make nothing yet."""
+        super().__init__(location)
+        self._overwrite = overwrite
+        self._settings = remote.settings
+        self._retry = Retry(remote.settings.deadline_seconds)
+        self._object = S3Object(remote)
+        self._write_id = secrets.token_hex(_WRITE_ID_BYTES)
+        self._first_bytes = first_part_bytes(remote.settings, expected_bytes)
+        self._buffer = bytearray()
+        self._upload: PartUpload | None = None
+        self._tags: list[str] = []
+        with map_errors(f"cannot write {self.name}"):
+            self._condition = self._look()
+
+    def _look(self) -> _Condition:
+        """Return what must hold when the object appears: a request that was held back replaces nothing newer."""
+        try:
+            head = self._retry.call(self._object.head)
+        except PermissionError:
+            # Whoever may write need not be allowed to look: the condition of the write decides, as far as it can.
+            return _Condition(if_absent=not self._overwrite)
+        if head is not None and not self._overwrite:
+            raise occupied(self.location)
+        return _Condition(if_absent=head is None, if_match=None if head is None else head.tag)
+
+    def _append(self, data: memoryview) -> None:
+        octets, taken = data.cast("B"), 0
+        with map_errors(f"cannot write {self.name}"):
+            while taken < len(octets):
+                room = self._part_bytes() - len(self._buffer)
+                if not room:  # more follows, so this is not the only part
+                    self._send()
+                    continue
+                self._buffer += octets[taken : taken + room]
+                taken += min(room, len(octets) - taken)
+
+    def _part_bytes(self) -> int:
+        return part_bytes(self._first_bytes, self._upload.next_number if self._upload else 1)
+
+    def _send(self) -> None:
+        if self._upload is None:
+            self._upload = PartUpload(self._object, self._settings, self._write_id)
+        part, self._buffer = self._buffer, bytearray()
+        self._upload.add(part)
+
+    def _complete(self) -> None:
+        if self._upload is not None:
+            with map_errors(f"cannot write {self.name}"):
+                if self._buffer:
+                    self._send()
+                self._tags = self._upload.finish()
+
+    def _park(self) -> None:
+        # Many small files may wait to be published together: the store keeps them, not the memory.
+        if self._upload is None and self._buffer:
+            with map_errors(f"cannot write {self.name}"):
+                self._send()
+            self._complete()
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot publish {self.name}"):
+            upload = self._upload
+            if upload is None:
+                self._settled(lambda condition: self._object.put(self._buffer, self._write_id, **asdict(condition)))
+            else:
+                self._publish_parts(upload)
+        self._buffer = bytearray()
+
+    def _publish_parts(self, upload: PartUpload) -> None:
+        identifier, tags = upload.upload_id, self._tags
+        try:
+            self._settled(lambda condition: self._object.complete_upload(identifier, tags, **asdict(condition)))
+        except PipecryptError:
+            raise
+        except Exception as error:
+            # The call may still be under way. After the abort it cannot take effect any more, so a last look decides.
+            is_over = self._abort(upload)
+            settle(error, lambda failure: self._look_after_abort(failure, is_over=is_over), self.location)
+        self._upload = None
+        self._check_size(upload.size_bytes)
+
+    def _settled(self, send: Callable[[_Condition], None]) -> None:
+        """Make the call that lets the object appear, until it is known whether it did."""
+        try:
+            self._repeated(send)
+        except Exception as error:
+            if self._condition.if_match is None or not knows_no_condition(error):
+                raise
+            self._condition = _Condition()  # nothing was done; that such a store has one writer is asked of the user
+            self._repeated(send)
+
+    def _repeated(self, send: Callable[[_Condition], None]) -> None:
+        def is_passing(error: BaseException) -> bool:
+            # A condition that failed though nothing is there: the other object went away meanwhile.
+            return is_worth_repeating(error) or precondition_failed(error)
+
+        repeat_until_known(
+            lambda: send(self._condition), self._look_after, self.location, self._retry, is_passing=is_passing
+        )
+
+    def _look_after(self, error: Exception) -> Exception | None:
+        """Say what a failed call left there; see `settle`."""
+        if _was_refused(error):
+            return error
+        head = self._read_back()
+        if self._is_ours(head):
+            return None
+        if head is not None and not self._overwrite:
+            return occupied(self.location)
+        return replaced_meanwhile(self.location) if self._is_replaced(head, error) else error
+
+    def _look_after_abort(self, error: Exception, *, is_over: bool) -> Exception | None:
+        if self._is_ours(self._read_back()):
+            return None
+        if is_over:
+            return error
+        self._upload = None  # the object may still appear
+        return unknown_outcome(self.location, describe(error))
+
+    def _is_replaced(self, head: ObjectHead | None, error: Exception) -> bool:
+        """Say whether what is there, and is not ours, is not what may be replaced."""
+        if self._condition.if_match is None:
+            return head is not None and precondition_failed(error)
+        return head is None or head.tag != self._condition.if_match
+
+    def _read_back(self) -> ObjectHead | None:
+        try:
+            return self._retry.call(self._object.head)
+        except Exception:
+            self._upload = None  # not even parts are dropped while it is unknown what they became
+            raise
+
+    def _is_ours(self, head: ObjectHead | None) -> bool:
+        return head is not None and head.write_id == self._write_id
+
+    def _check_size(self, expected: int) -> None:
+        try:
+            head = self._retry.call(self._object.head)
+        except PermissionError:
+            return
+        except Exception as unreadable:
+            raise unknown_outcome(self.location, describe(unreadable)) from unreadable
+        if head is None or not self._is_ours(head) or head.size_bytes == expected:
+            return  # what another writer put there since is not ours to judge
+        what = f"the storage kept {head.size_bytes} of {expected} bytes of {self.name}"
+        try:
+            self._remove(head)
+        except Exception as error:
+            raise StorageError(
+                f"{what}, and they stay there: {describe(error)}", hint="remove them, then run again"
+            ) from error
+        raise StorageError(f"{what}; they were removed")
+
+    def _remove(self, head: ObjectHead) -> None:
+        """Remove the object of ours that was looked at, and nothing that has come in its place."""
+        try:
+            self._object.remove(expected=head.tag)
+        except Exception as error:
+            if is_condition_failed(error):
+                return
+            if not knows_no_condition(error):
+                raise
+            self._object.remove()  # that such a store has one writer is asked of the user
+
+    def _discard(self) -> None:
+        self._buffer = bytearray()
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            self._abort(upload)
+
+    def _abort(self, upload: PartUpload) -> bool:
+        """Drop the parts, and say whether the store knows of the upload no more: then it can make no object."""
+        upload.abandon()
+        try:
+            self._retry.call(lambda: self._object.abort_upload(upload.upload_id))
+            return True
+        except Exception as error:
+            if http_status(error) == _NO_SUCH_UPLOAD:
+                return True
+            _log.warning("parts of %s stay at the storage, see docs/storage.md: %s", self.name, describe(error))
+            return False
+
+
+def _was_refused(error: Exception) -> bool:
+    """Say whether a store answered that it did not do what was asked, for a reason that a look cannot change."""
+    status = http_status(error)
+    if status is None or is_transient(error) or precondition_failed(error) or asks_to_repeat(error):
+        return False
+    return _FIRST_REFUSAL <= status < _FIRST_SERVER_FAULT and status != _NOT_FOUND
+
+
+MIN_BODY_BYTES: Final = 5 << 20
+_UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+
+class ReplacesEnds(Protocol):
+    """What some storages can do beyond reading and publishing."""
+
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+        """Replace everything from `body_end` on; say whether that was done, or this store cannot after all.
+
+        Args:
+            source: the pinned object.
+            body_end: at least `MIN_BODY_BYTES`.
+            tail: the new end, not empty.
+
+        Raises:
+            ConflictError: the object is not the one that was pinned, or it is unknown what became of it.
+            StorageError: the storage refused or failed; the object is as it was.
+        """
+
+
+def ends_replaced_by(location: Location) -> ReplacesEnds | None:
+    """Return what replaces the end of an object on its store; None where bodies have to come here."""
+    if location.is_local or location.is_chained:
+        return None
+    remote = open_filesystem(location)
+    return _S3Ends(remote, location) if remote.is_s3 and S3Object(remote).takes_conditions else None
+
+
+class _S3Ends:
+    def __init__(self, remote: RemoteFilesystem, location: Location) -> None:
+        self._remote = remote
+        self._location = location
+        self._bucket, self._name, _ = remote.fs.split_path(remote.path)
+
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+        with map_errors(f"cannot write {self._location.display}"):
+            etag = self._check_unchanged(source).get("ETag")
+            if not etag:
+                return False
+            upload_id = str(self._call("create_multipart_upload")["UploadId"])
+            try:
+                parts = self._send(upload_id, str(etag), body_end, tail)
+                self._check_unchanged(source)  # for servers that ignore conditions
+                self._complete(upload_id, parts, str(etag), (source, body_end, tail))
+            except BaseException as error:
+                self._abort(upload_id)
+                if error_code(error) in _UNKNOWN_CALL:
+                    return False
+                if precondition_failed(error):
+                    raise self._has_changed() from error
+                raise
+            return True
+
+    def _send(self, upload_id: str, etag: str, body_end: int, tail: bytes) -> list[dict[str, object]]:
+        parts: list[dict[str, object]] = []
+        for start, end in copied_ranges(body_end):
+            copied = self._call(
+                "upload_part_copy",
+                UploadId=upload_id,
+                PartNumber=len(parts) + 1,
+                CopySource={"Bucket": self._bucket, "Key": self._name},
+                CopySourceRange=f"bytes={start}-{end - 1}",
+                CopySourceIfMatch=etag,
+            )
+            parts.append({"PartNumber": len(parts) + 1, "ETag": copied["CopyPartResult"]["ETag"]})
+        sent = self._call("upload_part", UploadId=upload_id, PartNumber=len(parts) + 1, Body=tail)
+        parts.append({"PartNumber": len(parts) + 1, "ETag": sent["ETag"]})
+        return parts
+
+    def _complete(
+        self, upload_id: str, parts: list[dict[str, object]], etag: str, wish: tuple[SourceFile, int, bytes]
+    ) -> None:
+        arguments = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, "IfMatch": etag}
+        source, body_end, tail = wish
+
+        def send() -> None:
+            self._call_once("complete_multipart_upload", **arguments)
+
+        def look(error: Exception) -> Exception | None:
+            info = look_up(self._remote)
+            if info is not None and fingerprint_of(info) == source.fingerprint:
+                return error
+            # The new end holds fresh nonces, so an object that ends so is ours.
+            return None if self._ends_with(info, body_end, tail) else self._has_changed()
+
+        repeat_until_known(send, look, self._location, self._remote.retry, is_passing=is_worth_repeating)
+
+    def _ends_with(self, info: dict[str, Any] | None, body_end: int, tail: bytes) -> bool:
+        size = body_end + len(tail)
+        if info is None or size_of(info, self._location.display) != size:
+            return False
+        end = self._remote.retry.call(lambda: self._remote.fs.cat_file(self._remote.path, start=body_end, end=size))
+        return bytes(end) == tail
+
+    def _check_unchanged(self, source: SourceFile) -> dict[str, Any]:
+        info = look_up(self._remote)
+        if info is None or fingerprint_of(info) != source.fingerprint:
+            raise self._has_changed()
+        return info
+
+    def _abort(self, upload_id: str) -> None:
+        """Drop the parts of this upload, if it is not complete; those of others are theirs."""
+        try:
+            self._call("abort_multipart_upload", UploadId=upload_id)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            _log.warning("parts of an upload of %s stay: %s", self._location.display, describe(error))
+
+    def _call(self, action: str, **arguments: object) -> Any:
+        return self._remote.retry.call(lambda: self._call_once(action, **arguments), is_passing=is_worth_repeating)
+
+    def _call_once(self, action: str, **arguments: object) -> Any:
+        seconds = self._remote.settings.deadline_seconds
+        return self._remote.fs.call_s3(action, Bucket=self._bucket, Key=self._name, **arguments, timeout=seconds)
+
+    def _has_changed(self) -> ConflictError:
+        return ConflictError(
+            f"{self._location.display} was replaced meanwhile", hint="wait until its writer is done, then run again"
+        )

@@ -1,0 +1,290 @@
+"""Make the calls of S3 for one object, each one attempt, and upload its parts beside their making, a few at a time.
+
+They go through s3fs, which holds the user's credentials and options, past its file objects: those publish a short
+object after an exception, and hide what a store answered. Parts have one size as long as their number lets, because
+some stores (Cloudflare R2) insist on it. Where a file turns out longer than was expected, parts grow, so that 10,000 of
+them hold 5 TiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import Any, Final
+
+from fsspec.asyn import sync
+
+from pipecrypt.errors import LimitError
+from pipecrypt.store.conditional import WRITE_ID, ObjectHead
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.location import TransferSettings
+from pipecrypt.vocabulary.retry import Retry, TruncatedError
+
+__all__ = [
+    "MOST_PARTS",
+    "PartUpload",
+    "S3Object",
+    "copied_ranges",
+    "first_part_bytes",
+    "part_bytes",
+]
+
+_IF_ABSENT: Final = {"IfNoneMatch": "*"}
+_MOST_COPIED_BYTES: Final = 5 << 30  # in one request
+_COPIED_PART_BYTES: Final = 256 << 20  # the answer comes when the part is copied: small enough for usual timeouts
+_MOST_COPIED_PARTS: Final = 9_000
+
+
+class S3Object:
+    """One object, there or not.
+
+    Args:
+        remote: the file system and the object's path.
+    """
+
+    def __init__(self, remote: RemoteFilesystem) -> None:
+        """Call nothing yet."""
+        self._fs = remote.fs
+        self._seconds = remote.settings.deadline_seconds  # a call that hangs ends then; 0: with its socket
+        bucket, key, self._version = remote.fs.split_path(remote.path)
+        self._place: dict[str, Any] = {"Bucket": bucket, "Key": key}
+
+    @property
+    def takes_conditions(self) -> bool:
+        """Whether the object may be replaced and copied here: not one version of it, nor one under the user's key."""
+        # The source of a copy would need these keys under other names.
+        has_own_key = any(name.startswith("SSECustomer") for name in self._fs.s3_additional_kwargs)
+        return self._version is None and not has_own_key
+
+    def head(self) -> ObjectHead | None:
+        """Return what is there, or None if nothing is."""
+        try:
+            answer = self._call("head_object")
+        except FileNotFoundError:
+            return None
+        metadata = {str(name).lower(): value for name, value in answer.get("Metadata", {}).items()}
+        return ObjectHead(int(answer["ContentLength"]), metadata.get(WRITE_ID), answer.get("ETag"))
+
+    def tag_of(self, info: Mapping[str, Any]) -> str | None:
+        """Return the tag in what s3fs says about an object; see `ConditionalObject`."""
+        return info.get("ETag")
+
+    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
+        """Return the beginning of an object, and its tag; see `ConditionalObject`."""
+        try:
+            answer, data = sync(self._fs.loop, _get_whole, self._fs, self._place, max_bytes, timeout=self._seconds)
+        except FileNotFoundError:
+            return None
+        return data, str(answer["ETag"])
+
+    def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:
+        """Store a whole object in place of one with this tag; see `ConditionalObject`."""
+        self.put(data, write_id, if_absent=expected is None, if_match=expected)
+
+    def copy_from(self, path: str, head: ObjectHead, *, expected: str | None) -> None:
+        """Become a copy of another object, with its metadata; see `ConditionalObject`."""
+        bucket, key, _ = self._fs.split_path(path)
+        source = {"CopySource": {"Bucket": bucket, "Key": key}, "CopySourceIfMatch": head.tag}
+        condition = _condition(if_absent=expected is None, if_match=expected)
+        if head.size_bytes <= _MOST_COPIED_BYTES:
+            self._call("copy_object", **source, **condition)
+        else:
+            self._copy_in_parts(source, head, condition)
+
+    def _copy_in_parts(self, source: dict[str, Any], head: ObjectHead, condition: dict[str, str]) -> None:
+        upload_id = self.begin_upload(head.write_id or "")
+        try:
+            parts = []
+            for number, (start, end) in enumerate(copied_ranges(head.size_bytes), 1):
+                chosen = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={start}-{end - 1}"}
+                copied = self._call("upload_part_copy", **source, **chosen)
+                parts.append(str(copied["CopyPartResult"]["ETag"]))
+            self._complete(upload_id, parts, condition)
+        except BaseException:
+            with contextlib.suppress(Exception):  # another error is on its way
+                self.abort_upload(upload_id)
+            raise
+
+    def put(
+        self, data: bytes | bytearray, write_id: str, *, if_absent: bool = False, if_match: str | None = None
+    ) -> None:
+        """Store a whole object."""
+        condition = _condition(if_absent=if_absent, if_match=if_match)
+        self._call("put_object", Body=data, Metadata=self._metadata(write_id), **condition)
+
+    def begin_upload(self, write_id: str) -> str:
+        """Begin an upload in parts and return its id."""
+        return str(self._call("create_multipart_upload", Metadata=self._metadata(write_id))["UploadId"])
+
+    def put_part(self, upload_id: str, number: int, data: bytes | bytearray) -> str:
+        """Store a part (numbers from 1) and return its tag; the same number again replaces it."""
+        answer = self._call("upload_part", UploadId=upload_id, PartNumber=number, Body=data)
+        return str(answer["ETag"])
+
+    def complete_upload(
+        self, upload_id: str, tags: Sequence[str], *, if_absent: bool = False, if_match: str | None = None
+    ) -> None:
+        """Make the object appear, of the parts with these tags."""
+        self._complete(upload_id, tags, _condition(if_absent=if_absent, if_match=if_match))
+
+    def _complete(self, upload_id: str, tags: Sequence[str], condition: dict[str, str]) -> None:
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+        self._call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition)
+
+    def abort_upload(self, upload_id: str) -> None:
+        """Drop one upload and its parts, if it is still there. Uploads of others are never touched."""
+        try:
+            self._call("abort_multipart_upload", UploadId=upload_id)
+        except FileNotFoundError:
+            return
+
+    def get(self, start: int, length: int, tag: str | None) -> bytes:
+        """Return a range of an object that has this tag.
+
+        Raises:
+            TruncatedError: fewer bytes, or more, came.
+        """
+        condition = {"IfMatch": tag} if tag else {}
+        chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **condition}
+        data: bytes = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
+        if len(data) != length:
+            raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
+        return data
+
+    def remove(self, *, expected: str | None = None) -> None:
+        """Remove the object, if it has this tag; see `ConditionalObject`."""
+        self._call("delete_object", **_condition(if_absent=False, if_match=expected))
+
+    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        answer = self._fs.call_s3(method, **self._place, **arguments, timeout=self._seconds)
+        return answer if isinstance(answer, dict) else {}
+
+    def _metadata(self, write_id: str) -> dict[str, str]:
+        return {**self._fs.s3_additional_kwargs.get("Metadata", {}), WRITE_ID: write_id}
+
+
+def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:
+    """Return the parts in which an object is copied, as equal as can be, so that none is smaller than S3 allows."""
+    count = min(_MOST_COPIED_PARTS, -(-size_bytes // _COPIED_PART_BYTES))
+    return list(pairwise(size_bytes * number // count for number in range(count + 1)))
+
+
+async def _get(fs: Any, arguments: dict[str, Any]) -> bytes:
+    answer = await fs._call_s3("get_object", **arguments)
+    async with answer["Body"] as body:
+        return bytes(await body.read())
+
+
+async def _get_whole(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[dict[str, Any], bytes]:
+    answer = await fs._call_s3("get_object", **place)
+    data, length = bytearray(), min(max_bytes, int(answer["ContentLength"]))
+    async with answer["Body"] as body:
+        while len(data) < length:
+            piece = await body.read(length - len(data))
+            if not piece:
+                raise TruncatedError(f"{len(data)} bytes came where {length} were said to be there")
+            data += piece
+    return answer, bytes(data)
+
+
+def _condition(*, if_absent: bool, if_match: str | None = None) -> dict[str, str]:
+    if if_match is not None:
+        return {"IfMatch": if_match}
+    return _IF_ABSENT if if_absent else {}
+
+
+MOST_PARTS: Final = 10_000
+_UNIFORM_PARTS: Final = 6_000
+_PARTS_PER_STEP: Final = 400
+_MOST_BYTES: Final = 5 << 30  # of a part
+_SPARE: Final = 1.1  # encrypting adds a little to what is expected
+_MIB: Final = 1 << 20
+
+
+def first_part_bytes(settings: TransferSettings, expected_bytes: int | None) -> int:
+    """Return the size of parts with which a file of the expected size needs no larger ones."""
+    needed = int((expected_bytes or 0) * _SPARE) // _UNIFORM_PARTS
+    return min(_MOST_BYTES, max(settings.part_bytes, -(-needed // _MIB) * _MIB))
+
+
+def part_bytes(first_bytes: int, number: int) -> int:
+    """Return the size of the part at a number from 1: it doubles again and again where a file has very many."""
+    steps = -(-max(0, number - _UNIFORM_PARTS) // _PARTS_PER_STEP)
+    return int(min(_MOST_BYTES, first_bytes << steps))
+
+
+class PartUpload:
+    """An upload in parts, not complete yet.
+
+    Args:
+        target: the object.
+        settings: how many parts travel at once: fewer where they are larger, so that memory stays bounded.
+        write_id: what the object is marked with.
+
+    Raises:
+        Exception: as the store's client says; nothing was begun.
+    """
+
+    def __init__(self, target: S3Object, settings: TransferSettings, write_id: str) -> None:
+        """Begin it at the store."""
+        self._target = target
+        self._retry = Retry(settings.deadline_seconds)
+        self._in_flight_bytes = settings.parts_in_flight * settings.part_bytes
+        self._parts: list[Future[str]] = []
+        self._running: deque[Future[str]] = deque()
+        self._pool = ThreadPoolExecutor(settings.parts_in_flight, thread_name_prefix="pipecrypt-upload")
+        self.size_bytes = 0
+        self.upload_id = self._retry.call(lambda: target.begin_upload(write_id))
+
+    @property
+    def next_number(self) -> int:
+        """Number of the part that is added next."""
+        return len(self._parts) + 1
+
+    def add(self, data: bytes | bytearray) -> None:
+        """Send a part on its way, which nobody changes any more; waits where too much is on its way.
+
+        Raises:
+            LimitError: there are 10,000 parts already.
+            Exception: a part before could not be stored.
+        """
+        number = self.next_number
+        if number > MOST_PARTS:
+            raise LimitError("an object of S3 has at most 10,000 parts", hint="roll the output over to several files")
+        self._make_room(len(data))
+        part = self._pool.submit(self._store, number, data)
+        self._parts.append(part)
+        self._running.append(part)
+        self.size_bytes += len(data)
+
+    def finish(self) -> list[str]:
+        """Wait for all parts and return their tags.
+
+        Raises:
+            Exception: a part could not be stored.
+        """
+        tags = [part.result() for part in self._parts]
+        self._pool.shutdown()
+        return tags
+
+    def abandon(self) -> None:
+        """Stop, and wait for the calls under way: only then an abort leaves nothing behind."""
+        self._retry.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _make_room(self, length: int) -> None:
+        most = max(1, self._in_flight_bytes // max(1, length))
+        while self._running and self._running[0].done():
+            self._running.popleft().result()
+        while len(self._running) >= most:
+            wait(self._running, return_when="FIRST_COMPLETED")
+            done = [part for part in self._running if part.done()]
+            for part in done:
+                part.result()
+                self._running.remove(part)
+
+    def _store(self, number: int, data: bytes | bytearray) -> str:
+        return self._retry.call(lambda: self._target.put_part(self.upload_id, number, data))

@@ -1,0 +1,165 @@
+"""Small files that lie beside or above data, by paths with `/`. What they say is left to the callers.
+
+Two ways lead to a path: a location, whose paths are URLs or absolute local paths, and an fsspec file system that a
+caller brought. Both come down to one reader here, so that whoever climbs from a file to its dataset need not ask which.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Final, Protocol
+
+from pipecrypt.errors import IntegrityError
+from pipecrypt.store.location import Location
+from pipecrypt.store.source import read_small_file, read_small_object
+
+__all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
+
+_MOST_LEVELS: Final = 64
+_SAME_STORAGE: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+
+
+class SmallFiles(Protocol):
+    """Reads small files of one storage."""
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none.
+
+        Raises:
+            FormatError: it is larger than `max_bytes`.
+            StorageError: the storage refused or failed.
+        """
+
+    def display(self, path: str) -> str:
+        """Return how errors name a path: a URL without secrets, `file://` for local files."""
+
+    def place(self, path: str, *, follows_name: bool = True) -> str:
+        """Return the one name of a place, however it is spelled: links are resolved, doubled slashes dropped."""
+
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
+        """Return a path with its links resolved; None where the storage has none.
+
+        Args:
+            path: of a file or a directory.
+            follows_name: whether its last part is resolved, too; not that of a file which is never read through a link.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFiles:
+    """The storage of a location.
+
+    Args:
+        options: its storage options.
+        named: the parts of the path that the caller named; None where all paths are. Below them, and beside them, no
+            link is followed.
+    """
+
+    options: Mapping[str, object]
+    named: tuple[str, ...] | None = field(default=None, compare=False)
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none; see `SmallFiles`."""
+        return read_small_file(self.location(path), max_bytes)
+
+    def display(self, path: str) -> str:
+        """Return the path as a URL; see `SmallFiles`."""
+        location = self.location(path)
+        return f"file://{path}" if location.is_local else location.display
+
+    def place(self, path: str, *, follows_name: bool = True) -> str:
+        """Return the one name of a place; see `SmallFiles`."""
+        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
+
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
+        """Return a path with its links resolved; see `SmallFiles`."""
+        return _resolved(path, follows_name=follows_name) if self.location(path).is_local else None
+
+    def location(self, path: str) -> Location:
+        """Return the location of a path.
+
+        Raises:
+            IntegrityError: it leads out of the directory that the caller named.
+        """
+        if self.named is None:
+            return Location(path or "/", self.options)
+        parts = _parts(path)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.named, parts, strict=False)))
+        beyond = parts[shared:]
+        if not {".", ".."}.isdisjoint(beyond):
+            raise IntegrityError(f"{path!a} leads out of its directory")
+        return Location(path or "/", self.options, len(beyond))
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemFiles:
+    """The storage of an fsspec file system.
+
+    Args:
+        fs: the file system.
+    """
+
+    fs: Any
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a whole file, or None if there is none; see `SmallFiles`."""
+        return read_small_object(self.fs, path, max_bytes, self.display(path))
+
+    def display(self, path: str) -> str:
+        """Return the path as a URL; see `SmallFiles`."""
+        protocol = self.fs.protocol
+        return f"{protocol if isinstance(protocol, str) else protocol[0]}://{path}"
+
+    def place(self, path: str, *, follows_name: bool = True) -> str:
+        """Return the one name of a place; see `SmallFiles`."""
+        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
+
+    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
+        """Return a path with its links resolved; see `SmallFiles`."""
+        protocol = self.fs.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        return _resolved(path, follows_name=follows_name) if "file" in names else None
+
+
+def _resolved(path: str, *, follows_name: bool) -> str:
+    if not follows_name:
+        directory, _, name = path.rpartition("/")
+        return f"{_resolved(directory, follows_name=True)}/{name}"
+    real = os.path.realpath(path or "/")
+    return "" if real == "/" else real
+
+
+def _place(url: str, real_path: str | None) -> str:
+    if real_path is not None:
+        return f"file://{real_path}"
+    scheme, separator, path = url.rpartition("::")[2].partition("://")
+    if not separator:
+        return url
+    steps = [step for step in path.split("/") if step not in {"", "."}]
+    return f"{_SAME_STORAGE.get(scheme.lower(), scheme.lower())}://{'/'.join(steps)}"
+
+
+def locate(location: Location) -> tuple[LocatedFiles, str]:
+    """Return the storage of a location and its path there, absolute where it is local, without a `/` at its end."""
+    path = (os.path.abspath(location.local_path) if location.is_local else location.url).rstrip("/")
+    parts = _parts(path)
+    return LocatedFiles(location.options, parts[: len(parts) - location.depth]), path
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
+
+
+def directories_above(path: str) -> Iterator[str]:
+    """Yield the directories above a path, the nearest first; the root of a file system is the empty text.
+
+    A bucket or a host is the last one. At most 64 levels are climbed: each may cost a request.
+    """
+    for _ in range(_MOST_LEVELS):
+        path, slash, _ = path.rpartition("/")
+        if not slash or path.endswith(("/", ":")):
+            return
+        yield path

@@ -1,0 +1,92 @@
+"""Standard input as a source and standard output as a sink, both called `-`.
+
+Neither is a file: input has no size and cannot be read twice, and what was written to output cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import BinaryIO, Final, cast
+
+from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.store.location import Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import Publication
+
+__all__ = ["InputInMemory", "StandardOutput", "standard_input"]
+
+_NAME: Final = "standard input"
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input as bytes.
+
+    Raises:
+        StorageError: this process has none.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise StorageError("there is no standard input", hint="give a file")
+    return cast("BinaryIO", sys.stdin.buffer)
+
+
+class InputInMemory:
+    """All of standard input, held in memory: what is read from its end needs the end first.
+
+    It is never spooled to a disk, where plaintext would be left after a crash. Fits `source.OpenSource`.
+    """
+
+    name = _NAME
+    seeks_cheaply = True
+
+    def __init__(self) -> None:
+        """Read everything."""
+        with map_errors(f"cannot read {_NAME}"):
+            self._data = memoryview(standard_input().read())
+        self.size_bytes = len(self._data)
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`.
+
+        Raises:
+            FormatError: there are fewer.
+        """
+        if start < 0 or length < 0 or start + length > self.size_bytes:
+            raise FormatError(f"{_NAME} has {self.size_bytes} bytes, but bytes {start} to {start + length} are due")
+        return self._data[start : start + length]
+
+    def check_unchanged(self) -> None:
+        """Pass: nobody changes it."""
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._data = memoryview(b"")
+
+
+class StandardOutput(Publication):
+    """Standard output. It appears as it is written; a failure in the middle shows in the exit code only."""
+
+    def __init__(self, location: Location) -> None:
+        """Look whether there is one.
+
+        Raises:
+            StorageError: this process has none.
+        """
+        super().__init__(location)
+        if sys.stdout is None or sys.stdout.closed:
+            raise StorageError("there is no standard output", hint="give a file")
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return "standard output"
+
+    def _append(self, data: memoryview) -> None:
+        with map_errors(f"cannot write {self.name}"):
+            sys.stdout.buffer.write(data)
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot write {self.name}"):
+            sys.stdout.buffer.flush()
+
+    def _discard(self) -> None:
+        """Do nothing: what was written is gone."""

@@ -1,0 +1,271 @@
+"""Replace the end of a file in place, and keep the old end so that it can be put back. What it says is left to others.
+
+The old end lies beside the file in `.<name>.pipecrypt-undo.tmp`, hidden from readers, until the caller drops it. Where
+that name would be longer than file systems take, the end of `<name>` gives way to a digest of it::
+
+    "pcundo1" || NUL || body end (8) || digest of the rest (32) || old end        numbers little endian
+    rest: last 4 KiB of the body (fewer where it is shorter) || old end
+
+So at any moment either the old file is there or it can be had back: a crash leaves an undo file, and putting back is
+safe to repeat. Anybody who can write there can write an undo file, and its digest, too: before one is put back, the
+caller makes sure of the whole file as it would be then (`as_before`).
+
+Local files change in place, unless the file has another name elsewhere, which would show the change: then this one gets
+a file of its own. Other storages replace whole objects: some copy the body themselves, see s3; with all others
+it is read and written here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.crypto.digest import digest
+from pipecrypt.errors import FormatError, IntegrityError, LimitError
+from pipecrypt.store.beneath import open_to_change
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import Kind, look_at, pin
+from pipecrypt.store.listing import SourceFile, local_fingerprint
+from pipecrypt.store.location import NAME_BYTES, Location
+from pipecrypt.store.problems import map_errors
+from pipecrypt.store.publication import write_fully
+from pipecrypt.store.remote_source import changed
+from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
+from pipecrypt.store.sink import open_sink, remove_leftovers
+from pipecrypt.store.source import OpenSource, open_range_source
+
+__all__ = [
+    "MAX_END_BYTES",
+    "AsBefore",
+    "Undo",
+    "as_before",
+    "drop_undo",
+    "has_undo",
+    "is_undo",
+    "put_back",
+    "read_undo",
+    "replace_tail",
+    "undo_place",
+    "write_undo",
+]
+
+_MAGIC: Final = b"pcundo1\0"
+_PLACE_BYTES: Final = 8
+_DIGEST_BYTES: Final = 32
+_HEAD_BYTES: Final = len(_MAGIC) + _PLACE_BYTES + _DIGEST_BYTES
+_SEEN_BYTES: Final = 4096
+MAX_END_BYTES: Final = 128 << 20  # what stands at the end of a file is opened as a whole
+_PIECE_BYTES: Final = 8 << 20
+_RUN: Final = "undo"
+_UNDO_SUFFIX: Final = ".pipecrypt-undo.tmp"  # is_temporary: verifying ignores it
+_NAME_DIGITS: Final = 16
+_HINT: Final = "remove it if the file beside it can be read, or is to be replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """How a file ended before, as its undo file says. Whoever can write there may have written it.
+
+    Args:
+        body_end: where the end began.
+        tail: the end.
+        sha256: of what `_seen` returns and the end, as hex.
+    """
+
+    body_end: int
+    tail: bytes
+    sha256: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file before."""
+        return self.body_end + len(self.tail)
+
+
+def is_undo(name: str) -> bool:
+    """Say whether a file of this name keeps the old end of another."""
+    return name.endswith(_UNDO_SUFFIX)
+
+
+def has_undo(file: Location) -> bool:
+    """Say whether an old end of a file is kept: a change of it was stopped, or is going on.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    return look_at(undo_place(file)) is Kind.FILE
+
+
+def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
+    """Return how a file ended before its end was replaced, as its undo file says; None where nothing was kept.
+
+    Args:
+        file: whose end was replaced.
+        max_end_bytes: how long its old end can have been; nothing longer is read.
+
+    Raises:
+        IntegrityError: what is there is not an undo file, or keeps more than that.
+        StorageError: the storage refused or failed.
+    """
+    place = undo_place(file)
+    found = pin(place, place.name)
+    if found is None:
+        return None
+    kept = found[1]
+    if kept is None or not _HEAD_BYTES < kept.size_bytes <= _HEAD_BYTES + min(max_end_bytes, MAX_END_BYTES):
+        raise IntegrityError(f"{place.display} cannot be the old end of the file beside it", hint=_HINT)
+    with open_range_source(kept) as opened:
+        head = bytes(opened.read_range(0, _HEAD_BYTES))
+        if not head.startswith(_MAGIC):
+            raise IntegrityError(f"{place.display} is malformed", hint=_HINT)
+        tail = bytes(opened.read_range(_HEAD_BYTES, kept.size_bytes - _HEAD_BYTES))
+    place_end = len(_MAGIC) + _PLACE_BYTES
+    return Undo(int.from_bytes(head[len(_MAGIC) : place_end], "little"), tail, head[place_end:].hex())
+
+
+def write_undo(source: SourceFile, body_end: int) -> int:
+    """Keep the end of a file, durably, and return how many bytes that took.
+
+    Raises:
+        LimitError: the end is too long to be read back.
+        StorageError: the storage refused or failed.
+    """
+    if source.size_bytes - body_end > MAX_END_BYTES:
+        raise LimitError(f"the footer of {source.location.display} is longer than {MAX_END_BYTES} bytes")
+    with open_range_source(source) as opened:
+        tail = bytes(opened.read_range(body_end, source.size_bytes - body_end))
+    seen = bytes.fromhex(digest(_seen(source, body_end) + tail))
+    with open_sink(undo_place(source.location), overwrite=True, token=_RUN) as sink:
+        sink.write(_MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + tail)
+        sink.publish()
+    return _HEAD_BYTES + len(tail)
+
+
+class AsBefore:
+    """A file as it would be once its old end is put back; nothing of it is written yet.
+
+    Args:
+        opened: the file as it is.
+        undo: how it ended before.
+    """
+
+    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+        """Join the two."""
+        self._opened = opened
+        self._undo = undo
+        self.name = opened.name
+        self.size_bytes = undo.size_bytes
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`.
+
+        Raises:
+            FormatError: the file is shorter than that.
+            StorageError: the storage failed.
+        """
+        end, body_end = start + length, self._undo.body_end
+        if start < 0 or length < 0 or end > self.size_bytes:
+            raise FormatError(f"{self.name} would have {self.size_bytes} bytes, but bytes {start} to {end} are due")
+        if end <= body_end:
+            return self._opened.read_range(start, length)
+        tail = memoryview(self._undo.tail)[max(0, start - body_end) : end - body_end]
+        if start >= body_end:
+            return tail
+        return memoryview(bytes(self._opened.read_range(start, body_end - start)) + bytes(tail))
+
+
+@contextmanager
+def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
+    """Open a file as it would be once its old end is put back.
+
+    Raises:
+        IntegrityError: the undo file is of another file: the body of this one ends elsewhere, or otherwise.
+        StorageError: the storage refused or failed.
+    """
+    if undo.body_end > source.size_bytes or digest(_seen(source, undo.body_end) + undo.tail) != undo.sha256:
+        raise IntegrityError(
+            f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
+            hint="remove it if that file was replaced meanwhile",
+        )
+    with open_range_source(source) as opened:
+        yield AsBefore(opened, undo)
+
+
+def put_back(source: SourceFile, undo: Undo) -> None:
+    """Let a file end as it did before, which the caller has made sure of. Safe to repeat.
+
+    Raises:
+        ConflictError: the file is not the one that was pinned.
+        StorageError: the storage refused or failed.
+    """
+    replace_tail(source, undo.body_end, undo.tail)
+
+
+def drop_undo(file: Location) -> None:
+    """Forget how a file ended before."""
+    remove_file(undo_place(file))
+    remove_leftovers(undo_place(file), _RUN)  # of calls that died before the undo file was whole
+
+
+def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
+    """Replace everything from `body_end` on, durably, and return how many bytes were sent from here.
+
+    Raises:
+        ConflictError: the file is not the one that was pinned.
+        StorageError: the storage refused or failed.
+    """
+    if not source.location.is_local:
+        return _replace_object(source, body_end, tail)
+    with map_errors(f"cannot write {source.location.display}"):
+        descriptor = open_to_change(source.location)
+        try:
+            found = os.fstat(descriptor)
+            if local_fingerprint(found) != source.fingerprint:
+                raise changed(source)
+            if found.st_nlink > 1:
+                return _rewrite(source, body_end, tail, mode=found.st_mode)
+            os.lseek(descriptor, body_end, os.SEEK_SET)
+            write_fully(descriptor, memoryview(tail))
+            os.ftruncate(descriptor, body_end + len(tail))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return len(tail)
+
+
+def _replace_object(source: SourceFile, body_end: int, tail: bytes) -> int:
+    server = ends_replaced_by(source.location) if body_end >= MIN_BODY_BYTES else None
+    if server is not None and server.replace_end(source, body_end, tail):
+        return len(tail)
+    return _rewrite(source, body_end, tail)
+
+
+def _rewrite(source: SourceFile, body_end: int, tail: bytes, *, mode: int | None = None) -> int:
+    with open_sink(source.location, overwrite=True) as sink:
+        sink.restore_attributes(mode=mode, mtime_ns=None)
+        with open_range_source(source) as opened:
+            for start in range(0, body_end, _PIECE_BYTES):
+                sink.write(opened.read_range(start, min(_PIECE_BYTES, body_end - start)))
+        sink.write(tail)
+        sink.publish()
+    return body_end + len(tail)
+
+
+def _seen(source: SourceFile, body_end: int) -> bytes:
+    start = max(0, body_end - _SEEN_BYTES)
+    with open_range_source(source) as opened:
+        return bytes(opened.read_range(start, body_end - start))
+
+
+def undo_place(file: Location) -> Location:
+    """Return where the old end of a file is kept."""
+    name = file.name
+    room = NAME_BYTES - len(_UNDO_SUFFIX) - 1
+    raw = name.encode(errors="surrogateescape")
+    if len(raw) > room:
+        kept = raw[: room - _NAME_DIGITS - 1].decode(errors="ignore")
+        name = f"{kept}~{digest(raw)[:_NAME_DIGITS]}"
+    return file.sibling(f".{name}{_UNDO_SUFFIX}")

@@ -1,0 +1,1 @@
+"""What every room above needs and that belongs to none: contexts, data keys, documents, local state, time, retries."""

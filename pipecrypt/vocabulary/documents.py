@@ -1,0 +1,278 @@
+"""Read JSON documents that an attacker may have written.
+
+Size is bounded before parsing, and so is the number of parts, for each takes far more memory than its bytes; and the
+depth. Duplicate members, lone surrogates, NaN, numbers of more than 64 bits and values of another type than asked for
+are refused. Callers map `DocumentError` to an error of the user's world.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+from collections.abc import Iterator
+from typing import Final, NoReturn, TypeAlias
+
+__all__ = [
+    "MOST_INTEGER",
+    "Document",
+    "DocumentError",
+    "check_parts",
+    "cost_of",
+    "decode_base64",
+    "encode_base64",
+    "load_json",
+    "parse_document",
+]
+
+MOST_INTEGER: Final = (1 << 64) - 1
+# What CPython takes for a part, rounded up, by the character that each part has. Characters inside of texts count too.
+_COSTS: Final = ((b"{", 200), (b"[", 96), (b":", 100), (b",", 40), (b'"', 32))
+# What parsing may take: so many times the text, no less than the second, no more than the third.
+_COST_FACTOR: Final = 18
+_LEAST_COST: Final = 1 << 20
+_MOST_COST: Final = 288 << 20
+_SHOWN_CHARACTERS: Final = 60
+_MOST_FLOAT: Final = sys.float_info.max  # Python reads 1e999 as infinity
+JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
+
+
+class DocumentError(Exception):
+    """A document is malformed; its text names the member, never a value."""
+
+
+class Document:
+    """A JSON object whose members are read by name and type.
+
+    Args:
+        members: name and value pairs in the order of the text, duplicates included.
+    """
+
+    __slots__ = ("_duplicate", "_members")
+
+    def __init__(self, members: list[tuple[str, JSONValue]]) -> None:
+        """Keep the members, and remember a duplicate until one is read."""
+        self._members = dict(members)
+        self._duplicate = len(self._members) != len(members)
+
+    def __contains__(self, name: str) -> bool:
+        """Say whether there is such a member."""
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        self._check_duplicates()
+        return iter(self._members)
+
+    def text(self, name: str, *, max_characters: int) -> str:
+        """Return a string member.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not Unicode.
+        """
+        return _text(name, self._get(name), max_characters)
+
+    def base64(self, name: str, *, max_bytes: int) -> bytes:
+        """Return a string member in base64, decoded.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not base64.
+        """
+        try:
+            return decode_base64(self.text(name, max_characters=(max_bytes + 2) // 3 * 4))
+        except ValueError as error:
+            raise DocumentError(f"{_shown(name)} is not base64") from error
+
+    def integer(self, name: str) -> int:
+        """Return an integer member; the caller bounds it.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_INTEGER:
+            raise DocumentError(f"{_shown(name)} is missing or not an integer of 64 bits")
+        return value
+
+    def number(self, name: str) -> float:
+        """Return a member that is a number; the caller bounds it.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        # A number of 400 digits is less than infinity, and still no float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_FLOAT:
+            raise DocumentError(f"{_shown(name)} is missing or not a number")
+        return float(value)
+
+    def boolean(self, name: str, *, default: bool | None = None) -> bool:
+        """Return a boolean member, which parquet-java writes as the string "true" or "false".
+
+        Raises:
+            DocumentError: missing without a default, or of another type.
+        """
+        value = self._get(name)
+        if value is None and default is not None:
+            return default
+        if value in ("true", "false"):
+            return value == "true"
+        if not isinstance(value, bool):
+            raise DocumentError(f"{_shown(name)} is missing or not a boolean")
+        return value
+
+    def is_null(self, name: str) -> bool:
+        """Say whether the member is null; a member that is missing is not.
+
+        Raises:
+            DocumentError: a member occurs twice.
+        """
+        return self._get(name) is None and name in self._members
+
+    def texts(self, name: str, *, max_count: int, max_characters: int) -> tuple[str, ...]:
+        """Return a member that is a list of strings.
+
+        Raises:
+            DocumentError: missing, of another type, too long, or not Unicode.
+        """
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} strings")
+        return tuple(_text(name, entry, max_characters) for entry in value)
+
+    def document(self, name: str) -> Document:
+        """Return a member that is an object.
+
+        Raises:
+            DocumentError: missing or of another type.
+        """
+        value = self._get(name)
+        if not isinstance(value, Document):
+            raise DocumentError(f"{_shown(name)} is missing or not an object")
+        return value
+
+    def documents(self, name: str, *, max_count: int) -> tuple[Document, ...]:
+        """Return a member that is a list of objects.
+
+        Raises:
+            DocumentError: missing, of another type, or too long.
+        """
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} objects")
+        found = tuple(entry for entry in value if isinstance(entry, Document))
+        if len(found) != len(value):
+            raise DocumentError(f"{_shown(name)} holds something that is not an object")
+        return found
+
+    def only(self, *names: str) -> None:
+        """Pass if there are no members but these.
+
+        Raises:
+            DocumentError: there is another.
+        """
+        unknown = sorted(set(self).difference(names))
+        if unknown:
+            raise DocumentError(f"{_shown(unknown[0])} is not known")
+
+    def _get(self, name: str) -> JSONValue:
+        self._check_duplicates()
+        return self._members.get(name)
+
+    def _check_duplicates(self) -> None:
+        # Readers disagree on which of two members counts, so an object with duplicates means nothing.
+        if self._duplicate:
+            raise DocumentError("a member occurs twice")
+
+
+def parse_document(data: bytes, *, max_bytes: int) -> Document:
+    """Parse a JSON object in UTF-8.
+
+    Raises:
+        DocumentError: too long, too deep, not JSON, or not an object.
+    """
+    if len(data) > max_bytes:
+        raise DocumentError(f"longer than {max_bytes} bytes")
+    check_parts(data)
+    try:
+        # Bytes are decoded here: json.loads would guess UTF-16 and UTF-32 too.
+        value = json.loads(data.decode(), object_pairs_hook=Document, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("not JSON") from error
+    if not isinstance(value, Document):
+        raise DocumentError("no JSON object")
+    return value
+
+
+def load_json(data: bytes) -> object:
+    """Parse any JSON value in UTF-8 into Python's own types, for those who look at a document as a whole.
+
+    Members that occur twice are refused here, because nobody asks for them by name. NaN and infinities are not:
+    programs write them, and these documents are theirs.
+
+    Raises:
+        DocumentError: too many parts for its bytes, too deep, a member twice, or not JSON.
+    """
+    check_parts(data)
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_members)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("not JSON") from error
+
+
+def check_parts(data: bytes) -> None:
+    """Pass if a text of JSON has no more parts than its size explains, before they are made.
+
+    Raises:
+        DocumentError: parsed, it would take many times its bytes, or more than memory should hold.
+    """
+    if cost_of(data) > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
+        raise DocumentError("more parts than its size explains")
+
+
+def cost_of(data: bytes) -> int:
+    """Return how many bytes of memory the parts of a text of JSON take at most."""
+    return sum(data.count(character) * each for character, each in _COSTS)
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member occurs twice")
+    return found
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode standard base64 with padding; nothing else is skipped or accepted.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    # strict_mode lets padding pass behind a whole group.
+    if len(text) % 4 or text.endswith("==="):
+        raise ValueError("the padding is wrong")
+    return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+
+
+def encode_base64(data: bytes) -> str:
+    """Return standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def _text(name: str, value: JSONValue, max_characters: int) -> str:
+    if not isinstance(value, str):
+        raise DocumentError(f"{_shown(name)} is missing or not a string")
+    if len(value) > max_characters:
+        raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise DocumentError(f"{_shown(name)} is not valid Unicode")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")

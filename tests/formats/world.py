@@ -1,0 +1,71 @@
+"""Sources in memory and what comes of them. Asserting is left to the tests."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipecrypt.formats.batches import BatchStream, open_batches
+from pipecrypt.formats.compression import Compression
+from pipecrypt.formats.options import BadRows, CSVOptions, EncodeOptions, JSONOptions, ReadOptions, SourceFormat
+from pipecrypt.formats.row_groups import encode_row_groups
+
+
+class Pipe(io.RawIOBase):
+    """Gives its bytes in small pieces, and cannot seek, as a pipe."""
+
+    def __init__(self, data: bytes, piece_bytes: int = 1000) -> None:
+        super().__init__()
+        self._file = io.BytesIO(data)
+        self._piece_bytes = piece_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._file.read(self._piece_bytes if size < 0 else min(size, self._piece_bytes))
+
+
+def pipe(data: bytes) -> BinaryIO:
+    return cast("BinaryIO", Pipe(data))
+
+
+def compress(data: bytes, compression: Compression) -> bytes:
+    match compression:
+        case Compression.GZIP:
+            return gzip.compress(data)
+        case Compression.BZ2:
+            return bz2.compress(data)
+        case Compression.ZSTD:
+            return bytes(pa.compress(data, "zstd", asbytes=True))
+    return data
+
+
+def csv_stream(data: bytes, *, skip: bool = False, block_bytes: int = 1 << 20, **dialect: object) -> BatchStream:
+    on_bad_rows = BadRows.SKIP if skip else BadRows.FAIL
+    options = ReadOptions(csv=CSVOptions(**dialect), on_bad_rows=on_bad_rows, block_bytes=block_bytes)  # type: ignore[arg-type]
+    return open_batches(io.BytesIO(data), "x.csv", SourceFormat.CSV, options=options)
+
+
+def json_stream(data: bytes, *, skip: bool = False, block_bytes: int = 1 << 20, **types: str) -> BatchStream:
+    on_bad_rows = BadRows.SKIP if skip else BadRows.FAIL
+    options = ReadOptions(json=JSONOptions(types), on_bad_rows=on_bad_rows, block_bytes=block_bytes)
+    return open_batches(io.BytesIO(data), "x.json", SourceFormat.JSON, options=options)
+
+
+def table_of(stream: BatchStream) -> pa.Table:
+    try:
+        return pa.Table.from_batches(list(stream), stream.schema)
+    finally:
+        stream.close()
+
+
+def written(stream: BatchStream, batch_rows: int = 1000) -> pa.Table:
+    """Return what the encoded row groups hold, read back."""
+    groups = encode_row_groups(stream, EncodeOptions(batch_rows=batch_rows))
+    return pa.concat_tables([pq.read_table(pa.BufferReader(group.data)) for group in groups])
