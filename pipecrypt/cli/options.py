@@ -227,9 +227,8 @@ def read_checks(
         KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         AccessError: a key reference names no key.
     """
+    from pipecrypt.dataset.requirements import checks_of
     from pipecrypt.dataset.trust import Trust
 
-    asked = Trust(
-        trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
-    )
-    return asked.checks(os.environ, credentials)
+    asked = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    return checks_of(asked, os.environ, credentials)

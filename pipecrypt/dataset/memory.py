@@ -22,6 +22,7 @@ from typing import Final, Self
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, Remembered
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
+from pipecrypt.vocabulary.clock import parse_utc, utc_now, utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError
 from pipecrypt.vocabulary.state import STATE_VARIABLE, StateRecords, state_directory
 

@@ -15,6 +15,7 @@ from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
 from pipecrypt.parquet.opened import OpenedFile, is_sealed
 from pipecrypt.parquet.protocols import DataKeys, RangeSource
 from pipecrypt.parquet.structure import check_opened_structure
+from pipecrypt.parquet.wire.modules import LENGTH_BYTES, ModuleType, open_module
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before, undo_place

@@ -85,11 +85,11 @@ class ViewOptions:
     keys: tuple[str, ...] | None
     missing: MissingKeys
     aad_prefix: bytes | None
-    trust: TrustOptions = field(default_factory=TrustOptions)
+    trust: Trust = field(default_factory=Trust)
 
 
 def view_options(
-    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: TrustOptions
+    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: Trust
 ) -> ViewOptions:
     """Check what a caller gave.
 

@@ -25,6 +25,8 @@ from pipecrypt.dataset.sign.next_version import DatasetSigning
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.staged import finish_version, set_aside
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord

@@ -27,6 +27,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 import pipecrypt as pc
 from pipecrypt.dataset import signed_sources
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.requirements import checks_of
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials

@@ -25,6 +25,7 @@ from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
 from tests.runs.conftest import World
 
 _ROW = {"id": 1, "email": "a@example.org", "customer": {"city": "Ulm"}}

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.statement.envelope import parse_envelope
+from pipecrypt.dataset.statement.file_list import decode_file_line, encode_file_line
+from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata

@@ -20,6 +20,7 @@ from pipecrypt.keys.public_keys import VersionKey
 from pipecrypt.keys.service import Wipeable
 from pipecrypt.keys.signers import EarlierPublicKeys, Signer, make_signatures, open_signer, read_version_keys
 from pipecrypt.keys.trust import Party, TrustedKeys
+from pipecrypt.vocabulary.clock import utc_now
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["OpenSigners"]

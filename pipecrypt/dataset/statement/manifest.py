@@ -53,6 +53,7 @@ from pipecrypt.dataset.statement.promise import (
     fits_clear_columns,
 )
 from pipecrypt.errors import IntegrityError
+from pipecrypt.vocabulary.clock import parse_utc, utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [

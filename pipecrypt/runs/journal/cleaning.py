@@ -26,6 +26,7 @@ from pipecrypt.dataset.statement.paths import (
     parse_run_id,
     run_path,
 )
+from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.runs.journal.history import FoundRun, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import UncheckedSeal
@@ -37,6 +38,7 @@ from pipecrypt.store.location import Location, Place
 from pipecrypt.store.move import remove_empty_directories
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
 from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
 

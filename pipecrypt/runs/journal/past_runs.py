@@ -15,7 +15,7 @@ from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
-from pipecrypt.dataset.version import VerifiedVersion
+from pipecrypt.dataset.version import VerifiedVersion, Version
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.runs.journal.allowance import Allowance, memory_of
 from pipecrypt.runs.journal.block import Block, TaskRecord

@@ -14,7 +14,7 @@ from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsign
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.staged import listed_staged_files
 from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
-from pipecrypt.dataset.version import ClaimedVersion, check_follows
+from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_version
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
@@ -26,6 +26,7 @@ from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["SinkPreview", "preview_sink"]

@@ -33,6 +33,7 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.store.location import Location
