@@ -38,14 +38,14 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.parquet.footer import read_footer_bytes
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.inventory import Kind, look_at
 from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, find_file, has_glob, list_sources, split_glob
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
 
 __all__ = [
     "SignedRanges",
@@ -306,7 +306,7 @@ class SignedRanges:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
 
         def read(source: RangeSource) -> None:
-            if isinstance(source, ReadsInto):
+            if isinstance(source, DescribedSource):
                 source.read_into(start, out)
             else:
                 out[:] = source.read_range(start, len(out))

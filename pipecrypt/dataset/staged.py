@@ -21,7 +21,7 @@ from pipecrypt.dataset.listing import is_data, name_some
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
 from pipecrypt.errors import ConflictError, ContentError, IntegrityError
-from pipecrypt.parquet.footer import read_footer_bytes
+from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
 from pipecrypt.store.listing import SourceFile

@@ -18,9 +18,9 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.row_groups import Chunk
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.listing import find_file

@@ -28,7 +28,7 @@ from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.parquet.columns import covers
+from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink

@@ -17,6 +17,7 @@ from pipecrypt.store.filesystem import fingerprint_of, look_up, open_filesystem
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.s3_object import S3Object
+from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import TruncatedError, http_status
 
 __all__ = ["RemoteRanges", "changed", "check_range"]
@@ -55,7 +56,7 @@ class RemoteRanges:
         StorageError: the storage cannot be reached.
     """
 
-    __slots__ = ("_lock", "_object", "_pool", "_remote", "_source", "_tag", "name", "ranges_in_flight", "size_bytes")
+    __slots__ = ("_lock", "_object", "_pool", "_remote", "_source", "_tag", "name", "size_bytes", "traits")
 
     def __init__(self, source: SourceFile) -> None:
         """Ask for nothing yet."""
@@ -67,7 +68,7 @@ class RemoteRanges:
         self._pool: ThreadPoolExecutor | None = None
         self.name = source.location.display
         self.size_bytes = source.size_bytes
-        self.ranges_in_flight = self._remote.settings.ranges_in_flight
+        self.traits = SourceTraits(reads_in_flight=self._remote.settings.ranges_in_flight)
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` bytes from `start`, in memory of their own.
@@ -117,7 +118,7 @@ class RemoteRanges:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.ranges_in_flight, thread_name_prefix="pipecrypt-range")
+                self._pool = ThreadPoolExecutor(self.traits.reads_in_flight, thread_name_prefix="pipecrypt-range")
             return self._pool
 
     def _fetch(self, start: int, length: int) -> bytes:

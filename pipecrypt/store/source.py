@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Final
 
 from pipecrypt.errors import FormatError, IntegrityError, NoRegularFileError, StorageError
 from pipecrypt.store.beneath import open_to_read, status
@@ -17,10 +17,10 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.remote_source import RemoteRanges, changed, check_range
 from pipecrypt.store.streams import InputInMemory, standard_input
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_each, read_into
 from pipecrypt.vocabulary.retry import Retry, TruncatedError
 
 __all__ = [
-    "OpenSource",
     "RangeFile",
     "StreamFile",
     "check_small",
@@ -36,28 +36,8 @@ _NOT_EXPECTED: Final = "this is not what it should be"
 _UNTOLD_BYTES: Final = 64 * 1024  # of a file that does not tell its size
 
 
-class OpenSource(Protocol):
-    """A pinned file that is open for reading; fits `parquet.protocols.RangeSource`."""
-
-    @property
-    def name(self) -> str:
-        """What errors call this file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`; the view is valid until the next call.
-
-        Raises:
-            FormatError: the file is shorter than that.
-            StorageError: the storage failed.
-        """
-
-
 @contextmanager
-def open_range_source(source: SourceFile) -> Iterator[OpenSource]:
+def open_range_source(source: SourceFile) -> Iterator[RangeSource]:
     """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
 
     The caller publishes what it made from the file only after leaving the block.
@@ -192,9 +172,7 @@ class _LocalRanges:
     The file is not mapped into memory: another process that truncates it would then kill this one.
     """
 
-    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes")
-
-    seeks_cheaply = True
+    __slots__ = ("_buffer", "_file", "_source", "name", "size_bytes", "traits")
 
     def __init__(self, source: SourceFile) -> None:
         self._source = source
@@ -210,6 +188,7 @@ class _LocalRanges:
                 os.close(self._file)
                 raise changed(source)
             self._check_end()
+        self.traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1, descriptor=self._file)
 
     def _check_end(self) -> None:
         # Files of /proc, and of some file systems in user space, have a size of 0 and content all the same.
@@ -241,9 +220,8 @@ class _LocalRanges:
                     raise changed(self._source)
                 filled += count
 
-    @property
-    def descriptor(self) -> int:
-        return self._file
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return read_each(self, ranges)
 
     def check_unchanged(self) -> None:
         with map_errors(f"cannot read {self.name}"):
@@ -271,14 +249,6 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
         return
     with open_range_source(source) as opened:
         yield RangeFile(opened)
-
-
-@runtime_checkable
-class _Fills(Protocol):
-    """A source that fills a buffer without a copy of its own."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill `out` with the bytes from `start`."""
 
 
 class StreamFile(io.RawIOBase):
@@ -316,7 +286,7 @@ class RangeFile(io.RawIOBase):
         source: an open source.
     """
 
-    def __init__(self, source: OpenSource) -> None:
+    def __init__(self, source: RangeSource) -> None:
         """Begin at the start."""
         super().__init__()
         self._source = source
@@ -350,10 +320,7 @@ class RangeFile(io.RawIOBase):
         room = memoryview(buffer).cast("B")
         count = max(0, min(len(room), self._source.size_bytes - self._position))
         if count:
-            if isinstance(self._source, _Fills):
-                self._source.read_into(self._position, room[:count])
-            else:
-                room[:count] = self._source.read_range(self._position, count)
+            read_into(self._source, self._position, room[:count])
             self._position += count
             self.bytes_read += count
         return count

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from typing import BinaryIO, Final, cast
 
-from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.errors import StorageError
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.publication import Publication
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["InputInMemory", "StandardOutput", "standard_input"]
 
@@ -29,30 +30,16 @@ def standard_input() -> BinaryIO:
     return cast("BinaryIO", sys.stdin.buffer)
 
 
-class InputInMemory:
+class InputInMemory(MemorySource):
     """All of standard input, held in memory: what is read from its end needs the end first.
 
-    It is never spooled to a disk, where plaintext would be left after a crash. Fits `source.OpenSource`.
+    It is never spooled to a disk, where plaintext would be left after a crash.
     """
-
-    name = _NAME
-    seeks_cheaply = True
 
     def __init__(self) -> None:
         """Read everything."""
         with map_errors(f"cannot read {_NAME}"):
-            self._data = memoryview(standard_input().read())
-        self.size_bytes = len(self._data)
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`.
-
-        Raises:
-            FormatError: there are fewer.
-        """
-        if start < 0 or length < 0 or start + length > self.size_bytes:
-            raise FormatError(f"{_NAME} has {self.size_bytes} bytes, but bytes {start} to {start + length} are due")
-        return self._data[start : start + length]
+            super().__init__(standard_input().read(), _NAME)
 
     def check_unchanged(self) -> None:
         """Pass: nobody changes it."""

@@ -35,7 +35,8 @@ from pipecrypt.store.publication import write_fully
 from pipecrypt.store.remote_source import changed
 from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
 from pipecrypt.store.sink import open_sink, remove_leftovers
-from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",
@@ -152,7 +153,7 @@ class AsBefore:
         undo: how it ended before.
     """
 
-    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+    def __init__(self, opened: RangeSource, undo: Undo) -> None:
         """Join the two."""
         self._opened = opened
         self._undo = undo

@@ -9,7 +9,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.dataset.undo import check_unsigned_undo, is_authentic
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import SourceFile, list_sources
 from pipecrypt.store.location import Location

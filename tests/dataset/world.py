@@ -24,11 +24,11 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.undo import undo_place, write_undo
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")

@@ -13,9 +13,8 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, PolicyError, UnlistedColumnError
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.columns import choose_keys, covers, leaf_columns
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.plan.plan_report import report_plan
 from pipecrypt.runs.report.events import Summary
@@ -24,6 +23,7 @@ from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import World
 
 _NUMBER = "123-45-6789"

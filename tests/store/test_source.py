@@ -12,6 +12,7 @@ from pipecrypt.store import source as source_module
 from pipecrypt.store.listing import SourceFile, list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source, read_small_file
+from pipecrypt.vocabulary.ranges import traits_of
 from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
 DATA = bytes(range(256)) * 40
@@ -62,7 +63,7 @@ def test_local_reads_share_one_buffer_and_are_cheap(tmp_path: Path) -> None:
         kept = source.read_range(0, 4000)
         source.read_range(0, 9000)  # the buffer grows; a view of the old one does not stop it
         assert bytes(kept) == DATA[:4000]
-        assert source.seeks_cheaply  # type: ignore[attr-defined]
+        assert traits_of(source).seeks_cheaply
 
 
 @pytest.mark.parametrize("data", [DATA, DATA[:-1], DATA + b"x"])

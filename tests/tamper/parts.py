@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecrypt.parquet.chunks import RowGroups, locate_pages
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.layout import SegmentKind, chunk_parts
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.row_groups import RowGroups, locate_pages
+from pipecrypt.parquet.footer.segments import SegmentKind, chunk_parts
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
 from tests.parquet.world import MemorySource, every_row_group
 

@@ -25,8 +25,8 @@ from pipecrypt.dataset.statement.paths import (
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.inventory import Kind, list_in_place, look_at, pin_regular
 from pipecrypt.store.listing import SourceFile

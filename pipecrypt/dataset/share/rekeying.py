@@ -24,9 +24,8 @@ from pipecrypt.dataset.undo import (
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.rekey import NewFooter, rekey_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location

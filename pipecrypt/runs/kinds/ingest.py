@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
 
 from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.encrypt import table_path
@@ -26,6 +25,7 @@ from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.source import open_source_file
+from pipecrypt.vocabulary.ranges import MemorySource
 
 if TYPE_CHECKING:
     from pipecrypt.formats.batches import BatchStream
