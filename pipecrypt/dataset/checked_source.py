@@ -16,7 +16,7 @@ from typing import Final
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError
 from pipecrypt.parquet.files import Gatherer
-from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = ["BLOCK_BYTES", "CheckedSource", "computable", "digest_file", "ignore_bytes", "pieces"]
 

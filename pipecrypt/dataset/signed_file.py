@@ -42,7 +42,6 @@ from pipecrypt.parquet.footer.stored import (
     read_stored_footer,
 )
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
@@ -183,7 +182,7 @@ def observe(stored: StoredFooter, name: str) -> Observation:
     file = ObservedFile(
         stored.size_bytes,
         footer_sha256=stored.sha256,
-        rows=None if metadata is None else metadata.integer(FileMetaData.NUM_ROWS),
+        rows=stored.rows,
         kek_ids=None if metadata is None else seen.kek_ids,
     )
     return file, _encryption(seen)

@@ -45,7 +45,7 @@ from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, find_file,
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
-from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "SignedRanges",
@@ -281,6 +281,8 @@ class SignedRanges:
         places: looks where it may be now. Closing what that opens is left to whoever made it.
     """
 
+    traits = SourceTraits(reads_in_flight=1)
+
     __slots__ = ("_entry", "_lock", "_places", "_source", "name", "size_bytes")
 
     def __init__(self, source: RangeSource, entry: FileEntry, places: Places[RangeSource]) -> None:
@@ -304,14 +306,7 @@ class SignedRanges:
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
-
-        def read(source: RangeSource) -> None:
-            if isinstance(source, DescribedSource):
-                source.read_into(start, out)
-            else:
-                out[:] = source.read_range(start, len(out))
-
-        self._reading(read)
+        self._reading(lambda source: read_into(source, start, out))
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""

@@ -18,6 +18,7 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before, undo_place
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "check_signed_undo",
@@ -27,8 +28,6 @@ __all__ = [
     "refused_undo",
     "same_as_signed",
 ]
-_FIRST_PAGE = (0).to_bytes(2, "little")
-_MAX_HEADER_BYTES = 1 << 20
 
 
 def check_signed_undo(source: SourceFile, undo: Undo, entry: FileEntry) -> None:

@@ -24,6 +24,7 @@ from pipecrypt.dataset.undo import (
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoundError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.session import KeySession
+from pipecrypt.parquet.footer.keys import NewFooter, rekey_footer
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.inventory import pin_regular
