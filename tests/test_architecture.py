@@ -16,6 +16,7 @@ from pipecrypt.config.load import load_config
 from pipecrypt.config.run import check_config
 from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
+from tools.size import kinds_of, measure
 
 _ROOT = Path(__file__).parents[1]
 _PACKAGE = _ROOT / "pipecrypt"
@@ -85,7 +86,7 @@ _CHANGING_METHODS = {
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
     "store/held_directory.py": "likewise",
-    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
@@ -148,6 +149,12 @@ def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
     names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
     if "is_local" in names and not _name(path).startswith("store/"):
         assert _name(path) in _ASKS_FOR_LOCAL
+
+
+def test_a_kind_is_asked_and_never_told_apart() -> None:
+    kinds = kinds_of(_PACKAGE)
+    assert len(kinds) > 3
+    assert [_name(path) for path in _FILES if measure(path, kinds).kind_checks] == []
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)

@@ -24,7 +24,6 @@ from pipecrypt.errors import ConflictError, ContentError, IntegrityError
 from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories
 from pipecrypt.store.source import open_range_source

@@ -41,8 +41,9 @@ from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["Description", "EncryptedDataset", "describe", "open_dataset"]
 

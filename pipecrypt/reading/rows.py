@@ -22,8 +22,9 @@ from pipecrypt.parquet.files import TableView
 from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 

@@ -24,8 +24,8 @@ from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.output import Target, numbered, unnumbered
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
 from pipecrypt.vocabulary.ranges import RangeSource
 
@@ -74,7 +74,7 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
     footer, _ = read_plain_footer(file)
     leaves = leaf_columns(footer, file.name)
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, leaves, file.name)))
+    return SourceShape(columns, len(RowGroups(footer, file.name)))
 
 
 class Kind(Protocol):

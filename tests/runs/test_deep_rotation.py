@@ -29,8 +29,8 @@ from pipecrypt.runs.deep_rotation import DeepSummary
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import undo
 from pipecrypt.store.inventory import pin
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World

@@ -40,8 +40,8 @@ from pipecrypt.parquet.footer.segments import check_opened_structure, check_stru
 from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.store.inventory import take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
