@@ -48,7 +48,7 @@ from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
-from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = [
     "SignedRanges",

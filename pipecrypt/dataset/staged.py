@@ -26,6 +26,7 @@ from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
