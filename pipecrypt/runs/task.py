@@ -74,7 +74,7 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
     footer, _ = read_plain_footer(file)
     leaves = leaf_columns(footer, file.name)
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, leaves, file.name)))
+    return SourceShape(columns, len(RowGroups(footer, file.name)))
 
 
 class Kind(Protocol):
