@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
@@ -74,7 +74,7 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
     footer, _ = read_plain_footer(file)
     leaves = leaf_columns(footer, file.name)
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, leaves, file.name)))
+    return SourceShape(columns, len(RowGroups(footer, file.name)))
 
 
 class Kind(Protocol):

@@ -131,7 +131,7 @@ def test_a_hundred_thousand_chunks_open_row_group_by_row_group() -> None:
     many = one[: start + 1] + struct_list(times, one[start + 2 : one.rindex(b"\x28")])
     assert len(leaf_columns(schemas, "x")) == columns
     found, _ = read_plain_footer(MemorySource(file_of(many + b"\x00"), "x"))
-    row_groups = RowGroups(found, leaf_columns(found, "x"), "x")
+    row_groups = RowGroups(found, "x")
     row_groups.check_size()
     assert len(row_groups) == times
     for index in row_groups.ordinals:
@@ -158,7 +158,7 @@ def test_an_index_that_says_it_is_huge_is_not_read(tmp_path: Path, field: int) -
     pq.write_table(pa.table({"id": [1, 2]}), out, write_page_index=True)
     stored = out.getvalue()
     footer, body_end = read_plain_footer(MemorySource(stored, "x"))
-    row_groups = RowGroups(footer, leaf_columns(footer, "x"), "x")
+    row_groups = RowGroups(footer, "x")
     entry = row_groups.chunks(0)[0].entry
     offset = ColumnChunk.COLUMN_INDEX_OFFSET if field == ColumnChunk.COLUMN_INDEX_LENGTH else field - 1
     size = 2 << 30

@@ -10,7 +10,6 @@ import pytest
 
 from pipecrypt.errors import FormatError, IntegrityError, LimitError, UnsupportedError
 from pipecrypt.parquet.files import MissingKeys, TableView
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer, read_sealed_footer
@@ -33,8 +32,7 @@ from tests.parquet.world import (
 
 def _edited(data: bytes, edit: Callable[[Struct, RowGroups], None]) -> bytes:
     footer, body_end = read_plain_footer(MemorySource(data))
-    leaves = leaf_columns(footer, "memory.parquet")
-    edit(footer, RowGroups(footer, leaves, "memory.parquet"))
+    edit(footer, RowGroups(footer, "memory.parquet"))
     return data[:body_end] + b"".join(encode_plain_footer(footer))
 
 

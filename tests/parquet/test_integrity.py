@@ -20,7 +20,6 @@ from pipecrypt.crypto import digest as digest_module
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError, PipecryptError
 from pipecrypt.parquet.files import ChunkCache, TableView, decrypt_file, encrypt_file
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import Segment, SegmentKind, chunk_parts
 from pipecrypt.parquet.footer.stored import read_stored_footer
@@ -93,8 +92,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
     """Yield place and bytes of each part of a plaintext column whose length is in the footer."""
     footer = read_stored_footer(MemorySource(data)).metadata
     assert footer is not None
-    leaves = leaf_columns(footer, "x")
-    for chunks in every_row_group(RowGroups(footer, leaves, "x", is_sealed=True)):
+    for chunks in every_row_group(RowGroups(footer, "x", is_sealed=True)):
         for chunk in chunks:
             for start, length, row_group, column, kind in sorted(chunk_parts(chunk), key=lambda part: part[-1]):
                 if chunk.entry.struct(8) is None:

@@ -12,7 +12,6 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.footer.row_groups import RowGroups, check_counts
 from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer
@@ -147,8 +146,7 @@ def test_verdicts_on_readers(policy: EncryptionPolicy, reader: str, verdict: str
 def test_fields_unknown_to_us_need_an_encrypted_footer() -> None:
     original = parquet_bytes(sample_table(10))
     footer, body_end = read_plain_footer(MemorySource(original))
-    leaves = leaf_columns(footer, "footer")
-    chunk = RowGroups(footer, leaves, "footer").struct(0).structs(RowGroup.COLUMNS)[1]
+    chunk = RowGroups(footer, "footer").struct(0).structs(RowGroup.COLUMNS)[1]
     chunk.set(20, WireType.BINARY, Raw(b"\x03abc"))
     newer = original[:body_end] + b"".join(encode_plain_footer(footer))
     with pytest.raises(UnsupportedError):

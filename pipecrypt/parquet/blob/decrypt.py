@@ -27,7 +27,7 @@ from pipecrypt.parquet.blob.format import (
     sealed_header,
 )
 from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES
 from pipecrypt.parquet.policy import FooterMode
@@ -169,7 +169,7 @@ class OpenedBlob:
             AccessError: its key is missing or was refused.
         """
         chunk = self._opened.open_row_group(index)[0]
-        if not is_sealed(chunk):  # (4)
+        if not chunk.is_sealed:  # (4)
             raise IntegrityError(f"{chunk.what} is not encrypted")
         row_group, place = self._opened.row_groups.struct(index), locate_pages(chunk)
         rows = self.layout.rows(index)

@@ -19,13 +19,12 @@ shows. `pipecrypt.integrity` is drawn in pages/integrity.py, `pipecrypt.chunks` 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, UnsupportedError
-from pipecrypt.parquet.footer.columns import LeafColumn
 from pipecrypt.parquet.footer.notes import strip_note
 from pipecrypt.parquet.policy import ClearNotes, KeyScope
 from pipecrypt.parquet.wire.fields import (
@@ -290,14 +289,12 @@ def check_clear_fields(struct: Struct, known: frozenset[int], what: str) -> None
         )
 
 
-def check_clear_footer(footer: Struct, encrypted: Sequence[LeafColumn], name: str) -> None:
+def check_clear_footer(footer: Struct, name: str) -> None:
     """Check that a plaintext footer would not tell values of the columns that are encrypted.
 
     Raises:
         UnsupportedError: it has fields unknown to this release.
     """
-    if not encrypted:
-        return
     check_clear_fields(footer, FileMetaData.KNOWN, f"footer of {name}")
     for element in footer.structs(FileMetaData.SCHEMA):
         check_clear_fields(element, SchemaElement.KNOWN, f"schema of {name}")

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import PipecryptError
-from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer.entries import Originals, read_originals
 from pipecrypt.parquet.footer.keys import KeyNames, read_key_names
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.footer.stored import SealedFooter, read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, ColumnMetaData, FileMetaData
+from pipecrypt.parquet.wire.fields import ColumnCrypto, ColumnMetaData, FileMetaData
 from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
@@ -132,9 +131,8 @@ def inspect_file(source: RangeSource) -> FileSummary:
     columns: tuple[ColumnSummary, ...] = ()
     batches = 0
     if metadata is not None:
-        leaves = leaf_columns(metadata, source.name)
-        row_groups = RowGroups(metadata, leaves, source.name)
-        columns, batches = _columns(row_groups, leaves), len(row_groups)
+        row_groups = RowGroups(metadata, source.name)
+        columns, batches = _columns(row_groups), len(row_groups)
     prefix = sealed.algorithm.aad_prefix if sealed is not None else None
     context, originals = Context.from_aad_prefix(prefix or b""), _originals(metadata)
     return FileSummary(
@@ -168,22 +166,17 @@ class _Tally:
 
     def add(self, chunk: Chunk) -> None:
         self.stored_bytes += chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0
-        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
-        if crypto is None:
-            return
-        self.sealed += 1
-        key = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+        self.sealed += chunk.is_sealed
+        key = chunk.column_key
         if key is not None:
             self.own.append(key.binary(ColumnCrypto.KEY_METADATA) or b"")
 
 
-def _columns(row_groups: RowGroups, leaves: Sequence[LeafColumn]) -> tuple[ColumnSummary, ...]:
+def _columns(row_groups: RowGroups) -> tuple[ColumnSummary, ...]:
     row_groups.check_size()
-    tallies = [_Tally() for _ in leaves]
-    for index in row_groups.ordinals:
-        for tally, chunk in zip(tallies, row_groups.chunks(index), strict=True):
-            tally.add(chunk)
-        row_groups.release(index)
+    tallies = [_Tally() for _ in row_groups.leaves]
+    for chunk in row_groups.each_chunk():
+        tallies[chunk.column].add(chunk)
     return tuple(
         ColumnSummary(
             path=leaf.dotted,
@@ -193,7 +186,7 @@ def _columns(row_groups: RowGroups, leaves: Sequence[LeafColumn]) -> tuple[Colum
             keys=_keys(tally.own),
             stored_bytes=tally.stored_bytes,
         )
-        for leaf, tally in zip(leaves, tallies, strict=True)
+        for leaf, tally in zip(row_groups.leaves, tallies, strict=True)
     )
 
 

@@ -17,14 +17,13 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError
-from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.footer.opened import resolve_prefix
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.footer.stored import SealedFooter, StoredFooter, encode_sealed_footer, open_footer
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto
+from pipecrypt.parquet.wire.fields import ColumnCrypto
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.vocabulary.context import Context
@@ -150,21 +149,10 @@ def column_key_uses(sealed: SealedFooter, metadata: Struct, name: str) -> Iterat
     context = footer_key_use(sealed, name).context
     originals = read_originals(metadata)
     per_batch = originals is not None and originals.data_keys is KeyScope.BATCH
-    leaves = leaf_columns(metadata, name)
-    row_groups = RowGroups(metadata, leaves, name, is_sealed=True)
-    for index in row_groups.ordinals:
-        for chunk in row_groups.chunks(index):
-            key_metadata = _own_key_metadata(chunk)
-            if key_metadata is not None:
-                at = context.for_column(chunk.leaf.path, index if per_batch else None)
-                yield KeyUse(key_metadata, at, index)
-        row_groups.release(index)
-
-
-def _own_key_metadata(chunk: Chunk) -> bytes | None:
-    crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
-    own = None if crypto is None else crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
-    return None if own is None else own.binary(ColumnCrypto.KEY_METADATA) or b""
+    for chunk in RowGroups(metadata, name, is_sealed=True).each_chunk():
+        if chunk.column_key is not None:
+            at = context.for_column(chunk.leaf.path, chunk.row_group if per_batch else None)
+            yield KeyUse(chunk.column_key.binary(ColumnCrypto.KEY_METADATA) or b"", at, chunk.row_group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,16 +217,17 @@ def observe_encryption(stored: StoredFooter, name: str) -> FooterEncryption:
 
 
 def _columns(footer: Struct, under_footer: KeyNames, kek_ids: set[str | None], name: str) -> tuple[FooterColumn, ...]:
-    leaves = leaf_columns(footer, name)
-    row_groups, seen = RowGroups(footer, leaves, name, is_sealed=True), [_ColumnTally() for _ in leaves]
+    row_groups = RowGroups(footer, name, is_sealed=True)
+    seen = [_ColumnTally() for _ in row_groups.leaves]
     if not len(row_groups):
         return ()
-    for index in row_groups.ordinals:
-        for chunk in row_groups.chunks(index):
-            seen[chunk.column].add(chunk, under_footer)
-        row_groups.release(index)
+    for chunk in row_groups.each_chunk():
+        seen[chunk.column].add(chunk, under_footer)
     kek_ids.update(*(each.kek_ids for each in seen))
-    return tuple(each.column(leaf, len(row_groups)) for leaf, each in zip(leaves, seen, strict=True))
+    return tuple(
+        FooterColumn(leaf.path, each.encrypted == len(row_groups), _ids(each.key_ids))
+        for leaf, each in zip(row_groups.leaves, seen, strict=True)
+    )
 
 
 @dataclass(slots=True)
@@ -251,11 +240,10 @@ class _ColumnTally:
     _last: tuple[bytes, KeyNames] = (b"", KeyNames())
 
     def add(self, chunk: Chunk, under_footer: KeyNames) -> None:
-        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
-        if crypto is None:
+        if not chunk.is_sealed:
             return
         self.encrypted += 1
-        own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+        own = chunk.column_key
         names = under_footer if own is None else self._names(own.binary(ColumnCrypto.KEY_METADATA) or b"")
         self.key_ids.add(names.master_key_id)
         self.kek_ids.add(names.kek_id)
@@ -264,9 +252,6 @@ class _ColumnTally:
         if self._last[0] != key_metadata:  # in a file with one data key for each column, it is the same every time
             self._last = (key_metadata, read_key_names(key_metadata))
         return self._last[1]
-
-    def column(self, leaf: LeafColumn, row_groups: int) -> FooterColumn:
-        return FooterColumn(leaf.path, self.encrypted == row_groups, _ids(self.key_ids))
 
 
 def _ids(found: Iterable[str | None]) -> tuple[str, ...]:
@@ -353,8 +338,7 @@ def _rekey_columns(metadata: Struct, name: str, context: Context, rewrap: Rewrap
     if originals is None:
         raise FormatError(f"{name} was written by another program", hint="rotate it without --deep, by grants")
     per_batch = originals.data_keys is KeyScope.BATCH
-    leaves = leaf_columns(metadata, name)
-    row_groups = RowGroups(metadata, leaves, name, is_sealed=True)
+    row_groups = RowGroups(metadata, name, is_sealed=True)
     for index in row_groups.ordinals:
         for chunk in row_groups.chunks(index):
             _rekey_chunk(chunk, context.for_column(chunk.leaf.path, index if per_batch else None), rewrap)
@@ -362,8 +346,7 @@ def _rekey_columns(metadata: Struct, name: str, context: Context, rewrap: Rewrap
 
 
 def _rekey_chunk(chunk: Chunk, context: Context, rewrap: Rewrap) -> None:
-    crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
-    own = None if crypto is None else crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+    own = chunk.column_key
     if own is None:
         return
     new = rewrap(own.binary(ColumnCrypto.KEY_METADATA) or b"", context)

@@ -22,7 +22,6 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.entries import Originals, pop_digests, pop_originals, restore_notes
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts
 from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
@@ -40,7 +39,6 @@ __all__ = [
     "OpenedFile",
     "Protection",
     "as_tampering",
-    "is_sealed",
     "resolve_prefix",
 ]
 
@@ -140,9 +138,8 @@ class OpenedFile:
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
-            self._leaves = leaf_columns(self.footer, name)
-            self.row_groups = RowGroups(self.footer, self._leaves, name, is_sealed=True)
-            check_counts(len(self.row_groups), len(self._leaves), name)
+            self.row_groups = RowGroups(self.footer, name, is_sealed=True)
+            check_counts(len(self.row_groups), len(self.row_groups.leaves), name)
         except BaseException:
             self.close()
             raise
@@ -205,7 +202,7 @@ class OpenedFile:
     @property
     def protection(self) -> Protection:
         """What is encrypted and authenticated, once all row groups were opened."""
-        clear = tuple(self._leaves[column].path for column in sorted(self._clear_columns))
+        clear = tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
         return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
 
     def open_row_group(self, index: int) -> list[Chunk]:
@@ -220,12 +217,18 @@ class OpenedFile:
             return self.row_groups.chunks(index)
         chunks = self.row_groups.chunks(index)
         for chunk in chunks:
-            if is_sealed(chunk):
+            if chunk.is_sealed:
                 self._sealed_columns.add(chunk.column)
                 self._open_or_lock(chunk)
             else:
                 self._clear_columns.add(chunk.column)
         return chunks
+
+    def each_chunk(self) -> Iterator[Chunk]:
+        """Yield all chunks, opened as `open_row_group` does; of a large footer, one row group is open at a time."""
+        for index in self.row_groups.ordinals:
+            yield from self.open_row_group(index)
+            self.row_groups.release(index)
 
     def footer_key(self) -> DataKey:
         """Return the footer's data key.
@@ -303,11 +306,6 @@ class OpenedFile:
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
         chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what, allowance=chunk.allowance)
         chunk.stored_metadata = plaintext if end == len(plaintext) else None
-
-
-def is_sealed(chunk: Chunk) -> bool:
-    """Say whether a chunk of an encrypted file is encrypted."""
-    return chunk.entry.has(ColumnChunk.CRYPTO_METADATA)
 
 
 def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:

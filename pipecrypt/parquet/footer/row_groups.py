@@ -5,18 +5,19 @@ Row groups are opened when they are needed and closed when they are done: opened
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.footer.columns import LeafColumn
+from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.wire.fields import (
     COLUMN_META_DATA,
     ROW_GROUP,
     ROW_GROUP_INDEXES,
     SEALED_ROW_GROUP,
     ColumnChunk,
+    ColumnCrypto,
     ColumnMetaData,
     FileMetaData,
     RowGroup,
@@ -77,6 +78,17 @@ class Chunk:
         return self.row_group, self.column
 
     @property
+    def is_sealed(self) -> bool:
+        """Whether it is encrypted."""
+        return self.entry.has(ColumnChunk.CRYPTO_METADATA)
+
+    @property
+    def column_key(self) -> Struct | None:
+        """What names its own data key; None where it is plaintext, or under the footer's."""
+        crypto = self.entry.struct(ColumnChunk.CRYPTO_METADATA)
+        return None if crypto is None else crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+
+    @property
     def metadata(self) -> Struct:
         """Its ColumnMetaData: what was set or, before that, what the entry shows; empty where it shows none.
 
@@ -118,20 +130,24 @@ class RowGroups:
 
     Args:
         footer: the footer, whose list of row groups is changed in place.
-        leaves: the columns of its schema.
         name: what errors call the file.
         is_sealed: the file is encrypted.
         first: ordinal of the first one, where the file is one of several that become one.
+
+    Attributes:
+        leaves: the columns of its schema.
+
+    Raises:
+        FormatError: the schema is malformed.
+        LimitError: it has more columns than an encrypted file can number, or too many names.
     """
 
-    def __init__(
-        self, footer: Struct, leaves: Sequence[LeafColumn], name: str, *, is_sealed: bool = False, first: int = 0
-    ) -> None:
-        """Open nothing yet."""
+    def __init__(self, footer: Struct, name: str, *, is_sealed: bool = False, first: int = 0) -> None:
+        """Read the schema; open nothing yet."""
+        self.leaves = leaf_columns(footer, name)
         self._shape = SEALED_ROW_GROUP if is_sealed else ROW_GROUP
         self._structs = footer.structs(FileMetaData.ROW_GROUPS)
-        self._leaves = leaves
-        self._columns = [f"column {leaf.dotted!r}" for leaf in leaves]
+        self._columns = [f"column {leaf.dotted!r}" for leaf in self.leaves]
         self._name = name
         self._first = first
         self._open: dict[int, tuple[Struct, list[Chunk]]] = {}
@@ -145,6 +161,12 @@ class RowGroups:
     def ordinals(self) -> range:
         """The ordinals of the row groups, by which all methods name them."""
         return range(self._first, self._first + len(self._structs))
+
+    def each_chunk(self) -> Iterator[Chunk]:
+        """Yield all chunks; of a large footer, one row group is open at a time. Raises what `chunks` raises."""
+        for index in self.ordinals:
+            yield from self.chunks(index)
+            self.release(index)
 
     def is_open(self, index: int) -> bool:
         """Say whether the row group is open."""
@@ -162,7 +184,7 @@ class RowGroups:
             if not self._open:  # what was closed is given back
                 self._allowance = Allowance(self._encoded_bytes, least=_LEAST_OPEN, most=_MOST_OPEN)
             stored, what = self._structs[index - self._first], f"footer of {self._name}"
-            self._allowance.charge(len(self._leaves) * _CHUNK_COST, what)
+            self._allowance.charge(len(self.leaves) * _CHUNK_COST, what)
             opened = open_encoded(stored, self._shape, what, allowance=self._allowance)
             chunks = self._chunks_of(index, opened.structs(RowGroup.COLUMNS))
             self._structs[index - self._first] = opened
@@ -171,10 +193,10 @@ class RowGroups:
 
     def _chunks_of(self, index: int, entries: list[Struct]) -> list[Chunk]:
         name = f"{self._name} row group {index}"
-        if len(entries) != len(self._leaves):
-            raise FormatError(f"{name} has {len(entries)} columns, its schema has {len(self._leaves)}")
+        if len(entries) != len(self.leaves):
+            raise FormatError(f"{name} has {len(entries)} columns, its schema has {len(self.leaves)}")
         chunks = []
-        for column, (entry, leaf, named) in enumerate(zip(entries, self._leaves, self._columns, strict=True)):
+        for column, (entry, leaf, named) in enumerate(zip(entries, self.leaves, self._columns, strict=True)):
             what = f"{name} {named}"
             if entry.has(ColumnChunk.FILE_PATH):
                 raise UnsupportedError(f"{what} lies in another file")
@@ -187,7 +209,7 @@ class RowGroups:
         Raises:
             LimitError: they would not, or are more than the footer's bytes explain.
         """
-        count = len(self._structs) * len(self._leaves)
+        count = len(self._structs) * len(self.leaves)
         if count > MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
             raise LimitError(f"footer of {self._name} has {count} column chunks, more than can be worked with")
 
@@ -224,7 +246,7 @@ class RowGroups:
 
     @property
     def _is_large(self) -> bool:
-        return len(self._structs) * len(self._leaves) > _OPEN_CHUNKS
+        return len(self._structs) * len(self.leaves) > _OPEN_CHUNKS
 
     def what(self, row_group: int, column: int) -> str:
         """Return what errors call a chunk."""

@@ -16,8 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
 from pipecrypt.parquet.carry.reading import WINDOW_BYTES
-from pipecrypt.parquet.footer.columns import leaf_columns
-from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, StoredFooter
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, RowGroup
@@ -37,7 +36,6 @@ __all__ = [
     "check_structure",
     "chunk_parts",
     "last_changes",
-    "looked_at",
     "order_segments",
     "read_windows",
 ]
@@ -93,6 +91,11 @@ class Segment(NamedTuple):
     def is_index(self) -> bool:
         """Whether it is a column or offset index."""
         return self.kind >= _FIRST_INDEX
+
+    @property
+    def is_offset_index(self) -> bool:
+        """Whether it is an offset index."""
+        return self.kind == _OFFSET_INDEX
 
 
 def last_changes(segments: Iterable[Segment]) -> Counter[int]:
@@ -157,11 +160,6 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> S
     if early is not None:
         raise UnsupportedError(f"{row_groups.what(*early)} has its offset index before its pages")
     return Segments(parts, body_end)
-
-
-def looked_at(segments: Iterable[Segment], is_sealed: Callable[[int], bool]) -> Iterable[Segment]:
-    """Yield the segments whose bytes are looked at: indexes, and the parts of columns that are encrypted."""
-    return (segment for segment in segments if segment.is_index or is_sealed(segment.column))
 
 
 def read_windows(segments: Iterable[Segment]) -> Iterable[tuple[int, int]]:
@@ -296,10 +294,9 @@ def check_structure(stored: StoredFooter, name: str) -> Structure:
         _check_module(stored.sealed.stored, f"footer of {name}")  # (1)
         return Structure(None, None)
     footer, is_encrypted = stored.metadata, stored.sealed is not None
-    leaves = leaf_columns(footer, name)
-    row_groups = RowGroups(footer, leaves, name, is_sealed=is_encrypted)
+    row_groups = RowGroups(footer, name, is_sealed=is_encrypted)
     if is_encrypted:
-        check_counts(len(row_groups), len(leaves), name)  # (3)
+        check_counts(len(row_groups), len(row_groups.leaves), name)  # (3)
     return _check_row_groups(footer, row_groups, row_groups.chunks, stored.body_end, name)
 
 
@@ -333,7 +330,7 @@ def _check_row_groups(
     parts: list[Part] = []
     for index in row_groups.ordinals:
         for chunk in chunks_of(index):  # (4)
-            if chunk.metadata.entries or not is_sealed(chunk):
+            if chunk.metadata.entries or not chunk.is_sealed:
                 parts += chunk_parts(chunk)
         found += _rows(row_groups.struct(index), index, name)
         row_groups.release(index)

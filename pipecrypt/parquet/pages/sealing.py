@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pipecrypt.crypto.aead import NONCE_BYTES, MessageCipher, random_bytes
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages
 from pipecrypt.parquet.pages.headers import (
     Page,
@@ -389,13 +389,11 @@ def check_first_page(source: RangeSource, opened: OpenedFile) -> None:
         FormatError: truncated or malformed.
         IntegrityError: it was not written with its key at its place.
     """
-    for index in opened.row_groups.ordinals:
-        for chunk in opened.open_row_group(index):
-            is_open = is_sealed(chunk) and (index, chunk.column) not in opened.locked
-            if is_open and locate_pages(chunk).declared_bytes > 0:
-                _open_first_header(source, opened, chunk)
-                return
-        opened.row_groups.release(index)
+    for chunk in opened.each_chunk():
+        is_open = chunk.is_sealed and chunk.ordinals not in opened.locked
+        if is_open and locate_pages(chunk).declared_bytes > 0:
+            _open_first_header(source, opened, chunk)
+            return
 
 
 def _open_first_header(source: RangeSource, opened: OpenedFile, chunk: Chunk) -> None:

@@ -6,9 +6,8 @@ then names the new places and is sealed itself. Plaintext chunks are copied. Mem
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -16,7 +15,7 @@ from pipecrypt.crypto.aead import MessageCipher, random_bytes
 from pipecrypt.crypto.digest import Digester
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.carry.writing import Body, ignore_bytes
-from pipecrypt.parquet.footer.columns import choose_keys, leaf_columns
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer.entries import (
     Originals,
     add_entries,
@@ -30,44 +29,36 @@ from pipecrypt.parquet.footer.entries import (
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
-    IndexPlaces,
     Part,
     Segment,
-    SegmentKind,
     Segments,
     chunk_parts,
-    last_changes,
-    looked_at,
     order_segments,
-    read_windows,
 )
 from pipecrypt.parquet.footer.stored import Algorithm, encode_sealed_footer, magic, read_plain_footer
 from pipecrypt.parquet.pages.headers import PageScan, check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.pages.integrity import SegmentDigests
 from pipecrypt.parquet.pages.moves import (
-    BLOOM_FILTER_HEADER_BYTES,
     ChunkMove,
-    bloom_filter_bytes,
-    move_offset_index,
     relocate_chunk,
     relocate_row_group,
     seal_bloom_filter,
 )
-from pipecrypt.parquet.pages.sealing import PageAADs, PageBounds, PageSealer, sealed_bound
+from pipecrypt.parquet.pages.sealing import PageAADs, PageSealer, sealed_bound
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.table.keys import MetadataSealer, WritingKeys
+from pipecrypt.parquet.table.keys import WritingKeys
+from pipecrypt.parquet.table.walk import TableWalk, index_module
 from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     INTEGRITY_KEY,
     NOTES_KEY,
     ColumnChunk,
-    ColumnMetaData,
     FileMetaData,
     RowGroup,
 )
-from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
+from pipecrypt.parquet.wire.modules import FileAAD, seal_module
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
@@ -144,14 +135,12 @@ class FileEncryption:
         self._digests = None if policy.digest is None else SegmentDigests(policy.digest)
         self.body = Body(sink, on_bytes, self._digests)
         self._policy = policy
-        # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
-        self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""))
         prefix = context.aad_prefix() if policy.bind_path else None
         self._algorithm = Algorithm(ctr_pages=False, aad_prefix=prefix, file_unique=random_bytes(_FILE_UNIQUE_BYTES))
         self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
+        # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
+        self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""), self._aad)
         self._modules_by_key: Counter[object] = Counter()
-        self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._sealer = MetadataSealer(policy, self._keys, self._aad)
         self._originals = Originals(policy.data_keys, 0)
         self._output = GrowingFooter()
         self._source_bytes = 0
@@ -189,19 +178,14 @@ class FileEncryption:
             PipecryptError: see `encrypt_file`.
         """
         footer, body_end = read_plain_footer(source)
-        leaves = leaf_columns(footer, source.name)
-        row_groups = RowGroups(footer, leaves, source.name, first=self.batches)
+        row_groups = RowGroups(footer, source.name, first=self.batches)
+        leaves = row_groups.leaves
         check_counts(self.batches + len(row_groups), len(leaves), source.name)
         is_first = not self._output.appended
         if is_first:
-            self._keys.choose(leaves, choose_keys(self._policy, leaves, source.name))
-            sealed = [leaf for column, leaf in enumerate(leaves) if self._keys.is_sealed(column)]
-            if self._policy.footer is FooterMode.PLAINTEXT:
-                check_clear_footer(footer, sealed, source.name)
-                if sealed:
-                    self._plain_roots = frozenset(each.path[0] for each in leaves) - {each.path[0] for each in sealed}
-                    if self._policy.clear_notes is ClearNotes.REFUSE:
-                        check_notes(footer, self._plain_roots, source.name)
+            chosen = choose_keys(self._policy, leaves, source.name)
+            self._keys.choose(leaves, chosen)
+            self._plain_roots = _check_readable(footer, self._policy, leaves, chosen, source.name)
         else:
             self._output.check_schema(footer, source.name)
             # Nobody has the files that become one, so there is nothing in them to give back.
@@ -211,10 +195,16 @@ class FileEncryption:
         if is_first:
             self._keys.make_footer_key()
             self.body.write(magic(self._policy.footer))
-        self._write_row_groups(row_groups, segments)
+        _Encryption(
+            self.body,
+            row_groups,
+            keys=self._keys,
+            aad=self._aad,
+            digests=self._digests,
+            originals=self._originals,
+        ).run(segments)
         self.body.close_input()
         self._keys.end_batches()
-        self._moves.clear()
         if self._keys.are_of_batches:
             self._modules_by_key.clear()
         originals, source_bytes = self._originals, source.size_bytes
@@ -287,130 +277,106 @@ class FileEncryption:
             self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
         return segments
 
-    def _write_row_groups(self, row_groups: RowGroups, segments: Segments) -> None:
-        due, index_places, begun = last_changes(segments), IndexPlaces(), -1
-        for index in row_groups.ordinals:
-            if not due[index]:
-                self._finish_row_group(index, row_groups)
-        wanted = looked_at(segments, self._keys.is_sealed) if self.body.copies_files else segments
-        self.body.read_ahead(read_windows(wanted))
-        for segment in segments.drain():
-            if segment.is_index:
-                self._write_index(segment, row_groups, index_places)
-                continue
-            chunks = row_groups.chunks(segment.row_group)
-            if segment.row_group != begun:
-                # All of a batch's keys one after the other: twice as fast as each between the pages of two chunks.
-                begun = segment.row_group
-                self._keys.make(chunks)
-            self._write_segment(segment, chunks[segment.column])
-            due[segment.row_group] -= 1
-            if not due[segment.row_group]:
-                self._finish_row_group(segment.row_group, row_groups)
-        index_places.write(row_groups)
 
-    def _write_segment(self, segment: Segment, chunk: Chunk) -> None:
-        if segment.kind is SegmentKind.BLOOM_FILTER:
-            self._write_bloom_filter(segment, chunk)
-            return
-        seal_or_copy = self._seal_pages if self._keys.is_sealed(chunk.column) else self._copy_pages
-        move = seal_or_copy(segment, chunk)
-        self._moves[chunk.ordinals] = move
-        self._keys.count(chunk.column, move.bounds.old[-1])
-        relocate_chunk(chunk, move, self._originals)
+class _Encryption(TableWalk):
+    """Seals what the policy encrypts, of one of the files that become one."""
 
-    def _seal_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        scan, new_start = _scan(segment, chunk), self.body.position
-        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, chunk.row_group, chunk.column))
+    def __init__(
+        self,
+        body: Body,
+        row_groups: RowGroups,
+        *,
+        keys: WritingKeys,
+        aad: FileAAD,
+        digests: SegmentDigests | None,
+        originals: Originals,
+    ) -> None:
+        super().__init__(body, row_groups)
+        self._keys = keys
+        self._aad = aad
+        self._digests = digests
+        self._originals = originals
+        self._begun = -1
+
+    def _is_sealed(self, segment: Segment) -> bool:
+        return self._keys.is_sealed(segment.column)
+
+    def _open(self, row_group: int) -> list[Chunk]:
+        chunks = self._row_groups.chunks(row_group)
+        if row_group != self._begun:
+            # All of a batch's keys one after the other: twice as fast as each between the pages of two chunks.
+            self._begun = row_group
+            self._keys.make(chunks)
+        return chunks
+
+    def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        scan, new_start, body = _scan(segment, chunk), self._body.position, self._body
+        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, *chunk.ordinals))
         while not scan.is_done:
-            window = self.body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
+            window = body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
             pages = scan.scan(window)
             if pages:
-                self.body.commit(sealer.seal(window, pages, self.body.reserve(sealed_bound(pages))))
-                self.body.done(pages[-1].end)
+                body.commit(sealer.seal(window, pages, body.reserve(sealed_bound(pages))))
+                body.done(pages[-1].end)
         return ChunkMove(segment.start, new_start, sealer.bounds)
 
-    def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        declared_bytes, new_start = locate_pages(chunk).declared_bytes, self.body.position
-        length = declared_bytes
-        self.body.begin_digest()
+    def _copied_bytes(self, segment: Segment, chunk: Chunk) -> int:
+        length = declared_bytes = locate_pages(chunk).declared_bytes
         if segment.room_bytes == length:
-            self.body.copy(segment.start, length)
+            self._body.copy(segment.start, length)
         else:
             length = self._copy_before_gap(segment, chunk, length)
-        self.body.end_digest(segment.place)
         if self._digests is not None and length != declared_bytes:
-            self._digests.lengthen(chunk.row_group, chunk.column, length)
-        bounds = array("q", (0, length))
-        return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
+            self._digests.lengthen(*chunk.ordinals, length)
+        return length
 
     def _copy_before_gap(self, segment: Segment, chunk: Chunk, declared_bytes: int) -> int:
         """Copy a chunk whose last page may reach into the gap behind its declared end; return its true length."""
         scan, copied = _scan(segment, chunk), 0
         while not scan.is_done:
-            window = self.body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
+            window = self._body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
             try:
                 scan.scan(window)
             except PipecryptError:
                 end = declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
                 break
             walked = min(scan.position, declared_bytes)
-            self.body.write(window[: walked - copied])
-            self.body.done(walked - copied)
+            self._body.write(window[: walked - copied])
+            self._body.done(walked - copied)
             copied = walked
         else:
             end = scan.position
-        self.body.copy(segment.start + copied, end - copied)
+        self._body.copy(segment.start + copied, end - copied)
         return end
 
-    def _write_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
-        length = segment.declared_bytes
-        if length is None:
-            start = self.body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
-            _, length = bloom_filter_bytes(start, segment.room_bytes, chunk)
-        metadata, position = chunk.metadata, self.body.position
-        if self._keys.is_sealed(chunk.column):
-            data = self.body.read(segment.start, length)
-            self.body.write(seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk))
-            self.body.done(length)
-        else:
-            self.body.begin_digest()
-            self.body.copy(segment.start, length)
-            self.body.end_digest(segment.place)
-        metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
-        if segment.declared_bytes is not None:
-            metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, self.body.position - position)
+    def _relocate(self, chunk: Chunk, move: ChunkMove) -> None:
+        self._keys.count(chunk.column, move.bounds.old[-1])
+        relocate_chunk(chunk, move, self._originals)
 
-    def _write_index(self, segment: Segment, row_groups: RowGroups, index_places: IndexPlaces) -> None:
-        place, is_offsets = (segment.row_group, segment.column), segment.kind is SegmentKind.OFFSET_INDEX
-        data = bytes(self.body.read(segment.start, segment.declared_bytes or 0))
-        move = self._moves.get(place)
-        if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
-            data = move_offset_index(data, move, lambda: row_groups.what(*place))
+    def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
+        length = self._plain_bloom_bytes(segment, chunk)
+        data = self._body.read(segment.start, length)
+        return length, seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk)
+
+    def _read_index(self, _: Segment, data: bytes) -> bytes:
+        return data
+
+    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
+        place = (segment.row_group, segment.column)
         if self._keys.is_sealed(segment.column):
-            module_type = ModuleType.OFFSET_INDEX if is_offsets else ModuleType.COLUMN_INDEX
-            data = seal_module(self._index_cipher(segment, row_groups), data, self._aad.module(module_type, *place))
-        elif self._digests is not None:
+            # The row group is closed by now, unless the index lies before its pages.
+            made = self._keys.made_at(*place)
+            cipher = MessageCipher(made) if made else self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
+            return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
+        if self._digests is not None:
             self._digests.put_data(segment.place, data)
-        if is_offsets and not row_groups.is_open(segment.row_group):
-            self._moves.pop(place, None)  # nothing asks again
-        index_places.add(segment, self.body.position, len(data))
-        self.body.write(data)
-        self.body.done(segment.declared_bytes or 0)
+        return data
 
-    def _index_cipher(self, segment: Segment, row_groups: RowGroups) -> MessageCipher:
-        # The row group is closed by now, unless the index lies before its pages.
-        made = self._keys.made_at(segment.row_group, segment.column)
-        return MessageCipher(made) if made else self._keys.cipher(row_groups.chunks(segment.row_group)[segment.column])
-
-    def _finish_row_group(self, index: int, row_groups: RowGroups) -> None:
-        chunks = row_groups.chunks(index)
-        moves = [self._moves[place] for chunk in chunks if (place := (index, chunk.column)) in self._moves]
-        relocate_row_group(index, row_groups.struct(index), moves, self._originals)
-        for chunk in chunks:
+    def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
+        relocate_row_group(row_group, self._row_groups.struct(row_group), moves, self._originals)
+        for chunk in self._row_groups.chunks(row_group):
             if self._keys.is_sealed(chunk.column):
-                self._sealer.seal(chunk)
-        row_groups.close(index)
+                self._keys.seal_metadata(chunk)
 
 
 def _scan(segment: Segment, chunk: Chunk) -> PageScan:
@@ -492,7 +458,22 @@ def check_policy(source: RangeSource, policy: EncryptionPolicy) -> None:
     """
     footer, _ = read_plain_footer(source)
     leaves = leaf_columns(footer, source.name)
-    keys = choose_keys(policy, leaves, source.name)
-    if policy.footer is FooterMode.PLAINTEXT and policy.clear_notes is ClearNotes.REFUSE:
-        sealed = frozenset(leaf.path[0] for leaf, key in zip(leaves, keys, strict=True) if key is not None)
-        check_notes(footer, sealed, source.name)
+    _check_readable(footer, policy, leaves, choose_keys(policy, leaves, source.name), source.name)
+
+
+def _check_readable(
+    footer: Struct, policy: EncryptionPolicy, leaves: Sequence[LeafColumn], chosen: Sequence[str | None], name: str
+) -> frozenset[str] | None:
+    """Return the roots of which a readable footer may tell all; None where it need not hide anything.
+
+    Raises:
+        UnsupportedError: it has fields that this release does not know, or notes that the policy refuses.
+    """
+    sealed = [leaf for leaf, reference in zip(leaves, chosen, strict=True) if reference is not None]
+    if policy.footer is FooterMode.ENCRYPTED or not sealed:
+        return None
+    check_clear_footer(footer, name)
+    plain = frozenset(each.path[0] for each in leaves) - {each.path[0] for each in sealed}
+    if policy.clear_notes is ClearNotes.REFUSE:
+        check_notes(footer, plain, name)
+    return plain

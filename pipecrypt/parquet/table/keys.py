@@ -1,4 +1,4 @@
-"""The data keys of a table being encrypted, made on first use and wiped after the last, and metadata under them.
+"""The data keys of a table being encrypted, made on first use and wiped after the last; column metadata under them.
 
 The metadata of a chunk names the places of its pages, so it is sealed once they are written.
 """
@@ -22,7 +22,6 @@ from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "KeyPlace",
-    "MetadataSealer",
     "WritingKeys",
 ]
 
@@ -37,13 +36,14 @@ class WritingKeys:
         policy: how far one data key reaches, and the footer's master key.
         keys: makes data keys.
         context: of the file; bound into commitments.
+        aad: makes the file's AADs.
     """
 
-    __slots__ = ("_chosen", "_columns", "_context", "_footer", "_keys", "_leaves", "_page_bytes", "_policy", "made")
-
-    def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context) -> None:
+    def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context, aad: FileAAD) -> None:
         """Make no key yet."""
         self._policy = policy
+        self._aad = aad
+        self._paths: dict[int, Raw] = {}  # by column
         self._keys = keys
         self._context = context
         self._leaves: Sequence[LeafColumn] = ()
@@ -143,14 +143,40 @@ class WritingKeys:
         made = self._footer if place is None else self._columns.get(place)
         return made[0] if made else None
 
-    def forget_metadata(self, chunk: Chunk) -> None:
-        """Drop a chunk's key metadata, if it is the chunk's own.
-
-        Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
-        """
+    def seal_metadata(self, chunk: Chunk) -> None:
+        """Seal the metadata of a chunk whose pages are sealed, in its entry, and forget the metadata of its key."""
+        entry, crypto, is_uniform = chunk.entry, Struct(), self._policy.uniform
+        is_footer_encrypted = self._policy.footer is FooterMode.ENCRYPTED
+        if is_uniform:
+            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
+        else:
+            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
+        entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
+        if is_uniform and is_footer_encrypted:
+            return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
+        aad = self._aad.module(ModuleType.COLUMN_META_DATA, *chunk.ordinals)
+        sealed = seal_module(self.cipher(chunk), encode_struct(chunk.metadata), aad)
+        entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
+        if is_footer_encrypted:
+            entry.remove(ColumnChunk.META_DATA)
+        else:
+            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
         place = self.place(*chunk.ordinals)
         if place is not None and place[1] is not None:
+            # Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
             self._columns[place] = (self._columns[place][0], b"")
+
+    def _column_key_struct(self, chunk: Chunk) -> Struct:
+        struct = Struct()
+        path = self._paths.get(chunk.column)
+        if path is None:
+            # From the schema, not from the chunk's metadata, which may say anything.
+            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
+        struct.entries = [
+            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
+            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self.of(chunk)[1]),
+        ]
+        return struct
 
     def end_batches(self) -> None:
         """Wipe the keys of all batches so far: nothing more is encrypted under them."""
@@ -163,57 +189,6 @@ class WritingKeys:
             key.wipe()
         if self._footer is not None:
             self._footer[0].wipe()
-
-
-class MetadataSealer:
-    """Seals metadata in place, in the entries of one file's footer.
-
-    Args:
-        policy: the footer's mode, and whose key a column is under.
-        keys: of the file.
-        aad: of the file.
-    """
-
-    __slots__ = ("_aad", "_is_footer_encrypted", "_is_uniform", "_keys", "_paths")
-
-    def __init__(self, policy: EncryptionPolicy, keys: WritingKeys, aad: FileAAD) -> None:
-        """Seal nothing yet."""
-        self._is_footer_encrypted = policy.footer is FooterMode.ENCRYPTED
-        self._is_uniform = policy.uniform
-        self._keys = keys
-        self._aad = aad
-        self._paths: dict[int, Raw] = {}
-
-    def seal(self, chunk: Chunk) -> None:
-        """Seal the metadata of a chunk whose pages are sealed, and forget the metadata of its key."""
-        entry, crypto = chunk.entry, Struct()
-        if self._is_uniform:
-            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
-        else:
-            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
-        entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
-        if self._is_uniform and self._is_footer_encrypted:
-            return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
-        aad = self._aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
-        sealed = seal_module(self._keys.cipher(chunk), encode_struct(chunk.metadata), aad)
-        entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
-        if self._is_footer_encrypted:
-            entry.remove(ColumnChunk.META_DATA)
-        else:
-            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
-        self._keys.forget_metadata(chunk)
-
-    def _column_key_struct(self, chunk: Chunk) -> Struct:
-        struct = Struct()
-        path = self._paths.get(chunk.column)
-        if path is None:
-            # From the schema, not from the chunk's metadata, which may say anything.
-            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
-        struct.entries = [
-            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
-            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self._keys.of(chunk)[1]),
-        ]
-        return struct
 
 
 def _encoded_path(path: tuple[str, ...]) -> Raw:

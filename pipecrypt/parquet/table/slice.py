@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Final
 
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
-from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import chunk_parts
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_stored_footer
@@ -41,7 +40,7 @@ def row_group_sizes(source: RangeSource) -> list[int]:
         ContentError: no Parquet file, truncated or malformed.
     """
     footer, _ = _read_footer(source)
-    row_groups = _open(footer, source.name)
+    row_groups = RowGroups(footer, source.name)
     sizes = []
     for index in row_groups.ordinals:
         sizes.append(_declared_bytes(row_groups, index))
@@ -81,17 +80,13 @@ def _read_footer(source: RangeSource) -> tuple[Struct, int]:
     return stored.metadata, stored.body_end
 
 
-def _open(footer: Struct, name: str) -> RowGroups:
-    return RowGroups(footer, leaf_columns(footer, name), name)
-
-
 def _declared_bytes(row_groups: RowGroups, index: int) -> int:
     return sum(length for chunk in row_groups.chunks(index) for _, length, *_ in chunk_parts(chunk))
 
 
 def _renumber(footer: Struct, name: str) -> int:
     """Make rows and ordinals those of the row groups that the footer has now; return how many bytes these declare."""
-    row_groups, rows, declared_bytes = _open(footer, name), 0, 0
+    row_groups, rows, declared_bytes = RowGroups(footer, name), 0, 0
     for index in row_groups.ordinals:
         struct = row_groups.struct(index)
         count = struct.integer(RowGroup.NUM_ROWS)

@@ -36,7 +36,7 @@ from typing import Final
 
 from pipecrypt.errors import AccessError, FormatError, LimitError
 from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
-from pipecrypt.parquet.footer.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, PagePlace, locate_pages
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
@@ -300,7 +300,7 @@ class _Layout:
     def _look_at(self, chunks: list[Chunk]) -> Iterator[Part]:
         for chunk in chunks:
             place = chunk.ordinals
-            if not is_sealed(chunk):
+            if not chunk.is_sealed:
                 self._plaintext.add(place)
             elif place not in self._opened.locked:
                 self._places[place] = locate_pages(chunk)

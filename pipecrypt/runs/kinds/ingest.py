@@ -75,11 +75,10 @@ class Ingestion:
         """Return the columns of the source; as much of it is read as their types are inferred from."""
         from pipecrypt.formats.batches import batches_of  # noqa: PLC0415
         from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
-        from pipecrypt.formats.text_rows import TextStream  # noqa: PLC0415
 
         with open_source_file(source) as file, closing(self._open(file, source)) as stream:
             schema = stream.schema
-            delimiter = stream.delimiter if isinstance(stream, TextStream) else None
+            delimiter = stream.delimiter
         groups = encode_row_groups(batches_of([], schema), self.encoding)
         is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
         types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
