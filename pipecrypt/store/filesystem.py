@@ -34,6 +34,7 @@ __all__ = [
     "look_up",
     "open_filesystem",
     "open_filesystem_for_others",
+    "path_for_others",
     "protocol_of",
     "read_stored",
     "size_of",
@@ -104,12 +105,19 @@ def open_filesystem(location: Location) -> RemoteFilesystem:
     return remote
 
 
+def path_for_others(location: Location) -> str:
+    """Return the path of a location as its file system spells it, absolute where it is local."""
+    return os.path.abspath(location.local_path) if location.is_local else open_filesystem(location).path
+
+
 def open_filesystem_for_others(location: Location) -> Any:
-    """Open the file system of a location that is not local, for a library that leaves trying again to it.
+    """Open the file system of a location for a library that leaves trying again to it; None for local files.
 
     Raises:
         PipecryptError: as `open_filesystem`.
     """
+    if location.is_local:
+        return None
     with _map_open_errors(location):
         return fsspec.core.url_to_fs(location.url, **_options(location))[0]
 

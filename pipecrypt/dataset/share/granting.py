@@ -30,8 +30,9 @@ from pipecrypt.keys.grants import (
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
+from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
@@ -182,7 +183,7 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
         after = change(before)
         return None if after == before else encode_grants(after)
 
-    replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
+    replace_exclusively(open_store(location), apply, max_bytes=MAX_GRANTS_BYTES)
 
 
 def _share(  # noqa: PLR0917
