@@ -11,9 +11,6 @@ import typer
 
 from pipecrypt.cli.options import (
     DatasetID,
-    JSONFlag,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Prefix,
     Threshold,
@@ -79,9 +76,6 @@ def cat(
     min_version: MinVersion = 1,
     dataset_id: DatasetID = None,
     aad_prefix: Prefix = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
     from pipecrypt.reading.rows import read_rows
@@ -119,9 +113,6 @@ def _tell_locked(rows: Rows, path: str) -> None:
 
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="File, directory or glob; a path or an fsspec URL.")],
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from getpass import getpass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -24,12 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatasetID",
-    "JSONFlag",
     "KeyReferences",
     "LogFormat",
-    "LogFormatOption",
     "LogLevel",
-    "LogLevelOption",
     "MinVersion",
     "NewKeystoreOption",
     "Overwrite",
@@ -38,8 +37,10 @@ __all__ = [
     "Trust",
     "Verify",
     "Workers",
+    "command",
     "credentials",
     "join_names",
+    "output_options",
     "parse_aad_prefix",
     "read_checks",
     "set_log_level",
@@ -48,6 +49,9 @@ __all__ = [
 
 _HEX = "hex:"
 _NAME = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|\Z)|(?!\s*")(?P<plain>[^,]*)')
+
+
+_Result = TypeVar("_Result")
 
 
 class LogLevel(StrEnum):
@@ -81,18 +85,57 @@ def _logs() -> LogSetup:
     return current_logs() or LogSetup(logging.WARNING, LogFormat.TEXT)
 
 
-# The callbacks of these three act, so commands declare them and leave their values alone.
-JSONFlag = Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")]
-LogLevelOption = Annotated[
-    LogLevel | None,
-    typer.Option(
-        "--log-level", callback=_take_log_level, help="Log to standard error from this level on; default: warning."
+def output_options(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Let a command take `--json`, `--log-level` and `--log-format`, whose callbacks act."""
+
+    @functools.wraps(function)
+    def call(json: object, log_level: object, log_format: object, **given: object) -> _Result:
+        return function(**given)
+
+    signature = inspect.signature(function, eval_str=True)  # names of the command's own module
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (default, annotation) in _OUTPUT_OPTIONS.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])  # type: ignore[attr-defined]
+    call.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in options}
+    return call
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
+    """Make a function a command of `app`, with the options of all commands about what is written to the terminal."""
+
+    def register(function: Callable[..., _Result]) -> Callable[..., _Result]:
+        app.command(name)(output_options(function))
+        return function
+
+    return register
+
+
+_OUTPUT_OPTIONS: Final[dict[str, tuple[object, object]]] = {
+    "json": (
+        False,
+        Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")],
     ),
-]
-LogFormatOption = Annotated[
-    LogFormat | None,
-    typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
-]
+    "log_level": (
+        None,
+        Annotated[
+            LogLevel | None,
+            typer.Option(
+                "--log-level",
+                callback=_take_log_level,
+                help="Log to standard error from this level on; default: warning.",
+            ),
+        ],
+    ),
+    "log_format": (
+        None,
+        Annotated[
+            LogFormat | None,
+            typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
+        ],
+    ),
+}
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
 ]

@@ -9,10 +9,7 @@ import typer
 from pipecrypt.cli.options import (
     AcceptFuture,
     DatasetID,
-    JSONFlag,
     KeyReferences,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Overwrite,
     Prefix,
@@ -175,9 +172,6 @@ def encrypt(
     workers: Workers = 1,
     overwrite: Overwrite = False,
     accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
     from pipecrypt.runs.spec.options import Reading
@@ -264,9 +258,6 @@ def decrypt(
     aad_prefix: Prefix = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
     from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED

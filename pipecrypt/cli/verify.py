@@ -11,9 +11,6 @@ import typer
 
 from pipecrypt.cli.options import (
     DatasetID,
-    JSONFlag,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Threshold,
     Trust,
@@ -71,9 +68,6 @@ def verify(
         int | None,
         typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, four if remote."),
     ] = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> int:
     """Check that a dataset is what was signed, without any key."""
     from pipecrypt.cli.progress import show_progress
