@@ -59,10 +59,10 @@ _ASKS_FOR_LOCAL = {
     "runs/plan/output_checks.py",
     "runs/verifying.py",
     "runs/workers/portable.py",
-    "dataset/signing/fencing.py",
-    "dataset/signing/staged_version.py",
-    "dataset/signing/directory_state.py",
-    "dataset/verifying/missing_or_extra.py",
+    "dataset/sign/publishing.py",
+    "dataset/staged.py",
+    "dataset/listing.py",
+    "dataset/verify/version_check.py",
 }
 
 # What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the

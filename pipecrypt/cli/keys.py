@@ -17,7 +17,7 @@ from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.vocabulary.clock import parse_utc
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
+    from pipecrypt.dataset.share.key_usage import DatasetUsage, KeyUsage
     from pipecrypt.keys.services.keystore.making import KeystoreEntry
     from pipecrypt.runs.key_inventory import Destruction
 

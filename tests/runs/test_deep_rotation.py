@@ -319,7 +319,7 @@ def test_two_rotations_at_once_are_refused(world: World, monkeypatch: pytest.Mon
                 pc.rotate(place, world.key, world.reference("third"), deep=True)
         return kept
 
-    monkeypatch.setattr("pipecrypt.dataset.sharing.rekeying.write_undo", meet_another)
+    monkeypatch.setattr("pipecrypt.dataset.share.rekeying.write_undo", meet_another)
 
     rotate(world, place)
 
