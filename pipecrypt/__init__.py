@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.dataset.signed_file import Origin
     from pipecrypt.dataset.statement.findings import Finding, FindingKind
+    from pipecrypt.dataset.trust import Trust as Trust
     from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.keys.credentials import Credentials as Credentials
@@ -98,6 +99,7 @@ __all__ = [
     "Summary",
     "TaskCall",
     "TaskRetried",
+    "Trust",
     "Unchecked",
     "UncheckedWarning",
     "VerifyReport",
@@ -159,6 +161,7 @@ _HOMES = {
     "TaskCall": "pipecrypt.runs.workers.mapped:TaskCall",
     "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
     "Unchecked": "pipecrypt.dataset.verify.report:Unchecked",
+    "Trust": "pipecrypt.dataset.trust:Trust",
     "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
     "VerifyReport": "pipecrypt.dataset.verify.report:VerifyReport",
     "clean": "pipecrypt.runs.journal.cleaning:clean",

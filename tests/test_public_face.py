@@ -31,9 +31,9 @@ def test_what_type_checkers_see_is_what_is_there() -> None:
     seen = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
-        (alias,) = node.names
-        home = f"{node.module}.errors" if alias.name == "errors" else f"{node.module}:{alias.name}"
-        seen[alias.asname or alias.name] = home
+        for alias in node.names:
+            home = f"{node.module}.errors" if alias.name == "errors" else f"{node.module}:{alias.name}"
+            seen[alias.asname or alias.name] = home
 
     assert seen == pipecrypt._HOMES
     assert set(pipecrypt.__all__) == {*seen, "__version__"}

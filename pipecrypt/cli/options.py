@@ -34,7 +34,7 @@ __all__ = [
     "Overwrite",
     "Prefix",
     "Threshold",
-    "Trust",
+    "TrustedKeys",
     "Verify",
     "Workers",
     "command",
@@ -236,7 +236,7 @@ def _ask(label: str) -> str:
         raise PassphraseError(f"no {label} is given") from None
 
 
-Trust = Annotated[
+TrustedKeys = Annotated[
     list[str] | None,
     typer.Option(
         "--trust",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import AcceptFuture, Trust, credentials
+from pipecrypt.cli.options import AcceptFuture, TrustedKeys, credentials
 from pipecrypt.cli.render import show
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def grant(
     key: Annotated[
         list[str], typer.Option("--key", metavar="KEYREF", help="Key that opens it now; may be given several times.")
     ],
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     dataset_id: _DatasetIDs = None,
 ) -> None:
     """Let one more master key open a dataset, without touching its files."""
@@ -70,7 +70,7 @@ def rotate(
         list[str] | None,
         typer.Option("--sign", metavar="KEYREF", help="With --deep: sign the new version of what is signed."),
     ] = None,
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     dataset_id: _DatasetIDs = None,
     accept_future: AcceptFuture = False,
 ) -> None:

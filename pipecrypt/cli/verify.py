@@ -13,11 +13,12 @@ from pipecrypt.cli.options import (
     DatasetID,
     MinVersion,
     Threshold,
-    Trust,
+    TrustedKeys,
     credentials,
 )
 from pipecrypt.cli.render import OUTPUT, aligned, count, show, show_refusal
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def verify(
         str,
         typer.Argument(metavar="PATH", help="Dataset, a directory or file in one, or a file beside its statement."),
     ],
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     threshold: Threshold = 1,
     min_version: MinVersion = 1,
     dataset_id: DatasetID = None,
@@ -80,10 +81,7 @@ def verify(
         with show_progress() as on_event:
             report = verify_dataset(
                 path,
-                trust or None,
-                threshold=threshold,
-                min_version=min_version,
-                dataset_id=dataset_id,
+                Trust(trust or None, threshold=threshold, min_version=min_version, dataset_id=dataset_id),
                 files=files,
                 keys=key,
                 remember=not no_remember,
