@@ -131,8 +131,8 @@ def plan(
 ) -> PlanReport:
     """Return what `pipecrypt.run(config)`, or `pipecrypt.encrypt(source, sink, policy)`, would do.
 
-    No key is opened, and nothing is written to the sink. `dataclasses.asdict` of the result is the document that
-    `pipecrypt plan --json` prints.
+    No key is opened, and nothing is written to the sink. The result has the members of the document that `pipecrypt
+    plan --json` prints.
 
     Args:
         source: a configuration; or, with `sink` and `policy`, a source as `encrypt` takes it.
@@ -153,6 +153,7 @@ def plan(
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
         AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        SinkNotEmptyError: `encrypt` would refuse the sink.
         UsageError: the arguments go with another kind of call.
         PipecryptError: there is no source, or what is asked for contradicts itself.
     """
