@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import importlib.metadata
 import inspect
 import os
@@ -123,6 +124,17 @@ def test_the_public_names_are_documented() -> None:
 def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="'pipecrypt' has no attribute 'nonsense'"):
         pipecrypt.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_modules_that_are_gone_give_the_public_names_for_one_more_release() -> None:
+    for module in pipecrypt._MOVED:
+        with pytest.warns(DeprecationWarning, match="write `from pipecrypt import Summary`"):
+            assert importlib.import_module(f"pipecrypt.{module}").Summary is pipecrypt.Summary
+        with pytest.raises(AttributeError):
+            importlib.import_module(f"pipecrypt.{module}").run_request  # noqa: B018  # was never public
+    for nonsense in ("pipecrypt.nonsense", "pipecrypt.pipeline.nonsense", "pipecrypt.pipeline.calls.file"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(nonsense)
 
 
 def test_the_version_is_the_package_s() -> None:
