@@ -1,4 +1,4 @@
-"""The command `pipecrypt init`: a configuration and a keystore to begin with. Filling them is left to the user."""
+"""The command `pipecrypt init`: a configuration and a keystore to begin with."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def new_key(
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = create_key(reference, wanted.value, credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"made {entry_text(entry)}"])
-    _tell(made)
+    _note_made(made)
 
 
 @command(keys_app, "list")
@@ -139,10 +139,10 @@ def import_from_file(
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"imported {entry_text(entry)}"])
-    _tell(made)
+    _note_made(made)
 
 
-def _tell(made: list[Path]) -> None:
+def _note_made(made: list[Path]) -> None:
     for path in made:
         note(f"made keystore {path}")
 

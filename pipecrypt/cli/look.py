@@ -95,7 +95,7 @@ def cat(
     ) as rows:
         for text in rows.unchecked:
             note(text)
-        _tell_locked(rows, path)
+        _note_locked_columns(rows, path)
         chosen = RowFormat.JSON if OUTPUT.as_json else row_format
         # A table is for people; what a program reads is not escaped for a locale.
         out = write_data if chosen is RowFormat.CSV else write
@@ -103,7 +103,7 @@ def cat(
             out(text)
 
 
-def _tell_locked(rows: Rows, path: str) -> None:
+def _note_locked_columns(rows: Rows, path: str) -> None:
     if not rows.locked_columns:
         return
     if not rows.column_names:

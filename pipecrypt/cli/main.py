@@ -1,7 +1,7 @@
 """The command line's entry: find the command, run it, turn every failure into a message and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 integrity, 4 access, 5 conflict or unknown state.
-The commands are left to their files, which import what they call only when they are called: `--help` is fast.
+Commands import what they call only when they are called, so `--help` is fast.
 """
 
 from __future__ import annotations

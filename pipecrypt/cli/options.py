@@ -172,7 +172,7 @@ def credentials() -> Credentials:
     from pipecrypt.keys.credentials import Credentials
 
     can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-    return Credentials.from_environment(_ask if can_ask else None)
+    return Credentials.from_environment(_prompt if can_ask else None)
 
 
 def parse_aad_prefix(text: str | None) -> bytes | None:
@@ -226,7 +226,7 @@ def _quoted(name: str) -> str:
     return name if is_plain else '"' + name.replace('"', '""') + '"'
 
 
-def _ask(label: str) -> str:
+def _prompt(label: str) -> str:
     try:
         with OUTPUT.set_aside():
             return getpass(f"{label}: ")

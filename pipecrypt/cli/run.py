@@ -134,8 +134,8 @@ def _lines(report: PlanReport) -> Iterator[str]:
 def _difference(drift: SchemaDrift) -> str:
     if drift.problem is not None:
         return drift.problem
-    told = {"lacks": drift.missing, "adds": drift.added, "has other types of": drift.retyped}
-    parts = [f"{what} {', '.join(paths)}" for what, paths in told.items() if paths]
+    differences = {"lacks": drift.missing, "adds": drift.added, "has other types of": drift.retyped}
+    parts = [f"{what} {', '.join(paths)}" for what, paths in differences.items() if paths]
     return "; ".join(parts) or "has its columns in another order, or under other keys"
 
 

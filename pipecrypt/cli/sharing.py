@@ -1,4 +1,4 @@
-"""The commands that say who may open a dataset's keys: grant, revoke, rotate. The work is left to pipeline."""
+"""The commands that say who may open a dataset's keys: grant, revoke, rotate."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ ClearMetadata = Annotated[
     ClearNotes,
     typer.Option(
         "--clear-metadata",
-        help="Bounds, defaults, labels that a plaintext footer tells of encrypted columns.",
+        help="Bounds, defaults, labels of encrypted columns that a plaintext footer would show.",
     ),
 ]
 Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
@@ -97,10 +97,10 @@ Chunks = Annotated[
     bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
 ]
 FileFormat = Annotated[
-    SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+    SourceFormat | None, typer.Option("--format", help="Of the source; default: by each file's name.")
 ]
 Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: what each file's first rows tell.")
+    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: found in each file's first rows.")
 ]
 Encoding = Annotated[
     str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")

@@ -122,7 +122,7 @@ def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
 
 
 def brief_error(refusal: Refusal, error: IntegrityError | NotInPlaceError) -> IntegrityError | NotInPlaceError:
-    """Return the error to show below the lines of a refusal, which have told already how far two clocks are apart."""
+    """Return the error to show below the lines of a refusal, which say already how far two clocks are apart."""
     if refusal.report is not None or refusal.findings[0].kind is not FindingKind.FROM_FUTURE:
         return error
     return type(error)(f"{refusal.name}: the statement is from the future", hint=error.hint)

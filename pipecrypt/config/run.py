@@ -59,7 +59,7 @@ def run_config(
         workers: instead of `run.workers`.
         credentials: what opens the keys; default: the environment of this process.
         environ: values for `${VAR}`; default: the environment of this process.
-        on_event: told about progress.
+        on_event: called with each event of its progress.
         map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
         plan: a saved plan, of `pipecrypt plan --out`: only its tasks are done, and all of them as they were planned.
         accept_future_statement: go on with a dataset whose last signer's clock was ahead; its time is not undercut.

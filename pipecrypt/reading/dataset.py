@@ -1,4 +1,4 @@
-"""Open encrypted files as one table: `pipecrypt.open`. Showing plaintext is left to filesystem, decoding to pyarrow.
+"""Open encrypted files as one table: `pipecrypt.open`. The file system shows their plaintext, and pyarrow decodes it.
 
 Columns that are not asked for are not fetched, and row groups that statistics rule out are neither fetched nor
 decrypted: pyarrow's scanner asks the file system only for what it decodes.
@@ -166,7 +166,7 @@ class EncryptedDataset:
     def verified(self) -> Origin | None:
         """What was verified: dataset id, version, and the keys that signed; None where nothing was checked.
 
-        What is read is compared as it is read: an error tells.
+        The data is compared as it is read, and an error raised where it differs.
         """
         return self._verified
 

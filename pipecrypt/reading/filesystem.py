@@ -190,7 +190,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         # Some stores list only what begins with a prefix.
         beginning = f"{place.rstrip('/')}/{options.get('prefix') or ''}"
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
-        # At the lowest level, only a directory tells of a dataset.
+        # At the lowest level, only a directory shows that there is a dataset.
         adds_directories = maxdepth is not None and not options.get("withdirs") and self._compares()
         asked = {**options, "withdirs": True} if adds_directories else options
 
