@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
@@ -19,7 +20,6 @@ from pipecrypt.cli.options import (
     credentials,
     join_names,
     parse_aad_prefix,
-    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import (
@@ -34,7 +34,7 @@ from pipecrypt.cli.render import (
     write,
     write_data,
 )
-from pipecrypt.dataset.trust import VerifyMode
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -78,19 +78,19 @@ def cat(
     aad_prefix: Prefix = None,
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
+    from pipecrypt.dataset.requirements import checks_of
     from pipecrypt.reading.rows import read_rows
     from pipecrypt.store.location import Location
 
     opens = credentials()
+    given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     with read_rows(
         Location(path),
         keys=tuple(key or ()),
         columns=split_names(columns) if columns else None,
         limit=limit,
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(
-            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
-        ),
+        checks=checks_of(given, os.environ, opens),
         credentials=opens,
     ) as rows:
         for text in rows.unchecked:

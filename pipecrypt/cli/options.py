@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,6 @@ from pipecrypt.errors import PassphraseError, UsageError
 from pipecrypt.runs.report.logs import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.requirements import Checks
     from pipecrypt.keys.credentials import Credentials
 
 __all__ = [
@@ -42,7 +40,6 @@ __all__ = [
     "join_names",
     "output_options",
     "parse_aad_prefix",
-    "read_checks",
     "set_log_level",
     "split_names",
 ]
@@ -252,26 +249,3 @@ Verify = Annotated[
 ]
 MinVersion = Annotated[int, typer.Option(min=1, help="Lowest version of the dataset that is accepted.")]
 DatasetID = Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant; default: whichever.")]
-
-
-def read_checks(
-    trust: list[str] | None,
-    credentials: Credentials,
-    *,
-    threshold: int,
-    verify: VerifyMode,
-    min_version: int,
-    dataset_id: str | None,
-) -> Checks:
-    """Read the trusted keys, those of the environment where no option names one; proven with the secrets at hand.
-
-    Raises:
-        UsageError: an option is malformed, or something is demanded of signatures and no key is trusted.
-        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
-        AccessError: a key reference names no key.
-    """
-    from pipecrypt.dataset.requirements import checks_of
-    from pipecrypt.dataset.trust import Trust
-
-    asked = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    return checks_of(asked, os.environ, credentials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,12 +20,11 @@ from pipecrypt.cli.options import (
     Workers,
     credentials,
     parse_aad_prefix,
-    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.trust import VerifyMode
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
@@ -260,19 +260,18 @@ def decrypt(
     overwrite: Overwrite = False,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
-    from pipecrypt.dataset.requirements import UNCHECKED
+    from pipecrypt.dataset.requirements import UNCHECKED, checks_of
     from pipecrypt.runs.spec.spec import DecryptSpec
     from pipecrypt.store.location import Location
 
     opens = credentials()
+    given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     request = DecryptSpec(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(
-            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
-        ),
+        checks=checks_of(given, os.environ, opens),
         overwrite=overwrite,
         workers=workers,
     )

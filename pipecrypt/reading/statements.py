@@ -126,9 +126,7 @@ class PinnedStatements:
         """Return what was signed about a file."""
         found = self._files.get(path)
         if found is None:
-            raise IntegrityError(
-                f"{path} is not among the signed files opened here", hint="open it by its own name"
-            )
+            raise IntegrityError(f"{path} is not among the signed files opened here", hint="open it by its own name")
         return found
 
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
