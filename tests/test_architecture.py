@@ -16,6 +16,7 @@ from pipecrypt.config.load import load_config
 from pipecrypt.config.run import check_config
 from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
+from tools.size import kinds_of, measure
 
 _ROOT = Path(__file__).parents[1]
 _PACKAGE = _ROOT / "pipecrypt"
@@ -28,15 +29,15 @@ _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarr
 
 # Third party -> the rooms or files that may import it.
 _DOORS = {
-    "azure": ["store/azure.py", "keys/services/azure_kv/client.py"],
+    "azure": ["store/azure.py", "keys/schemes/azure_kv.py"],
     "blake3": ["crypto/"],
-    "boto3": ["keys/services/aws_kms/client.py"],
+    "boto3": ["keys/schemes/aws_kms.py"],
     "cryptography": ["crypto/"],
     "dask": ["runs/workers/dask.py"],
     "distributed": ["runs/workers/dask.py"],
     "fsspec": ["store/", "reading/filesystem.py"],
-    "google": ["keys/services/gcp_kms/client.py"],
-    "pkcs11": ["keys/services/pkcs11/library.py"],
+    "google": ["keys/schemes/gcp_kms.py"],
+    "pkcs11": ["keys/schemes/pkcs11.py"],
     "pyarrow": ["formats/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
@@ -85,19 +86,18 @@ _CHANGING_METHODS = {
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
     "store/held_directory.py": "likewise",
-    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",
-    "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
-    "keys/services/keystore/changing.py": "likewise, through file.py",
+    "keys/schemes/keystore_file.py": "a keystore that the user names, held by its directory",
+    "keys/keystores.py": "likewise, through keystore_file.py",
     "vocabulary/state.py": "the state directory of this user",
-    "keys/credentials.py": "reads what the user's environment names",
-    "keys/services/private_file.py": "reads a key file that the user names",
-    "keys/services/pkcs11/library.py": "reads a library that the user names",
+    "keys/credentials.py": "reads what the user's environment names, and key files that the user names",
+    "keys/schemes/pkcs11.py": "reads a library that the user names",
 }
 
 
@@ -148,6 +148,12 @@ def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
     names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
     if "is_local" in names and not _name(path).startswith("store/"):
         assert _name(path) in _ASKS_FOR_LOCAL
+
+
+def test_a_kind_is_asked_and_never_told_apart() -> None:
+    kinds = kinds_of(_PACKAGE)
+    assert len(kinds) > 3
+    assert [_name(path) for path in _FILES if measure(path, kinds).kind_checks] == []
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)

@@ -18,7 +18,7 @@ from pipecrypt.vocabulary.clock import parse_utc
 
 if TYPE_CHECKING:
     from pipecrypt.dataset.share.key_usage import DatasetUsage, KeyUsage
-    from pipecrypt.keys.services.keystore.making import KeystoreEntry
+    from pipecrypt.keys.keystores import KeystoreEntry
     from pipecrypt.runs.key_inventory import Destruction
 
 __all__ = [
@@ -74,8 +74,7 @@ def new_key(
     new_keystore: NewKeystoreOption = False,
 ) -> None:
     """Make a key, and the keystore if there is none."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import create_key
+    from pipecrypt.keys.keystores import NewKeystore, create_key
 
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
     if recipient and wanted not in _IDENTITIES:
@@ -94,7 +93,7 @@ def list_all(
     keystore: Annotated[str, typer.Argument(metavar="KEYSTORE", help="Path of a keystore, or keystore://PATH[#NAME].")],
 ) -> None:
     """List the keys of a keystore; needs no passphrase, and says so where none was given."""
-    from pipecrypt.keys.services.keystore.making import read_keys
+    from pipecrypt.keys.keystores import read_keys
 
     found = read_keys(keystore, credentials())
     entries = sorted(found.keys, key=lambda entry: (entry.name, entry.version))
@@ -132,8 +131,7 @@ def import_from_file(
     new_keystore: NewKeystoreOption = False,
 ) -> None:
     """Put an existing key into a keystore."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import import_key
+    from pipecrypt.keys.keystores import NewKeystore, import_key
 
     made: list[Path] = []
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
@@ -167,9 +165,10 @@ def rotate_key(
     reference: _Reference,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
-    from pipecrypt.keys.services.keystore.making import create_key, list_keys
+    from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.keys.keystores import create_key, read_keys
 
-    newest = list_keys(reference)[-1]
+    newest = read_keys(reference, Credentials({})).keys[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)
     show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
 
@@ -184,7 +183,7 @@ def retire(
     ] = None,
 ) -> None:
     """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
-    from pipecrypt.keys.services.keystore.removal import retire_key
+    from pipecrypt.keys.keystores import retire_key
 
     entry = retire_key(reference, version, credentials(), at=None if at is None else _parse_time(at))
     show(
@@ -209,7 +208,7 @@ def passphrase(
     The new one comes from PIPECRYPT_NEW_PASSPHRASE, the file PIPECRYPT_NEW_PASSPHRASE_FILE, PIPECRYPT_NEW_KEY_FILE or a
     prompt.
     """
-    from pipecrypt.keys.services.keystore.changing import change_passphrase
+    from pipecrypt.keys.keystores import change_passphrase
 
     document = change_passphrase(keystore, credentials())
     show(
@@ -226,7 +225,7 @@ def accept_backup(
     keystore: _Keystore,
 ) -> None:
     """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
-    from pipecrypt.keys.services.keystore.changing import accept_backup as accept
+    from pipecrypt.keys.keystores import accept_backup as accept
 
     document = accept(keystore, credentials())
     show(

@@ -38,7 +38,7 @@ from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
+    from pipecrypt.parquet.footer.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.reading.rows import Rows
 
 __all__ = ["RowFormat", "cat", "file_lines", "format_rows", "inspect"]
@@ -116,7 +116,7 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.listing import ENCRYPTED_FILES
-    from pipecrypt.parquet.inspect import inspect_file
+    from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.store.listing import list_sources
     from pipecrypt.store.location import Location
     from pipecrypt.store.source import open_range_source

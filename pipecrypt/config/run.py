@@ -29,8 +29,8 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Kind
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "check_config", "plan", "run_config"]
 

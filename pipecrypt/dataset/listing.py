@@ -13,8 +13,9 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, RESERVED_DIRECTORY, is_reserved
 from pipecrypt.errors import ConflictError
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
-from pipecrypt.store.listing import SourceFile, all_parquet_and_hidden
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import all_parquet_and_hidden
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.sink import is_directory
 from pipecrypt.store.undo import has_undo

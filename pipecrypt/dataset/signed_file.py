@@ -30,7 +30,10 @@ from pipecrypt.dataset.statement.paths import staged_path
 from pipecrypt.dataset.statement.promise import PromisedFooter
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ContentError, FormatError, PipecryptError
-from pipecrypt.parquet.footer import (
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
+from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
+from pipecrypt.parquet.footer.opened import OpenedCheck, Protection
+from pipecrypt.parquet.footer.stored import (
     BytesCheck,
     FooterBytes,
     StoredFooter,
@@ -38,15 +41,11 @@ from pipecrypt.parquet.footer import (
     read_footer_bytes,
     read_stored_footer,
 )
-from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
-from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
-from pipecrypt.parquet.opened import OpenedCheck, Protection
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.wire.fields import FileMetaData
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_OTHER_FOOTER_BYTES",
@@ -183,7 +182,7 @@ def observe(stored: StoredFooter, name: str) -> Observation:
     file = ObservedFile(
         stored.size_bytes,
         footer_sha256=stored.sha256,
-        rows=None if metadata is None else metadata.integer(FileMetaData.NUM_ROWS),
+        rows=stored.rows,
         kek_ids=None if metadata is None else seen.kek_ids,
     )
     return file, _encryption(seen)

@@ -38,14 +38,17 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.parquet.footer import read_footer_bytes
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
-from pipecrypt.store.inventory import Kind, look_at
-from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, find_file, has_glob, list_sources, split_glob
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.parquet.footer.stored import read_footer_bytes
+from pipecrypt.store.inventory import look_at
+from pipecrypt.store.listing import find_file, list_sources
+from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = [
     "SignedRanges",
@@ -281,6 +284,8 @@ class SignedRanges:
         places: looks where it may be now. Closing what that opens is left to whoever made it.
     """
 
+    traits = SourceTraits(reads_in_flight=1)
+
     __slots__ = ("_entry", "_lock", "_places", "_source", "name", "size_bytes")
 
     def __init__(self, source: RangeSource, entry: FileEntry, places: Places[RangeSource]) -> None:
@@ -304,14 +309,7 @@ class SignedRanges:
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
-
-        def read(source: RangeSource) -> None:
-            if isinstance(source, ReadsInto):
-                source.read_into(start, out)
-            else:
-                out[:] = source.read_range(start, len(out))
-
-        self._reading(read)
+        self._reading(lambda source: read_into(source, start, out))
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""

@@ -21,12 +21,12 @@ from pipecrypt.dataset.listing import is_data, name_some
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
 from pipecrypt.errors import ConflictError, ContentError, IntegrityError
-from pipecrypt.parquet.footer import read_footer_bytes
+from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 

@@ -45,7 +45,8 @@ from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, s
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.store.location import Location
-from pipecrypt.store.revision import Revision, read_revision
+from pipecrypt.store.protocol import Revision
+from pipecrypt.store.revision import read_revision
 from pipecrypt.store.sink import is_directory
 from pipecrypt.store.small_files import SmallFiles, locate
 

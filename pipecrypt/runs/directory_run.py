@@ -28,7 +28,7 @@ from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.parquet.columns import covers
+from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
@@ -46,6 +46,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease
+from pipecrypt.store.open import open_store
 from pipecrypt.store.preconditions import Writers, check_writers
 from pipecrypt.store.sink import remove_leftovers_in
 from pipecrypt.vocabulary.clock import utc_now
@@ -327,7 +328,7 @@ def open_directory_run(
     """
     sink = plan.sink
     if request.run.keeps_journal:
-        check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
         if request.policy.signing is not None:

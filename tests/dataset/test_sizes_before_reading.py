@@ -17,9 +17,10 @@ from pipecrypt.dataset.statement.manifest import encode_statement
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import read_small_file, read_small_object
+from pipecrypt.store.source import read_small_file
 from tests.dataset.statement.world import SUMMARY, manifest
 
 MIB = 1 << 20

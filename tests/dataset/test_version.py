@@ -15,10 +15,10 @@ from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.dataset.trust import Trust, VerifyMode, parse_mode
 from pipecrypt.dataset.version import read_version, read_version_above, read_version_beside
 from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 A, B, C = NAMES

@@ -21,14 +21,14 @@ from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, sta
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.undo import undo_place, write_undo
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")

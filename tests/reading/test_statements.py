@@ -39,13 +39,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        real = source.read_stored
+        real = fsspec_store.read_stored
 
         def reading(fs: object, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
             self.names.append(path.rpartition("/")[2])
             return real(fs, path, ranges)
 
-        monkeypatch.setattr(source, "read_stored", reading)
+        monkeypatch.setattr(fsspec_store, "read_stored", reading)
 
 
 def statements(**options: object) -> StatementFinder:

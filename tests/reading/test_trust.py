@@ -41,7 +41,7 @@ from pipecrypt.errors import (
     SourceNotFoundError,
     UsageError,
 )
-from pipecrypt.parquet import view as view_module
+from pipecrypt.parquet.table import view as view_module
 from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.vocabulary import once

@@ -23,7 +23,7 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean
 from pipecrypt.runs.plan.plan_report import report_plan

@@ -25,12 +25,13 @@ from pipecrypt.dataset.statement.paths import (
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.store.inventory import Kind, list_in_place, look_at, pin_regular
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.inventory import look_at, pin_regular
+from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context

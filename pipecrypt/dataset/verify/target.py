@@ -23,9 +23,10 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.store.inventory import Kind, look_at, take_inventory
-from pipecrypt.store.listing import Pattern, has_glob
+from pipecrypt.store.inventory import look_at, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern, has_glob
+from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 
 __all__ = ["DatasetPart", "FileInDataset", "Selection", "SingleFile", "Target", "find_target"]

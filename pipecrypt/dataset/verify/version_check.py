@@ -40,9 +40,9 @@ from pipecrypt.errors import (
     LinkError,
     StorageError,
 )
-from pipecrypt.store.inventory import Admits, Found, Kind, look_at, pin, pin_regular, take_inventory
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.inventory import Found, look_at, pin, pin_regular, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Admits, Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.store.undo import read_undo
 

@@ -18,7 +18,8 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, UsageError, VerificationError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.store.inventory import list_in_place, take_inventory
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
 from tests.dataset.verify.test_verification import check
 from tests.dataset.world import SignedWorld, entry_of, sign, tree
