@@ -25,7 +25,7 @@ from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, Stor
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import ChunkCache, MissingKeys, is_parquet
+from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.reading.statements import PinnedStatements, StatementFinder, Statements

@@ -16,7 +16,7 @@ from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.statements import PinnedStatements, StatementFinder
-from pipecrypt.store import source
+from pipecrypt.store import fsspec as fsspec_store
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 LOCAL = fsspec.filesystem("file")
