@@ -21,15 +21,7 @@ from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = [
-    "ColumnSummary",
-    "FileSummary",
-    "FileTraits",
-    "KeySummary",
-    "ReaderSummary",
-    "inspect_file",
-    "judge_readers",
-]
+__all__ = ["ColumnSummary", "FileSummary", "KeySummary", "inspect_file"]
 
 _LONGEST_TEXT: Final = 120
 

@@ -36,8 +36,6 @@ __all__ = [
     "KeyNames",
     "KeyUse",
     "NewFooter",
-    "OpenKey",
-    "Rewrap",
     "column_key_uses",
     "footer_key_use",
     "observe_encryption",
