@@ -110,7 +110,7 @@ def encrypt_blob(
             name=source.name,
         )
     entry = {BLOB_KEY: encode_blob_entry(BlobEntry(layout, BlobCompression.NONE, info))}
-    progress = _AtMost(size_bytes, on_bytes)
+    progress = _CappedProgress(size_bytes, on_bytes)
     policy = blob_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
         encryption.append(PlainBlob(source, layout))
@@ -168,7 +168,7 @@ def encrypt_blob_stream(
         return replace(encryption.finish({BLOB_KEY: encode_blob_entry(entry)}), source_bytes=size_bytes)
 
 
-class _AtMost:
+class _CappedProgress:
     """Passes on how many bytes were done, without those of page headers."""
 
     def __init__(self, most_bytes: int, on_bytes: Callable[[int], None]) -> None:

@@ -78,7 +78,7 @@ def find_blob_view(
 
 
 @dataclass(slots=True)
-class _Kept:
+class _OpenBlock:
     """A block in the clear, behind its length prefix."""
 
     data: bytearray
@@ -109,7 +109,7 @@ class BlobView:
         self._is_open = True
         self._lock = threading.Lock()  # of all that follows
         self._source_lock = threading.RLock()  # of the source, the keys and the row groups
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._kept: OrderedDict[int, _OpenBlock] = OrderedDict()
         self._spare: list[bytearray] = []
         self._spare_sealed = bytearray()
         self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
@@ -259,12 +259,12 @@ class BlobView:
             read_into(self._source, start, out)
         return out
 
-    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _Kept:
+    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _OpenBlock:
         with self._lock:
             room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
-        return _Kept(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
+        return _OpenBlock(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
 
-    def _keep(self, index: int, block: _Kept) -> None:
+    def _keep(self, index: int, block: _OpenBlock) -> None:
         with self._lock:
             if not self._is_open:
                 return
@@ -276,7 +276,7 @@ class BlobView:
                 self._spare.append(replaced.data)  # the next block takes its room: fresh memory costs page faults
 
 
-def _copy(block: _Kept, at: int, out: memoryview) -> int:
+def _copy(block: _OpenBlock, at: int, out: memoryview) -> int:
     piece = memoryview(block.data)[PREFIX_BYTES + at : PREFIX_BYTES + block.length][: len(out)]
     out[: len(piece)] = piece
     return len(piece)

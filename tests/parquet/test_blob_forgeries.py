@@ -41,7 +41,7 @@ from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import open_encoded, read_struct
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.byte_world import (
+from tests.parquet.blob_world import (
     CHUNK,
     ZSTD,
     by_file,
@@ -53,9 +53,7 @@ from tests.parquet.byte_world import (
     some_text,
     with_entry,
 )
-from tests.parquet.byte_world import (
-    ROW_GROUP as ROW_GROUP_BYTES,
-)
+from tests.parquet.blob_world import ROW_GROUP as ROW_GROUP_BYTES
 from tests.parquet.world import (
     MemorySink,
     MemorySource,

@@ -16,7 +16,7 @@ from pipecrypt.parquet.blob import view as view_module
 from pipecrypt.parquet.blob.format import BlobLayout
 from pipecrypt.parquet.files import BlobView
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, blob_view, seal, some_bytes, some_text
+from tests.parquet.blob_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, blob_view, seal, some_bytes, some_text
 from tests.parquet.world import MemorySource, PlainSource, RandomKeys
 
 SIZE = 3 * ROW_GROUP + 2 * CHUNK + 123

@@ -31,7 +31,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, K
 from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import DescribedSource, SourceTraits, read_each
-from tests.parquet.byte_world import (
+from tests.parquet.blob_world import (
     CHUNK,
     POLICY,
     ROW_GROUP,
