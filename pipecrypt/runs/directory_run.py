@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,12 +22,14 @@ from functools import partial
 from pipecrypt.dataset.opening.accepted_versions import VersionMemory
 from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
 from pipecrypt.dataset.signing.next_version import DatasetSigning
+from pipecrypt.dataset.signing.promises import check_columns, check_frame
 from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
 from pipecrypt.dataset.signing.signers import OpenSigners
 from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
+from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
@@ -37,9 +39,8 @@ from pipecrypt.runs.plan.changes import superseded_by, written_by
 from pipecrypt.runs.plan.decision import Decision, what_goes
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
-from pipecrypt.runs.report.events import FileDone, Part
+from pipecrypt.runs.report.events import FileDone, Part, Summary
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
-from pipecrypt.runs.signed_run import check_promise
 from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
@@ -116,6 +117,17 @@ class DirectoryRun:
     def is_reported(self) -> bool:
         """Whether a report of the run is kept: it keeps a journal, has something to do, and nobody goes on with it."""
         return self._keeps_journal and self.has_work and not self._lock.is_lost
+
+    def described(self, summary: Summary) -> Summary:
+        """Return the summary of the run, with what it left alone, replaced and removed."""
+        changes, dropped = self.decision.changes, self.decision.dropped
+        return replace(
+            summary,
+            run_id=self.run_id,
+            skipped=changes.skipped,
+            replaced=changes.replaced,
+            removed=tuple(sorted({*changes.removed, *dropped})),
+        )
 
     def begin(self) -> None:
         """Note that the run begins."""
@@ -274,7 +286,7 @@ class DirectoryRun:
         )
         if signing.staying_promise is not None:
             todo, without = self.decision.changes.to_do, signing.stays_without
-            check_promise(todo, signing.staying_promise, self._columns, without)
+            _check_promise(todo, signing.staying_promise, self._columns, without)
         return signing
 
     def _known_paths(self) -> set[str]:
@@ -389,3 +401,31 @@ def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:
     return replace(file, entry=replace(file.entry, task_id=task_id))
+
+
+def _check_promise(
+    tasks: Sequence[Task],
+    promise: PromisedPolicy,
+    columns: PlannedColumns,
+    lacks_earlier: Callable[[tuple[str, ...]], bool],
+) -> None:
+    """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
+
+    Args:
+        tasks: what is to be done.
+        promise: of the files that stay.
+        columns: of all their sources.
+        lacks_earlier: says of a leaf column whether no file that stays has it in plaintext.
+
+    Raises:
+        ConflictError: there is such a file or column.
+        PipecryptError: a source cannot be read.
+    """
+    for task in tasks:
+        if task.kind.policy is not None:
+            check_frame(promise, task.kind.policy)
+    if promise.other_key_ids is None:
+        if columns.seen.problem is not None:
+            raise columns.seen.problem
+        for schema in columns.seen.schemas:
+            check_columns(promise, schema, lacks_earlier=lacks_earlier)

@@ -9,6 +9,8 @@ from typing import Final
 
 from pipecrypt.dataset.opening.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.output import Target
@@ -22,9 +24,28 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.sink import is_directory, is_link, new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
-__all__ = ["Plan", "make_plan", "planned_sources"]
+__all__ = ["Plan", "RunKeys", "make_plan", "planned_sources"]
 
 _READ_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """All keys that a run may use, as they travel to each process that does tasks of it.
+
+    Args:
+        references: the key references; no others are ever used.
+        dataset_id: of the dataset that is written; None where files are decrypted.
+        also: key references of further master keys that each KEK is wrapped for.
+    """
+
+    references: tuple[str, ...]
+    dataset_id: str | None = None
+    also: tuple[str, ...] = ()
+
+    def open(self, credentials: Credentials) -> KeySession:
+        """Return a session of this process, which makes KEKs of its own."""
+        return KeySession(self.references, credentials=credentials, dataset_id=self.dataset_id, also=self.also)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +75,11 @@ class Plan:
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
     lock: HeldLease | None = None
+
+    @property
+    def keys(self) -> RunKeys:
+        """All keys that the run may use."""
+        return RunKeys(self.key_references, self.dataset_id, self.also)
 
     @property
     def may_travel(self) -> bool:
