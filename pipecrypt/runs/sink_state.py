@@ -15,7 +15,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
 from pipecrypt.runs.journal.journal import Journal
-from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns, put_in_place
+from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory, put_in_place
 from pipecrypt.runs.journal.seal import PlainSeal, Seal, SignedSeal
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
@@ -47,7 +47,7 @@ class SinkState:
     seal: Seal
     signers: OpenSigners | None
     earlier: EarlierVersion | None
-    past: PastRuns | None
+    past: RunHistory | None
     there: Mapping[str, int | None]
 
     @property
@@ -89,7 +89,7 @@ def look_at_sink(request: EncryptSpec, sink: Location, signers: OpenSigners | No
     put_in_place(sink, earlier, seal)
     past = None
     if request.run.keeps_journal:
-        past = PastRuns.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
+        past = RunHistory.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
         if past.over is not None:
             Journal(sink, past.over.header, seal).finish(utc_now())
     return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
@@ -111,7 +111,7 @@ def decide_run(request: EncryptSpec, plan: Plan, state: SinkState, credentials: 
     there = state.there if state.signers is None else None
     promise = None if state.earlier is None else state.earlier.policy
 
-    def find(done: Mapping[str, DoneFile]) -> Mapping[str, str]:
+    def find(done: Mapping[str, FinishedFile]) -> Mapping[str, str]:
         opens = partial(_open_ids, plan.key_references, credentials)
         return find_rotated(request, plan, done, promise, opens, credentials=credentials)
 

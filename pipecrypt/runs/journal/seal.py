@@ -1,4 +1,4 @@
-"""Sign the blocks of a journal, in runs that sign, and open them again. What they say is left to block.
+"""How blocks of a journal are stored and opened again: signed, in runs that sign, or as they are.
 
 The journal lies in the sink. A resumed run signs what the journal says was written, so it must have said so itself.
 """
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES
 
-__all__ = ["JOURNAL_TYPE", "PlainSeal", "Seal", "SignedSeal", "UncheckedSeal"]
+__all__ = ["JOURNAL_TYPE", "PlainSeal", "Seal", "SignedSeal", "TrustedSeal", "UncheckedSeal"]
 
 JOURNAL_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
 
@@ -109,3 +110,29 @@ class UncheckedSeal:
         if self.suffix == PlainSeal.suffix:
             return stored
         return parse_envelope(stored, payload_type=JOURNAL_TYPE).payload
+
+
+class TrustedSeal:
+    """Opens blocks that trusted keys signed, for whoever verifies.
+
+    Args:
+        trust: whose signatures count.
+    """
+
+    suffix = SignedSeal.suffix
+    max_bytes = MAX_ENVELOPE_BYTES
+    is_trusted = True
+
+    def __init__(self, trust: TrustedKeys) -> None:
+        """Keep the trust."""
+        self._trust = trust
+
+    def seal(self, block: bytes) -> bytes:
+        """Refuse."""
+        raise AssertionError("whoever verifies writes nothing")
+
+    def open(self, stored: bytes) -> bytes:
+        """Return the block, if enough trusted keys signed it."""
+        untrusted = parse_envelope(stored, payload_type=JOURNAL_TYPE)
+        self._trust.verify(message_to_sign(untrusted.payload, payload_type=JOURNAL_TYPE), untrusted.signatures)
+        return untrusted.payload

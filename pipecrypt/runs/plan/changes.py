@@ -11,7 +11,7 @@ from pipecrypt.dataset.opening.observed_footer import dataset_id_of
 from pipecrypt.dataset.signing.directory_state import name_some
 from pipecrypt.errors import ConflictError
 from pipecrypt.runs.journal.block import TaskRecord
-from pipecrypt.runs.journal.past_runs import DoneFile
+from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
@@ -53,12 +53,12 @@ class Changes:
     lost: tuple[str, ...] = ()
     made_again: tuple[str, ...] = ()
     orphaned: tuple[str, ...] = ()
-    kept: Mapping[str, DoneFile] = field(default_factory=dict)
+    kept: Mapping[str, FinishedFile] = field(default_factory=dict)
 
 
 def compare_with_done(
     tasks: Iterable[Task],
-    done: Mapping[str, DoneFile],
+    done: Mapping[str, FinishedFile],
     adopted: Mapping[str, TaskRecord],
     found: Mapping[str, int | None] | None = None,
     doubtful: Collection[str] = (),
@@ -96,7 +96,7 @@ def compare_with_done(
 
 
 def overwrite_done(
-    tasks: Iterable[Task], done: Mapping[str, DoneFile], adopted: Collection[str], choice: OnSourceChange
+    tasks: Iterable[Task], done: Mapping[str, FinishedFile], adopted: Collection[str], choice: OnSourceChange
 ) -> Changes:
     """Return what a run does that does everything again.
 

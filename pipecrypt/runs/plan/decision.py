@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.runs.journal.block import TaskRecord
-from pipecrypt.runs.journal.history import PastRun
-from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns
+from pipecrypt.runs.journal.journal import RecordedRun
+from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory
 from pipecrypt.runs.plan.changes import (
     Changes,
     check_changes,
@@ -43,7 +43,7 @@ class Decision:
     """
 
     changes: Changes
-    continued: PastRun | None = None
+    continued: RecordedRun | None = None
     adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     rotated: Mapping[str, str] = field(default_factory=dict)
@@ -62,9 +62,9 @@ class Decision:
 def decide(
     request: EncryptSpec,
     plan: Plan,
-    past: PastRuns | None,
+    past: RunHistory | None,
     there: Mapping[str, int | None] | None,
-    find: Callable[[Mapping[str, DoneFile]], Mapping[str, str]] = lambda done: {},
+    find: Callable[[Mapping[str, FinishedFile]], Mapping[str, str]] = lambda done: {},
 ) -> Decision:
     """Return what a run does.
 
@@ -95,7 +95,7 @@ def decide(
 
 
 def find_conflicts(
-    request: EncryptSpec, past: PastRuns | None, decision: Decision, there: Mapping[str, int | None] | None
+    request: EncryptSpec, past: RunHistory | None, decision: Decision, there: Mapping[str, int | None] | None
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks that the run must pass, in order; each raises ConflictError or SinkNotEmptyError if it does not.
 
@@ -137,7 +137,7 @@ def what_goes(
 
 
 def _taken_over(
-    request: EncryptSpec, plan: Plan, past: PastRuns, continued: PastRun | None
+    request: EncryptSpec, plan: Plan, past: RunHistory, continued: RecordedRun | None
 ) -> tuple[Mapping[str, TaskRecord], tuple[str, ...]]:
     """Return what the run that is continued has done of the plan, and paths of files that it would not write now."""
     if continued is None:
@@ -152,18 +152,18 @@ def _taken_over(
     return adopted, tuple(sorted(dropped))
 
 
-def _doubtful(continued: PastRun | None) -> set[str]:
+def _doubtful(continued: RecordedRun | None) -> set[str]:
     """Return where the run that is continued may have written over what earlier runs have done."""
     if continued is None or continued.header.is_staged:
         return set()
     return _noted(continued).union(continued.replaces)
 
 
-def _noted(run: PastRun) -> set[str]:
+def _noted(run: RecordedRun) -> set[str]:
     return {part.path for record in run.records.values() for part in record.parts}
 
 
-def _check_known(request: EncryptSpec, past: PastRuns) -> None:
+def _check_known(request: EncryptSpec, past: RunHistory) -> None:
     is_known = bool(past.done) or past.unfinished is not None
     is_foreign = not is_known and not sink_is_empty(request.sink, besides=RESERVED_DIRECTORY)
     if is_foreign or any(not file.task_id for file in past.done.values()):

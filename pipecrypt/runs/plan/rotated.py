@@ -21,7 +21,7 @@ from pipecrypt.dataset.opening.observed_footer import master_keys_of
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.runs.journal.past_runs import DoneFile
+from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -60,7 +60,7 @@ class _KeySuccession:
 def find_rotated(
     request: EncryptSpec,
     plan: Plan,
-    done: Mapping[str, DoneFile],
+    done: Mapping[str, FinishedFile],
     promise: PromisedPolicy | None,
     ids_of: Callable[[], FindIDs],
     *,

@@ -23,7 +23,7 @@ from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
-from pipecrypt.runs.journal.past_runs import PastRuns
+from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.journal.seal import UncheckedSeal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
@@ -51,7 +51,7 @@ class SinkPreview:
     decision: Decision
     conflicts: tuple[str, ...] = ()
     is_work: bool = True
-    past: PastRuns | None = None
+    past: RunHistory | None = None
     version: UnverifiedVersion | None = None
 
 
@@ -76,7 +76,7 @@ def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> 
     version = read_unverified_version(request.sink) if is_directory(request.sink) else None
     if is_signed:
         _check_versions(request, version)
-    past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
+    past = RunHistory.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
     found = sizes_below(request.sink)
     there = None if is_signed else found
     promise = version.policy if is_signed and version is not None else None

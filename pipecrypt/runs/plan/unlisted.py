@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.runs.journal.past_runs import KnownVersion, PastRuns
+from pipecrypt.runs.journal.past_runs import KnownVersion, RunHistory
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Task
 
@@ -111,7 +111,7 @@ class PlannedColumns:
         tasks: Sequence[Task],
         to_do: Sequence[Task],
         *,
-        past: PastRuns | None,
+        past: RunHistory | None,
         version: KnownVersion | None,
         seen: ColumnsSeen | None = None,
     ) -> None:
@@ -198,7 +198,7 @@ def _schema(task: Task) -> Schema | PipecryptError:
     return tuple((leaf.path, key is not None) for leaf, key in columns or ())
 
 
-def _noted(past: PastRuns | None, version: KnownVersion | None) -> ClearColumns | None:
+def _noted(past: RunHistory | None, version: KnownVersion | None) -> ClearColumns | None:
     noted = [each.clear_columns for each in (past, version) if each is not None and each.clear_columns is not None]
     return frozenset[tuple[str, ...]]().union(*noted) if noted else None
 

@@ -18,7 +18,7 @@ from pipecrypt.dataset.verifying.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.manifest.paths import LOCK_DIRECTORY, staged_path
-from pipecrypt.runs.journal.trusted import TrustedJournals
+from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
 from pipecrypt.store.location import Location

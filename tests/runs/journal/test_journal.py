@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.runs.journal import block as block_module
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES, Block, RunHeader, TaskRecord, decode_block, encode_block
-from pipecrypt.runs.journal.history import PastRun, find_runs, read_run
-from pipecrypt.runs.journal.journal import Journal
+from pipecrypt.runs.journal.journal import Journal, RecordedRun, find_runs, read_run
 from pipecrypt.runs.journal.seal import PlainSeal
 from pipecrypt.runs.report.events import Part
 from pipecrypt.store.location import Location
@@ -84,7 +83,7 @@ def test_what_a_reader_refuses_is_not_written(record: TaskRecord) -> None:
         encode_block(Block(_HEADER, 0, (record,)))
 
 
-def _read(tmp_path: Path) -> PastRun:
+def _read(tmp_path: Path) -> RecordedRun:
     sink = Location(str(tmp_path))
     (found,) = find_runs(sink)
     past = read_run(sink, found, PlainSeal())
