@@ -23,7 +23,7 @@ from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 if TYPE_CHECKING:
     from pipecrypt.config.run import ConfigPlan
-    from pipecrypt.runs.plan.plan_report import PlanReport, SchemaDrift
+    from pipecrypt.runs.plan.preview import PlanReport, SchemaDrift
 
 __all__ = ["config_app", "plan", "run", "show_plan"]
 
@@ -101,7 +101,7 @@ def show_plan(
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.load import load_config
     from pipecrypt.config.spec import build_request, hints_about_paths
-    from pipecrypt.runs.plan.plan_report import report_plan
+    from pipecrypt.runs.plan.preview import report_plan
     from pipecrypt.runs.plan.saved_plan import save_plan
 
     loaded = load_config(config, os.environ)

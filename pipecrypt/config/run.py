@@ -11,15 +11,13 @@ from pipecrypt.config.load import LoadedConfig, load_config
 from pipecrypt.config.spec import build_request, hints_about_paths
 from pipecrypt.errors import StorageAccessError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.plan.key_check import check_keys
-from pipecrypt.runs.plan.plan import planned_sources
+from pipecrypt.runs.plan.preview import preview_sources
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary
 from pipecrypt.runs.run import run
-from pipecrypt.runs.task import Kind
+from pipecrypt.runs.task import SourceShape
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config", "run_config"]
@@ -169,11 +167,10 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
     sources, columns, delimiter = None, None, None
     if not offline:
         with hints_about_paths(loaded):
-            check_keys(request.policy, Credentials.from_environment())
             _check_sink(loaded, request.sink)
-            planned = planned_sources(request)
-            sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
-            columns, delimiter = _columns(loaded, *planned[0])
+            preview = preview_sources(request)
+            sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
+            columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
     return ConfigPlan(
         config=loaded.document.name,
         source=request.source.display,
@@ -216,17 +213,13 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
         raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
 
 
-def _columns(
-    loaded: LoadedConfig, source: SourceFile, kind: Kind
-) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
-    """Return the columns of a source and, where it is CSV, its delimiter."""
-    shape = kind.shape(source)
+def _columns(loaded: LoadedConfig, shape: SourceShape) -> tuple[PlannedColumn, ...] | None:
+    """Return the columns of a source, with the names of their keys."""
     if shape.columns is None:
-        return None, None
+        return None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}
     types = dict(shape.types)
-    columns = tuple(
+    return tuple(
         PlannedColumn(leaf.dotted, None if key is None else names[key], key, types.get(leaf.path[0]))
         for leaf, key in shape.columns
     )
-    return columns, shape.delimiter

@@ -35,8 +35,7 @@ from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.runs.output import Target, unnumbered
-from pipecrypt.runs.plan.changes import superseded_by, written_by
-from pipecrypt.runs.plan.decision import Decision, what_goes
+from pipecrypt.runs.plan.decision import Decision, superseded_by, what_goes, written_by
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part, Summary

@@ -15,7 +15,7 @@ from pipecrypt.dataset.opening import staged_files
 from pipecrypt.dataset.signing import staged_version
 from pipecrypt.errors import IntegrityError, PipecryptError, VerificationError
 from pipecrypt.manifest.findings import FindingKind
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
 NAME = "day=1/b.parquet"

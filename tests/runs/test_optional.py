@@ -17,7 +17,7 @@ from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer import read_plain_footer
 from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.wire.fields import FileMetaData
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions

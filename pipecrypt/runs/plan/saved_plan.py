@@ -16,7 +16,7 @@ from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
 from pipecrypt.manifest.entry import check_digest
-from pipecrypt.runs.plan.plan_report import PlanReport
+from pipecrypt.runs.plan.preview import PlanReport
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import read_small_file

@@ -19,7 +19,7 @@ from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import MAX_CLOCK_SKEW
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.spec import EncryptSpec

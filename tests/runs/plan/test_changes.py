@@ -10,7 +10,7 @@ from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.kinds.blob import BlobEncryption
 from pipecrypt.runs.output import Target
-from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
+from pipecrypt.runs.plan.decision import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
 from pipecrypt.store.listing import SourceFile

@@ -1,26 +1,187 @@
-"""Tell what a run would do, from a look at sources and sink, without a key and without writing. Doing it: run.
+"""What a run would do, from a look at keys, sources and sink, without opening a key and without writing.
 
-What earlier runs signed is read, but not verified, because no key is opened: a run verifies it.
+It makes the plan of the run and its decision; but what earlier runs signed is read, not verified, so nothing may be
+written on the strength of it. What a key service shows without a secret is enough to find a keystore that nobody made,
+or a name that is not in it, before a run is started at night. Where its secret is at hand, a keystore is authenticated
+first. Services elsewhere are not called, and nobody is asked.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from pipecrypt.errors import PipecryptError, PolicyError, UnlistedColumnError
+from pipecrypt.dataset.opening.accepted_versions import VersionMemory
+from pipecrypt.dataset.opening.staged_files import listed_staged_files
+from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
+from pipecrypt.dataset.signing.directory_state import (
+    check_nothing_nested,
+    check_nothing_unsigned,
+    check_signed_is_there,
+    sizes_below,
+)
+from pipecrypt.dataset.signing.known_versions import check_follows, check_none_removed
+from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.plan.key_check import check_keys
-from pipecrypt.runs.plan.plan import Plan, make_plan
-from pipecrypt.runs.plan.sink_preview import SinkPreview, preview_sink
+from pipecrypt.keys.service import check_key_exists, find_key_ids
+from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
+from pipecrypt.runs.journal.past_runs import RunHistory
+from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.sink_locking import check_unlocked
+from pipecrypt.runs.kinds.table import choose_kind
+from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
+from pipecrypt.runs.plan.plan import Plan, find_candidates, make_plan
+from pipecrypt.runs.plan.rotated import find_rotated
 from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
+from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.task import Task
+from pipecrypt.runs.task import SourceShape, Task
+from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.sink import is_directory
+from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["PlanReport", "PlannedTask", "SchemaDrift", "report_plan"]
+__all__ = [
+    "PlanReport",
+    "PlannedTask",
+    "SchemaDrift",
+    "SinkPreview",
+    "SourcesPreview",
+    "check_keys",
+    "preview_sink",
+    "preview_sources",
+    "report_plan",
+]
+
+
+def check_keys(policy: Policy, credentials: Credentials) -> None:
+    """Pass if all keys that a run needs are there, as far as that can be seen with what is at hand.
+
+    Args:
+        policy: names the keys that encrypt, those that open everything too, and those that sign.
+        credentials: what may hold the secrets.
+
+    Raises:
+        AccessError: one is missing; the hint names the command that makes it. Or a secret at hand is wrong.
+        DamagedKeystoreError: a keystore was changed by somebody without its secret.
+        UsageError: one is for something else: a signing key where one that encrypts is due, or the other way round.
+    """
+    for reference in (*policy.engine_policy().key_references(), *policy.also):
+        check_key_exists(reference, credentials, signs=False)
+    if policy.signing is not None:
+        for reference in policy.signing.key_references:
+            check_key_exists(reference, credentials, signs=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPreview:
+    """What a run would do about what its sink holds.
+
+    Args:
+        decision: what it would do.
+        conflicts: what would make it fail.
+        is_work: whether anything would be written, removed or signed.
+        past: what journals say; None where no run keeps one.
+        version: the signed version that is there.
+    """
+
+    decision: Decision
+    conflicts: tuple[str, ...] = ()
+    is_work: bool = True
+    past: RunHistory | None = None
+    version: UnverifiedVersion | None = None
+
+
+def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
+    """Look at the sink as a run would, without its lock and without keys.
+
+    Args:
+        request: what is asked for.
+        plan: all of its tasks.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked.
+
+    Raises:
+        FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
+        NotTrustedError: a signed version was accepted there before, and its statement is gone.
+        RolledBackError: a later version was accepted there before.
+        IntegrityError: statement, journal or a record of accepted versions is malformed.
+        StorageError: the storage refused or failed.
+    """
+    if plan.is_single_file or request.sink.is_standard_stream:
+        return SinkPreview(decide(request, plan, None, None))
+    is_signed = request.policy.signing is not None
+    version = read_unverified_version(request.sink) if is_directory(request.sink) else None
+    if is_signed:
+        _check_versions(request, version)
+    past = RunHistory.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
+    found = sizes_below(request.sink)
+    there = None if is_signed else found
+    promise = version.policy if is_signed and version is not None else None
+
+    def find_ids(reference: str) -> frozenset[str] | None:
+        return find_key_ids(reference, credentials)
+
+    decision = decide(
+        request,
+        plan,
+        past,
+        there,
+        lambda done: find_rotated(request, plan, done, promise, lambda: find_ids, credentials=credentials),
+    )
+    # While another run is at work, what it has not come to yet is no conflict of its own.
+    conflicts = _problems([lambda: check_unlocked(request.sink)])
+    if not conflicts:
+        conflicts += _problems(find_conflicts(request, past, decision, there))
+        if is_signed:
+            conflicts += _problems([lambda: check_nothing_nested(request.sink, found)])
+        if is_signed and version is not None:
+            conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
+    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
+
+
+def _check_versions(request: EncryptSpec, version: UnverifiedVersion | None) -> None:
+    """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
+    memory, accepts_future = VersionMemory.of_user(os.environ), request.run.accepts_future_statement
+    if version is None:
+        check_none_removed(request.sink, memory)
+        return
+    check_follows(request.sink, version, memory and replace(memory, accepts_future=accepts_future))
+    if not accepts_future:
+        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
+
+
+def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
+    found = []
+    for check in checks:
+        try:
+            check()
+        except (ConflictError, SinkNotEmptyError) as error:
+            found.append(error.message)
+    return found
+
+
+def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[str, int | None]:
+    return {path: size for path, size in found.items() if path not in paths}
+
+
+def _checks_of_signed(
+    request: EncryptSpec, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
+) -> Iterator[Callable[[], None]]:
+    """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
+    sink, listed = request.sink, {entry.path for entry in version.entries}
+    goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
+    stays = [entry for entry in version.entries if not goes(entry.path)]
+    entries = {entry.path: entry for entry in version.entries}
+    in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
+    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
+    staged = {path: file.size_bytes for path, file in right.items()}
+    yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
+    yield lambda: check_signed_is_there(sink, stays, found, staged)
+
 
 _AT_ONCE: Final = 8
 _MOST_WAITING: Final = 4 * _AT_ONCE
@@ -106,6 +267,35 @@ class PlanReport:
     conflicts: tuple[str, ...]
     drifts: tuple[SchemaDrift, ...]
     drifting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesPreview:
+    """What a run would read.
+
+    Args:
+        sources: the files.
+        first: what the beginning of the first of them shows.
+    """
+
+    sources: tuple[SourceFile, ...]
+    first: SourceShape
+
+
+def preview_sources(spec: EncryptSpec, credentials: Credentials | None = None) -> SourcesPreview:
+    """Look at the keys of a policy and at sources; of the sink nothing but its place is looked at.
+
+    Args:
+        spec: what is asked for.
+        credentials: as for `report_plan`.
+
+    Raises:
+        PipecryptError: as `report_plan`.
+    """
+    check_keys(spec.policy, Credentials.from_environment() if credentials is None else credentials)
+    candidates, _ = find_candidates(spec)
+    kinds = [choose_kind(candidate) for candidate in candidates]
+    return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
 
 
 def report_plan(request: EncryptSpec, credentials: Credentials | None = None) -> PlanReport:
