@@ -1,4 +1,4 @@
-"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers. One file is left to dataset.
+"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers.
 
 Order: all that can be refused is refused; files are changed, each with an undo file; a signed dataset is published as a
 new version; the undo files are dropped. Until the new version is there, who verifies refuses files that were changed.

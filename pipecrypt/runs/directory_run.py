@@ -1,4 +1,4 @@
-"""A run that writes a directory, from the lock to the last file in its place. The life of one file is in task.
+"""A run that writes a directory, from the lock to the last file in its place.
 
 1. It takes the lock of the sink: of two runs, one goes on. 2. What a run before left half done is put in place. 3. Its
 tasks are compared with those that are done. 4. A block of its journal appears before the first file. 5. Its files
@@ -59,7 +59,7 @@ class DirectoryRun:
     """A run, and what it has done.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all tasks.
         lock: of the sink, held.
         state: what the sink holds.
@@ -75,7 +75,7 @@ class DirectoryRun:
 
     def __init__(
         self,
-        request: EncryptSpec,
+        spec: EncryptSpec,
         plan: Plan,
         *,
         lock: Lease,
@@ -93,17 +93,17 @@ class DirectoryRun:
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
         self._ours = OwnFiles(state.sink, header.dataset_id)
-        self._policy = request.policy.engine_policy()
-        self._signing = self._open_signing(overwrites=request.overwrite)
+        self._policy = spec.policy.engine_policy()
+        self._signing = self._open_signing(overwrites=spec.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in decision.changes.to_do}
         self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
         self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
-        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
+        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=spec.overwrite))
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
-        self._keeps_journal = request.run.keeps_journal
+        self._keeps_journal = spec.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
         self._journal = Journal(plan.sink, header, state.seal, sequence=sequence)
 
@@ -318,12 +318,12 @@ class DirectoryRun:
 
 @contextmanager
 def open_directory_run(
-    request: EncryptSpec, plan: Plan, credentials: Credentials, *, now: datetime
+    spec: EncryptSpec, plan: Plan, credentials: Credentials, *, now: datetime
 ) -> Iterator[DirectoryRun]:
     """Take the lock of the sink, and find out what is to be done; the lock is given back when the block ends.
 
     Args:
-        request: what to do.
+        spec: what to do.
         plan: all of its tasks.
         credentials: what opens the signing keys.
         now: the time, in UTC.
@@ -338,26 +338,26 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink = plan.sink
-    if request.run.keeps_journal:
-        check_writers(sink, Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
+    if spec.run.keeps_journal:
+        check_writers(sink, Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
-        if request.policy.signing is not None:
-            signing = replace(request.policy.signing, accepts_future=request.run.accepts_future_statement)
+        if spec.policy.signing is not None:
+            signing = replace(spec.policy.signing, accepts_future=spec.run.accepts_future_statement)
             signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        state = look_at_sink(request, sink, signers)
-        decision = decide_run(request, plan, state, credentials)
+        state = look_at_sink(spec, sink, signers)
+        decision = decide_run(spec, plan, state, credentials)
         columns = PlannedColumns(
-            request.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
+            spec.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
         )
         columns.check()
         earlier_ids = _earlier_ids(state)
         if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
             run_id = new_run_id(now, earlier=earlier_ids)
-        header = make_header(request, plan, state, decision, run_id)
-        yield DirectoryRun(request, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
+        header = make_header(spec, plan, state, decision, run_id)
+        yield DirectoryRun(spec, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
 
 
 def _earlier_ids(state: SinkState) -> tuple[str, ...]:

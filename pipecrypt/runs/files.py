@@ -1,4 +1,4 @@
-"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`. The work is left to run."""
+"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def encrypt(
         raise UsageError(
             "the policy is not a pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
         )
-    request = EncryptSpec(
+    spec = EncryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         policy=policy,
@@ -69,7 +69,7 @@ def encrypt(
         workers=workers,
         run=RunOptions(accepts_future_statement=accept_future_statement),
     )
-    return run(request, credentials=_credentials(credentials), on_event=on_event)
+    return run(spec, credentials=_credentials(credentials), on_event=on_event)
 
 
 def decrypt(
@@ -118,7 +118,7 @@ def decrypt(
     """
     asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     given = _credentials(credentials)
-    request = DecryptSpec(
+    spec = DecryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
@@ -127,8 +127,8 @@ def decrypt(
         overwrite=overwrite,
         workers=workers,
     )
-    summary = run(request, credentials=given, on_event=on_event)
-    if request.checks.warns:
+    summary = run(spec, credentials=given, on_event=on_event)
+    if spec.checks.warns:
         warn_unchecked()
     return summary
 

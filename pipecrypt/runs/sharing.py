@@ -1,6 +1,6 @@
-"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset. The work is left to dataset.
+"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset.
 
-`rotate(..., deep=True)` rewrites footers, which is left to deep_rotation; all else leaves every data file as it is.
+Only `rotate(..., deep=True)` rewrites footers; all else leaves every data file as it is.
 """
 
 from __future__ import annotations

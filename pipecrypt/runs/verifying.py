@@ -1,4 +1,4 @@
-"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events. The work: dataset.
+"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events.
 
 It lives in this room because it tells events and can be interrupted, as runs do.
 """

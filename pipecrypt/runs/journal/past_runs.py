@@ -1,6 +1,6 @@
 """What earlier runs left in a sink: a version to put in place, a run to continue, tasks that are done.
 
-Looked at once, while the lock of the sink is held. What a run does about it is left to directory_run.
+Looked at once, while the lock of the sink is held.
 """
 
 from __future__ import annotations

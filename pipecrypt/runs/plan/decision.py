@@ -239,7 +239,7 @@ class Decision:
 
 
 def decide(
-    request: EncryptSpec,
+    spec: EncryptSpec,
     plan: Plan,
     past: RunHistory | None,
     there: Mapping[str, int | None] | None,
@@ -248,50 +248,50 @@ def decide(
     """Return what a run does.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all of its tasks.
         past: what earlier runs left; None where the run keeps no journal, and so knows of none.
         there: sizes in bytes of the outputs that are in the sink; None where whoever signs looks for them.
         find: finds which of the outputs that were written are under the keys of the policy by a deep rotation: their
             paths, with the ids of their tasks now.
     """
-    continued = past.unfinished if past is not None and request.run.resumes else None
+    continued = past.unfinished if past is not None and spec.run.resumes else None
     if past is None:
         return Decision(changes=Changes(to_do=plan.tasks, skipped=0))
-    adopted, dropped = _taken_over(request, plan, past, continued)
+    adopted, dropped = _taken_over(spec, plan, past, continued)
     rotated: Mapping[str, str] = {}
-    if request.overwrite:
-        changes = overwrite_done(plan.tasks, past.done, adopted, request.run.on_source_change)
+    if spec.overwrite:
+        changes = overwrite_done(plan.tasks, past.done, adopted, spec.run.on_source_change)
     else:
         rotated = find(past.done)
         done = {path: replace(file, task_id=rotated.get(path, file.task_id)) for path, file in past.done.items()}
         changes = compare_with_done(plan.tasks, done, adopted, there, _doubtful(continued))
         rotated = {path: new for path, new in rotated.items() if path in changes.kept}
-    if request.only_tasks is not None:
+    if spec.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
         changes = replace(changes, removed=(), orphaned=())
     return Decision(changes=changes, continued=continued, adopted=adopted, dropped=dropped, rotated=rotated)
 
 
 def find_conflicts(
-    request: EncryptSpec, past: RunHistory | None, decision: Decision, there: Mapping[str, int | None] | None
+    spec: EncryptSpec, past: RunHistory | None, decision: Decision, there: Mapping[str, int | None] | None
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks that the run must pass, in order; each raises ConflictError or SinkNotEmptyError if it does not.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         past: what earlier runs left.
         decision: from `decide`, with the same arguments.
         there: as for `decide`.
     """
-    if past is None or request.overwrite:
+    if past is None or spec.overwrite:
         return
-    if not request.run.resumes:
+    if not spec.run.resumes:
         yield past.check_finished
-    yield lambda: _check_known(request, past)
-    yield lambda: check_changes(decision.changes, request.run.on_source_change)
+    yield lambda: _check_known(spec, past)
+    yield lambda: check_changes(decision.changes, spec.run.on_source_change)
     if there is not None:
-        yield lambda: check_sizes(request.sink, decision.changes, there, past.dataset_id)
+        yield lambda: check_sizes(spec.sink, decision.changes, there, past.dataset_id)
 
 
 def what_goes(
@@ -316,12 +316,12 @@ def what_goes(
 
 
 def _taken_over(
-    request: EncryptSpec, plan: Plan, past: RunHistory, continued: RecordedRun | None
+    spec: EncryptSpec, plan: Plan, past: RunHistory, continued: RecordedRun | None
 ) -> tuple[Mapping[str, TaskRecord], tuple[str, ...]]:
     """Return what the run that is continued has done of the plan, and paths of files that it would not write now."""
     if continued is None:
         return {}, ()
-    if request.only_tasks is not None:
+    if spec.only_tasks is not None:
         return past.adopted, ()  # what a saved plan leaves out stays
     planned = {task.id for task in plan.tasks}
     adopted = {task_id: record for task_id, record in past.adopted.items() if task_id in planned}
@@ -342,8 +342,8 @@ def _noted(run: RecordedRun) -> set[str]:
     return {part.path for record in run.records.values() for part in record.parts}
 
 
-def _check_known(request: EncryptSpec, past: RunHistory) -> None:
+def _check_known(spec: EncryptSpec, past: RunHistory) -> None:
     is_known = bool(past.done) or past.unfinished is not None
-    is_foreign = not is_known and not sink_is_empty(request.sink, besides=RESERVED_DIRECTORY)
+    is_foreign = not is_known and not sink_is_empty(spec.sink, besides=RESERVED_DIRECTORY)
     if is_foreign or any(not file.task_id for file in past.done.values()):
-        raise SinkNotEmptyError(f"the sink {request.sink.display} holds files that no run of a configuration wrote")
+        raise SinkNotEmptyError(f"the sink {spec.sink.display} holds files that no run of a configuration wrote")

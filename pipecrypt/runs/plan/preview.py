@@ -95,11 +95,11 @@ class SinkPreview:
     version: UnverifiedVersion | None = None
 
 
-def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
+def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
     """Look at the sink as a run would, without its lock and without keys.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all of its tasks.
         credentials: what authenticates keystores, where it holds their secret; nobody is asked.
 
@@ -110,14 +110,14 @@ def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> 
         IntegrityError: statement, journal or a record of accepted versions is malformed.
         StorageError: the storage refused or failed.
     """
-    if plan.is_single_file or request.sink.is_standard_stream:
-        return SinkPreview(decide(request, plan, None, None))
-    is_signed = request.policy.signing is not None
-    version = read_unverified_version(request.sink) if is_directory(request.sink) else None
+    if plan.is_single_file or spec.sink.is_standard_stream:
+        return SinkPreview(decide(spec, plan, None, None))
+    is_signed = spec.policy.signing is not None
+    version = read_unverified_version(spec.sink) if is_directory(spec.sink) else None
     if is_signed:
-        _check_versions(request, version)
-    past = RunHistory.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
-    found = sizes_below(request.sink)
+        _check_versions(spec, version)
+    past = RunHistory.look(spec.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
+    found = sizes_below(spec.sink)
     there = None if is_signed else found
     promise = version.policy if is_signed and version is not None else None
 
@@ -125,31 +125,31 @@ def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> 
         return find_key_ids(reference, credentials)
 
     decision = decide(
-        request,
+        spec,
         plan,
         past,
         there,
-        lambda done: find_rotated(request, plan, done, promise, lambda: find_ids, credentials=credentials),
+        lambda done: find_rotated(spec, plan, done, promise, lambda: find_ids, credentials=credentials),
     )
     # While another run is at work, what it has not come to yet is no conflict of its own.
-    conflicts = _problems([lambda: check_unlocked(request.sink)])
+    conflicts = _problems([lambda: check_unlocked(spec.sink)])
     if not conflicts:
-        conflicts += _problems(find_conflicts(request, past, decision, there))
+        conflicts += _problems(find_conflicts(spec, past, decision, there))
         if is_signed:
-            conflicts += _problems([lambda: check_nothing_nested(request.sink, found)])
+            conflicts += _problems([lambda: check_nothing_nested(spec.sink, found)])
         if is_signed and version is not None:
-            conflicts += _problems(_checks_of_signed(request, version, decision, _without(found, past.going)))
+            conflicts += _problems(_checks_of_signed(spec, version, decision, _without(found, past.going)))
     is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
-def _check_versions(request: EncryptSpec, version: UnverifiedVersion | None) -> None:
+def _check_versions(spec: EncryptSpec, version: UnverifiedVersion | None) -> None:
     """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
-    memory, accepts_future = VersionMemory.of_user(os.environ), request.run.accepts_future_statement
+    memory, accepts_future = VersionMemory.of_user(os.environ), spec.run.accepts_future_statement
     if version is None:
-        check_none_removed(request.sink, memory)
+        check_none_removed(spec.sink, memory)
         return
-    check_follows(request.sink, version, memory and replace(memory, accepts_future=accepts_future))
+    check_follows(spec.sink, version, memory and replace(memory, accepts_future=accepts_future))
     if not accepts_future:
         check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 
@@ -169,11 +169,11 @@ def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[st
 
 
 def _checks_of_signed(
-    request: EncryptSpec, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
+    spec: EncryptSpec, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
 ) -> Iterator[Callable[[], None]]:
     """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
-    sink, listed = request.sink, {entry.path for entry in version.entries}
-    goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
+    sink, listed = spec.sink, {entry.path for entry in version.entries}
+    goes = what_goes(decision, listed, is_staged=True, overwrites=spec.overwrite)
     stays = [entry for entry in version.entries if not goes(entry.path)]
     entries = {entry.path: entry for entry in version.entries}
     in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
@@ -298,11 +298,11 @@ def preview_sources(spec: EncryptSpec, credentials: Credentials | None = None) -
     return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
 
 
-def report_plan(request: EncryptSpec, credentials: Credentials | None = None) -> PlanReport:
+def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> PlanReport:
     """Look at sources and sink, and return what a run would do.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         credentials: what authenticates keystores, where it holds their secret; nobody is asked. Default: the
             environment of this process.
 
@@ -313,9 +313,9 @@ def report_plan(request: EncryptSpec, credentials: Credentials | None = None) ->
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
     given = Credentials.from_environment() if credentials is None else credentials
-    check_keys(request.policy, given)
-    plan = make_plan(request)
-    sink = preview_sink(request, plan, given)
+    check_keys(spec.policy, given)
+    plan = make_plan(spec)
+    sink = preview_sink(spec, plan, given)
     to_do = sink.decision.changes.to_do
     first = _preview(plan.tasks[0])
     totals = _PreviewTotals(first.schema)  # the same one whatever is done already
@@ -323,11 +323,11 @@ def report_plan(request: EncryptSpec, credentials: Credentials | None = None) ->
         totals.take(preview)
     if totals.misfit is not None and totals.misfits == len(to_do):
         raise totals.misfit  # as the run's first task would
-    conflicts = (*sink.conflicts, *_unlisted(request, plan, sink, totals.seen))
-    workers = max(1, min(request.workers, len(to_do)))
-    signing = request.policy.signing
+    conflicts = (*sink.conflicts, *_unlisted(spec, plan, sink, totals.seen))
+    workers = max(1, min(spec.workers, len(to_do)))
+    signing = spec.policy.signing
     return PlanReport(
-        sink=request.sink.display,
+        sink=spec.sink.display,
         tasks=tuple(
             PlannedTask(each.id, each.source.relative_path, each.path, each.input_bytes) for each in plan.tasks
         ),
@@ -350,11 +350,11 @@ def report_plan(request: EncryptSpec, credentials: Credentials | None = None) ->
     )
 
 
-def _unlisted(request: EncryptSpec, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
+def _unlisted(spec: EncryptSpec, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
     """Yield what the run would say about columns that no rule of the policy covers."""
     to_do = sink.decision.changes.to_do
     try:
-        PlannedColumns(request.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()
+        PlannedColumns(spec.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()
     except UnlistedColumnError as error:
         yield f"{error.message}; {error.hint}"
 

@@ -1,4 +1,4 @@
-"""A plan as a file, and back: which tasks, by id, a run shall do and no others. Planning itself is left to plan.
+"""A plan as a file, and back: which tasks, by id, a run shall do and no others.
 
     {"version": 1, "sink": "<as errors show it>",
      "tasks": [{"id": "<64 hex>", "source": "<path>", "path": "<path>", "source_bytes": n}, ...]}

@@ -1,4 +1,4 @@
-"""Stop a run before a column that no rule covers goes out in plaintext. Reading columns is left to preview.
+"""Stop a run before a column that no rule covers goes out in plaintext.
 
 A policy names what is encrypted, so a column that a source has since yesterday would go out in plaintext without a
 word. Where the policy does not say what becomes of unlisted columns, a run compares those that would be in plaintext:

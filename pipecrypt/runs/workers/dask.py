@@ -1,4 +1,4 @@
-"""Carry out tasks on a Dask cluster, of this machine or another. What a worker does with one is left to alone.
+"""Carry out tasks on a Dask cluster, of this machine or another.
 
 Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only, and
 files reach their places only with it: see attempts.

@@ -1,4 +1,4 @@
-"""Carry out tasks by an engine that a caller brings: Ray, Spark, or any that maps a function. A task itself: alone."""
+"""Carry out tasks by an engine that a caller brings: Ray, Spark, or any that maps a function."""
 
 from __future__ import annotations
 
