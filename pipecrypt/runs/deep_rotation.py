@@ -34,7 +34,7 @@ from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
-from pipecrypt.runs.journal.seal import SignedSeal
+from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.exclusive import hold_exclusively
 from pipecrypt.store.inventory import Kind, list_in_place, look_at
@@ -134,7 +134,7 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
         if signers is not None and not place.is_file:
-            put_in_place(location, earlier, SignedSeal(signers))  # footers change where their files belong
+            put_in_place(location, earlier, signed_seal(signers))  # footers change where their files belong
         sessions = _Sessions(
             *(
                 stack.enter_context(KeySession(references, credentials=credentials, also=also))

@@ -16,7 +16,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory, put_in_place
-from pipecrypt.runs.journal.seal import PlainSeal, Seal, SignedSeal
+from pipecrypt.runs.journal.seal import Seal, plain_seal, signed_seal
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
@@ -84,7 +84,7 @@ def look_at_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None)
         IntegrityError: what earlier runs left is not as they wrote it.
         StorageError: the storage refused or failed.
     """
-    seal: Seal = PlainSeal() if signers is None else SignedSeal(signers)
+    seal: Seal = plain_seal() if signers is None else signed_seal(signers)
     earlier = None if signers is None else read_earlier_dataset(sink, signers)
     put_in_place(sink, earlier, seal)
     past = None

@@ -29,7 +29,7 @@ from pipecrypt.manifest.paths import (
     run_path,
 )
 from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
-from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import refuse_links, take_inventory
@@ -212,14 +212,14 @@ class _Cleaning:
 
     def _dataset_of(self, run: JournalRef) -> Iterator[str]:
         # A journal that was damaged leads to the files of its run all the same.
-        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        header = read_header(self._sink, run, lambda name: unchecked_seal([name]))
         if header is not None and not header.is_staged:
             yield header.dataset_id
 
     def _noted(self, run: JournalRef) -> Iterator[str]:
         """Yield the files that are there and that a run noted, up to where its journal is damaged."""
         try:
-            for block in read_blocks(self._sink, run, UncheckedSeal.of(run.blocks)):
+            for block in read_blocks(self._sink, run, unchecked_seal(run.blocks)):
                 paths = (part.path for record in block.records for part in record.parts)
                 yield from (path for path in paths if path in self._found)
         except IntegrityError as error:

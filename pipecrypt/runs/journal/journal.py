@@ -39,7 +39,7 @@ from pipecrypt.runs.journal.block import (
     encode_block,
     memory_of,
 )
-from pipecrypt.runs.journal.seal import Seal, TrustedSeal
+from pipecrypt.runs.journal.seal import Seal, trusted_seal
 from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
@@ -465,18 +465,17 @@ def _opened(place: Location, seal: Seal, fetch: Fetch = read_small_file) -> Bloc
         raise type(error)(f"{place.display}: {error.message}", hint=error.hint or _HINT) from error
 
 
+@dataclass(frozen=True, slots=True)
 class TrustedJournals:
-    """The journals in a dataset.
+    """The journals in a dataset, as far as trusted keys signed them.
 
     Args:
         directory: of the dataset.
         trust: whose signatures count.
     """
 
-    def __init__(self, directory: Location, trust: TrustedKeys) -> None:
-        """Read nothing yet."""
-        self._directory = directory
-        self._seal = TrustedSeal(trust)
+    directory: Location
+    trust: TrustedKeys
 
     def noted(self, run_id: str, dataset_id: str) -> Mapping[str, FileEntry]:
         """Return the files that a run staged for its version, by path; nothing where its journal does not hold.
@@ -485,8 +484,8 @@ class TrustedJournals:
             StorageError: the storage refused or failed.
         """
         try:
-            run = next((each for each in find_runs(self._directory) if each.run_id == run_id), None)
-            past = None if run is None else read_run(self._directory, run, self._seal)
+            run = next((each for each in find_runs(self.directory) if each.run_id == run_id), None)
+            past = None if run is None else read_run(self.directory, run, trusted_seal(self.trust))
         except IntegrityError:  # a link among them, too
             return {}
         if past is None or past.header.dataset_id != dataset_id or not past.header.is_staged:

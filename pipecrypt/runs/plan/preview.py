@@ -30,7 +30,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
 from pipecrypt.runs.journal.past_runs import RunHistory
-from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
@@ -116,7 +116,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
     version = read_unverified_version(spec.sink) if is_directory(spec.sink) else None
     if is_signed:
         _check_versions(spec, version)
-    past = RunHistory.look(spec.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
+    past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)
     found = sizes_below(spec.sink)
     there = None if is_signed else found
     promise = version.policy if is_signed and version is not None else None

@@ -44,8 +44,6 @@ __all__ = [
     "STOPPED_EXIT_CODE",
     "LocalExecutor",
     "Message",
-    "TaskFailed",
-    "WorkerReady",
     "WorkerSetup",
     "work",
 ]
@@ -77,23 +75,8 @@ class WorkerSetup:
     run_id: str | None = field(default_factory=current_run_id)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """The worker has its keys and waits for a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFailed:
-    """The worker's task, or its start, failed.
-
-    Args:
-        error: as it was raised.
-    """
-
-    error: Exception
-
-
-Message: TypeAlias = Event | WorkerReady | TaskFailed
+# What a worker sends: what happens, what made it fail, or None once it has its keys and waits for a task.
+Message: TypeAlias = Event | Exception | None
 
 
 class _StopError(BaseException):
@@ -157,11 +140,11 @@ def _check_not_stopped() -> None:
 def _serve(connection: Connection, setup: WorkerSetup) -> None:
     try:
         with setup.keys.open(setup.credentials) as session:
-            _send(connection, WorkerReady())
+            _send(connection, None)
             while (task := _receive(connection)) is not None:
                 _carry_out(connection, task, session)
     except Exception as error:
-        _send(connection, TaskFailed(_portable(error)))
+        _send(connection, _portable(error))
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
@@ -264,19 +247,19 @@ class _LocalRun:
             for worker, message in self._workers.messages():
                 if isinstance(message, _WorkerExit):
                     self._replace(worker, message)
-                elif isinstance(message, TaskFailed):
-                    raise message.error
+                elif isinstance(message, Exception):
+                    raise message
                 else:
                     self._go_on(worker, message)
         return self._ledger.parts()
 
-    def _go_on(self, worker: _Worker, message: Event | WorkerReady) -> None:
-        event = None if isinstance(message, WorkerReady) else message
+    def _go_on(self, worker: _Worker, event: Event | None) -> None:
+        is_idle = event is None or isinstance(event, FileDone)
         if isinstance(event, BytesDone):
             worker.bytes_done += event.bytes
         elif isinstance(event, FileDone):
             worker.task, event = None, self._ledger.accept(event)
-        if isinstance(message, WorkerReady | FileDone) and self._waiting:
+        if is_idle and self._waiting:
             worker.begin(self._waiting.popleft())
         if event is not None:
             self._on_event(event)

@@ -31,7 +31,7 @@ from pipecrypt.runs.journal.block import (
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean
 from pipecrypt.runs.journal.journal import fetch_ahead, find_runs, joined, read_blocks, read_run
 from pipecrypt.runs.journal.past_runs import RunHistory
-from pipecrypt.runs.journal.seal import PlainSeal
+from pipecrypt.runs.journal.seal import plain_seal
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 from tests.manifest.world import manifest
@@ -62,7 +62,7 @@ def task(number: int, *paths: str, **members: Any) -> TaskRecord:
 
 
 def look(sink: Path) -> RunHistory:
-    return RunHistory.look(Location(str(sink)), lambda _: PlainSeal(), None, is_signed=False)
+    return RunHistory.look(Location(str(sink)), lambda _: plain_seal(), None, is_signed=False)
 
 
 def files(start: int, count: int) -> tuple[TaskRecord, ...]:
@@ -137,21 +137,16 @@ def test_what_is_charged_is_what_it_takes(tmp_path: Path) -> None:
     assert 0.8 * taken < memory_of([block]) < 1.5 * taken
 
 
-class _Trusted(PlainSeal):
-    """As if keys that are trusted had signed each block."""
-
-    is_trusted = True
-
-
 @pytest.mark.usefixtures("small")
 def test_a_journal_of_trusted_keys_is_read_whole(tmp_path: Path) -> None:
     put(tmp_path, 1, *(BLOCKS["files"](100 * number) for number in range(20)))
     (run,) = find_runs(Location(str(tmp_path)))
-    past = read_run(Location(str(tmp_path)), run, _Trusted())
+    # As if keys that are trusted had signed each block.
+    past = read_run(Location(str(tmp_path)), run, replace(plain_seal(), is_trusted=True))
     assert past is not None
     assert len(past.records) == 2000
     with pytest.raises(ConflictError):
-        read_run(Location(str(tmp_path)), run, PlainSeal())
+        read_run(Location(str(tmp_path)), run, plain_seal())
 
 
 def test_a_task_in_several_pieces_is_one_record() -> None:
@@ -189,9 +184,9 @@ def test_blocks_are_fetched_ahead_in_order_and_few_at_a_time(tmp_path: Path, mon
 
     monkeypatch.setattr(journal, "read_small_file", read)
     runs, most, seen = find_runs(sink), 0, 0
-    with fetch_ahead(sink, runs, lambda _: PlainSeal()) as fetch:
+    with fetch_ahead(sink, runs, lambda _: plain_seal()) as fetch:
         for run in runs:
-            for block in read_blocks(sink, run, PlainSeal(), fetch):
+            for block in read_blocks(sink, run, plain_seal(), fetch):
                 assert block.header.run_id == run.run_id
                 seen += 1
                 most = max(most, len(asked) - seen)
@@ -267,7 +262,7 @@ import resource, sys
 from datetime import timedelta
 from pipecrypt.errors import PipecryptError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.store.location import Location
 
@@ -275,7 +270,7 @@ if sys.argv[1] == "clean":
     clean(sys.argv[2], grace=timedelta(), dry_run=True)
 else:
     try:
-        RunHistory.look(Location(sys.argv[2]), lambda run: UncheckedSeal.of(run.blocks), None, is_signed=False)
+        RunHistory.look(Location(sys.argv[2]), lambda run: unchecked_seal(run.blocks), None, is_signed=False)
     except PipecryptError as error:
         print(type(error).__name__, end=" ")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
