@@ -47,7 +47,7 @@ def _slow_task(task: Task, setup: RemoteSetup) -> FileDone:
 
 
 if __name__ == "__main__":
-    dask_executor.run_task_alone = _slow_task
+    dask_executor.run_remotely = _slow_task
     request = EncryptSpec(
         source=Location(SOURCE),
         sink=Location(SINK),

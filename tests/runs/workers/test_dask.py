@@ -127,7 +127,7 @@ def test_a_cluster_encrypts_and_signs(cluster: World) -> None:
 
 
 def test_a_killed_worker_is_replaced(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _kill_once)
+    monkeypatch.setattr(dask_executor, "run_remotely", _kill_once)
     monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "died")
     monkeypatch.chdir(cluster.root)
     events: list[Event] = []
@@ -138,7 +138,7 @@ def test_a_killed_worker_is_replaced(cluster: World, monkeypatch: pytest.MonkeyP
 
 
 def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _overtaken_once)
+    monkeypatch.setattr(dask_executor, "run_remotely", _overtaken_once)
     monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "twice")
     monkeypatch.chdir(cluster.root)
     events: list[Event] = []
@@ -149,7 +149,7 @@ def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.
 
 
 def test_a_worker_that_dies_after_it_published_loses_nothing(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _die_once_after_publishing)
+    monkeypatch.setattr(dask_executor, "run_remotely", _die_once_after_publishing)
     monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "late")
     monkeypatch.chdir(cluster.root)
     summary = run(_request(cluster), credentials=cluster.credentials)
@@ -181,7 +181,7 @@ def test_a_run_whose_lock_was_taken_says_so(cluster: World) -> None:
 
 
 def test_a_worker_that_dies_each_time_ends_the_run(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _kill_always)
+    monkeypatch.setattr(dask_executor, "run_remotely", _kill_always)
     with pytest.raises(WorkerError, match=r"a\.parquet"):
         run(_request(cluster, attempts=2), credentials=cluster.credentials)
     monkeypatch.undo()

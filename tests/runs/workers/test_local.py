@@ -290,7 +290,7 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
 
 def test_a_worker_without_its_driver_stops_before_publishing() -> None:
     ours, theirs = multiprocessing.Pipe()
-    progress = local._Progress(theirs, source_bytes=10)
+    progress = local._PipeProgress(theirs, source_bytes=10)
     progress.on_bytes(4)  # nothing is sent yet
     progress.on_bytes(6)
     assert ours.recv() == BytesDone(10)
