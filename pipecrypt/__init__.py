@@ -1,4 +1,8 @@
-"""pipecrypt: the encryption stage of a data pipeline. This file is the public face; every room below does its own work.
+"""pipecrypt: the encryption stage of a data pipeline.
+
+The public face is `__all__` and `pipecrypt.errors`, with what docs/python.md says about each name; `pipecrypt.testing`
+is for tests of programs that use pipecrypt. Every other module is private, whatever its name, and may change in any
+release.
 
 Names are loaded when they are first used, so that importing pipecrypt imports no pyarrow and no cryptography.
 """
@@ -10,20 +14,94 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipecrypt import errors as errors
+    from pipecrypt.config.run import plan as plan
     from pipecrypt.config.run import run_config as run
+    from pipecrypt.crypto.digest import DigestAlgorithm as DigestAlgorithm
+    from pipecrypt.dataset.opening.signed_file import Origin as Origin
+    from pipecrypt.dataset.signing.records import SignedStatement as SignedStatement
+    from pipecrypt.dataset.verifying.report import PolicySummary as PolicySummary
+    from pipecrypt.dataset.verifying.report import Unchecked as Unchecked
+    from pipecrypt.dataset.verifying.report import VerifyReport as VerifyReport
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
+    from pipecrypt.keys.credentials import Credentials as Credentials
+    from pipecrypt.manifest.findings import Finding as Finding
+    from pipecrypt.manifest.findings import FindingKind as FindingKind
+    from pipecrypt.parquet.report import KeyBytes as KeyBytes
+    from pipecrypt.reading.dataset import EncryptedDataset as EncryptedDataset
     from pipecrypt.reading.dataset import open_dataset as open
+    from pipecrypt.reading.filesystem import PipecryptFileSystem as PipecryptFileSystem
     from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
     from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
+    from pipecrypt.reading.pyarrow_keys import ExposedKeys as ExposedKeys
     from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
     from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
-    from pipecrypt.reading.pyarrow_keys import expose_data_keys
+    from pipecrypt.reading.pyarrow_keys import expose_data_keys as expose_data_keys
+    from pipecrypt.runs.deep_rotation import DeepSummary as DeepSummary
+    from pipecrypt.runs.files import decrypt as decrypt
+    from pipecrypt.runs.files import encrypt as encrypt
+    from pipecrypt.runs.journal.cleaning import CleanSummary as CleanSummary
+    from pipecrypt.runs.journal.cleaning import clean as clean
+    from pipecrypt.runs.plan.preview import PlannedTask, PlanReport, SchemaDrift
+    from pipecrypt.runs.report.events import BytesDone as BytesDone
+    from pipecrypt.runs.report.events import Event as Event
+    from pipecrypt.runs.report.events import FileChecked as FileChecked
+    from pipecrypt.runs.report.events import FileDone as FileDone
+    from pipecrypt.runs.report.events import FileStarted as FileStarted
+    from pipecrypt.runs.report.events import Part as Part
+    from pipecrypt.runs.report.events import RunFinished as RunFinished
+    from pipecrypt.runs.report.events import RunStarted as RunStarted
+    from pipecrypt.runs.report.events import StageSeconds as StageSeconds
+    from pipecrypt.runs.report.events import Summary as Summary
+    from pipecrypt.runs.report.events import TaskRetried as TaskRetried
+    from pipecrypt.runs.sharing import GrantSummary as GrantSummary
+    from pipecrypt.runs.sharing import RevokeSummary as RevokeSummary
+    from pipecrypt.runs.sharing import grant as grant
+    from pipecrypt.runs.sharing import revoke as revoke
+    from pipecrypt.runs.sharing import rotate as rotate
+    from pipecrypt.runs.spec.options import Reading as Reading
+    from pipecrypt.runs.spec.policy import Policy as Policy
+    from pipecrypt.runs.verifying import verify as verify
+    from pipecrypt.runs.workers.mapped import TaskCall as TaskCall
+    from pipecrypt.runs.writer import ParquetWriter as ParquetWriter
+    from pipecrypt.runs.writer import encrypt_batches as encrypt_batches
 
 __all__ = [
+    "BytesDone",
+    "CleanSummary",
+    "Credentials",
+    "DeepSummary",
+    "DigestAlgorithm",
+    "EncryptedDataset",
+    "Event",
+    "ExposedKeys",
+    "FileChecked",
+    "FileDone",
+    "FileStarted",
+    "Finding",
+    "FindingKind",
+    "GrantSummary",
+    "KeyBytes",
+    "Origin",
     "ParquetWriter",
+    "Part",
+    "PipecryptFileSystem",
+    "PlanReport",
+    "PlannedTask",
     "Policy",
+    "PolicySummary",
     "Reading",
+    "RevokeSummary",
+    "RunFinished",
+    "RunStarted",
+    "SchemaDrift",
+    "SignedStatement",
+    "StageSeconds",
+    "Summary",
+    "TaskCall",
+    "TaskRetried",
+    "Unchecked",
     "UncheckedWarning",
+    "VerifyReport",
     "__version__",
     "clean",
     "crypto_factory",
@@ -37,6 +115,7 @@ __all__ = [
     "expose_data_keys",
     "grant",
     "open",
+    "plan",
     "revoke",
     "rotate",
     "run",
@@ -45,25 +124,59 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# Where each name is at home: a module, and the name there.
 _HOMES = {
+    "BytesDone": "pipecrypt.runs.report.events:BytesDone",
+    "CleanSummary": "pipecrypt.runs.journal.cleaning:CleanSummary",
+    "Credentials": "pipecrypt.keys.credentials:Credentials",
+    "DeepSummary": "pipecrypt.runs.deep_rotation:DeepSummary",
+    "DigestAlgorithm": "pipecrypt.crypto.digest:DigestAlgorithm",
+    "EncryptedDataset": "pipecrypt.reading.dataset:EncryptedDataset",
+    "Event": "pipecrypt.runs.report.events:Event",
+    "ExposedKeys": "pipecrypt.reading.pyarrow_keys:ExposedKeys",
+    "FileChecked": "pipecrypt.runs.report.events:FileChecked",
+    "FileDone": "pipecrypt.runs.report.events:FileDone",
+    "FileStarted": "pipecrypt.runs.report.events:FileStarted",
+    "Finding": "pipecrypt.manifest.findings:Finding",
+    "FindingKind": "pipecrypt.manifest.findings:FindingKind",
+    "GrantSummary": "pipecrypt.runs.sharing:GrantSummary",
+    "KeyBytes": "pipecrypt.parquet.report:KeyBytes",
+    "Origin": "pipecrypt.dataset.opening.signed_file:Origin",
     "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
-    "Reading": "pipecrypt.runs.spec.options:Reading",
-    "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
-    "encrypt_batches": "pipecrypt.runs.writer:encrypt_batches",
-    "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
-    "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
+    "Part": "pipecrypt.runs.report.events:Part",
+    "PipecryptFileSystem": "pipecrypt.reading.filesystem:PipecryptFileSystem",
+    "PlanReport": "pipecrypt.runs.plan.preview:PlanReport",
+    "PlannedTask": "pipecrypt.runs.plan.preview:PlannedTask",
     "Policy": "pipecrypt.runs.spec.policy:Policy",
+    "PolicySummary": "pipecrypt.dataset.verifying.report:PolicySummary",
+    "Reading": "pipecrypt.runs.spec.options:Reading",
+    "RevokeSummary": "pipecrypt.runs.sharing:RevokeSummary",
+    "RunFinished": "pipecrypt.runs.report.events:RunFinished",
+    "RunStarted": "pipecrypt.runs.report.events:RunStarted",
+    "SchemaDrift": "pipecrypt.runs.plan.preview:SchemaDrift",
+    "SignedStatement": "pipecrypt.dataset.signing.records:SignedStatement",
+    "StageSeconds": "pipecrypt.runs.report.events:StageSeconds",
+    "Summary": "pipecrypt.runs.report.events:Summary",
+    "TaskCall": "pipecrypt.runs.workers.mapped:TaskCall",
+    "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
+    "Unchecked": "pipecrypt.dataset.verifying.report:Unchecked",
+    "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
+    "VerifyReport": "pipecrypt.dataset.verifying.report:VerifyReport",
     "clean": "pipecrypt.runs.journal.cleaning:clean",
     "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
     "decrypt": "pipecrypt.runs.files:decrypt",
+    "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
     "decryption_properties": "pipecrypt.reading.pyarrow_keys:decryption_properties",
     "encrypt": "pipecrypt.runs.files:encrypt",
+    "encrypt_batches": "pipecrypt.runs.writer:encrypt_batches",
+    "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
     "errors": "pipecrypt.errors",
     "expose_data_keys": "pipecrypt.reading.pyarrow_keys:expose_data_keys",
     "grant": "pipecrypt.runs.sharing:grant",
+    "open": "pipecrypt.reading.dataset:open_dataset",
+    "plan": "pipecrypt.config.run:plan",
     "revoke": "pipecrypt.runs.sharing:revoke",
     "rotate": "pipecrypt.runs.sharing:rotate",
-    "open": "pipecrypt.reading.dataset:open_dataset",
     "run": "pipecrypt.config.run:run_config",
     "verify": "pipecrypt.runs.verifying:verify",
 }

@@ -1,4 +1,4 @@
-"""`python -m pipecrypt`. All work is left to cli."""
+"""`python -m pipecrypt`."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""Every error a user can see, with its exit code and a hint. Raising them is left to the rooms above.
+"""Every error a user can see, with its exit code and a hint.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 integrity, 4 access, 5 conflict or unknown state.
-Misuse by our own code is an AssertionError or RuntimeError and stands outside this tree.
+Misuse by our own code is an AssertionError or RuntimeError, and not part of this tree. Errors are pickled as exceptions
+are, with all their attributes: workers send them to the driver.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 __all__ = [
@@ -83,13 +83,9 @@ class PipecryptError(Exception):
         """The message as lines: one, whatever names it holds."""
         return (self.message,)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the hint: workers send errors to the driver."""
-        return partial(type(self), hint=self.hint), (self.message,)
-
 
 class ContentError(PipecryptError):
-    """What the bytes of a file alone can make its reader raise; of a file that was changed, any of these."""
+    """Base of the errors that the bytes of a file alone can cause; a file that was changed may cause any of them."""
 
     default_hint = "check that the file was copied whole and that its writer finished"
 
@@ -144,7 +140,7 @@ class StorageAccessError(StorageError):
 
 
 class NoRegularFileError(StorageError):
-    """A named pipe, a socket or a device is where a file is due."""
+    """A named pipe, a socket or a device is where a file should be."""
 
     default_hint = "copy it to a file first"
 
@@ -214,10 +210,6 @@ class ConfigError(UsageError):
         """The message as lines: one a problem."""
         return self.problems or super().lines
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the problems."""
-        return partial(type(self), hint=self.hint, problems=self.problems), (self.message,)
-
 
 class PolicyError(UsageError):
     """The policy contradicts itself or the file."""
@@ -283,16 +275,12 @@ class VerificationError(IntegrityError):
         report: the `pipecrypt.dataset.verifying.report.VerifyReport`, with all findings.
     """
 
-    default_hint = "use nothing of what is named; fetch it again from its origin, then verify again"
+    default_hint = "do not use what is named; fetch it again from its origin, then verify again"
 
     def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
         """Keep the report."""
         super().__init__(message, hint=hint)
         self.report = report
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the report."""
-        return partial(type(self), hint=self.hint, report=self.report), (self.message,)
 
 
 class AccessError(PipecryptError):
@@ -349,22 +337,18 @@ class ConflictError(PipecryptError):
 class MovedError(ConflictError):
     """A run moved or replaced files while they were read."""
 
-    default_hint = "open it again; nothing that was read before is wrong"
+    default_hint = "open it again; everything that was read before is right"
 
 
 class NotInPlaceError(ConflictError):
     """A dataset is not as it was signed, and what is at work there may be why; arguments as `VerificationError`."""
 
-    default_hint = "verify again when it is done; the same findings then, with nothing at work, are what they say"
+    default_hint = "verify again when it is done; findings that are still there then are real"
 
     def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
         """Keep the report."""
         super().__init__(message, hint=hint)
         self.report = report
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the report."""
-        return partial(type(self), hint=self.hint, report=self.report), (self.message,)
 
 
 class UnsafeSinkError(ConflictError):
@@ -392,4 +376,4 @@ class UnlistedColumnError(ConflictError):
 
 
 class UncheckedWarning(UserWarning):
-    """Data is used, and nothing shows who wrote it, because the reader trusts no key. No error: reading goes on."""
+    """Data is used although nothing shows who wrote it, because the reader trusts no key. It is not an error."""

@@ -13,9 +13,10 @@ import pytest
 
 from pipecrypt import errors
 from pipecrypt.config.load import load_config
-from pipecrypt.config.run import plan_config
-from pipecrypt.config.spec import build_request
+from pipecrypt.config.run import check_config
+from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
+from tools.size import kinds_of, measure
 
 _ROOT = Path(__file__).parents[1]
 _PACKAGE = _ROOT / "pipecrypt"
@@ -34,7 +35,7 @@ _DOORS = {
     "cryptography": ["crypto/"],
     "dask": ["runs/workers/dask.py"],
     "distributed": ["runs/workers/dask.py"],
-    "fsspec": ["storage/", "reading/filesystem.py"],
+    "fsspec": ["store/", "reading/filesystem.py"],
     "google": ["keys/services/gcp_kms/client.py"],
     "pkcs11": ["keys/services/pkcs11/library.py"],
     "pyarrow": ["formats/", "reading/"],
@@ -43,6 +44,26 @@ _DOORS = {
     "rich": ["cli/"],
     "ruamel": ["config/"],
     "typer": ["cli/"],
+}
+
+# Room -> the files of it that other rooms may import; all others are its own.
+_ROOM_DOORS = {
+    "formats": ["formats.batches", "formats.compression", "formats.options", "formats.row_groups"],
+}
+
+# Who still asks whether a place is local, outside of store/. None should: a store says what it guarantees.
+_ASKS_FOR_LOCAL = {
+    "reading/dataset.py",
+    "reading/filesystem.py",
+    "config/spec.py",
+    "config/run.py",
+    "runs/plan/output_checks.py",
+    "runs/verifying.py",
+    "runs/workers/remote.py",
+    "dataset/signing/fencing.py",
+    "dataset/signing/staged_version.py",
+    "dataset/signing/directory_state.py",
+    "dataset/verifying/missing_or_extra.py",
 }
 
 # What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the
@@ -65,7 +86,7 @@ _CHANGING_METHODS = {
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
     "store/held_directory.py": "likewise",
-    "store/listing.py": "lists sources, where links are the user's own; changes nothing",
+    "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
@@ -110,6 +131,55 @@ def test_each_third_party_has_one_door(path: Path) -> None:
         assert third_party in _DOORS, f"{third_party} has no door"
         doors = _DOORS[third_party]
         assert any(_name(path).startswith(door) for door in doors), f"{third_party} is imported only in {doors}"
+
+
+@pytest.mark.parametrize("room", _ROOM_DOORS)
+def test_a_room_is_entered_by_its_doors(room: str) -> None:
+    doors = {f"pipecrypt.{door}" for door in _ROOM_DOORS[room]}
+    assert all((_PACKAGE / f"{door.removeprefix('pipecrypt.').replace('.', '/')}.py").is_file() for door in doors)
+    for path in _FILES:
+        if not _name(path).startswith(f"{room}/"):
+            inner = {name for name in _imported(_tree(path)) if name.startswith(f"pipecrypt.{room}.")} - doors
+            assert not inner, f"{_name(path)} imports {sorted(inner)}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
+    names = {node.attr for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
+    if "is_local" in names and not _name(path).startswith("store/"):
+        assert _name(path) in _ASKS_FOR_LOCAL
+
+
+def test_a_kind_is_asked_and_never_told_apart() -> None:
+    kinds = kinds_of(_PACKAGE)
+    assert len(kinds) > 3
+    assert [_name(path) for path in _FILES if measure(path, kinds).kind_checks] == []
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_files_list_what_others_may_use(path: Path) -> None:
+    tree = _tree(path)
+    lists = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    if path.name in {"__init__.py", "__main__.py"} and not lists:
+        return
+    listed = ast.literal_eval(lists[0].value)
+    assert len(listed) == len(set(listed))
+    if _name(path) != "__init__.py":  # whose names are loaded on first use
+        assert set(listed) <= set(_defined(tree.body))
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _defined([each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)])
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
@@ -238,9 +308,9 @@ def test_no_error_of_the_tree_is_defined_elsewhere() -> None:
 def test_every_configuration_loads_and_plans(path: Path) -> None:
     loaded = load_config(path, {})
 
-    plan = plan_config(loaded, offline=True)
+    plan = check_config(path, offline=True, environ={})
     assert plan.sink.endswith(loaded.model.sink.url.removeprefix("./").removeprefix("../"))
-    assert build_request(loaded).policy.engine_policy().key_references()
+    assert build_spec(loaded).policy.engine_policy().key_references()
 
 
 def test_the_help_in_the_readme_is_real() -> None:

@@ -1,8 +1,9 @@
 """Print how large the package is, as Markdown: `python -m tools.size [DIRECTORY]`.
 
-Lines of code are lines that hold a token of a statement: neither blank, nor a comment, nor a docstring. The way of a
-run is measured, not read: a small table is encrypted by `pipecrypt run`, and every file of the package in which a
-function was called until the first byte of the output was written is counted, and every folder that holds such files.
+Lines of code are lines that hold a token of a statement: neither blank, nor a comment, nor a docstring. Kinds are the
+classes that a folder `kinds` defines; asking for one of them elsewhere is counted. The way of a run is measured, not
+read: a small table is encrypted by `pipecrypt run`, and every file of the package in which a function was called until
+the first byte of the output was written is counted, and every folder that holds such files.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FileSize", "main", "measure"]
+__all__ = ["FileSize", "kinds_of", "main", "measure", "measure_package"]
 
 _SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-_KINDS = {"Encryption", "Ingestion", "ChunkEncryption", "BlobEncryption", "Decryption", "Operation"}
 
 # Runs in a process of its own: a profile function sees every call of the main thread.
 _WAY_OF_A_RUN = """
@@ -69,18 +69,31 @@ class FileSize:
     kind_checks: int
 
 
-def measure(path: Path) -> FileSize:
-    """Count the lines of one file, its classes, and how often it asks of which kind an operation is."""
+def measure_package(package: Path) -> list[FileSize]:
+    """Measure every file below a directory."""
+    kinds = kinds_of(package)
+    return [measure(path, kinds) for path in sorted(package.rglob("*.py"))]
+
+
+def kinds_of(package: Path) -> frozenset[str]:
+    """Return the classes that folders called `kinds` define."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("kinds/*.py"))
+    return frozenset(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+
+
+def measure(path: Path, kinds: frozenset[str] = frozenset()) -> FileSize:
+    """Count the lines of one file, its classes, and how often it asks of which of the `kinds` something is."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    checks = 0 if "kinds" in path.parts else sum(_asks_kind(node, kinds) for node in ast.walk(tree))
     return FileSize(
         path=path,
         lines=len(text.splitlines()),
         code_lines=len(_code_lines(text) - _docstring_lines(tree)),
         classes=len(classes),
-        protocols=sum(any("Protocol" in ast.unparse(base) for base in each.bases) for each in classes),
-        kind_checks=sum(map(_asks_kind, ast.walk(tree))),
+        protocols=sum(any(map(_is_protocol, each.bases)) for each in classes),
+        kind_checks=checks,
     )
 
 
@@ -90,19 +103,24 @@ def _code_lines(text: str) -> set[int]:
 
 
 def _docstring_lines(tree: ast.Module) -> set[int]:
-    lines: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
-            if first is not None:
-                lines |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return lines
+    """Return the lines of texts that are statements of their own, as those below attributes are too."""
+    texts = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    )
+    return {line for node in texts for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
 
 
-def _asks_kind(node: ast.AST) -> bool:
+def _is_protocol(base: ast.expr) -> bool:
+    named = base.value if isinstance(base, ast.Subscript) else base
+    return ast.unparse(named).rpartition(".")[2] == "Protocol"
+
+
+def _asks_kind(node: ast.AST, kinds: frozenset[str]) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-        return any(isinstance(each, ast.Name) and each.id in _KINDS for each in ast.walk(node.args[1]))
-    return isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name) and node.cls.id in _KINDS
+        return any(isinstance(each, ast.Name) and each.id in kinds for each in ast.walk(node.args[1]))
+    return isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name) and node.cls.id in kinds
 
 
 def _way_of_a_run() -> tuple[int, int]:
@@ -116,7 +134,9 @@ def _way_of_a_run() -> tuple[int, int]:
 def main(arguments: list[str]) -> None:
     """Print the table of the package, and one line for each room."""
     package = Path(arguments[0] if arguments else Path(__file__).parents[1] / "pipecrypt")
-    sizes = [measure(path) for path in sorted(package.rglob("*.py"))]
+    sizes = measure_package(package)
+    if not sizes:
+        raise SystemExit(f"{package} holds no Python file")
     files, folders = _way_of_a_run()
     largest = max(sizes, key=lambda each: each.lines)
     print("| | |\n|---|---|")

@@ -41,7 +41,7 @@ from pipecrypt.dataset.opening.verify_mode import VerifyMode
 from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from pipecrypt.parquet.inspect import ColumnSummary, FileSummary, KeySummary
+    from pipecrypt.parquet.footer.inspect import ColumnSummary, FileSummary, KeySummary
     from pipecrypt.reading.rows import Rows
 
 __all__ = ["RowFormat", "cat", "file_lines", "format_rows", "inspect"]
@@ -125,7 +125,7 @@ def inspect(
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-    from pipecrypt.parquet.inspect import inspect_file
+    from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.store.listing import list_sources
     from pipecrypt.store.location import Location
     from pipecrypt.store.source import open_range_source

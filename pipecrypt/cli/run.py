@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
@@ -99,16 +98,12 @@ def show_plan(
     accept_future: bool = False,
 ) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
-    from pipecrypt.config.load import load_config
-    from pipecrypt.config.spec import build_request, hints_about_paths
-    from pipecrypt.runs.plan.preview import report_plan
+    from pipecrypt.config.run import plan as plan_run
     from pipecrypt.runs.plan.saved_plan import save_plan
 
-    loaded = load_config(config, os.environ)
-    with hints_about_paths(loaded):
-        report = report_plan(
-            build_request(loaded, overwrite=overwrite, resumes=resume, workers=workers, accepts_future=accept_future)
-        )
+    report = plan_run(
+        config, overwrite=overwrite, resume=resume, workers=workers, accept_future_statement=accept_future
+    )
     if out is not None:
         save_plan(report, out)
     show(report, lambda: _lines(report))
@@ -164,10 +159,9 @@ def check(
     log_format: LogFormatOption = None,
 ) -> None:
     """Check a configuration and show what it would do; opens no key and writes nothing."""
-    from pipecrypt.config.load import load_config
-    from pipecrypt.config.run import plan_config
+    from pipecrypt.config.run import check_config
 
-    plan = plan_config(load_config(config, os.environ), offline=offline)
+    plan = check_config(config, offline=offline)
     show(plan, lambda: plan_lines(plan))
 
 

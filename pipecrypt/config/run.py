@@ -1,26 +1,35 @@
-"""What is done with a configuration: run it, or check it and tell what it would do."""
+"""What is done with a configuration: run it, show what a run would do, or check it.
+
+All three begin with `_configured`: from the file to what a run takes, in one step.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import overload
 
 from pipecrypt.config.document import Problem, config_error
 from pipecrypt.config.load import LoadedConfig, load_config
-from pipecrypt.config.spec import build_request, hints_about_paths
-from pipecrypt.errors import StorageAccessError
+from pipecrypt.config.spec import build_spec, hints_about_paths
+from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.plan.preview import preview_sources
+from pipecrypt.runs.files import encrypt_spec
+from pipecrypt.runs.plan.plan import planned_sources
+from pipecrypt.runs.plan.preview import PlanReport, check_keys, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
-from pipecrypt.runs.report.events import Event, Summary
+from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
-from pipecrypt.runs.task import SourceShape
+from pipecrypt.runs.spec.options import Reading
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 
-__all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "plan_config", "run_config"]
+__all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "check_config", "plan", "run_config"]
 
 
 def run_config(
@@ -56,25 +65,150 @@ def run_config(
         ConfigError: the configuration is wrong; names file, line and column.
         PipecryptError: the run failed; see `pipecrypt.errors`.
     """
-    loaded = load_config(path, os.environ if environ is None else environ)
-    request = build_request(
-        loaded, overwrite=overwrite, workers=workers, resumes=resume, accepts_future=accept_future_statement
-    )
-    if plan is not None:
-        saved = read_saved_plan(plan)
-        saved.check_sink(request.sink)
-        request = replace(request, only_tasks=saved.task_ids)
-    with hints_about_paths(loaded):
+    changes = _Changes(overwrite, resume, workers, accept_future_statement)
+    with _configured(path, environ, changes) as (_, spec):
         return run(
-            request,
+            spec if plan is None else _of_saved_plan(spec, plan),
             credentials=Credentials.from_environment() if credentials is None else credentials,
-            on_event=_ignore if on_event is None else on_event,
+            on_event=ignore if on_event is None else on_event,
             map_tasks=map_tasks,
         )
 
 
-def _ignore(event: Event) -> None:
-    del event
+def _of_saved_plan(spec: EncryptSpec, path: str | os.PathLike[str]) -> EncryptSpec:
+    saved = read_saved_plan(path)
+    saved.check_sink(spec.sink)
+    return replace(spec, only_tasks=saved.task_ids)
+
+
+@overload
+def plan(
+    config: str | os.PathLike[str],
+    /,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    accept_future_statement: bool = False,
+    credentials: Credentials | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> PlanReport: ...
+@overload
+def plan(
+    source: str | os.PathLike[str],
+    sink: str | os.PathLike[str],
+    policy: Policy,
+    /,
+    *,
+    reading: Reading | None = None,
+    max_file_bytes: int | None = None,
+    source_options: Mapping[str, object] | None = None,
+    sink_options: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    accept_future_statement: bool = False,
+    credentials: Credentials | None = None,
+) -> PlanReport: ...
+def plan(
+    source: str | os.PathLike[str],
+    sink: str | os.PathLike[str] | None = None,
+    policy: Policy | None = None,
+    /,
+    *,
+    reading: Reading | None = None,
+    max_file_bytes: int | None = None,
+    source_options: Mapping[str, object] | None = None,
+    sink_options: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    accept_future_statement: bool = False,
+    credentials: Credentials | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> PlanReport:
+    """Return what `pipecrypt.run(config)`, or `pipecrypt.encrypt(source, sink, policy)`, would do.
+
+    No key is opened, and nothing is written to the sink. `dataclasses.asdict` of the result is the document that
+    `pipecrypt plan --json` prints.
+
+    Args:
+        source: a configuration; or, with `sink` and `policy`, a source as `encrypt` takes it.
+        sink: as `encrypt` takes it.
+        policy: what is encrypted under which key.
+        reading: as `encrypt` takes it, and only with a source, as the next three are.
+        max_file_bytes: likewise.
+        source_options: likewise.
+        sink_options: likewise.
+        overwrite: as for the call that is planned.
+        resume: as for `run`, and only with a configuration.
+        workers: as for the call that is planned.
+        accept_future_statement: as for the call that is planned.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked. Default: the
+            environment of this process.
+        environ: values for `${VAR}` of a configuration; default: the environment of this process.
+
+    Raises:
+        ConfigError: the configuration is wrong; names file, line and column.
+        AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        UsageError: the arguments go with another kind of call.
+        PipecryptError: there is no source, or what is asked for contradicts itself.
+    """
+    of_source: dict[str, object] = {"reading": reading, "max_file_bytes": max_file_bytes}
+    of_source |= {"source_options": source_options, "sink_options": sink_options}
+    if sink is None and policy is None:
+        _refuse_given(of_source, "a configuration says that itself: pass them with a source, a sink and a policy")
+        changes = _Changes(overwrite, resume, workers, accept_future_statement)
+        with _configured(source, environ, changes) as (_, spec):
+            return report_plan(spec, credentials)
+    if sink is None or policy is None:
+        raise UsageError("a plan needs a sink and a policy", hint="write plan(source, sink, policy) or plan(config)")
+    _refuse_given({"resume": resume or None, "environ": environ}, "only a configuration takes that")
+    spec = encrypt_spec(
+        source,
+        sink,
+        policy,
+        reading=reading,
+        max_file_bytes=max_file_bytes,
+        source_options=source_options,
+        sink_options=sink_options,
+        overwrite=overwrite,
+        workers=1 if workers is None else workers,
+        accept_future_statement=accept_future_statement,
+    )
+    return report_plan(spec, credentials)
+
+
+def _refuse_given(given: Mapping[str, object], hint: str) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise UsageError(f"a plan of this kind takes no {names[0]}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What a caller says beside the configuration."""
+
+    overwrite: bool = False
+    resumes: bool = False
+    workers: int | None = None
+    accepts_future: bool = False
+
+
+@contextmanager
+def _configured(
+    path: str | os.PathLike[str], environ: Mapping[str, str] | None, changes: _Changes
+) -> Iterator[tuple[LoadedConfig, EncryptSpec]]:
+    """Yield a configuration and what it asks for; errors about paths that lead nowhere get a hint."""
+    loaded = load_config(path, os.environ if environ is None else environ)
+    spec = build_spec(
+        loaded,
+        overwrite=changes.overwrite,
+        workers=changes.workers,
+        resumes=changes.resumes,
+        accepts_future=changes.accepts_future,
+    )
+    with hints_about_paths(loaded):
+        yield loaded, spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +275,22 @@ class ConfigPlan:
     sign: tuple[str, ...]
     digest: str | None
     valid_for_seconds: int | None
-    sources: tuple[PlannedSource, ...] | None
-    columns: tuple[PlannedColumn, ...] | None
-    delimiter: str | None
+    sources: tuple[PlannedSource, ...] | None = None
+    columns: tuple[PlannedColumn, ...] | None = None
+    delimiter: str | None = None
 
 
-def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
-    """Return what a run of the configuration would do.
+def check_config(
+    path: str | os.PathLike[str], *, offline: bool = False, environ: Mapping[str, str] | None = None
+) -> ConfigPlan:
+    """Return what a run of a configuration would do, from a look at its keys, its sink and its first source.
+
+    No key is opened and nothing is written. Only the first source's columns are read: a run checks every file.
 
     Args:
-        loaded: the configuration.
+        path: the YAML file.
         offline: look at the configuration only, at no key, no source and no sink.
+        environ: values for `${VAR}`; default: the environment of this process.
 
     Raises:
         ConfigError: the configuration contradicts itself, or its sink cannot be made.
@@ -160,33 +299,34 @@ def plan_config(loaded: LoadedConfig, *, offline: bool = False) -> ConfigPlan:
         SourceNotFoundError: there is no source.
         ColumnNotFoundError: the first source has no such column.
     """
-    request = build_request(loaded)
-    policy = request.policy.engine_policy()
-    signing = request.policy.signing
+    if offline:
+        loaded = load_config(path, os.environ if environ is None else environ)
+        return _described(loaded, build_spec(loaded))
+    with _configured(path, environ, _Changes()) as (loaded, spec):
+        check_keys(spec.policy, Credentials.from_environment())
+        _check_sink(loaded, spec.sink)
+        planned = planned_sources(spec)
+        columns, delimiter = _columns(loaded, *planned[0])
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+    return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
+
+
+def _described(loaded: LoadedConfig, spec: EncryptSpec) -> ConfigPlan:
+    policy, signing = spec.policy.engine_policy(), spec.policy.signing
     validity = None if signing is None else signing.valid_for
-    sources, columns, delimiter = None, None, None
-    if not offline:
-        with hints_about_paths(loaded):
-            _check_sink(loaded, request.sink)
-            preview = preview_sources(request)
-            sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
-            columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
     return ConfigPlan(
         config=loaded.document.name,
-        source=request.source.display,
-        sink=request.sink.display,
-        mode=request.policy.mode,
+        source=spec.source.display,
+        sink=spec.sink.display,
+        mode=spec.policy.mode,
         footer=policy.footer.value,
         footer_key_reference=policy.footer_key_reference(),
         data_keys=policy.data_keys.value,
         uniform=policy.uniform,
-        workers=request.workers,
+        workers=spec.workers,
         sign=() if signing is None else signing.key_references,
         digest=None if signing is None else signing.digest.value,
         valid_for_seconds=None if validity is None else int(validity.total_seconds()),
-        sources=sources,
-        columns=columns,
-        delimiter=delimiter,
     )
 
 

@@ -21,10 +21,10 @@ from pipecrypt.keys.reference import anchored_reference, parse_key_reference
 from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.store.listing import has_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import has_glob
 
-__all__ = ["anchored_location", "build_request", "hints_about_paths"]
+__all__ = ["anchored_location", "build_spec", "hints_about_paths"]
 
 
 _log: Final = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _path_of(reference: str) -> str | None:
         return None
 
 
-def build_request(
+def build_spec(
     loaded: LoadedConfig,
     *,
     overwrite: bool = False,

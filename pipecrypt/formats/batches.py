@@ -83,7 +83,7 @@ def batches_of(value: object, schema: pa.Schema | None = None) -> BatchStream:
         schema: of every batch; by default the first one's. An object with `__arrow_c_stream__` is asked for it.
 
     Raises:
-        UsageError: the object is none of these, or an iterable without items and without schema.
+        UsageError: the object is something else, or an iterable without items and without schema.
     """
     if _is_tabular(value):
         reader = _reader(value, schema, "the object")
@@ -142,7 +142,7 @@ def _flat(items: Iterator[object]) -> Generator[pa.RecordBatch]:
 
 
 def _read(reader: pa.RecordBatchReader, what: str) -> Generator[pa.RecordBatch]:
-    """Yield the reader's batches; a generator behind it raises its own errors, Arrow's become ours."""
+    """Yield the reader's batches; a generator that feeds it raises its own errors, Arrow's become ours."""
     while True:
         try:
             batch = reader.read_next_batch()

@@ -328,7 +328,7 @@ def detect_delimiter(start: TextStart, quote: str | None, name: str, *, fields: 
 
 
 def _first_rows(start: TextStart, quote: str | None) -> list[bytes]:
-    """Return some rows without what stands in quotes."""
+    """Return some rows without what is in quotes."""
     every_delimiter = "".join(DETECTABLE_DELIMITERS).encode()
     data = RowEnds(every_delimiter, quote.encode() if quote else None).without_quoted(start.data)
     rows = [row for row in data.splitlines() if row]

@@ -226,7 +226,7 @@ def is_too_deep(data: bytes) -> bool:
 
 
 def _brackets(data: bytes) -> bytes:
-    """Return all brackets that stand in no text, as if there were one kind of them."""
+    """Return all brackets outside of texts, as if there were one kind of them."""
     without_escaped = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     # Two quotes side by side can go, whichever texts they belong to: what follows stays inside or outside.
     kept = without_escaped.translate(_ONE_KIND, _OTHERS).replace(b'""', b"")
@@ -252,7 +252,7 @@ def _has_inexact_numbers(data: bytes, fields: pa.Schema) -> bool:
 
 
 def _long_number(data: bytes, start: int) -> int:
-    """Return the offset of a long number at or behind `start`, -1 where there is none."""
+    """Return the offset of a long number at or after `start`, -1 where there is none."""
     offsets = pa.py_buffer(struct.pack("=ii", start, len(data)))
     text = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(data)])
     found = pc.find_substring_regex(text, _LONG_NUMBER)[0].as_py()
@@ -265,7 +265,7 @@ def _inexact_field(line: bytes, fields: pa.Schema) -> str | None:
     if not any(_has_doubles(field.type) for field in fields):
         return None
     try:
-        # Several objects may stand in a line.
+        # A line may hold several objects.
         for value in _values(line.decode()):
             for field in fields:
                 if isinstance(value, dict) and _is_inexact(value.get(field.name), field.type):
@@ -281,7 +281,7 @@ def _too_large_field(line: bytes, given: Mapping[str, pa.DataType]) -> str | Non
     """Return the field of a line, one JSON object, that has a number beyond the range of a double.
 
     Args:
-        line: as it stands in the file.
+        line: as it is in the file.
         given: types of fields that were not inferred; those without a double are the parser's business.
     """
     value = json.loads(line, parse_int=_ranged, parse_float=_ranged)
@@ -343,7 +343,7 @@ def _has_doubles(kind: pa.DataType) -> bool:
 def _without_times(kind: pa.DataType) -> pa.DataType:
     """Return a type with text in the place of timestamps, which Arrow takes texts for, also in lists and structs.
 
-    The day alone, the zone and the seconds that were not written could not be told from a timestamp again.
+    The day alone, the zone and the seconds that were not written could not be rebuilt from a timestamp.
     """
     if pa.types.is_timestamp(kind):
         return pa.string()

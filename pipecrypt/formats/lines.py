@@ -84,7 +84,7 @@ class RowEnds:
             return end
         reach = _REACH_BYTES
         while True:
-            start = data.rfind(b"\n", 0, max(0, end - reach)) + 1  # behind a line feed, so no run of quotes is cut
+            start = data.rfind(b"\n", 0, max(0, end - reach)) + 1  # after a line feed, so no run of quotes is cut
             if found := _last_outside(self._marked(data[start:end]), is_row_start=start == 0):
                 return start + found
             if start == 0:
@@ -110,7 +110,7 @@ class RowEnds:
                 return start, end + (2 if data[end : end + 2] == _LINE_ENDS else 1)
             if opening == len(data):
                 return start, opening
-            at = self._behind_closing(data, opening)
+            at = self._after_closing(data, opening)
 
     def split(self, data: bytes) -> list[tuple[int, int]]:
         """Return the offsets of every row that is not an empty line."""
@@ -132,7 +132,7 @@ class RowEnds:
             at += 1
         return stop if at < 0 else 0
 
-    def _behind_closing(self, data: bytes, opening: int) -> int:
+    def _after_closing(self, data: bytes, opening: int) -> int:
         """Return the offset after the quote that closes the field which `opening` opens; the end where none does."""
         quote = self._quote or b""
         at = opening + 1
@@ -146,7 +146,7 @@ class RowEnds:
         """Return `data`, as long as it is, with another character in the place of everything inside of quotes."""
         pieces, at = [], 0
         while (opening := self._opening(data, at, len(data))) < len(data):
-            closed = self._behind_closing(data, opening)
+            closed = self._after_closing(data, opening)
             pieces += [data[at:opening], b"q" * (closed - opening)]
             at = closed
         return b"".join([*pieces, data[at:]])
@@ -167,7 +167,7 @@ def _last_outside(marked: bytes, *, is_row_start: bool) -> int:
 
 
 def _last_even(marked: bytes, start: int, end: int) -> int:
-    """Return the offset after the last line feed that an even number of quotes stands before, from `start` on."""
+    """Return the offset after the last line feed with an even number of quotes between `start` and it."""
     inside = marked.count(_RUN, start, end) % 2
     while end > start:  # by pieces, which bound how many parts there are at once
         begin = max(start, end - _PIECE_BYTES)

@@ -24,7 +24,7 @@ _FIRST_TEXTS: Final = 100
 _LARGEST: Final = 10**_MOST_DIGITS - 1
 _DATE: Final = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-[0-9]{2}-[0-9]{2}"
 _TIME: Final = "[0-9]{2}:[0-9]{2}:[0-9]{2}"
-# Year to second, what stands between date and time, the fraction with its point, the zone.
+# Year to second, what is between date and time, the fraction with its point, the zone.
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d(\.\d{1,9})?(Z?)", re.ASCII)
 
 
@@ -75,7 +75,7 @@ def _whole(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     least, most = pc.min_max(numbers).as_py().values()
     if least is None:
         return numbers
-    # What else Arrow takes begins with a zero, or with a zero behind the sign, which no number above 0 has: 007, -0.
+    # What else Arrow takes begins with a zero, or with a zero after the sign, which no number above 0 has: 007, -0.
     begin = pc.starts_with(texts, "0")
     if not -_LARGEST <= least <= most <= _LARGEST or (least <= 0 and pc.any(pc.starts_with(texts, "-0")).as_py()):
         return None
@@ -196,7 +196,7 @@ def _fractions(first: str, decimal_point: str) -> Iterator[_Form]:
     digits = len(first.partition(decimal_point)[2])
     whole, short = "(?:0|[1-9][0-9]*)", f"{point}[0-9]*[1-9]"
     if digits:
-        # As many digits behind the point in every row, as in 12.50.
+        # As many digits after the point in every row, as in 12.50.
         yield _Form(pa.float64(), f"-?{whole}{point}[0-9]{{{min(digits, _MOST_DIGITS)}}}", point=decimal_point)
     # No more zeros at the end than there must be: 1 and 2.5, as most programs print it; 1.0 and 2.5, as Python does.
     yield _Form(pa.float64(), f"-?{whole}{short}|{_WHOLE}", point=decimal_point)

@@ -1,1 +1,1 @@
-"""The engine: plaintext Parquet bytes to encrypted Parquet bytes and back. Keys and storage are left to others."""
+"""The engine: plaintext Parquet bytes to encrypted Parquet bytes and back. `files` is its door."""

@@ -1,4 +1,4 @@
-"""Which columns the engine encrypts under which key. Reading that from users is left to pipeline and config."""
+"""Which columns the engine encrypts under which key, and what a readable footer may show."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
-"""What the engine asks of the world: byte ranges, a place to append, data keys.
-
-Providing them is left to storage/ and keys/.
-"""
+"""What the engine asks of the world: byte ranges, a place to append, data keys."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from pipecrypt.vocabulary.context import Context
@@ -14,54 +10,10 @@ from pipecrypt.vocabulary.secret import DataKey
 __all__ = [
     "AppendSink",
     "ByteStream",
-    "CheapSeeks",
     "CopiesRanges",
     "DataKeys",
-    "FetchesSeveral",
-    "HasDescriptor",
     "PageCodec",
-    "RangeSource",
-    "ReadsInto",
-    "ReadsMany",
-    "ShowsPart",
 ]
-
-
-class RangeSource(Protocol):
-    """A file of known size, read by byte range."""
-
-    @property
-    def name(self) -> str:
-        """What errors call this file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`; the view is valid until the next call.
-
-        Raises:
-            FormatError: the file is shorter than that.
-            StorageError: the storage failed.
-        """
-
-
-@runtime_checkable
-class CheapSeeks(Protocol):
-    """A second power of a RangeSource: small reads cost little, as on a local disk."""
-
-    @property
-    def seeks_cheaply(self) -> bool:
-        """Whether thousands of small reads are fine."""
-
-
-@runtime_checkable
-class ReadsInto(Protocol):
-    """A third power of a RangeSource: it fills a caller's buffer, and may do so on another thread."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
 
 
 class ByteStream(Protocol):
@@ -83,41 +35,6 @@ class PageCodec(Protocol):
         Raises:
             FormatError: malformed, or not exactly `plain_bytes` long.
         """
-
-
-@runtime_checkable
-class ReadsMany(Protocol):
-    """A fourth power of a RangeSource: it fetches several ranges side by side, asked from any thread."""
-
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
-        """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""
-
-
-@runtime_checkable
-class FetchesSeveral(Protocol):
-    """A further power of a source that fills buffers: several reads at once are faster than one after another."""
-
-    @property
-    def ranges_in_flight(self) -> int:
-        """How many are useful."""
-
-
-@runtime_checkable
-class HasDescriptor(Protocol):
-    """A fifth power of a RangeSource: the system can copy from its file."""
-
-    @property
-    def descriptor(self) -> int:
-        """The open file."""
-
-
-@runtime_checkable
-class ShowsPart(Protocol):
-    """A sixth power of a RangeSource: it shows a part of a larger file, in its place, with gaps around it."""
-
-    @property
-    def part_bytes(self) -> int:
-        """Size of the file that the part alone would be."""
 
 
 class AppendSink(Protocol):

@@ -36,14 +36,14 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
-from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import BlobView, TableView
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["Description", "EncryptedDataset", "describe", "open_dataset"]
 
@@ -131,7 +131,7 @@ class EncryptedDataset:
                     partition_base_dir=self._paths[0].removesuffix(self._files[0].relative_path),
                 )
         except FormatError as error:
-            if isinstance(self._fs.view(self._paths[0]), ChunkView):
+            if isinstance(self._fs.view(self._paths[0]), BlobView):
                 raise UsageError(
                     f"{self._files[0].location.display} holds the bytes of another file, no table",
                     hint="read them with fsspec.open and a pipecrypt:: URL, or with pipecrypt decrypt",
@@ -462,7 +462,7 @@ def _authenticity(view: FileView | None, files: int) -> str:
     which = "the file" if files == 1 else "the first file"
     if view is None:
         return f"{which} is not encrypted: nothing shows whether it was changed"
-    if not isinstance(view, PlaintextView):
+    if not isinstance(view, TableView):
         return f"{which} is encrypted in chunks, which are checked as they are read"
     if not view.is_authenticated:
         return f"the footer of {which} was not checked, for want of its key"
@@ -472,7 +472,7 @@ def _authenticity(view: FileView | None, files: int) -> str:
 def _protection(root: str, view: FileView | None) -> str:
     if view is None:
         return "plaintext"
-    if not isinstance(view, PlaintextView):
+    if not isinstance(view, TableView):
         return "encrypted in chunks"
     under, keys = [index for index, leaf in enumerate(view.leaves) if leaf.path[0] == root], view.column_keys
     sealed = [index for index in under if index in keys]

@@ -23,13 +23,12 @@ from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.columns import match_columns
-from pipecrypt.parquet.encrypt import FileEncryption
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import FileEncryption, TableView
+from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
 
@@ -104,7 +103,7 @@ def decrypt_bytes(
         raise UsageError("the message is not bytes", hint="pass what encrypt_bytes returned")
     source = MemorySource(data, _NAME)
     session = _SESSIONS.reading(listed_keys(keys), credentials)
-    with PlaintextView(source, keys=session.for_file(lambda: None)) as view:
+    with TableView(source, keys=session.for_file(lambda: None)) as view:
         if not view.is_encrypted:
             raise NotEncryptedError(f"{_NAME} is not encrypted")
         for column in sorted(view.locked_columns):
@@ -129,7 +128,7 @@ def _required(require: Iterable[str] | None) -> tuple[str, ...]:
     return patterns
 
 
-def _check_encrypted(view: PlaintextView, required: Sequence[str]) -> None:
+def _check_encrypted(view: TableView, required: Sequence[str]) -> None:
     """Pass if these columns are encrypted, and if nothing passes for decrypted that has no tag.
 
     A footer that nobody checks is not enough even where each column is encrypted: tags of pages do not tell types, nor

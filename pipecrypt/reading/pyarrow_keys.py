@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -18,9 +18,8 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.chunks import Chunk
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.listing import find_file
@@ -124,7 +123,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
 
 def _column_keys(opened: OpenedFile) -> dict[str, bytes]:
     columns: dict[str, bytes] = {}
-    for chunk in _sealed_chunks(opened):
+    for chunk in (each for each in opened.each_chunk() if each.is_sealed):
         key = opened.key_of(chunk)
         if key is opened.footer_key():
             continue
@@ -135,9 +134,3 @@ def _column_keys(opened: OpenedFile) -> dict[str, bytes]:
                 hint="encrypt with data_keys: file",
             )
     return columns
-
-
-def _sealed_chunks(opened: OpenedFile) -> Iterator[Chunk]:
-    for index in opened.row_groups.ordinals:
-        yield from filter(is_sealed, opened.open_row_group(index))
-        opened.row_groups.release(index)

@@ -20,14 +20,15 @@ from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.columns import match_columns
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
-from pipecrypt.store.listing import SourceFile, find_file
+from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Rows", "arrow_errors", "read_rows"]
 
@@ -196,7 +197,7 @@ def read_rows(
         found, signed, ranges = _open_ranges(location, checks.requirements, stack)
         source = CheckedSource(ranges)
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        view = PlaintextView(
+        view = TableView(
             source,
             keys=keys_of_file(found.location, session),
             aad_prefix=aad_prefix,
@@ -205,7 +206,7 @@ def read_rows(
             checks_digests=checks.mode is not VerifyMode.OFF,
         )
         stack.enter_context(view)
-        if view.holds_chunks:
+        if view.holds_blob:
             raise UsageError(
                 f"{view.name} holds the bytes of another file, no table",
                 hint="pipecrypt decrypt FILE - writes them to standard output",
@@ -227,7 +228,7 @@ def _open_ranges(
     return each.source, each.signed, stack.enter_context(open_signed_source(each))
 
 
-def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:
+def _unchecked(view: TableView, checks: Checks, *, has_keys: bool) -> tuple[str, ...]:
     if checks.requirements is not None:
         return ()
     found = [UNCHECKED] if view.is_encrypted and checks.warns else []
@@ -241,12 +242,12 @@ def _unchecked(view: PlaintextView, checks: Checks, *, has_keys: bool) -> tuple[
     return tuple(found)
 
 
-def _open_file(view: PlaintextView) -> pq.ParquetFile:
+def _open_file(view: TableView) -> pq.ParquetFile:
     with arrow_errors(view.name):
         return pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r"))
 
 
-def _choose(view: PlaintextView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
+def _choose(view: TableView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
     leaves, locked = view.leaves, view.locked_columns
     if columns is None:
         hidden = tuple(leaves[index].dotted for index in sorted(locked))

@@ -27,12 +27,9 @@ from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, Stor
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.footer import is_parquet, read_stored_footer
-from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.shown import MissingKeys
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
@@ -40,6 +37,7 @@ from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.filesystem import fingerprint_of, size_of
 from pipecrypt.store.local_file import read_stored
 from pipecrypt.store.problems import map_errors
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits
 
 __all__ = [
     "KEYS_VARIABLE",
@@ -189,6 +187,8 @@ def open_places(file: StoredFile, signed: SignedFile) -> Iterator[FileRanges]:
 class FileRanges:
     """Ranges of a file of some fsspec file system, one request each, and several side by side where it can."""
 
+    traits = SourceTraits()
+
     __slots__ = ("_ends", "_file", "name", "size_bytes")
 
     def __init__(self, file: StoredFile) -> None:
@@ -217,6 +217,10 @@ class FileRanges:
             if first <= start and start + length <= first + len(data):
                 return data[start - first : start - first + length]
         return self.read_many([(start, length)])[0]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
+        out[:] = self.read_range(start, len(out))
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length); raises what `read_range` raises."""
@@ -311,7 +315,7 @@ class Views:
         self._current: _Current | None = None
         self._views: OrderedDict[str, _Known] = OrderedDict()
         self._users: Counter[int] = Counter()
-        self._kept = KeptChunks(_KEPT_BYTES)
+        self._kept = ChunkCache(_KEPT_BYTES)
 
     def view(self, file: StoredFile) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
@@ -484,7 +488,7 @@ def _choose_view(
     ranges: RangeSource,
     keys: DataKeys,
     options: ViewOptions,
-    kept: KeptChunks,
+    kept: ChunkCache,
     signed: SignedFile | None,
     *,
     mode: VerifyMode,
@@ -497,20 +501,15 @@ def _choose_view(
         stored = read_stored_footer(source)
     else:
         return None
-    prefix, is_signed = options.aad_prefix, signed is not None
-    chunks = find_chunk_view(
-        source, keys=keys, aad_prefix=prefix, codec=ZstdCodec(), stored=stored, is_signed=is_signed
-    )
-    if chunks is not None:
-        return chunks
-    view = PlaintextView(
+    view = open_view(
         source,
         keys=keys,
-        aad_prefix=prefix,
+        aad_prefix=options.aad_prefix,
+        codec=ZstdCodec(),
         missing=options.missing,
-        kept=kept,
+        cache=kept,
         stored=stored,
         check_opened=None if signed is None else check_when_opened(signed, source, mode),
         checks_digests=mode is not VerifyMode.OFF,
     )
-    return view if view.is_encrypted else None
+    return view if isinstance(view, BlobView) or view.is_encrypted else None

@@ -37,8 +37,10 @@ from pipecrypt.runs.journal.past_runs import put_in_place
 from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.exclusive import hold_exclusively
-from pipecrypt.store.inventory import Kind, list_in_place, look_at
+from pipecrypt.store.inventory import look_at
+from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import directories_above, locate
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]

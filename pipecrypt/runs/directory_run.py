@@ -30,7 +30,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.parquet.columns import covers
+from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink

@@ -11,9 +11,10 @@ from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.protocols import PageCodec
+from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import FilesystemFiles, locate
-from pipecrypt.store.source import read_small_file, read_small_object
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["LazyCodec", "keys_of_file", "keys_of_object"]
 

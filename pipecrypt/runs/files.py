@@ -16,7 +16,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.store.location import Location, Place
 
-__all__ = ["decrypt", "encrypt", "listed_keys"]
+__all__ = ["decrypt", "encrypt", "encrypt_spec", "listed_keys"]
 
 
 def encrypt(
@@ -54,6 +54,39 @@ def encrypt(
 
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
+    """
+    spec = encrypt_spec(
+        source,
+        sink,
+        policy,
+        reading=reading,
+        max_file_bytes=max_file_bytes,
+        source_options=source_options,
+        sink_options=sink_options,
+        overwrite=overwrite,
+        workers=workers,
+        accept_future_statement=accept_future_statement,
+    )
+    return run(spec, credentials=_credentials(credentials), on_event=on_event)
+
+
+def encrypt_spec(
+    source: Place,
+    sink: Place,
+    policy: Policy,
+    *,
+    reading: Reading | None,
+    max_file_bytes: int | None,
+    source_options: Mapping[str, object] | None,
+    sink_options: Mapping[str, object] | None,
+    overwrite: bool,
+    workers: int,
+    accept_future_statement: bool,
+) -> EncryptSpec:
+    """Return what a call of `encrypt` with these arguments asks for.
+
+    Raises:
+        UsageError: an argument is malformed.
     """
     if not isinstance(policy, Policy):
         raise UsageError(

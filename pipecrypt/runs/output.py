@@ -21,15 +21,15 @@ from pipecrypt.dataset.signing.signable_file import note_file
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.manifest.paths import signature_path
-from pipecrypt.parquet.encrypt import FileEncryption
+from pipecrypt.parquet.files import MAX_ORDINALS, FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import AppendSink, DataKeys, RangeSource
+from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import Publication, exists, open_sink
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "DigestingSink",

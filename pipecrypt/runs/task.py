@@ -17,17 +17,17 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.columns import LeafColumn, choose_keys, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.runs.output import Target, numbered, unnumbered
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "Kind",
@@ -72,9 +72,9 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
         PipecryptError: the footer cannot be read.
     """
     footer, _ = read_plain_footer(file)
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), file.name)
+    leaves = leaf_columns(footer, file.name)
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(footer.structs(FileMetaData.ROW_GROUPS)))
+    return SourceShape(columns, len(RowGroups(footer, file.name)))
 
 
 class Kind(Protocol):

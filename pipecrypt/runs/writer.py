@@ -20,8 +20,7 @@ from pipecrypt.formats.batches import BatchStream, batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.check import check_policy
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.files import check_policy
 from pipecrypt.runs.kinds.ingest import encrypt_rows
 from pipecrypt.runs.output import RollingOutput, Target, WrittenFile
 from pipecrypt.runs.report.events import Part, Summary
@@ -30,6 +29,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.sink import new_token
+from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["Feed", "ParquetWriter", "encrypt_batches"]
 

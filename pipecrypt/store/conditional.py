@@ -17,6 +17,7 @@ from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe
+from pipecrypt.store.protocol import replaced_meanwhile
 from pipecrypt.store.publication import unknown_outcome
 from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient
 
@@ -32,7 +33,6 @@ __all__ = [
     "knows_no_condition",
     "precondition_failed",
     "repeat_until_known",
-    "replaced_meanwhile",
     "settle",
 ]
 
@@ -198,14 +198,6 @@ def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> bool:
             raise unknown_outcome(change.location, describe(error)) from error
         raise
     return True
-
-
-def replaced_meanwhile(location: Location) -> ConflictError:
-    """Return the error for an object that is not the one any more that was looked at."""
-    return ConflictError(
-        f"{location.display} was replaced by another run in the meantime",
-        hint="let one run at a time write here; look which one goes on, then run again",
-    )
 
 
 def is_condition_failed(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.vocabulary.retry import Retry, http_status, is_transient
 
 __all__ = [
+    "S3_PROTOCOLS",
     "RemoteFilesystem",
     "fingerprint_of",
     "look_up",
@@ -34,9 +35,9 @@ _VERSION_FIELDS: Final = (
     *("ETag", "etag", "generation", "md5Hash", "content_md5", "crc32c"),
     *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created"),
 )
-_S3: Final = frozenset({"s3", "s3a"})
+S3_PROTOCOLS: Final = frozenset({"s3", "s3a"})
 # An object appears when its upload is complete, and `mode="create"` fails if another one is there.
-_ATOMIC_UPLOADS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss"}
+_ATOMIC_UPLOADS: Final = S3_PROTOCOLS | {"gs", "gcs", "az", "abfs", "abfss"}
 _ABSENT: Final = frozenset({None, 404, 410})
 # s3fs makes five attempts around five of botocore. One is left: Retry makes the others, and knows when time is over.
 _ONE_ATTEMPT: Final = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "max_pool_connections": 32}
@@ -63,7 +64,7 @@ class RemoteFilesystem:
     @property
     def is_s3(self) -> bool:
         """Whether calls of S3 can be made past the file system, by s3fs."""
-        return self.protocol in _S3 and hasattr(self.fs, "call_s3")
+        return self.protocol in S3_PROTOCOLS and hasattr(self.fs, "call_s3")
 
     @property
     def uploads_whole(self) -> bool:
@@ -82,7 +83,7 @@ def open_filesystem(location: Location) -> RemoteFilesystem:
     settings = transfer_settings(location.options)
     options = _options(location)
     protocol = protocol_of(location)
-    if protocol in _S3 and not location.is_chained:
+    if protocol in S3_PROTOCOLS and not location.is_chained:
         given = options.get("config_kwargs")
         options["config_kwargs"] = _ONE_ATTEMPT | (dict(given) if isinstance(given, Mapping) else {})
     with _map_open_errors(location):

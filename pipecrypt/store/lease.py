@@ -24,7 +24,6 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     StorageError,
 )
-from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.lease_holders import (
     HELD_HERE,
     MAX_LOCK_NUMBER,
@@ -36,9 +35,11 @@ from pipecrypt.store.lease_holders import (
     is_same,
     numbers,
     read_holder,
+    remove_holder,
     write_holder,
 )
 from pipecrypt.store.location import OPTION, Location, transfer_settings
+from pipecrypt.store.open import open_store
 from pipecrypt.store.process_identity import this_process
 
 __all__ = ["HeldLease", "Lease"]
@@ -295,7 +296,7 @@ class Lease:
 
     def _remove(self, holder: LeaseHolder) -> None:
         if self._holds(holder):
-            remove_file(self._place(holder.number))
+            remove_holder(self._place(holder.number))
 
     def _beat(self) -> None:
         while not self._ends.wait(self._timing.interval_seconds):
@@ -326,7 +327,7 @@ def _held(directory: Location, holder: LeaseHolder) -> ConflictError:
 
 
 def _with_deadline(directory: Location, seconds: int) -> Location:
-    if directory.is_local:
+    if not open_store(directory).is_remote:
         return directory
     settings = replace(transfer_settings(directory.options), deadline_seconds=float(seconds))
     return Location(directory.url, {**directory.options, OPTION: settings})

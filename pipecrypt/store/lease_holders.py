@@ -16,16 +16,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.process_identity import ProcessIdentity, is_running, this_process
-from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.protocol import Entry
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
@@ -42,6 +41,7 @@ __all__ = [
     "is_same",
     "numbers",
     "read_holder",
+    "remove_holder",
     "write_holder",
     "written_ns",
 ]
@@ -122,14 +122,18 @@ def is_same(one: LeaseHolder, other: LeaseHolder | None) -> bool:
 
 def numbers(directory: Location) -> list[int]:
     """Return the numbers of the files that lie there."""
-    found = (_NAME.fullmatch(path) for path, _ in take_inventory(directory, lambda _: False))
+    found = (_NAME.fullmatch(entry.path) for entry in _files(directory))
     return [int(name["number"]) for name in found if name is not None]
 
 
 def written_ns(directory: Location, number: int) -> int | None:
     """Return when a file was written last, by the clock of the storage; None where that is not known."""
-    found = dict(take_inventory(directory, lambda _: False)).get(f"{number}.json")
+    found = {entry.path: entry.source for entry in _files(directory)}.get(f"{number}.json")
     return None if found is None else found.mtime_ns
+
+
+def _files(directory: Location) -> Iterator[Entry]:
+    return open_store(directory).list(admits=lambda _: False)
 
 
 def read_holder(directory: Location, number: int) -> LeaseHolder | None:
@@ -140,7 +144,7 @@ def read_holder(directory: Location, number: int) -> LeaseHolder | None:
         StorageError: the storage refused or failed.
     """
     try:
-        data = read_small_file(directory.child(f"{number}.json"), _MAX_BYTES)
+        data = open_store(directory).read_small(f"{number}.json", max_bytes=_MAX_BYTES)
     except FormatError as error:
         raise StorageError(f"{directory.display} holds a file that is not a lock", hint="remove it") from error
     return None if data is None else _decode(directory, number, data)
@@ -177,10 +181,15 @@ def _at_least(document: Document, name: str, least: int) -> int:
 
 
 def write_holder(place: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
-    """Let a file say this; raises as `open_sink`."""
-    with open_sink(place, overwrite=overwrite) as sink:
+    """Let a file say this; raises as `Store.write`."""
+    with open_store(place).write(overwrite=overwrite) as sink:
         sink.write(holder.encode())
         sink.publish()
+
+
+def remove_holder(place: Location) -> None:
+    """Let a file go; raises as `Store.remove`."""
+    open_store(place).remove()
 
 
 LONGEST_INTERVAL_SECONDS: Final = 10  # between two beats; no holder writes a longer one, and no file is believed more

@@ -12,7 +12,6 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Callable
 from typing import Final
 
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
@@ -31,8 +30,7 @@ from pipecrypt.store.publication import (
 
 __all__ = [
     "LocalPublication",
-    "remove_local_leftovers",
-    "remove_run_leftovers",
+    "remove_leftovers_beside",
 ]
 
 _log = logging.getLogger(__name__)
@@ -248,26 +246,18 @@ def _copy_some(out: int, descriptor: int, start: int, length: int) -> int:
     return len(data)
 
 
-def remove_local_leftovers(location: Location, token: str) -> None:
-    """Remove the temporary files of `location` that a dead worker of the run `token` left behind."""
+def remove_leftovers_beside(location: Location, token: str, *, of_any_name: bool) -> None:
+    """Remove the temporary files that a dead worker of the run `token` left of a file, or of any beside it."""
     prefix = temporary_prefix(location.name, token)
-    _remove_beside(location, lambda name: name.startswith(prefix))
-
-
-def remove_run_leftovers(location: Location, token: str) -> None:
-    """Remove the temporary files of any name that the run `token` left beside `location`."""
-    _remove_beside(location, lambda name: is_temporary_of(name, token))
-
-
-def _remove_beside(location: Location, is_leftover: Callable[[str], bool]) -> None:
     with (
         map_errors(f"cannot look for temporary files beside {location.display}"),
         contextlib.suppress(FileNotFoundError, NotADirectoryError),
     ):
         directory, _ = hold_parent(location)
         with directory:
-            for name in filter(is_leftover, directory.names()):
-                _remove_leftover(directory, name)
+            for name in directory.names():
+                if is_temporary_of(name, token) if of_any_name else name.startswith(prefix):
+                    _remove_leftover(directory, name)
 
 
 def _remove_leftover(directory: HeldDirectory, name: str) -> None:

@@ -25,7 +25,7 @@ __all__ = [
     "transfer_settings",
 ]
 
-Place: TypeAlias = "str | os.PathLike[str] | Location"
+Place: TypeAlias = "str | os.PathLike[str]"
 STANDARD_STREAM: Final = "-"
 NAME_BYTES: Final = 255
 """The longest name that file systems take."""
@@ -66,7 +66,7 @@ class Location:
         object.__setattr__(self, "options", dict(self.options))
 
     @classmethod
-    def of(cls, place: Place, options: Mapping[str, object] | None = None) -> Location:
+    def of(cls, place: Place | Location, options: Mapping[str, object] | None = None) -> Location:
         """Return the location that a caller names; `options` replace those of a Location.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Find out whether a sink keeps two writers of one object apart. What follows from it is left to the callers.
+"""Find out whether a sink keeps two writers of one object apart.
 
 A store that ignores `If-None-Match` or `If-Match`, as some servers that only speak S3 do, takes the second object and
 says nothing. No documentation tells reliably, nor does the version of a package that takes an option and does nothing
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -20,28 +20,18 @@ from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating,
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.protocol import Guarantees, Preconditions, Store
 from pipecrypt.store.publication import new_token
 from pipecrypt.store.rename import conditional_object
 from pipecrypt.store.s3_object import S3Object
 
-__all__ = ["PreconditionReport", "Preconditions", "Writers", "check_writers", "honours_preconditions"]
+__all__ = ["Writers", "check_writers", "try_conditions"]
 
 _log = logging.getLogger(__name__)
 _DIRECTORY: Final = "_pipecrypt"
 _CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
 _BESIDE: Final = "-copy"
 _STALE_TAG: Final = '"00000000000000000000000000000000"'  # the MD5 of nothing that anybody knows
-
-
-class Preconditions(Enum):
-    """How a sink keeps two writers of one name apart."""
-
-    HONOURED = "honoured"
-    """The store refuses the second object, and to replace one that is not the expected one; this was tried."""
-    BY_OTHER_MEANS = "by other means"
-    """Links of a local file system, or one process's memory."""
-    IGNORED = "ignored"
-    """Nothing does: the second writer replaces the first one's object."""
 
 
 class Writers(Enum):
@@ -51,35 +41,14 @@ class Writers(Enum):
     ONE = "one"
 
 
-@dataclass(frozen=True, slots=True)
-class PreconditionReport:
-    """How a sink keeps two writers apart, and how that is known.
-
-    Args:
-        outcome: the answer.
-        reason: one phrase for people.
-        ignored: what the store does in spite of a condition although it honours others, in words for people. A request
-            that a network held back for longer than a lock lasts may then still copy or remove something newer.
-    """
-
-    outcome: Preconditions
-    reason: str
-    ignored: tuple[str, ...] = ()
-
-    @property
-    def lets_several_write(self) -> bool:
-        """Whether two runs may write to the sink at once."""
-        return self.outcome is not Preconditions.IGNORED
-
-
-def check_writers(sink: Location, writers: Writers) -> PreconditionReport:
+def check_writers(store: Store, writers: Writers) -> Guarantees:
     """Refuse a sink that cannot keep two writers apart, unless the user says that there is only one.
 
     Raises:
         UnsafeSinkError: it cannot, and there may be several.
         StorageError: the storage refused or failed.
     """
-    report = honours_preconditions(sink)
+    report, sink = store.guarantees(), store.root
     if not report.lets_several_write:
         if writers is Writers.SEVERAL:
             raise UnsafeSinkError(f"{sink.display} cannot keep two writers apart: {report.reason}")
@@ -89,7 +58,7 @@ def check_writers(sink: Location, writers: Writers) -> PreconditionReport:
     return report
 
 
-def honours_preconditions(sink: Location) -> PreconditionReport:
+def try_conditions(sink: Location) -> Guarantees:
     """Say how a sink keeps two writers of one name apart. On S3 this takes some ten requests.
 
     Args:
@@ -99,8 +68,6 @@ def honours_preconditions(sink: Location) -> PreconditionReport:
         StorageError: the storage refused or failed.
         StorageAccessError: it denied making objects there.
     """
-    if sink.is_local or sink.is_in_this_process:
-        return PreconditionReport(Preconditions.BY_OTHER_MEANS, "files appear by a link, or in one process's memory")
     remote = open_filesystem(sink.child(f"{_DIRECTORY}/probe-{new_token()}{new_token()}"))
     if remote.is_s3 and not sink.is_chained:
         with map_errors(f"cannot try whether {sink.display} honours If-None-Match"):
@@ -109,10 +76,10 @@ def honours_preconditions(sink: Location) -> PreconditionReport:
         with map_errors(f"cannot try whether {sink.display} creates objects only where none is"):
             return _try_create(remote)
     reason = f"{remote.protocol}:// has no way to create a file only where none is"
-    return PreconditionReport(Preconditions.IGNORED, reason)
+    return Guarantees(Preconditions.IGNORED, reason)
 
 
-def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
+def _try_s3(remote: RemoteFilesystem) -> Guarantees:
     probe, call = S3Object(remote), remote.retry.call
     # Not conditional: a store that does not know conditions may refuse the first one already.
     call(lambda: probe.put(b"", "probe"))
@@ -124,8 +91,8 @@ def _try_s3(remote: RemoteFilesystem) -> PreconditionReport:
         }
         for reason, create in creations.items():
             if not _refuses(remote, create):
-                return PreconditionReport(Preconditions.IGNORED, f"the store {reason}")
-        return PreconditionReport(
+                return Guarantees(Preconditions.IGNORED, f"the store {reason}")
+        return Guarantees(
             Preconditions.HONOURED, "the store refused a second object, in one piece and in parts", _ignored(remote)
         )
     finally:
@@ -152,23 +119,23 @@ def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:
     return tuple(ignored)
 
 
-def _try_create(remote: RemoteFilesystem) -> PreconditionReport:
+def _try_create(remote: RemoteFilesystem) -> Guarantees:
     probe, call = conditional_object(remote), remote.retry.call
     if probe is None:
-        return PreconditionReport(Preconditions.IGNORED, "its client takes no conditions")
+        return Guarantees(Preconditions.IGNORED, "its client takes no conditions")
     with tempfile.NamedTemporaryFile(prefix="pipecrypt-probe-") as spool:
         spool.write(b"probe")
         spool.flush()
         call(lambda: remote.fs.put_file(spool.name, remote.path, mode="overwrite"))
         try:
             if not _refuses(remote, lambda: remote.fs.put_file(spool.name, remote.path, mode="create")):
-                return PreconditionReport(Preconditions.IGNORED, "the store took a second object where one was")
+                return Guarantees(Preconditions.IGNORED, "the store took a second object where one was")
             head = call(probe.head)
             call(lambda: probe.replace(b"another", "probe", expected=None if head is None else head.tag))
             if not _refuses(remote, lambda: probe.replace(b"probe", "probe", expected=None if not head else head.tag)):
                 reason = "the store replaced an object that was not the expected one"
-                return PreconditionReport(Preconditions.IGNORED, reason)
-            return PreconditionReport(Preconditions.HONOURED, "the store refused a second object")
+                return Guarantees(Preconditions.IGNORED, reason)
+            return Guarantees(Preconditions.HONOURED, "the store refused a second object")
         finally:
             try:
                 call(lambda: remote.fs.rm_file(remote.path))

@@ -17,10 +17,11 @@ from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
 from pipecrypt.store.azure import AzureObject
-from pipecrypt.store.conditional import ConditionalChange, ConditionalObject, ObjectHead, carry_out, replaced_meanwhile
+from pipecrypt.store.conditional import ConditionalChange, ConditionalObject, ObjectHead, carry_out
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
 from pipecrypt.store.gcs import GCSObject
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import replaced_meanwhile
 from pipecrypt.store.s3_object import S3Object
 
 __all__ = ["conditional_object", "remove_object", "rename"]

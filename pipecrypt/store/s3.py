@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pipecrypt.errors import ConflictError, PipecryptError, StorageError
 from pipecrypt.store.conditional import (
@@ -27,22 +27,21 @@ from pipecrypt.store.conditional import (
     knows_no_condition,
     precondition_failed,
     repeat_until_known,
-    replaced_meanwhile,
     settle,
 )
-from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
+from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.protocol import Ranges, SourceFile, replaced_meanwhile
 from pipecrypt.store.publication import Publication, occupied, unknown_outcome
 from pipecrypt.store.s3_object import PartUpload, S3Object, copied_ranges, first_part_bytes, part_bytes
 from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient
 
 __all__ = [
     "MIN_BODY_BYTES",
-    "ReplacesEnds",
     "S3Publication",
-    "ends_replaced_by",
+    "S3Store",
 ]
 
 _NO_SUCH_UPLOAD: Final = 404
@@ -270,32 +269,51 @@ def _was_refused(error: Exception) -> bool:
 
 
 MIN_BODY_BYTES: Final = 5 << 20
+_WEAK: Final = "W/"
 _UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
-class ReplacesEnds(Protocol):
-    """What some storages can do beyond reading and publishing."""
+class S3Store(FsspecStore):
+    """Objects of S3, past the file objects of s3fs; see `Store`."""
 
-    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
-        """Replace everything from `body_end` on; say whether that was done, or this store cannot after all.
+    def open(self, source: SourceFile) -> Ranges:
+        """Open a pinned object: every range is asked for on condition that it is still the pinned one."""
+        remote = self._open_filesystem(source.location)
+        return _S3Ranges(remote, source) if remote.is_s3 else RemoteRanges(remote, source)
 
-        Args:
-            source: the pinned object.
-            body_end: at least `MIN_BODY_BYTES`.
-            tail: the new end, not empty.
+    def write(
+        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+    ) -> Publication:
+        """Open a new object; it replaces what is there now, and nothing that appears since."""
+        place = self._at(path)
+        remote = self._open_filesystem(place)
+        if not remote.is_s3:
+            return super().write(path, overwrite=overwrite, token=token, expected_bytes=expected_bytes)
+        return S3Publication(place, remote, overwrite=overwrite, expected_bytes=expected_bytes)
 
-        Raises:
-            ConflictError: the object is not the one that was pinned, or it is unknown what became of it.
-            StorageError: the storage refused or failed; the object is as it was.
-        """
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
+        """Replace everything from `body_end` on; the store copies what is before, where it can."""
+        remote = self._open_filesystem(source.location)
+        copies = body_end >= MIN_BODY_BYTES and remote.is_s3 and S3Object(remote).takes_conditions
+        if copies and _S3Ends(remote, source.location).replace_end(source, body_end, tail):
+            return len(tail)
+        return super().replace_end(source, body_end, tail)
 
 
-def ends_replaced_by(location: Location) -> ReplacesEnds | None:
-    """Return what replaces the end of an object on its store; None where bodies have to come here."""
-    if location.is_local or location.is_chained:
-        return None
-    remote = open_filesystem(location)
-    return _S3Ends(remote, location) if remote.is_s3 and S3Object(remote).takes_conditions else None
+class _S3Ranges(RemoteRanges):
+    __slots__ = ("_object", "_tag")
+
+    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
+        super().__init__(remote, source)
+        self._object = S3Object(remote)
+        self._tag: str | None = None
+
+    def _note(self, info: Mapping[str, Any]) -> None:
+        tag = info.get("ETag")
+        self._tag = tag if isinstance(tag, str) and tag and not tag.startswith(_WEAK) else None
+
+    def _fetch_once(self, start: int, length: int) -> bytes:
+        return self._object.get(start, length, self._tag)
 
 
 class _S3Ends:
@@ -305,6 +323,7 @@ class _S3Ends:
         self._bucket, self._name, _ = remote.fs.split_path(remote.path)
 
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+        """Replace everything from `body_end` on; say whether that was done, or this store cannot after all."""
         with map_errors(f"cannot write {self._location.display}"):
             etag = self._check_unchanged(source).get("ETag")
             if not etag:

@@ -13,8 +13,9 @@ from itertools import takewhile
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import IntegrityError
+from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file, read_small_object
+from pipecrypt.store.source import read_small_file
 
 __all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
 

@@ -6,14 +6,20 @@ Neither is a file: input has no size and cannot be read twice, and what was writ
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import BinaryIO, Final, cast
 
-from pipecrypt.errors import FormatError, StorageError
+from pipecrypt.errors import StorageError, UsageError
+from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.fsspec import FsspecStore
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import Pattern
 from pipecrypt.store.problems import map_errors
+from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile
 from pipecrypt.store.publication import Publication
+from pipecrypt.vocabulary.ranges import MemorySource
 
-__all__ = ["InputInMemory", "StandardOutput", "standard_input"]
+__all__ = ["InputInMemory", "StandardOutput", "StandardStreams", "standard_input"]
 
 _NAME: Final = "standard input"
 
@@ -29,30 +35,52 @@ def standard_input() -> BinaryIO:
     return cast("BinaryIO", sys.stdin.buffer)
 
 
-class InputInMemory:
+class StandardStreams(FsspecStore):
+    """Both streams as a store that holds nothing: it can be read once and written once, and has no other file."""
+
+    answers_late = False
+    is_remote = False
+
+    def _open_filesystem(self, place: Location) -> RemoteFilesystem:
+        raise UsageError(f"{self.root.display} is not a file", hint="give a file")
+
+    def stat(self, path: str = "") -> Entry:
+        """Say that nothing is there."""
+        return Entry(self.root, path, Kind.NOTHING)
+
+    def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
+        """Yield nothing."""
+        return iter(())
+
+    def is_empty(self, *, besides: str | None = None) -> bool:
+        """Say yes."""
+        return True
+
+    def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
+        """Yield standard input."""
+        yield SourceFile(self.root, self.root.name, 0, "")
+
+    def open(self, source: SourceFile) -> Ranges:
+        """Read all of standard input."""
+        return InputInMemory()
+
+    def write(
+        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+    ) -> Publication:
+        """Open standard output."""
+        return StandardOutput(self.root)
+
+
+class InputInMemory(MemorySource):
     """All of standard input, held in memory: what is read from its end needs the end first.
 
-    It is never spooled to a disk, where plaintext would be left after a crash. Fits `source.OpenSource`.
+    It is never spooled to a disk, where plaintext would be left after a crash.
     """
-
-    name = _NAME
-    seeks_cheaply = True
 
     def __init__(self) -> None:
         """Read everything."""
         with map_errors(f"cannot read {_NAME}"):
-            self._data = memoryview(standard_input().read())
-        self.size_bytes = len(self._data)
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`.
-
-        Raises:
-            FormatError: there are fewer.
-        """
-        if start < 0 or length < 0 or start + length > self.size_bytes:
-            raise FormatError(f"{_NAME} has {self.size_bytes} bytes, but bytes {start} to {start + length} are due")
-        return self._data[start : start + length]
+            super().__init__(standard_input().read(), _NAME)
 
     def check_unchanged(self) -> None:
         """Pass: nobody changes it."""

@@ -17,7 +17,6 @@ it is read and written here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,17 +24,11 @@ from typing import Final
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
-from pipecrypt.store.beneath import open_to_change
-from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import Kind, look_at, pin
-from pipecrypt.store.listing import SourceFile, local_fingerprint
 from pipecrypt.store.location import NAME_BYTES, Location
-from pipecrypt.store.problems import map_errors
-from pipecrypt.store.publication import write_fully
-from pipecrypt.store.remote_source import changed
-from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
-from pipecrypt.store.sink import open_sink, remove_leftovers
-from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.open import open_store
+from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",
@@ -58,7 +51,6 @@ _DIGEST_BYTES: Final = 32
 _HEAD_BYTES: Final = len(_MAGIC) + _PLACE_BYTES + _DIGEST_BYTES
 _SEEN_BYTES: Final = 4096
 MAX_END_BYTES: Final = 128 << 20  # what stands at the end of a file is opened as a whole
-_PIECE_BYTES: Final = 8 << 20
 _RUN: Final = "undo"
 _UNDO_SUFFIX: Final = ".pipecrypt-undo.tmp"  # is_temporary: verifying ignores it
 _NAME_DIGITS: Final = 16
@@ -96,7 +88,7 @@ def has_undo(file: Location) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
-    return look_at(undo_place(file)) is Kind.FILE
+    return open_store(undo_place(file)).stat().kind is Kind.FILE
 
 
 def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
@@ -111,10 +103,10 @@ def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
         StorageError: the storage refused or failed.
     """
     place = undo_place(file)
-    found = pin(place, place.name)
-    if found is None:
+    entry = open_store(place).stat()
+    if not entry.exists() or entry.kind is Kind.DIRECTORY:
         return None
-    kept = found[1]
+    kept = entry.source
     if kept is None or not _HEAD_BYTES < kept.size_bytes <= _HEAD_BYTES + min(max_end_bytes, MAX_END_BYTES):
         raise IntegrityError(f"{place.display} cannot be the old end of the file beside it", hint=_HINT)
     with open_range_source(kept) as opened:
@@ -138,7 +130,7 @@ def write_undo(source: SourceFile, body_end: int) -> int:
     with open_range_source(source) as opened:
         tail = bytes(opened.read_range(body_end, source.size_bytes - body_end))
     seen = bytes.fromhex(digest(_seen(source, body_end) + tail))
-    with open_sink(undo_place(source.location), overwrite=True, token=_RUN) as sink:
+    with open_store(undo_place(source.location)).write(overwrite=True, token=_RUN) as sink:
         sink.write(_MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + tail)
         sink.publish()
     return _HEAD_BYTES + len(tail)
@@ -152,7 +144,7 @@ class AsBefore:
         undo: how it ended before.
     """
 
-    def __init__(self, opened: OpenSource, undo: Undo) -> None:
+    def __init__(self, opened: RangeSource, undo: Undo) -> None:
         """Join the two."""
         self._opened = opened
         self._undo = undo
@@ -206,52 +198,14 @@ def put_back(source: SourceFile, undo: Undo) -> None:
 
 def drop_undo(file: Location) -> None:
     """Forget how a file ended before."""
-    remove_file(undo_place(file))
-    remove_leftovers(undo_place(file), _RUN)  # of calls that died before the undo file was whole
+    store = open_store(undo_place(file))
+    store.remove()
+    store.remove_leftovers(_RUN)  # of calls that died before the undo file was whole
 
 
 def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
-    """Replace everything from `body_end` on, durably, and return how many bytes were sent from here.
-
-    Raises:
-        ConflictError: the file is not the one that was pinned.
-        StorageError: the storage refused or failed.
-    """
-    if not source.location.is_local:
-        return _replace_object(source, body_end, tail)
-    with map_errors(f"cannot write {source.location.display}"):
-        descriptor = open_to_change(source.location)
-        try:
-            found = os.fstat(descriptor)
-            if local_fingerprint(found) != source.fingerprint:
-                raise changed(source)
-            if found.st_nlink > 1:
-                return _rewrite(source, body_end, tail, mode=found.st_mode)
-            os.lseek(descriptor, body_end, os.SEEK_SET)
-            write_fully(descriptor, memoryview(tail))
-            os.ftruncate(descriptor, body_end + len(tail))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    return len(tail)
-
-
-def _replace_object(source: SourceFile, body_end: int, tail: bytes) -> int:
-    server = ends_replaced_by(source.location) if body_end >= MIN_BODY_BYTES else None
-    if server is not None and server.replace_end(source, body_end, tail):
-        return len(tail)
-    return _rewrite(source, body_end, tail)
-
-
-def _rewrite(source: SourceFile, body_end: int, tail: bytes, *, mode: int | None = None) -> int:
-    with open_sink(source.location, overwrite=True) as sink:
-        sink.restore_attributes(mode=mode, mtime_ns=None)
-        with open_range_source(source) as opened:
-            for start in range(0, body_end, _PIECE_BYTES):
-                sink.write(opened.read_range(start, min(_PIECE_BYTES, body_end - start)))
-        sink.write(tail)
-        sink.publish()
-    return body_end + len(tail)
+    """Replace everything from `body_end` on; see `Store.replace_end`."""
+    return open_store(source.location).replace_end(source, body_end, tail)
 
 
 def _seen(source: SourceFile, body_end: int) -> bytes:

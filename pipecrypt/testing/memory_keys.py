@@ -75,7 +75,7 @@ class MemoryMasterKey:
         try:
             return DataKey(open_sealed(master_key, wrapped, context.key_binding()))
         except ValueError as error:
-            raise IntegrityError(f"master key {self.id} wrapped no key") from error
+            raise IntegrityError(f"master key {self.id} did not wrap this key") from error
 
 
 @dataclass(slots=True)

@@ -102,7 +102,7 @@ class Document:
             DocumentError: missing or of another type.
         """
         value = self._get(name)
-        # A number of 400 digits is less than infinity, and still no float.
+        # A number of 400 digits is less than infinity, and still not a float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_FLOAT:
             raise DocumentError(f"{_shown(name)} is missing or not a number")
         return float(value)
@@ -201,7 +201,7 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
     except (ValueError, RecursionError) as error:
         raise DocumentError("not JSON") from error
     if not isinstance(value, Document):
-        raise DocumentError("no JSON object")
+        raise DocumentError("not a JSON object")
     return value
 
 
@@ -249,7 +249,7 @@ def decode_base64(text: str) -> bytes:
     Raises:
         ValueError: it is not that.
     """
-    # strict_mode lets padding pass behind a whole group.
+    # strict_mode lets padding pass after a whole group.
     if len(text) % 4 or text.endswith("==="):
         raise ValueError("the padding is wrong")
     return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_sealed_footer
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.cli.conftest import Run
 
 

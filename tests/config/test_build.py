@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.config.load import load_config
-from pipecrypt.config.run import plan_config
-from pipecrypt.config.spec import build_request
+from pipecrypt.config.run import check_config
+from pipecrypt.config.spec import build_spec
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ConfigError, UsageError
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -23,7 +23,7 @@ keys: {pii: keystore://./k.json#pii, auditor: "keystore://./k.json#signing"}
 def _build(tmp_path: Path, text: str) -> EncryptSpec:
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
-    return build_request(load_config(path, {}))
+    return build_spec(load_config(path, {}))
 
 
 def test_nothing_is_signed_unless_it_says_so(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_standard_output_cannot_be_signed(tmp_path: Path) -> None:
 def test_a_plan_tells_who_would_sign(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(_GOOD + "sign: {keys: auditor, valid_for: 2d}\n", encoding="utf-8")
-    plan = plan_config(load_config(path, {}), offline=True)
+    plan = check_config(path, offline=True, environ={})
 
     assert (plan.sign, plan.digest, plan.valid_for_seconds) == (
         (f"keystore://{tmp_path}/k.json#signing",),

@@ -26,11 +26,11 @@ from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
 from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.manifest.statement import encode_statement, statement_sha256
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.undo import undo_place, write_undo
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.crypto.keys import private_pem
 
 NAMES = ("a.parquet", "day=1/b ü.parquet", "day=2/c.parquet")

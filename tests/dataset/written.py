@@ -19,14 +19,14 @@ from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved, signature_path
 from pipecrypt.manifest.promise import PromisedFooter
 from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.footer_encryption import FooterEncryption, observe_encryption
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.structure import check_structure
+from pipecrypt.parquet.footer.keys import FooterEncryption, observe_encryption
+from pipecrypt.parquet.footer.segments import check_structure
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.files import encrypt
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.verifying import verify
+from pipecrypt.vocabulary.ranges import MemorySource
 
 
 @dataclass(frozen=True)

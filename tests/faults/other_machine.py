@@ -88,12 +88,12 @@ def _rotate(shop: Shop) -> None:
 
 def beat_each_second() -> None:
     """Let locks that are taken from now on beat fast, so that whoever waits for them waits for seconds."""
-    real = sink_locking.SinkLock
+    real = sink_locking.Lease
 
-    def lock(directory: Any, who: str) -> lease.SinkLock:
-        return real(directory, who, timing=lease_holders.LockTiming(BEAT_SECONDS))
+    def lock(directory: Any, who: str) -> lease.Lease:
+        return real(directory, who, timing=lease_holders.LeaseTiming(BEAT_SECONDS))
 
-    sink_locking.SinkLock = lock  # type: ignore[assignment,misc]
+    sink_locking.Lease = lock  # type: ignore[assignment,misc]
 
 
 def _elsewhere() -> ProcessIdentity:

@@ -71,7 +71,7 @@ class Network:
 
 @pytest.fixture(autouse=True)
 def _fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_locking, "SinkLock", sink_locking.SinkLock)
+    monkeypatch.setattr(sink_locking, "Lease", sink_locking.Lease)
     beat_each_second()
 
 

@@ -23,7 +23,7 @@ from pipecrypt.runs import run as run_module
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.report.events import Event, FileStarted
 from pipecrypt.runs.report.run_id import new_run_id
-from pipecrypt.store import local_publication, publication, source
+from pipecrypt.store import local, local_publication, publication
 from tests.doubles.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 
@@ -183,7 +183,7 @@ def _run_while_sources_change(shop: Shop) -> None:
 
 
 def test_without_a_second_look_a_changed_source_is_noticed(first: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "local_fingerprint", lambda status: ANY)
+    monkeypatch.setattr(local, "local_fingerprint", lambda status: ANY)
     with pytest.raises(AssertionError):
         _run_while_sources_change(first)
 

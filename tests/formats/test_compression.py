@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import FormatError
-from pipecrypt.formats.compression import ZstdCodec
+from pipecrypt.formats.compression import EXTENSIONS, Compression, ZstdCodec
 
 
 @pytest.mark.parametrize("level", [1, 3, 19])
@@ -27,3 +27,7 @@ def test_frames_of_another_length(plain_bytes: int) -> None:
 def test_what_is_no_frame(frame: bytes) -> None:
     with pytest.raises(FormatError):
         ZstdCodec().decompress(memoryview(frame), 9)
+
+
+def test_every_codec_has_an_extension() -> None:
+    assert set(EXTENSIONS.values()) == set(Compression) - {Compression.NONE}

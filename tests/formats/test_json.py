@@ -1,9 +1,12 @@
+"""JSON lines: types as Arrow infers them, no number rounded, no nesting too deep, rows named by their line."""
+
 from __future__ import annotations
 
 import io
 import json
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.json as pj
@@ -12,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import BadRowError, FormatError, UnsupportedError
+from pipecrypt.formats.json import MAX_DEPTH, is_too_deep, open_json
+from pipecrypt.formats.options import ReadOptions
 from tests.formats.world import json_stream, table_of, written
 
 
@@ -161,3 +166,76 @@ def test_other_json_is_refused(data: bytes) -> None:
 def test_types_that_json_cannot_hold_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="field a"):
         json_stream(_lines({"a": 1}), a="dictionary<string>")
+
+
+_TEXTS = st.text(alphabet='ab"\\[]{}\n,:', max_size=8)
+_VALUES = st.recursive(
+    _TEXTS | st.integers() | st.none(),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(_TEXTS, each, max_size=3),
+    max_leaves=12,
+)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def _nested(levels: int) -> bytes:
+    return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}\n"
+
+
+@given(st.lists(_VALUES, min_size=1, max_size=4), st.sampled_from([None, 2]))
+def test_the_depth_is_exact_whatever_texts_hold(values: list[Any], indent: int | None) -> None:
+    data = "\n".join(json.dumps(value, indent=indent) for value in values).encode()
+    depth = max(map(_depth, values))
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in (depth - 1, depth):
+            patch.setattr("pipecrypt.formats.json.MAX_DEPTH", limit)
+            assert is_too_deep(data) == (depth > limit)
+
+
+def test_texts_cannot_hide_a_level() -> None:
+    assert is_too_deep(b'{"a":' + b'["]",' * MAX_DEPTH + b"1" + b"]" * MAX_DEPTH + b"}")
+    assert not is_too_deep(b'{"a":"' + b"[" * 1000 + b'"}')
+
+
+@pytest.mark.parametrize(
+    "deep", [_nested(200_000), b'{"a":' * 200_000 + b"1" + b"}" * 200_000 + b"\n", b"[" * 200_000 + b"\n"]
+)
+def test_deep_rows_are_bad_rows_and_end_no_process(deep: bytes) -> None:
+    with pytest.raises(FormatError):
+        json_stream(b" " + deep)
+    with pytest.raises(BadRowError):
+        table_of(json_stream(b'{"a":[]}\n' + deep))
+    stream = json_stream(b'{"b":1}\n' + deep + b'{"b":2}\n', skip=True)
+    assert table_of(stream).to_pydict() == {"b": [1, 2]}
+    assert stream.bad_rows == 1
+
+
+def test_rows_as_deep_as_parquet_are_read_and_deeper_ones_named() -> None:
+    levels = MAX_DEPTH - 2  # the schema and the leaf are levels too
+    assert len(written(json_stream(b'{"a":' * levels + b"1" + b"}" * levels + b"\n"))) == 1
+    with pytest.raises(UnsupportedError):
+        written(json_stream(_nested(MAX_DEPTH)))
+    with pytest.raises(FormatError):
+        json_stream(_nested(MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b'{"a": 1e400}\n', 1),
+        (b'\n{"a": -1e400}\n', 2),
+        (b'{"a": 1}\n{"a": 1e400}\n', 2),
+        (b'{"a": 1.5}\n{"a": 1e999}\n', 2),
+        (b'{"a": [1.5]}\n{"a": [1e400]}\n', 2),
+        (b'{"a": {"b": 1e400}}\n', 1),
+    ],
+)
+def test_a_number_beyond_a_double_is_named_with_its_line(data: bytes, line: int) -> None:
+    with pytest.raises(FormatError) as caught:
+        list(open_json(io.BytesIO(data).read, "rows.json", ReadOptions()))
+    assert caught.value.message.startswith(f"rows.json:{line}: ")
+    assert caught.value.message.endswith("field a has a number beyond the range of a double")

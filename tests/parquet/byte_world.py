@@ -8,31 +8,21 @@ from collections.abc import Callable
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.formats.compression import ZstdCodec
-from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY, FileInfo
-from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.footer import encode_sealed_footer, open_footer, read_sealed_footer
+from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream
+from pipecrypt.parquet.footer.stored import encode_sealed_footer, open_footer, read_sealed_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.wire.fields import BLOB_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.world import MemorySink, MemorySource, RandomKeys
+from tests.parquet.world import FillingSource, MemorySink, MemorySource, RandomKeys
 
 CHUNK = 4096
 ROW_GROUP = 64 * CHUNK
 POLICY = EncryptionPolicy(default="master")
 ZSTD = ZstdCodec()
-
-
-class FillingSource(MemorySource):
-    """A file in memory that fills other buffers than its own."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        out[:] = self.read_range(start, len(out))
 
 
 def some_bytes(length: int, seed: int = 0) -> bytes:
@@ -49,19 +39,19 @@ def seal(
     *,
     way: str = "file",
     codec: PageCodec | None = None,
-    info: FileInfo = FileInfo(),  # noqa: B008
-    chunk_bytes: int = CHUNK,
+    info: BlobInfo = BlobInfo(),  # noqa: B008
+    block_bytes: int = CHUNK,
     policy: EncryptionPolicy = POLICY,
     context: Context | None = None,
 ) -> tuple[bytes, FileReport]:
     sink = MemorySink()
-    options: dict[str, object] = {"info": info, "chunk_bytes": chunk_bytes, "codec": codec, "keys": keys}
+    options: dict[str, object] = {"info": info, "block_bytes": block_bytes, "codec": codec, "keys": keys}
     options["context"] = context or Context(new_dataset_id(), "x.bin")
     if way == "stream":
-        report = encrypt_byte_stream(io.BytesIO(data), sink, policy, **options)  # type: ignore[arg-type]
+        report = encrypt_blob_stream(io.BytesIO(data), sink, policy, **options)  # type: ignore[arg-type]
     else:
         source = FillingSource(data) if way == "file" else MemorySource(data)
-        report = encrypt_bytes_file(source, sink, policy, **options)  # type: ignore[arg-type]
+        report = encrypt_blob(source, sink, policy, **options)  # type: ignore[arg-type]
     return bytes(sink.data), report
 
 
@@ -72,7 +62,7 @@ def restore(data: bytes, keys: object) -> bytes:
 
 
 def show(data: bytes, keys: object) -> bytes:
-    with ChunkView(FillingSource(data), keys=keys, codec=ZSTD) as view:  # type: ignore[arg-type]
+    with BlobView(FillingSource(data), keys=keys, codec=ZSTD) as view:  # type: ignore[arg-type]
         return bytes(view.read_range(0, view.size_bytes))
 
 
@@ -92,10 +82,10 @@ def with_entry(data: bytes, keys: RandomKeys, *values: bytes) -> bytes:
 
     def edit(footer: Struct) -> None:
         pairs = footer.structs(FileMetaData.KEY_VALUE_METADATA)
-        kept: list[Value] = [pair for pair in pairs if pair.binary(KeyValue.KEY) != CHUNKS_KEY]
+        kept: list[Value] = [pair for pair in pairs if pair.binary(KeyValue.KEY) != BLOB_KEY]
         for value in values:
             pair = Struct()
-            pair.set(KeyValue.KEY, WireType.BINARY, CHUNKS_KEY)
+            pair.set(KeyValue.KEY, WireType.BINARY, BLOB_KEY)
             pair.set(KeyValue.VALUE, WireType.BINARY, value)
             kept.append(pair)
         footer.set_list(FileMetaData.KEY_VALUE_METADATA, WireType.STRUCT, kept)

@@ -11,11 +11,11 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.errors import FormatError, IntegrityError, StorageError
-from pipecrypt.parquet.body import Body
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.carry.writing import Body
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.world import MemorySink, MemorySource, RandomKeys, only, parquet_bytes, sample_table
+from pipecrypt.vocabulary.ranges import SourceTraits
+from tests.parquet.world import FillingSource, MemorySink, MemorySource, RandomKeys, only, parquet_bytes, sample_table
 
 
 class _CopyingSink(MemorySink):
@@ -38,10 +38,7 @@ class _FileSource(MemorySource):
     def __init__(self, path: Path) -> None:
         super().__init__(path.read_bytes())
         self._file = path.open("rb")
-
-    @property
-    def descriptor(self) -> int:
-        return self._file.fileno()
+        self.traits = SourceTraits(seeks_cheaply=True, descriptor=self._file.fileno())
 
 
 def test_copies_by_the_system_stay_in_order_between_what_is_sealed(tmp_path: Path) -> None:
@@ -112,20 +109,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-class _FilledSource(MemorySource):
-    """As a local file: reading ahead fills a buffer."""
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        out[:] = self.read_range(start, len(out))
-
-
 @pytest.mark.parametrize("rows", [10, 40_000])
 def test_only_files_that_are_not_short_take_threads(started: list[str], rows: int) -> None:
     """Thousands of small files would otherwise cost two threads each, which take longer than their encryption."""
     keys, sealed, back, original = RandomKeys(), MemorySink(), MemorySink(), parquet_bytes(sample_table(rows))
     context = Context(new_dataset_id(), "a")
-    encrypt_file(_FilledSource(original), sealed, only("email"), keys=keys, context=context)
-    decrypt_file(_FilledSource(bytes(sealed.data)), back, keys=keys)
+    encrypt_file(FillingSource(original), sealed, only("email"), keys=keys, context=context)
+    decrypt_file(FillingSource(bytes(sealed.data)), back, keys=keys)
     assert back.data == original
     assert bool(started) == (len(original) > 256 << 10)
 
@@ -169,11 +159,6 @@ class _Digests:
         self.taken.append((place, hex_digest))
 
 
-class _FillingSource(MemorySource):
-    def read_into(self, start: int, out: memoryview) -> None:
-        out[:] = super().read_range(start, len(out))
-
-
 def _mixed(body: Body, data: bytes, count: int) -> list[tuple[tuple[int, int, int], str]]:
     """Append digested and other bytes of many lengths in turn; return the digests that are due."""
     due = []
@@ -189,7 +174,7 @@ def _mixed(body: Body, data: bytes, count: int) -> list[tuple[tuple[int, int, in
     return due
 
 
-@pytest.mark.parametrize("source_type", [_FillingSource, MemorySource])
+@pytest.mark.parametrize("source_type", [FillingSource, MemorySource])
 def test_what_is_marked_is_digested_in_one_piece(source_type: type[MemorySource]) -> None:
     data, digests, sink = os.urandom(6 << 20), _Digests(), MemorySink()
     with Body(sink, lambda _: None, digests) as body:

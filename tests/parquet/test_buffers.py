@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipecrypt.parquet.buffers import allocate_buffer
+from pipecrypt.parquet.carry.reading import allocate_buffer
 
 
 @pytest.mark.parametrize("length", [0, 1, 700, (2 << 20) - 1, 2 << 20, (6 << 20) + 1])

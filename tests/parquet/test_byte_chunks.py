@@ -6,6 +6,7 @@ import hashlib
 import io
 import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,16 +24,13 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
-from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
-from pipecrypt.parquet.byte_entry import FileInfo
-from pipecrypt.parquet.byte_layout import MAX_CHUNK_BYTES, ByteLayout, choose_chunk_bytes
-from pipecrypt.parquet.byte_source import plain_chunks
-from pipecrypt.parquet.chunk_view import ChunkView
-from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.blob.encrypt import PlainBlob
+from pipecrypt.parquet.blob.format import MAX_BLOCK_BYTES, BlobLayout, choose_block_bytes
+from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.protocols import ReadsInto
 from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.ranges import DescribedSource, SourceTraits, read_each
 from tests.parquet.byte_world import (
     CHUNK,
     POLICY,
@@ -46,7 +44,7 @@ from tests.parquet.byte_world import (
     some_bytes,
     some_text,
 )
-from tests.parquet.world import MemorySink, MemorySource, RandomKeys
+from tests.parquet.world import MemorySink, MemorySource, PlainSource, RandomKeys
 
 WAYS = [("file", False), ("ranges", False), ("stream", False), ("file", True), ("ranges", True), ("stream", True)]
 MIB = 1 << 20
@@ -68,16 +66,16 @@ def test_every_length_comes_back(way: str, compressed: bool, size: int) -> None:
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
 def test_chunks_of_a_mebibyte(way: str, compressed: bool, size: int) -> None:
     data, keys = some_bytes(size), RandomKeys()
-    sealed, report = seal(data, keys, way=way, codec=ZSTD if compressed else None, chunk_bytes=MIB)
+    sealed, report = seal(data, keys, way=way, codec=ZSTD if compressed else None, block_bytes=MIB)
     assert report.rows == -(-size // MIB)
     assert restore(sealed, keys) == show(sealed, keys) == data
 
 
 @given(st.integers(0, 3 * ROW_GROUP), st.sampled_from(WAYS), st.sampled_from([CHUNK, 3 * CHUNK]), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_any_length_comes_back(size: int, way: tuple[str, bool], chunk_bytes: int, text: bool) -> None:
+def test_any_length_comes_back(size: int, way: tuple[str, bool], block_bytes: int, text: bool) -> None:
     data, keys = (some_text if text else some_bytes)(size), RandomKeys()
-    sealed, _ = seal(data, keys, way=way[0], codec=ZSTD if way[1] else None, chunk_bytes=chunk_bytes)
+    sealed, _ = seal(data, keys, way=way[0], codec=ZSTD if way[1] else None, block_bytes=block_bytes)
     assert restore(sealed, keys) == show(sealed, keys) == data
 
 
@@ -87,24 +85,30 @@ def test_both_ways_in_make_files_of_one_layout() -> None:
     assert (
         max(lengths) - min(lengths) < 10
     )  # the size of the plaintext form, which is not stored twice, has fewer digits
-    plain = plain_chunks(MemorySource(data), ByteLayout(len(data), CHUNK))
+    plain = PlainBlob(MemorySource(data), BlobLayout(len(data), CHUNK))
     table = pq.read_table(io.BytesIO(bytes(plain.read_range(0, plain.size_bytes))))
     assert b"".join(table["chunk"].to_pylist()) == data
 
 
-@given(st.data())
+class _Requests(FillingSource):
+    """Each read is a request, and several may be under way."""
+
+    traits = SourceTraits(reads_in_flight=8)
+
+
+@pytest.mark.parametrize("kind", [FillingSource, _Requests])
+@given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_range_of_the_plaintext_form(data: st.DataObject) -> None:
+def test_any_range_of_the_plaintext_form(kind: type[MemorySource], data: st.DataObject) -> None:
     raw = some_bytes(data.draw(st.sampled_from([0, 5, CHUNK, 3 * CHUNK + 7, ROW_GROUP + 1])))
-    layout = ByteLayout(len(raw), CHUNK)
-    by_range, filling = plain_chunks(MemorySource(raw), layout), plain_chunks(FillingSource(raw), layout)
+    layout = BlobLayout(len(raw), CHUNK)
+    by_range, filling = PlainBlob(PlainSource(raw), layout), PlainBlob(kind(raw), layout)
     whole = bytes(by_range.read_range(0, by_range.size_bytes))
     start = data.draw(st.integers(0, len(whole)))
     length = data.draw(st.integers(0, len(whole) - start))
     out = bytearray(length)
-    assert filling.seeks_cheaply
-    assert isinstance(filling, ReadsInto)
-    assert not isinstance(by_range, ReadsInto)
+    assert isinstance(filling, DescribedSource)
+    assert by_range.traits == SourceTraits()
     filling.read_into(start, memoryview(out))
     assert whole[start : start + length] == bytes(by_range.read_range(start, length)) == out
 
@@ -112,7 +116,7 @@ def test_any_range_of_the_plaintext_form(data: st.DataObject) -> None:
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("scope", KeyScope)
 def test_what_is_kept_about_a_file(compressed: bool, scope: KeyScope) -> None:
-    info, keys = FileInfo("PLANTED-näme.bin", stat.S_IFREG | 0o4750, 1_700_000_000_123_456_789), RandomKeys()
+    info, keys = BlobInfo("PLANTED-näme.bin", stat.S_IFREG | 0o4750, 1_700_000_000_123_456_789), RandomKeys()
     policy = EncryptionPolicy(default="master", data_keys=scope, footer=FooterMode.PLAINTEXT)
     sealed, _ = seal(b"PLANTED-bytes" * 1000, keys, info=info, policy=policy, codec=ZSTD if compressed else None)
     assert b"PLANTED" not in sealed
@@ -131,7 +135,7 @@ def test_what_is_kept_about_a_file(compressed: bool, scope: KeyScope) -> None:
     assert report.restored == expected
     assert told == [(expected, 0)]
     assert (report.rows, report.batches, report.source_bytes, report.sink_bytes) == (4, 1, len(sealed), 13_000)
-    with ChunkView(MemorySource(sealed), keys=keys, codec=ZSTD) as view:
+    with BlobView(MemorySource(sealed), keys=keys, codec=ZSTD) as view:
         assert view.restored == expected
 
 
@@ -144,14 +148,14 @@ def test_compression_shortens() -> None:
 @pytest.mark.parametrize("way", ["file", "stream"])
 def test_names_that_cannot_be_kept(name: str, way: str) -> None:
     with pytest.raises(UsageError):
-        seal(b"x", RandomKeys(), way=way, info=FileInfo(name))
+        seal(b"x", RandomKeys(), way=way, info=BlobInfo(name))
 
 
-@pytest.mark.parametrize("chunk_bytes", [-CHUNK, 0, 1, 4095, 4097, MAX_CHUNK_BYTES + CHUNK])
+@pytest.mark.parametrize("block_bytes", [-CHUNK, 0, 1, 4095, 4097, MAX_BLOCK_BYTES + CHUNK])
 @pytest.mark.parametrize("way", ["file", "stream"])
-def test_sizes_of_chunks_that_are_not_possible(chunk_bytes: int, way: str) -> None:
+def test_sizes_of_chunks_that_are_not_possible(block_bytes: int, way: str) -> None:
     with pytest.raises(UsageError):
-        seal(b"x", RandomKeys(), way=way, chunk_bytes=chunk_bytes)
+        seal(b"x", RandomKeys(), way=way, block_bytes=block_bytes)
 
 
 @pytest.mark.parametrize("policy", [EncryptionPolicy(rules=(ColumnRule("a", "k"),)), None])
@@ -177,15 +181,15 @@ def test_data_keys_of_a_file() -> None:
 
 def test_larger_files_get_larger_chunks() -> None:
     two_tebibytes = 32_767 * 64 * MIB
-    assert choose_chunk_bytes(two_tebibytes, MIB, "x") == MIB
-    assert choose_chunk_bytes(two_tebibytes + 1, MIB, "x") == 2 * MIB
-    assert choose_chunk_bytes(16 * two_tebibytes, 3 * MIB, "x") == MAX_CHUNK_BYTES
+    assert choose_block_bytes(two_tebibytes, MIB, "x") == MIB
+    assert choose_block_bytes(two_tebibytes + 1, MIB, "x") == 2 * MIB
+    assert choose_block_bytes(16 * two_tebibytes, 3 * MIB, "x") == MAX_BLOCK_BYTES
     with pytest.raises(LimitError):
-        choose_chunk_bytes(16 * two_tebibytes + 1, MIB, "x")
+        choose_block_bytes(16 * two_tebibytes + 1, MIB, "x")
 
 
 def test_streams_longer_than_ordinals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.byte_layout.MAX_ORDINALS", 2)
+    monkeypatch.setattr("pipecrypt.parquet.blob.format.MAX_ORDINALS", 2)
     keys = RandomKeys()
     seal(some_bytes(2 * ROW_GROUP), keys, way="stream")
     with pytest.raises(LimitError):
@@ -202,9 +206,9 @@ class _Shrinking(FillingSource):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_source_that_becomes_shorter(compressed: bool) -> None:
-    codec, options = ZSTD if compressed else None, {"keys": RandomKeys(), "chunk_bytes": CHUNK}
+    codec, options = ZSTD if compressed else None, {"keys": RandomKeys(), "block_bytes": CHUNK}
     with pytest.raises(FormatError):
-        encrypt_bytes_file(
+        encrypt_blob(
             _Shrinking(some_bytes(3 * CHUNK)),
             MemorySink(),
             POLICY,
@@ -236,13 +240,13 @@ class _Dribbling(io.RawIOBase):
 
 def test_streams_that_dribble_and_fail() -> None:
     data, keys, sink = some_bytes(ROW_GROUP + 77), RandomKeys(), MemorySink()
-    options = {"keys": keys, "context": _context(), "chunk_bytes": CHUNK}
-    encrypt_byte_stream(_Dribbling(data, 0), sink, POLICY, **options)  # type: ignore[arg-type]
+    options = {"keys": keys, "context": _context(), "block_bytes": CHUNK}
+    encrypt_blob_stream(_Dribbling(data, 0), sink, POLICY, **options)  # type: ignore[arg-type]
     assert restore(bytes(sink.data), keys) == data
     with pytest.raises(BrokenPipeError):
-        encrypt_byte_stream(_Dribbling(data, BrokenPipeError()), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
+        encrypt_blob_stream(_Dribbling(data, BrokenPipeError()), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
     with pytest.raises(StorageError):
-        encrypt_byte_stream(_Dribbling(data, None), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
+        encrypt_blob_stream(_Dribbling(data, None), MemorySink(), POLICY, **options)  # type: ignore[arg-type]
 
 
 class _Hanging(io.RawIOBase):
@@ -267,18 +271,18 @@ class _FullSink:
 
 
 def test_a_stream_that_hangs_does_not_hide_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.byte_groups._GRACE_SECONDS", 0.01)
-    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", 1)
+    monkeypatch.setattr("pipecrypt.parquet.blob.encrypt._GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("pipecrypt.parquet.carry.writing._FLUSH_BYTES", 1)
     stream = _Hanging()
     try:
         with pytest.raises(StorageError):
-            encrypt_byte_stream(
+            encrypt_blob_stream(
                 stream,
                 _FullSink(),
                 POLICY,
                 keys=RandomKeys(),
                 context=_context(),
-                chunk_bytes=CHUNK,
+                block_bytes=CHUNK,
             )
     finally:
         stream.end.set()
@@ -287,11 +291,11 @@ def test_a_stream_that_hangs_does_not_hide_an_error(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("way", "compressed"), WAYS)
 def test_progress_adds_up_to_the_source(way: str, compressed: bool) -> None:
     data, keys, sink, counts = some_bytes(3 * ROW_GROUP + 9), RandomKeys(), MemorySink(), []
-    options = {"keys": keys, "context": _context(), "chunk_bytes": CHUNK, "codec": ZSTD if compressed else None}
+    options = {"keys": keys, "context": _context(), "block_bytes": CHUNK, "codec": ZSTD if compressed else None}
     if way == "stream":
-        encrypt_byte_stream(io.BytesIO(data), sink, POLICY, on_bytes=counts.append, **options)  # type: ignore[arg-type]
+        encrypt_blob_stream(io.BytesIO(data), sink, POLICY, on_bytes=counts.append, **options)  # type: ignore[arg-type]
     else:
-        encrypt_bytes_file(FillingSource(data), sink, POLICY, on_bytes=counts.append, **options)  # type: ignore[arg-type]
+        encrypt_blob(FillingSource(data), sink, POLICY, on_bytes=counts.append, **options)  # type: ignore[arg-type]
     assert sum(counts) == len(data)
 
 
@@ -312,14 +316,14 @@ def test_compressed_pages_need_a_codec() -> None:
     with pytest.raises(UnsupportedError):
         decrypt_file(MemorySource(sealed), MemorySink(), keys=keys)
     with pytest.raises(UnsupportedError):
-        ChunkView(MemorySource(sealed), keys=keys)
+        BlobView(MemorySource(sealed), keys=keys)
 
 
 class _Sparse:
     """Zeros, and a few other bytes."""
 
     name = "sparse.bin"
-    seeks_cheaply = True
+    traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1)
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -335,6 +339,9 @@ class _Sparse:
         first = -(-start // 999_983) * 999_983
         for position in range(first, start + len(out), 999_983):
             out[position - start] = position % 251
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return read_each(self, ranges)
 
 
 class _Digest:
@@ -360,7 +367,7 @@ class _FileSink:
 
 def test_three_hundred_mebibytes(tmp_path: Path) -> None:
     source, keys, path = _Sparse(300 * MIB), RandomKeys(), tmp_path / "x.parquet"
-    encrypt_bytes_file(source, _FileSink(path), POLICY, keys=keys, context=_context(), chunk_bytes=MIB)  # type: ignore[arg-type]
+    encrypt_blob(source, _FileSink(path), POLICY, keys=keys, context=_context(), block_bytes=MIB)  # type: ignore[arg-type]
     expected, restored = _Digest(), _Digest()
     for start in range(0, source.size_bytes, 4 * MIB):
         expected.write(source.read_range(start, 4 * MIB))
@@ -368,6 +375,6 @@ def test_three_hundred_mebibytes(tmp_path: Path) -> None:
     path.unlink()
     decrypt_file(encrypted, restored, keys=keys)
     assert (restored.size_bytes, restored.digest.digest()) == (300 * MIB, expected.digest.digest())
-    with ChunkView(encrypted, keys=keys) as view:
+    with BlobView(encrypted, keys=keys) as view:
         for start in (0, 63 * MIB + 17, 64 * MIB - 5, 299 * MIB, 300 * MIB - 10):
             assert view.read_range(start, 10) == source.read_range(start, 10)

@@ -16,18 +16,16 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, NotEncryptedError, PipecryptError
-from pipecrypt.parquet import byte_groups
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY
-from pipecrypt.parquet.byte_footer import plain_offset_index
-from pipecrypt.parquet.byte_layout import ByteLayout
-from pipecrypt.parquet.byte_source import plain_chunks
-from pipecrypt.parquet.chunk_view import ChunkView, find_chunk_view
-from pipecrypt.parquet.chunks import locate_pages
-from pipecrypt.parquet.encrypt import FileEncryption
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.blob import encrypt as blob_encrypt
+from pipecrypt.parquet.blob.encrypt import PlainBlob
+from pipecrypt.parquet.blob.format import BlobLayout, plain_offset_index
+from pipecrypt.parquet.files import BlobView, FileEncryption, TableView, open_view
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.row_groups import locate_pages
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import (
+    BLOB_KEY,
     COLUMN_META_DATA,
     OFFSET_INDEX,
     ROW_GROUP,
@@ -85,7 +83,7 @@ def body_end(data: bytes) -> int:
 
 def pages(size: int) -> list[tuple[int, int]]:
     """Return where the pages of an uncompressed file lie."""
-    layout, places = ByteLayout(size, CHUNK), []
+    layout, places = BlobLayout(size, CHUNK), []
     for index in range(layout.row_groups):
         bounds = layout.sealed_bounds(index)
         places += list(pairwise(bounds))
@@ -236,7 +234,7 @@ def test_any_changed_byte(data: st.DataObject) -> None:
 
 
 def test_a_table_with_the_entry_is_not_encrypted() -> None:
-    table = sample_table(10).replace_schema_metadata({CHUNKS_KEY: b"{}"})
+    table = sample_table(10).replace_schema_metadata({BLOB_KEY: b"{}"})
     for footer in FooterMode:
         with pytest.raises(FormatError):
             encrypt(parquet_bytes(table), all_columns(footer), RandomKeys())
@@ -247,7 +245,7 @@ def test_a_table_whose_writer_added_the_entry(footer: FooterMode) -> None:
     keys, sink = RandomKeys(), MemorySink()
     with FileEncryption(sink, all_columns(footer), keys=keys, context=Context(new_dataset_id(), "x")) as encryption:
         encryption.append(MemorySource(parquet_bytes(sample_table(10))))
-        encryption.finish({CHUNKS_KEY: b'{"v":1,"chunk_bytes":4096,"size":9,"compression":"none"}'})
+        encryption.finish({BLOB_KEY: b'{"v":1,"chunk_bytes":4096,"size":9,"compression":"none"}'})
     refuse(bytes(sink.data), keys)
 
 
@@ -255,13 +253,14 @@ def test_the_view_of_a_table() -> None:
     keys, plain = RandomKeys(), parquet_bytes(sample_table(10))
     encrypted = encrypt(plain, all_columns(FooterMode.ENCRYPTED), keys)
     with pytest.raises(FormatError):
-        ChunkView(MemorySource(encrypted), keys=keys)
+        BlobView(MemorySource(encrypted), keys=keys)
     with pytest.raises(NotEncryptedError):
-        ChunkView(MemorySource(plain), keys=keys)
+        BlobView(MemorySource(plain), keys=keys)
     for table in (plain, encrypted, encrypt(plain, all_columns(), keys)):
-        assert find_chunk_view(MemorySource(table), keys=keys) is None
+        assert isinstance(open_view(MemorySource(table), keys=keys), TableView)
     sealed, _ = seal(b"abc", keys)
-    with find_chunk_view(MemorySource(sealed), keys=keys) or pytest.fail("a file of chunks") as view:
+    with open_view(MemorySource(sealed), keys=keys) as view:
+        assert isinstance(view, BlobView)
         assert view.read_range(0, 3) == b"abc"
 
 
@@ -452,12 +451,12 @@ def forge(files: list[bytes], size: int, keys: RandomKeys, **entry: object) -> b
     with FileEncryption(sink, policy, keys=keys, context=Context(new_dataset_id(), "x")) as encryption:
         for data in files:
             encryption.append(MemorySource(data))
-        encryption.finish({CHUNKS_KEY: changed(size=size, **entry)})
+        encryption.finish({BLOB_KEY: changed(size=size, **entry)})
     return bytes(sink.data)
 
 
-def plain(data: bytes, chunk_bytes: int = CHUNK) -> bytes:
-    form = plain_chunks(MemorySource(data), ByteLayout(len(data), chunk_bytes))
+def plain(data: bytes, block_bytes: int = CHUNK) -> bytes:
+    form = PlainBlob(MemorySource(data), BlobLayout(len(data), block_bytes))
     return bytes(form.read_range(0, form.size_bytes))
 
 
@@ -500,7 +499,7 @@ def test_pages_of_other_writers() -> None:
 @pytest.mark.parametrize("kept", [slice(0, -1), slice(1, None), slice(0, 1)])
 def test_indexes_that_leave_pages_out(monkeypatch: pytest.MonkeyPatch, kept: slice) -> None:
     keys = RandomKeys()
-    monkeypatch.setattr(byte_groups, "plain_offset_index", lambda bounds: plain_offset_index(bounds[kept]))
+    monkeypatch.setattr(blob_encrypt, "plain_offset_index", lambda bounds: plain_offset_index(bounds[kept]))
     refuse(seal(some_bytes(3 * CHUNK), keys, codec=ZSTD)[0], keys)
 
 

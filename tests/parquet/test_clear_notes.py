@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import IntegrityError, UnsupportedError
-from pipecrypt.parquet.arrow_schema import strip_arrow_schema
-from pipecrypt.parquet.clear_notes import strip_note
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.notes import strip_arrow_schema, strip_note
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.sealed_notes import NOTES_KEY
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.wire.fields import NOTES_KEY
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.test_view import SomeKeys
 from tests.parquet.world import RandomKeys, decrypt, encrypt, parquet_bytes
 
@@ -170,7 +169,7 @@ def test_a_reader_with_the_footer_key_sees_all_and_one_without_sees_what_is_show
     with_key = encrypt(data, policy(), keys)
     without = encrypt(data, EncryptionPolicy(rules=policy().rules, footer_key="lost"), keys)
     for sealed, is_told in ((with_key, True), (without, False)):
-        with PlaintextView(MemorySource(sealed, "x"), keys=keys) as view:
+        with TableView(MemorySource(sealed, "x"), keys=keys) as view:
             entries = pq.read_metadata(io.BytesIO(bytes(view.read_range(0, view.size_bytes)))).metadata
         assert bool(told(entries)) is is_told
         assert NOTES_KEY not in entries
@@ -241,7 +240,7 @@ def test_entries_that_many_files_have_are_looked_at_once(monkeypatch: pytest.Mon
         looks.append(value)
         return strip_arrow_schema(value, *others)
 
-    monkeypatch.setattr("pipecrypt.parquet.clear_notes.strip_arrow_schema", strip)
+    monkeypatch.setattr("pipecrypt.parquet.footer.notes.strip_arrow_schema", strip)
     schema = pa.schema([pa.field(name, pa.string(), metadata={"note": f"PLANTED-{name}"}) for name in ("a", "b")])
     value = pq.read_metadata(io.BytesIO(parquet_bytes(schema.empty_table()))).metadata[b"ARROW:schema"]
     # Other columns are encrypted, or more is dropped: what stays of the same entry is not the same.

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, PipecryptError, PolicyError
-from pipecrypt.parquet.inspect import inspect_file
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.view import PlaintextView
 from tests.parquet.world import (
     MemorySource,
     RandomKeys,
@@ -199,7 +199,7 @@ def test_any_table_comes_back(data: st.DataObject) -> None:
         table = pq.read_table(io.BytesIO(original))
     except pa.ArrowException:
         return  # pyarrow 26 writes list pages of a few bytes that it does not read back
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
         assert pq.read_table(shown).equals(table)
 

@@ -9,13 +9,10 @@ import pyarrow as pa
 import pytest
 
 from pipecrypt.errors import IntegrityError, NotEncryptedError
-from pipecrypt.parquet.chunk_view import find_chunk_view
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
+from pipecrypt.parquet.files import TableView, decrypt_file, encrypt_file, open_view
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.report import FileReport, SealedColumn
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import restore, seal
@@ -107,19 +104,8 @@ def _decrypt(source: MemorySource, check: Callable[[StoredFooter], None]) -> Non
         assert not sink.data
 
 
-def _view(source: MemorySource, check: Callable[[StoredFooter], None]) -> None:
-    PlaintextView(source, keys=_UnaskedKeys(), check=check)
-
-
-def _find(source: MemorySource, check: Callable[[StoredFooter], None]) -> None:
-    find_chunk_view(source, keys=_UnaskedKeys(), check=check)
-
-
 @pytest.mark.parametrize("footer", [*FooterMode, None])
-@pytest.mark.parametrize("read", [_decrypt, _view, _find])
-def test_a_check_is_called_before_a_key_is_asked_for(
-    footer: FooterMode | None, read: Callable[[MemorySource, Callable[[StoredFooter], None]], None]
-) -> None:
+def test_a_check_is_called_before_a_key_is_asked_for(footer: FooterMode | None) -> None:
     plain = parquet_bytes(sample_table(10))
     data = plain if footer is None else encrypt(plain, all_columns(footer), RandomKeys())
     seen: list[StoredFooter] = []
@@ -129,7 +115,7 @@ def test_a_check_is_called_before_a_key_is_asked_for(
         raise IntegrityError("not the footer that was signed")
 
     with pytest.raises(IntegrityError):
-        read(MemorySource(data), refuse)
+        _decrypt(MemorySource(data), refuse)
     assert [(stored.sha256, stored.size_bytes) for stored in seen] == [(_end_digest(data), len(data))]
     assert (seen[0].sealed is None) == (footer is None)
 
@@ -151,13 +137,12 @@ class _CountingSource(MemorySource):
 
 @pytest.mark.parametrize("footer", FooterMode)
 def test_one_stored_footer_serves_to_find_out_what_a_file_is_and_to_open_it(footer: FooterMode) -> None:
-    keys, checked = RandomKeys(), list[StoredFooter]()
+    keys = RandomKeys()
     table = sample_table(100)
     source = _CountingSource(encrypt(parquet_bytes(table), all_columns(footer), keys))
     stored = read_stored_footer(source)
-    assert find_chunk_view(source, keys=keys, stored=stored, check=checked.append) is None
-    with PlaintextView(source, keys=keys, stored=stored, check=checked.append) as view:
+    with open_view(source, keys=keys, stored=stored) as view:
+        assert isinstance(view, TableView)
         assert view.size_bytes == source.size_bytes
         assert len(view.leaves) == 6
     assert source.ends_read == 1
-    assert checked == [stored, stored]

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import ContentError, LimitError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import MAX_FOOTER_BYTES, read_plain_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.files import encrypt_file
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.stored import MAX_FOOTER_BYTES, read_plain_footer
 from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
 from pipecrypt.parquet.wire.thrift import WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
@@ -25,6 +24,7 @@ from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
 from tests.parquet.world import MemorySink, RandomKeys, all_columns
 
@@ -32,10 +32,10 @@ MIB = 1 << 20
 _MEASURE = """
 import sys
 from pipecrypt.errors import PipecryptError
-from pipecrypt.parquet.footer import read_plain_footer, read_stored_footer
-from pipecrypt.parquet.footer_encryption import observe_encryption
-from pipecrypt.parquet.inspect import inspect_file
-from pipecrypt.parquet.structure import check_structure
+from pipecrypt.parquet.footer.stored import read_plain_footer, read_stored_footer
+from pipecrypt.parquet.footer.keys import observe_encryption
+from pipecrypt.parquet.footer.inspect import inspect_file
+from pipecrypt.parquet.footer.segments import check_structure
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
 from pipecrypt.store.source import open_range_source
@@ -131,7 +131,7 @@ def test_a_hundred_thousand_chunks_open_row_group_by_row_group() -> None:
     many = one[: start + 1] + struct_list(times, one[start + 2 : one.rindex(b"\x28")])
     assert len(leaf_columns(schemas, "x")) == columns
     found, _ = read_plain_footer(MemorySource(file_of(many + b"\x00"), "x"))
-    row_groups = RowGroups(found, leaf_columns(found.structs(FileMetaData.SCHEMA), "x"), "x")
+    row_groups = RowGroups(found, "x")
     row_groups.check_size()
     assert len(row_groups) == times
     for index in row_groups.ordinals:
@@ -143,7 +143,7 @@ def test_columns_that_no_encrypted_file_can_number() -> None:
     data = file_of(b"\x15\x02\x19" + schema(40_000) + b"\x16\x00\x19\x0c\x00")
     footer, _ = read_plain_footer(MemorySource(data, "x"))
     with pytest.raises(LimitError, match="32767 columns"):
-        leaf_columns(footer.structs(FileMetaData.SCHEMA), "x")
+        leaf_columns(footer, "x")
 
 
 def test_a_field_number_that_grows_by_small_steps_ends_too() -> None:
@@ -158,7 +158,7 @@ def test_an_index_that_says_it_is_huge_is_not_read(tmp_path: Path, field: int) -
     pq.write_table(pa.table({"id": [1, 2]}), out, write_page_index=True)
     stored = out.getvalue()
     footer, body_end = read_plain_footer(MemorySource(stored, "x"))
-    row_groups = RowGroups(footer, leaf_columns(footer.structs(FileMetaData.SCHEMA), "x"), "x")
+    row_groups = RowGroups(footer, "x")
     entry = row_groups.chunks(0)[0].entry
     offset = ColumnChunk.COLUMN_INDEX_OFFSET if field == ColumnChunk.COLUMN_INDEX_LENGTH else field - 1
     size = 2 << 30

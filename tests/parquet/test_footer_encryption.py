@@ -8,12 +8,10 @@ import os
 import pyarrow as pa
 import pytest
 
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption, observe_encryption
-from pipecrypt.parquet.key_names import KeyNames, read_key_names
+from pipecrypt.parquet.files import TableView, encrypt_file
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption, KeyNames, observe_encryption, read_key_names
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.byte_world import seal
@@ -111,14 +109,14 @@ def test_keys_that_name_nothing_are_told() -> None:
 
 @pytest.mark.parametrize("open_chunks", [0, 10_000])
 def test_looking_changes_nothing_for_who_opens_the_file_next(open_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", open_chunks)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._OPEN_CHUNKS", open_chunks)
     keys, seen = RandomKeys(), list[FooterEncryption]()
     data = encrypt(parquet_bytes(sample_table(100), row_group_size=30), all_columns(), keys)
-    with PlaintextView(
-        MemorySource(data), keys=keys, check=lambda stored: seen.append(observe_encryption(stored, "x"))
-    ) as view:
+    stored = read_stored_footer(MemorySource(data))
+    seen.append(observe_encryption(stored, "x"))
+    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
         looked_at = bytes(view.read_range(0, view.size_bytes))
-    with PlaintextView(MemorySource(data), keys=keys) as view:
+    with TableView(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == looked_at
     assert seen[0].mode is FooterMode.PLAINTEXT
 

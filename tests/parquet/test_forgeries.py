@@ -9,13 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import FormatError, IntegrityError, LimitError, UnsupportedError
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer, read_sealed_footer
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.files import MissingKeys, TableView
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer, read_sealed_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.shown import MissingKeys
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.parquet.wire.fields import ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType
 from pipecrypt.vocabulary.context import Context
@@ -34,8 +32,7 @@ from tests.parquet.world import (
 
 def _edited(data: bytes, edit: Callable[[Struct, RowGroups], None]) -> bytes:
     footer, body_end = read_plain_footer(MemorySource(data))
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "memory.parquet")
-    edit(footer, RowGroups(footer, leaves, "memory.parquet"))
+    edit(footer, RowGroups(footer, "memory.parquet"))
     return data[:body_end] + b"".join(encode_plain_footer(footer))
 
 
@@ -54,7 +51,7 @@ def test_the_algorithm_beside_an_encrypted_footer_cannot_be_weakened() -> None:
     with pytest.raises(IntegrityError):
         decrypt(bytes(encrypted), keys)
     with pytest.raises(IntegrityError):
-        PlaintextView(MemorySource(bytes(encrypted)), keys=keys)
+        TableView(MemorySource(bytes(encrypted)), keys=keys)
 
 
 def test_a_given_prefix_must_be_the_stored_one() -> None:
@@ -99,7 +96,7 @@ def test_offsets_that_point_nowhere(field: int, value: int, column: str) -> None
     for policy in (only("email"), all_columns()):
         encrypted = encrypt(odd, policy, keys)
         assert decrypt(encrypted, keys) == odd
-        with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+        with TableView(MemorySource(encrypted), keys=keys) as view:
             shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
         if (field, value) != (ColumnMetaData.DATA_PAGE_OFFSET, 0):  # pyarrow takes 0 at its word, in the original too
             assert pq.read_table(shown).equals(pq.read_table(io.BytesIO(original)))
@@ -143,7 +140,7 @@ def test_chunks_over_each_other() -> None:
 
 
 def test_a_key_serves_no_more_modules_than_gcm_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.limits.MAX_INVOCATIONS", 10)
+    monkeypatch.setattr("pipecrypt.parquet.pages.headers.MAX_INVOCATIONS", 10)
     with pytest.raises(LimitError):
         encrypt(parquet_bytes(sample_table(1000)), all_columns(), RandomKeys())
 
@@ -184,7 +181,7 @@ def test_zeros_follow_the_last_page_of_a_shown_chunk() -> None:
         metadata = next(chunk for chunk in opened.open_row_group(0) if chunk.leaf.dotted == "email").metadata
         start = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET) or 0
         end = start + (metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         assert bytes(view.read_range(end - 64, 64)) == bytes(64)
 
 
@@ -200,4 +197,4 @@ def test_row_counts_make_no_more_nulls_than_memory_holds(rows: int, expected: ty
     metadata = next(name for name, (_, context) in keys.by_metadata.items() if context.column)
     del keys.by_metadata[metadata]
     with pytest.raises(expected):
-        PlaintextView(MemorySource(data), keys=keys, missing=MissingKeys.NULL)
+        TableView(MemorySource(data), keys=keys, missing=MissingKeys.NULL)

@@ -13,11 +13,10 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.encrypt import FileEncryption
-from pipecrypt.parquet.inspect import inspect_file
+from pipecrypt.parquet.files import FileEncryption, TableView
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.world import (
@@ -71,7 +70,7 @@ def test_the_whole_is_the_concatenation(footer: FooterMode, data_keys: KeyScope,
     assert file.read().equals(table.cast(file.schema_arrow))
     assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [100, 30] * 7 + [90]
     assert file.metadata.num_rows == 1000
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         shown = pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes))))
     assert shown.equals(file.read())
 
@@ -82,7 +81,7 @@ def test_columns_left_in_plaintext_are_read_by_anybody(digest: DigestAlgorithm |
     encrypted, _ = grow(slices(table, 200, write_page_index=True), only("email", digest=digest), keys)
     plain = pq.read_table(io.BytesIO(decrypt(encrypted, keys)))
     assert plain.equals(table.cast(plain.schema))
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         assert pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes)))).equals(plain)
     assert pq.read_table(io.BytesIO(encrypted), columns=["id", "tags"]).equals(table.select(["id", "tags"]))
 
@@ -121,7 +120,7 @@ def test_another_schema_is_refused() -> None:
 
 
 def test_more_row_groups_than_ordinals_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.wire.modules.MAX_ORDINALS", 6)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_ORDINALS", 6)
     grow(slices(sample_table(600), 100), all_columns(), RandomKeys())
     with pytest.raises(LimitError):
         grow(slices(sample_table(700), 100), all_columns(), RandomKeys())

@@ -19,17 +19,13 @@ from hypothesis import strategies as st
 from pipecrypt.crypto import digest as digest_module
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError, PipecryptError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.integrity import INTEGRITY_KEY, ExpectedDigests, SegmentDigests
-from pipecrypt.parquet.kept import KeptChunks
-from pipecrypt.parquet.layout import Segment, SegmentKind, chunk_parts
+from pipecrypt.parquet.files import ChunkCache, TableView, decrypt_file, encrypt_file
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.segments import Segment, SegmentKind, chunk_parts
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.pages.integrity import ExpectedDigests, SegmentDigests
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.view import PlaintextView
-from pipecrypt.parquet.wire.fields import ColumnMetaData, FileMetaData, KeyValue
+from pipecrypt.parquet.wire.fields import INTEGRITY_KEY, ColumnMetaData, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.byte_world import edit_footer
@@ -96,8 +92,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
     """Yield place and bytes of each part of a plaintext column whose length is in the footer."""
     footer = read_stored_footer(MemorySource(data)).metadata
     assert footer is not None
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "x")
-    for chunks in every_row_group(RowGroups(footer, leaves, "x", is_sealed=True)):
+    for chunks in every_row_group(RowGroups(footer, "x", is_sealed=True)):
         for chunk in chunks:
             for start, length, row_group, column, kind in sorted(chunk_parts(chunk), key=lambda part: part[-1]):
                 if chunk.entry.struct(8) is None:
@@ -105,7 +100,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
 
 
 def show(data: bytes, keys: object, **options: bool) -> pa.Table:
-    with PlaintextView(MemorySource(data), keys=keys, **options) as view:  # type: ignore[arg-type]
+    with TableView(MemorySource(data), keys=keys, **options) as view:  # type: ignore[arg-type]
         return pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes))))
 
 
@@ -264,11 +259,11 @@ def test_without_the_footers_key_digests_are_still_compared() -> None:
     data = encrypt(small_file(), policy, keys)
     place, part = next(iter(plaintext_parts(data)))
     at = data.index(part)
-    with PlaintextView(MemorySource(data), keys=keys) as view:
+    with TableView(MemorySource(data), keys=keys) as view:
         assert not view.is_authenticated
         assert bytes(view.read_range(at, len(part))) == part
     changed = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
-    with PlaintextView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
+    with TableView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
         view.read_range(at + 3, 1)
     assert place == (0, 0, SegmentKind.PAGES)
 
@@ -288,7 +283,7 @@ def test_a_piece_is_checked_once_with_its_whole_chunk_and_kept(monkeypatch: pyte
     monkeypatch.setattr(ExpectedDigests, "check", counted)
     (_, part), source = next(iter(plaintext_parts(data))), SideBySide(data)
     start = data.index(part)
-    with PlaintextView(source, keys=keys, kept=KeptChunks(1 << 20)) as view:
+    with TableView(source, keys=keys, cache=ChunkCache(1 << 20)) as view:
         source.calls.clear()
         assert bytes(view.read_range(start + 2, 5)) == part[2:7]
         assert bytes(view.read_range(start + 4, 5)) == part[4:9]
@@ -303,11 +298,11 @@ def test_what_is_no_part_is_shown_as_zeros() -> None:
     data = encrypt(small_file(), only("email", digest=SHA256), keys)
     hidden = [part for place, part in plaintext_parts(data) if place[-1] != SegmentKind.PAGES]
     assert len(hidden) > 8
-    with PlaintextView(MemorySource(data), keys=keys) as view:
+    with TableView(MemorySource(data), keys=keys) as view:
         for part in hidden:
             assert bytes(view.read_range(data.index(part), len(part))) == bytes(len(part))
         assert bytes(view.read_range(0, 4)) == b"PAR1"
-    with PlaintextView(MemorySource(data), keys=keys, checks_digests=False) as view:
+    with TableView(MemorySource(data), keys=keys, checks_digests=False) as view:
         assert bytes(view.read_range(data.index(hidden[0]), len(hidden[0]))) == hidden[0]
 
 
@@ -332,7 +327,7 @@ def test_pages_behind_the_declared_end_are_digested_too(footer: FooterMode, colu
     data = encrypt(original, policy, keys)
     if footer is FooterMode.PLAINTEXT:
         assert [each["column"] for each in entry_of(data)["longer"]] == [_SMALL.schema.names.index(column)]  # type: ignore[attr-defined]
-    with PlaintextView(MemorySource(data), keys=keys) as view:
+    with TableView(MemorySource(data), keys=keys) as view:
         part = next(
             part for part in view._shown.parts if part.chunk is not None and view.leaves[part.chunk[1]].dotted == column
         )
@@ -341,7 +336,7 @@ def test_pages_behind_the_declared_end_are_digested_too(footer: FooterMode, colu
         assert bytes(view.read_range(start, end - start)) == data[start:end]
     assert data[start:end] in original
     changed = data[: end - 1] + bytes((data[end - 1] ^ 1,)) + data[end:]
-    with PlaintextView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
+    with TableView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
         view.read_range(start, 1)
     keys.withheld.clear()
     assert decrypt(data, keys) == original

@@ -12,13 +12,11 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import encode_plain_footer, read_plain_footer
-from pipecrypt.parquet.inspect import inspect_file
-from pipecrypt.parquet.limits import check_counts
+from pipecrypt.parquet.footer.inspect import inspect_file
+from pipecrypt.parquet.footer.row_groups import RowGroups, check_counts
+from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
+from pipecrypt.parquet.wire.fields import RowGroup
 from pipecrypt.parquet.wire.thrift import Raw, WireType
 from tests.parquet.world import (
     MemorySource,
@@ -148,8 +146,7 @@ def test_verdicts_on_readers(policy: EncryptionPolicy, reader: str, verdict: str
 def test_fields_unknown_to_us_need_an_encrypted_footer() -> None:
     original = parquet_bytes(sample_table(10))
     footer, body_end = read_plain_footer(MemorySource(original))
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "footer")
-    chunk = RowGroups(footer, leaves, "footer").struct(0).structs(RowGroup.COLUMNS)[1]
+    chunk = RowGroups(footer, "footer").struct(0).structs(RowGroup.COLUMNS)[1]
     chunk.set(20, WireType.BINARY, Raw(b"\x03abc"))
     newer = original[:body_end] + b"".join(encode_plain_footer(footer))
     with pytest.raises(UnsupportedError):
@@ -175,7 +172,7 @@ def test_row_groups_that_are_closed_and_opened_again(
     for policy in (all_columns(footer, scope), only("email", footer=footer), digested):
         keys = RandomKeys()
         kept_open = encrypt(original, policy, keys)
-        monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", 0)
+        monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._OPEN_CHUNKS", 0)
         reopened = encrypt(original, policy, keys)
         assert decrypt(reopened, keys) == original
         monkeypatch.undo()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import StorageError
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.carry.reading import ReadAhead
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.readahead import ReadAhead
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.world import MemorySink, MemorySource, RandomKeys, all_columns, only, parquet_bytes, sample_table
+from tests.parquet.world import FillingSource, MemorySink, RandomKeys, all_columns, only, parquet_bytes, sample_table
 
 _WINDOW_BYTES = 700
 
 
-class _FillingSource(MemorySource):
+class _FillingSource(FillingSource):
     """Fills buffers as a local file does, and fails at the read numbered `fails_at`."""
 
     def __init__(self, data: bytes, fails_at: int | None = None) -> None:
@@ -32,7 +31,7 @@ class _FillingSource(MemorySource):
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("layout", "readahead"):
+    for module in ("footer.segments", "carry.reading"):
         monkeypatch.setattr(f"pipecrypt.parquet.{module}.WINDOW_BYTES", _WINDOW_BYTES)
 
 

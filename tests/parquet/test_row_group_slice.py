@@ -12,13 +12,11 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.footer import read_plain_footer, read_stored_footer
-from pipecrypt.parquet.originals import read_originals
+from pipecrypt.parquet.files import TableView, encrypt_file, row_group_sizes, slice_row_groups
+from pipecrypt.parquet.footer.entries import read_originals
+from pipecrypt.parquet.footer.segments import check_structure
+from pipecrypt.parquet.footer.stored import read_plain_footer, read_stored_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
-from pipecrypt.parquet.row_group_slice import row_group_sizes, slice_row_groups
-from pipecrypt.parquet.structure import check_structure
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.parquet.wire.fields import ROW_GROUP, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import open_encoded
@@ -148,7 +146,7 @@ def test_the_size_of_a_part_is_its_own() -> None:
     back = decrypt(encrypted, keys)
     assert originals.values == {}
     assert abs(originals.source_bytes - len(back)) <= 0.02 * len(back)
-    with PlaintextView(MemorySource(encrypted), keys=keys) as view:
+    with TableView(MemorySource(encrypted), keys=keys) as view:
         assert view.size_bytes < len(data) * 0.25
     assert len(back) < len(data) * 0.25
 
@@ -187,11 +185,10 @@ def test_every_range_is_that_of_the_slice(tmp_path: Path, *, is_local: bool) -> 
         middle = len(whole) // 2
         for start, length in [(0, 4), (len(whole) - 9, 9), (middle, len(whole) - middle), (len(whole), 0), (middle, 0)]:
             assert bytes(source.read_range(start, length)) == whole[start : start + length]
-            if hasattr(source, "read_into"):
-                out = memoryview(bytearray(length))
-                source.read_into(start, out)
-                assert bytes(out) == whole[start : start + length]
-        assert hasattr(source, "read_into") == hasattr(source, "descriptor") == is_local
+            out = memoryview(bytearray(length))
+            source.read_into(start, out)
+            assert bytes(out) == bytes(source.read_many([(start, length)])[0]) == whole[start : start + length]
+        assert (source.traits.descriptor is not None) == (source.traits.reads_in_flight == 1) == is_local
         for start, length in [(-1, 2), (0, len(whole) + 1), (len(whole), 1)]:
             with pytest.raises(FormatError):
                 source.read_range(start, length)

@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, LimitError, PipecryptError
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import StoredFooter, read_sealed_footer, read_stored_footer
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.segments import Structure, check_opened_structure, check_structure
+from pipecrypt.parquet.footer.stored import read_sealed_footer, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
-from pipecrypt.parquet.structure import Structure, check_opened_structure, check_structure
-from pipecrypt.parquet.view import PlaintextView
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from tests.parquet.byte_world import edit_footer, seal
@@ -61,7 +60,7 @@ def check_with_keys(data: bytes, keys: object, *, allow_missing_keys: bool = Fal
 @pytest.mark.parametrize("footer", FooterMode)
 @pytest.mark.parametrize("open_chunks", [0, 10_000])
 def test_counts_of_tables(footer: FooterMode, open_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.chunks._OPEN_CHUNKS", open_chunks)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._OPEN_CHUNKS", open_chunks)
     keys = RandomKeys()
     for policy in (all_columns(footer), only("email", footer=footer)):
         data = encrypt(parquet_bytes(sample_table(1000), row_group_size=300, write_page_index=True), policy, keys)
@@ -170,8 +169,7 @@ def test_impossible_files(name: str, footer: FooterMode | None) -> None:
     data = encrypt(plain, only("email", footer=footer), keys)
 
     def edit(metadata: Struct) -> None:
-        leaves = leaf_columns(metadata.structs(FileMetaData.SCHEMA), "x")
-        _IMPOSSIBLE[name](metadata, RowGroups(metadata, leaves, "x", is_sealed=True))
+        _IMPOSSIBLE[name](metadata, RowGroups(metadata, "x", is_sealed=True))
 
     assert check_with_keys(edit_footer(data, keys, lambda _: None), keys) == Structure(6, 2)
     forged = edit_footer(data, keys, edit)
@@ -192,7 +190,7 @@ def test_an_encrypted_footer_fills_its_place() -> None:
 
 def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encrypt(small_file(), only("email"), RandomKeys())
-    monkeypatch.setattr("pipecrypt.parquet.chunks.MAX_CHUNKS", 5)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_CHUNKS", 5)
     with pytest.raises(LimitError):
         check(data)
 
@@ -200,13 +198,11 @@ def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_checking_changes_nothing_for_who_opens_the_file_next() -> None:
     keys, seen = RandomKeys(), list[Structure]()
     data = encrypt(small_file(), only("email"), keys)
-
-    def look(stored: StoredFooter) -> None:
-        seen.append(check_structure(stored, "memory.parquet"))
-
-    with PlaintextView(MemorySource(data), keys=keys, check=look) as view:
+    stored = read_stored_footer(MemorySource(data))
+    seen.append(check_structure(stored, "memory.parquet"))
+    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
         shown = bytes(view.read_range(0, view.size_bytes))
-    with PlaintextView(MemorySource(data), keys=keys) as view:
+    with TableView(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == shown
     assert seen == [Structure(6, 2)]
 

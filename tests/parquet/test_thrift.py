@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, PipecryptError
-from pipecrypt.parquet.page_headers import read_page_header
+from pipecrypt.parquet.pages.headers import read_page_header
 from pipecrypt.parquet.wire.fields import COLUMN_CHUNK, FILE_META_DATA, OFFSET_INDEX
 from pipecrypt.parquet.wire.thrift import BINARY, BOOL, INTEGER, ListOf, Raw, Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import read_struct

@@ -12,10 +12,9 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, IntegrityError, KeyNotFoundError, LimitError, UsageError
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
+from pipecrypt.parquet.footer.columns import leaf_columns
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
-from pipecrypt.parquet.wire.fields import FileMetaData
 from tests.parquet.world import (
     DATA,
     FixedKeys,
@@ -70,7 +69,7 @@ def same(left: pa.Table | None, right: pa.Table | None) -> bool:
 
 
 def middle_column(data: bytes) -> str:
-    leaves = leaf_columns(read_plain_footer(MemorySource(data))[0].structs(FileMetaData.SCHEMA), "file")
+    leaves = leaf_columns(read_plain_footer(MemorySource(data))[0], "file")
     return leaves[len(leaves) // 2].dotted
 
 

@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
-from pipecrypt.parquet.page_headers import MAX_HEADER_BYTES, PageScan
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
+from pipecrypt.parquet.pages.headers import MAX_HEADER_BYTES, PageScan
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.wire.thrift import encode_varint
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.test_vectors import ENCRYPTED, FOREIGN_KEYS, PLAIN, TOO_MANY_PAGES, middle_column
 from tests.parquet.world import (
     DATA,
+    FillingSource,
     FixedKeys,
     MemorySink,
-    MemorySource,
     RandomKeys,
     all_columns,
     decrypt,
@@ -39,7 +38,7 @@ _MIB = 1 << 20
 _SMALL_FILES = [name for name in PLAIN if name != TOO_MANY_PAGES and (DATA / name).stat().st_size < 200_000]
 
 
-class _FillingSource(MemorySource):
+class _FillingSource(FillingSource):
     """Fills buffers as a local file does, and knows the largest range it was asked for."""
 
     largest_bytes = 0
@@ -51,7 +50,7 @@ class _FillingSource(MemorySource):
 
 @pytest.fixture
 def window_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    for module in ("layout", "readahead"):
+    for module in ("footer.segments", "carry.reading"):
         monkeypatch.setattr(f"pipecrypt.parquet.{module}.WINDOW_BYTES", request.param)
     return int(request.param)
 
@@ -153,7 +152,7 @@ class _SlowSink(MemorySink):
 def test_no_buffer_is_filled_while_it_is_written(
     policy: EncryptionPolicy, window_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    monkeypatch.setattr("pipecrypt.parquet.carry.writing._FLUSH_BYTES", window_bytes)
     original = parquet_bytes(sample_table(600), row_group_size=100, write_page_index=True, data_page_size=300)
     keys, sealed, back = RandomKeys(), _SlowSink(), _SlowSink()
     encrypt_file(_FillingSource(original), sealed, policy, keys=keys, context=Context(new_dataset_id(), "a"))
@@ -165,7 +164,7 @@ def test_no_buffer_is_filled_while_it_is_written(
 @pytest.mark.parametrize("window_bytes", [700], indirect=True)
 @pytest.mark.parametrize("fails_at", [1, 2, 5])
 def test_a_write_that_fails_ends_the_walk(fails_at: int, window_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.parquet.body._FLUSH_BYTES", window_bytes)
+    monkeypatch.setattr("pipecrypt.parquet.carry.writing._FLUSH_BYTES", window_bytes)
     original = parquet_bytes(sample_table(600), row_group_size=100)
     for policy in (all_columns(), only("email")):
         with pytest.raises(StorageError):

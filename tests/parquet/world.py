@@ -13,10 +13,10 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.chunks import Chunk, RowGroups
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.files import decrypt_file, encrypt_file
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.vocabulary import ranges
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
 
@@ -33,10 +33,21 @@ def every_row_group(row_groups: RowGroups) -> list[list[Chunk]]:
     return [row_groups.chunks(index) for index in row_groups.ordinals]
 
 
-class MemorySource:
+class MemorySource(ranges.MemorySource):
     """A file in memory."""
 
-    seeks_cheaply = True
+    def __init__(self, data: bytes, name: str = "memory.parquet") -> None:
+        super().__init__(bytes(data), name)
+
+
+class FillingSource(MemorySource):
+    """A file in memory that is read ahead, as a local file is."""
+
+    traits = ranges.SourceTraits(seeks_cheaply=True, reads_in_flight=1)
+
+
+class PlainSource:
+    """A file in memory that has no other power than to be read by range, on one thread."""
 
     def __init__(self, data: bytes, name: str = "memory.parquet") -> None:
         self._data = memoryview(bytes(data))

@@ -11,9 +11,9 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.footer import encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.dataset.world import SignedWorld, write_table
 
 

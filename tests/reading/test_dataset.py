@@ -25,8 +25,8 @@ from pipecrypt.errors import (
     SourceNotFoundError,
     UsageError,
 )
-from pipecrypt.parquet import view as view_module
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.table import view as view_module
 from pipecrypt.reading import dataset as dataset_module
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.world import CREDENTIALS, Keys, seal, write

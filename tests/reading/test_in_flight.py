@@ -27,12 +27,12 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer import parse_footer, read_footer_bytes, read_sealed_footer
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.view import PlaintextView
+from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.footer.stored import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.reading import in_flight
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import CREDENTIALS, Keys
 
@@ -311,8 +311,8 @@ def test_no_byte_of_a_column_in_plaintext_changes_unnoticed(keys: Keys, footer: 
     assert pc.decrypt_bytes(message, [keys.open], credentials=CREDENTIALS).equals(batch)
 
 
-def _view(message: bytes, session: KeySession) -> PlaintextView:
-    return PlaintextView(MemorySource(message, "message"), keys=session.for_file(lambda: None))
+def _view(message: bytes, session: KeySession) -> TableView:
+    return TableView(MemorySource(message, "message"), keys=session.for_file(lambda: None))
 
 
 def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:

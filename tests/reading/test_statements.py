@@ -16,7 +16,7 @@ from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements
-from pipecrypt.store import source
+from pipecrypt.store import fsspec as fsspec_store
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 LOCAL = fsspec.filesystem("file")
@@ -39,13 +39,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        real = source.read_stored
+        real = fsspec_store.read_stored
 
         def reading(fs: object, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
             self.names.append(path.rpartition("/")[2])
             return real(fs, path, ranges)
 
-        monkeypatch.setattr(source, "read_stored", reading)
+        monkeypatch.setattr(fsspec_store, "read_stored", reading)
 
 
 def statements(**options: object) -> FoundStatements:

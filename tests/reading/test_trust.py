@@ -38,7 +38,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.manifest.promise import PromisedPolicy
-from pipecrypt.parquet import view as view_module
+from pipecrypt.parquet.table import view as view_module
 from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.vocabulary import once

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.files import encrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, parquet_bytes

@@ -23,16 +23,16 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_uses import column_key_uses
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.keys import column_key_uses
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.deep_rotation import DeepSummary
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import undo
 from pipecrypt.store.inventory import pin
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
 

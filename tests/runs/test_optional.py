@@ -13,10 +13,8 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, PolicyError, UnlistedColumnError
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.columns import choose_keys, covers, leaf_columns
-from pipecrypt.parquet.footer import read_plain_footer
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.wire.fields import FileMetaData
+from pipecrypt.parquet.footer.columns import choose_keys, covers, leaf_columns
+from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
@@ -24,6 +22,7 @@ from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import World
 
 _NUMBER = "123-45-6789"
@@ -139,7 +138,7 @@ def test_covered_columns_are_those_that_are_chosen() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({name: [1] for name in names}), sink)
     footer, _ = read_plain_footer(MemorySource(sink.getvalue().to_pybytes(), "t"))
-    leaves = leaf_columns(footer.structs(FileMetaData.SCHEMA), "t")
+    leaves = leaf_columns(footer, "t")
     policy = Policy(
         {"a": "static://1#k", "b": "static://1#k", "card_*": "static://1#k"}, optional=["b"]
     ).engine_policy()

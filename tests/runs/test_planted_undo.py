@@ -14,11 +14,11 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.sharing import rekeying
 from pipecrypt.errors import IntegrityError, LinkError
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store import undo
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
 NAME = "a.parquet"

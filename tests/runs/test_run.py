@@ -29,7 +29,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.inspect import inspect_file
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted

@@ -25,12 +25,12 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants
 from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.parquet.inspect import inspect_file
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
 from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
 

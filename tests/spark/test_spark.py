@@ -20,7 +20,7 @@ import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer import read_sealed_footer
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from tests.parquet.world import MemorySource, encrypt, parquet_bytes
 

@@ -9,8 +9,9 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import LinkError, StorageError
-from pipecrypt.store.inventory import Admits, Kind, look_at, pin, take_inventory
+from pipecrypt.store.inventory import look_at, pin, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Admits, Kind
 from pipecrypt.store.source import open_range_source
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import UsageError
-from pipecrypt.store.listing import SourceFile, check_disjoint, check_outputs
+from pipecrypt.store.listing import check_disjoint, check_outputs
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 
 @pytest.fixture

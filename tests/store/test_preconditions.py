@@ -12,14 +12,16 @@ from pipecrypt.store import preconditions
 from pipecrypt.store.conditional import ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.preconditions import Preconditions, Writers, check_writers, honours_preconditions
+from pipecrypt.store.open import open_store
+from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.protocol import Preconditions
 from pipecrypt.store.s3_object import S3Object
 from tests.store.test_s3_sink import Bucket
 
 
 def test_servers_that_honour_them(s3_server: Any) -> None:
     bucket = Bucket(s3_server)
-    assert check_writers(bucket.location("out"), Writers.SEVERAL).outcome is Preconditions.HONOURED
+    assert check_writers(open_store(bucket.location("out")), Writers.SEVERAL).outcome is Preconditions.HONOURED
     assert bucket.names() == []
     assert bucket.uploads() == []
 
@@ -34,9 +36,9 @@ def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(S3Object, method, ignoring)  # as a server that does not look at the header
     bucket = Bucket(moto_s3_server)
     with pytest.raises(UnsafeSinkError) as caught:
-        check_writers(bucket.location("out/"), Writers.SEVERAL)
+        check_writers(open_store(bucket.location("out/")), Writers.SEVERAL)
     assert caught.value.exit_code == 5
-    assert check_writers(bucket.location("out/"), Writers.ONE).outcome is Preconditions.IGNORED
+    assert check_writers(open_store(bucket.location("out/")), Writers.ONE).outcome is Preconditions.IGNORED
     assert bucket.names() == []
     assert bucket.uploads() == []
 
@@ -49,7 +51,7 @@ def test_a_server_that_replaces_in_spite_of_a_tag(moto_s3_server: Any, monkeypat
 
     monkeypatch.setattr(S3Object, "put", ignoring)
     bucket = Bucket(moto_s3_server)
-    assert honours_preconditions(bucket.location("out")).outcome is Preconditions.IGNORED
+    assert open_store(bucket.location("out")).guarantees().outcome is Preconditions.IGNORED
     assert bucket.names() == []
 
 
@@ -73,7 +75,7 @@ def test_a_server_that_does_not_know_the_header(
         real(self, *arguments)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.IGNORED
+    assert open_store(Bucket(moto_s3_server).location("out")).guarantees().outcome is Preconditions.IGNORED
 
 
 def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,28 +87,28 @@ def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: 
         real(self, *arguments, **conditions)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert honours_preconditions(Bucket(moto_s3_server).location("out")).outcome is Preconditions.HONOURED
+    assert open_store(Bucket(moto_s3_server).location("out")).guarantees().outcome is Preconditions.HONOURED
     assert not busy
 
 
 def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
-    report = honours_preconditions(Bucket(s3_server).location("out"))
+    report = open_store(Bucket(s3_server).location("out")).guarantees()
     assert report.ignored == (("copies",) if s3_server.name == "moto" else ())
 
 
 def test_sinks_that_have_other_means(tmp_path: Path) -> None:
     for url in (str(tmp_path), "memory://x", "-"):
-        assert honours_preconditions(Location(url)).outcome is Preconditions.BY_OTHER_MEANS
+        assert open_store(Location(url)).guarantees().outcome is Preconditions.BY_OTHER_MEANS
 
 
 def test_sinks_that_have_none(faulty: object) -> None:
     with pytest.raises(UnsafeSinkError):
-        check_writers(Location("faulty://b/out"), Writers.SEVERAL)
+        check_writers(open_store(Location("faulty://b/out")), Writers.SEVERAL)
 
 
 def test_a_store_that_fails(moto_s3_server: Any) -> None:
     with pytest.raises(StorageError):
-        honours_preconditions(Location("s3://no-such-bucket-here/out", moto_s3_server.options))
+        open_store(Location("s3://no-such-bucket-here/out", moto_s3_server.options)).guarantees()
 
 
 class _Blobs(MemoryFileSystem):
@@ -151,5 +153,5 @@ def test_stores_that_take_a_mode_and_tags_are_tried(monkeypatch: pytest.MonkeyPa
     if overlooks is not None:
         monkeypatch.setattr(_Blobs, overlooks, True)
     expected = Preconditions.HONOURED if overlooks is None else Preconditions.IGNORED
-    assert honours_preconditions(Location("abfs://box/out")).outcome is expected
+    assert open_store(Location("abfs://box/out")).guarantees().outcome is expected
     assert not [name for name in _Blobs.store if "probe" in name]

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, StorageError
-from pipecrypt.store import revision
+from pipecrypt.store import local
 from pipecrypt.store.location import Location
 from pipecrypt.store.revision import read_revision, replace_revision
 from pipecrypt.store.s3_object import S3Object
@@ -104,7 +104,7 @@ def test_a_process_that_was_stopped_in_between_keeps_nobody_waiting(
     place = Location(str(tmp_path / "manifest.json"))
     replace_revision(place, b"1", expected=None)
     first = read_revision(place, MOST)
-    monkeypatch.setattr(revision, "take_lock", partial(take_lock, wait_seconds=0.1))
+    monkeypatch.setattr(local, "take_lock", partial(take_lock, wait_seconds=0.1))
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(ConflictError, match="another process holds the lock"):

@@ -13,10 +13,11 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store import s3, s3_object
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.inventory import pin_regular
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
-from pipecrypt.store.s3 import MIN_BODY_BYTES, ends_replaced_by
-from pipecrypt.store.s3_object import copied_ranges
+from pipecrypt.store.open import open_store
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.store.s3 import MIN_BODY_BYTES, S3Store
+from pipecrypt.store.s3_object import S3Object, copied_ranges
 from pipecrypt.store.undo import replace_tail
 from tests.servers.s3_server import S3Server
 
@@ -191,12 +192,13 @@ def test_a_busy_store_is_asked_again(stored: Stored, spoil: Callable[..., None],
 
 
 def test_who_copies(stored: Stored) -> None:
-    assert ends_replaced_by(stored.location) is not None
+    assert isinstance(open_store(stored.location), S3Store)
+    assert S3Object(open_filesystem(stored.location)).takes_conditions
     sealed = {**stored.location.options, "s3_additional_kwargs": {"SSECustomerKey": "k"}}
     for other in (
         Location("/a/b", {}),
         Location("memory://a/b", {}),
         Location(f"simplecache::{stored.location.url}", {"s3": stored.location.options}),
-        Location(stored.location.url, sealed),
     ):
-        assert ends_replaced_by(other) is None
+        assert not isinstance(open_store(other), S3Store)
+    assert not S3Object(open_filesystem(Location(stored.location.url, sealed))).takes_conditions

@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.store import lease, lease_holders
+from pipecrypt.store import lease, lease_holders, process_identity
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.lease import HeldLease, Lease
 from pipecrypt.store.lease_holders import (
@@ -74,8 +74,8 @@ def test_a_process_of_this_machine_that_died_is_not_waited_for(tmp_path: Path) -
     directory = Location(str(tmp_path / "lock"))
     code = (
         "import os, signal; from pipecrypt.store.location import Location; "
-        "from pipecrypt.store.lease import SinkLock; "
-        f"SinkLock(Location({directory.url!r}), 'dead'); os.kill(os.getpid(), signal.SIGKILL)"
+        "from pipecrypt.store.lease import Lease; "
+        f"Lease(Location({directory.url!r}), 'dead'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert _names(directory) == ["1.json"]
@@ -451,7 +451,7 @@ def test_what_this_process_could_not_give_back_does_not_keep_it_out(directory: L
     with pytest.raises(ConflictError):
         Lease(directory, "run-2", timing=LeaseTiming(sleep=_never))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipecrypt.store.lease.remove_file", _refuse)
+        patch.setattr("pipecrypt.store.lease.remove_holder", _refuse)
         lock.release()
     assert _names(directory) == ["1.json"]
     Lease(directory, "run-2", timing=LeaseTiming(sleep=_never)).release()
@@ -486,6 +486,6 @@ def test_a_process_that_is_hidden_is_not_called_dead(error: type[OSError], monke
             raise error
         return open(path, **options)
 
-    monkeypatch.setattr(lease_holders, "open", hidden, raising=False)
+    monkeypatch.setattr(process_identity, "open", hidden, raising=False)
     assert is_running(other) is None
     assert is_running(replace(other, number=2**22 + 1)) is False  # more than Linux gives

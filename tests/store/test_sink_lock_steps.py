@@ -146,7 +146,7 @@ def explore(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], _World]:
             monkeypatch.setattr(module, "read_holder", world.read)
             monkeypatch.setattr(module, "write_holder", world.write)
         monkeypatch.setattr(LeaseWatch, "living", lambda _, seen: world.living(seen))
-        monkeypatch.setattr(lease, "remove_file", world.remove)
+        monkeypatch.setattr(lease, "remove_holder", world.remove)
         monkeypatch.setattr(Lease, "_beat", lambda _: None)
         world.run()
         return world

@@ -8,10 +8,12 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, StorageError
-from pipecrypt.store import source as source_module
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store import local
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source, read_small_file
+from pipecrypt.vocabulary.ranges import traits_of
 from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
 DATA = bytes(range(256)) * 40
@@ -62,7 +64,7 @@ def test_local_reads_share_one_buffer_and_are_cheap(tmp_path: Path) -> None:
         kept = source.read_range(0, 4000)
         source.read_range(0, 9000)  # the buffer grows; a view of the old one does not stop it
         assert bytes(kept) == DATA[:4000]
-        assert source.seeks_cheaply  # type: ignore[attr-defined]
+        assert traits_of(source).seeks_cheaply
 
 
 @pytest.mark.parametrize("data", [DATA, DATA[:-1], DATA + b"x"])
@@ -136,7 +138,7 @@ def test_local_descriptor_is_closed(tmp_path: Path) -> None:
 
 def test_failing_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: type[FaultyStore]) -> None:
     (tmp_path / "a.parquet").write_bytes(DATA)
-    monkeypatch.setattr(source_module, "os", FaultyOS(Faults("preadv", at=2), counted=("preadv",)))
+    monkeypatch.setattr(local, "os", FaultyOS(Faults("preadv", at=2), counted=("preadv",)))
     with pytest.raises(StorageError), open_range_source(_pin(tmp_path / "a.parquet")) as source:
         source.read_range(0, 10)
         source.read_range(10, 10)
@@ -192,6 +194,6 @@ def test_a_file_that_grows_right_behind_the_look_at_it(tmp_path: Path, monkeypat
             file.write(b"more")
         return real(*arguments)
 
-    monkeypatch.setattr(source_module.os, "pread", grow)
+    monkeypatch.setattr(local.os, "pread", grow)
     with pytest.raises(ConflictError), open_range_source(pinned):
         pass

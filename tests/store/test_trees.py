@@ -12,9 +12,10 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
-from pipecrypt.store import local_publication
-from pipecrypt.store.listing import EVERY_FILE, check_disjoint, list_sources
+from pipecrypt.store import held_directory
+from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import EVERY_FILE
 from pipecrypt.store.publication import temporary_name
 from pipecrypt.store.sink import open_sink
 
@@ -134,7 +135,7 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path, umask: int) 
 def test_the_umask_where_the_system_does_not_tell_it(
     tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_publication, "_STATUS", str(tmp_path / "missing"))
+    monkeypatch.setattr(held_directory, "_STATUS", str(tmp_path / "missing"))
     assert stat.S_IMODE(_publish(tmp_path / "x", 0o777, None).st_mode) == 0o755
     assert os.umask(umask) == umask
 

@@ -14,11 +14,10 @@ import pipecrypt as pc
 from pipecrypt.keys.signers import make_signatures, open_signer
 from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.manifest.paths import MANIFEST_PATH
-from pipecrypt.parquet.chunks import RowGroups
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import PLAIN_MAGIC, encode_plain_footer, read_stored_footer
-from pipecrypt.parquet.layout import SegmentKind
-from pipecrypt.parquet.wire.fields import ColumnChunk, FileMetaData
+from pipecrypt.parquet.footer.row_groups import RowGroups
+from pipecrypt.parquet.footer.segments import SegmentKind
+from pipecrypt.parquet.footer.stored import PLAIN_MAGIC, encode_plain_footer, read_stored_footer
+from pipecrypt.parquet.wire.fields import ColumnChunk
 from tests.parquet.world import MemorySource, every_row_group
 from tests.tamper.parts import edit, exchange, modules_of, parts_of
 from tests.tamper.world import FILES, TamperWorld
@@ -457,8 +456,7 @@ def _encrypt_over(scene: Scene, columns: dict[str, str]) -> None:
 def _without_encryption(data: bytes) -> bytes:
     stored = read_stored_footer(MemorySource(data))
     assert stored.metadata is not None
-    leaves = leaf_columns(stored.metadata.structs(FileMetaData.SCHEMA), "a file")
-    for chunks in every_row_group(RowGroups(stored.metadata, leaves, "a file")):
+    for chunks in every_row_group(RowGroups(stored.metadata, "a file")):
         for chunk in chunks:
             chunk.entry.remove(ColumnChunk.CRYPTO_METADATA)
             chunk.entry.remove(ColumnChunk.ENCRYPTED_COLUMN_METADATA)

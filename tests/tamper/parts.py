@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecrypt.parquet.chunks import RowGroups, locate_pages
-from pipecrypt.parquet.columns import leaf_columns
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.layout import SegmentKind, chunk_parts
-from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, FileMetaData
+from pipecrypt.parquet.footer.row_groups import RowGroups, locate_pages
+from pipecrypt.parquet.footer.segments import SegmentKind, chunk_parts
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto
 from tests.parquet.world import MemorySource, every_row_group
 
 
@@ -42,9 +41,8 @@ class Parts:
 def parts_of(data: bytes) -> Parts:
     stored = read_stored_footer(MemorySource(data))
     assert stored.metadata is not None, "an encrypted footer hides its parts"
-    leaves = leaf_columns(stored.metadata.structs(FileMetaData.SCHEMA), "a file")
     pages, others, keys = {}, {}, {}
-    for chunks in every_row_group(RowGroups(stored.metadata, leaves, "a file")):
+    for chunks in every_row_group(RowGroups(stored.metadata, "a file")):
         for chunk in chunks:
             place = (chunk.row_group, chunk.column)
             where = locate_pages(chunk)

@@ -19,14 +19,14 @@ from pipecrypt.dataset.opening.trust_options import trust_options
 from pipecrypt.errors import IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.chunks import locate_pages
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.memory_source import MemorySource
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.row_groups import locate_pages
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.wire.modules import ModuleType, open_module, seal_module
 from pipecrypt.reading.rows import read_rows
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.store.location import Location
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.tamper.corpus import Scene
 from tests.tamper.world import table
 

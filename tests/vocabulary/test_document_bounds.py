@@ -20,9 +20,9 @@ from pipecrypt.keys.services.keystore.document import parse_keystore
 from pipecrypt.manifest.envelope import parse_envelope
 from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
 from pipecrypt.manifest.statement import decode_statement, encode_statement
-from pipecrypt.parquet.byte_entry import CHUNKS_KEY, find_entry
-from pipecrypt.parquet.originals import LAYOUT_KEY, read_originals
-from pipecrypt.parquet.wire.fields import FileMetaData, KeyValue
+from pipecrypt.parquet.blob.format import find_blob_entry
+from pipecrypt.parquet.footer.entries import read_originals
+from pipecrypt.parquet.wire.fields import BLOB_KEY, LAYOUT_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.runs.journal.block import Block, TaskRecord, decode_block, encode_block
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
@@ -69,7 +69,7 @@ READERS: dict[str, Callable[[bytes, Path], object]] = {
     "report": lambda data, _: decode_report(data, "x"),
     "lock": lock,
     "layout": lambda data, _: read_originals(footer_with(LAYOUT_KEY, data)),
-    "chunks": lambda data, _: find_entry(footer_with(CHUNKS_KEY, data), "x"),
+    "chunks": lambda data, _: find_blob_entry(footer_with(BLOB_KEY, data), "x"),
 }
 _COUNT = 300_000
 _ELEMENTS = {

@@ -17,8 +17,8 @@ from typing import Final
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = ["BLOCK_BYTES", "CheckedSource"]
 
@@ -35,6 +35,8 @@ class CheckedSource:
     Args:
         source: the file.
     """
+
+    traits = SourceTraits(reads_in_flight=1)
 
     __slots__ = ("_digests", "_gatherer", "_kept", "_lock", "_source", "name", "size_bytes")
 
@@ -88,8 +90,8 @@ class CheckedSource:
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
-        if self._digests is None and isinstance(self._source, ReadsInto):
-            self._source.read_into(start, out)
+        if self._digests is None:
+            read_into(self._source, start, out)
         else:
             out[:] = self.read_range(start, len(out))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved
-from pipecrypt.store.listing import SourceFile, all_parquet_and_hidden
+from pipecrypt.store.patterns import all_parquet_and_hidden
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 
 __all__ = ["CHUNKS_SUFFIX", "ENCRYPTED_FILES", "is_data"]

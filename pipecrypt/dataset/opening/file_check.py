@@ -16,9 +16,9 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ContentError
 from pipecrypt.manifest.compare import ObservedFile, compare_file
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
-from pipecrypt.parquet.footer import BytesCheck, FooterBytes, StoredFooter, parse_footer, read_footer_bytes
-from pipecrypt.parquet.opened import OpenedCheck, Protection
-from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.parquet.footer.opened import OpenedCheck, Protection
+from pipecrypt.parquet.footer.stored import BytesCheck, FooterBytes, StoredFooter, parse_footer, read_footer_bytes
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["MAX_OTHER_FOOTER_BYTES", "check_bytes", "check_file", "check_when_opened"]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.errors import MissingExtraError
-from pipecrypt.parquet.protocols import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["computable", "digest_file", "ignore_bytes", "pieces"]
 

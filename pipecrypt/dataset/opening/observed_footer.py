@@ -5,12 +5,11 @@ from __future__ import annotations
 from pipecrypt.errors import PipecryptError
 from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, ObservedFile
 from pipecrypt.manifest.promise import PromisedFooter
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
-from pipecrypt.parquet.footer_encryption import FooterColumn, FooterEncryption
-from pipecrypt.parquet.footer_encryption import observe_encryption as read_encryption
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
+from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.wire.fields import FileMetaData
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 
@@ -41,7 +40,7 @@ def observe(stored: StoredFooter, name: str) -> Observation:
     file = ObservedFile(
         stored.size_bytes,
         footer_sha256=stored.sha256,
-        rows=None if metadata is None else metadata.integer(FileMetaData.NUM_ROWS),
+        rows=stored.rows,
         kek_ids=None if metadata is None else seen.kek_ids,
     )
     return file, _encryption(seen)

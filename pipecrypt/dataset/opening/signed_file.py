@@ -13,7 +13,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, refuse
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import staged_path
-from pipecrypt.parquet.footer import StoredFooter
+from pipecrypt.parquet.footer.stored import StoredFooter
 
 __all__ = ["Origin", "SignedFile"]
 

@@ -13,9 +13,9 @@ from typing import TypeAlias, TypeVar
 
 from pipecrypt.errors import ConflictError, ContentError, StorageError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import read_footer_bytes
-from pipecrypt.parquet.gather import Gatherer
-from pipecrypt.parquet.protocols import RangeSource, ReadsInto
+from pipecrypt.parquet.files import Gatherer
+from pipecrypt.parquet.footer.stored import read_footer_bytes
+from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = ["SignedRanges", "first_signed", "is_signed"]
 
@@ -53,6 +53,8 @@ class SignedRanges:
         places: looks where it may be now. Closing what that opens is left to whoever made it.
     """
 
+    traits = SourceTraits(reads_in_flight=1)
+
     __slots__ = ("_entry", "_lock", "_places", "_source", "name", "size_bytes")
 
     def __init__(self, source: RangeSource, entry: FileEntry, places: Places[RangeSource]) -> None:
@@ -76,14 +78,7 @@ class SignedRanges:
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
-
-        def read(source: RangeSource) -> None:
-            if isinstance(source, ReadsInto):
-                source.read_into(start, out)
-            else:
-                out[:] = source.read_range(start, len(out))
-
-        self._reading(read)
+        self._reading(lambda source: read_into(source, start, out))
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""

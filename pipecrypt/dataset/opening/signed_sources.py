@@ -32,12 +32,15 @@ from pipecrypt.errors import (
 from pipecrypt.manifest.compare import compare_listing
 from pipecrypt.manifest.findings import refuse
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.store.inventory import Kind, look_at
-from pipecrypt.store.listing import ALL_PARQUET, Pattern, SourceFile, find_file, has_glob, list_sources, split_glob
+from pipecrypt.store.inventory import look_at
+from pipecrypt.store.listing import find_file, list_sources
+from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["SignedSource", "find_signed_source", "list_signed_sources", "open_signed_source"]
 

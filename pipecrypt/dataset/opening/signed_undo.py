@@ -10,9 +10,9 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.opening.file_digests import digest_file
 from pipecrypt.errors import IntegrityError
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.protocols import RangeSource
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.undo import Undo, as_before, undo_place
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_signed_undo", "refused_undo", "same_as_signed"]
 

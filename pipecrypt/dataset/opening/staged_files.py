@@ -15,10 +15,10 @@ from pipecrypt.dataset.opening.data_files import is_data
 from pipecrypt.errors import ConflictError, ContentError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import staged_path
-from pipecrypt.parquet.footer import read_footer_bytes
+from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.inventory import take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 
 __all__ = ["has_footer", "is_listed", "listed_staged_files", "staged_files"]

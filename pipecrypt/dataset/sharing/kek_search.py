@@ -27,12 +27,13 @@ from pipecrypt.manifest.paths import (
     file_list_path,
 )
 from pipecrypt.manifest.statement import decode_statement
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_uses import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.store.inventory import Kind, list_in_place, look_at, pin_regular
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.inventory import look_at, pin_regular
+from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context

@@ -14,10 +14,10 @@ from pipecrypt.dataset.sharing.kek_search import Place
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.key_names import read_key_names
-from pipecrypt.parquet.key_uses import KeyUse, column_key_uses, footer_key_use
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.parquet.footer.keys import KeyUse, column_key_uses, footer_key_use, read_key_names
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.store.listing import list_sources
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.clock import utc_text

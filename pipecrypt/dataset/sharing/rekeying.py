@@ -19,12 +19,12 @@ from pipecrypt.errors import DamagedKeystoreError, IntegrityError, SourceNotFoun
 from pipecrypt.keys.material import KeyMaterial, MaterialReader, dataset_of_kek_text
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer.keys import NewFooter, rekey_footer
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.rekey import NewFooter, rekey_footer
 from pipecrypt.store.inventory import pin_regular
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 from pipecrypt.vocabulary.context import Context

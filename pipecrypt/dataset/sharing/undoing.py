@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from pipecrypt.dataset.opening.signed_undo import refused_undo
 from pipecrypt.errors import ContentError, DamagedKeystoreError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.chunks import Chunk, locate_pages
-from pipecrypt.parquet.footer import StoredFooter, read_stored_footer
-from pipecrypt.parquet.opened import OpenedFile, is_sealed
-from pipecrypt.parquet.protocols import DataKeys, RangeSource
-from pipecrypt.parquet.structure import check_opened_structure
-from pipecrypt.parquet.wire.modules import LENGTH_BYTES, ModuleType, open_module
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.parquet.files import check_first_page
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.segments import check_opened_structure
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["check_unsigned_undo", "is_authentic", "is_of_another_file"]
-
-_FIRST_PAGE = (0).to_bytes(2, "little")
-_MAX_HEADER_BYTES = 1 << 20
 
 
 def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
@@ -43,7 +40,7 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
             if stored.body_end != undo.body_end:  # 1
                 raise refused_undo(source, "more than a footer is in it")
             with _opened(stored, before.name, keys) as opened:  # 2
-                _check_first_page(before, opened)  # 4
+                check_first_page(before, opened)  # 4
                 check_opened_structure(opened, stored.body_end)  # 3
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
             raise
@@ -87,30 +84,6 @@ def _opened(stored: StoredFooter, name: str, keys: DataKeys) -> OpenedFile:
         opened.close()
         raise KeyNotFoundError(f"no key opens the footer of {name}")
     return opened
-
-
-def _check_first_page(file: RangeSource, opened: OpenedFile) -> None:
-    for index in opened.row_groups.ordinals:
-        for chunk in opened.open_row_group(index):
-            is_open = is_sealed(chunk) and (index, chunk.column) not in opened.locked
-            if is_open and locate_pages(chunk).declared_bytes > 0:
-                _open_first_page(file, opened, chunk)
-                return
-        opened.row_groups.release(index)
-
-
-def _open_first_page(file: RangeSource, opened: OpenedFile, chunk: Chunk) -> None:
-    start, what = locate_pages(chunk).start, f"first page of {chunk.what}"
-    length = LENGTH_BYTES + int.from_bytes(file.read_range(start, LENGTH_BYTES), "little")
-    if length > _MAX_HEADER_BYTES:
-        raise IntegrityError(f"the {what} has a header of {length} bytes")
-    module, cipher, aad = bytes(file.read_range(start, length)), opened.cipher(chunk), opened.aad
-    place = (chunk.row_group, chunk.column)
-    try:
-        open_module(cipher, memoryview(module), aad.module(ModuleType.DICTIONARY_PAGE_HEADER, *place), what)
-    except IntegrityError:  # it has no dictionary
-        data_page = aad.module(ModuleType.DATA_PAGE_HEADER, *place) + _FIRST_PAGE
-        open_module(cipher, memoryview(module), data_page, what)
 
 
 def _file_unique(file: RangeSource) -> bytes | None:

@@ -17,7 +17,8 @@ from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.manifest.statement import decode_statement
 from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, Remembered, VerifiedManifest, verify_envelope
 from pipecrypt.store.location import Location
-from pipecrypt.store.revision import Revision, read_revision
+from pipecrypt.store.protocol import Revision
+from pipecrypt.store.revision import read_revision
 from pipecrypt.store.sink import is_directory
 from pipecrypt.store.source import read_small_file
 

@@ -18,9 +18,9 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import pin, refuse_links, take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
 from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["finish_version", "set_aside"]

@@ -18,14 +18,15 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import ContentError, DamagedKeystoreError, FormatError, IntegrityError, PipecryptError
 from pipecrypt.manifest.compare import KnownDigests, ObservedFile, compare_encryption, compare_file
 from pipecrypt.manifest.findings import Finding, FindingKind
-from pipecrypt.parquet.decrypt import decrypt_file
-from pipecrypt.parquet.footer import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
-from pipecrypt.parquet.opened import OpenedFile
+from pipecrypt.parquet.files import decrypt_file
+from pipecrypt.parquet.footer.opened import OpenedFile
+from pipecrypt.parquet.footer.segments import check_opened_structure, check_structure
+from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.parquet.structure import check_opened_structure, check_structure
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import OpenSource, open_range_source
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Inspected", "Inspector", "Unlocking"]
 
@@ -47,7 +48,7 @@ class Unlocking:
     codec: PageCodec
 
     def check(
-        self, signed: SignedFile, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
+        self, signed: SignedFile, opened: RangeSource, location: Location, on_bytes: Callable[[int], None]
     ) -> None:
         """Pass if every module of an encrypted file opens, and its rows are those that were signed.
 
@@ -122,7 +123,7 @@ class Inspector:
         return Inspected(path, source.size_bytes, findings, failure)
 
     def _look(
-        self, signed: SignedFile, opened: OpenSource, location: Location, on_bytes: Callable[[int], None]
+        self, signed: SignedFile, opened: RangeSource, location: Location, on_bytes: Callable[[int], None]
     ) -> tuple[tuple[Finding, ...], PipecryptError | None]:
         # One byte more than any signed file has, so that what was appended to one changes its digest.
         digests = digest_file(opened, self.digests, on_bytes=on_bytes, most_bytes=self.max_bytes + 1)
@@ -176,7 +177,7 @@ class Inspector:
         return compare_file(signed.entry, seen, known=self.known())
 
 
-def _read_footer(signed: SignedFile, opened: OpenSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
+def _read_footer(signed: SignedFile, opened: RangeSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
     """Return the footer, or why there is none. That of another file is parsed only to name what was done to it."""
     try:
         if is_other and _footer_bytes(opened) > MAX_OTHER_FOOTER_BYTES:
@@ -193,7 +194,7 @@ def _read_footer(signed: SignedFile, opened: OpenSource, *, is_other: bool) -> t
         return None, error.message
 
 
-def _footer_bytes(opened: OpenSource) -> int:
+def _footer_bytes(opened: RangeSource) -> int:
     if opened.size_bytes < _END_BYTES:
         return 0
     return int.from_bytes(opened.read_range(opened.size_bytes - _END_BYTES, _END_BYTES // 2), "little")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipecrypt.errors import UsageError
-from pipecrypt.store.listing import Pattern, has_glob
+from pipecrypt.store.patterns import Pattern, has_glob
 
 __all__ = ["Selection"]
 

@@ -15,9 +15,9 @@ from pipecrypt.errors import LinkError, StorageError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, missing
 from pipecrypt.manifest.paths import is_reserved
-from pipecrypt.store.inventory import Admits, Found, Kind, look_at, pin, take_inventory
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.inventory import Found, look_at, pin, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Admits, Kind, SourceFile
 
 __all__ = ["DirectoryComparison", "signed_source"]
 

@@ -17,7 +17,7 @@ from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import Finding, FindingKind
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, parse_run_id
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError

@@ -17,8 +17,9 @@ from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.dataset.verifying.file_selection import Selection
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, StorageError, UsageError
 from pipecrypt.manifest.paths import RUNS_DIRECTORY, SIGNATURE_SUFFIX, is_reserved
-from pipecrypt.store.inventory import Kind, look_at, take_inventory
+from pipecrypt.store.inventory import look_at, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 
 __all__ = ["DatasetPart", "FileInDataset", "SingleFile", "Target", "find_target"]

@@ -26,9 +26,9 @@ from pipecrypt.manifest.compare import NOTHING_KNOWN, KnownDigests
 from pipecrypt.manifest.findings import Finding, FindingKind, extra, not_in_place
 from pipecrypt.manifest.model import Manifest
 from pipecrypt.manifest.paths import is_reserved, staged_path
-from pipecrypt.store.inventory import Kind, look_at, pin, pin_regular
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.inventory import look_at, pin, pin_regular
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.store.undo import read_undo
 

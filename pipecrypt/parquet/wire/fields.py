@@ -7,11 +7,15 @@ from typing import Final
 from pipecrypt.parquet.wire.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIENT_INTEGER, ListOf, Shape
 
 __all__ = [
+    "BLOB_KEY",
     "BLOOM_FILTER_HEADER",
     "COLUMN_CHUNK",
     "COLUMN_META_DATA",
     "FILE_CRYPTO_META_DATA",
     "FILE_META_DATA",
+    "INTEGRITY_KEY",
+    "LAYOUT_KEY",
+    "NOTES_KEY",
     "OFFSET_INDEX",
     "ROW_GROUP",
     "ROW_GROUP_INDEXES",
@@ -31,6 +35,15 @@ __all__ = [
     "RowGroup",
     "SchemaElement",
 ]
+
+# The key-value entries of encrypted files that pipecrypt writes.
+LAYOUT_KEY: Final = b"pipecrypt.layout"
+
+INTEGRITY_KEY: Final = b"pipecrypt.integrity"
+
+NOTES_KEY: Final = b"pipecrypt.notes"
+
+BLOB_KEY: Final = b"pipecrypt.chunks"
 
 
 class FileMetaData:

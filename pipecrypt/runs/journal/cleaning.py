@@ -33,9 +33,9 @@ from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import refuse_links, take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.move import remove_empty_directories
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.sink import is_directory
 from pipecrypt.store.undo import is_undo

@@ -31,8 +31,8 @@ from pipecrypt.runs.journal.journal import (
 )
 from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.store.inventory import take_inventory
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 

@@ -8,8 +8,7 @@ from typing import ClassVar, Self
 from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
 from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.byte_chunks import encrypt_byte_stream, encrypt_bytes_file
-from pipecrypt.parquet.byte_entry import FileInfo
+from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.file_keys import LazyCodec
@@ -17,7 +16,7 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
 from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
@@ -85,26 +84,26 @@ class BlobEncryption:
         codec = LazyCodec() if self.compress else None
         if file.location.is_standard_stream:
             with open_source_file(file) as stream:
-                return encrypt_byte_stream(
+                return encrypt_blob_stream(
                     stream,
                     output.sink,
                     self.policy,
                     keys=output.keys,
                     context=context,
-                    chunk_bytes=self.chunk_bytes,
+                    block_bytes=self.chunk_bytes,
                     codec=codec,
                     on_bytes=on_bytes,
                     name=file.location.display,
                 )
         with open_range_source(file) as source:
-            return encrypt_bytes_file(
+            return encrypt_blob(
                 source,
                 output.sink,
                 self.policy,
                 keys=output.keys,
                 context=context,
-                info=FileInfo(file.location.name, file.mode, file.mtime_ns),
-                chunk_bytes=self.chunk_bytes,
+                info=BlobInfo(file.location.name, file.mode, file.mtime_ns),
+                block_bytes=self.chunk_bytes,
                 codec=codec,
                 on_bytes=on_bytes,
             )

@@ -10,7 +10,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import MAGIC_BYTES, guess_format, sniff_format
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.spec.spec import Spec
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import read_start
 
 __all__ = ["Candidate"]

@@ -18,14 +18,14 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.manifest.paths import check_inside
-from pipecrypt.parquet.decrypt import decrypt_file
+from pipecrypt.parquet.files import decrypt_file
+from pipecrypt.parquet.footer.opened import as_tampering
 from pipecrypt.parquet.report import FileReport, RestoredFile
-from pipecrypt.parquet.tampering import as_tampering
 from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError

@@ -16,19 +16,19 @@ from pipecrypt.dataset.signing.records import SignableFile
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, UsageError
 from pipecrypt.formats.options import SourceFormat
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.encrypt import encrypt_file
+from pipecrypt.parquet.files import encrypt_file, row_group_sizes, slice_row_groups
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.parquet.protocols import RangeSource
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.row_group_slice import row_group_sizes, slice_row_groups
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns, write_one_file
-from pipecrypt.store.listing import PARQUET_SUFFIXES, SourceFile
+from pipecrypt.store.patterns import PARQUET_SUFFIXES
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Encryption", "Share", "share_out", "table_path"]
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
 
 from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.memory_source import MemorySource
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.encrypt import table_path
@@ -24,8 +23,9 @@ from pipecrypt.runs.output import RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_source_file
+from pipecrypt.vocabulary.ranges import MemorySource
 
 if TYPE_CHECKING:
     from pipecrypt.formats.batches import BatchStream
@@ -75,11 +75,10 @@ class Ingestion:
         """Return the columns of the source; as much of it is read as their types are inferred from."""
         from pipecrypt.formats.batches import batches_of  # noqa: PLC0415
         from pipecrypt.formats.row_groups import encode_row_groups  # noqa: PLC0415
-        from pipecrypt.formats.text_rows import TextStream  # noqa: PLC0415
 
         with open_source_file(source) as file, closing(self._open(file, source)) as stream:
             schema = stream.schema
-            delimiter = stream.delimiter if isinstance(stream, TextStream) else None
+            delimiter = stream.delimiter
         groups = encode_row_groups(batches_of([], schema), self.encoding)
         is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
         types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()

@@ -21,9 +21,9 @@ from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_s
 from pipecrypt.runs.output import sidecar_files, unnumbered
 from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.listing import check_outputs as check_places
 from pipecrypt.store.location import NAME_BYTES, Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["check_outputs", "statement_places"]

@@ -40,7 +40,7 @@ from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape, Task
-from pipecrypt.store.listing import SourceFile
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory
 from pipecrypt.vocabulary.clock import utc_now
 

@@ -16,7 +16,7 @@ from pipecrypt.errors import PolicyError, UsageError
 from pipecrypt.formats.options import Codec, EncodeOptions
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.envelope import MAX_SIGNATURES
-from pipecrypt.parquet.byte_layout import DEFAULT_CHUNK_BYTES, check_chunk_bytes
+from pipecrypt.parquet.files import DEFAULT_BLOCK_BYTES, check_block_bytes
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.runs.spec.options import choose
 
@@ -153,7 +153,7 @@ class Policy:
     clear_metadata: str = ClearNotes.STRIP.value
     batch_rows: int = EncodeOptions().batch_rows
     compression: str | None = None
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    chunk_bytes: int = DEFAULT_BLOCK_BYTES
     also: Sequence[str] = ()
     sign: str | Sequence[str] | None = field(default=None, hash=False)
     digest: str = DEFAULT_DIGEST
@@ -242,7 +242,7 @@ class Policy:
             raise PolicyError("chunks have no columns to choose", hint="give a default key only")
         if self.compression not in {None, Codec.NONE.value, Codec.ZSTD.value}:
             raise PolicyError(f"compression is {self.compression!r} for chunks", hint="it is 'none' or 'zstd'")
-        check_chunk_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
+        check_block_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
 
     def engine_policy(self) -> EncryptionPolicy:
         """Return the policy as the engine takes it.

@@ -15,8 +15,8 @@ from pipecrypt.keys.service import check_key_reference
 from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.store.listing import EVERY_FILE, Pattern, all_ending
 from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import EVERY_FILE, Pattern, all_ending
 
 __all__ = [
     "DecryptSpec",

@@ -12,6 +12,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening import checked_source
 from pipecrypt.dataset.opening.checked_source import CheckedSource
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.vocabulary.ranges import SourceTraits
 from tests.parquet.world import MemorySource
 
 _BLOCK = 64
@@ -39,11 +40,15 @@ class Changing(MemorySource):
 
 
 class ManyAtOnce(Changing):
+    traits = SourceTraits(reads_in_flight=8)
+
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return [memoryview(bytes(self.read_range(start, length))) for start, length in ranges]
 
 
 class Filling(Changing):
+    traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1)
+
     def read_into(self, start: int, out: memoryview) -> None:
         out[:] = self.read_range(start, len(out))
 

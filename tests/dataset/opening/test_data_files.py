@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.dataset.opening.data_files import is_data
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import new_token, temporary_name
 from pipecrypt.store.undo import undo_place
 

@@ -11,7 +11,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.opening import file_digests
 from pipecrypt.dataset.opening.file_digests import computable, digest_file
 from pipecrypt.errors import MissingExtraError
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.vocabulary.ranges import MemorySource
 
 DATA = bytes(range(256)) * 5
 SHA256, BLAKE3 = DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3

@@ -14,10 +14,10 @@ from pipecrypt.dataset.opening.signed_dataset import open_above, open_beside, op
 from pipecrypt.dataset.opening.signed_file import SignedFile
 from pipecrypt.errors import IntegrityError, NotTrustedError, RolledBackError, UsageError
 from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
-from pipecrypt.parquet.footer import read_stored_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import FilesystemFiles, LocatedFiles, SmallFiles, locate
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.dataset.world import ALICE, MALLORY, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
 A, B, C = NAMES

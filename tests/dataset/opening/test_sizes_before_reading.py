@@ -17,8 +17,9 @@ from pipecrypt.manifest.envelope import encode_envelope
 from pipecrypt.manifest.model import MAX_FILE_LIST_BYTES
 from pipecrypt.manifest.paths import MANIFEST_PATH, file_list_path
 from pipecrypt.manifest.statement import encode_statement
+from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file, read_small_object
+from pipecrypt.store.source import read_small_file
 from tests.manifest.world import SUMMARY, manifest
 
 MIB = 1 << 20

@@ -9,10 +9,11 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.dataset.sharing.undoing import check_unsigned_undo, is_authentic
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, KeyNotFoundError
-from pipecrypt.parquet.footer import read_stored_footer
+from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.store.listing import SourceFile, list_sources
+from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, read_undo, write_undo
 from pipecrypt.vocabulary.context import Context

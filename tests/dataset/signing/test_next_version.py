@@ -40,7 +40,7 @@ from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.location import Location
-from pipecrypt.store.revision import Revision
+from pipecrypt.store.protocol import Revision
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
 from tests.parquet.world import no_row_groups

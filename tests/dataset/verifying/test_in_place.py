@@ -344,7 +344,7 @@ def test_forged_locks_keep_nobody_waiting_for_longer_than_one_does(
     for number in range(1, count + 1):
         (dataset / LOCK_DIRECTORY / f"{number}.json").write_bytes(lock.encode())
     waits: list[float] = []
-    monkeypatch.setattr(verification, "LockWatch", partial(LeaseWatch, timing=LeaseTiming(sleep=waits.append)))
+    monkeypatch.setattr(verification, "LeaseWatch", partial(LeaseWatch, timing=LeaseTiming(sleep=waits.append)))
     assert found(dataset) == {(K.NOT_IN_PLACE, B)}
     assert waits == ([] if count > MAX_LOCK_FILES else [10, 10, 10])
 

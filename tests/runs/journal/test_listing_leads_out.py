@@ -20,7 +20,8 @@ from pipecrypt.errors import ConflictError, UsageError, VerificationError
 from pipecrypt.manifest.entry import FileEntry
 from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.store.inventory import list_in_place, take_inventory
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
 from tests.dataset.verifying.test_verification import check
 from tests.dataset.world import SignedWorld, entry_of, sign, tree

@@ -25,8 +25,7 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     UsageError,
 )
-from pipecrypt.parquet.footer import read_sealed_footer
-from pipecrypt.parquet.memory_source import MemorySource
+from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.reading.pyarrow_keys import decryption_properties
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.output import numbered, unnumbered
@@ -34,6 +33,7 @@ from pipecrypt.runs.report.events import BytesDone, Event, FileDone
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.writer import encrypt_batches
+from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import World, own_threads
 
 CSV = "id,email,price\n" + "".join(f"{row},user{row}@example.org,{row / 4}\n" for row in range(1000))

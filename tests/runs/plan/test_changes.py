@@ -13,8 +13,8 @@ from pipecrypt.runs.output import Target
 from pipecrypt.runs.plan.decision import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 
 class _Counted(str):

@@ -15,8 +15,8 @@ from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Kind, task_id
-from pipecrypt.store.listing import SourceFile
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import SourceFile
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")

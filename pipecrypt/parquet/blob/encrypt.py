@@ -1,0 +1,568 @@
+"""Encrypt a blob as the table of its blocks.
+
+A file of known size is shown as the plaintext Parquet file of its blocks, which is never made: its bytes are read
+straight to their places between page headers and length prefixes, so nothing is copied twice. Where the size is
+unknown, or pages are compressed, row groups are built in memory, each a plaintext Parquet file, and appended one after
+another: two are held, and a thread fills one while the other is encrypted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
+from typing import Final, TypeAlias
+
+from pipecrypt.errors import LimitError, PolicyError, StorageError
+from pipecrypt.parquet.blob.format import (
+    DEFAULT_BLOCK_BYTES,
+    PREFIX_BYTES,
+    ROW_GROUP_BLOCKS,
+    BlobCompression,
+    BlobEntry,
+    BlobInfo,
+    BlobLayout,
+    RowGroupPlace,
+    check_block_bytes,
+    choose_block_bytes,
+    encode_blob_entry,
+    length_prefix,
+    most_bytes,
+    page_header,
+    plain_footer,
+    plain_offset_index,
+)
+from pipecrypt.parquet.carry.writing import ignore_bytes
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
+from pipecrypt.parquet.protocols import AppendSink, ByteStream, DataKeys, PageCodec
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.table.encrypt import FileEncryption
+from pipecrypt.parquet.wire.fields import BLOB_KEY
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_each, read_into, traits_of
+
+__all__ = [
+    "BuiltRowGroup",
+    "FillBlock",
+    "PlainBlob",
+    "blob_policy",
+    "blocks_of_source",
+    "blocks_of_stream",
+    "built_row_groups",
+    "encrypt_blob",
+    "encrypt_blob_stream",
+]
+
+_NOTHING: Final = BlobInfo()
+
+
+def blob_policy(policy: EncryptionPolicy) -> EncryptionPolicy:
+    """Return the policy as it holds for blocks: the footer is encrypted, because it tells name and size.
+
+    Raises:
+        PolicyError: it names columns, or no default key.
+    """
+    if policy.rules or policy.default is None:
+        raise PolicyError("chunks have no columns to choose", hint="give one key for the whole file")
+    return replace(policy, footer=FooterMode.ENCRYPTED)
+
+
+def encrypt_blob(
+    source: RangeSource,
+    sink: AppendSink,
+    policy: EncryptionPolicy,
+    *,
+    keys: DataKeys,
+    context: Context,
+    info: BlobInfo = _NOTHING,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    codec: PageCodec | None = None,
+    on_bytes: Callable[[int], None] = ignore_bytes,
+) -> FileReport:
+    """Write the bytes of `source` to `sink` as an encrypted Parquet file of blocks.
+
+    The caller publishes what the sink holds only after this returns, and after `source` proved to be unchanged.
+
+    Args:
+        source: any bytes, of known size.
+        sink: the output, empty.
+        policy: its default key; the footer is encrypted in any case.
+        keys: makes data keys.
+        context: dataset id and path; bound into AADs and commitments.
+        info: kept about the file.
+        block_bytes: wanted; a larger file than these can number gets larger blocks.
+        codec: compresses pages with zstd; None for none.
+        on_bytes: told how many bytes of the source were done.
+
+    Raises:
+        PolicyError: the policy names columns.
+        UsageError: blocks cannot have this size, or the name cannot be kept.
+        LimitError: the source is larger than a file can number.
+        FormatError: the source is shorter than it was.
+    """
+    size_bytes = source.size_bytes
+    layout = BlobLayout(size_bytes, choose_block_bytes(size_bytes, block_bytes, source.name))
+    if codec is not None:
+        return _encrypt_built(
+            blocks_of_source(source),
+            sink,
+            policy,
+            keys=keys,
+            context=context,
+            info=info,
+            block_bytes=layout.block_bytes,
+            codec=codec,
+            on_bytes=on_bytes,
+            name=source.name,
+        )
+    entry = {BLOB_KEY: encode_blob_entry(BlobEntry(layout, BlobCompression.NONE, info))}
+    progress = _AtMost(size_bytes, on_bytes)
+    policy = blob_policy(policy)
+    with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
+        encryption.append(PlainBlob(source, layout))
+        return replace(encryption.finish(entry), source_bytes=size_bytes)
+
+
+def encrypt_blob_stream(
+    stream: ByteStream,
+    sink: AppendSink,
+    policy: EncryptionPolicy,
+    *,
+    keys: DataKeys,
+    context: Context,
+    info: BlobInfo = _NOTHING,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    codec: PageCodec | None = None,
+    on_bytes: Callable[[int], None] = ignore_bytes,
+    name: str = "the stream",
+) -> FileReport:
+    """Write all bytes of `stream` to `sink` as an encrypted Parquet file of blocks; see `encrypt_blob`.
+
+    Memory holds two row groups: 128 blocks.
+
+    Args:
+        stream: read on a thread of its own, to its end; its errors pass through.
+        sink: the output, empty.
+        policy: its default key.
+        keys: makes data keys.
+        context: dataset id and path.
+        info: kept about the file.
+        block_bytes: of each block.
+        codec: compresses pages with zstd; None for none.
+        on_bytes: told how many bytes of the stream were done.
+        name: what errors call the stream.
+
+    Raises:
+        PolicyError: the policy names columns.
+        UsageError: blocks cannot have this size, or the name cannot be kept.
+        LimitError: the stream is larger than a file of such blocks can number.
+    """
+    check_block_bytes(block_bytes)
+    return _encrypt_built(
+        blocks_of_stream(stream, name),
+        sink,
+        policy,
+        keys=keys,
+        context=context,
+        info=info,
+        block_bytes=block_bytes,
+        codec=codec,
+        on_bytes=on_bytes,
+        name=name,
+    )
+
+
+def _encrypt_built(
+    fill_block: FillBlock,
+    sink: AppendSink,
+    policy: EncryptionPolicy,
+    *,
+    keys: DataKeys,
+    context: Context,
+    info: BlobInfo,
+    block_bytes: int,
+    codec: PageCodec | None,
+    on_bytes: Callable[[int], None],
+    name: str,
+) -> FileReport:
+    compression, size_bytes = BlobCompression.NONE if codec is None else BlobCompression.ZSTD, 0
+    encode_blob_entry(BlobEntry(BlobLayout(0, block_bytes), compression, info))  # a name that cannot be kept fails now
+    policy = blob_policy(policy)
+    with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
+        with closing(built_row_groups(fill_block, block_bytes, name, codec)) as row_groups:
+            for row_group in row_groups:
+                size_bytes += row_group.plain_bytes
+                if size_bytes > most_bytes(block_bytes):
+                    raise _too_long(name, block_bytes)
+                encryption.append(row_group.source)
+                on_bytes(row_group.plain_bytes)
+        entry = BlobEntry(BlobLayout(size_bytes, block_bytes), compression, info)
+        return replace(encryption.finish({BLOB_KEY: encode_blob_entry(entry)}), source_bytes=size_bytes)
+
+
+def _too_long(name: str, block_bytes: int) -> LimitError:
+    return LimitError(
+        f"{name} has more than {most_bytes(block_bytes)} bytes, which chunks of {block_bytes} bytes cannot number",
+        hint="choose larger chunks",
+    )
+
+
+class _AtMost:
+    """Passes on how many bytes were done, without those of page headers."""
+
+    def __init__(self, most_bytes: int, on_bytes: Callable[[int], None]) -> None:
+        self._left = most_bytes
+        self._on_bytes = on_bytes
+
+    def __call__(self, count: int) -> None:
+        passed = min(count, self._left)
+        self._left -= passed
+        self._on_bytes(passed)
+
+
+FillBlock: TypeAlias = Callable[[memoryview], int]  # fills a block as far as there are bytes, returns how many
+_WINDOW_BYTES: Final = 8 << 20
+_PAGE_ROOM_BYTES: Final = 256  # header, prefix, what compressing adds, a share of index and footer
+_GRACE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRowGroup:
+    """A row group as a file of its own.
+
+    Args:
+        source: the Parquet file, valid until the row group after the next is built.
+        plain_bytes: of all its blocks.
+    """
+
+    source: MemorySource
+    plain_bytes: int
+
+
+def built_row_groups(
+    fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None
+) -> Generator[BuiltRowGroup, None, None]:
+    """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
+
+    Args:
+        fill_block: brings the blocks, on another thread.
+        block_bytes: of each block.
+        name: what errors call the file.
+        codec: compresses pages; None for none.
+    """
+    ordinal = 0
+    with _Filler(fill_block, block_bytes, name, codec) as filler:
+        filler.begin(0)
+        while True:
+            built = filler.built()
+            is_last = built.plain_bytes < ROW_GROUP_BLOCKS * block_bytes
+            if not is_last:
+                filler.begin(ordinal + 1)
+            if built.plain_bytes or not ordinal:
+                yield built
+            if is_last:
+                return
+            ordinal += 1
+
+
+class _Filler:
+    """A thread that builds row groups in two buffers in turn.
+
+    It may hang in a stream that gives nothing for a while. When something else failed, or the user had enough, that
+    must not keep the process: so it is waited for only so long, and does not outlive the process.
+    """
+
+    def __init__(self, fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None) -> None:
+        self._is_over = False
+
+        def fill_unless_over(out: memoryview) -> int:
+            return 0 if self._is_over else fill_block(out)
+
+        first = _Builder(fill_unless_over, block_bytes, name, codec)
+        self._builders = (first, _Builder(fill_unless_over, block_bytes, name, codec))
+        self._ordinals: SimpleQueue[int | None] = SimpleQueue()
+        self._built: SimpleQueue[BuiltRowGroup | BaseException] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="pipecrypt-fill", daemon=True)
+
+    def __enter__(self) -> _Filler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._ordinals.put(None)
+        self._thread.join(_GRACE_SECONDS)
+
+    def begin(self, ordinal: int) -> None:
+        self._ordinals.put(ordinal)
+
+    def built(self) -> BuiltRowGroup:
+        built = self._built.get()
+        if isinstance(built, BaseException):
+            raise built
+        return built
+
+    def _run(self) -> None:
+        while (ordinal := self._ordinals.get()) is not None:
+            try:
+                self._built.put(self._builders[ordinal % 2].build(ordinal))
+            except BaseException as error:  # for the thread that asks
+                self._built.put(error)
+
+
+class _Builder:
+    """Builds one row group after another in one buffer."""
+
+    def __init__(self, fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None) -> None:
+        self._fill_block = fill_block
+        self._block_bytes = block_bytes
+        self._name = name
+        self._codec = codec
+        self._compression = BlobCompression.NONE if codec is None else BlobCompression.ZSTD
+        # All of it at once: what is not written to takes no memory, and growing would copy.
+        self._buffer = bytearray(ROW_GROUP_BLOCKS * (block_bytes + _PAGE_ROOM_BYTES))
+        self._scratch = bytearray(PREFIX_BYTES + block_bytes if codec else 0)
+        self._end = 0
+
+    def build(self, ordinal: int) -> BuiltRowGroup:
+        self._end = 0
+        self._append(PLAIN_MAGIC)
+        bounds, plain_bytes, unstored_bytes = [MAGIC_BYTES], 0, 0
+        add_page = self._add_plain if self._codec is None else self._add_compressed
+        for _ in range(ROW_GROUP_BLOCKS):
+            block_bytes, page_bytes = add_page()
+            if block_bytes:
+                plain_bytes += block_bytes
+                unstored_bytes += page_bytes
+                bounds.append(self._end)
+            if block_bytes < self._block_bytes:
+                break
+        self._append_footer(ordinal, bounds, unstored_bytes)
+        return BuiltRowGroup(MemorySource(memoryview(self._buffer)[: self._end], self._name), plain_bytes)
+
+    def _append_footer(self, ordinal: int, bounds: list[int], unstored_bytes: int) -> None:
+        places, index = [], None
+        stored_bytes = bounds[-1] - MAGIC_BYTES
+        if self._codec is not None and stored_bytes:
+            start = self._end
+            self._append(plain_offset_index(bounds))
+            index = (start, self._end - start)
+        if stored_bytes:
+            rows = len(bounds) - 1
+            places.append(RowGroupPlace(ordinal, MAGIC_BYTES, rows, unstored_bytes, stored_bytes, index))
+        self._append(plain_footer(places, self._compression))
+
+    def _add_plain(self) -> tuple[int, int]:
+        start = page_header(self._block_bytes, self._block_bytes + PREFIX_BYTES) + length_prefix(self._block_bytes)
+        room = self._reserve(len(start) + self._block_bytes)
+        block_bytes = self._fill_block(room[len(start) :])
+        if not block_bytes:
+            return 0, 0
+        if block_bytes < self._block_bytes:  # the last one, whose header may be shorter
+            body = bytes(room[len(start) : len(start) + block_bytes])
+            start = page_header(block_bytes, block_bytes + PREFIX_BYTES) + length_prefix(block_bytes)
+            room[len(start) : len(start) + block_bytes] = body
+        room[: len(start)] = start
+        self._end += len(start) + block_bytes
+        return block_bytes, len(start) + block_bytes
+
+    def _add_compressed(self) -> tuple[int, int]:
+        if self._codec is None:
+            raise AssertionError("only with a codec")
+        scratch = memoryview(self._scratch)
+        block_bytes = self._fill_block(scratch[PREFIX_BYTES:])
+        if not block_bytes:
+            return 0, 0
+        scratch[:PREFIX_BYTES] = length_prefix(block_bytes)
+        body = self._codec.compress(scratch[: PREFIX_BYTES + block_bytes])
+        header = page_header(block_bytes, len(body))
+        self._append(header)
+        self._append(body)
+        return block_bytes, len(header) + PREFIX_BYTES + block_bytes
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self._reserve(len(data))[:] = data
+        self._end += len(data)
+
+    def _reserve(self, length: int) -> memoryview:
+        end = self._end + length
+        if end > len(self._buffer):
+            # A new buffer: views of the old one may still be about, and pin its length.
+            grown = bytearray(end + end // 8)
+            grown[: self._end] = memoryview(self._buffer)[: self._end]
+            self._buffer = grown
+        return memoryview(self._buffer)[self._end : end]
+
+
+def blocks_of_stream(stream: ByteStream, name: str) -> FillBlock:
+    """Return what fills blocks from a stream.
+
+    Raises:
+        StorageError: from the function: the stream does not wait for its bytes.
+    """
+
+    def fill(out: memoryview) -> int:
+        filled = 0
+        while filled < len(out):
+            count = stream.readinto(out[filled:])
+            if count is None:
+                raise StorageError(f"{name} has no bytes at the moment", hint="open it so that reading waits")
+            if not count:
+                break
+            filled += count
+        return filled
+
+    return fill
+
+
+def blocks_of_source(source: RangeSource) -> FillBlock:
+    """Return what fills blocks from a file, in large ranges where each is a request."""
+    position, window, window_start = 0, memoryview(b""), 0
+
+    def fill(out: memoryview) -> int:
+        nonlocal position, window, window_start
+        length = min(len(out), source.size_bytes - position)
+        if traits_of(source).seeks_cheaply:
+            read_into(source, position, out[:length])
+        else:
+            if position + length > window_start + len(window):
+                window_start = position
+                window = source.read_range(position, min(max(_WINDOW_BYTES, length), source.size_bytes - position))
+            out[:length] = window[position - window_start : position - window_start + length]
+        position += length
+        return length
+
+    return fill
+
+
+class PlainBlob:
+    """A DescribedSource of a plaintext Parquet file, over one of the bytes that are its blocks.
+
+    Args:
+        source: the bytes.
+        layout: how they are cut.
+    """
+
+    __slots__ = (
+        "_body_end",
+        "_buffer",
+        "_footer",
+        "_full",
+        "_full_page",
+        "_last",
+        "_last_page",
+        "_layout",
+        "_source",
+        "name",
+        "size_bytes",
+        "traits",
+    )
+
+    def __init__(self, source: RangeSource, layout: BlobLayout) -> None:
+        """Make headers and footer; read nothing."""
+        self._source = source
+        self._layout = layout
+        self._buffer = bytearray()
+        last_bytes = layout.plain_bytes(layout.blocks - 1) if layout.blocks else 0
+        self._full = _page_start(layout.block_bytes)
+        self._last = _page_start(last_bytes)
+        self._full_page = len(self._full) + layout.block_bytes
+        self._last_page = len(self._last) + last_bytes
+        self._body_end = MAGIC_BYTES + self._pages_bytes(0, layout.blocks)
+        self._footer = plain_footer([self._place(index) for index in range(layout.row_groups)], BlobCompression.NONE)
+        self.name = source.name
+        self.size_bytes = self._body_end + len(self._footer)
+        self.traits = replace(traits_of(source), descriptor=None)  # nothing lies in that file as it lies in this one
+
+    def _pages_bytes(self, first: int, count: int) -> int:
+        has_last = count > 0 and first + count == self._layout.blocks
+        return (count - has_last) * self._full_page + has_last * self._last_page
+
+    def _place(self, row_group: int) -> RowGroupPlace:
+        first, rows = row_group * ROW_GROUP_BLOCKS, self._layout.rows(row_group)
+        length = self._pages_bytes(first, rows)
+        return RowGroupPlace(row_group, MAGIC_BYTES + first * self._full_page, rows, length, length)
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`; the view is valid until the next call.
+
+        Raises:
+            PipecryptError: what the bytes' file raises.
+        """
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        out = memoryview(self._buffer)[:length]
+        first, end = self._raw(start), self._raw(start + length)
+        self._fill_from(start, out, first, self._source.read_range(first, end - first))  # one request for all pages
+        return out
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`, by one request where reads are requests."""
+        if self.traits.seeks_cheaply:
+            self._fill(start, out, partial(read_into, self._source))
+            return
+        first, end = self._raw(start), self._raw(start + len(out))
+        raw = memoryview(bytearray(end - first))
+        read_into(self._source, first, raw)
+        self._fill_from(start, out, first, raw)
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of each range (start, length)."""
+        return read_each(self, ranges)
+
+    def _raw(self, position: int) -> int:
+        """Return how many of the raw bytes lie before a place in the Parquet file."""
+        if position >= self._body_end:
+            return self._layout.size_bytes
+        block, at, page_start = self._locate(position)
+        return block * self._layout.block_bytes + max(0, at - len(page_start))
+
+    def _locate(self, position: int) -> tuple[int, int, bytes]:
+        """Return the block at a place in the body, where in its page that is, and what the page begins with."""
+        block, at = divmod(max(0, position - MAGIC_BYTES), self._full_page)
+        return block, at, self._last if block == self._layout.blocks - 1 else self._full
+
+    def _fill_from(self, start: int, out: memoryview, first: int, raw: memoryview) -> None:
+        """Fill `out` with what lies at `start`; `raw` holds the raw bytes from `first` on."""
+
+        def copy(raw_start: int, piece: memoryview) -> None:
+            piece[:] = raw[raw_start - first : raw_start - first + len(piece)]
+
+        self._fill(start, out, copy)
+
+    def _fill(self, start: int, out: memoryview, read_raw: Callable[[int, memoryview], None]) -> None:
+        """Fill `out` with what lies at `start`; `read_raw` brings raw bytes from an offset."""
+        position, end = start, start + len(out)
+        while position < end:
+            room = out[position - start :]
+            if position < MAGIC_BYTES:
+                position += _copy(room, PLAIN_MAGIC, position)
+            elif position >= self._body_end:
+                position += _copy(room, self._footer, position - self._body_end)
+            else:
+                position += self._fill_page(position, room, read_raw)
+
+    def _fill_page(self, position: int, room: memoryview, read_raw: Callable[[int, memoryview], None]) -> int:
+        block, at, page_start = self._locate(position)
+        if at < len(page_start):
+            return _copy(room, page_start, at)
+        within = at - len(page_start)
+        piece = room[: self._layout.plain_bytes(block) - within]
+        read_raw(block * self._layout.block_bytes + within, piece)
+        return len(piece)
+
+
+def _page_start(plain_bytes: int) -> bytes:
+    return page_header(plain_bytes, plain_bytes + PREFIX_BYTES) + length_prefix(plain_bytes)
+
+
+def _copy(room: memoryview, data: bytes, at: int) -> int:
+    piece = data[at : at + len(room)]
+    if not piece:
+        raise AssertionError("a range behind the end of the file")
+    room[: len(piece)] = piece
+    return len(piece)

@@ -1,0 +1,323 @@
+"""Show the bytes of a blob by range, decrypting the blocks that are hit.
+
+Blocks that follow each other are read in one range, and ahead of a reader that goes front to back. A few of the last
+ones are kept. Row groups are opened when a block of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from pipecrypt.errors import FormatError, PipecryptError
+from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob, opened_blob
+from pipecrypt.parquet.blob.format import PREFIX_BYTES, ROW_GROUP_BLOCKS
+from pipecrypt.parquet.footer.opened import OpenedFile, as_tampering
+from pipecrypt.parquet.footer.stored import (
+    SealedFooter,
+    StoredFooter,
+    read_sealed_footer,
+)
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.parquet.protocols import DataKeys, PageCodec
+from pipecrypt.parquet.report import RestoredFile
+from pipecrypt.vocabulary.ranges import RangeSource, read_into, traits_of
+
+__all__ = [
+    "BlobView",
+    "find_blob_view",
+]
+
+_RANGE_BYTES: Final = 4 << 20  # what is read at once, at most, unless a single block is larger
+_KEPT_BYTES: Final = 8 << 20
+_LEAST_KEPT: Final = 2
+_KEPT_ROW_GROUPS: Final = 16
+
+
+def find_blob_view(
+    source: RangeSource,
+    stored: StoredFooter,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None = None,
+    codec: PageCodec | None = None,
+    is_signed: bool = False,
+) -> BlobView | None:
+    """Return the view of a blob, or None where the file is a table, encrypted or not.
+
+    Args:
+        source: the file.
+        stored: its footer; after None, a TableView can still open it.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        codec: decompresses pages, where they are compressed.
+        is_signed: the footer is a signed one: blocks that are malformed raise IntegrityErrors.
+
+    Raises:
+        FormatError: malformed.
+        AccessError: the footer is encrypted, and its key is missing or was refused.
+        IntegrityError: the footer was not written with this key.
+    """
+    if stored.sealed is None or stored.sealed.mode is not FooterMode.ENCRYPTED:
+        return None  # which footers of blobs never are
+    opened, blob = _open(stored.sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
+    if blob is None:
+        opened.close()
+        return None
+    return BlobView._of(source, opened, blob, is_signed=is_signed)
+
+
+def _open(
+    sealed: SealedFooter,
+    body_end: int,
+    source: RangeSource,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None,
+    codec: PageCodec | None,
+) -> tuple[OpenedFile, OpenedBlob | None]:
+    opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
+    try:
+        return opened, opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
+    except BaseException:
+        opened.close()
+        raise
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A block in the clear, behind its length prefix."""
+
+    data: bytearray
+    length: int
+
+
+class BlobView:
+    """A RangeSource of the original bytes over a blob; a context manager that wipes its keys.
+
+    Several threads may read at once. What is read is authenticated, and that it stands where it stood; whether
+    blocks that nobody reads are there, only decrypting the whole file tells.
+
+    Args:
+        source: the encrypted file.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        codec: decompresses pages, where they are compressed.
+
+    Raises:
+        FormatError: no file of blocks, truncated or malformed.
+        NotEncryptedError: the file is plaintext.
+        UnsupportedError: the pages are compressed and there is no codec.
+        AccessError: the footer's key is missing or was refused.
+        IntegrityError: the footer was not written with this key.
+    """
+
+    def __init__(
+        self,
+        source: RangeSource,
+        *,
+        keys: DataKeys,
+        aad_prefix: bytes | None = None,
+        codec: PageCodec | None = None,
+    ) -> None:
+        """Open the footer."""
+        sealed, stored = read_sealed_footer(source)
+        opened, blob = _open(sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
+        if blob is None:
+            opened.close()
+            raise FormatError(f"{source.name} is a table, not a file of chunks", hint="open it as a table")
+        self._begin(source, opened, blob)
+
+    @classmethod
+    def _of(cls, source: RangeSource, opened: OpenedFile, blob: OpenedBlob, *, is_signed: bool) -> Self:
+        view = cls.__new__(cls)
+        view._begin(source, opened, blob, is_signed=is_signed)
+        return view
+
+    def _begin(self, source: RangeSource, opened: OpenedFile, blob: OpenedBlob, *, is_signed: bool = False) -> None:
+        self._source = source
+        self._is_signed = is_signed
+        self._reads_at_once = traits_of(source).reads_in_flight > 0
+        self._wipe = weakref.finalize(self, opened.close)
+        self._blob = blob
+        self._layout = blob.layout
+        self._is_open = True
+        self._lock = threading.Lock()  # of all that follows
+        self._source_lock = threading.RLock()  # of the source, the keys and the row groups
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._spare: list[bytearray] = []
+        self._spare_sealed = bytearray()
+        self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
+        self._most_kept = max(_LEAST_KEPT, _KEPT_BYTES // self._layout.block_bytes)
+        self._most_at_once = max(1, min(_RANGE_BYTES // self._layout.block_bytes, self._most_kept))
+        self._expected = -1  # the block that a reader who goes front to back asks for next
+
+    def __enter__(self) -> Self:
+        """Return the view."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe all keys and forget all plaintext."""
+        self.close()
+
+    def close(self) -> None:
+        """Wipe all keys and forget all plaintext. Safe to call twice."""
+        with self._source_lock, self._lock:
+            self._is_open = False
+            self._kept.clear()
+            self._spare.clear()
+            self._row_groups.clear()
+            self._wipe()
+
+    def forget_plaintext(self) -> None:
+        """Forget the blocks that are kept; reading goes on."""
+        with self._lock:
+            self._kept.clear()
+            self._spare.clear()  # blocks that were kept before, not overwritten yet
+
+    @property
+    def name(self) -> str:
+        """The encrypted file's name."""
+        return self._source.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the original."""
+        return self._layout.size_bytes
+
+    @property
+    def restored(self) -> RestoredFile:
+        """What the file says about the original."""
+        return self._blob.restored
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` of the original bytes from `start`; the view is the caller's own.
+
+        Raises:
+            FormatError: the range ends behind the original's end, or the file is malformed.
+            IntegrityError: a block is not this file's at its place.
+            AccessError: a key is missing or was refused.
+        """
+        self._check_range(start, length)
+        out = memoryview(bytearray(length))
+        self.read_into(start, out)
+        return out
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of each range (start, length); raises what `read_range` raises."""
+        return [self.read_range(start, length) for start, length in ranges]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the original bytes from `start`; raises what `read_range` raises."""
+        self._check_range(start, len(out))
+        position, end = start, start + len(out)
+        while position < end:
+            index, at = divmod(position, self._layout.block_bytes)
+            copied = self._copy_kept(index, at, out[position - start :])
+            if not copied:
+                last = (end - 1) // self._layout.block_bytes
+                with as_tampering(is_signed=self._is_signed):
+                    copied = self._fetch(index, last, at, out[position - start :])
+            position += copied
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("this view is closed")
+
+    def _check_range(self, start: int, length: int) -> None:
+        self._check_open()
+        if start < 0 or length < 0 or start + length > self.size_bytes:
+            raise FormatError(f"{self.name} holds {self.size_bytes} bytes, not {start} to {start + length}")
+
+    def _copy_kept(self, index: int, at: int, out: memoryview) -> int:
+        """Copy from a block that is kept; return how many bytes, 0 where it is not."""
+        with self._lock:
+            kept = self._kept.get(index)
+            if kept is None:
+                return 0
+            self._kept.move_to_end(index)
+            return _copy(kept, at, out)
+
+    def _fetch(self, first: int, last: int, at: int, out: memoryview) -> int:
+        """Read and open blocks from `first` on, in one range; copy what `out` takes of them, and keep them."""
+        row_group, count = self._plan(first, last)
+        row = first - row_group.first_block
+        start, end = row_group.bounds[row], row_group.bounds[row + count]
+        buffer = self._take_sealed(end - start)
+        sealed, copied = self._read(start, memoryview(buffer)[: end - start]), 0
+        for number in range(row, row + count):
+            page = sealed[row_group.bounds[number] - start : row_group.bounds[number + 1] - start]
+            try:
+                block = self._open_block(row_group, number, page)
+            except PipecryptError:
+                if copied == len(out):
+                    break  # nobody asked for this block yet
+                raise
+            copied += _copy(block, at if number == row else 0, out[copied:])
+            self._keep(row_group.first_block + number, block)
+        with self._lock:
+            self._spare_sealed = buffer
+        return copied
+
+    def _take_sealed(self, length: int) -> bytearray:
+        """Return a buffer for what is read, which fresh would cost page faults; the longest one is used again."""
+        with self._lock:
+            buffer, self._spare_sealed = self._spare_sealed, bytearray()
+        return buffer if len(buffer) >= length else bytearray(length)
+
+    def _plan(self, first: int, last: int) -> tuple[BlockGroup, int]:
+        """Return the row group of a block and how many blocks to read: those asked for, and some ahead."""
+        row_group = self._row_group(first // ROW_GROUP_BLOCKS)
+        with self._lock:
+            if first == self._expected:
+                last = first + self._most_at_once - 1
+            count = min(last - first + 1, self._most_at_once, row_group.first_block + row_group.rows - first)
+            self._expected = first + count
+        return row_group, count
+
+    def _row_group(self, index: int) -> BlockGroup:
+        with self._source_lock:
+            row_group = self._row_groups.get(index)
+            if row_group is None:
+                self._check_open()
+                row_group = self._blob.row_group(index, self._source)
+                self._row_groups[index] = row_group
+                if len(self._row_groups) > _KEPT_ROW_GROUPS:
+                    self._row_groups.popitem(last=False)
+            self._row_groups.move_to_end(index)
+            return row_group
+
+    def _read(self, start: int, out: memoryview) -> memoryview:
+        with nullcontext() if self._reads_at_once else self._source_lock:
+            read_into(self._source, start, out)
+        return out
+
+    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _Kept:
+        with self._lock:
+            room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
+        return _Kept(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
+
+    def _keep(self, index: int, block: _Kept) -> None:
+        with self._lock:
+            if not self._is_open:
+                return
+            replaced = self._kept.pop(index, None)
+            self._kept[index] = block
+            if replaced is None and len(self._kept) > self._most_kept:
+                _, replaced = self._kept.popitem(last=False)
+            if replaced is not None:
+                self._spare.append(replaced.data)  # the next block takes its room: fresh memory costs page faults
+
+
+def _copy(block: _Kept, at: int, out: memoryview) -> int:
+    piece = memoryview(block.data)[PREFIX_BYTES + at : PREFIX_BYTES + block.length][: len(out)]
+    out[: len(piece)] = piece
+    return len(piece)

@@ -1,0 +1,1 @@
+"""What a file's footer says: read, opened with its keys, walked over, inspected."""

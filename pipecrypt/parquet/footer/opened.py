@@ -1,0 +1,330 @@
+"""Authenticate an encrypted file's footer, open its metadata and keys.
+
+Only this module turns a SealedFooter, of which nothing is authenticated, into an OpenedFile, which says what is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.errors import (
+    AccessError,
+    ContentError,
+    FormatError,
+    IntegrityError,
+    KeyNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from pipecrypt.parquet.footer.entries import Originals, pop_digests, pop_originals, restore_notes
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts
+from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
+from pipecrypt.parquet.policy import KeyScope
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, ColumnChunk, ColumnCrypto
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
+from pipecrypt.parquet.wire.thrift import Struct
+from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
+
+__all__ = [
+    "OpenedCheck",
+    "OpenedFile",
+    "Protection",
+    "as_tampering",
+    "resolve_prefix",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) -> bytes:
+    """Return the AAD prefix to use: the stored one, or the given one where none is stored.
+
+    Raises:
+        IntegrityError: the stored prefix is not the given one.
+        UsageError: the file needs a prefix and none was given.
+    """
+    stored = sealed.algorithm.aad_prefix
+    if stored is not None:
+        if aad_prefix is not None and aad_prefix != stored:
+            raise IntegrityError(f"{name} stores another AAD prefix than the one given")
+        return stored
+    if aad_prefix is None and sealed.algorithm.prefix_is_supplied:
+        raise UsageError(
+            f"{name} was written with an AAD prefix that it does not store",
+            hint="pass it as aad_prefix, or --aad-prefix",
+        )
+    return aad_prefix or b""
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What of a table is encrypted, and what its footer authenticates.
+
+    Args:
+        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
+        authenticates_all: every page has a tag, or a digest in the footer.
+    """
+
+    clear_columns: tuple[tuple[str, ...], ...]
+    authenticates_all: bool
+
+
+# Raises IntegrityError to refuse a file before anything of it is used.
+OpenedCheck: TypeAlias = Callable[[Protection], None]
+
+
+class OpenedFile:
+    """An authenticated footer, with the metadata and keys of all columns. Keys are wiped on leaving the `with` block.
+
+    What holds when it is constructed: (1) the AAD prefix is the stored or the given one; (2) the footer's tag fits
+    the footer key, AAD prefix and file id; (3) a file of ours names AES_GCM_V1. What holds of a row group once it is
+    opened: (4) each encrypted column's metadata authenticates under its own key at its own row group and column. The
+    caller still owes: pages, indexes and Bloom filters are authenticated as read.
+
+    Args:
+        sealed: what stands in clear.
+        name: what errors call the file.
+        keys: finds data keys.
+        aad_prefix: of a file that does not store it.
+        allow_missing_keys: columns whose key is none of `keys` are listed in `locked` instead of refused. Where the
+            footer is readable and its key is missing, (2) does not hold and `is_authenticated` is False.
+
+    Attributes:
+        key_metadata_of_columns: of each encrypted column met so far, in the first row group where it is encrypted.
+        digests_entry: the entry with the digests of plaintext parts, taken out of the footer; None without one.
+    """
+
+    def __init__(
+        self,
+        sealed: SealedFooter,
+        name: str,
+        *,
+        keys: DataKeys,
+        aad_prefix: bytes | None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Open the footer."""
+        self._allow_missing_keys = allow_missing_keys
+        self.is_authenticated = True
+        self.locked: dict[tuple[int, int], AccessError] = {}
+        self._keys = keys
+        self.name = name
+        self._data_keys: list[DataKey] = []
+        self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
+        self._chunk_keys: dict[tuple[int, int], DataKey] = {}
+        self._sealed_columns: set[int] = set()
+        self._clear_columns: set[int] = set()
+        self._footer_key_metadata = sealed.key_metadata
+        self.key_metadata_of_columns: dict[int, bytes] = {}
+        prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
+        self.context = Context.from_aad_prefix(prefix) or Context("", "")
+        self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
+        self.ctr_pages = sealed.algorithm.ctr_pages
+        self._footer_key: DataKey | None = None
+        try:
+            self.footer = self._open_footer(sealed, name)  # (2)
+            self.digests_entry = pop_digests(self.footer)
+            self.originals: Originals | None = pop_originals(self.footer)
+            restore_notes(self.footer, self._notes_cipher(), self.aad, name)
+            if self.digests_entry is not None and self.originals is None:
+                raise FormatError(f"{name} has digests, but was not written by pipecrypt")
+            self._check_algorithm(name)  # (3)
+            self.row_groups = RowGroups(self.footer, name, is_sealed=True)
+            check_counts(len(self.row_groups), len(self.row_groups.leaves), name)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the opened file."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wipe all keys."""
+        self.close()
+
+    def close(self) -> None:
+        """Wipe all keys. Safe to call twice."""
+        if self._footer_key is not None:
+            self._footer_key.wipe()
+        for key in self._data_keys:
+            key.wipe()
+
+    def _open_footer(self, sealed: SealedFooter, name: str) -> Struct:
+        context = self.context.for_footer()
+        try:
+            self._footer_key = _open_key(self._keys, sealed.key_metadata, context, f"footer of {name}")
+        except KeyNotFoundError:
+            if not self._allow_missing_keys or sealed.metadata is None:
+                raise
+            self.is_authenticated = False
+            return sealed.metadata
+        return open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)
+
+    def _notes_cipher(self) -> MessageCipher | None:
+        return None if self._footer_key is None else MessageCipher(self._footer_key)
+
+    def _check_algorithm(self, name: str) -> None:
+        # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1
+        # pages are not authenticated, so naming it in a file that was written with AES_GCM_V1 would be a forgery.
+        if not self.ctr_pages:
+            return
+        if self.originals is not None or self.context.dataset_id:
+            raise IntegrityError(f"{name} names AES_GCM_CTR_V1, but pipecrypt, which wrote it, uses AES_GCM_V1 only")
+        _logger.warning("%s names AES_GCM_CTR_V1: nothing authenticates its pages", name)
+
+    @property
+    def data_key_count(self) -> int:
+        """How many data keys were opened, the footer's included."""
+        return len(self._data_keys) + 1
+
+    @property
+    def encrypted_columns(self) -> int:
+        """How many leaf columns are encrypted in at least one of the row groups opened so far."""
+        return len(self._sealed_columns)
+
+    @property
+    def clear_columns(self) -> frozenset[int]:
+        """The indexes of the leaf columns in plaintext in at least one of the row groups opened so far."""
+        return frozenset(self._clear_columns)
+
+    @property
+    def protection(self) -> Protection:
+        """What is encrypted and authenticated, once all row groups were opened."""
+        clear = tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
+        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
+
+    def open_row_group(self, index: int) -> list[Chunk]:
+        """Return the chunks of a row group, with their metadata opened and authenticated (4).
+
+        Raises:
+            FormatError: malformed.
+            AccessError: a key is missing or was refused.
+            IntegrityError: metadata was not written with its key at this place.
+        """
+        if self.row_groups.is_open(index):
+            return self.row_groups.chunks(index)
+        chunks = self.row_groups.chunks(index)
+        for chunk in chunks:
+            if chunk.is_sealed:
+                self._sealed_columns.add(chunk.column)
+                self._open_or_lock(chunk)
+            else:
+                self._clear_columns.add(chunk.column)
+        return chunks
+
+    def each_chunk(self) -> Iterator[Chunk]:
+        """Yield all chunks, opened as `open_row_group` does; of a large footer, one row group is open at a time."""
+        for index in self.row_groups.ordinals:
+            yield from self.open_row_group(index)
+            self.row_groups.release(index)
+
+    def footer_key(self) -> DataKey:
+        """Return the footer's data key.
+
+        Raises:
+            KeyNotFoundError: it is missing, which only `allow_missing_keys` lets happen.
+        """
+        if self._footer_key is None:
+            raise KeyNotFoundError(f"the footer key of {self.name} is missing")
+        return self._footer_key
+
+    def key_of(self, chunk: Chunk) -> DataKey:
+        """Return the data key of an encrypted chunk.
+
+        Raises:
+            AccessError: missing or refused.
+            IntegrityError: it does not match its commitment.
+        """
+        place = chunk.ordinals
+        if place not in self._chunk_keys:
+            self._chunk_keys[place] = self._find_key(chunk)
+        return self._chunk_keys[place]
+
+    def key_at(self, row_group: int, column: int) -> DataKey | None:
+        """Return the data key of a chunk whose row group was opened before; None where it is plaintext."""
+        return self._chunk_keys.get((row_group, column))
+
+    def _find_key(self, chunk: Chunk) -> DataKey:
+        crypto = chunk.entry.struct(ColumnChunk.CRYPTO_METADATA)
+        if crypto is None or len(crypto.entries) != 1:
+            raise FormatError(f"{chunk.what} has malformed crypto metadata")
+        own = crypto.struct(ColumnCrypto.WITH_COLUMN_KEY)
+        if own is None:
+            self.key_metadata_of_columns.setdefault(chunk.column, self._footer_key_metadata)
+            return self.footer_key()
+        key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
+        self.key_metadata_of_columns.setdefault(chunk.column, key_metadata)
+        if self.originals is not None and self.originals.data_keys is KeyScope.BATCH:
+            return self._open_column_key(chunk, key_metadata, chunk.row_group)
+        shared = (chunk.column, key_metadata)
+        if shared not in self._shared_keys:
+            self._shared_keys[shared] = self._open_column_key(chunk, key_metadata, None)
+        return self._shared_keys[shared]
+
+    def _open_column_key(self, chunk: Chunk, key_metadata: bytes, batch: int | None) -> DataKey:
+        context = self.context.for_column(chunk.leaf.path, batch)
+        self._data_keys.append(_open_key(self._keys, key_metadata, context, chunk.what))
+        return self._data_keys[-1]
+
+    def cipher_at(self, row_group: int, column: int) -> MessageCipher:
+        """Return the cipher of an encrypted chunk whose row group was opened before."""
+        return MessageCipher(self._chunk_keys[row_group, column])
+
+    def cipher(self, chunk: Chunk) -> MessageCipher:
+        """Return the cipher of an encrypted chunk."""
+        return MessageCipher(self.key_of(chunk))
+
+    def _open_or_lock(self, chunk: Chunk) -> None:
+        try:
+            self._open_metadata(chunk)
+        except KeyNotFoundError as error:
+            if not self._allow_missing_keys:
+                raise
+            self.locked[chunk.ordinals] = error
+
+    def _open_metadata(self, chunk: Chunk) -> None:
+        sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
+        if sealed is None:
+            if not chunk.entry.has(ColumnChunk.META_DATA):
+                raise FormatError(f"{chunk.what} has no metadata")
+            self.key_of(chunk)
+            return
+        aad = self.aad.module(ModuleType.COLUMN_META_DATA, chunk.row_group, chunk.column)
+        what = f"metadata of {chunk.what}"
+        plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
+        chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what, allowance=chunk.allowance)
+        chunk.stored_metadata = plaintext if end == len(plaintext) else None
+
+
+def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:
+    try:
+        return keys.open_data_key(key_metadata, context)
+    except (AccessError, FormatError, IntegrityError, UnsupportedError) as error:
+        raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
+
+
+@contextmanager
+def as_tampering(*, is_signed: bool) -> Iterator[None]:
+    """Raise errors about the content as IntegrityErrors, if `is_signed`.
+
+    Args:
+        is_signed: the footer is one that a trusted key signed, so that what does not fit it was changed afterwards.
+    """
+    try:
+        yield
+    except ContentError as error:
+        if not is_signed:
+            raise
+        raise IntegrityError(error.message) from error

@@ -1,0 +1,1 @@
+"""Pages and what names their places: found, sealed, opened, moved, digested."""

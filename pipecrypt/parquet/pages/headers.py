@@ -1,0 +1,400 @@
+"""Find a plaintext chunk's pages by their headers, window by window, within the limits of the encryption format.
+
+Layout of a page::
+
+    page header (Thrift) || page (compressed_page_size bytes)
+
+A header is patched, not parsed into a tree: the bytes of two varints change, the rest stays as it was.
+
+Ordinals are signed 16 bits: at most 32,767 row groups, columns, and data pages of a chunk (Encryption.md 4.4.2).
+A key serves at most 2^32 invocations with random nonces (SP 800-38D 8.3). Both are checked before the first byte is
+written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from pipecrypt.crypto.aead import MAX_INVOCATIONS
+from pipecrypt.errors import FormatError, LimitError, UnsupportedError
+from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages
+from pipecrypt.parquet.wire.fields import ColumnChunk, PageHeader, PageType
+from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
+from pipecrypt.parquet.wire.thrift import WireType, encode_varint, encode_zigzag
+from pipecrypt.parquet.wire.thrift_read import read_list_start, skip_value
+from pipecrypt.vocabulary.ranges import RangeSource, traits_of
+
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "Page",
+    "PageScan",
+    "check_invocations",
+    "check_page",
+    "check_page_count",
+    "most_modules",
+    "read_page_header",
+    "resized_header",
+    "resized_usual_header",
+    "with_checksum",
+]
+
+# Statistics in a page header can be long. parquet-cpp reads no longer headers either.
+MAX_HEADER_BYTES: Final = 16 << 20
+_MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
+_NO_VALUE: Final = -1
+_FIRST_NEEDED_BYTES: Final = 64
+# A data page's header as most writers write it, without checksum and statistics: type, two sizes, then values and three
+# encodings. Matched at once, because a file has as many of these as it has pages; all others are walked.
+_USUAL_HEADER: Final = re.compile(
+    rb"\x15\x00\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])"
+    rb"\x2c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f]\x15[\x00-\x7f]\x00\x00"
+)
+
+
+class Page(NamedTuple):
+    """Where a page stands in its chunk, and what encryption must know of its header."""
+
+    start: int
+    body: int
+    end: int
+    kind: int
+    size_start: int
+    size_end: int
+    crc: int | None
+    crc_start: int
+    crc_end: int
+    values: int
+
+
+def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
+    """Return the page whose header stands at `start`.
+
+    Raises:
+        FormatError: truncated or malformed; a page may still end behind the end of `data`.
+    """
+    try:
+        match = _USUAL_HEADER.match(data, start)
+        page = _read_header(data, start) if match is None else _usual_page(start, match)
+    except IndexError:
+        raise FormatError(f"{what} has a truncated or malformed page header") from None
+    if page.kind < 0 or page.size_start < 0 or page.end < page.body:
+        raise FormatError(f"{what} has a malformed page header")
+    return page
+
+
+def _usual_page(start: int, match: re.Match[bytes]) -> Page:
+    size_bytes, value_bytes = match.groups()
+    body, size = match.end(), _zigzag(size_bytes)
+    # The tuple's own constructor, because that of the class takes as long as the rest.
+    return tuple.__new__(
+        Page,
+        (
+            start,
+            body,
+            body + size,
+            PageType.DATA,
+            match.start(1),
+            match.end(1),
+            None,
+            _NO_VALUE,
+            _NO_VALUE,
+            _zigzag(value_bytes),
+        ),
+    )
+
+
+def _zigzag(varint: bytes) -> int:
+    """Return the 32-bit integer that up to five bytes hold."""
+    if len(varint) == _SIZE_BYTES:  # the length of most sizes and counts
+        first, second, third = varint
+        value = first & 127 | (second & 127) << 7 | third << 14
+        return (value >> 1) ^ -(value & 1)
+    return _read_i32(varint, 0)[0]
+
+
+_SIZE_BYTES: Final = 3
+
+
+def _read_header(data: memoryview | bytes, start: int) -> Page:  # the hot loop: one pass, no objects
+    position, field_id = start, 0
+    kind = size = size_start = size_end = crc_start = crc_end = values = _NO_VALUE
+    crc: int | None = None
+    while header := data[position]:
+        position += 1
+        if header <= 15:
+            raise IndexError  # ids of page headers are small and ascending, so the long form is not a writer's
+        field_id += header >> 4
+        wire_type = header & 15
+        value_start = position
+        if wire_type == WireType.I32:
+            value, position = _read_i32(data, position)
+            if field_id == PageHeader.TYPE:
+                kind = value
+            elif field_id == PageHeader.COMPRESSED_PAGE_SIZE:
+                size, size_start, size_end = value, value_start, position
+            elif field_id == PageHeader.CRC:
+                crc, crc_start, crc_end = value, value_start, position
+            continue
+        if wire_type == WireType.STRUCT and field_id in (PageHeader.DATA_PAGE_HEADER, PageHeader.DATA_PAGE_HEADER_V2):
+            if data[position] != (PageHeader.NUM_VALUES << 4 | WireType.I32):
+                raise IndexError
+            values, _ = _read_i32(data, position + 1)
+        position = skip_value(data, position, wire_type, 0)
+    position += 1
+    return Page(start, position, position + size, kind, size_start, size_end, crc, crc_start, crc_end, values)
+
+
+def _read_i32(data: memoryview | bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return (value >> 1) ^ -(value & 1), position
+        shift += 7
+        if shift > 28:
+            raise IndexError
+
+
+class PageScan:
+    """Finds the pages of one plaintext chunk in windows of its bytes, so that memory holds a window or a page of them.
+
+    The caller reads on at `position`, at least `needed_bytes` and at most `room_bytes`, and calls `scan`, until
+    `is_done`.
+
+    Args:
+        declared_bytes: total_compressed_size.
+        num_values: of the whole chunk.
+        room_bytes: the declared bytes, and more where a gap follows: writers before parquet-mr 1.2.9 left the
+            dictionary page's header out of the declared size (PARQUET-816).
+        what: what errors call the chunk.
+    """
+
+    __slots__ = ("_data_pages", "_declared_bytes", "_end", "_missing_values", "_what", "needed_bytes", "position")
+
+    def __init__(self, declared_bytes: int, num_values: int, *, room_bytes: int, what: str) -> None:
+        """Begin at the chunk's first page."""
+        self._declared_bytes = declared_bytes
+        self._end = room_bytes
+        self._missing_values = num_values
+        self._data_pages = 0
+        self._what = what
+        self.position = 0
+        self.needed_bytes = min(_FIRST_NEEDED_BYTES, room_bytes)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no page is left."""
+        position = self.position
+        return position >= self._declared_bytes and (self._missing_values <= 0 or position >= self._end)
+
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes of the chunk are left at most."""
+        return self._end - self.position
+
+    def scan(self, window: memoryview) -> list[Page]:
+        """Return the whole pages in `window`, which begins at `position`; places are relative to it.
+
+        Where there is none, a window of `needed_bytes` brings the scan forward.
+
+        Raises:
+            FormatError: truncated or malformed.
+            LimitError: more pages than an encrypted chunk can number.
+            UnsupportedError: an index page, which has no module type.
+        """
+        pages: list[Page] = []
+        at, room, declared, window_bytes = 0, self.room_bytes, self._declared_bytes - self.position, len(window)
+        needed, find = _FIRST_NEEDED_BYTES, _USUAL_HEADER.match
+        while at < declared or (self._missing_values > 0 and at < room):
+            match = find(window, at)
+            page = self._header(window, at, is_last=window_bytes >= room) if match is None else _usual_page(at, match)
+            if page is None:
+                needed = max(2 * (window_bytes - at), _FIRST_NEEDED_BYTES)
+                break
+            end = page.end
+            if end > room:
+                raise FormatError(f"{self._what} has a page that ends behind the chunk")
+            if end < page.body:
+                raise FormatError(f"{self._what} has a malformed page header")
+            if match is None or page.values < 0 or end - page.body > _MAX_PAGE_BYTES:
+                check_page(page, is_first=not at and not self.position, what=self._what)
+            if end > window_bytes:
+                needed = end - at
+                break
+            self._count(page)
+            pages.append(page)
+            at = end
+        self.position += at
+        self.needed_bytes = min(needed, self.room_bytes)
+        return pages
+
+    def _header(self, window: memoryview, at: int, *, is_last: bool) -> Page | None:
+        """Return the page at `at`, or None where its header seems to end behind the window."""
+        try:
+            return read_page_header(window, at, self._what)
+        except FormatError:
+            if is_last or len(window) - at > MAX_HEADER_BYTES:
+                raise
+            return None
+
+    def _count(self, page: Page) -> None:
+        if page.kind == PageType.DICTIONARY:
+            return
+        self._data_pages += 1
+        self._missing_values -= page.values
+        if self._data_pages > MAX_ORDINALS:
+            raise LimitError(f"{self._what} has more than {MAX_ORDINALS} pages, which an encrypted file cannot number")
+
+
+def check_page(page: Page, *, is_first: bool, what: str) -> None:
+    """Check a page's type and size.
+
+    Raises:
+        FormatError: an unknown type, or a dictionary page that is not the first.
+        LimitError: too large to be encrypted.
+        UnsupportedError: an index page.
+    """
+    if page.kind == PageType.DICTIONARY:
+        if not is_first:
+            raise FormatError(f"{what} has a dictionary page that is not its first page")
+    elif page.kind == PageType.INDEX:
+        raise UnsupportedError(f"{what} has an index page, which cannot be encrypted")
+    elif page.kind not in (PageType.DATA, PageType.DATA_V2) or page.values < 0:
+        raise FormatError(f"{what} has a page of unknown type {page.kind}")
+    if page.end - page.body > _MAX_PAGE_BYTES:
+        raise LimitError(f"{what} has a page of more than {_MAX_PAGE_BYTES} bytes")
+
+
+def resized_usual_header(header: bytes, overhead_bytes: int) -> tuple[bytes, int, int] | None:
+    """Return a usual header of an encrypted page, made that of the plaintext page, the latter's bytes and values.
+
+    Args:
+        header: opened, with no byte behind it.
+        overhead_bytes: by how much the encrypted page is longer.
+
+    Returns:
+        None where the header is not usual, or says what cannot be.
+    """
+    match = _USUAL_HEADER.fullmatch(header)
+    if match is None:
+        return None
+    size_bytes, value_bytes = match.groups()
+    plain_bytes, values = _zigzag(size_bytes) - overhead_bytes, _zigzag(value_bytes)
+    if not 0 <= plain_bytes <= _MAX_PAGE_BYTES - overhead_bytes or values < 0:
+        return None
+    start, end = match.span(1)
+    return header[:start] + encode_varint(plain_bytes << 1) + header[end:], plain_bytes, values
+
+
+def resized_header(data: memoryview | bytes, page: Page, new_bytes: int) -> bytes:
+    """Return a page's header with another compressed_page_size."""
+    return b"".join(
+        (data[page.start : page.size_start], encode_varint(new_bytes << 1), data[page.size_end : page.body])
+    )
+
+
+def with_checksum(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int) -> bytes:
+    """Return a page's header with another compressed_page_size and checksum.
+
+    Raises:
+        FormatError: the fields are in no ascending order.
+    """
+    if page.size_end > page.crc_start:
+        raise FormatError("a page header has its fields in no ascending order")
+    return b"".join(
+        (
+            data[page.start : page.size_start],
+            encode_varint(new_bytes << 1),
+            data[page.size_end : page.crc_start],
+            encode_zigzag(checksum),
+            data[page.crc_end : page.body],
+        )
+    )
+
+
+_SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
+_MODULES_PER_PAGE: Final = 2
+_OTHER_MODULES: Final = 8  # metadata, indexes, Bloom filter, dictionary page, with room to spare
+_HEADER_WINDOWS: Final = (512, 1 << 20)  # statistics in a page header can be long
+_LIST_START_BYTES: Final = 16
+
+
+def most_modules(chunk: Chunk) -> int:
+    """Return an upper bound of the modules that encrypting the chunk makes."""
+    return _most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES
+
+
+def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
+    """Check that no data key can be used more often than GCM allows; `modules_by_key` holds upper bounds.
+
+    Raises:
+        LimitError: a key would serve too many modules.
+    """
+    for modules in modules_by_key.values():
+        if modules > MAX_INVOCATIONS:
+            raise LimitError(
+                f"{name} would need {modules} encryptions under one data key; the limit is {MAX_INVOCATIONS}",
+                hint="use data_keys: batch, and no uniform encryption",
+            )
+
+
+def _most_pages(chunk: Chunk) -> int:
+    return min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
+
+
+def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:
+    """Check that page ordinals can number the pages of a chunk that will be encrypted.
+
+    Most chunks are too small, or have too few values, to exceed the limit. The others are counted by their offset
+    index, or by walking their page headers where seeking is cheap. A remote chunk without an offset index is counted
+    when it is encrypted, before anything is published.
+
+    Raises:
+        LimitError: too many pages in a chunk.
+    """
+    place = locate_pages(chunk)
+    if place.num_values <= MAX_ORDINALS or place.declared_bytes // _SMALLEST_PAGE_BYTES <= MAX_ORDINALS:
+        return
+    if _count_pages(source, chunk, body_end) > MAX_ORDINALS:
+        raise LimitError(f"{chunk.what} has more than {MAX_ORDINALS} pages; an encrypted file cannot number them")
+
+
+def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:
+    entry = chunk.entry
+    offset = entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET)
+    length = entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH)
+    if offset is not None and length:
+        start = bytes(source.read_range(offset, min(length, _LIST_START_BYTES)))
+        try:
+            return read_list_start(start)[0]
+        except IndexError:
+            raise FormatError(f"offset index of {chunk.what} is malformed") from None
+    if traits_of(source).seeks_cheaply:
+        return _walk_headers(source, chunk, body_end)
+    return 0
+
+
+def _walk_headers(source: RangeSource, chunk: Chunk, body_end: int) -> int:
+    place = locate_pages(chunk)
+    count, position, end = 0, place.start, place.start + place.declared_bytes
+    while position < end and count <= MAX_ORDINALS:
+        kind, page_bytes = _read_header_at(source, position, body_end - position, chunk.what)
+        count += kind != PageType.DICTIONARY
+        position += page_bytes
+    return count
+
+
+def _read_header_at(source: RangeSource, position: int, room: int, what: str) -> tuple[int, int]:
+    for window in _HEADER_WINDOWS:
+        try:
+            page = read_page_header(source.read_range(position, min(window, room)), 0, what)
+        except FormatError:
+            if window == _HEADER_WINDOWS[-1] or window >= room:
+                raise
+        else:
+            return page.kind, page.end
+    raise AssertionError("the last window returns or raises")

@@ -1,0 +1,1 @@
+"""Tables: encrypted, decrypted, shown and cut, without decoding a page."""

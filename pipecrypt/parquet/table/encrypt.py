@@ -1,0 +1,479 @@
+"""Encrypt tables, column chunk by column chunk, without decoding them.
+
+The life of a chunk: its pages are read window by window, walked, sealed into a reused buffer, written; its metadata
+then names the new places and is sealed itself. Plaintext chunks are copied. Memory is bounded by the largest page.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+
+from pipecrypt.crypto.aead import MessageCipher, random_bytes
+from pipecrypt.crypto.digest import Digester
+from pipecrypt.errors import FormatError, PipecryptError
+from pipecrypt.parquet.carry.writing import Body, ignore_bytes
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.entries import (
+    Originals,
+    add_entries,
+    check_clear_fields,
+    check_clear_footer,
+    check_notes,
+    entry_values,
+    push_originals,
+    seal_notes,
+)
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
+from pipecrypt.parquet.footer.segments import (
+    UNDECLARED_BYTES,
+    Part,
+    Segment,
+    Segments,
+    chunk_parts,
+    order_segments,
+)
+from pipecrypt.parquet.footer.stored import Algorithm, encode_sealed_footer, magic, read_plain_footer
+from pipecrypt.parquet.pages.headers import PageScan, check_invocations, check_page_count, most_modules
+from pipecrypt.parquet.pages.integrity import SegmentDigests
+from pipecrypt.parquet.pages.moves import (
+    ChunkMove,
+    relocate_chunk,
+    relocate_row_group,
+    seal_bloom_filter,
+)
+from pipecrypt.parquet.pages.sealing import PageAADs, PageSealer, sealed_bound
+from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
+from pipecrypt.parquet.protocols import AppendSink, DataKeys
+from pipecrypt.parquet.report import FileReport
+from pipecrypt.parquet.table.keys import WritingKeys
+from pipecrypt.parquet.table.walk import TableWalk, index_module
+from pipecrypt.parquet.wire.fields import (
+    BLOB_KEY,
+    INTEGRITY_KEY,
+    NOTES_KEY,
+    ColumnChunk,
+    FileMetaData,
+    RowGroup,
+)
+from pipecrypt.parquet.wire.modules import FileAAD, seal_module
+from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource, traits_of
+
+__all__ = [
+    "FileEncryption",
+    "GrowingFooter",
+    "check_policy",
+    "encrypt_file",
+]
+
+_FILE_UNIQUE_BYTES: Final = 8
+_NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+
+def encrypt_file(
+    source: RangeSource,
+    sink: AppendSink,
+    policy: EncryptionPolicy,
+    *,
+    keys: DataKeys,
+    context: Context,
+    on_bytes: Callable[[int], None] = ignore_bytes,
+) -> FileReport:
+    """Write the encrypted form (AES_GCM_V1, 256-bit keys) of the plaintext Parquet file `source` to `sink`.
+
+    The caller publishes what the sink holds only after this returns.
+
+    Args:
+        source: the input.
+        sink: the output, empty.
+        policy: which columns under which key.
+        keys: makes data keys.
+        context: dataset id and path; bound into AADs and commitments.
+        on_bytes: told how many bytes of the input were done.
+
+    Raises:
+        FormatError: the input is not a Parquet file, truncated or malformed.
+        AlreadyEncryptedError: the input is encrypted.
+        ColumnNotFoundError: the policy names a column that is not there.
+        PolicyError: the policy gives a column two keys.
+        LimitError: the format cannot number the input's parts.
+        UnsupportedError: the input uses what cannot be encrypted.
+    """
+    with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=on_bytes) as encryption:
+        encryption.append(source)
+        return encryption.finish()
+
+
+class FileEncryption:
+    """One encrypted file as it grows, from one or several plaintext files of one schema; a context manager.
+
+    Each file appended becomes row groups behind those that are there. Leaving the block writes out what is buffered and
+    wipes the keys; the caller publishes what the sink holds only after that, and only if `finish` returned.
+
+    Args:
+        sink: the output, empty; inside the block nobody else touches it.
+        policy: which columns under which key.
+        keys: makes data keys.
+        context: dataset id and path; bound into AADs and commitments.
+        on_bytes: told how many bytes of the inputs were done.
+    """
+
+    def __init__(
+        self,
+        sink: AppendSink,
+        policy: EncryptionPolicy,
+        *,
+        keys: DataKeys,
+        context: Context,
+        on_bytes: Callable[[int], None] = ignore_bytes,
+    ) -> None:
+        """Write nothing yet."""
+        self._digests = None if policy.digest is None else SegmentDigests(policy.digest)
+        self.body = Body(sink, on_bytes, self._digests)
+        self._policy = policy
+        prefix = context.aad_prefix() if policy.bind_path else None
+        self._algorithm = Algorithm(ctr_pages=False, aad_prefix=prefix, file_unique=random_bytes(_FILE_UNIQUE_BYTES))
+        self._aad = FileAAD(prefix or b"", self._algorithm.file_unique)
+        # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
+        self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""), self._aad)
+        self._modules_by_key: Counter[object] = Counter()
+        self._originals = Originals(policy.data_keys, 0)
+        self._output = GrowingFooter()
+        self._source_bytes = 0
+        # The roots of which a readable footer may tell all; None where it need not hide anything.
+        self._plain_roots: frozenset[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the encryption."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write out what is buffered, unless an error is on its way, and wipe the keys."""
+        try:
+            self.body.__exit__(kind, error, trace)
+        finally:
+            self._keys.wipe()
+
+    @property
+    def batches(self) -> int:
+        """How many row groups the file has so far."""
+        return self._output.batches
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is so far, without its footer."""
+        return self.body.position
+
+    def append(self, source: RangeSource) -> None:
+        """Append the row groups of a plaintext Parquet file.
+
+        Raises:
+            FormatError: malformed, or its schema is not that of the files before.
+            PipecryptError: see `encrypt_file`.
+        """
+        footer, body_end = read_plain_footer(source)
+        row_groups = RowGroups(footer, source.name, first=self.batches)
+        leaves = row_groups.leaves
+        check_counts(self.batches + len(row_groups), len(leaves), source.name)
+        is_first = not self._output.appended
+        if is_first:
+            chosen = choose_keys(self._policy, leaves, source.name)
+            self._keys.choose(leaves, chosen)
+            self._plain_roots = _check_readable(footer, self._policy, leaves, chosen, source.name)
+        else:
+            self._output.check_schema(footer, source.name)
+            # Nobody has the files that become one, so there is nothing in them to give back.
+            self._originals = Originals(self._policy.data_keys, 0)
+        self.body.open_input(source)
+        segments = self._survey(source, row_groups, body_end)
+        if is_first:
+            self._keys.make_footer_key()
+            self.body.write(magic(self._policy.footer))
+        _Encryption(
+            self.body,
+            row_groups,
+            keys=self._keys,
+            aad=self._aad,
+            digests=self._digests,
+            originals=self._originals,
+        ).run(segments)
+        self.body.close_input()
+        self._keys.end_batches()
+        if self._keys.are_of_batches:
+            self._modules_by_key.clear()
+        originals, source_bytes = self._originals, source.size_bytes
+        part_bytes = traits_of(source).part_bytes
+        if part_bytes is not None:
+            # Nobody has the part as a file either, and what stood in the whole one would be wrong in it.
+            originals, source_bytes = Originals(self._policy.data_keys, 0), part_bytes
+        self._source_bytes += source_bytes
+        self._output.append(footer, row_count(footer, source.name), row_groups, originals=originals)
+
+    def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
+        """Write the footer and return the counts; at least one file was appended.
+
+        Args:
+            key_values: added to the key-value metadata.
+        """
+        footer, originals = self._output.finish(key_values)
+        originals.source_bytes = self._source_bytes
+        if self._plain_roots is not None and self._policy.clear_notes in (ClearNotes.STRIP, ClearNotes.DROP):
+            cipher = MessageCipher(self._keys.footer()[0])
+            seal_notes(footer, self._plain_roots, self._policy.clear_notes, cipher, self._aad)
+        push_originals(footer, originals)
+        if self._digests is not None and self._keys.leave_plaintext:
+            self.body.settle()
+            add_entries(footer, {INTEGRITY_KEY: self._digests.encode()})
+        footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
+        self.body.settle()  # nothing follows, and what is waited for here is told below
+        return FileReport(
+            rows=self._output.rows,
+            batches=self.batches,
+            data_keys=self._keys.made,
+            source_bytes=self._source_bytes,
+            sink_bytes=self.body.position,
+            encrypted_columns=len(sealed_columns),
+            footer_sha256=footer_sha256,
+            sealed_columns=sealed_columns,
+            clear_columns=self._keys.clear_columns(),
+            bytes_by_key=self._keys.bytes_by_key(),
+            read_seconds=self.body.read_seconds,
+            write_seconds=self.body.write_seconds,
+        )
+
+    def _write_footer(self, footer: Struct) -> str:
+        """Write everything behind the last segment; return its SHA-256."""
+        (key, key_metadata), digester = self._keys.footer(), Digester()
+        for piece in encode_sealed_footer(
+            footer, self._policy.footer, self._algorithm, key_metadata, MessageCipher(key)
+        ):
+            digester.update(piece)
+            self.body.write(piece)
+        return digester.hexdigest()
+
+    def _survey(self, source: RangeSource, row_groups: RowGroups, body_end: int) -> Segments:
+        """Return the segments in order, once all that must hold before the first byte is written does."""
+        parts: list[Part] = []
+        for index in row_groups.ordinals:
+            for chunk in row_groups.chunks(index):
+                parts += chunk_parts(chunk)
+                if self._keys.is_sealed(chunk.column):
+                    check_page_count(source, chunk, body_end)
+                    self._modules_by_key[self._keys.place(index, chunk.column)] += most_modules(chunk)
+                    if self._policy.footer is FooterMode.PLAINTEXT:
+                        check_clear_fields(chunk.entry, ColumnChunk.KNOWN, chunk.what)
+            if self._policy.footer is FooterMode.PLAINTEXT:
+                check_clear_fields(row_groups.struct(index), RowGroup.KNOWN, f"{source.name} row group {index}")
+            row_groups.release(index)
+        check_invocations(self._modules_by_key, source.name)
+        segments = order_segments(parts, body_end, row_groups)
+        if self._digests is not None:
+            self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
+        return segments
+
+
+class _Encryption(TableWalk):
+    """Seals what the policy encrypts, of one of the files that become one."""
+
+    def __init__(
+        self,
+        body: Body,
+        row_groups: RowGroups,
+        *,
+        keys: WritingKeys,
+        aad: FileAAD,
+        digests: SegmentDigests | None,
+        originals: Originals,
+    ) -> None:
+        super().__init__(body, row_groups)
+        self._keys = keys
+        self._aad = aad
+        self._digests = digests
+        self._originals = originals
+        self._begun = -1
+
+    def _is_sealed(self, segment: Segment) -> bool:
+        return self._keys.is_sealed(segment.column)
+
+    def _open(self, row_group: int) -> list[Chunk]:
+        chunks = self._row_groups.chunks(row_group)
+        if row_group != self._begun:
+            # All of a batch's keys one after the other: twice as fast as each between the pages of two chunks.
+            self._begun = row_group
+            self._keys.make(chunks)
+        return chunks
+
+    def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        scan, new_start, body = _scan(segment, chunk), self._body.position, self._body
+        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, *chunk.ordinals))
+        while not scan.is_done:
+            window = body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
+            pages = scan.scan(window)
+            if pages:
+                body.commit(sealer.seal(window, pages, body.reserve(sealed_bound(pages))))
+                body.done(pages[-1].end)
+        return ChunkMove(segment.start, new_start, sealer.bounds)
+
+    def _copied_bytes(self, segment: Segment, chunk: Chunk) -> int:
+        length = declared_bytes = locate_pages(chunk).declared_bytes
+        if segment.room_bytes == length:
+            self._body.copy(segment.start, length)
+        else:
+            length = self._copy_before_gap(segment, chunk, length)
+        if self._digests is not None and length != declared_bytes:
+            self._digests.lengthen(*chunk.ordinals, length)
+        return length
+
+    def _copy_before_gap(self, segment: Segment, chunk: Chunk, declared_bytes: int) -> int:
+        """Copy a chunk whose last page may reach into the gap behind its declared end; return its true length."""
+        scan, copied = _scan(segment, chunk), 0
+        while not scan.is_done:
+            window = self._body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
+            try:
+                scan.scan(window)
+            except PipecryptError:
+                end = declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
+                break
+            walked = min(scan.position, declared_bytes)
+            self._body.write(window[: walked - copied])
+            self._body.done(walked - copied)
+            copied = walked
+        else:
+            end = scan.position
+        self._body.copy(segment.start + copied, end - copied)
+        return end
+
+    def _relocate(self, chunk: Chunk, move: ChunkMove) -> None:
+        self._keys.count(chunk.column, move.bounds.old[-1])
+        relocate_chunk(chunk, move, self._originals)
+
+    def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
+        length = self._plain_bloom_bytes(segment, chunk)
+        data = self._body.read(segment.start, length)
+        return length, seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk)
+
+    def _read_index(self, _: Segment, data: bytes) -> bytes:
+        return data
+
+    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
+        place = (segment.row_group, segment.column)
+        if self._keys.is_sealed(segment.column):
+            # The row group is closed by now, unless the index lies before its pages.
+            made = self._keys.made_at(*place)
+            cipher = MessageCipher(made) if made else self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
+            return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
+        if self._digests is not None:
+            self._digests.put_data(segment.place, data)
+        return data
+
+    def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
+        relocate_row_group(row_group, self._row_groups.struct(row_group), moves, self._originals)
+        for chunk in self._row_groups.chunks(row_group):
+            if self._keys.is_sealed(chunk.column):
+                self._keys.seal_metadata(chunk)
+
+
+def _scan(segment: Segment, chunk: Chunk) -> PageScan:
+    place = locate_pages(chunk)
+    room = min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES)
+    return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
+
+
+class GrowingFooter:
+    """The first file's footer, to which the row groups of the following ones are added.
+
+    Row groups of a file that stays the only one are left as they are; of several, all are kept as bytes.
+    """
+
+    def __init__(self) -> None:
+        """Know no file yet."""
+        self.appended = 0
+        self.batches = 0
+        self.rows = 0
+        self._footer = Struct()
+        self._schema = b""
+        self._originals: Originals | None = None
+        self._row_groups: list[Value] = []
+
+    def check_schema(self, footer: Struct, name: str) -> None:
+        """Check that a file can follow the first one.
+
+        Raises:
+            FormatError: its schema is another.
+        """
+        if _schema_bytes(footer) != self._schema:
+            raise FormatError(f"{name} has another schema than the row groups before it")
+
+    def append(self, footer: Struct, rows: int, row_groups: RowGroups, *, originals: Originals) -> None:
+        """Add a file whose row groups are written, `rows` in all; the first file's `originals` are kept.
+
+        Raises:
+            FormatError: it has an entry that only our encrypted files have, by which decrypting would take it for one.
+        """
+        for name in (BLOB_KEY, INTEGRITY_KEY, NOTES_KEY):
+            if entry_values(footer, name):
+                raise FormatError(f"a plaintext file has the key-value entry {name.decode()!r}")
+        structs: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
+        if not self.appended:
+            self._footer, self._schema, self._originals = footer, _schema_bytes(footer), originals
+            self._row_groups = structs
+        else:
+            if self.appended == 1:
+                self._row_groups = [encode_in_place(each) for each in self._row_groups if isinstance(each, Struct)]
+            self._row_groups += [encode_in_place(each) for each in structs if isinstance(each, Struct)]
+        self.appended += 1
+        self.batches += len(row_groups)
+        self.rows += rows
+
+    def finish(self, key_values: Mapping[bytes, bytes]) -> tuple[Struct, Originals]:
+        """Return the whole footer, with `key_values` added, and what stood in the first file."""
+        if self._originals is None:
+            raise RuntimeError("no file was appended")
+        if self.appended > 1:
+            self._footer.set_list(FileMetaData.ROW_GROUPS, WireType.STRUCT, self._row_groups)
+            self._footer.set(FileMetaData.NUM_ROWS, WireType.I64, self.rows)
+        if key_values:
+            add_entries(self._footer, key_values)
+        return self._footer, self._originals
+
+
+def _schema_bytes(footer: Struct) -> bytes:
+    return encode_struct(footer.kept(frozenset({FileMetaData.SCHEMA})))
+
+
+def check_policy(source: RangeSource, policy: EncryptionPolicy) -> None:
+    """Check that a policy fits the columns of a plaintext Parquet file.
+
+    Raises:
+        ColumnNotFoundError: the policy names a column that is not there.
+        PolicyError: the policy gives a column two keys.
+        FormatError: no Parquet file, truncated, or malformed.
+        UnsupportedError: the policy refuses notes that a readable footer would show, and there are some.
+    """
+    footer, _ = read_plain_footer(source)
+    leaves = leaf_columns(footer, source.name)
+    _check_readable(footer, policy, leaves, choose_keys(policy, leaves, source.name), source.name)
+
+
+def _check_readable(
+    footer: Struct, policy: EncryptionPolicy, leaves: Sequence[LeafColumn], chosen: Sequence[str | None], name: str
+) -> frozenset[str] | None:
+    """Return the roots of which a readable footer may tell all; None where it need not hide anything.
+
+    Raises:
+        UnsupportedError: it has fields that this release does not know, or notes that the policy refuses.
+    """
+    sealed = [leaf for leaf, reference in zip(leaves, chosen, strict=True) if reference is not None]
+    if policy.footer is FooterMode.ENCRYPTED or not sealed:
+        return None
+    check_clear_footer(footer, name)
+    plain = frozenset(each.path[0] for each in leaves) - {each.path[0] for each in sealed}
+    if policy.clear_notes is ClearNotes.REFUSE:
+        check_notes(footer, plain, name)
+    return plain

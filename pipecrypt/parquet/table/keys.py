@@ -1,0 +1,208 @@
+"""The data keys of a table being encrypted, made on first use and wiped after the last; column metadata under them.
+
+The metadata of a chunk names the places of its pages, so it is sealed once they are written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.parquet.footer.columns import LeafColumn
+from pipecrypt.parquet.footer.row_groups import Chunk
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.report import KeyBytes, SealedColumn
+from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, ColumnMetaData
+from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
+from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
+
+__all__ = [
+    "KeyPlace",
+    "WritingKeys",
+]
+
+KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
+_Made = tuple[DataKey, bytes]
+
+
+class WritingKeys:
+    """The footer's data key and those of columns; the caller wipes them.
+
+    Args:
+        policy: how far one data key reaches, and the footer's master key.
+        keys: makes data keys.
+        context: of the file; bound into commitments.
+        aad: makes the file's AADs.
+    """
+
+    def __init__(self, policy: EncryptionPolicy, keys: DataKeys, context: Context, aad: FileAAD) -> None:
+        """Make no key yet."""
+        self._policy = policy
+        self._aad = aad
+        self._paths: dict[int, Raw] = {}  # by column
+        self._keys = keys
+        self._context = context
+        self._leaves: Sequence[LeafColumn] = ()
+        self._chosen: Sequence[str | None] = ()
+        self._footer: _Made | None = None
+        self._columns: dict[KeyPlace, _Made] = {}
+        self._page_bytes: Counter[int] = Counter()  # by column
+        self.made = 0
+
+    def choose(self, leaves: Sequence[LeafColumn], references: Sequence[str | None]) -> None:
+        """Set the master key of each leaf column; None leaves it in plaintext."""
+        self._leaves = leaves
+        self._chosen = references
+
+    def is_sealed(self, column: int) -> bool:
+        """Say whether a leaf column is encrypted."""
+        return self._chosen[column] is not None
+
+    @property
+    def leave_plaintext(self) -> bool:
+        """Whether a leaf column stays in plaintext."""
+        return None in self._chosen
+
+    def sealed_columns(self) -> tuple[SealedColumn, ...]:
+        """Return the encrypted leaf columns, each with the master key that it is under."""
+        footer = self._policy.footer_key_reference()
+        return tuple(
+            SealedColumn(leaf.path, footer if self._policy.uniform else reference)
+            for leaf, reference in zip(self._leaves, self._chosen, strict=True)
+            if reference is not None
+        )
+
+    def clear_columns(self) -> tuple[tuple[str, ...], ...]:
+        """Return the paths of the leaf columns that stay in plaintext."""
+        pairs = zip(self._leaves, self._chosen, strict=True)
+        return tuple(leaf.path for leaf, reference in pairs if reference is None)
+
+    def count(self, column: int, page_bytes: int) -> None:
+        """Count pages of a leaf column that were sealed, or copied."""
+        self._page_bytes[column] += page_bytes
+
+    def bytes_by_key(self) -> tuple[KeyBytes, ...]:
+        """Return how much is under each master key, those first that are met first, then what is in plaintext."""
+        footer, counts = self._policy.footer_key_reference(), Counter[str | None]()
+        for column, page_bytes in sorted(self._page_bytes.items()):
+            reference = self._chosen[column]
+            counts[footer if self._policy.uniform and reference is not None else reference] += page_bytes
+        ordered = sorted(counts.items(), key=lambda item: item[0] is None)
+        return tuple(KeyBytes(reference, page_bytes) for reference, page_bytes in ordered)
+
+    @property
+    def are_of_batches(self) -> bool:
+        """Whether every column has another key in each batch."""
+        return not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH
+
+    def place(self, row_group: int, column: int) -> KeyPlace | None:
+        """Return what tells one data key from another: None is the footer's."""
+        if self._policy.uniform:
+            return None
+        return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
+
+    def make_footer_key(self) -> None:
+        """Make the footer's key, before all others: a key service that refuses is met before the first byte."""
+        self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
+        self.made += 1
+
+    def footer(self) -> _Made:
+        """Return the footer's key and key metadata."""
+        if self._footer is None:
+            raise AssertionError("the footer key is made first")
+        return self._footer
+
+    def of(self, chunk: Chunk) -> _Made:
+        """Return a chunk's key and key metadata."""
+        place, reference = self.place(*chunk.ordinals), self._chosen[chunk.column]
+        if place is None or reference is None:
+            return self.footer()
+        if place not in self._columns:
+            context = self._context.for_column(chunk.leaf.path, place[1])
+            self._columns[place] = self._keys.new_data_key(reference, context)
+            self.made += 1
+        return self._columns[place]
+
+    def make(self, chunks: Iterable[Chunk]) -> None:
+        """Make the keys of all chunks that are encrypted and have none yet."""
+        for chunk in chunks:
+            if self._chosen[chunk.column] is not None:
+                self.of(chunk)
+
+    def cipher(self, chunk: Chunk) -> MessageCipher:
+        """Return the cipher of a chunk."""
+        return MessageCipher(self.of(chunk)[0])
+
+    def made_at(self, row_group: int, column: int) -> DataKey | None:
+        """Return the key of a place if it was made before."""
+        place = self.place(row_group, column)
+        made = self._footer if place is None else self._columns.get(place)
+        return made[0] if made else None
+
+    def seal_metadata(self, chunk: Chunk) -> None:
+        """Seal the metadata of a chunk whose pages are sealed, in its entry, and forget the metadata of its key."""
+        entry, crypto, is_uniform = chunk.entry, Struct(), self._policy.uniform
+        is_footer_encrypted = self._policy.footer is FooterMode.ENCRYPTED
+        if is_uniform:
+            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
+        else:
+            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
+        entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
+        if is_uniform and is_footer_encrypted:
+            return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
+        aad = self._aad.module(ModuleType.COLUMN_META_DATA, *chunk.ordinals)
+        sealed = seal_module(self.cipher(chunk), encode_struct(chunk.metadata), aad)
+        entry.set(ColumnChunk.ENCRYPTED_COLUMN_METADATA, WireType.BINARY, sealed)
+        if is_footer_encrypted:
+            entry.remove(ColumnChunk.META_DATA)
+        else:
+            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
+        place = self.place(*chunk.ordinals)
+        if place is not None and place[1] is not None:
+            # Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
+            self._columns[place] = (self._columns[place][0], b"")
+
+    def _column_key_struct(self, chunk: Chunk) -> Struct:
+        struct = Struct()
+        path = self._paths.get(chunk.column)
+        if path is None:
+            # From the schema, not from the chunk's metadata, which may say anything.
+            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
+        struct.entries = [
+            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
+            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self.of(chunk)[1]),
+        ]
+        return struct
+
+    def end_batches(self) -> None:
+        """Wipe the keys of all batches so far: nothing more is encrypted under them."""
+        for place in [place for place in self._columns if place[1] is not None]:
+            self._columns.pop(place)[0].wipe()
+
+    def wipe(self) -> None:
+        """Wipe all keys. Safe to call twice."""
+        for key, _ in self._columns.values():
+            key.wipe()
+        if self._footer is not None:
+            self._footer[0].wipe()
+
+
+def _encoded_path(path: tuple[str, ...]) -> Raw:
+    """Return the list of a path's names as it stands in a struct, without its field header and the struct's end."""
+    struct, names = Struct(), [name.encode() for name in path]
+    struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*names])
+    return Raw(encode_struct(struct)[1:-1])
+
+
+def _redacted(metadata: Struct) -> Struct:
+    # A field that an old draft used for something else was not opened, so nobody knows what it tells.
+    clear = metadata.kept(ColumnMetaData.CLEAR)
+    optional = (ColumnMetaData.BLOOM_FILTER_OFFSET, ColumnMetaData.BLOOM_FILTER_LENGTH)
+    for field in optional:
+        if isinstance(clear.get(field), Raw):
+            clear.remove(field)
+    return clear

@@ -1,0 +1,151 @@
+"""The walk over a table that encrypting and decrypting share: each segment sealed, opened or copied, in their order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+
+from pipecrypt.parquet.carry.writing import Body
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.segments import IndexPlaces, Segment, SegmentKind, Segments, last_changes, read_windows
+from pipecrypt.parquet.pages.moves import BLOOM_FILTER_HEADER_BYTES, ChunkMove, bloom_filter_bytes, move_offset_index
+from pipecrypt.parquet.pages.sealing import PageBounds
+from pipecrypt.parquet.wire.fields import ColumnMetaData
+from pipecrypt.parquet.wire.modules import ModuleType
+from pipecrypt.parquet.wire.thrift import WireType
+
+__all__ = ["TableWalk", "index_module"]
+
+
+def index_module(segment: Segment) -> ModuleType:
+    """Return the type of the module that a column or offset index is sealed as."""
+    return ModuleType.OFFSET_INDEX if segment.is_offset_index else ModuleType.COLUMN_INDEX
+
+
+class TableWalk(ABC):
+    """Carries a table's segments to the output, in the order of their offsets and without gaps.
+
+    Args:
+        body: the output; the table's file is its input.
+        row_groups: of the table; what moves is written back into them.
+    """
+
+    def __init__(self, body: Body, row_groups: RowGroups) -> None:
+        """Carry nothing yet."""
+        self._body = body
+        self._row_groups = row_groups
+        self._moves: dict[tuple[int, int], ChunkMove] = {}
+        self._index_places = IndexPlaces()
+
+    def run(self, segments: Segments) -> None:
+        """Carry all segments."""
+        due = last_changes(segments)
+        for index in self._row_groups.ordinals:
+            if not due[index]:
+                self._close(index)
+        # What the system copies is not looked at; indexes, and the parts of columns that are encrypted, are.
+        looked_at = (each for each in segments if each.is_index or self._is_sealed(each))
+        self._body.read_ahead(read_windows(looked_at if self._body.copies_files else segments))
+        for segment in segments.drain():
+            if segment.is_index:
+                self._carry_index(segment)
+                continue
+            self._carry(segment, self._open(segment.row_group)[segment.column])
+            due[segment.row_group] -= 1
+            if not due[segment.row_group]:
+                self._close(segment.row_group)
+        self._index_places.write(self._row_groups)
+
+    @abstractmethod
+    def _is_sealed(self, segment: Segment) -> bool:
+        """Say whether a segment's column is encrypted."""
+
+    @abstractmethod
+    def _open(self, row_group: int) -> list[Chunk]:
+        """Return the chunks of a row group, ready to be carried."""
+
+    @abstractmethod
+    def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        """Seal or open the pages of an encrypted column's chunk."""
+
+    @abstractmethod
+    def _copied_bytes(self, segment: Segment, chunk: Chunk) -> int:
+        """Copy the pages of a plaintext column's chunk; return how many bytes they take."""
+
+    @abstractmethod
+    def _relocate(self, chunk: Chunk, move: ChunkMove) -> None:
+        """Write into a chunk's metadata where its pages are now."""
+
+    @abstractmethod
+    def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
+        """Return how long an encrypted column's Bloom filter was, and what becomes of it."""
+
+    @abstractmethod
+    def _read_index(self, segment: Segment, data: bytes) -> bytes:
+        """Return an index in plaintext."""
+
+    @abstractmethod
+    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
+        """Return what is written of an index in plaintext that names the new places."""
+
+    @abstractmethod
+    def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
+        """End changing a row group of which all is carried but its indexes."""
+
+    def _carry(self, segment: Segment, chunk: Chunk) -> None:
+        if segment.kind is SegmentKind.BLOOM_FILTER:
+            self._carry_bloom_filter(segment, chunk)
+            return
+        move = self._carry_pages(segment, chunk) if self._is_sealed(segment) else self._copy_pages(segment, chunk)
+        self._moves[chunk.ordinals] = move
+        self._relocate(chunk, move)
+
+    def _copy_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
+        new_start = self._body.position
+        self._body.begin_digest()
+        bounds = array("q", (0, self._copied_bytes(segment, chunk)))
+        self._body.end_digest(segment.place)
+        return ChunkMove(segment.start, new_start, PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
+
+    def _carry_bloom_filter(self, segment: Segment, chunk: Chunk) -> None:
+        body, position = self._body, self._body.position
+        if self._is_sealed(segment):
+            length, bloom = self._bloom_filter(segment, chunk)
+            body.write(bloom)
+            body.done(length)
+        else:
+            length = self._plain_bloom_bytes(segment, chunk)
+            body.begin_digest()
+            body.copy(segment.start, length)
+            body.end_digest(segment.place)
+        chunk.metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, position)
+        if segment.declared_bytes is not None:
+            chunk.metadata.set(ColumnMetaData.BLOOM_FILTER_LENGTH, WireType.I32, body.position - position)
+
+    def _plain_bloom_bytes(self, segment: Segment, chunk: Chunk) -> int:
+        if segment.declared_bytes is not None:
+            return segment.declared_bytes
+        start = self._body.read(segment.start, min(segment.room_bytes, BLOOM_FILTER_HEADER_BYTES))
+        return bloom_filter_bytes(start, segment.room_bytes, chunk)[1]
+
+    def _carry_index(self, segment: Segment) -> None:
+        place, is_offsets, length = (
+            (segment.row_group, segment.column),
+            segment.is_offset_index,
+            segment.declared_bytes or 0,
+        )
+        data = self._read_index(segment, bytes(self._body.read(segment.start, length)))
+        move = self._moves.get(place)
+        if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
+            data = move_offset_index(data, move, lambda: self._row_groups.what(*place))
+        data = self._index_to_write(segment, data)
+        if is_offsets and not self._row_groups.is_open(segment.row_group):
+            self._moves.pop(place, None)  # nothing asks again
+        self._index_places.add(segment, self._body.position, len(data))
+        self._body.write(data)
+        self._body.done(length)
+
+    def _close(self, index: int) -> None:
+        chunks = self._open(index)
+        self._finish(index, [self._moves[chunk.ordinals] for chunk in chunks if chunk.ordinals in self._moves])
+        self._row_groups.close(index)

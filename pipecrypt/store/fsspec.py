@@ -1,0 +1,537 @@
+"""Files of any fsspec file system as a store.
+
+Ranges are read several at once, each tried again by itself. Small files are compared by the storage where it takes
+conditions, and looked at just before everywhere else; a random write id tells after a lost answer whose object is
+there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pipecrypt.errors import (
+    ConflictError,
+    FormatError,
+    IntegrityError,
+    NoRegularFileError,
+    SinkNotEmptyError,
+    SourceNotFoundError,
+    StorageError,
+)
+from pipecrypt.store.conditional import ConditionalChange, carry_out, is_condition_failed
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.fsspec_publication import RemotePublication
+from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.local_sources import split_glob
+from pipecrypt.store.location import Location
+from pipecrypt.store.operations import rewrite_as, rewrite_end
+from pipecrypt.store.patterns import Pattern, has_glob
+from pipecrypt.store.preconditions import try_conditions
+from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.protocol import (
+    Admits,
+    Entry,
+    Guarantees,
+    Kind,
+    Preconditions,
+    Publish,
+    Ranges,
+    Revision,
+    SourceFile,
+    Store,
+    changed,
+    check_range,
+    check_small,
+    not_regular,
+    replaced_meanwhile,
+    too_large,
+)
+from pipecrypt.store.publication import Publication, is_temporary, new_token
+from pipecrypt.store.rename import conditional_object, remove_object, rename
+from pipecrypt.vocabulary.ranges import SourceTraits
+from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
+
+__all__ = ["FsspecStore", "RemoteRanges", "read_small_object"]
+
+_log = logging.getLogger(__name__)
+_ONCE: Final = Retry(0)
+# Stores name the time of an object's last change differently: S3, Azure, GCS, and what keeps files in memory.
+_TIME_FIELDS: Final = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+_NANOSECONDS: Final = 1_000_000_000
+_WRITE_ID_BYTES: Final = 16
+_RANGE_NOT_SATISFIABLE: Final = 416  # the object became shorter
+_LOCK_SUFFIX: Final = ".lock"
+_MAX_LOCK_BYTES: Final = 1024
+_LOCK_TRIES: Final = 40
+_LOCK_WAIT_SECONDS: Final = 0.25
+
+
+class FsspecStore(Store):
+    """Files that fsspec reaches; see `Store`.
+
+    Args:
+        root: the place.
+    """
+
+    answers_late = True
+    is_remote = True
+
+    def __init__(self, root: Location) -> None:
+        """Look at nothing yet."""
+        self.root = root
+
+    def _at(self, path: str) -> Location:
+        return self.root.child(path) if path else self.root
+
+    def _open_filesystem(self, place: Location) -> RemoteFilesystem:
+        return open_filesystem(place)
+
+    def guarantees(self) -> Guarantees:
+        """Try what the storage does in spite of conditions."""
+        if self.root.is_in_this_process:
+            return Guarantees(Preconditions.BY_OTHER_MEANS, "files lie in the memory of one process")
+        return try_conditions(self.root)
+
+    # ---- looking ----
+
+    def stat(self, path: str = "") -> Entry:
+        """Return what is at a path."""
+        place = self._at(path)
+        with map_errors(f"cannot read {place.display}"):
+            info = look_up(self._open_filesystem(place))
+            if info is None:
+                return Entry(self.root, path, Kind.NOTHING)
+            if info.get("type") == "directory":
+                return Entry(self.root, path, Kind.DIRECTORY)
+            return Entry(self.root, path, Kind.FILE, _pinned(place, path or place.name, info))
+
+    def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
+        """Yield everything below a path that is not a directory itself."""
+        start = self._at(path)
+        with map_errors(f"cannot list {start.display}"):
+            for relative_path, info in _find(self._open_filesystem(start)):
+                # An empty object whose name ends so stands for a directory.
+                is_marker = relative_path.endswith("/") and not info.get("size")
+                if info.get("type", "file") != "directory" and relative_path and not is_marker:
+                    try:
+                        source = _pinned(start.child(relative_path), relative_path, info)
+                    except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
+                        source = None
+                    yield Entry(start, relative_path, Kind.FILE, source)
+
+    def is_empty(self, *, besides: str | None = None) -> bool:
+        """Say whether nothing is at the root, or a directory without files."""
+        with map_errors(f"cannot read {self.root.display}"):
+            return not any(
+                info.get("type", "file") == "file"
+                and not path.endswith("/")
+                and not is_temporary(path.rsplit("/", 1)[-1])
+                and (besides is None or not path.startswith(besides + "/"))
+                for path, info in _find(self._open_filesystem(self.root))
+            )
+
+    def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
+        """Yield the files that the root names."""
+        with map_errors(f"cannot read {self.root.display}"):
+            info = look_up(self._open_filesystem(self.root))
+            if info is None:
+                if not has_glob(self.root.url):
+                    raise SourceNotFoundError(f"{self.root.display} does not exist")
+                yield from self._find_matching(*split_glob(self.root))
+            elif info.get("type") == "directory":
+                yield from self._find_matching(self.root, below)
+            else:
+                yield _source(self.root, self.root.name, info)
+
+    def _find_matching(self, directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
+        for relative_path, info in _find(self._open_filesystem(directory)):
+            # An empty object that stands for a directory, or what a run that was killed left behind.
+            is_other = relative_path.endswith("/") or is_temporary(relative_path.rsplit("/", 1)[-1])
+            if info.get("type", "file") == "file" and not is_other and pattern.matches(relative_path.split("/")):
+                yield _source(directory.listed(relative_path), relative_path, info)
+
+    # ---- reading ----
+
+    def open(self, source: SourceFile) -> Ranges:
+        """Open a pinned file."""
+        return RemoteRanges(self._open_filesystem(source.location), source)
+
+    def read_small(self, path: str = "", *, max_bytes: int) -> bytes | None:
+        """Return a whole small file."""
+        place = self._at(path)
+        with map_errors(f"cannot read {place.display}"):
+            remote = self._open_filesystem(place)
+            return read_small_object(remote.fs, remote.path, max_bytes, place.display, remote.retry)
+
+    def read_start(self, length: int, path: str = "") -> bytes:
+        """Return the first bytes of a file."""
+        place = self._at(path)
+        with map_errors(f"cannot read {place.display}"):
+            remote = self._open_filesystem(place)
+            return remote.retry.call(lambda: _start(remote.fs, remote.path, length, place.display))
+
+    def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
+        """Return a small file as `replace` compares it."""
+        place = self._at(path)
+        remote = self._open_filesystem(place)
+        target = None if place.is_chained else conditional_object(remote)
+        if target is None:
+            data = self.read_small(path, max_bytes=max_bytes)
+            return None if data is None else Revision(data)
+        with map_errors(f"cannot read {place.display}"):
+            found = remote.retry.call(lambda: target.read(max_bytes + 1))
+        return None if found is None else Revision(check_small(found[0], max_bytes, place.display), found[1])
+
+    # ---- writing ----
+
+    def write(
+        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+    ) -> Publication:
+        """Open a new file."""
+        place = self._at(path)
+        return RemotePublication(place, self._open_filesystem(place), overwrite=overwrite, token=token or new_token())
+
+    def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
+        """Let a small file appear, if there is what was read there before."""
+        place = self._at(path)
+        with map_errors(f"cannot publish {place.display}"):
+            if not place.is_chained and self._replace_on_condition(place, data, expected):
+                return
+        self._check_same(path, expected)
+        try:
+            self._write(data, path, overwrite=expected is not None)
+        except SinkNotEmptyError as error:
+            raise replaced_meanwhile(place) from error
+
+    def _replace_on_condition(self, place: Location, data: bytes, expected: Revision | None) -> bool:
+        remote = self._open_filesystem(place)
+        target = conditional_object(remote)
+        tag = None if expected is None else expected.tag
+        if target is None or (expected is not None and tag is None):
+            return False
+        write_id = secrets.token_hex(_WRITE_ID_BYTES)
+        change = ConditionalChange(
+            target,
+            place,
+            tag,
+            lambda: target.replace(data, write_id, expected=tag),
+            lambda head: head is not None and head.write_id == write_id,
+        )
+        return carry_out(change, remote)
+
+    def _check_same(self, path: str, expected: Revision | None) -> None:
+        wanted = None if expected is None else expected.data
+        try:
+            found = self.read_small(path, max_bytes=len(wanted or b""))
+        except FormatError as error:  # a longer one
+            raise replaced_meanwhile(self._at(path)) from error
+        if found != wanted:
+            raise replaced_meanwhile(self._at(path))
+
+    def _write(self, data: bytes, path: str, *, overwrite: bool) -> None:
+        with self.write(path, overwrite=overwrite) as sink:
+            sink.write(data)
+            sink.publish()
+
+    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
+        """Replace everything from `body_end` on, by a new object."""
+        return rewrite_end(self, source, body_end, tail)
+
+    # ---- moving and removing ----
+
+    def move(self, new: Location, path: str = "", *, fingerprint: str | None = None) -> None:
+        """Give a file another name: the storage renames, or copies and removes; else it is read and written."""
+        place, target = self._at(path), type(self)(new)
+        with map_errors(f"cannot move {place.display} to {new.display}"):
+            try:
+                target._take_name(self._open_filesystem(place), fingerprint)
+            except NotImplementedError:
+                rewrite_as(type(self)(place), target)
+
+    def _take_name(self, source: RemoteFilesystem, fingerprint: str | None) -> None:
+        """Let the file at another place become the root."""
+        target = self._open_filesystem(self.root)
+        if not target.uploads_whole:
+            with contextlib.suppress(NotImplementedError, FileExistsError):
+                target.retry.call(lambda: target.fs.makedirs(target.fs._parent(target.path), exist_ok=True))
+        try:
+            rename(source, target.path, self.root, fingerprint=fingerprint)
+        except OSError as error:
+            if not isinstance(error, FileExistsError) and error.errno != errno.EEXIST:
+                raise
+            # Some servers (SMB) rename to a free name only. Until they have, the file has its old one.
+            self.remove()
+            rename(source, target.path, self.root, fingerprint=fingerprint)
+
+    def remove(self, path: str = "") -> None:
+        """Remove the file that is there now, and nothing that has come in its place."""
+        place = self._at(path)
+        with map_errors(f"cannot remove {place.display}"), contextlib.suppress(FileNotFoundError):
+            remote = self._open_filesystem(place)
+            info = look_up(remote)
+            if info is not None:
+                remove_object(remote, info, place)
+
+    def remove_leftovers(self, token: str, path: str = "", *, of_any_name: bool = False) -> None:
+        """Do nothing: no part of an upload has a name that could be found safely."""
+
+    def remove_empty_directories(self, path: str = "") -> None:
+        """Do nothing: directories do not outlive their files."""
+
+    def remove_directory(self, path: str = "") -> None:
+        """Do nothing: likewise."""
+
+    # ---- locks ----
+
+    @contextmanager
+    def changing(self, sleep: Callable[[float], None] = time.sleep) -> Iterator[Publish]:
+        """Hold the lock file of the file."""
+        with self._lock_file(self.root.sibling(self.root.name + _LOCK_SUFFIX), sleep) as check:
+
+            def publish(data: bytes, before: Revision | None) -> None:
+                check()
+                self.replace(data, expected=before)
+
+            yield publish
+
+    def holding(
+        self, lock: Location, sleep: Callable[[float], None] = time.sleep
+    ) -> contextlib.AbstractContextManager[object]:
+        """Hold the lock file."""
+        return self._lock_file(lock, sleep)
+
+    @contextmanager
+    def _lock_file(self, place: Location, sleep: Callable[[float], None]) -> Iterator[Callable[[], None]]:
+        lock, token = type(self)(place), new_token().encode()
+        for _ in range(_LOCK_TRIES):
+            with contextlib.suppress(SinkNotEmptyError):
+                lock._write(token, "", overwrite=False)
+                break
+            sleep(_LOCK_WAIT_SECONDS)
+        else:
+            raise ConflictError(
+                f"{place.display} is held by another command",
+                hint="wait for it; if none is running, one died: remove that file, then run again",
+            )
+
+        def check() -> None:
+            if lock.read_small(max_bytes=_MAX_LOCK_BYTES) != token:
+                raise ConflictError(f"{place.display} was taken away while it was held", hint="run again")
+
+        try:
+            check()  # a storage that ignores conditions lets two create it: the later one has it
+            yield check
+            check()
+        finally:
+            try:
+                lock.remove()
+            except StorageError as error:
+                _log.warning("the lock stays: %s", describe(error))
+
+
+# ---- what file systems say ----
+
+
+def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all that a file system lists below a path, by names relative to it."""
+    try:
+        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    base = remote.path.rstrip("/") + "/"
+    for path, info in found.items():
+        yield path[len(base) :] if path.startswith(base) else path.lstrip("/"), info
+
+
+def _source(location: Location, relative_path: str, info: Mapping[str, Any]) -> SourceFile:
+    return SourceFile(location, relative_path, size_of(info, location.display), fingerprint_of(info))
+
+
+def _pinned(location: Location, relative_path: str, info: Mapping[str, Any]) -> SourceFile:
+    size = size_of(info, location.display)
+    return SourceFile(location, relative_path, size, fingerprint_of(info), mtime_ns=_modified_ns(info))
+
+
+def _modified_ns(info: Mapping[str, Any]) -> int | None:
+    for name in _TIME_FIELDS:
+        moment = info.get(name)
+        if isinstance(moment, str):
+            with contextlib.suppress(ValueError):
+                moment = datetime.fromisoformat(moment)
+        if isinstance(moment, datetime):
+            moment = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        if isinstance(moment, int | float):
+            return int(moment) * _NANOSECONDS
+    return None
+
+
+def read_small_object(fs: Any, path: str, max_bytes: int, name: str, retry: Retry = _ONCE) -> bytes | None:
+    """Return a whole small file of an fsspec file system, or None if there is none.
+
+    Args:
+        fs: the file system; one that a caller brought has its own way of trying again.
+        path: of the file there.
+        max_bytes: how large it may be.
+        name: what errors call it.
+        retry: tries again.
+
+    Raises:
+        FormatError: it is larger than `max_bytes`, or a directory.
+        StorageError: the storage refused or failed.
+    """
+    with map_errors(f"cannot read {name}"):
+        try:
+            data = retry.call(lambda: _start(fs, path, max_bytes + 1, name, refuse_from=max_bytes + 1))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (IsADirectoryError, NoRegularFileError) as error:
+            raise not_regular(name) from error
+    return check_small(data, max_bytes, name)
+
+
+def _start(fs: Any, path: str, length: int, name: str, *, refuse_from: int | None = None) -> bytes:
+    # Some stores refuse a range that reaches past the end.
+    size = size_of(fs.info(path), name)
+    if refuse_from is not None and size >= refuse_from:
+        raise too_large(name, refuse_from - 1)
+    due = min(size, length)
+    data = read_stored(fs, path, [(0, due)])[0] if due else b""
+    if len(data) < due:
+        raise TruncatedError(f"{len(data)} bytes came where {due} were asked for")
+    return data[:due]
+
+
+class RemoteRanges:
+    """Ranges of an object; all methods may be called on several threads at once.
+
+    The object is looked at before and after; a body that was cut short never counts as whole.
+
+    Args:
+        remote: the object.
+        source: the same, pinned.
+    """
+
+    __slots__ = ("_lock", "_pool", "_remote", "_source", "name", "size_bytes", "traits")
+
+    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
+        """Ask for nothing yet."""
+        self._source = source
+        self._remote = remote
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self.name = source.location.display
+        self.size_bytes = source.size_bytes
+        self.traits = SourceTraits(reads_in_flight=self._remote.settings.ranges_in_flight)
+
+    def read_range(self, start: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `start`, in memory of their own.
+
+        Raises:
+            FormatError: the file is shorter than that.
+            ConflictError: the object is not the pinned one any more.
+            StorageError: the storage refused or failed.
+        """
+        check_range(self._source, start, length)
+        if length <= self._remote.settings.range_bytes:
+            return memoryview(self._fetch(start, length))
+        out = memoryview(bytearray(length))
+        self.read_into(start, out)
+        return out
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
+        check_range(self._source, start, len(out))
+        step = self._remote.settings.range_bytes
+        self._fill([(start + at, out[at : at + step]) for at in range(0, len(out), step)])
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of each range (start, length); raises what `read_range` raises."""
+        step, pieces, found = self._remote.settings.range_bytes, list[tuple[int, memoryview]](), list[memoryview]()
+        for start, length in ranges:
+            check_range(self._source, start, length)
+            out = memoryview(bytearray(length))
+            pieces += [(start + at, out[at : at + step]) for at in range(0, length, step)]
+            found.append(out)
+        self._fill(pieces)
+        return found
+
+    def _fill(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
+        if len(pieces) <= 1:
+            for start, out in pieces:
+                out[:] = self._fetch(start, len(out))
+            return
+        running = [self._threads().submit(self._fill, [piece]) for piece in pieces]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            for each in running:
+                each.cancel()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.traits.reads_in_flight, thread_name_prefix="pipecrypt-range")
+            return self._pool
+
+    def _fetch(self, start: int, length: int) -> bytes:
+        if not length:
+            return b""
+        with map_errors(f"cannot read {self.name}"):
+            try:
+                return self._remote.retry.call(lambda: self._fetch_once(start, length))
+            except TruncatedError as error:
+                self.check_unchanged()
+                raise StorageError(
+                    f"{self.name}: of the bytes from {start} on, {error}",
+                    hint="run again; if this stays, the storage does not serve ranges: copy the file first",
+                ) from error
+            except Exception as error:
+                if is_condition_failed(error) or http_status(error) == _RANGE_NOT_SATISFIABLE:
+                    raise changed(self._source) from error
+                raise
+
+    def _fetch_once(self, start: int, length: int) -> bytes:
+        data = bytes(self._remote.fs.cat_file(self._remote.path, start=start, end=start + length))
+        if len(data) > length:  # all of the file: trying again does not help
+            raise StorageError(
+                f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
+                hint="the storage does not serve ranges: copy the file first",
+            )
+        if len(data) < length:
+            raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
+        return data
+
+    def check_unchanged(self) -> None:
+        """Look whether the object is still the pinned one.
+
+        Raises:
+            ConflictError: it is not.
+            StorageError: the storage refused or failed.
+        """
+        with map_errors(f"cannot read {self.name}"):
+            info = look_up(self._remote)
+        if info is None or fingerprint_of(info) != self._source.fingerprint:
+            raise changed(self._source)
+        self._note(info)
+
+    def _note(self, info: Mapping[str, Any]) -> None:
+        """Keep what the next requests can say that they have seen."""
+
+    def close(self) -> None:
+        """End the threads, and leave the file system to fsspec, which shares it."""
+        self._remote.retry.stop()
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
