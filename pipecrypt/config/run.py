@@ -17,14 +17,14 @@ from pipecrypt.config.spec import build_spec, hints_about_paths
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.plan.plan import planned_sources
-from pipecrypt.runs.plan.preview import PlanReport, check_keys, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, preview_sources, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import SourceShape
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
@@ -303,11 +303,10 @@ def check_config(
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
     with _configured(path, environ, _Changes()) as (loaded, spec):
-        check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        planned = planned_sources(spec)
-        columns, delimiter = _columns(loaded, *planned[0])
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+        preview = preview_sources(spec)
+        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 

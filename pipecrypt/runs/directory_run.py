@@ -46,6 +46,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease
+from pipecrypt.store.open import open_store
 from pipecrypt.store.preconditions import Writers, check_writers
 from pipecrypt.store.sink import remove_leftovers_in
 from pipecrypt.vocabulary.clock import utc_now
@@ -339,7 +340,7 @@ def open_directory_run(
     """
     sink = plan.sink
     if spec.run.keeps_journal:
-        check_writers(sink, Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
         if spec.policy.signing is not None:

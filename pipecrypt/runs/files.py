@@ -92,7 +92,7 @@ def encrypt_spec(
         raise UsageError(
             "the policy is not a pipecrypt.Policy", hint="write Policy(default=KEYREF) or Policy(columns={...})"
         )
-    spec = EncryptSpec(
+    return EncryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         policy=policy,
@@ -102,7 +102,6 @@ def encrypt_spec(
         workers=workers,
         run=RunOptions(accepts_future_statement=accept_future_statement),
     )
-    return run(spec, credentials=_credentials(credentials), on_event=on_event)
 
 
 def decrypt(

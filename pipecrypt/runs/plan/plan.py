@@ -21,7 +21,6 @@ from pipecrypt.runs.task import Kind, Task, task_id
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory, is_link, new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
