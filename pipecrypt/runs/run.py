@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.signing.next_version import FileSigning
-from pipecrypt.dataset.signing.records import SignedStatement
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import FileSigning
+from pipecrypt.dataset.sign.records import SignedStatement
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.runs.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.plan.output_checks import statement_places

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
-from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.listing import name_some, sizes_below
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.signed_file import dataset_id_of
+from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader

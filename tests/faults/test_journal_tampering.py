@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.errors import NotTrustedError, PipecryptError
 from pipecrypt.runs.journal import journal
 from pipecrypt.runs.journal.seal import open_unchecked

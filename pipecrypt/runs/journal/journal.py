@@ -24,11 +24,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Final, TypeAlias
 
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path
+from pipecrypt.dataset.statement.promise import ClearColumns, fits_clear_columns
 from pipecrypt.errors import FormatError, IntegrityError, OutputError
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.runs.journal.block import (
     MAX_BLOCK_TASKS,
     Block,

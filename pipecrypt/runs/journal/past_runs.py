@@ -9,15 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final
 
-from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion
-from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
+from pipecrypt.dataset.statement.promise import ClearColumns
+from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.runs.journal.block import Block, MemoryBudget, TaskRecord, memory_of
 from pipecrypt.runs.journal.journal import (
     Journal,
@@ -56,7 +55,7 @@ class FinishedFile:
     size_bytes: int
 
 
-def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> None:
+def put_in_place(sink: Location, earlier: VerifiedVersion | None, seal: Seal) -> None:
     """Do what is left of a version that was signed by a run that was killed then; the caller holds the lock.
 
     Raises:
@@ -73,29 +72,9 @@ def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> 
         return
     past = read_run(sink, found, seal) if found is not None and has_journal else None
     removes = () if past is None else past.removes
-    finish_version(sink, run_id, earlier.entries, removes=removes)
+    finish_version(sink, run_id, earlier.entries.values(), removes=removes)
     if past is not None:
         Journal(sink, past.header, seal).finish(utc_now())
-
-
-class KnownVersion(Protocol):
-    """A signed version, verified or not."""
-
-    @property
-    def entries(self) -> tuple[FileEntry, ...]:
-        """Its files."""
-
-    @property
-    def run(self) -> str | None:
-        """The run that wrote it, if it names one."""
-
-    @property
-    def dataset_id(self) -> str:
-        """Of the dataset."""
-
-    @property
-    def clear_columns(self) -> ClearColumns | None:
-        """Leaf columns that its files have in plaintext; None where they were not noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +129,7 @@ class RunHistory:
         if not is_signed:
             finished.read(sink, (run for run in runs if run.is_finished), seal_of)
         elif version is not None:
-            finished.done = _signed_files(version.entries)
+            finished.done = _signed_files(version.entries.values())
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES
 
 __all__ = ["JOURNAL_TYPE", "Seal", "open_unchecked", "plain_seal", "signed_seal", "trusted_seal", "unchecked_seal"]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
-from pipecrypt.dataset.signing.directory_state import name_some
+from pipecrypt.dataset.listing import name_some
+from pipecrypt.dataset.signed_file import dataset_id_of
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.journal import RecordedRun
 from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory

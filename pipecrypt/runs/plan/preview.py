@@ -15,20 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.opening.staged_files import listed_staged_files
-from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
-from pipecrypt.dataset.signing.directory_state import (
-    check_nothing_nested,
-    check_nothing_unsigned,
-    check_signed_is_there,
-    sizes_below,
-)
-from pipecrypt.dataset.signing.known_versions import check_follows, check_none_removed
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsigned, check_signed_is_there, sizes_below
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.staged import listed_staged_files
+from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
+from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_unverified_version
 from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
-from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
@@ -92,7 +87,7 @@ class SinkPreview:
     conflicts: tuple[str, ...] = ()
     is_work: bool = True
     past: RunHistory | None = None
-    version: UnverifiedVersion | None = None
+    version: ClaimedVersion | None = None
 
 
 def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
@@ -143,7 +138,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
-def _check_versions(spec: EncryptSpec, version: UnverifiedVersion | None) -> None:
+def _check_versions(spec: EncryptSpec, version: ClaimedVersion | None) -> None:
     """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
     memory, accepts_future = VersionMemory.of_user(os.environ), spec.run.accepts_future_statement
     if version is None:
@@ -169,7 +164,7 @@ def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[st
 
 
 def _checks_of_signed(
-    spec: EncryptSpec, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
+    spec: EncryptSpec, version: ClaimedVersion, decision: Decision, found: Mapping[str, int | None]
 ) -> Iterator[Callable[[], None]]:
     """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
     sink, listed = spec.sink, {entry.path for entry in version.entries}

@@ -19,8 +19,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Final, TypeAlias
 
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
-from pipecrypt.manifest.clear_columns import ClearColumns
 from pipecrypt.runs.journal.past_runs import KnownVersion, RunHistory
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Task
