@@ -46,7 +46,7 @@ class SinkState:
     sink: Location
     seal: Seal
     signers: OpenSigners | None
-    earlier: EarlierVersion | None
+    earlier: VerifiedVersion | None
     past: RunHistory | None
     there: Mapping[str, int | None]
 
@@ -85,7 +85,7 @@ def look_at_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None)
         StorageError: the storage refused or failed.
     """
     seal: Seal = plain_seal() if signers is None else signed_seal(signers)
-    earlier = None if signers is None else read_earlier_dataset(sink, signers)
+    earlier = None if signers is None else read_version_to_follow(sink, signers.memory, signers.requirements)
     put_in_place(sink, earlier, seal)
     past = None
     if spec.run.keeps_journal:

@@ -26,6 +26,8 @@ from pipecrypt.dataset.statement.paths import (
     parse_run_id,
     run_path,
 )
+from pipecrypt.dataset.version import read_version
+from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink

@@ -15,7 +15,7 @@ from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
-from pipecrypt.dataset.version import VerifiedVersion
+from pipecrypt.dataset.version import VerifiedVersion, Version
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.runs.journal.block import Block, MemoryBudget, TaskRecord, memory_of
 from pipecrypt.runs.journal.journal import (
@@ -35,7 +35,7 @@ from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["FinishedFile", "KnownVersion", "RunHistory", "put_in_place"]
+__all__ = ["FinishedFile", "RunHistory", "put_in_place"]
 
 # What is kept of a file besides its path, and of a task: objects of some 50 bytes each, and entries of dictionaries.
 _FILE_BYTES: Final = 260
@@ -104,7 +104,7 @@ class RunHistory:
 
     @classmethod
     def look(
-        cls, sink: Location, seal_of: Callable[[JournalRef], Seal], version: KnownVersion | None, *, is_signed: bool
+        cls, sink: Location, seal_of: Callable[[JournalRef], Seal], version: Version | None, *, is_signed: bool
     ) -> RunHistory:
         """Read the journals in a sink; nothing is written.
 
@@ -176,7 +176,7 @@ def _last(
     return next((past for past in found if past is not None), None)
 
 
-def _is_over(past: RecordedRun, version: KnownVersion | None) -> bool:
+def _is_over(past: RecordedRun, version: Version | None) -> bool:
     """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
     header = past.header
     if version is None:

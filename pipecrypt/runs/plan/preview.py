@@ -20,7 +20,7 @@ from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsign
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.staged import listed_staged_files
 from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
-from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_unverified_version
+from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_version
 from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
@@ -37,6 +37,7 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape, Task
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = [
@@ -108,7 +109,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
     if plan.is_single_file or spec.sink.is_standard_stream:
         return SinkPreview(decide(spec, plan, None, None))
     is_signed = spec.policy.signing is not None
-    version = read_unverified_version(spec.sink) if is_directory(spec.sink) else None
+    version = read_version(*locate(spec.sink), None) if is_directory(spec.sink) else None
     if is_signed:
         _check_versions(spec, version)
     past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)
@@ -146,7 +147,7 @@ def _check_versions(spec: EncryptSpec, version: ClaimedVersion | None) -> None:
         return
     check_follows(spec.sink, version, memory and replace(memory, accepts_future=accepts_future))
     if not accepts_future:
-        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
+        check_created(version.manifest.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 
 
 def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
@@ -167,10 +168,9 @@ def _checks_of_signed(
     spec: EncryptSpec, version: ClaimedVersion, decision: Decision, found: Mapping[str, int | None]
 ) -> Iterator[Callable[[], None]]:
     """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
-    sink, listed = spec.sink, {entry.path for entry in version.entries}
-    goes = what_goes(decision, listed, is_staged=True, overwrites=spec.overwrite)
-    stays = [entry for entry in version.entries if not goes(entry.path)]
-    entries = {entry.path: entry for entry in version.entries}
+    sink, entries = spec.sink, version.entries
+    goes = what_goes(decision, frozenset(entries), is_staged=True, overwrites=spec.overwrite)
+    stays = [entry for entry in entries.values() if not goes(entry.path)]
     in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
     right = listed_staged_files(sink, version.run, entries, in_place=in_place)
     staged = {path: file.size_bytes for path, file in right.items()}
