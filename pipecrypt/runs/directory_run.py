@@ -19,15 +19,15 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
-from pipecrypt.dataset.signing.next_version import DatasetSigning
-from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
-from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.dataset.signing.staged_version import finish_version, set_aside
+from pipecrypt.dataset.listing import name_some, sizes_below
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import DatasetSigning
+from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.staged import finish_version, set_aside
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
@@ -244,15 +244,14 @@ class DirectoryRun:
         """Let no file lie where the next version has none. What no run wrote that keeps a journal goes afterwards."""
         earlier = self._state.earlier
         if earlier is not None and earlier.manifest.run is not None:
-            listed = {entry.path for entry in earlier.entries}
-            chosen = (path for path in paths if path in listed)
+            chosen = (path for path in paths if path in earlier.entries)
             set_aside(self._state.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
 
     def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
         """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""
         if not self._keeps_journal:
             return ()
-        listed = {entry.path for entry in self._state.earlier.entries} if self._state.earlier is not None else set()
+        listed = set(self._state.earlier.entries) if self._state.earlier is not None else set()
         for path in signing.left_over - listed:
             remove_file(self._state.sink.child(path))
         return tuple(sorted(signing.left_over))
@@ -261,7 +260,7 @@ class DirectoryRun:
         state = self._state
         if state.signers is None:
             return None
-        listed = frozenset(entry.path for entry in state.earlier.entries) if state.earlier is not None else frozenset()
+        listed = frozenset(state.earlier.entries) if state.earlier is not None else frozenset()
         goes = what_goes(self.decision, listed, is_staged=self._header.is_staged, overwrites=overwrites)
         known = self._known_paths()
         # A run that is continued may have published files that it did not come to note. Others are not its own.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipecrypt.dataset.sharing.granting import add_grants
+from pipecrypt.dataset.share.granting import add_grants
+from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.keys.grants import Grant
-from pipecrypt.manifest.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.store.location import Location
 
 __all__ = ["RunGrants"]

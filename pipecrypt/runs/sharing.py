@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.dataset.opening.trust_options import TrustOptions, trust_options
-from pipecrypt.dataset.sharing.found_grants import read_grants
-from pipecrypt.dataset.sharing.granting import Target, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.sharing.kek_search import Place as FoundPlace
-from pipecrypt.dataset.sharing.kek_search import find_place, search_keks
+from pipecrypt.dataset.requirements import checks_of
+from pipecrypt.dataset.share.granting import Target, check_datasets, remove_grants, share_keks
+from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.kek_search import Place as FoundPlace
+from pipecrypt.dataset.share.kek_search import find_place, search_keks
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
@@ -277,8 +278,8 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
 def _find(
     dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None, credentials: Credentials
 ) -> FoundPlace:
-    asked = TrustOptions(trust=()) if trust == () else trust_options(trust)
-    return find_place(Location.of(dataset, options), asked.checks(os.environ, credentials).requirements)
+    asked = Trust(verify="off") if trust == () else Trust(trust)
+    return find_place(Location.of(dataset, options), checks_of(asked, os.environ, credentials).requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:

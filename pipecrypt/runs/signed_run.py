@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.signing.next_version import FileSigning
-from pipecrypt.dataset.signing.promises import check_columns, check_frame
-from pipecrypt.dataset.signing.records import SignedStatement
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import FileSigning
+from pipecrypt.dataset.sign.promises import check_columns, check_frame
+from pipecrypt.dataset.sign.records import SignedStatement
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.runs.plan.output_checks import statement_places
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns

@@ -8,13 +8,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.signing.next_version import FileSigning
-from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
-from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.dataset.signing.unsigned_writes import check_outside_datasets, check_unsigned_file
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import FileSigning
+from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_file
+from pipecrypt.dataset.statement.paths import check_signable_paths
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import check_signable_paths
 from pipecrypt.runs.output import WrittenFile, sidecar_files
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_signable_sink

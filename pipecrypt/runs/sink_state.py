@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
-from pipecrypt.dataset.signing.directory_state import name_some, sizes_below
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.listing import name_some, sizes_below
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.signed_file import dataset_id_of
+from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
@@ -46,7 +46,7 @@ class SinkState:
     sink: Location
     seal: Seal
     signers: OpenSigners | None
-    earlier: EarlierVersion | None
+    earlier: VerifiedVersion | None
     past: PastRuns | None
     there: Mapping[str, int | None]
 
@@ -85,7 +85,7 @@ def look_at_sink(request: EncryptSpec, sink: Location, signers: OpenSigners | No
         StorageError: the storage refused or failed.
     """
     seal: Seal = PlainSeal() if signers is None else SignedSeal(signers)
-    earlier = None if signers is None else read_earlier_dataset(sink, signers)
+    earlier = None if signers is None else read_version_to_follow(sink, signers.memory, signers.requirements)
     put_in_place(sink, earlier, seal)
     past = None
     if request.run.keeps_journal:

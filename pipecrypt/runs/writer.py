@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipecrypt.dataset.signing.records import SignedStatement
+from pipecrypt.dataset.sign.records import SignedStatement
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipecrypt.dataset.sharing import rekeying
+from pipecrypt.dataset.share import rekeying
 from pipecrypt.runs import directory_run, sink_state
 from pipecrypt.runs.journal import journal
 from pipecrypt.store import local_publication

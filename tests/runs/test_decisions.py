@@ -13,7 +13,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError, PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal
 from pipecrypt.runs.plan.plan_report import PlanReport, report_plan

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
@@ -22,8 +23,7 @@ from pipecrypt.errors import (
     UsageError,
     VerificationError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.findings import FindingKind
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean
 from pipecrypt.runs.plan.plan_report import report_plan

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY
 from pipecrypt.errors import ConflictError
-from pipecrypt.manifest.paths import RUNS_DIRECTORY
 from pipecrypt.store.location import Location
 
 __all__ = ["MOST_KEPT_BYTES", "Allowance", "memory_of"]

@@ -22,13 +22,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.manifest.clear_columns import ClearColumns, decode_clear_columns, encode_clear_columns
-from pipecrypt.manifest.entry import check_count, check_digest
-from pipecrypt.manifest.file_list import MAX_LINE_BYTES, decode_file_line, encode_file_line
-from pipecrypt.manifest.paths import check_inside, parse_run_id
-from pipecrypt.manifest.promise import JSONObject, PromisedPolicy, decode_policy, encode_policy
-from pipecrypt.manifest.statement import MAX_STATEMENT_BYTES
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.statement.file_list import (
+    MAX_LINE_BYTES,
+    check_count,
+    check_digest,
+    decode_file_line,
+    encode_file_line,
+)
+from pipecrypt.dataset.statement.manifest import MAX_STATEMENT_BYTES
+from pipecrypt.dataset.statement.paths import check_inside, parse_run_id
+from pipecrypt.dataset.statement.promise import (
+    ClearColumns,
+    JSONObject,
+    PromisedPolicy,
+    decode_clear_columns,
+    decode_policy,
+    encode_clear_columns,
+    encode_policy,
+)
 from pipecrypt.runs.report.events import Part
 from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
-from pipecrypt.dataset.opening.unverified_version import read_unverified_version
-from pipecrypt.dataset.signing.staged_version import finish_version
-from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import (
+from pipecrypt.dataset.signed_file import dataset_id_of
+from pipecrypt.dataset.staged import finish_version
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import (
     RESERVED_DIRECTORY,
     RUNS_DIRECTORY,
     attempts_path,
@@ -28,6 +26,8 @@ from pipecrypt.manifest.paths import (
     parse_run_id,
     run_path,
 )
+from pipecrypt.dataset.version import read_version
+from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.runs.journal.history import FoundRun, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import UncheckedSeal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
@@ -38,6 +38,7 @@ from pipecrypt.store.move import remove_empty_directories
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
 from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
 
@@ -137,10 +138,10 @@ class _Cleaning:
 
     def carry_out(self) -> CleanSummary:
         """Look, and remove; the caller holds the lock."""
-        version = read_unverified_version(self._sink)
+        version = read_version(*locate(self._sink), None)
         if version is not None:
-            self._entries, self._run = version.entries, version.run
-            self._listed = frozenset(entry.path for entry in version.entries)
+            self._entries, self._run = tuple(version.entries.values()), version.run
+            self._listed = frozenset(version.entries)
         self._found = dict(self._look())
         self._files_of = _by_run(self._found)
         put_in_place = self._put_in_place()

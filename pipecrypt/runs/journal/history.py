@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.errors import FormatError, IntegrityError
-from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, parse_run_id, run_path
 from pipecrypt.runs.journal.allowance import Allowance, memory_of
 from pipecrypt.runs.journal.block import Block, RunHeader, TaskRecord, decode_block
 from pipecrypt.runs.journal.journal import FINISHED, block_name

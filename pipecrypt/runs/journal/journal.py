@@ -15,9 +15,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import run_path
+from pipecrypt.dataset.statement.promise import ClearColumns, fits_clear_columns
 from pipecrypt.errors import OutputError
-from pipecrypt.manifest.clear_columns import ClearColumns, fits_clear_columns
-from pipecrypt.manifest.paths import run_path
 from pipecrypt.runs.journal.block import MAX_BLOCK_TASKS, Block, RunHeader, TaskRecord, encode_block
 from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.store.location import Location

@@ -9,15 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final
 
-from pipecrypt.dataset.opening.staged_files import has_footer, staged_files
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion
-from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
+from pipecrypt.dataset.statement.promise import ClearColumns
+from pipecrypt.dataset.version import VerifiedVersion, Version
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.manifest.clear_columns import ClearColumns
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.runs.journal.allowance import Allowance, memory_of
 from pipecrypt.runs.journal.block import Block, TaskRecord
 from pipecrypt.runs.journal.history import FoundRun, PastRun, fetch_ahead, find_runs, joined, read_blocks, read_run
@@ -29,7 +28,7 @@ from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["DoneFile", "KnownVersion", "PastRuns", "put_in_place"]
+__all__ = ["DoneFile", "PastRuns", "put_in_place"]
 
 # What is kept of a file besides its path, and of a task: objects of some 50 bytes each, and entries of dictionaries.
 _FILE_BYTES: Final = 260
@@ -49,7 +48,7 @@ class DoneFile:
     size_bytes: int
 
 
-def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> None:
+def put_in_place(sink: Location, earlier: VerifiedVersion | None, seal: Seal) -> None:
     """Do what is left of a version that was signed by a run that was killed then; the caller holds the lock.
 
     Raises:
@@ -66,29 +65,9 @@ def put_in_place(sink: Location, earlier: EarlierVersion | None, seal: Seal) -> 
         return
     past = read_run(sink, found, seal) if found is not None and has_journal else None
     removes = () if past is None else past.removes
-    finish_version(sink, run_id, earlier.entries, removes=removes)
+    finish_version(sink, run_id, earlier.entries.values(), removes=removes)
     if past is not None:
         Journal(sink, past.header, seal).finish(utc_now())
-
-
-class KnownVersion(Protocol):
-    """A signed version, verified or not."""
-
-    @property
-    def entries(self) -> tuple[FileEntry, ...]:
-        """Its files."""
-
-    @property
-    def run(self) -> str | None:
-        """The run that wrote it, if it names one."""
-
-    @property
-    def dataset_id(self) -> str:
-        """Of the dataset."""
-
-    @property
-    def clear_columns(self) -> ClearColumns | None:
-        """Leaf columns that its files have in plaintext; None where they were not noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +97,7 @@ class PastRuns:
 
     @classmethod
     def look(
-        cls, sink: Location, seal_of: Callable[[FoundRun], Seal], version: KnownVersion | None, *, is_signed: bool
+        cls, sink: Location, seal_of: Callable[[FoundRun], Seal], version: Version | None, *, is_signed: bool
     ) -> PastRuns:
         """Read the journals in a sink; nothing is written.
 
@@ -143,7 +122,7 @@ class PastRuns:
         if not is_signed:
             finished.read(sink, (run for run in runs if run.is_finished), seal_of)
         elif version is not None:
-            finished.done = _signed_files(version.entries)
+            finished.done = _signed_files(version.entries.values())
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
@@ -190,7 +169,7 @@ def _last(
     return next((past for past in found if past is not None), None)
 
 
-def _is_over(past: PastRun, version: KnownVersion | None) -> bool:
+def _is_over(past: PastRun, version: Version | None) -> bool:
     """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
     header = past.header
     if version is None:

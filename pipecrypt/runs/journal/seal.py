@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from pipecrypt.dataset.signing.signers import OpenSigners
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, parse_envelope
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES
 
 __all__ = ["JOURNAL_TYPE", "PlainSeal", "Seal", "SignedSeal", "UncheckedSeal"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
+from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.errors import IntegrityError
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.runs.journal.history import find_runs, read_run
 from pipecrypt.runs.journal.seal import JOURNAL_TYPE, SignedSeal
 from pipecrypt.store.location import Location

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipecrypt.dataset.opening.observed_footer import dataset_id_of
-from pipecrypt.dataset.signing.directory_state import name_some
+from pipecrypt.dataset.listing import name_some
+from pipecrypt.dataset.signed_file import dataset_id_of
 from pipecrypt.errors import ConflictError
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.past_runs import DoneFile

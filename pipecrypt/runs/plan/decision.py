@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.errors import SinkNotEmptyError
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.history import PastRun
 from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns

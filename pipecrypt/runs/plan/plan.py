@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pipecrypt.dataset.opening.signed_sources import list_signed_sources
+from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.table import choose_kind

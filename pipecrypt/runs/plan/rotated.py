@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
-from pipecrypt.dataset.opening.observed_footer import master_keys_of
+from pipecrypt.dataset.signed_file import master_keys_of
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
-from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.runs.journal.past_runs import DoneFile
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan

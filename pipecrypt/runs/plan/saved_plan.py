@@ -14,8 +14,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pipecrypt.dataset.statement.file_list import check_digest
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
-from pipecrypt.manifest.entry import check_digest
 from pipecrypt.runs.plan.plan_report import PlanReport
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink

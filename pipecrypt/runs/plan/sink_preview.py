@@ -9,20 +9,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.opening.staged_files import listed_staged_files
-from pipecrypt.dataset.opening.unverified_version import UnverifiedVersion, read_unverified_version
-from pipecrypt.dataset.signing.directory_state import (
-    check_nothing_nested,
-    check_nothing_unsigned,
-    check_signed_is_there,
-    sizes_below,
-)
-from pipecrypt.dataset.signing.known_versions import check_follows, check_none_removed
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsigned, check_signed_is_there, sizes_below
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.staged import listed_staged_files
+from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
+from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_version
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import find_key_ids
-from pipecrypt.manifest.verify import ACCEPT_FUTURE_HINT, check_created
 from pipecrypt.runs.journal.past_runs import PastRuns
 from pipecrypt.runs.journal.seal import UncheckedSeal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
@@ -31,6 +26,7 @@ from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["SinkPreview", "preview_sink"]
@@ -52,7 +48,7 @@ class SinkPreview:
     conflicts: tuple[str, ...] = ()
     is_work: bool = True
     past: PastRuns | None = None
-    version: UnverifiedVersion | None = None
+    version: ClaimedVersion | None = None
 
 
 def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
@@ -73,7 +69,7 @@ def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> 
     if plan.is_single_file or request.sink.is_standard_stream:
         return SinkPreview(decide(request, plan, None, None))
     is_signed = request.policy.signing is not None
-    version = read_unverified_version(request.sink) if is_directory(request.sink) else None
+    version = read_version(*locate(request.sink), None) if is_directory(request.sink) else None
     if is_signed:
         _check_versions(request, version)
     past = PastRuns.look(request.sink, lambda run: UncheckedSeal.of(run.blocks), version, is_signed=is_signed)
@@ -103,7 +99,7 @@ def preview_sink(request: EncryptSpec, plan: Plan, credentials: Credentials) -> 
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
-def _check_versions(request: EncryptSpec, version: UnverifiedVersion | None) -> None:
+def _check_versions(request: EncryptSpec, version: ClaimedVersion | None) -> None:
     """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
     memory, accepts_future = VersionMemory.of_user(os.environ), request.run.accepts_future_statement
     if version is None:
@@ -111,7 +107,7 @@ def _check_versions(request: EncryptSpec, version: UnverifiedVersion | None) -> 
         return
     check_follows(request.sink, version, memory and replace(memory, accepts_future=accepts_future))
     if not accepts_future:
-        check_created(version.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
+        check_created(version.manifest.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 
 
 def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
@@ -129,13 +125,12 @@ def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[st
 
 
 def _checks_of_signed(
-    request: EncryptSpec, version: UnverifiedVersion, decision: Decision, found: Mapping[str, int | None]
+    request: EncryptSpec, version: ClaimedVersion, decision: Decision, found: Mapping[str, int | None]
 ) -> Iterator[Callable[[], None]]:
     """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
-    sink, listed = request.sink, {entry.path for entry in version.entries}
-    goes = what_goes(decision, listed, is_staged=True, overwrites=request.overwrite)
-    stays = [entry for entry in version.entries if not goes(entry.path)]
-    entries = {entry.path: entry for entry in version.entries}
+    sink, entries = request.sink, version.entries
+    goes = what_goes(decision, frozenset(entries), is_staged=True, overwrites=request.overwrite)
+    stays = [entry for entry in entries.values() if not goes(entry.path)]
     in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
     right = listed_staged_files(sink, version.run, entries, in_place=in_place)
     staged = {path: file.size_bytes for path, file in right.items()}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
-from pipecrypt.dataset.signing.records import SignableFile, SignedStatement
+from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
 from pipecrypt.keys.grants import Grant
 from pipecrypt.parquet.report import FileReport, KeyBytes
 

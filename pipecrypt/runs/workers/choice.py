@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.manifest.paths import attempts_path
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.report.events import Part
 from pipecrypt.runs.report.interruption import Interruption

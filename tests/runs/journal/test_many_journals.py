@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
+from pipecrypt.dataset.statement.promise import fits_clear_columns
 from pipecrypt.errors import ConflictError
-from pipecrypt.manifest.clear_columns import fits_clear_columns
-from pipecrypt.manifest.statement import decode_statement, encode_statement
 from pipecrypt.runs.journal import history, past_runs
 from pipecrypt.runs.journal.allowance import Allowance, memory_of
 from pipecrypt.runs.journal.block import Block, RunHeader, TaskRecord, decode_block, encode_block
@@ -27,7 +27,7 @@ from pipecrypt.runs.journal.past_runs import PastRuns
 from pipecrypt.runs.journal.seal import PlainSeal
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
-from tests.manifest.world import manifest
+from tests.dataset.statement.world import manifest
 from tests.runs.journal.test_journal import _part
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.key_inventory import key_usage
 from pipecrypt.runs.plan import output_checks
 from pipecrypt.runs.plan.plan_report import report_plan

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import InterruptedRunError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import ConflictError, MissingExtraError, SinkNotEmptyError, UsageError, WorkerError
 from pipecrypt.keys.credentials import PASSPHRASE_VARIABLE, PIN_VARIABLE, Credentials
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import Event, FileDone, FileStarted, TaskRetried
 from pipecrypt.runs.run import run

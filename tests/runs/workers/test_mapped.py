@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.errors import ConflictError, InterruptedRunError, SinkNotEmptyError, WorkerError
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, Summary
