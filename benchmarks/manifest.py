@@ -19,13 +19,10 @@ from pathlib import Path
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import encode_envelope
-from pipecrypt.manifest.file_list import FileListEncoder
-from pipecrypt.manifest.model import FileListSummary, Manifest
-from pipecrypt.manifest.promise import PromisedFooter, PromisedPolicy
-from pipecrypt.manifest.statement import encode_statement
-from pipecrypt.manifest.verify import verify_envelope
+from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
+from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
+from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
+from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
 
 DIGESTS = (DigestAlgorithm.SHA256,)
 FILES = 100_000

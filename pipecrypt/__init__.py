@@ -17,15 +17,12 @@ if TYPE_CHECKING:
     from pipecrypt.config.run import plan as plan
     from pipecrypt.config.run import run_config as run
     from pipecrypt.crypto.digest import DigestAlgorithm as DigestAlgorithm
-    from pipecrypt.dataset.opening.signed_file import Origin as Origin
-    from pipecrypt.dataset.signing.records import SignedStatement as SignedStatement
-    from pipecrypt.dataset.verifying.report import PolicySummary as PolicySummary
-    from pipecrypt.dataset.verifying.report import Unchecked as Unchecked
-    from pipecrypt.dataset.verifying.report import VerifyReport as VerifyReport
+    from pipecrypt.dataset.sign.records import SignedStatement
+    from pipecrypt.dataset.signed_file import Origin
+    from pipecrypt.dataset.statement.findings import Finding, FindingKind
+    from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.keys.credentials import Credentials as Credentials
-    from pipecrypt.manifest.findings import Finding as Finding
-    from pipecrypt.manifest.findings import FindingKind as FindingKind
     from pipecrypt.parquet.report import KeyBytes as KeyBytes
     from pipecrypt.reading.dataset import EncryptedDataset as EncryptedDataset
     from pipecrypt.reading.dataset import open_dataset as open
@@ -41,9 +38,7 @@ if TYPE_CHECKING:
     from pipecrypt.runs.files import encrypt as encrypt
     from pipecrypt.runs.journal.cleaning import CleanSummary as CleanSummary
     from pipecrypt.runs.journal.cleaning import clean as clean
-    from pipecrypt.runs.plan.plan_report import PlannedTask as PlannedTask
-    from pipecrypt.runs.plan.plan_report import PlanReport as PlanReport
-    from pipecrypt.runs.plan.plan_report import SchemaDrift as SchemaDrift
+    from pipecrypt.runs.plan.preview import PlannedTask, PlanReport, SchemaDrift
     from pipecrypt.runs.report.events import BytesDone as BytesDone
     from pipecrypt.runs.report.events import Event as Event
     from pipecrypt.runs.report.events import FileChecked as FileChecked
@@ -139,31 +134,31 @@ _HOMES = {
     "FileChecked": "pipecrypt.runs.report.events:FileChecked",
     "FileDone": "pipecrypt.runs.report.events:FileDone",
     "FileStarted": "pipecrypt.runs.report.events:FileStarted",
-    "Finding": "pipecrypt.manifest.findings:Finding",
-    "FindingKind": "pipecrypt.manifest.findings:FindingKind",
+    "Finding": "pipecrypt.dataset.statement.findings:Finding",
+    "FindingKind": "pipecrypt.dataset.statement.findings:FindingKind",
     "GrantSummary": "pipecrypt.runs.sharing:GrantSummary",
     "KeyBytes": "pipecrypt.parquet.report:KeyBytes",
-    "Origin": "pipecrypt.dataset.opening.signed_file:Origin",
+    "Origin": "pipecrypt.dataset.signed_file:Origin",
     "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
     "Part": "pipecrypt.runs.report.events:Part",
     "PipecryptFileSystem": "pipecrypt.reading.filesystem:PipecryptFileSystem",
-    "PlanReport": "pipecrypt.runs.plan.plan_report:PlanReport",
-    "PlannedTask": "pipecrypt.runs.plan.plan_report:PlannedTask",
+    "PlanReport": "pipecrypt.runs.plan.preview:PlanReport",
+    "PlannedTask": "pipecrypt.runs.plan.preview:PlannedTask",
     "Policy": "pipecrypt.runs.spec.policy:Policy",
-    "PolicySummary": "pipecrypt.dataset.verifying.report:PolicySummary",
+    "PolicySummary": "pipecrypt.dataset.verify.report:PolicySummary",
     "Reading": "pipecrypt.runs.spec.options:Reading",
     "RevokeSummary": "pipecrypt.runs.sharing:RevokeSummary",
     "RunFinished": "pipecrypt.runs.report.events:RunFinished",
     "RunStarted": "pipecrypt.runs.report.events:RunStarted",
-    "SchemaDrift": "pipecrypt.runs.plan.plan_report:SchemaDrift",
-    "SignedStatement": "pipecrypt.dataset.signing.records:SignedStatement",
+    "SchemaDrift": "pipecrypt.runs.plan.preview:SchemaDrift",
+    "SignedStatement": "pipecrypt.dataset.sign.records:SignedStatement",
     "StageSeconds": "pipecrypt.runs.report.events:StageSeconds",
     "Summary": "pipecrypt.runs.report.events:Summary",
     "TaskCall": "pipecrypt.runs.workers.mapped:TaskCall",
     "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
-    "Unchecked": "pipecrypt.dataset.verifying.report:Unchecked",
+    "Unchecked": "pipecrypt.dataset.verify.report:Unchecked",
     "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
-    "VerifyReport": "pipecrypt.dataset.verifying.report:VerifyReport",
+    "VerifyReport": "pipecrypt.dataset.verify.report:VerifyReport",
     "clean": "pipecrypt.runs.journal.cleaning:clean",
     "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
     "decrypt": "pipecrypt.runs.files:decrypt",

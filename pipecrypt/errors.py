@@ -272,7 +272,7 @@ class VerificationError(IntegrityError):
     Args:
         message: names the first finding and how many there are.
         hint: what to do next.
-        report: the `pipecrypt.dataset.verifying.report.VerifyReport`, with all findings.
+        report: the `pipecrypt.dataset.verify.report.VerifyReport`, with all findings.
     """
 
     default_hint = "do not use what is named; fetch it again from its origin, then verify again"

@@ -54,8 +54,7 @@ def init(
     log_format: LogFormatOption = None,
 ) -> None:
     """Write a commented configuration and a keystore with one key; overwrites nothing."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import create_key
+    from pipecrypt.keys.keystores import NewKeystore, create_key
 
     config, keystore = directory / _CONFIG_NAME, directory / _KEYSTORE_NAME
     _check_absent(config, keystore)

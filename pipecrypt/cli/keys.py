@@ -17,8 +17,8 @@ from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.vocabulary.clock import parse_utc
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage
-    from pipecrypt.keys.services.keystore.making import KeystoreEntry
+    from pipecrypt.dataset.share.key_usage import DatasetUsage, KeyUsage
+    from pipecrypt.keys.keystores import KeystoreEntry
     from pipecrypt.runs.key_inventory import Destruction
 
 __all__ = [
@@ -77,8 +77,7 @@ def new_key(
     log_format: LogFormatOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import create_key
+    from pipecrypt.keys.keystores import NewKeystore, create_key
 
     wanted = key_type or (KeyTypeChoice.MLKEM768X25519 if recipient else KeyTypeChoice.AES256)
     if recipient and wanted not in _IDENTITIES:
@@ -100,7 +99,7 @@ def list_all(
     log_format: LogFormatOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase, and says so where none was given."""
-    from pipecrypt.keys.services.keystore.making import read_keys
+    from pipecrypt.keys.keystores import read_keys
 
     found = read_keys(keystore, credentials())
     entries = sorted(found.keys, key=lambda entry: (entry.name, entry.version))
@@ -144,8 +143,7 @@ def import_from_file(
     log_format: LogFormatOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
-    from pipecrypt.keys.services.keystore.changing import NewKeystore
-    from pipecrypt.keys.services.keystore.making import import_key
+    from pipecrypt.keys.keystores import NewKeystore, import_key
 
     made: list[Path] = []
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
@@ -182,9 +180,10 @@ def rotate_key(
     log_format: LogFormatOption = None,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
-    from pipecrypt.keys.services.keystore.making import create_key, list_keys
+    from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.keys.keystores import create_key, read_keys
 
-    newest = list_keys(reference)[-1]
+    newest = read_keys(reference, Credentials({})).keys[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)
     show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
 
@@ -202,7 +201,7 @@ def retire(
     log_format: LogFormatOption = None,
 ) -> None:
     """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
-    from pipecrypt.keys.services.keystore.removal import retire_key
+    from pipecrypt.keys.keystores import retire_key
 
     entry = retire_key(reference, version, credentials(), at=None if at is None else _parse_time(at))
     show(
@@ -230,7 +229,7 @@ def passphrase(
     The new one comes from PIPECRYPT_NEW_PASSPHRASE, the file PIPECRYPT_NEW_PASSPHRASE_FILE, PIPECRYPT_NEW_KEY_FILE or a
     prompt.
     """
-    from pipecrypt.keys.services.keystore.changing import change_passphrase
+    from pipecrypt.keys.keystores import change_passphrase
 
     document = change_passphrase(keystore, credentials())
     show(
@@ -250,7 +249,7 @@ def accept_backup(
     log_format: LogFormatOption = None,
 ) -> None:
     """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
-    from pipecrypt.keys.services.keystore.changing import accept_backup as accept
+    from pipecrypt.keys.keystores import accept_backup as accept
 
     document = accept(keystore, credentials())
     show(

@@ -37,7 +37,7 @@ from pipecrypt.cli.render import (
     write,
     write_data,
 )
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def inspect(
     log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
-    from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
+    from pipecrypt.dataset.listing import ENCRYPTED_FILES
     from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.store.listing import list_sources
     from pipecrypt.store.location import Location

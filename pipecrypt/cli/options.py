@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipecrypt.cli.render import OUTPUT
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import PassphraseError, UsageError
 from pipecrypt.runs.report.logs import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.opening.trust_options import Checks
+    from pipecrypt.dataset.requirements import Checks
     from pipecrypt.keys.credentials import Credentials
 
 __all__ = [
@@ -227,9 +227,8 @@ def read_checks(
         KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         AccessError: a key reference names no key.
     """
-    from pipecrypt.dataset.opening.trust_options import trust_options
+    from pipecrypt.dataset.requirements import checks_of
+    from pipecrypt.dataset.trust import Trust
 
-    asked = trust_options(
-        trust or None, threshold=threshold, verify=verify.value, min_version=min_version, dataset_id=dataset_id
-    )
-    return asked.checks(os.environ, credentials)
+    asked = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    return checks_of(asked, os.environ, credentials)

@@ -21,7 +21,7 @@ from pipecrypt.vocabulary.printable import printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pipecrypt.dataset.signing.records import SignedStatement
+    from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.runs.report.events import Summary
 
 __all__ = ["run_lines", "show_progress"]

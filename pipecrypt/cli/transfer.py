@@ -27,7 +27,7 @@ from pipecrypt.cli.options import (
 )
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.opening.verify_mode import VerifyMode
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
@@ -269,7 +269,7 @@ def decrypt(
     log_format: LogFormatOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
-    from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
+    from pipecrypt.dataset.requirements import UNCHECKED
     from pipecrypt.runs.spec.spec import DecryptSpec
     from pipecrypt.store.location import Location
 

@@ -20,11 +20,11 @@ from pipecrypt.cli.options import (
     credentials,
 )
 from pipecrypt.cli.render import OUTPUT, aligned, count, show, show_refusal
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError, VerificationError
-from pipecrypt.manifest.findings import Finding, FindingKind, finding_of
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.verifying.report import PolicySummary, VerifyReport
+    from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
 
 __all__ = [
     "Refusal",

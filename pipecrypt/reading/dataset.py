@@ -21,10 +21,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_file import Origin, SignedFile
-from pipecrypt.dataset.opening.signed_sources import list_signed_sources
-from pipecrypt.dataset.opening.trust_options import trust_options
+from pipecrypt.dataset.requirements import Requirements, checks_of
+from pipecrypt.dataset.signed_file import Origin, SignedFile
+from pipecrypt.dataset.signed_sources import list_signed_sources
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import (
     AccessError,
     ColumnNotFoundError,
@@ -326,8 +326,8 @@ def open_dataset(
         PipecryptError: the first file cannot be opened; see `pipecrypt.errors`.
     """
     location = Location(os.fspath(url), storage_options or {})
-    asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    requirements = asked.checks(os.environ, credentials or Credentials.from_environment()).requirements
+    asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    requirements = checks_of(asked, os.environ, credentials or Credentials.from_environment()).requirements
     # What was read is what counts: a keystore is not read again, and perhaps without the secret.
     trusted = trust if requirements is None else requirements.trust.texts
     shown: dict[str, Any] = {"keys": keys, "trust": trusted, "threshold": threshold, "verify": verify}

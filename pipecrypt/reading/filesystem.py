@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Final, NoReturn
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.trust_options import trust_options
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY
 from pipecrypt.reading.statements import (
     DIRECTORY,
     OTHER,
@@ -97,7 +97,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Open the other file system; no key yet."""
         super().__init__(**options)
         check_names(options)
-        asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+        asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
         self._view_options = view_options(keys, on_missing_key, aad_prefix, asked)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
         self._views = Views(self.fs, self._view_options)

@@ -10,13 +10,11 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.signed_sources import find_signed_source, open_signed_source
-from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
-from pipecrypt.dataset.opening.unchecked_warning import UNCHECKED
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.requirements import NO_CHECKS, UNCHECKED, Checks, Requirements
+from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_opened
+from pipecrypt.dataset.signed_sources import find_signed_source, open_signed_source
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
-from pipecrypt.dataset.opening.governing import read_envelope, recall
-from pipecrypt.dataset.opening.requirements import Requirements
-from pipecrypt.dataset.opening.signed_dataset import SignedDataset, open_above, open_beside
-from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.governing import read_envelope, recall
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.dataset.statement.findings import missing, refuse
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
+from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_version_beside
 from pipecrypt.errors import IntegrityError, MovedError
-from pipecrypt.manifest.findings import missing, refuse
-from pipecrypt.manifest.paths import RESERVED_DIRECTORY, is_reserved, signature_path, staged_path
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.small_files import FilesystemFiles
 
@@ -144,7 +144,7 @@ class PinnedStatements:
 class _OpenDataset:
     """A dataset, and its paths in order."""
 
-    dataset: SignedDataset
+    dataset: VerifiedVersion
     paths: tuple[str, ...]
 
     def below(self, directory: str) -> tuple[str, ...]:
@@ -303,7 +303,7 @@ class FoundStatements:
     def _look(self, path: str) -> SignedFile:
         found = self._open_above(path)
         if found is None:
-            return open_beside(self._files, path, self._requirements)
+            return read_version_beside(self._files, path, self._requirements).single_file()
         below = found.dataset.below(path) or ""
         if is_reserved(below):
             # Whoever can write there chooses what it holds, and no list names it: not even the statement is data.
@@ -315,7 +315,7 @@ class FoundStatements:
         return found.dataset.file(below)
 
     def _open_above(self, path: str) -> _OpenDataset | None:
-        dataset = open_above(self._files, path, self._requirements)
+        dataset = read_version_above(self._files, path, self._requirements)
         if dataset is None:
             return None
         known = self._open.get(dataset.root)

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.file_check import check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.opening.signed_ranges import SignedRanges, first_signed
-from pipecrypt.dataset.opening.trust_options import Checks, TrustOptions
-from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.requirements import Checks, checks_of, warn_unchecked
+from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_opened
+from pipecrypt.dataset.signed_sources import SignedRanges, first_signed
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
@@ -85,11 +83,11 @@ class ViewOptions:
     keys: tuple[str, ...] | None
     missing: MissingKeys
     aad_prefix: bytes | None
-    trust: TrustOptions = field(default_factory=TrustOptions)
+    trust: Trust = field(default_factory=Trust)
 
 
 def view_options(
-    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: TrustOptions
+    keys: Sequence[str] | None, on_missing_key: str, aad_prefix: str | bytes | None, trust: Trust
 ) -> ViewOptions:
     """Check what a caller gave.
 
@@ -418,8 +416,8 @@ class Views:
             self._asked = asked
             self._statements = self._new_statements()
 
-    def _read_checks(self, asked: TrustOptions) -> Checks:
-        return asked.checks(os.environ, self._credentials or Credentials.from_environment())
+    def _read_checks(self, asked: Trust) -> Checks:
+        return checks_of(asked, os.environ, self._credentials or Credentials.from_environment())
 
     def _new_statements(self) -> Statements | None:
         if self._pinned is not None:

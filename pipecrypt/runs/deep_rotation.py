@@ -1,4 +1,4 @@
-"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers. One file is left to dataset.
+"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers.
 
 Order: all that can be refused is refused; files are changed, each with an undo file; a signed dataset is published as a
 new version; the undo files are dropped. Until the new version is there, who verifies refuses files that were changed.
@@ -14,27 +14,27 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-from pipecrypt.dataset.sharing.found_grants import read_grants
-from pipecrypt.dataset.sharing.granting import add_grants, check_datasets
-from pipecrypt.dataset.sharing.kek_search import Place, search_keks
-from pipecrypt.dataset.sharing.rekeying import Rekeying, Rewrapper
-from pipecrypt.dataset.signing.earlier_version import EarlierVersion, read_earlier_dataset, read_earlier_file
-from pipecrypt.dataset.signing.known_versions import check_none_removed
-from pipecrypt.dataset.signing.publishing import publish_dataset, publish_file
-from pipecrypt.dataset.signing.records import SignedStatement, SigningOptions
-from pipecrypt.dataset.signing.signers import OpenSigners
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.listing import ENCRYPTED_FILES
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.share.granting import add_grants, check_datasets
+from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.kek_search import Place, search_keks
+from pipecrypt.dataset.share.rekeying import Rekeying, Rewrapper
+from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file
+from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
+from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.session import KeySession
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
-from pipecrypt.manifest.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
-from pipecrypt.runs.journal.seal import SignedSeal
+from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.exclusive import hold_exclusively
 from pipecrypt.store.inventory import look_at
@@ -136,7 +136,7 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
         if signers is not None and not place.is_file:
-            put_in_place(location, earlier, SignedSeal(signers))  # footers change where their files belong
+            put_in_place(location, earlier, signed_seal(signers))  # footers change where their files belong
         sessions = _Sessions(
             *(
                 stack.enter_context(KeySession(references, credentials=credentials, also=also))
@@ -155,7 +155,7 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
     wish: DeepRotation,
     sessions: _Sessions,
     signers: OpenSigners | None,
-    earlier: EarlierVersion | None,
+    earlier: VerifiedVersion | None,
     started: float,
 ) -> DeepSummary:
     new_id = sessions.new.master_key_id(wish.new)
@@ -249,15 +249,14 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
     return signers
 
 
-def _read_earlier(place: Place, signers: OpenSigners | None) -> EarlierVersion | None:
+def _read_earlier(place: Place, signers: OpenSigners | None) -> VerifiedVersion | None:
     if signers is None:
         return None
-    location = place.location
-    return read_earlier_file(location, signers) if place.is_file else read_earlier_dataset(location, signers)
+    return read_version_to_follow(place.location, signers.memory, signers.requirements, is_file=place.is_file)
 
 
 def _dataset_ids(
-    place: Place, wish: DeepRotation, earlier: EarlierVersion | None, sessions: _Sessions
+    place: Place, wish: DeepRotation, earlier: VerifiedVersion | None, sessions: _Sessions
 ) -> tuple[str, ...]:
     if earlier is not None:
         return (earlier.manifest.dataset_id,)
@@ -265,14 +264,14 @@ def _dataset_ids(
     return check_datasets(place, search, wish.dataset_ids)
 
 
-def _files(place: Place, earlier: EarlierVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
+def _files(place: Place, earlier: VerifiedVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
     if earlier is None:
         for source in list_in_place(place.location, ENCRYPTED_FILES):
             yield source.location, None
     elif earlier.manifest.single_file is not None:
         yield place.files.location(place.path), earlier.manifest.single_file
     else:
-        for entry in earlier.entries:
+        for entry in earlier.entries.values():
             yield place.files.location(f"{place.path}/{entry.path}"), entry
 
 
@@ -285,7 +284,7 @@ def _store_grants(place: Place, session: KeySession) -> None:
 def _sign(  # noqa: PLR0917
     place: Place,
     signers: OpenSigners | None,
-    earlier: EarlierVersion | None,
+    earlier: VerifiedVersion | None,
     entries: Sequence[FileEntry],
     ids: tuple[set[str], str],
     rekeying: Rekeying,

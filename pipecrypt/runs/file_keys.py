@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pipecrypt.dataset.sharing.found_grants import grants_above
+from pipecrypt.dataset.share.grants import grants_above
 from pipecrypt.errors import FormatError
 from pipecrypt.keys.material import KeyMaterial, parse_external_material
 from pipecrypt.keys.session import FileKeys, KeySession

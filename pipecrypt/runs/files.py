@@ -1,12 +1,12 @@
-"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`. The work is left to run."""
+"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pipecrypt.dataset.opening.trust_options import trust_options
-from pipecrypt.dataset.opening.unchecked_warning import warn_unchecked
+from pipecrypt.dataset.requirements import checks_of, warn_unchecked
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.report.events import Event, Summary, ignore
@@ -148,19 +148,19 @@ def decrypt(
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
-    asked = trust_options(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     given = _credentials(credentials)
-    request = DecryptSpec(
+    spec = DecryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
         aad_prefix=aad_prefix,
-        checks=asked.checks(os.environ, given),
+        checks=checks_of(asked, os.environ, given),
         overwrite=overwrite,
         workers=workers,
     )
-    summary = run(request, credentials=given, on_event=on_event)
-    if request.checks.warns:
+    summary = run(spec, credentials=given, on_event=on_event)
+    if spec.checks.warns:
         warn_unchecked()
     return summary
 

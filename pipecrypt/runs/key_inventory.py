@@ -1,20 +1,15 @@
-"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them.
-
-Reading footers is left to dataset, changing keystores to keys.
-"""
+"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.dataset.sharing.kek_search import find_place
-from pipecrypt.dataset.sharing.key_usage import DatasetUsage, KeyUsage, UsageClaims, read_claims, read_usage
-from pipecrypt.dataset.sharing.proven_grants import GrantProofs
+from pipecrypt.dataset.share.kek_search import find_place
+from pipecrypt.dataset.share.key_usage import DatasetUsage, GrantProofs, KeyUsage, UsageClaims, read_claims, read_usage
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import KeystoreEntry
-from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, usable_beside
+from pipecrypt.keys.keystores import KeystoreEntry, find_doomed, remove_keys, usable_beside
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location, Place
 

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.dataset.opening.observed_footer import written_as
-from pipecrypt.dataset.signing.records import SignableFile
-from pipecrypt.dataset.signing.signable_file import note_file
+from pipecrypt.dataset.sign.promises import note_file
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.signed_file import written_as
+from pipecrypt.dataset.statement.paths import signature_path
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
 from pipecrypt.keys.session import FileKeys, KeySession
-from pipecrypt.manifest.paths import signature_path
 from pipecrypt.parquet.files import MAX_ORDINALS, FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys

@@ -1,6 +1,6 @@
-"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset. The work is left to dataset.
+"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset.
 
-`rotate(..., deep=True)` rewrites footers, which is left to deep_rotation; all else leaves every data file as it is.
+Only `rotate(..., deep=True)` rewrites footers; all else leaves every data file as it is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecrypt.dataset.opening.trust_options import TrustOptions, trust_options
-from pipecrypt.dataset.sharing.found_grants import read_grants
-from pipecrypt.dataset.sharing.granting import Target, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.sharing.kek_search import Place as FoundPlace
-from pipecrypt.dataset.sharing.kek_search import find_place, search_keks
+from pipecrypt.dataset.requirements import checks_of
+from pipecrypt.dataset.share.granting import Target, check_datasets, remove_grants, share_keks
+from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.kek_search import Place as FoundPlace
+from pipecrypt.dataset.share.kek_search import find_place, search_keks
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
@@ -120,9 +121,9 @@ def grant(
         PipecryptError: see `pipecrypt.errors`; no grant was added.
     """
     started = time.perf_counter()
-    wish = _Wish("grant", listed_keys(keys), (), to, tuple(dataset_ids), started)
-    given = _opened(credentials)
-    return _share(_find(dataset, options, trust, given), wish, given)
+    given, opening = _opened(credentials), listed_keys(keys)
+    place = _find(dataset, options, trust, given)
+    return _share(place, opening, to, operation="grant", dataset_ids=dataset_ids, credentials=given, started=started)
 
 
 def rotate(
@@ -183,7 +184,16 @@ def rotate(
             accepts_future=accept_future_statement,
         )
         return rotate_deeply(place, wish, given)
-    return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), given)
+    return _share(
+        place,
+        (old,),
+        new,
+        operation="rotate",
+        for_footers=listed_keys(keys),
+        dataset_ids=dataset_ids,
+        credentials=given,
+        started=started,
+    )
 
 
 def revoke(
@@ -231,32 +241,32 @@ def revoke(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    operation: str
-    keys: tuple[str, ...]
-    for_footers: tuple[str, ...]
-    to: str
-    dataset_ids: tuple[str, ...]
-    started: float
-
-
-def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSummary:
-    if not wish.keys:
+def _share(
+    place: FoundPlace,
+    keys: tuple[str, ...],
+    to: str,
+    *,
+    operation: str,
+    for_footers: tuple[str, ...] = (),
+    dataset_ids: Sequence[str],
+    credentials: Credentials,
+    started: float,
+) -> GrantSummary:
+    if not keys:
         raise UsageError("a key that opens the data is needed", hint="name it with --key, or keys=[...]")
     with (
-        KeySession([*wish.keys, *wish.for_footers], credentials=credentials) as reading,
-        KeySession(wish.keys, credentials=credentials) as opening,
-        KeySession([wish.to], credentials=credentials) as session,
+        KeySession([*keys, *for_footers], credentials=credentials) as reading,
+        KeySession(keys, credentials=credentials) as opening,
+        KeySession([to], credentials=credentials) as session,
     ):
-        target = Target(session, wish.to)
+        target = Target(session, to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
         if not search.keks and not search.hidden:
             raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
-        ids = check_datasets(place, search, wish.dataset_ids)
+        ids = check_datasets(place, search, tuple(dataset_ids))
         shared = share_keks(place, search, opening, target)
         return GrantSummary(
-            operation=wish.operation,
+            operation=operation,
             dataset=place.name,
             grants=place.grants.display,
             master_key_id=target.master_key_id,
@@ -270,15 +280,15 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
             used_manifest=place.manifest is not None,
             manifest_verified=place.is_verified,
             service_calls=sum(each.service_calls for each in (reading, opening, session)),
-            seconds=time.perf_counter() - wish.started,
+            seconds=time.perf_counter() - started,
         )
 
 
 def _find(
     dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None, credentials: Credentials
 ) -> FoundPlace:
-    asked = TrustOptions(trust=()) if trust == () else trust_options(trust)
-    return find_place(Location.of(dataset, options), asked.checks(os.environ, credentials).requirements)
+    asked = Trust(verify="off") if trust == () else Trust(trust)
+    return find_place(Location.of(dataset, options), checks_of(asked, os.environ, credentials).requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns

@@ -1,4 +1,4 @@
-"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events. The work: dataset.
+"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events.
 
 It lives in this room because it tells events and can be interrupted, as runs do.
 """
@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipecrypt.dataset.opening.accepted_versions import VersionMemory
-from pipecrypt.dataset.opening.governing import forget_removed
-from pipecrypt.dataset.opening.trust_options import trust_options
-from pipecrypt.dataset.verifying.file_inspection import Unlocking
-from pipecrypt.dataset.verifying.report import VerifyReport
-from pipecrypt.dataset.verifying.verification import verify as verify_files
+from pipecrypt.dataset.governing import forget_removed
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.requirements import requirements_of
+from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.verify.inspection import Unlocking
+from pipecrypt.dataset.verify.report import VerifyReport
+from pipecrypt.dataset.verify.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.runs.journal.trusted import TrustedJournals
+from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
@@ -87,11 +88,11 @@ def verify(
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """
     place = Location.of(url, storage_options)
-    asked = trust_options(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
+    asked = Trust(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
     given = Credentials.from_environment() if credentials is None else credentials
     if forget:
         _forget_removed(place)
-    requirements = asked.completed(os.environ).requirements(_memory(remember=remember, forget=forget), given)
+    requirements = requirements_of(asked.completed(os.environ), _memory(remember=remember, forget=forget), given)
     with Interruption() as interruption, _unlocking(keys, given) as unlocking:
         try:
             watcher, count = _Telling(on_event, interruption), _worker_count(workers, place)

@@ -1,21 +1,50 @@
 """A key service in memory for tests, with a log of its calls and a failure switch. It guards nothing real.
 
-Pass it as `services={"memory": service}`; a reference is `memory://NAME`. It is not reachable by its scheme otherwise,
-so that no configuration file can choose it.
+Within `use_memory_keys()` the key reference `memory://NAME` names one of its keys, in this process alone. The scheme
+does not exist otherwise, so that no configuration file can choose it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError
+from pipecrypt.keys import service as key_services
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["MemoryCall", "MemoryKeyService", "MemoryMasterKey"]
+__all__ = ["MemoryCall", "MemoryKeyService", "MemoryMasterKey", "use_memory_keys"]
+
+
+@contextmanager
+def use_memory_keys(names: Iterable[str] | None = None) -> Iterator[MemoryKeyService]:
+    """Let key references `memory://NAME` name keys in memory until the block ends.
+
+    They are known in this process: run with one worker.
+
+    Args:
+        names: the only names there are; None for any.
+    """
+    service = MemoryKeyService(None if names is None else frozenset(names))
+    installed = key_services._plugged_in
+    with patch.object(key_services, "_plugged_in", lambda: {**installed(), "memory": _PlugIn(service)}):
+        yield service
+
+
+@dataclass(frozen=True, slots=True)
+class _PlugIn:
+    """Stands for the entry point of a plug-in that was loaded already."""
+
+    service: MemoryKeyService
+
+    def load(self) -> MemoryKeyService:
+        return self.service
 
 
 @dataclass(frozen=True, slots=True)

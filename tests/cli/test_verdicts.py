@@ -7,9 +7,9 @@ import pytest
 
 from pipecrypt.cli.verify import finding_lines, refusal_document, refusal_of, report_document, report_lines
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.verifying.report import PolicySummary, Unchecked, VerifyReport
+from pipecrypt.dataset.statement.findings import Finding, FindingKind
+from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
 from pipecrypt.errors import ExpiredError, VerificationError
-from pipecrypt.manifest.findings import Finding, FindingKind
 
 REPORT = VerifyReport(
     root="file:///data",

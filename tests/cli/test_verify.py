@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Run
-from pipecrypt.dataset.verifying import verification
-from pipecrypt.manifest.paths import LOCK_DIRECTORY
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
+from pipecrypt.dataset.verify import verification
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.location import Location
 from tests.dataset.world import MALLORY, NAMES, SignedWorld, half_rotate, next_version, sign, sign_file

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.promise import PromisedFooter, PromisedPolicy
-from pipecrypt.manifest.verify import verify_envelope
-from tests.manifest.world import (
+from pipecrypt.dataset.statement.envelope import files_of, verify_envelope
+from pipecrypt.dataset.statement.manifest import Manifest
+from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
+from tests.dataset.statement.world import (
     ALICE,
     BOTH,
     CREATED,
@@ -78,7 +78,7 @@ def test_file_lists(name: str) -> None:
 
     made = manifest(digests=digests, files=listed(ENTRIES if digests == SHA256 else _BLAKE3_ENTRIES, digests)[1])
     verified = verify_envelope(envelope(made), trusting(ALICE), NOW)
-    assert list(verified.files(golden)) == list(ENTRIES if digests == SHA256 else _BLAKE3_ENTRIES)
+    assert list(files_of(verified.manifest, golden)) == list(ENTRIES if digests == SHA256 else _BLAKE3_ENTRIES)
     assert written == golden
 
 

@@ -13,9 +13,9 @@ from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.signers import read_public_keys
-from pipecrypt.manifest.paths import MANIFEST_PATH
 from tests.dataset.written import World
 
 
@@ -31,5 +31,5 @@ def test_a_dataset_checks_out_with_other_tools(world: World) -> None:
     statement = Statement.copy_from_pb(json_format.Parse(envelope.payload, StatementProto()))
     statement.validate()
     (subject,) = statement.pb.subject
-    assert subject.name == world.verify().file_list_path
+    assert subject.name == world.verify().manifest.file_list_path
     assert dict(subject.digest) == {"sha256": hashlib.sha256((world.out / subject.name).read_bytes()).hexdigest()}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import NotTrustedError, SourceNotFoundError, VerificationError
-from pipecrypt.manifest.findings import FindingKind
 from tests.dataset.world import NAMES, SignedWorld, sign_file
 
 s3fs = pytest.importorskip("s3fs")

@@ -14,18 +14,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signature import PrivateKey
-from pipecrypt.dataset.opening.observed_footer import observe
+from pipecrypt.dataset.signed_file import observe
+from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign
+from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder
+from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, statement_sha256
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.envelope import encode_envelope, message_to_sign
-from pipecrypt.manifest.file_list import FileListEncoder
-from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
-from pipecrypt.manifest.promise import PromisedColumn, PromisedFooter, PromisedPolicy
-from pipecrypt.manifest.statement import encode_statement, statement_sha256
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location

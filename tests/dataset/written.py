@@ -11,14 +11,14 @@ import blake3
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipecrypt.dataset.statement.envelope import VerifiedManifest, files_of, verify_envelope
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.findings import ObservedColumn, ObservedEncryption, compare_encryption
+from pipecrypt.dataset.statement.manifest import Manifest
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, is_reserved, signature_path
+from pipecrypt.dataset.statement.promise import PromisedFooter
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.manifest.compare import ObservedColumn, ObservedEncryption, compare_encryption
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.model import Manifest
-from pipecrypt.manifest.paths import MANIFEST_PATH, is_reserved, signature_path
-from pipecrypt.manifest.promise import PromisedFooter
-from pipecrypt.manifest.verify import VerifiedManifest, verify_envelope
 from pipecrypt.parquet.footer.keys import FooterEncryption, observe_encryption
 from pipecrypt.parquet.footer.segments import check_structure
 from pipecrypt.parquet.footer.stored import read_stored_footer
@@ -86,7 +86,10 @@ class World:
     def entries(self, base: Path | None = None) -> dict[str, FileEntry]:
         """Return the signed files of a directory by path: exactly those that are there, each as was signed."""
         base, verified = base or self.out, self.verify(base)
-        entries = {entry.path: entry for entry in verified.files((base / verified.file_list_path).read_bytes())}
+        entries = {
+            entry.path: entry
+            for entry in files_of(verified.manifest, (base / verified.manifest.file_list_path).read_bytes())
+        }
         assert set(entries) == {path for path in tree(base) if not is_reserved(path)}
         keys = [self.reference(name) for name in ("pii", "other")]
         verify(base, [self.reference("signing")], keys=keys, workers=1, remember=False, credentials=self.credentials)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipecrypt.dataset.sharing import rekeying
+from pipecrypt.dataset.share import rekeying
 from pipecrypt.runs import directory_run, sink_state
 from pipecrypt.runs.journal import journal
 from pipecrypt.store import local_publication
@@ -266,7 +266,7 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    sink_state.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
+    sink_state.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
         lambda cls, *_, **__: cls()
     )
 

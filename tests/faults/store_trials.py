@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from pipecrypt.dataset.sharing import rekeying
+from pipecrypt.dataset.share import rekeying
 from pipecrypt.errors import IntegrityError, SourceNotFoundError
 from pipecrypt.runs import directory_run, sink_state
 from pipecrypt.runs.journal import journal

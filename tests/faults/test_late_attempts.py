@@ -11,11 +11,10 @@ import fsspec
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import staged_files
-from pipecrypt.dataset.signing import staged_version
+from pipecrypt.dataset import staged
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import IntegrityError, PipecryptError, VerificationError
-from pipecrypt.manifest.findings import FindingKind
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
 NAME = "day=1/b.parquet"
@@ -114,7 +113,7 @@ def test_where_the_right_file_is_lost_too_nothing_is_touched_until_the_user_deci
 
 def test_without_a_look_at_footers_it_destroys_the_dataset(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     _publish_late(shop)
-    for module in (staged_files, staged_version):
+    for module in (staged, staged):
         monkeypatch.setattr(module, "is_listed", lambda file, entry: True)
     with pytest.raises(PipecryptError, match="footer"):
         shop.plaintext()

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, PipecryptError, VerificationError
-from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.runs.directory_run import DirectoryRun
 from pipecrypt.runs.journal import sink_locking
 from tests.doubles.fault_proxy import FaultProxy, HeldRequest, fault_proxy

@@ -10,7 +10,7 @@ import pytest
 
 from pipecrypt.errors import KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.reading.pyarrow_keys import decryption_properties

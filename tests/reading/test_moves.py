@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode
-from pipecrypt.dataset.opening.trust_options import Checks
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.requirements import Checks, Requirements
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ConflictError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.filesystem import PipecryptFileSystem

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening.requirements import Requirements, VerifyMode
-from pipecrypt.dataset.opening.trust_options import Checks
+from pipecrypt.dataset.requirements import Checks, Requirements
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import IntegrityError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import read_rows

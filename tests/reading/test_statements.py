@@ -11,9 +11,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipecrypt.dataset.opening.requirements import Requirements
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
-from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.statements import FoundStatements, PinnedStatements
 from pipecrypt.store import fsspec as fsspec_store

@@ -26,7 +26,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import signed_sources
+from pipecrypt.dataset import signed_sources
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.errors import (
     ExpiredError,
     IntegrityError,
@@ -36,8 +38,6 @@ from pipecrypt.errors import (
     SourceNotFoundError,
     UsageError,
 )
-from pipecrypt.manifest.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
-from pipecrypt.manifest.promise import PromisedPolicy
 from pipecrypt.parquet.table import view as view_module
 from pipecrypt.reading.dataset import EncryptedDataset
 from pipecrypt.reading.filesystem import PipecryptFileSystem

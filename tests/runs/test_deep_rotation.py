@@ -22,7 +22,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.keys import column_key_uses
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.deep_rotation import DeepSummary
@@ -319,7 +319,7 @@ def test_two_rotations_at_once_are_refused(world: World, monkeypatch: pytest.Mon
                 pc.rotate(place, world.key, world.reference("third"), deep=True)
         return kept
 
-    monkeypatch.setattr("pipecrypt.dataset.sharing.rekeying.write_undo", meet_another)
+    monkeypatch.setattr("pipecrypt.dataset.share.rekeying.write_undo", meet_another)
 
     rotate(world, place)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.sharing import found_grants
+from pipecrypt.dataset.share import grants
 from pipecrypt.errors import (
     ConflictError,
     IntegrityError,
@@ -24,7 +24,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
 from pipecrypt.store.exclusive import replace_exclusively
@@ -314,8 +314,8 @@ def test_a_thousand_files_read_the_grants_once(world: World, monkeypatch: pytest
     encrypt(world)
     share(world, "other")
     reads: list[str] = []
-    read = found_grants.read_grants
-    monkeypatch.setattr(found_grants, "read_grants", lambda files, place: reads.append(place) or read(files, place))
+    read = grants.read_grants
+    monkeypatch.setattr(grants, "read_grants", lambda files, place: reads.append(place) or read(files, place))
 
     emails(world, "other")
 

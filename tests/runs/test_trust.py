@@ -12,7 +12,8 @@ import fsspec
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening.trust_options import trust_options
+from pipecrypt.dataset.requirements import checks_of
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.kinds.decrypt import Decryption
@@ -89,7 +90,7 @@ def test_lists_are_compared_before_anything_is_made(trusting: World, dataset: Pa
 
 
 def test_tasks_hold_what_their_file_is_compared_with(trusting: World, dataset: Path) -> None:
-    checks = trust_options([trusting.signing]).checks({}, Credentials({}))
+    checks = checks_of(Trust([trusting.signing]), {}, Credentials({}))
     plan = make_plan(
         DecryptSpec(
             source=Location(str(dataset)),

@@ -13,18 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening.unverified_version import read_unverified_version
+from pipecrypt.dataset.statement import manifest
+from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import PolicyError, UnlistedColumnError
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.manifest import statement
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import locate
 from tests.runs.conftest import World
 
 _ROW = {"id": 1, "email": "a@example.org", "customer": {"city": "Ulm"}}
@@ -192,7 +193,7 @@ def test_unlisted_columns_are_refused_where_that_is_said(world: World, request_o
 
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Note nothing, as earlier versions did."""
-    for module in (statement, journal):
+    for module in (manifest, journal):
         monkeypatch.setattr(module, "fits_clear_columns", lambda columns: False)
 
 
@@ -220,13 +221,13 @@ def test_no_statement_says_of_all_files_what_was_seen_of_some(
 ) -> None:
     """Else a column would be promised to be encrypted everywhere that a file has in plaintext, which nobody opened."""
     with monkeypatch.context() as patch:
-        patch.setattr(statement, "fits_clear_columns", lambda columns: False)  # as releases did that noted none
+        patch.setattr(manifest, "fits_clear_columns", lambda columns: False)  # as releases did that noted none
         for number in range(40):
             _put(world, f"f{number:02}.parquet", **({"ssn": _NUMBER} if number == 4 else {}))
         run(_with(request_of, unlisted="plaintext"), credentials=world.credentials)
     _put(world, "new.parquet")
     run(request_of, credentials=world.credentials)
-    version = read_unverified_version(Location(str(world.out)))
+    version = read_version(*locate(Location(str(world.out))), None)
     assert version is not None
     assert len(version.entries) == 41
     assert version.clear_columns is None or ("ssn",) in version.clear_columns

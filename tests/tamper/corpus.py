@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pipecrypt as pc
+from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign, parse_envelope
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.keys.signers import make_signatures, open_signer
-from pipecrypt.manifest.envelope import encode_envelope, message_to_sign, parse_envelope
-from pipecrypt.manifest.paths import MANIFEST_PATH
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import SegmentKind
 from pipecrypt.parquet.footer.stored import PLAIN_MAGIC, encode_plain_footer, read_stored_footer

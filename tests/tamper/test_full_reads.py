@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset.opening import checked_source
-from pipecrypt.dataset.opening.trust_options import trust_options
+from pipecrypt.dataset import checked_source
+from pipecrypt.dataset.requirements import checks_of
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
@@ -76,7 +77,7 @@ def by_arrow(scene: Scene, mode: str, out: Path) -> str:
 
 def by_rows(scene: Scene, mode: str, out: Path) -> str:
     world = scene.world
-    checks = trust_options(trust=world.trust, verify=mode).checks(world.environ, Credentials({}))
+    checks = checks_of(Trust(world.trust, verify=mode), world.environ, Credentials({}))
     place = Location(str(scene.file("a.parquet")))
     with read_rows(place, keys=world.keys, checks=checks, credentials=world.credentials) as rows:
         return str(list(rows.batches()))

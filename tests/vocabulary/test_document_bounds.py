@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.statement.envelope import parse_envelope
+from pipecrypt.dataset.statement.file_list import decode_file_line, encode_file_line
+from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata
-from pipecrypt.keys.services.keystore.document import parse_keystore
-from pipecrypt.manifest.envelope import parse_envelope
-from pipecrypt.manifest.file_list import decode_file_line, encode_file_line
-from pipecrypt.manifest.statement import decode_statement, encode_statement
+from pipecrypt.keys.schemes.keystore_document import parse_keystore
 from pipecrypt.parquet.blob.format import find_blob_entry
 from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.wire.fields import BLOB_KEY, LAYOUT_KEY, FileMetaData, KeyValue
@@ -30,7 +30,7 @@ from pipecrypt.runs.report.report import decode_report, encode_report
 from pipecrypt.store.lease_holders import read_holder
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
-from tests.manifest.world import entry, manifest
+from tests.dataset.statement.world import entry, manifest
 from tests.runs.journal.test_journal import _HEADER, _part
 from tests.runs.report.test_run_report import finished_report
 

@@ -1,4 +1,4 @@
-"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: store/lease."""
+"""Hold the lock of a sink while files are written there or signed, or footers changed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipecrypt.dataset.signing.fencing import fence
+from pipecrypt.dataset.sign.publishing import fence
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.lease_holders import current_holder
 from pipecrypt.store.location import Location

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.listing import CHUNKS_SUFFIX
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import EncryptionPolicy

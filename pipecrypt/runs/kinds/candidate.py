@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from pipecrypt.dataset.opening.signed_file import SignedFile
+from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import MAGIC_BYTES, guess_format, sniff_format
 from pipecrypt.runs.spec.options import FileReading

@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from pipecrypt.dataset.opening.checked_source import CheckedSource
-from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
-from pipecrypt.dataset.opening.file_check import check_bytes, check_file, check_when_opened
-from pipecrypt.dataset.opening.requirements import VerifyMode
-from pipecrypt.dataset.opening.signed_file import SignedFile
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.checked_source import CheckedSource
+from pipecrypt.dataset.listing import CHUNKS_SUFFIX
+from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.signed_file import SignedFile, check_bytes, check_file, check_when_opened
+from pipecrypt.dataset.statement.paths import check_inside
+from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.manifest.paths import check_inside
 from pipecrypt.parquet.files import decrypt_file
 from pipecrypt.parquet.footer.opened import as_tampering
 from pipecrypt.parquet.report import FileReport, RestoredFile

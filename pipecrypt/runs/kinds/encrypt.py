@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import ClassVar, Final, Self
 
-from pipecrypt.dataset.opening.data_files import CHUNKS_SUFFIX
-from pipecrypt.dataset.signing.records import SignableFile
+from pipecrypt.dataset.listing import CHUNKS_SUFFIX
+from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, UsageError
 from pipecrypt.formats.options import SourceFormat
 from pipecrypt.keys.session import KeySession

@@ -11,13 +11,9 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from pipecrypt.dataset.signing.unsigned_writes import (
-    check_outside_datasets,
-    check_unsigned_directory,
-    check_unsigned_file,
-)
+from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_directory, check_unsigned_file
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_paths, is_reserved
 from pipecrypt.errors import SinkNotEmptyError, UsageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_paths, is_reserved
 from pipecrypt.runs.output import sidecar_files, unnumbered
 from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task

@@ -17,8 +17,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.errors import FormatError, InterruptedRunError, PipecryptError, SourceNotFoundError, UsageError
-from pipecrypt.manifest.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.parquet.report import KeyBytes
 from pipecrypt.runs.report.events import (
     NO_STAGES,

@@ -1,4 +1,4 @@
-"""Name runs, and know which one is at work, for logs and progress. What a run does is left to run."""
+"""Name runs, and know which one is at work, for logs and progress."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pipecrypt.dataset.statement.paths import RUN_TIME_FORMAT, parse_run_id
 from pipecrypt.errors import ConflictError
-from pipecrypt.manifest.paths import RUN_TIME_FORMAT, parse_run_id
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["current_run_id", "is_run_id", "new_run_id", "running"]

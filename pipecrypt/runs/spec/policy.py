@@ -11,11 +11,11 @@ from functools import partial
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
-from pipecrypt.dataset.signing.records import SigningOptions
+from pipecrypt.dataset.sign.records import SigningOptions
+from pipecrypt.dataset.statement.envelope import MAX_SIGNATURES
 from pipecrypt.errors import PolicyError, UsageError
 from pipecrypt.formats.options import Codec, EncodeOptions
 from pipecrypt.keys.service import check_key_reference
-from pipecrypt.manifest.envelope import MAX_SIGNATURES
 from pipecrypt.parquet.files import DEFAULT_BLOCK_BYTES, check_block_bytes
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
 from pipecrypt.runs.spec.options import choose

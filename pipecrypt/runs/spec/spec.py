@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
-from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-from pipecrypt.dataset.opening.trust_options import NO_CHECKS, Checks
+from pipecrypt.dataset.listing import ENCRYPTED_FILES
+from pipecrypt.dataset.requirements import NO_CHECKS, Checks
+from pipecrypt.dataset.statement.paths import SIGNATURE_SUFFIX
 from pipecrypt.errors import MissingExtraError, UsageError
 from pipecrypt.formats.options import SourceFormat, known_suffixes
 from pipecrypt.keys.service import check_key_reference
-from pipecrypt.manifest.paths import SIGNATURE_SUFFIX
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.location import Location

@@ -12,18 +12,16 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipecrypt.dataset.opening.data_files import ENCRYPTED_FILES
-from pipecrypt.dataset.opening.staged_files import staged_files
-from pipecrypt.dataset.signing.directory_state import check_nothing_unsigned, sizes_below
-from pipecrypt.dataset.signing.staged_version import finish_version
+from pipecrypt.dataset.listing import ENCRYPTED_FILES, check_nothing_unsigned, sizes_below
+from pipecrypt.dataset.staged import finish_version, staged_files
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, UsageError, VerificationError
-from pipecrypt.manifest.entry import FileEntry
-from pipecrypt.manifest.findings import FindingKind
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
-from tests.dataset.verifying.test_verification import check
+from tests.dataset.verify.test_verification import check
 from tests.dataset.world import SignedWorld, entry_of, sign, tree
 
 EARLIER, RUN = "20250101T000000Z-00000000", "20990101T000000Z-00000000"

@@ -10,9 +10,9 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipecrypt.dataset.signing import fencing
+from pipecrypt.dataset.sign import publishing
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, MANIFEST_PATH
 from pipecrypt.errors import ConflictError, IntegrityError, LockLostError, PipecryptError, StorageError
-from pipecrypt.manifest.paths import LOCK_DIRECTORY, MANIFEST_PATH
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import lease
 from pipecrypt.store.lease_holders import LeaseHolder, write_holder
@@ -88,15 +88,15 @@ def test_the_statement_of_a_dead_holder_appears_no_more(moto_s3_server: Any) -> 
     place = sink.child(MANIFEST_PATH)
     replace_revision(place, b"{}\n", expected=None)
     seen = {b"{}\n"}
-    for takeover in range(fencing.MOST_LINE_FEEDS + 2):
+    for takeover in range(publishing.MOST_LINE_FEEDS + 2):
         before = read_revision(place, MOST)
-        fencing.fence(sink)
+        publishing.fence(sink)
         with pytest.raises(ConflictError):
             replace_revision(place, b"late", expected=before)
         found = read_revision(place, MOST)
         assert found is not None
         assert found.data.rstrip(b"\n") == b"{}"
-        assert (found.data in seen) is (takeover >= fencing.MOST_LINE_FEEDS - 1)
+        assert (found.data in seen) is (takeover >= publishing.MOST_LINE_FEEDS - 1)
         seen.add(found.data)
 
 
@@ -122,13 +122,13 @@ def test_only_who_takes_over_writes_it_again(moto_s3_server: Any) -> None:
 def test_a_statement_that_cannot_be_written_again_stops_who_takes_over(
     moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, spare: int
 ) -> None:
-    monkeypatch.setattr(fencing, "MAX_ENVELOPE_BYTES", MOST)
+    monkeypatch.setattr(publishing, "MAX_ENVELOPE_BYTES", MOST)
     sink = Location(f"s3://{moto_s3_server.new_bucket()}/sink", moto_s3_server.options)
     text = b"x" * (MOST - spare)
     replace_revision(sink.child(MANIFEST_PATH), text, expected=None)
     for _ in range(spare):
-        fencing.fence(sink)
+        publishing.fence(sink)
     before = read_revision(sink.child(MANIFEST_PATH), MOST)
     with pytest.raises(ConflictError, match="too large to be written once more"):
-        fencing.fence(sink)
+        publishing.fence(sink)
     assert read_revision(sink.child(MANIFEST_PATH), MOST) == before

@@ -1,0 +1,242 @@
+"""Find the KEKs that the files below a place use, reading as few footers as can be. Opening KEKs is left to granting.
+
+Where a manifest lists the KEKs, one footer is read for each, however many files there are. A directory without one
+lists nothing, so all footers are read. An encrypted footer hides the KEKs of its columns from who cannot open it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pipecrypt.crypto.digest import digest
+from pipecrypt.dataset.listing import ENCRYPTED_FILES
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, parse_envelope
+from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry, decode_file_list
+from pipecrypt.dataset.statement.manifest import Manifest, decode_statement
+from pipecrypt.dataset.statement.paths import (
+    GRANTS_PATH,
+    GRANTS_SUFFIX,
+    MANIFEST_PATH,
+    ROTATION_LOCK_SUFFIX,
+    file_list_path,
+)
+from pipecrypt.dataset.version import read_version
+from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
+from pipecrypt.keys.material import KeyMaterial, MaterialReader
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.store.inventory import look_at, pin_regular
+from pipecrypt.store.listing import list_in_place
+from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.small_files import LocatedFiles, locate
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+
+__all__ = ["FoundKEK", "KEKSearch", "Place", "find_place", "search_keks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A dataset, a directory without a manifest, or a single file.
+
+    Args:
+        location: what the caller named.
+        files: its storage.
+        path: its path there.
+        is_file: it is a single file.
+        manifest: what its manifest says; None without one.
+        entries: the files that the manifest lists.
+        is_verified: trusted keys signed the manifest.
+    """
+
+    location: Location
+    files: LocatedFiles
+    path: str
+    is_file: bool
+    manifest: Manifest | None
+    entries: tuple[FileEntry, ...]
+    is_verified: bool
+
+    @property
+    def grants(self) -> Location:
+        """Where its grants lie."""
+        return self.files.location(self.path + GRANTS_SUFFIX if self.is_file else f"{self.path}/{GRANTS_PATH}")
+
+    @property
+    def rotation_lock(self) -> Location:
+        """The file by which a deep rotation holds a single file, where the storage is not local."""
+        return self.files.location(self.path + ROTATION_LOCK_SUFFIX)
+
+    @property
+    def name(self) -> str:
+        """What errors and summaries call it."""
+        return self.location.display
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKEK:
+    """A KEK, and one data key under it by which it is proven.
+
+    Args:
+        id: the text of "keyEncryptionKeyID".
+        material: of that data key.
+        context: of that data key.
+        file: where it was found.
+    """
+
+    id: str
+    material: KeyMaterial
+    context: Context
+    file: Location
+
+
+@dataclass(frozen=True, slots=True)
+class KEKSearch:
+    """What a search found.
+
+    Args:
+        keks: each once, or several times where files claim different things about one id.
+        footers_read: how many footers were read for it.
+        hidden: files whose footer is encrypted and was not opened, so that the KEKs of their columns are not known.
+        single_wrapped: master keys that wrapped data keys without a KEK, which no grant can share.
+    """
+
+    keks: tuple[FoundKEK, ...]
+    footers_read: int
+    hidden: tuple[str, ...]
+    single_wrapped: tuple[str, ...]
+
+
+def find_place(location: Location, requirements: Requirements | None) -> Place:
+    """Return what a caller named; with requirements, its manifest meets them.
+
+    Without them the manifest is only a hint where to look: who can write to the dataset may have hidden KEKs in it.
+
+    Raises:
+        SourceNotFoundError: nothing is there.
+        UsageError: standard input.
+        NotTrustedError: too few trusted keys signed it, or nothing is signed.
+        IntegrityError: the manifest is malformed or was changed.
+        StorageError: the storage refused or failed.
+    """
+    if location.is_standard_stream:
+        raise UsageError("standard input has no grants beside it", hint="name a file or a dataset")
+    files, path = locate(location)
+    kind = look_at(files.location(path))
+    if kind is Kind.FILE:
+        return Place(location, files, path, True, None, (), False)
+    if requirements is not None:
+        opened = read_version(files, path, requirements)
+        manifest = opened.verified.manifest
+        return Place(location, files, path, False, manifest, tuple(opened.entries.values()), True)
+    found = _read_manifest(files, path)
+    if found is None:
+        if kind is Kind.NOTHING:
+            raise SourceNotFoundError(f"{location.display} does not exist")
+        return Place(location, files, path, False, None, (), False)
+    return Place(location, files, path, False, *found, False)
+
+
+def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSearch:
+    """Return the KEKs of all files at a place.
+
+    Args:
+        place: where.
+        keys_of: opens encrypted footers.
+
+    Raises:
+        PipecryptError: a footer that must be read cannot be, or is malformed.
+    """
+    search = _Search(keys_of)
+    manifest = place.manifest
+    if manifest is None:
+        for source in list_in_place(place.location, ENCRYPTED_FILES):
+            search.read(source)
+        return search.result()
+    for entry in place.entries:
+        if not search.knows(entry.kek_ids):
+            search.read(_listed(place, entry))
+    return search.result()
+
+
+class _Search:
+    """What was found so far."""
+
+    def __init__(self, keys_of: Callable[[Location], DataKeys]) -> None:
+        self._keys_of = keys_of
+        self._reader = MaterialReader()
+        self._found: dict[tuple[str, str, str], FoundKEK] = {}
+        self._ids: set[str] = set()
+        self._single: dict[str, None] = {}
+        self._hidden: list[str] = []
+        self._footers = 0
+
+    def knows(self, kek_ids: Iterable[str]) -> bool:
+        return self._ids.issuperset(kek_ids)
+
+    def read(self, file: SourceFile) -> None:
+        self._footers += 1
+        with open_range_source(file) as source:
+            stored = read_stored_footer(source)
+        sealed, location = stored.sealed, file.location
+        if sealed is None:
+            return
+        footer = footer_key_use(sealed, source.name)
+        self._add(footer.key_metadata, footer.context, location)
+        try:
+            metadata = open_clear_or_sealed(sealed, source.name, self._keys_of(location))
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+            raise
+        except AccessError:
+            self._hidden.append(location.display)
+            return
+        for use in column_key_uses(sealed, metadata, source.name):
+            self._add(use.key_metadata, use.context, location)
+
+    def _add(self, key_metadata: bytes, context: Context, file: Location) -> None:
+        material = self._reader.parse(key_metadata)
+        if not isinstance(material, KeyMaterial):
+            return  # keys of another scheme, or kept outside: nothing that a grant could share
+        if material.kek is None:
+            self._single[material.master_key_id] = None
+            return
+        kek_id = encode_base64(material.kek.id)
+        self._ids.add(kek_id)
+        self._found.setdefault(
+            (kek_id, material.master_key_id, material.kek.wrapped), FoundKEK(kek_id, material, context, file)
+        )
+
+    def result(self) -> KEKSearch:
+        return KEKSearch(tuple(self._found.values()), self._footers, tuple(self._hidden), tuple(self._single))
+
+
+def _listed(place: Place, entry: FileEntry) -> SourceFile:
+    location = place.files.location(f"{place.path}/{entry.path}")
+    found = pin_regular(location, entry.path)
+    if found is None:
+        raise SourceNotFoundError(
+            f"{location.display} does not exist, though the manifest lists it",
+            hint="if a run was stopped here, run again with --resume; pipecrypt verify names all that is missing",
+        )
+    return found
+
+
+def _read_manifest(files: LocatedFiles, root: str) -> tuple[Manifest, tuple[FileEntry, ...]] | None:
+    envelope = files.read(f"{root}/{MANIFEST_PATH}", MAX_ENVELOPE_BYTES)
+    if envelope is None:
+        return None
+    manifest = decode_statement(parse_envelope(envelope).payload)
+    summary = manifest.file_list
+    if summary is None:
+        raise IntegrityError(f"{files.display(root)}: its manifest is about a single file")
+    if summary.size_bytes > MAX_UNVERIFIED_LIST_BYTES:
+        raise IntegrityError(f"{files.display(root)}: its list of files would have {summary.size_bytes} bytes")
+    data = files.read(f"{root}/{file_list_path(manifest.version, summary.sha256)}", summary.size_bytes)
+    if data is None or digest(data) != summary.sha256:
+        raise IntegrityError(f"{files.display(root)}: the list of files is missing, or another than the manifest names")
+    return manifest, tuple(decode_file_list(data, manifest.digests))

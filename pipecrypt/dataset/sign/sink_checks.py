@@ -1,0 +1,100 @@
+"""Refuse to write where it would make a signed statement false, before anything is written. Signing: next_version.
+
+A file in a signed dataset that was not signed with it, or a signed file that another one replaces, is what every reader
+refuses; whoever writes it by mistake should hear of it first. So it is where this user's records know of a statement
+that is gone: whoever can remove one must not turn this off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
+from pipecrypt.errors import ConflictError, StorageError
+from pipecrypt.store.inventory import take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.sink import exists, is_directory
+from pipecrypt.store.small_files import directories_above, locate
+
+__all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
+
+
+_HINT: Final = "sign it with the key that signed what is there, or choose another sink"
+_log = logging.getLogger(__name__)
+
+
+def check_outside_datasets(place: Location) -> None:
+    """Pass if no directory above a file or directory is a signed dataset: readers look for its statement there first.
+
+    Raises:
+        ConflictError: one is.
+    """
+    files, path = locate(place)
+    for directory in dict.fromkeys([*directories_above(path), *directories_above(files.real_path(path) or path)]):
+        try:
+            is_signed = exists(files.location(f"{directory}/{MANIFEST_PATH}"))
+        except StorageError as error:
+            # Who may write below a directory need not be allowed to look above.
+            _log.debug("cannot tell whether a directory above is a signed dataset: %s", error.message)
+            continue
+        if is_signed:
+            raise ConflictError(
+                f"{place.display} lies inside {files.location(directory).display}, which is a signed dataset",
+                hint="write to the dataset itself with --overwrite, signed with its key; or choose another sink",
+            )
+
+
+def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite: bool) -> None:
+    """Pass if writing files into a directory without signing makes no statement in it false.
+
+    Args:
+        sink: the directory.
+        paths: of the files below it.
+        overwrite: whether files may be replaced; where not, a directory that holds anything is refused elsewhere.
+
+    Raises:
+        ConflictError: the directory is a signed dataset, or one of the files is signed or would lie in one below.
+        NotTrustedError: a signed version was accepted there or above, and its statement is gone.
+        StorageError: the storage refused or failed.
+    """
+    if is_directory(sink) and exists(sink.child(MANIFEST_PATH)):
+        raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
+    check_none_removed(sink, VersionMemory.of_user(os.environ))
+    if not is_directory(sink):
+        return
+    found = {path for path, _ in take_inventory(sink, _everywhere)}
+    roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
+    for path in paths:
+        if overwrite and signature_path(path) in found:
+            raise _signed(sink.child(path))
+        inner = next((root for root in roots if path.startswith(root)), None)
+        if inner is not None:
+            dataset = sink.child(inner.rstrip("/")).display
+            raise ConflictError(f"{sink.child(path).display} would lie in the signed dataset {dataset}", hint=_HINT)
+
+
+def check_unsigned_file(file: Location) -> None:
+    """Pass if no statement lies beside a file that is to be written without signing.
+
+    Raises:
+        ConflictError: there is one.
+        NotTrustedError: one was accepted there, or a version of a dataset above, and it is gone.
+        StorageError: the storage refused or failed.
+    """
+    statement = file.sibling(signature_path(file.name))
+    if exists(statement):
+        raise _signed(file)
+    check_none_removed(statement, VersionMemory.of_user(os.environ))
+
+
+def _signed(file: Location) -> ConflictError:
+    return ConflictError(f"{file.display} is signed, and what would replace it is not", hint=_HINT)
+
+
+def _everywhere(names: tuple[str, ...]) -> bool:
+    return True

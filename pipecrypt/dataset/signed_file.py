@@ -1,0 +1,332 @@
+"""A file as it was signed, and the checks that a reader makes before a byte of it is used.
+
+Nothing is parsed before its size and digest were compared. What passed is authenticated again as it is read, by tags
+and by the digests in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.checked_source import CheckedSource, computable, ignore_bytes
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.findings import (
+    NOTHING_KNOWN,
+    Finding,
+    FindingKind,
+    KnownDigests,
+    ObservedColumn,
+    ObservedEncryption,
+    ObservedFile,
+    compare_encryption,
+    compare_file,
+    refuse,
+)
+from pipecrypt.dataset.statement.manifest import Manifest
+from pipecrypt.dataset.statement.paths import staged_path
+from pipecrypt.dataset.statement.promise import PromisedFooter
+from pipecrypt.dataset.trust import VerifyMode
+from pipecrypt.errors import ContentError, FormatError, PipecryptError
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
+from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
+from pipecrypt.parquet.footer.opened import OpenedCheck, Protection
+from pipecrypt.parquet.footer.stored import (
+    BytesCheck,
+    FooterBytes,
+    StoredFooter,
+    parse_footer,
+    read_footer_bytes,
+    read_stored_footer,
+)
+from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.ranges import RangeSource
+
+__all__ = [
+    "MAX_OTHER_FOOTER_BYTES",
+    "Observation",
+    "Origin",
+    "SignedFile",
+    "check_bytes",
+    "check_file",
+    "check_when_opened",
+    "dataset_id_of",
+    "master_keys_of",
+    "observe",
+    "observe_footer",
+    "written_as",
+]
+# What a footer shows of the file and of its encryption.
+Observation = tuple[ObservedFile, ObservedEncryption]
+# A footer that is not the signed one is parsed only to name what was done to the file, and only where it is small.
+MAX_OTHER_FOOTER_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where verified data comes from.
+
+    Args:
+        dataset_id: 32 hex digits.
+        version: of the dataset; of a single file outside of one, of its statement.
+        key_ids: of the trusted keys that signed.
+    """
+
+    dataset_id: str
+    version: int
+    key_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFile:
+    """One file of a verified manifest. It was verified where it was made, and can be sent to worker processes.
+
+    Args:
+        manifest: what was signed.
+        entry: what it says about this file.
+        name: what errors call the dataset.
+        key_ids: of the trusted keys that signed it.
+    """
+
+    manifest: Manifest
+    entry: FileEntry
+    name: str
+    key_ids: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> Origin:
+        """The statement, in short."""
+        return Origin(self.manifest.dataset_id, self.manifest.version, self.key_ids)
+
+    def other_place(self, path: str) -> str | None:
+        """Return where the file may lie if not at `path`: its place in the dataset, or where a run staged it.
+
+        None for a file outside of a dataset, whose run stages nothing.
+        """
+        run, below = self.manifest.run, self.entry.path
+        if run is None or self.manifest.single_file is not None:
+            return None
+        staged = f"{staged_path(run)}/{below}"
+        for here, there in ((staged, below), (below, staged)):
+            root = path.removesuffix(f"/{here}")
+            if root != path:
+                return f"{root}/{there}"
+        return None
+
+    def check_footer(self, stored: StoredFooter) -> None:
+        """Pass if a file has the signed size and footer, and is encrypted as was promised: a `FooterCheck`.
+
+        The caller still owes: that what it reads of the body is authenticated by that footer, by GCM tags where it is
+        encrypted and by the digests of `pipecrypt.integrity` where it is not.
+
+        Raises:
+            IntegrityError: something differs; nothing of the file may be used.
+        """
+        refuse(self.compare_footer(stored), name=self.name)
+
+    def check_clear(self, columns: Iterable[tuple[str, ...]]) -> None:
+        """Pass if none of the columns that a file shows in plaintext was promised to be encrypted.
+
+        A readable footer tells `check_footer` as much; an encrypted one, only after it was opened.
+
+        Raises:
+            IntegrityError: one was.
+        """
+        path, promised = self.entry.path, self.manifest.policy.keys_of
+        broken = [f"column {'.'.join(column)!a} is not encrypted" for column in columns if promised(column) is not None]
+        refuse([Finding(FindingKind.PLAINTEXT, path, detail) for detail in broken], name=self.name)
+
+    def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
+        """Return what a footer shows to be different from what was signed, the broken promises first."""
+        path = self.entry.path
+        try:
+            file, encryption = observe(stored, path)
+        except ContentError as error:
+            # Another footer than the signed one is a finding also where it makes no sense.
+            findings = compare_file(self.entry, observe_footer(stored))
+            if not findings and not isinstance(error, FormatError):
+                raise
+            return findings or (Finding(FindingKind.MODIFIED, path, error.message),)
+        return compare_encryption(self.manifest, path, encryption) + compare_file(self.entry, file)
+
+    def compare_digests(
+        self, size_bytes: int, digests: Mapping[DigestAlgorithm, str], known: KnownDigests = NOTHING_KNOWN
+    ) -> tuple[Finding, ...]:
+        """Return how the whole file differs from the signed one."""
+        return compare_file(self.entry, ObservedFile(size_bytes, digests), known=known)
+
+
+def observe_footer(stored: StoredFooter) -> ObservedFile:
+    """Return size and footer digest, of the very bytes that were parsed."""
+    return ObservedFile(stored.size_bytes, footer_sha256=stored.sha256)
+
+
+def observe(stored: StoredFooter, name: str) -> Observation:
+    """Return all that a footer shows without a key.
+
+    Rows and KEK ids are None where an encrypted footer hides them: of its KEKs it shows its own only.
+
+    Args:
+        stored: the footer, which stays as it is.
+        name: what errors call the file.
+
+    Raises:
+        FormatError: the footer is malformed.
+    """
+    seen, metadata = read_encryption(stored, name), stored.metadata
+    file = ObservedFile(
+        stored.size_bytes,
+        footer_sha256=stored.sha256,
+        rows=stored.rows,
+        kek_ids=None if metadata is None else seen.kek_ids,
+    )
+    return file, _encryption(seen)
+
+
+def dataset_id_of(file: SourceFile) -> str | None:
+    """Return the id of the dataset that a file says it belongs to; None where it says none, or cannot be read."""
+    context = written_as(file)
+    return None if context is None else context.dataset_id
+
+
+def written_as(file: SourceFile) -> Context | None:
+    """Return the dataset and the path that a file says it was written for; None as `dataset_id_of`."""
+    seen = _read(file)
+    if seen is None or seen.dataset_id is None or seen.path is None:
+        return None
+    return Context(seen.dataset_id, seen.path)
+
+
+def master_keys_of(file: SourceFile) -> frozenset[str]:
+    """Return the ids of the master keys that a file shows without a key; none where it cannot be read."""
+    seen = _read(file)
+    columns = () if seen is None or seen.columns is None else seen.columns
+    lists = [() if seen is None else seen.footer_key_ids, *(column.master_key_ids for column in columns)]
+    return frozenset(key_id for key_ids in lists for key_id in key_ids)
+
+
+def _read(file: SourceFile) -> FooterEncryption | None:
+    try:
+        with open_range_source(file) as source:
+            return read_encryption(read_stored_footer(source), source.name)
+    except PipecryptError:
+        return None
+
+
+def _encryption(seen: FooterEncryption) -> ObservedEncryption:
+    return ObservedEncryption(
+        None if seen.mode is None else _FOOTERS[seen.mode],
+        footer_key_ids=seen.footer_key_ids,
+        columns=None if seen.columns is None else tuple(map(_column, seen.columns)),
+        dataset_id=seen.dataset_id,
+        path=seen.path,
+    )
+
+
+def _column(column: FooterColumn) -> ObservedColumn:
+    return ObservedColumn(column.path, column.is_encrypted, column.master_key_ids)
+
+
+_FOOTERS = {FooterMode.ENCRYPTED: PromisedFooter.ENCRYPTED, FooterMode.PLAINTEXT: PromisedFooter.PLAINTEXT}
+
+
+def check_file(
+    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = ignore_bytes
+) -> StoredFooter:
+    """Return the footer of a file that was found to be the signed one, as far as the mode says.
+
+    What holds when it returns: 1. the file has the signed size and footer, compared before the footer was parsed; 2. it
+    is encrypted as promised; 3. in mode FULL, each of its bytes is the signed one, and `source` serves no others from
+    then on. The caller still owes what `check_footer` says; and, in other modes, that it authenticates what it reads
+    afterwards, since a storage may change in between.
+
+    Args:
+        signed: what was signed about it.
+        source: the file.
+        mode: how much is compared.
+        on_bytes: told after each piece of the whole file how many bytes it had; may raise to stop.
+
+    Raises:
+        IntegrityError: it is another file.
+        UnsupportedError: it is the signed one, and of a later release.
+        MissingExtraError: only digests with BLAKE3 were signed, and its package is not installed.
+        StorageError: the storage failed.
+    """
+    found = _read_footer(signed, source)
+    check_bytes(signed)(found)  # 1
+    stored = parse_footer(found)
+    signed.check_footer(stored)  # 2
+    if mode is VerifyMode.FULL:
+        _check_digests(signed, source, on_bytes=on_bytes)  # 3
+    return stored
+
+
+def check_bytes(signed: SignedFile) -> BytesCheck:
+    """Return what refuses a file with another size or footer than was signed, before anything of it is parsed."""
+
+    def check(found: FooterBytes) -> None:
+        seen = ObservedFile(found.size_bytes, footer_sha256=found.sha256)
+        findings = compare_file(signed.entry, seen)
+        if findings:
+            refuse(_named(signed, found) or findings, name=signed.name)
+
+    return check
+
+
+def check_when_opened(
+    signed: SignedFile, source: CheckedSource, mode: VerifyMode, *, on_bytes: Callable[[int], None] = ignore_bytes
+) -> OpenedCheck:
+    """Return what is called when a file that passed `check_file` was opened, before a byte of it is used.
+
+    It refuses columns in plaintext that were promised to be encrypted. Where tags and digests in the file do not
+    authenticate all of its pages, no reader could check them as they are read: then the whole file is compared now, and
+    `source` serves no other bytes from then on.
+
+    Args:
+        signed: as for `check_file`, with the same.
+        source: likewise.
+        mode: likewise.
+        on_bytes: likewise.
+    """
+
+    def check(protection: Protection) -> None:
+        signed.check_clear(protection.clear_columns)
+        if not protection.authenticates_all and not source.is_checked:
+            _check_digests(signed, source, on_bytes=on_bytes)
+
+    return check
+
+
+def _check_digests(signed: SignedFile, source: CheckedSource, *, on_bytes: Callable[[int], None]) -> None:
+    """Pass if the whole file is the signed one, byte for byte."""
+    digests = source.digest(computable(signed.entry.digests()), on_bytes=on_bytes)
+    refuse(signed.compare_digests(source.size_bytes, digests), name=signed.name)
+
+
+def _read_footer(signed: SignedFile, source: RangeSource) -> FooterBytes:
+    entry = signed.entry
+    try:
+        return read_footer_bytes(source)
+    except ContentError as error:  # whatever is there instead, it is not what was signed
+        is_shorter = source.size_bytes < entry.size_bytes
+        kind = FindingKind.TRUNCATED if is_shorter else FindingKind.MODIFIED
+        detail = (
+            f"it has {source.size_bytes} bytes, but {entry.size_bytes} were signed" if is_shorter else error.message
+        )
+        refuse([Finding(kind, entry.path, detail)], name=signed.name)
+        raise AssertionError("a finding is refused") from error
+
+
+def _named(signed: SignedFile, found: FooterBytes) -> tuple[Finding, ...]:
+    """Return what was done to a file that is another one; nothing where its footer is too large to be worth it."""
+    if len(found.stored) > MAX_OTHER_FOOTER_BYTES:
+        return ()
+    try:
+        return signed.compare_footer(parse_footer(found))
+    except ContentError:
+        return ()

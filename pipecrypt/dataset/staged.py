@@ -1,0 +1,222 @@
+"""The files of a signed version that have not reached their places yet: found by readers, moved there by writers.
+
+A run that replaces files writes the new ones below its own directory, signs the version that lists them, and moves them
+to their places then. So a version exists as a whole from the moment its statement appears, and a run that is killed
+before leaves the version before as it was. Moving only tidies up, and may be done again and again: by the run itself,
+by the next one if it was killed, or by whoever cleans.
+
+Whoever reads looks there first, and takes what has the size and the footer that were signed: an attempt that was given
+up may write there at any later time. What is taken is compared with what was signed like any other file: putting
+something there gains an attacker what replacing the file itself would.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+from pipecrypt.dataset.listing import is_data, name_some
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
+from pipecrypt.errors import ConflictError, ContentError, IntegrityError
+from pipecrypt.parquet.footer.stored import read_footer_bytes
+from pipecrypt.store.exclusive import remove_file
+from pipecrypt.store.inventory import pin, refuse_links, take_inventory
+from pipecrypt.store.location import Location
+from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.store.source import open_range_source
+from pipecrypt.vocabulary.documents import DocumentError
+
+__all__ = ["finish_version", "has_footer", "is_listed", "listed_staged_files", "set_aside", "staged_files"]
+_log = logging.getLogger(__name__)
+_TABLES: Final = ("staged/", "attempts/")
+
+
+def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFile]:
+    """Return what is staged below a run, by paths below the dataset; usually nothing. Nobody has compared it yet.
+
+    Args:
+        directory: of the dataset.
+        run_id: the run that the verified statement names.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    if run_id is None:
+        return {}
+    found = take_inventory(directory.child(staged_path(run_id)), lambda _: True)
+    return {path: file for path, file in found if file is not None and is_data(path, file)}
+
+
+def listed_staged_files(
+    directory: Location,
+    run_id: str | None,
+    entries: Mapping[str, FileEntry],
+    *,
+    in_place: Collection[str] | None = None,
+) -> dict[str, SourceFile]:
+    """Return the staged files that are to be taken rather than those at their places, by path; usually none.
+
+    They have the size and, where another file may be the right one, the footer that were signed. The caller still owes
+    to compare all else.
+
+    Args:
+        directory: of the dataset.
+        run_id: the run that the verified statement names.
+        entries: what was signed, by path; other files are left out.
+        in_place: paths at whose places a file of the signed size is; None where nobody has looked yet. A version of
+            which much is staged is opened without reading each footer.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    found = staged_files(directory, run_id)
+    return {
+        path: file
+        for path, file in found.items()
+        if path in entries
+        and file.size_bytes == entries[path].size_bytes
+        and ((in_place is not None and path not in in_place) or is_listed(file, entries[path]))
+    }
+
+
+def is_listed(file: SourceFile, entry: FileEntry) -> bool:
+    """Say whether a file has the size and the footer of an entry, whatever it is called and wherever it lies.
+
+    Two attempts at one output have keys of their own, so their footers differ.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    return file.size_bytes == entry.size_bytes and has_footer(file, entry.footer_sha256)
+
+
+def has_footer(file: SourceFile, sha256: str) -> bool:
+    """Say whether a file ends with the footer that has this digest; one that changes or goes meanwhile does not.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    try:
+        with open_range_source(file) as source:
+            return read_footer_bytes(source).sha256 == sha256
+    except (ContentError, ConflictError):
+        return False
+
+
+def set_aside(
+    sink: Location, run_id: str, paths: Iterable[str], *, before_each: Callable[[], None] = lambda: None
+) -> None:
+    """Move files that the next version will not have to where readers of this version look first.
+
+    So they are of this version until the next statement appears, and from then on they lie in nobody's way. Whoever
+    finishes this version once more, because the next one was never signed, moves them back.
+
+    The caller holds the lock of the sink.
+
+    Args:
+        sink: the directory of the dataset.
+        run_id: of the run that the statement names which is there now.
+        paths: of files that it lists.
+        before_each: passes while the lock is held; asked before each file.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    directory = sink.child(staged_path(run_id))
+    for path in paths:
+        before_each()
+        move_file(sink.child(path), directory.child(path))
+
+
+def finish_version(
+    sink: Location,
+    run_id: str,
+    entries: Iterable[FileEntry],
+    *,
+    removes: Iterable[str] = (),
+    before_each: Callable[[], None] = lambda: None,
+) -> None:
+    """Move what is staged to its place, and remove what the version no longer has.
+
+    What holds of each staged file: 1. it has the size and the footer of the entry of its path, and is moved; or 2. its
+    place holds the file that has them, and it is removed: it is of an attempt that failed, or that was given up and
+    wrote once more after the first was moved; or 3. no version lists its path, and it is removed; or 4. it stays, as
+    does what its place holds, and this fails in the end.
+
+    The caller holds the lock of the sink, and the statement was published and verified.
+
+    Args:
+        sink: the directory of the dataset.
+        run_id: of the run that the statement names.
+        entries: the files that it lists.
+        removes: paths of files of the version before.
+        before_each: passes while the lock is held; asked before each file.
+
+    Raises:
+        LinkError: a link is where a file or a directory should be; it is not followed, and it stays.
+        IntegrityError: a listed file is neither staged nor at its place; all others are moved.
+        StorageError: the storage refused or failed; do it again.
+    """
+    directory, listed = sink.child(staged_path(run_id)), {entry.path: entry for entry in entries}
+    if sink.is_local:
+        deque(refuse_links(directory, take_inventory(directory, lambda _: True)), maxlen=0)
+    broken = []
+    for path, file in staged_files(sink, run_id).items():
+        before_each()
+        if not _put_in_place(file, sink.child(path), listed.get(path)):
+            broken.append(path)
+    if broken:
+        raise _wrong_files(sink, directory, broken)
+    gone = [path for path in removes if path not in listed]
+    for path in gone:
+        before_each()
+        remove_file(sink.child(path))
+    _remove_of_earlier_runs(sink, before=run_id, before_each=before_each)
+    remove_empty_directories(directory)
+
+
+def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) -> bool:
+    """Move or remove a staged file, as far as one of the two is right."""
+    if entry is None:
+        remove_file(staged.location)  # 3
+        return True
+    if is_listed(staged, entry):
+        move_file(staged.location, place, fingerprint=staged.fingerprint)  # 1
+        return True
+    found = pin(place, entry.path)
+    if found is None or found[1] is None or not is_listed(found[1], entry):
+        return False  # 4
+    _log.warning("%s is not the file that was signed, %s is: removed", staged.location.display, place.display)
+    remove_file(staged.location)  # 2
+    return True
+
+
+def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> IntegrityError:
+    return IntegrityError(
+        f"{name_some(directory, paths)}: not as signed, and neither is what lies at {name_some(sink, paths)}",
+        hint=f"put the signed file there from a copy; or remove {directory.display}, then run again with --overwrite",
+    )
+
+
+def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callable[[], None]) -> None:
+    """Remove what was set aside, and tables of earlier runs that failed: who reads everything would read them too."""
+    runs = sink.child(RUNS_DIRECTORY)
+    for path, file in take_inventory(runs, lambda _: True):
+        run_id, _, below = path.partition("/")
+        if file is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
+            before_each()
+            remove_file(file.location)
+            remove_empty_directories(sink.child(run_path(run_id, below.partition("/")[0])))
+
+
+def _is_earlier(run_id: str, other: str) -> bool:
+    """Say whether a directory is that of a run, and that run began before another: its id sorts first."""
+    try:
+        parse_run_id(run_id)
+    except DocumentError:
+        return False
+    return run_id < other

@@ -1,0 +1,223 @@
+"""Verify what was signed: a dataset, some of it, or one file.
+
+Everything is read from storage once, with keys twice, and compared on several threads. Memory holds the list of signed
+files, one piece of a file for each thread, and the findings.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.statement.findings import FindingKind
+from pipecrypt.dataset.statement.paths import (
+    LOCK_DIRECTORY,
+)
+from pipecrypt.dataset.verify.inspection import Unlocking
+from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
+from pipecrypt.dataset.verify.reserved import NO_JOURNALS, Journals
+from pipecrypt.dataset.verify.target import SingleFile, Target, find_target
+from pipecrypt.dataset.verify.version_check import VersionCheck, Watcher
+from pipecrypt.dataset.version import is_current
+from pipecrypt.errors import (
+    ConflictError,
+    IntegrityError,
+    NotInPlaceError,
+    SourceNotFoundError,
+    StorageError,
+    VerificationError,
+)
+from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
+from pipecrypt.store.location import Location
+from pipecrypt.store.small_files import LocatedFiles
+
+__all__ = ["Patience", "Watcher", "verify"]
+
+
+_STOPPED: Final = "a run was stopped here: run again with --resume, or pipecrypt clean; then verify again"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a verification looks again where a run is at work.
+
+    Args:
+        seconds: how long it waits, in all, for a run that holds the lock of the dataset.
+        pause_seconds: between two looks.
+        restarts: how many versions may appear while it looks.
+        sleep: waits, in seconds.
+    """
+
+    seconds: float = 30.0
+    pause_seconds: float = 0.5
+    restarts: int = 10
+    sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
+
+
+def verify(
+    location: Location,
+    requirements: Requirements,
+    *,
+    globs: Sequence[str] = (),
+    unlocking: Unlocking | None = None,
+    workers: int,
+    watcher: Watcher,
+    journals: Callable[[Location], Journals] = lambda _: NO_JOURNALS,
+    patience: Patience = Patience(),
+) -> VerifyReport:
+    """Return the report on what a caller named, if all that is numbered here holds.
+
+    1. Enough trusted keys signed the statement, and it is fresh (`verify_envelope`); its list of files is the signed
+       one.
+    2. Every signed file is at its place, where readers look, and no other (`DirectoryComparison.sources`). One that
+       waits to be moved there is a finding, whatever lies at its place.
+    3. Each file has the signed size, digests, footer, rows and KEK ids, and is encrypted as was promised; with keys,
+       each of its modules has the tag that it was encrypted with (`Inspector.inspect`).
+    4. Below `_pipecrypt/`, names are those that pipecrypt gives, and tables are those that a run, which trusted keys
+       vouch for, wrote for a version still to come (`RunTables.left_over`). Looked at where all files count.
+    5. Every file could be checked to the end.
+
+    Runs may be at work meanwhile. What is not as it was signed is looked at again; where the statement was replaced,
+    all begins anew; while somebody holds the lock of the dataset, it waits for a while.
+
+    What the caller still owes: to use the same bytes. A storage that others can write to may change a moment later;
+    readers that check while they read are left to the rooms above.
+
+    Args:
+        location: a dataset, a directory or a file in one, or a file with its statement beside it.
+        requirements: what must hold of the statement.
+        globs: which files of a dataset count; all, if there is none.
+        unlocking: checks tags too; None without keys.
+        workers: how many files are read at once.
+        watcher: told how far it is.
+        journals: of the dataset in a directory; tell what runs noted about files that no version lists yet.
+        patience: how long it looks again.
+
+    Raises:
+        VerificationError: 2, 3 or 4 does not hold; with the report.
+        IntegrityError: 1 does not hold, as its own class.
+        SourceNotFoundError: nothing is there, nothing was signed there, or no file matches the globs.
+        UsageError: what was named cannot be verified.
+        MissingExtraError: all digests that were signed need a package that is not installed.
+        NotInPlaceError: a run is at work, which explains all that was found; with the report.
+        ConflictError: there were new versions again and again.
+        PipecryptError: 5 does not hold, and nothing else was found: what kept the first file from being checked.
+    """
+    started = time.perf_counter()
+    for _ in range(patience.restarts):
+        files, target = find_target(location, requirements, globs)  # 1
+        check = VersionCheck(files, target, unlocking, journals, workers, watcher)
+        check.run()  # 2, 3, 4
+        try:
+            holder = _settle(check, target, files, patience)
+        except _NewVersionError:
+            continue
+        report = _report(check, target, time.perf_counter() - started)
+        _conclude(check, report, holder)  # 5
+        return report
+    raise ConflictError(
+        f"{location.display} has got a new version each time it was looked at",
+        hint="verify again when its runs are done",
+    )
+
+
+def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LeaseHolder | None:
+    """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
+
+    Raises:
+        _NewVersionError: another statement is there now.
+    """
+    waited, began = 0.0, time.monotonic()
+    lock = _lock_of(target, files)
+    while check.tally.doubtful():
+        before = _holder(lock)
+        check.run_again()
+        if not _is_current(target, files):
+            raise _NewVersionError
+        if not check.tally.doubtful():
+            return None
+        holder = before or _holder(lock)
+        if holder is None:
+            return None
+        if max(waited, time.monotonic() - began) >= patience.seconds:
+            return holder
+        patience.sleep(patience.pause_seconds)
+        waited += patience.pause_seconds
+    return None
+
+
+class _NewVersionError(Exception):
+    """What was looked at is not the dataset any more."""
+
+
+def _is_current(target: Target, files: LocatedFiles) -> bool:
+    return is_current(files, target.version if isinstance(target, SingleFile) else target.dataset)
+
+
+def _lock_of(target: Target, files: LocatedFiles) -> LeaseWatch | None:
+    if isinstance(target, SingleFile):
+        return None
+    return LeaseWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+
+
+def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
+    """Return who is writing to the dataset. An attacker may pretend to: that makes no verification pass."""
+    try:
+        return None if lock is None else lock.living()
+    except (ConflictError, IntegrityError, StorageError) as error:
+        _logger.info("cannot tell whether a run is at work: %s", error.message)
+        return None
+
+
+def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport:
+    manifest, tally = check.manifest, check.tally
+    if isinstance(target, SingleFile):
+        name, key_ids, signed_files = target.signed.name, target.signed.key_ids, 1
+    else:
+        dataset = target.dataset
+        name, key_ids, signed_files = dataset.name, dataset.verified.key_ids, len(dataset.entries)
+    return VerifyReport(
+        root=name,
+        dataset_id=manifest.dataset_id,
+        version=manifest.version,
+        created=manifest.created,
+        expires=manifest.expires,
+        key_ids=key_ids,
+        policy=PolicySummary.of(manifest.policy),
+        digests=check.inspector.digests,
+        tags_checked=check.inspector.unlocking is not None,
+        whole_dataset=check.is_whole,
+        signed_files=signed_files,
+        files=tally.files,
+        bytes=tally.bytes,
+        seconds=seconds,
+        findings=tally.findings(),
+        unchecked=tally.unchecked(),
+        unchecked_files=tally.failures,
+        unfinished_files=tally.unfinished,
+    )
+
+
+def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | None) -> None:
+    name, failure = report.root, check.tally.first_failure()
+    if report.findings and holder is not None and check.is_in_motion():
+        raise NotInPlaceError(
+            f"{name}: {holder.who!a} is at work there, and {len(report.findings)} files are not in their places yet",
+            report=report,
+        )
+    if report.findings:
+        first, more = report.findings[0], len(report.findings) - 1
+        text = f"{name}: {first.path!a}: {first.kind.value}: {first.detail}"
+        kinds = {finding.kind for finding in report.findings}
+        hint = _STOPPED if kinds <= {FindingKind.NOT_IN_PLACE, FindingKind.LEFT_OVER} else None
+        raise VerificationError(text + (f", and {more} more" if more else ""), hint=hint, report=report)
+    if failure is not None:
+        raise failure
+    if not check.due_files and not check.is_whole:
+        hint = "globs are relative to the dataset, and * does not match /"
+        raise SourceNotFoundError(f"{name}: no file matches, so nothing was verified", hint=hint)

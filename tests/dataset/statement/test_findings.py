@@ -1,0 +1,184 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.statement.findings import (
+    Finding,
+    FindingKind,
+    KnownDigests,
+    ObservedColumn,
+    ObservedEncryption,
+    ObservedFile,
+    compare_encryption,
+    compare_file,
+    compare_listing,
+    finding_of,
+    refuse,
+)
+from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
+from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from tests.dataset.statement.world import DATASET_ID, PII, PRICES, entry, manifest, sha
+
+SIGNED = entry("a.parquet")
+EMAIL, TOTAL, NOTE = ("customer", "e.mail"), ("total",), ("note",)
+
+
+def _file(**changes: Any) -> ObservedFile:
+    seen = {
+        "size_bytes": 1000,
+        "digests": {DigestAlgorithm.SHA256: sha("a.parquet")},
+        "footer_sha256": SIGNED.footer_sha256,
+        "rows": 10,
+        "kek_ids": SIGNED.kek_ids,
+    }
+    return ObservedFile(**(seen | changes))
+
+
+def _digest(text: str) -> dict[DigestAlgorithm, str]:
+    return {DigestAlgorithm.SHA256: sha(text)}
+
+
+def _kinds(findings: tuple[Finding, ...]) -> list[FindingKind]:
+    return [finding.kind for finding in findings]
+
+
+def test_the_signed_file_passes() -> None:
+    assert compare_file(SIGNED, _file()) == ()
+    assert compare_file(SIGNED, ObservedFile(1000, footer_sha256=SIGNED.footer_sha256)) == ()
+    assert compare_file(SIGNED, ObservedFile(1000, _digest("a.parquet"))) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"digests": _digest("x")}, FindingKind.MODIFIED),
+        ({"digests": _digest("x"), "size_bytes": 1001}, FindingKind.MODIFIED),
+        ({"digests": _digest("x"), "size_bytes": 999}, FindingKind.TRUNCATED),
+        ({"digests": {}, "footer_sha256": sha("x")}, FindingKind.MODIFIED),
+        ({"rows": 11}, FindingKind.MODIFIED),
+        ({"kek_ids": ("AAAA",)}, FindingKind.MODIFIED),
+        ({"size_bytes": 1001}, FindingKind.MODIFIED),
+        ({"size_bytes": 0, "digests": _digest("")}, FindingKind.TRUNCATED),
+        ({"digests": _digest("b.parquet"), "size_bytes": 5}, FindingKind.SWAPPED),
+        ({"digests": _digest("old"), "size_bytes": 5}, FindingKind.ROLLED_BACK),
+    ],
+)
+def test_another_file_is_named_by_its_attack(changes: dict[str, Any], kind: FindingKind) -> None:
+    known = KnownDigests({sha("a.parquet"): "a.parquet", sha("b.parquet"): "b.parquet"}, {sha("old")})
+    findings = compare_file(SIGNED, _file(**changes), known=known)
+
+    assert _kinds(findings) == [kind]
+    assert findings[0].path == "a.parquet"
+    assert findings[0].detail
+
+
+def test_an_observation_without_a_digest_proves_nothing() -> None:
+    with pytest.raises(RuntimeError):
+        compare_file(SIGNED, ObservedFile(1000, rows=10))
+    with pytest.raises(RuntimeError):
+        compare_file(SIGNED, ObservedFile(1000, {DigestAlgorithm.BLAKE3: sha("x")}))
+
+
+def test_missing_and_extra_files() -> None:
+    found = ["b", "d", "_pipecrypt/manifest.json", "_pipecrypt/files/1-0.jsonl", "_Pipecrypt/x"]
+
+    assert [(one.kind, one.path) for one in compare_listing(["a", "b", "c"], found)] == [
+        (FindingKind.EXTRA, "_Pipecrypt/x"),
+        (FindingKind.MISSING, "a"),
+        (FindingKind.MISSING, "c"),
+        (FindingKind.EXTRA, "d"),
+    ]
+    assert compare_listing([], []) == ()
+
+
+@given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
+def test_nothing_is_found_only_where_the_listings_are_equal(signed: set[str], found: set[str]) -> None:
+    assert len(compare_listing(signed, found)) == len(signed ^ found)
+
+
+def _seen(*columns: ObservedColumn, **changes: Any) -> ObservedEncryption:
+    seen = {
+        "footer": PromisedFooter.PLAINTEXT,
+        "footer_key_ids": (PII,),
+        "columns": columns or (ObservedColumn(EMAIL, True, (PII,)), ObservedColumn(NOTE, False)),
+        "dataset_id": DATASET_ID,
+        "path": "a.parquet",
+    }
+    return ObservedEncryption(**(seen | changes))
+
+
+def test_what_was_promised_passes() -> None:
+    assert compare_encryption(manifest(), "a.parquet", _seen()) == ()
+    total = ObservedColumn(TOTAL, True, (PII, PRICES))
+    assert compare_encryption(manifest(), "a.parquet", _seen(total)) == ()
+    # A column that a file lacks is not a plaintext one: sources of one dataset may differ.
+    assert compare_encryption(manifest(), "a.parquet", _seen(ObservedColumn(NOTE, False))) == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [
+        (ObservedEncryption(None), FindingKind.PLAINTEXT),
+        (ObservedEncryption(None, columns=(ObservedColumn(NOTE, False),)), FindingKind.PLAINTEXT),
+        (_seen(ObservedColumn(EMAIL, False)), FindingKind.PLAINTEXT),
+        (_seen(ObservedColumn(EMAIL, False, (PII,))), FindingKind.PLAINTEXT),
+        (_seen(ObservedColumn(NOTE, False), ObservedColumn(TOTAL, False)), FindingKind.PLAINTEXT),
+        (_seen(ObservedColumn(EMAIL, True, ("keystore/mallory/1",))), FindingKind.MODIFIED),
+        (_seen(ObservedColumn(EMAIL, True, (PII, "keystore/mallory/1"))), FindingKind.MODIFIED),
+        (_seen(ObservedColumn(NOTE, True, (PII,))), FindingKind.MODIFIED),
+        (_seen(footer=PromisedFooter.ENCRYPTED, columns=None), FindingKind.MODIFIED),
+        (_seen(footer_key_ids=("keystore/mallory/1",)), FindingKind.MODIFIED),
+        (_seen(dataset_id="f" * 32), FindingKind.SWAPPED),
+        (_seen(path="b.parquet"), FindingKind.SWAPPED),
+        (_seen(dataset_id=None, path=None), FindingKind.MODIFIED),
+    ],
+)
+def test_a_broken_promise_is_found(seen: ObservedEncryption, kind: FindingKind) -> None:
+    findings = compare_encryption(manifest(), "a.parquet", seen)
+
+    assert _kinds(findings) == [kind]
+    with pytest.raises(IntegrityError):
+        refuse(findings, name="orders")
+
+
+def test_columns_that_are_not_listed_may_be_promised_too() -> None:
+    everything = manifest(policy=PromisedPolicy(PromisedFooter.ENCRYPTED, (PII,), (), (PRICES,), bind_path=False))
+    hidden = ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,))
+    good = ObservedColumn(NOTE, True, (PRICES,))
+
+    assert compare_encryption(everything, "a", hidden) == ()
+    assert compare_encryption(everything, "a", ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,), (good,))) == ()
+    for seen in (
+        ObservedEncryption(PromisedFooter.PLAINTEXT, (PII,), (good,)),
+        ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,), (ObservedColumn(NOTE, False),)),
+    ):
+        assert _kinds(compare_encryption(everything, "a", seen)) == [FindingKind.PLAINTEXT]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (NotTrustedError("x"), FindingKind.NOT_TRUSTED),
+        (ExpiredError("x"), FindingKind.EXPIRED),
+        (RolledBackError("x"), FindingKind.ROLLED_BACK),
+        (IntegrityError("x"), FindingKind.MODIFIED),
+    ],
+)
+def test_errors_and_findings_stand_for_each_other(error: IntegrityError, kind: FindingKind) -> None:
+    finding = finding_of(error, "_pipecrypt/manifest.json")
+
+    assert finding == Finding(kind, "_pipecrypt/manifest.json", "x")
+    with pytest.raises(IntegrityError) as caught:
+        refuse([finding, finding], name="orders")
+    assert type(caught.value) is type(error)
+    assert caught.value.exit_code == 3
+
+
+def test_every_kind_is_refused() -> None:
+    refuse([], name="orders")
+    for kind in FindingKind:
+        with pytest.raises(IntegrityError):
+            refuse([Finding(kind, "a", "b")], name="orders")
