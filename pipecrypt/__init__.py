@@ -44,9 +44,7 @@ if TYPE_CHECKING:
     from pipecrypt.runs.files import encrypt as encrypt
     from pipecrypt.runs.journal.cleaning import CleanSummary as CleanSummary
     from pipecrypt.runs.journal.cleaning import clean as clean
-    from pipecrypt.runs.plan.plan_report import PlannedTask as PlannedTask
-    from pipecrypt.runs.plan.plan_report import PlanReport as PlanReport
-    from pipecrypt.runs.plan.plan_report import SchemaDrift as SchemaDrift
+    from pipecrypt.runs.plan.preview import PlannedTask, PlanReport, SchemaDrift
     from pipecrypt.runs.report.events import BytesDone as BytesDone
     from pipecrypt.runs.report.events import Event as Event
     from pipecrypt.runs.report.events import FileChecked as FileChecked
@@ -151,15 +149,15 @@ _HOMES = {
     "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
     "Part": "pipecrypt.runs.report.events:Part",
     "PipecryptFileSystem": "pipecrypt.reading.filesystem:PipecryptFileSystem",
-    "PlanReport": "pipecrypt.runs.plan.plan_report:PlanReport",
-    "PlannedTask": "pipecrypt.runs.plan.plan_report:PlannedTask",
+    "PlanReport": "pipecrypt.runs.plan.preview:PlanReport",
+    "PlannedTask": "pipecrypt.runs.plan.preview:PlannedTask",
     "Policy": "pipecrypt.runs.spec.policy:Policy",
     "PolicySummary": "pipecrypt.dataset.verify.report:PolicySummary",
     "Reading": "pipecrypt.runs.spec.options:Reading",
     "RevokeSummary": "pipecrypt.runs.sharing:RevokeSummary",
     "RunFinished": "pipecrypt.runs.report.events:RunFinished",
     "RunStarted": "pipecrypt.runs.report.events:RunStarted",
-    "SchemaDrift": "pipecrypt.runs.plan.plan_report:SchemaDrift",
+    "SchemaDrift": "pipecrypt.runs.plan.preview:SchemaDrift",
     "SignedStatement": "pipecrypt.dataset.sign.records:SignedStatement",
     "StageSeconds": "pipecrypt.runs.report.events:StageSeconds",
     "Summary": "pipecrypt.runs.report.events:Summary",

@@ -20,7 +20,7 @@ from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 if TYPE_CHECKING:
     from pipecrypt.config.run import ConfigPlan
-    from pipecrypt.runs.plan.plan_report import PlanReport, SchemaDrift
+    from pipecrypt.runs.plan.preview import PlanReport, SchemaDrift
 
 __all__ = ["config_app", "plan", "run", "show_plan"]
 

@@ -17,20 +17,17 @@ from pipecrypt.config.spec import build_spec, hints_about_paths
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.plan.key_check import check_keys
-from pipecrypt.runs.plan.plan import planned_sources
-from pipecrypt.runs.plan.plan_report import PlanReport, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, preview_sources, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.task import Kind
+from pipecrypt.runs.task import SourceShape
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "check_config", "plan", "run_config"]
 
@@ -307,11 +304,10 @@ def check_config(
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
     with _configured(path, environ, _Changes()) as (loaded, spec):
-        check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        planned = planned_sources(spec)
-        columns, delimiter = _columns(loaded, *planned[0])
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+        preview = preview_sources(spec)
+        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 
@@ -357,17 +353,13 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
         raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
 
 
-def _columns(
-    loaded: LoadedConfig, source: SourceFile, kind: Kind
-) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
-    """Return the columns of a source and, where it is CSV, its delimiter."""
-    shape = kind.shape(source)
+def _columns(loaded: LoadedConfig, shape: SourceShape) -> tuple[PlannedColumn, ...] | None:
+    """Return the columns of a source, with the names of their keys."""
     if shape.columns is None:
-        return None, None
+        return None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}
     types = dict(shape.types)
-    columns = tuple(
+    return tuple(
         PlannedColumn(leaf.dotted, None if key is None else names[key], key, types.get(leaf.path[0]))
         for leaf, key in shape.columns
     )
-    return columns, shape.delimiter

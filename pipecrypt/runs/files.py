@@ -1,4 +1,4 @@
-"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`. The work is left to run."""
+"""The calls of an ETL script: `pipecrypt.encrypt` and `pipecrypt.decrypt`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def decrypt(
     """
     asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     given = _credentials(credentials)
-    request = DecryptSpec(
+    spec = DecryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
         keys=listed_keys(keys),
@@ -159,8 +159,8 @@ def decrypt(
         overwrite=overwrite,
         workers=workers,
     )
-    summary = run(request, credentials=given, on_event=on_event)
-    if request.checks.warns:
+    summary = run(spec, credentials=given, on_event=on_event)
+    if spec.checks.warns:
         warn_unchecked()
     return summary
 

@@ -1,6 +1,6 @@
-"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset. The work is left to dataset.
+"""The calls `pipecrypt.grant`, `revoke` and `rotate`: who may open the keys of a dataset.
 
-`rotate(..., deep=True)` rewrites footers, which is left to deep_rotation; all else leaves every data file as it is.
+Only `rotate(..., deep=True)` rewrites footers; all else leaves every data file as it is.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def grant(
         PipecryptError: see `pipecrypt.errors`; no grant was added.
     """
     started = time.perf_counter()
-    wish = _Wish("grant", listed_keys(keys), (), to, tuple(dataset_ids), started)
-    given = _opened(credentials)
-    return _share(_find(dataset, options, trust, given), wish, given)
+    given, opening = _opened(credentials), listed_keys(keys)
+    place = _find(dataset, options, trust, given)
+    return _share(place, opening, to, operation="grant", dataset_ids=dataset_ids, credentials=given, started=started)
 
 
 def rotate(
@@ -187,7 +187,16 @@ def rotate(
             accepts_future=accept_future_statement,
         )
         return rotate_deeply(place, wish, given)
-    return _share(place, _Wish("rotate", (old,), listed_keys(keys), new, tuple(dataset_ids), started), given)
+    return _share(
+        place,
+        (old,),
+        new,
+        operation="rotate",
+        for_footers=listed_keys(keys),
+        dataset_ids=dataset_ids,
+        credentials=given,
+        started=started,
+    )
 
 
 def revoke(
@@ -235,32 +244,32 @@ def revoke(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    operation: str
-    keys: tuple[str, ...]
-    for_footers: tuple[str, ...]
-    to: str
-    dataset_ids: tuple[str, ...]
-    started: float
-
-
-def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSummary:
-    if not wish.keys:
+def _share(
+    place: FoundPlace,
+    keys: tuple[str, ...],
+    to: str,
+    *,
+    operation: str,
+    for_footers: tuple[str, ...] = (),
+    dataset_ids: Sequence[str],
+    credentials: Credentials,
+    started: float,
+) -> GrantSummary:
+    if not keys:
         raise UsageError("a key that opens the data is needed", hint="name it with --key, or keys=[...]")
     with (
-        KeySession([*wish.keys, *wish.for_footers], credentials=credentials) as reading,
-        KeySession(wish.keys, credentials=credentials) as opening,
-        KeySession([wish.to], credentials=credentials) as session,
+        KeySession([*keys, *for_footers], credentials=credentials) as reading,
+        KeySession(keys, credentials=credentials) as opening,
+        KeySession([to], credentials=credentials) as session,
     ):
-        target = Target(session, wish.to)
+        target = Target(session, to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
         if not search.keks and not search.hidden:
             raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
-        ids = check_datasets(place, search, wish.dataset_ids)
+        ids = check_datasets(place, search, tuple(dataset_ids))
         shared = share_keks(place, search, opening, target)
         return GrantSummary(
-            operation=wish.operation,
+            operation=operation,
             dataset=place.name,
             grants=place.grants.display,
             master_key_id=target.master_key_id,
@@ -274,7 +283,7 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
             used_manifest=place.manifest is not None,
             manifest_verified=place.is_verified,
             service_calls=sum(each.service_calls for each in (reading, opening, session)),
-            seconds=time.perf_counter() - wish.started,
+            seconds=time.perf_counter() - started,
         )
 
 

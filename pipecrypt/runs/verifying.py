@@ -1,4 +1,4 @@
-"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events. The work: dataset.
+"""The call `pipecrypt.verify`: what a script gives becomes requirements, keys and events.
 
 It lives in this room because it tells events and can be interrupted, as runs do.
 """
@@ -24,7 +24,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.runs.journal.trusted import TrustedJournals
+from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
