@@ -1,7 +1,4 @@
-"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them.
-
-Reading footers is left to dataset, changing keystores to keys.
-"""
+"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them."""
 
 from __future__ import annotations
 
