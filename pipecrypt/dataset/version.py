@@ -27,7 +27,7 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.envelope import (
     ACCEPT_FUTURE_HINT,
     MAX_ENVELOPE_BYTES,
-    Remembered,
+    RememberedVersion,
     VerifiedManifest,
     check_remembered,
     files_of,
@@ -371,7 +371,7 @@ def _verified(
 
 
 def _verify(
-    envelope: bytes, requirements: Requirements, remembered: Remembered | None, expected_file: str | None
+    envelope: bytes, requirements: Requirements, remembered: RememberedVersion | None, expected_file: str | None
 ) -> VerifiedManifest:
     def verified_at(now: datetime) -> VerifiedManifest:
         return verify_envelope(

@@ -27,7 +27,8 @@ from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import Publication, exists, open_sink
+from pipecrypt.store.open import open_store
+from pipecrypt.store.sink import Publication
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 
@@ -91,11 +92,11 @@ class Target:
         """
         overwrite = self.overwrite or (self.is_repeated and self.dataset_id is None)
         try:
-            return open_sink(self.sink, overwrite=overwrite, token=self.token, expected_bytes=expected_bytes)
+            return open_store(self.sink).write(overwrite=overwrite, token=self.token, expected_bytes=expected_bytes)
         except SinkNotEmptyError:
             if not self.is_repeated or not self.is_own_file(self.sink, self.path):
                 raise
-        return open_sink(self.sink, overwrite=True, token=self.token, expected_bytes=expected_bytes)
+        return open_store(self.sink).write(overwrite=True, token=self.token, expected_bytes=expected_bytes)
 
     def is_own_file(self, place: Location, path: str) -> bool:
         """Say whether the file at `place` says that it is the output at `path` of this target's dataset."""
@@ -136,7 +137,7 @@ def sidecar_files(sink: Location, *, is_numbered: bool) -> list[Location]:
     files: list[Location] = []
     for index in count():
         file = sink.sibling(numbered(sink.name, index))
-        if files and not exists(file.sibling(signature_path(file.name))):
+        if files and not open_store(file.sibling(signature_path(file.name))).stat().exists():
             break
         files.append(file)
     return files

@@ -16,15 +16,15 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.plan.plan_report import PlanReport, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, report_plan
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.report.report import read_report
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store import undo
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from tests.faults.scenes import SCENES, Scene, Shop, StoppedError, prepare, stop, write_source
 
 
@@ -294,7 +294,7 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     shop = _shop(SCENES["first"], tmp_path)
     shop.run()
     place = Location(f"{shop.sink}/a.parquet")
-    source = pin_regular(place, place.name)
+    source = open_store(place).stat().file()
     assert source is not None
     undo.write_undo(source, source.size_bytes - 100)
     undo.replace_tail(source, source.size_bytes - 100, b"of another size")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipecrypt.dataset.share.grants import grants_above, read_grants
-from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place
+from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -73,7 +73,7 @@ class Shared:
     unopened: tuple[str, ...]
 
 
-def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
+def check_datasets(place: EncryptedData, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
     """Return the datasets whose KEKs were found, if all of them are meant.
 
     Whoever can write to a dataset can put a file of another one there, whose KEK the caller's keys open too. Sharing
@@ -106,7 +106,7 @@ def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) 
 
 
 def share_keks(
-    place: Place, search: KEKSearch, opening: KeySession, target: Target, *, now: datetime | None = None
+    place: EncryptedData, search: KEKSearch, opening: KeySession, target: Target, *, now: datetime | None = None
 ) -> Shared:
     """Wrap each KEK that the opening keys open for the target, and add the grants to those beside the data.
 
@@ -187,7 +187,7 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
 
 
 def _share(  # noqa: PLR0917
-    place: Place, kek: FoundKEK, opening: KeySession, target: Target, since: str, origin: RequestOrigin
+    place: EncryptedData, kek: FoundKEK, opening: KeySession, target: Target, since: str, origin: RequestOrigin
 ) -> Grant:
     _, path = locate(kek.file)
     dataset_id = dataset_of_kek_text(_wrapped(kek)) or ""

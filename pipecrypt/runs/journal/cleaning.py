@@ -28,16 +28,14 @@ from pipecrypt.dataset.statement.paths import (
 )
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.runs.journal.history import FoundRun, find_runs, read_blocks, read_header
-from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
+from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
-from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location, Place
-from pipecrypt.store.move import remove_empty_directories
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
-from pipecrypt.store.sink import is_directory
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
@@ -100,7 +98,7 @@ def clean(
         StorageError: the storage refused or failed.
     """
     place = Location.of(sink, sink_options)
-    if not is_directory(place):
+    if not open_store(place).stat().is_directory():
         raise UsageError(f"{place.display} is not a directory", hint="name the directory that runs write to")
     cleaning = _Cleaning(place, clock(), grace, is_dry_run=dry_run)
     if dry_run:
@@ -148,16 +146,16 @@ class _Cleaning:
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
-        old, kept = list[FoundRun](), list[FoundRun]()
+        old, kept = list[JournalRef](), list[JournalRef]()
         for run in dead:
             is_old = run.run_id < last_finished or self._is_past(parse_run_id(run.run_id))
             (old if is_old else kept).append(run)
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
-                remove_file(self._found[path].location)
+                open_store(self._found[path].location).remove()
         if not self._is_dry_run:
-            remove_empty_directories(self._sink.child(RUNS_DIRECTORY))
+            open_store(self._sink.child(RUNS_DIRECTORY)).remove_empty_directories()
         return CleanSummary(
             sink=self._sink.display,
             is_dry_run=self._is_dry_run,
@@ -188,7 +186,7 @@ class _Cleaning:
             finish_version(self._sink, self._run, self._entries)
         return is_due
 
-    def _of_runs(self, old: list[FoundRun], runs: tuple[FoundRun, ...]) -> Iterator[str]:
+    def _of_runs(self, old: list[JournalRef], runs: tuple[JournalRef, ...]) -> Iterator[str]:
         """Yield what the runs left: their own directories, and data files that never became part of anything."""
         datasets = {dataset_id for run in old for dataset_id in self._dataset_of(run)}
         if datasets:
@@ -200,7 +198,7 @@ class _Cleaning:
         for run in old:
             yield from self._files_of.get(run.run_id, ())
 
-    def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
+    def _set_aside(self, runs: tuple[JournalRef, ...]) -> Iterator[str]:
         """Yield what is staged by finished runs whose version is not the one that is there, and attempts of all."""
         for run in runs:
             files, is_current = self._files_of.get(run.run_id, ()), run.run_id == self._run
@@ -211,16 +209,16 @@ class _Cleaning:
                 prefix = run_path(run.run_id, "staged/")
                 yield from (path for path in files if path.startswith(prefix))
 
-    def _dataset_of(self, run: FoundRun) -> Iterator[str]:
+    def _dataset_of(self, run: JournalRef) -> Iterator[str]:
         # A journal that was damaged leads to the files of its run all the same.
-        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        header = read_header(self._sink, run, lambda name: unchecked_seal([name]))
         if header is not None and not header.is_staged:
             yield header.dataset_id
 
-    def _noted(self, run: FoundRun) -> Iterator[str]:
+    def _noted(self, run: JournalRef) -> Iterator[str]:
         """Yield the files that are there and that a run noted, up to where its journal is damaged."""
         try:
-            for block in read_blocks(self._sink, run, UncheckedSeal.of(run.blocks)):
+            for block in read_blocks(self._sink, run, unchecked_seal(run.blocks)):
                 paths = (part.path for record in block.records for part in record.parts)
                 yield from (path for path in paths if path in self._found)
         except IntegrityError as error:

@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 
 from pipecrypt.dataset.share import key_usage
-from pipecrypt.dataset.share.kek_search import Place
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.store.location import Location
 
