@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.requirements import checks_of
-from pipecrypt.dataset.share.granting import Target, check_datasets, remove_grants, share_keks
+from pipecrypt.dataset.share.granting import Grantee, check_datasets, remove_grants, share_keks
 from pipecrypt.dataset.share.grants import read_grants
-from pipecrypt.dataset.share.kek_search import Place as FoundPlace
-from pipecrypt.dataset.share.kek_search import find_place, search_keks
+from pipecrypt.dataset.share.kek_search import EncryptedData as FoundPlace
+from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -250,7 +250,7 @@ def _share(place: FoundPlace, wish: _Wish, credentials: Credentials) -> GrantSum
         KeySession(wish.keys, credentials=credentials) as opening,
         KeySession([wish.to], credentials=credentials) as session,
     ):
-        target = Target(session, wish.to)
+        target = Grantee(session, wish.to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
         if not search.keks and not search.hidden:
             raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
@@ -279,7 +279,7 @@ def _find(
     dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None, credentials: Credentials
 ) -> FoundPlace:
     asked = Trust(verify="off") if trust == () else Trust(trust)
-    return find_place(Location.of(dataset, options), checks_of(asked, os.environ, credentials).requirements)
+    return find_encrypted_data(Location.of(dataset, options), checks_of(asked, os.environ, credentials).requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:

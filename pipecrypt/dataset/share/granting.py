@@ -1,4 +1,4 @@
-"""Share the KEKs of a dataset with one more master key, and take that back. Finding the KEKs is left to kek_search.
+"""Share the KEKs of a dataset with one more master key, and take that back.
 
 No data file is touched, and no signature changes: grants lie beside the manifest, which does not speak of them.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipecrypt.dataset.share.grants import grants_above, read_grants
-from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place
+from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -36,11 +36,11 @@ from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["Shared", "Target", "add_grants", "check_datasets", "remove_grants", "share_keks"]
+__all__ = ["Grantee", "SharingResult", "add_grants", "check_datasets", "remove_grants", "share_keks"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Grantee:
     """The master key that KEKs are shared with.
 
     Args:
@@ -58,7 +58,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharingResult:
     """What sharing did.
 
     Args:
@@ -72,7 +72,7 @@ class Shared:
     unopened: tuple[str, ...]
 
 
-def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
+def check_datasets(place: EncryptedData, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
     """Return the datasets whose KEKs were found, if all of them are meant.
 
     Whoever can write to a dataset can put a file of another one there, whose KEK the caller's keys open too. Sharing
@@ -105,8 +105,8 @@ def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) 
 
 
 def share_keks(
-    place: Place, search: KEKSearch, opening: KeySession, target: Target, *, now: datetime | None = None
-) -> Shared:
+    place: EncryptedData, search: KEKSearch, opening: KeySession, target: Grantee, *, now: datetime | None = None
+) -> SharingResult:
     """Wrap each KEK that the opening keys open for the target, and add the grants to those beside the data.
 
     Each KEK is proven first: it opened a data key of this dataset. A grant that is there already is tried where the
@@ -144,7 +144,7 @@ def share_keks(
     if made:
         _check_recipients(search.keks, existing, made)
         add_grants(place.grants, made)
-    return Shared(len(made), already, tuple(sorted(unopened)))
+    return SharingResult(len(made), already, tuple(sorted(unopened)))
 
 
 def add_grants(location: Location, made: Iterable[Grant]) -> None:
@@ -186,7 +186,7 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
 
 
 def _share(  # noqa: PLR0917
-    place: Place, kek: FoundKEK, opening: KeySession, target: Target, since: str, origin: RequestOrigin
+    place: EncryptedData, kek: FoundKEK, opening: KeySession, target: Grantee, since: str, origin: RequestOrigin
 ) -> Grant:
     _, path = locate(kek.file)
     dataset_id = dataset_of_kek_text(_wrapped(kek)) or ""
@@ -204,7 +204,7 @@ def _opened(kek: FoundKEK, opening: KeySession, grants: FindGrants, origin: Requ
         raise type(error)(f"{kek.file.display}: {error.message}", hint=error.hint) from error
 
 
-def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySession, origin: RequestOrigin) -> bool:
+def _is_granted(kek: FoundKEK, existing: Grants, target: Grantee, opening: KeySession, origin: RequestOrigin) -> bool:
     for grant in existing.of(kek.id):
         if grant.master_key_id != target.master_key_id or kek.material.kek is None:
             continue

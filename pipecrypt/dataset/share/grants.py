@@ -1,4 +1,4 @@
-"""Find the grants that lie beside a file and above it. Opening KEKs is left to keys, changing grants to granting.
+"""Find the grants that lie beside a file and above it.
 
 They are looked for when a KEK cannot be opened without them, and kept for a while: of a thousand files below one
 directory, one reads them.

@@ -1,4 +1,4 @@
-"""Compare one file, whole, with what was signed about it. Which files there are is left to missing_or_extra.
+"""Compare one file, whole, with what was signed about it, and recognize one that was signed elsewhere or earlier.
 
 Findings are values here, because one file that was tampered with says nothing about the next. What keeps a file from
 being looked at is a failure, and is told apart from them.

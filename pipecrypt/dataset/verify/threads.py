@@ -1,4 +1,4 @@
-"""Do the same with many things on several threads, bounded and stoppable. What is done is left to the caller.
+"""Do the same with many things on several threads, bounded and stoppable.
 
 Things are taken from their iterator, and everything that the threads tell is yielded, on the caller's thread. No more
 than twice as many things as threads wait, however many there are. The threads are daemons: one that hangs in a read of
