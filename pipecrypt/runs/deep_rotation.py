@@ -17,8 +17,8 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.share.granting import add_grants, check_datasets
-from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.granting import check_datasets
+from pipecrypt.dataset.share.grants import add_grants, read_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData, search_keks
 from pipecrypt.dataset.share.rekeying import Rekeying, Rewrapper
 from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipecrypt.dataset.share.granting import add_grants
+from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.keys.grants import Grant
 from pipecrypt.store.location import Location

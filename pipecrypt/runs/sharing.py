@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.requirements import checks_of
-from pipecrypt.dataset.share.granting import Grantee, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.share.grants import read_grants
+from pipecrypt.dataset.share.granting import Grantee, check_datasets, share_keks
+from pipecrypt.dataset.share.grants import read_grants, remove_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData as FoundPlace
 from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
 from pipecrypt.dataset.trust import Trust

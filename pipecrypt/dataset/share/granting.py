@@ -5,11 +5,11 @@ No data file is touched, and no signature changes: grants lie beside the manifes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipecrypt.dataset.share.grants import grants_above, read_grants
+from pipecrypt.dataset.share.grants import add_grants, grants_above, read_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
 from pipecrypt.errors import (
     AccessError,
@@ -20,23 +20,19 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.grants import (
-    MAX_GRANTS_BYTES,
     Grant,
     Grants,
     check_strengths,
-    encode_grants,
-    parse_grants,
 )
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["Grantee", "SharingResult", "add_grants", "check_datasets", "remove_grants", "share_keks"]
+__all__ = ["Grantee", "SharingResult", "check_datasets", "share_keks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,44 +141,6 @@ def share_keks(
         _check_recipients(search.keks, existing, made)
         add_grants(place.grants, made)
     return SharingResult(len(made), already, tuple(sorted(unopened)))
-
-
-def add_grants(location: Location, made: Iterable[Grant]) -> None:
-    """Add grants to a file of them, which is made if need be; none that another adds meanwhile is lost.
-
-    Raises:
-        ConflictError: another command holds the lock.
-        FormatError: there are malformed grants, or too many.
-        StorageError: the storage refused or failed.
-    """
-    added = tuple(made)
-    _change(location, lambda grants: grants.with_added(added))
-
-
-def remove_grants(location: Location, master_key_ids: Iterable[str]) -> int:
-    """Remove the grants of master keys, and return how many there were; raises as `add_grants`."""
-    ids, before = frozenset(master_key_ids), 0
-
-    def change(grants: Grants) -> Grants:
-        nonlocal before
-        kept = grants.without(ids)
-        before = len(grants.all) - len(kept.all)
-        return kept
-
-    _change(location, change)
-    return before
-
-
-def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
-    def apply(data: bytes | None) -> bytes | None:
-        try:
-            before = Grants() if data is None else parse_grants(data)
-        except FormatError as error:
-            raise FormatError(f"{location.display}: {error.message}", hint=error.hint) from error
-        after = change(before)
-        return None if after == before else encode_grants(after)
-
-    replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
 
 
 def _share(  # noqa: PLR0917

@@ -27,11 +27,11 @@ from pipecrypt.dataset.statement.findings import (
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import is_reserved, staged_path
 from pipecrypt.dataset.undo import check_signed_undo
-from pipecrypt.dataset.verify.inspection import Inspected, Inspector, LazyKnownDigests, Unlocking
+from pipecrypt.dataset.verify.inspection import InspectionResult, Inspector, LazyKnownDigests, Unlocking
 from pipecrypt.dataset.verify.report import Tally
 from pipecrypt.dataset.verify.reserved import Journals, RunTables, find_unexpected, table_of
 from pipecrypt.dataset.verify.target import Selection, Target
-from pipecrypt.dataset.verify.threads import Done, Tell, work_through
+from pipecrypt.dataset.verify.threads import Tell, WorkResult, work_through
 from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import (
     ConflictError,
@@ -66,7 +66,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class _FileStarted:
     path: str
 
 
@@ -233,7 +233,7 @@ class VersionCheck:
         waiting = [SignedSource(staged[path], signed) for path, signed in self._each_signed(missed) if path in staged]
         found = set()
         for news in work_through(waiting, self._compare, workers=self._workers):
-            if isinstance(news, Done) and not news.result.findings and news.result.failure is None:
+            if isinstance(news, WorkResult) and not news.result.findings and news.result.failure is None:
                 self.tally.replace_missing(not_in_place(news.result.path))
                 found.add(f"{staged_path(run_id)}/{news.result.path}")
         return found
@@ -274,21 +274,21 @@ class VersionCheck:
     def _inspect(self, sources: Iterable[SignedSource], *, is_told: bool = True) -> None:
         watcher = self._watcher
         for news in work_through(sources, self._inspect_one, workers=self._workers):
-            if isinstance(news, Done):
+            if isinstance(news, WorkResult):
                 self.tally.take(news.result)
                 if is_told:
                     watcher.file_checked(news.result.path, len(news.result.findings))
-            elif isinstance(news, _Started):
+            elif isinstance(news, _FileStarted):
                 if is_told:
                     watcher.file_started(news.path)
             else:
                 watcher.bytes_done(news if is_told else 0)
 
-    def _compare(self, file: SignedSource, tell: Tell[int]) -> Inspected:
+    def _compare(self, file: SignedSource, tell: Tell[int]) -> InspectionResult:
         return self.inspector.inspect(file.signed, file.source, lambda _: tell(0))
 
-    def _inspect_one(self, file: SignedSource, tell: Tell[_Started | int]) -> Inspected:
-        tell(_Started(file.signed.entry.path))
+    def _inspect_one(self, file: SignedSource, tell: Tell[_FileStarted | int]) -> InspectionResult:
+        tell(_FileStarted(file.signed.entry.path))
         due = file.signed.entry.size_bytes * (1 if self.inspector.unlocking is None else 2)
         done = 0
 
