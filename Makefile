@@ -62,8 +62,8 @@ test-lowest: ## Run the public face, the command line, reading, stores and key s
 run-lowest: $(VENV)/.lowest
 	pytest -n 2 -p no:cacheprovider -m "not long" tests/test_public_face.py tests/config tests/crypto tests/cli tests/reading \
 		tests/dataset/test_s3.py tests/storage/test_s3_sink.py tests/storage/test_conditional.py \
-		tests/runs/workers/test_dask.py tests/keys/services/test_gcp_kms.py tests/keys/services/test_azure_kv.py \
-		tests/keys/services/test_pkcs11.py
+		tests/runs/workers/test_dask.py tests/keys/schemes/test_gcp_kms.py tests/keys/schemes/test_azure_kv.py \
+		tests/keys/schemes/test_pkcs11.py
 
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites
 	pytest -n 2 -m long

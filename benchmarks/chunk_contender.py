@@ -56,7 +56,7 @@ def _cp(source: Path, scratch: Path) -> Run:
 def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
     def contender(source: Path, scratch: Path) -> Run:
         import pipecrypt as pc
-        import pipecrypt.keys.services.keystore.making
+        import pipecrypt.keys.keystores
         import pipecrypt.runs.run  # imports are start-up
 
         compression = "zstd" if compressed else "none"
@@ -69,7 +69,7 @@ def _encrypt(*, compressed: bool = False) -> Callable[[Path, Path], Run]:
 
 def _decrypt(_: Path, scratch: Path) -> Run:
     import pipecrypt as pc
-    import pipecrypt.keys.services.keystore.making
+    import pipecrypt.keys.keystores
     import pipecrypt.runs.run  # imports are start-up
 
     key = KEY.format(scratch=scratch)

@@ -123,7 +123,7 @@ def _decrypt(source: Path, scratch: Path) -> Callable[[], object]:
 
 def _warm() -> None:
     # Imports are start-up, which the line with the command reports.
-    import pipecrypt.keys.services.keystore.making
+    import pipecrypt.keys.keystores
     import pipecrypt.runs.run  # noqa: F401
 
 

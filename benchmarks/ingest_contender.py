@@ -82,7 +82,7 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
 
 def _encrypt(source: Path, target: Path, codec: str) -> Callable[[], object]:
     import pipecrypt as pc
-    import pipecrypt.keys.services.keystore.making
+    import pipecrypt.keys.keystores
     import pipecrypt.runs.kinds.ingest
     import pipecrypt.runs.run  # imports are start-up
     from benchmarks.keystore import new_key_file

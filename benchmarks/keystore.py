@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 
 
 def new_key_file(directory: Path) -> Path:

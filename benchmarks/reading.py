@@ -183,7 +183,7 @@ def _checked(source: Path, scratch: Path, rounds: int) -> list[str]:
     """Return a table of what reading a signed file takes in each mode, the file system and its keys new each time."""
     import pipecrypt as pc
     from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.keys.services.keystore.making import create_key
+    from pipecrypt.keys.keystores import create_key
 
     key, signing = (f"keystore://{scratch}/keys.json#{name}" for name in ("bench", "signing"))
     create_key(signing, "ed25519", Credentials.from_environment())

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pipecrypt as pc
 from benchmarks.keystore import new_key_file
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.deep_rotation import DeepSummary
 
 FEW_FILES = 10

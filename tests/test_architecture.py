@@ -29,15 +29,15 @@ _HEAVY = ("azure", "cryptography", "fsspec", "google", "numpy", "pandas", "pyarr
 
 # Third party -> the rooms or files that may import it.
 _DOORS = {
-    "azure": ["store/azure.py", "keys/services/azure_kv/client.py"],
+    "azure": ["store/azure.py", "keys/schemes/azure_kv.py"],
     "blake3": ["crypto/"],
-    "boto3": ["keys/services/aws_kms/client.py"],
+    "boto3": ["keys/schemes/aws_kms.py"],
     "cryptography": ["crypto/"],
     "dask": ["runs/workers/dask.py"],
     "distributed": ["runs/workers/dask.py"],
     "fsspec": ["store/", "reading/filesystem.py"],
-    "google": ["keys/services/gcp_kms/client.py"],
-    "pkcs11": ["keys/services/pkcs11/library.py"],
+    "google": ["keys/schemes/gcp_kms.py"],
+    "pkcs11": ["keys/schemes/pkcs11.py"],
     "pyarrow": ["formats/", "reading/"],
     "pydantic": ["config/"],
     "pydantic_core": ["config/"],
@@ -59,7 +59,7 @@ _ASKS_FOR_LOCAL = {
     "config/run.py",
     "runs/plan/output_checks.py",
     "runs/verifying.py",
-    "runs/workers/portable.py",
+    "runs/workers/remote.py",
     "dataset/sign/publishing.py",
     "dataset/staged.py",
     "dataset/listing.py",
@@ -93,12 +93,11 @@ _REACHES_FILES = {
     "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",
-    "keys/services/keystore/file.py": "a keystore that the user names, held by its directory",
-    "keys/services/keystore/changing.py": "likewise, through file.py",
+    "keys/schemes/keystore_file.py": "a keystore that the user names, held by its directory",
+    "keys/keystores.py": "likewise, through keystore_file.py",
     "vocabulary/state.py": "the state directory of this user",
-    "keys/credentials.py": "reads what the user's environment names",
-    "keys/services/private_file.py": "reads a key file that the user names",
-    "keys/services/pkcs11/library.py": "reads a library that the user names",
+    "keys/credentials.py": "reads what the user's environment names, and key files that the user names",
+    "keys/schemes/pkcs11.py": "reads a library that the user names",
 }
 
 

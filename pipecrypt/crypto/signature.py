@@ -78,6 +78,15 @@ class SignatureAlgorithm(StrEnum):
     ECDSA_P384 = "ecdsa-p384"
     RSA_PSS = "rsa-pss"
 
+    @property
+    def digest_name(self) -> str:
+        """The hash of a message, where a service is sent only that; Ed25519 and ML-DSA-65 take whole messages."""
+        return "sha384" if self is SignatureAlgorithm.ECDSA_P384 else "sha256"
+
+    def digest(self, message: bytes) -> bytes:
+        """Return what a service that signs digests is sent in the place of a message."""
+        return hashlib.new(self.digest_name, message).digest()
+
 
 _HASHES: Final = MappingProxyType(
     {SignatureAlgorithm.ECDSA_P256: hashes.SHA256(), SignatureAlgorithm.ECDSA_P384: hashes.SHA384()}

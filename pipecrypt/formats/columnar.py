@@ -16,7 +16,7 @@ from pyarrow import ipc, orc
 
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.formats.lines import read_full
-from pipecrypt.formats.stream import BatchStream, mapped_errors, seekable_file
+from pipecrypt.formats.stream import BatchStream, mapped_errors
 
 __all__ = ["open_ipc", "open_orc"]
 
@@ -115,9 +115,10 @@ def open_orc(file: BinaryIO, name: str) -> BatchStream:
     Raises:
         FormatError: it is not an ORC file, or damaged, or a pipe, which cannot be read from its end.
     """
-    source = seekable_file(file, name, "orc")
+    if not file.seekable():
+        raise FormatError(f"{name}: orc cannot be read from a pipe", hint="write it to a file first")
     with mapped_errors(name):
-        opened = orc.ORCFile(source)
+        opened = orc.ORCFile(pa.PythonFile(file, mode="r"))
         return BatchStream(opened.schema, _stripes(opened, name))
 
 

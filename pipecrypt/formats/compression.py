@@ -17,9 +17,9 @@ from pipecrypt.formats.lines import read_full
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DEFAULT_LEVEL", "EXTENSIONS", "Compression", "DecompressedFile", "ZstdCodec"]
+__all__ = ["EXTENSIONS", "Compression", "DecompressedFile", "ZstdCodec"]
 
-DEFAULT_LEVEL: Final = 3
+_DEFAULT_LEVEL: Final = 3
 
 
 class Compression(StrEnum):
@@ -111,7 +111,7 @@ class ZstdCodec:
 
     __slots__ = ("_level", "_loaded")
 
-    def __init__(self, level: int = DEFAULT_LEVEL) -> None:
+    def __init__(self, level: int = _DEFAULT_LEVEL) -> None:
         """Load nothing yet: most files have no compressed chunks."""
         self._level = level
         self._loaded: pa.Codec | None = None

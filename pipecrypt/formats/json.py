@@ -25,7 +25,7 @@ import pyarrow.json as pj
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.formats.lines import Block, RowEnds, cut_blocks, encoding_hint, read_start, transcoded
 from pipecrypt.formats.options import ReadOptions
-from pipecrypt.formats.text_rows import TextStream, bisect_rows, chain_blocks, without_null_types
+from pipecrypt.formats.text_rows import TextStream, bisect_rows, chain_blocks
 from pipecrypt.formats.type_names import parse_types
 
 __all__ = ["MAX_DEPTH", "is_too_deep", "open_json"]
@@ -168,7 +168,7 @@ class _JSONParser:
         return found
 
     def _settled(self, field: pa.Field) -> pa.Field:
-        return field.with_type(self._given.get(field.name, _without_times(without_null_types(field.type))))
+        return field.with_type(self._given.get(field.name, _column_type(field.type)))
 
 
 def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
@@ -340,15 +340,16 @@ def _has_doubles(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind))
 
 
-def _without_times(kind: pa.DataType) -> pa.DataType:
-    """Return a type with text in the place of timestamps, which Arrow takes texts for, also in lists and structs.
+def _column_type(kind: pa.DataType) -> pa.DataType:
+    """Return an inferred type with text in the place of null and of timestamps, also in lists and structs.
 
-    The day alone, the zone and the seconds that were not written could not be rebuilt from a timestamp.
+    A column without a value takes whatever comes later. Arrow takes texts for timestamps, from which the day alone, the
+    zone and the seconds that were not written could not be rebuilt.
     """
-    if pa.types.is_timestamp(kind):
+    if pa.types.is_null(kind) or pa.types.is_timestamp(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_times(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(_column_type(kind.value_type)))
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
+        return pa.struct([field.with_type(_column_type(field.type)) for field in kind])
     return kind

@@ -25,7 +25,6 @@ __all__ = [
     "JSONOptions",
     "ReadOptions",
     "SourceFormat",
-    "check_encoding",
     "guess_csv_options",
     "guess_format",
     "known_suffixes",
@@ -42,7 +41,7 @@ DETECTABLE_DELIMITERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def check_encoding(encoding: str) -> None:
+def _check_encoding(encoding: str) -> None:
     """Refuse what is not the name of a text encoding.
 
     Raises:
@@ -122,7 +121,7 @@ class CSVOptions:
                 raise UsageError(f"csv: {what} must be one ASCII character", hint='for a tab, write "\\t"')
         if self.quote is not None and self.quote in (self.delimiter or DETECTABLE_DELIMITERS):
             raise UsageError("csv: delimiter and quote are the same character", hint="choose another delimiter")
-        check_encoding(self.encoding)
+        _check_encoding(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class JSONOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the file."""
-        check_encoding(self.encoding)
+        _check_encoding(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)

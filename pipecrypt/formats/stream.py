@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import BinaryIO, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import pyarrow as pa
 
 from pipecrypt.errors import FormatError, StorageError, UnsupportedError
 
-__all__ = ["BatchStream", "map_ahead", "mapped_errors", "read_ahead", "seekable_file"]
+__all__ = ["BatchStream", "map_ahead", "mapped_errors", "read_ahead"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -90,17 +90,6 @@ def mapped_errors(name: str) -> Iterator[None]:
         raise FormatError(f"{name} needs more memory than there is, or is malformed") from error
     except (pa.ArrowException, UnicodeError, EOFError) as error:
         raise FormatError(f"{name} is truncated or malformed") from error
-
-
-def seekable_file(file: BinaryIO, name: str, what: str) -> pa.PythonFile:
-    """Return Arrow's view of a file that it will seek in.
-
-    Raises:
-        FormatError: the file is a pipe.
-    """
-    if not file.seekable():
-        raise FormatError(f"{name}: {what} cannot be read from a pipe", hint="write it to a file first")
-    return pa.PythonFile(file, mode="r")
 
 
 def read_ahead(items: Iterable[_Out], *, depth: int = _DEPTH, name: str = "read") -> Generator[_Out]:

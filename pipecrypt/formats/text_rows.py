@@ -20,7 +20,7 @@ from pipecrypt.formats.lines import Block
 from pipecrypt.formats.options import BadRows
 from pipecrypt.formats.stream import BatchStream, read_ahead
 
-__all__ = ["RowParser", "TextStream", "bisect_rows", "chain_blocks", "without_null_types"]
+__all__ = ["RowParser", "TextStream", "bisect_rows", "chain_blocks"]
 
 _LOG: Final = logging.getLogger(__name__)
 _Out = TypeVar("_Out")
@@ -139,17 +139,6 @@ def chain_blocks(first: Block | None, blocks: Iterator[Block]) -> Generator[Bloc
     finally:
         if isinstance(blocks, Generator):
             blocks.close()
-
-
-def without_null_types(found: pa.DataType) -> pa.DataType:
-    """Return a type with text wherever nothing but null was seen, also inside of lists and structs."""
-    if pa.types.is_null(found):
-        return pa.string()
-    if pa.types.is_list(found):
-        return pa.list_(found.value_field.with_type(without_null_types(found.value_type)))
-    if pa.types.is_struct(found):
-        return pa.struct([field.with_type(without_null_types(field.type)) for field in found])
-    return found
 
 
 def bisect_rows(

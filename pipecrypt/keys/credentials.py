@@ -1,4 +1,6 @@
-"""Find passphrases and key files in the environment, in files or by asking. What they open is left to key services.
+"""Secrets of the user: passphrases, PINs and key files, from the environment, from files or by asking.
+
+Small files that only their owner should see are read here too: keystores, PEM files, tokens.
 
 Where they come from, first found counts:
 
@@ -14,6 +16,7 @@ NIST SP 800-63B asks of secrets that people choose; what exists opens with whate
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
 import os
@@ -24,13 +27,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
-from pipecrypt.errors import PassphraseError, UsageError
+from pipecrypt.errors import KeystoreError, PassphraseError, StorageError, UsageError
 from pipecrypt.vocabulary.documents import decode_base64
 from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
     "KEY_FILE_VARIABLE",
+    "MAX_PRIVATE_FILE_BYTES",
     "MIN_PASSPHRASE_CHARACTERS",
     "NEW_KEY_FILE_VARIABLE",
     "NEW_PASSPHRASE_FILE_VARIABLE",
@@ -39,6 +43,8 @@ __all__ = [
     "PASSPHRASE_VARIABLE",
     "PIN_VARIABLE",
     "Credentials",
+    "file_failure",
+    "read_private_file",
 ]
 
 PASSPHRASE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE"  # noqa: S105 - a name, no secret
@@ -58,6 +64,8 @@ _NEW: Final = MappingProxyType(
 MIN_PASSPHRASE_CHARACTERS: Final = 8
 _ADVISED_CHARACTERS: Final = 12
 _MAX_SECRET_BYTES: Final = 4096
+MAX_PRIVATE_FILE_BYTES: Final = 16 * 1024 * 1024
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _logger = logging.getLogger(__name__)
 
 
@@ -275,6 +283,51 @@ def _read_secret(path: str, what: str, *, may_be_pipe: bool = True) -> bytes:
         raise PassphraseError(f"{what} {path} cannot be read: {str(reason).lower()}") from error
     if len(data) > _MAX_SECRET_BYTES:
         raise PassphraseError(f"{what} {path} is longer than {_MAX_SECRET_BYTES} bytes")
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if stat.S_ISREG(mode) and mode & _OTHERS:
         warn_once(_logger, "%s %s is open to other users; chmod 600 it", what, path)
     return data
+
+
+def read_private_file(path: Path, what: str) -> bytes | None:
+    """Return the content of a file that only its owner should see, or None if it does not exist.
+
+    Args:
+        path: of the file.
+        what: it is, for errors and warnings, such as "private key".
+
+    Raises:
+        KeystoreError: it cannot be read, is not a regular file, or is longer than `MAX_PRIVATE_FILE_BYTES`.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe would hang here until somebody writes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise KeystoreError(f"{what} {path} is not a regular file")
+            data = file.read(MAX_PRIVATE_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise file_failure(error, what, path, "read") from error
+    if len(data) > MAX_PRIVATE_FILE_BYTES:
+        raise KeystoreError(f"{what} {path} is longer than {MAX_PRIVATE_FILE_BYTES} bytes")
+    if mode & _OTHERS:
+        warn_once(_logger, "%s %s is open to other users; chmod 600 it", what, path)
+    return data
+
+
+def file_failure(error: Exception, what: str, path: Path, verb: str) -> KeystoreError | StorageError:
+    """Return the error to raise where the file system failed or refused.
+
+    Args:
+        error: of the file system, or of a path that is none.
+        what: the file is.
+        path: of the file.
+        verb: what could not be done, "read" or "written".
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number).lower() if number else "no valid path"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{what} {path} cannot be {verb}: {reason}", hint="free some space; nothing was changed")
+    hint = "check the permissions of the directory" if number in (errno.EACCES, errno.EPERM, errno.EROFS) else None
+    return KeystoreError(f"{what} {path} cannot be {verb}: {reason}", hint=hint)

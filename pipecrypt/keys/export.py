@@ -9,8 +9,8 @@ from pipecrypt.crypto.recipient import encode_pem
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
+from pipecrypt.keys.schemes.recipient import Recipients, recipient_id
 from pipecrypt.keys.service import load_key_service
-from pipecrypt.keys.services.recipient import Recipients, recipient_id
 from pipecrypt.keys.signers import export_version_key
 
 __all__ = ["PublicHalf", "export_public_half"]

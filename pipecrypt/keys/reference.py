@@ -66,6 +66,19 @@ class KeyReference:
                 f"no home directory is known for key reference {self.text}", hint="write the whole path instead of ~"
             ) from error
 
+    def whole_file(self, *options: str) -> Path:
+        """Return `local_path` of a reference that names a whole file; each service names the options that it knows.
+
+        Raises:
+            KeyReferenceError: the reference has a fragment, or another option.
+        """
+        self.check_options(*options)
+        if self.fragment is not None:
+            raise self.malformed(
+                f"has a fragment, and {self.scheme}:// takes the whole file", hint="leave out what follows #"
+            )
+        return self.local_path
+
     def option(self, name: str) -> str | None:
         """Return the query's value of `name`, or None.
 
@@ -74,8 +87,17 @@ class KeyReference:
         """
         values = [value for key, value in self.query if key == name]
         if len(values) > 1:
-            raise KeyReferenceError(f"key reference {self.text} gives {name} twice", hint=f"give {name} once")
+            raise self.malformed(f"gives {name} twice", hint=f"give {name} once")
         return values[0] if values else None
+
+    def malformed(self, what: str, *, hint: str | None = None) -> KeyReferenceError:
+        """Return the error of a reference that is not of the form which its scheme asks for.
+
+        Args:
+            what: is wrong, as what follows "key reference ...".
+            hint: what to write.
+        """
+        return KeyReferenceError(f"key reference {self.text} {what}", hint=hint)
 
     def check_options(self, *known: str) -> None:
         """Pass if the query has no other names; each service names what it knows.
@@ -86,7 +108,7 @@ class KeyReference:
         for name, _ in self.query:
             if name not in known:
                 allowed = f"{self.scheme} knows {', '.join(known)}" if known else f"{self.scheme} takes no options"
-                raise KeyReferenceError(f"key reference {self.text} has an unknown option {name!r}", hint=allowed)
+                raise self.malformed(f"has an unknown option {name!r}", hint=allowed)
             self.option(name)
 
 

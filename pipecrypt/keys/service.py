@@ -1,8 +1,9 @@
-"""What a key service is, and how one is found by its scheme. Opening data files with it is left to session.
+"""What a key service is, and how one is found by its scheme.
 
-A key service is one file or sub-room of `services/` with one `SERVICE` object, named in the entry point group
-`pipecrypt.key_services` under its scheme. Its master keys never leave it. More power than a protocol asks for is a
-second, optional protocol.
+A key service is one file with one `SERVICE` object. Those of pipecrypt are the files of `schemes/`; others are named in
+the entry point group `pipecrypt.key_services` under their scheme. Its master keys never leave it. More power than a
+protocol asks for is a second, optional protocol; the powers to sign are in `signers`. This file is the door for authors
+of plug-ins: all that they need beside `pipecrypt.errors` can be imported from it.
 """
 
 from __future__ import annotations
@@ -10,34 +11,41 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
+from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.once import warn_once
-from pipecrypt.vocabulary.secret import DataKey
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
+    "Context",
+    "Credentials",
+    "DataKey",
     "EarlierVersions",
     "ExplicitKeys",
     "FindsKeys",
+    "KeyReference",
     "KeyService",
     "KeyServices",
     "MasterKey",
     "OpensHere",
     "Replicas",
-    "Rewraps",
     "SealsOnly",
     "Wipeable",
+    "WrappingMasterKey",
     "WrapsKeys",
+    "bind_to_master_key",
     "check_key_exists",
     "check_key_reference",
     "find_key_ids",
+    "join_parts",
     "known_schemes",
     "list_sibling_keys",
     "load_key_service",
@@ -46,19 +54,9 @@ __all__ = [
 
 _GROUP: Final = "pipecrypt.key_services"
 _logger = logging.getLogger(__name__)
-# A source checkout has no entry points, and no plug-in may take over a scheme of ours.
-_BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "aws-kms": "pipecrypt.keys.services.aws_kms.service",
-        "azure-kv": "pipecrypt.keys.services.azure_kv.service",
-        "gcp-kms": "pipecrypt.keys.services.gcp_kms.service",
-        "keystore": "pipecrypt.keys.services.keystore.service",
-        "pem": "pipecrypt.keys.services.pem",
-        "pkcs11": "pipecrypt.keys.services.pkcs11.service",
-        "recipient": "pipecrypt.keys.services.recipient",
-        "static": "pipecrypt.keys.services.static",
-        "vault": "pipecrypt.keys.services.vault.service",
-    }
+# The schemes of pipecrypt itself, each the file of that name in `schemes/`. No plug-in takes over one of them.
+_BUILT_IN: Final = frozenset(
+    {"aws-kms", "azure-kv", "gcp-kms", "keystore", "pem", "pkcs11", "recipient", "static", "vault"}
 )
 
 
@@ -100,21 +98,6 @@ class Replicas(Protocol):
 
     def opens_for(self, master_key_id: str) -> bool:
         """Say whether an id, which comes from a file, is that of this key or of a copy; nothing is called."""
-
-
-@runtime_checkable
-class Rewraps(Protocol):
-    """A second power of a MasterKey: its service wraps a key anew, and the key never leaves it."""
-
-    def rewrap_key(self, wrapped: bytes, context: Context, to: MasterKey) -> bytes | None:
-        """Return the key in `wrapped`, wrapped under `to` for the same context; one service call.
-
-        Returns None, without a call, where the service cannot do it: the caller then unwraps and wraps.
-
-        Raises:
-            KeyServiceError: the service failed or refused.
-            IntegrityError: `wrapped` was not made by this master key for `context`.
-        """
 
 
 @runtime_checkable
@@ -215,6 +198,57 @@ class FindsKeys(Protocol):
 KeyServices: TypeAlias = Mapping[str, KeyService]
 
 
+class WrappingMasterKey(ABC):
+    """A master key whose service makes no keys: they are made in this process, and wrapped there.
+
+    Args:
+        key_id: what data files store.
+    """
+
+    __slots__ = ("_id",)
+
+    def __init__(self, key_id: str) -> None:
+        """Keep it."""
+        self._id = key_id
+
+    @property
+    def id(self) -> str:
+        """What data files store."""
+        return self._id
+
+    def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key, which the caller wipes, and its wrapped form; as many calls as `wrap_key`."""
+        key = DataKey(random_bytes(DATA_KEY_BYTES))
+        try:
+            return key, self.wrap_key(key, context)
+        except BaseException:
+            key.wipe()
+            raise
+
+    @abstractmethod
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the wrapped form of a key that exists already, bound to `context`."""
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"<{type(self).__name__} {self.id}>"
+
+
+def bind_to_master_key(label: bytes, master_key_id: str, context: Context) -> bytes:
+    """Return what is bound to a KEK: AAD, or the info of a seal. It begins with a label of the service.
+
+    So no two services make the same text::
+
+        part(label) || part(master key id) || context.key_binding()      part(x) = length (8 hex digits) || x
+    """
+    return join_parts(label, master_key_id.encode()) + context.key_binding()
+
+
+def join_parts(*parts: bytes) -> bytes:
+    """Return an injective encoding of byte strings: each is preceded by its length."""
+    return b"".join(b"%08x" % len(part) + part for part in parts)
+
+
 def open_key_reference(
     reference: str | KeyReference, credentials: Credentials, *, services: KeyServices | None = None
 ) -> MasterKey | ExplicitKeys:
@@ -304,9 +338,9 @@ def load_key_service(reference: KeyReference) -> object:
         KeyReferenceError: an unknown scheme.
         MissingExtraError: its plug-in cannot be loaded.
     """
-    module = _BUILT_IN.get(reference.scheme)
-    if module is not None:
-        return cast(object, importlib.import_module(module).SERVICE)
+    if reference.scheme in _BUILT_IN:
+        module = importlib.import_module(f"pipecrypt.keys.schemes.{reference.scheme.replace('-', '_')}")
+        return cast(object, module.SERVICE)
     entry_point = _plugged_in().get(reference.scheme)
     if entry_point is None:
         raise _unknown_scheme(reference)

@@ -306,9 +306,7 @@ class KeySession:
         """
         kek = material.kek
         if kek is None:
-            with self._lock:
-                key = self._keyring.unwrap(material.wrapped_data_key, material.master_key_id, origin)  # (1), (2)
-                return _checked(key, material, material.wrapped_data_key, context)
+            return self._open_singly(material, context, origin)
 
         def open_by(master_key_id: str, wrapped: str) -> DataKey:
             opened = self._unwrap_cached(wrapped, master_key_id, origin)  # (1), (2)
@@ -335,23 +333,31 @@ class KeySession:
         found = [grant for grant in grants(encode_base64(kek.id)) if self._is_usable(grant, kek)]
         with self._lock:
             for grant in found[:MAX_TRIED]:
-                granted = (grant.master_key_id, grant.wrapped)
                 try:
-                    opened = open_by(*granted)
+                    opened = open_by(grant.master_key_id, grant.wrapped)
                 except DamagedKeystoreError:  # likewise
                     raise
                 except (AccessError, IntegrityError, FormatError) as error:
                     failure = error  # perhaps forged, to hide one that follows
                 else:
-                    if len(self._granted) >= _MAX_REMEMBERED:
-                        self._granted.clear()
-                    self._granted[named] = granted
+                    self._remember(named, grant)
                     return opened
         raise failure
+
+    def _open_singly(self, material: KeyMaterial, context: Context, origin: RequestOrigin) -> DataKey:
+        wrapped = material.wrapped_data_key
+        with self._lock:
+            key = self._keyring.unwrap(wrapped, material.master_key_id, origin)  # (1), (2)
+            return _checked(key, material, wrapped, context)
 
     def _is_usable(self, grant: Grant, kek: WrappedKEK) -> bool:
         dataset_id = dataset_of_kek_text(kek.wrapped) or ""
         return grant.dataset_id == dataset_id and self._keyring.can_open(grant.master_key_id)
+
+    def _remember(self, named: tuple[str, str], grant: Grant) -> None:
+        if len(self._granted) >= _MAX_REMEMBERED:
+            self._granted.clear()
+        self._granted[named] = (grant.master_key_id, grant.wrapped)
 
     def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
         key = self._unwrapped.get(master_key_id, wrapped)

@@ -1,4 +1,4 @@
-"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers. One file is left to dataset.
+"""`pipecrypt.rotate(..., deep=True)`: take a master key out of the files, by new footers.
 
 Order: all that can be refused is refused; files are changed, each with an undo file; a signed dataset is published as a
 new version; the undo files are dropped. Until the new version is there, who verifies refuses files that were changed.
@@ -34,7 +34,7 @@ from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
-from pipecrypt.runs.journal.seal import SignedSeal
+from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.exclusive import hold_exclusively
 from pipecrypt.store.inventory import look_at
@@ -136,7 +136,7 @@ def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credent
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
         if signers is not None and not place.is_file:
-            put_in_place(location, earlier, SignedSeal(signers))  # footers change where their files belong
+            put_in_place(location, earlier, signed_seal(signers))  # footers change where their files belong
         sessions = _Sessions(
             *(
                 stack.enter_context(KeySession(references, credentials=credentials, also=also))

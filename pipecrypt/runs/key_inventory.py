@@ -1,7 +1,4 @@
-"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them.
-
-Reading footers is left to dataset, changing keystores to keys.
-"""
+"""`pipecrypt keys usage` and `keys destroy`: what keys protect, and what becomes unreadable without them."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from pipecrypt.dataset.share.kek_search import find_encrypted_data
 from pipecrypt.dataset.share.key_usage import DatasetUsage, GrantProofs, KeyUsage, UsageClaims, read_claims, read_usage
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import KeystoreEntry
-from pipecrypt.keys.services.keystore.removal import find_doomed, remove_keys, usable_beside
+from pipecrypt.keys.keystores import KeystoreEntry, find_doomed, remove_keys, usable_beside
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location, Place
 

@@ -86,7 +86,7 @@ class Retry:
             try:
                 return action()
             except Exception as error:
-                seconds = longest * (0.5 + self.jitter() / 2)
+                seconds = longest * (0.5 + self.jitter() / 2) + getattr(error, "wait_seconds", 0.0)  # as it was asked
                 if not (is_passing or is_transient)(error) or self.clock() + seconds >= end:
                     raise
                 if (_is_unreachable(error) and attempts >= _MOST_UNREACHABLE) or self._stopped.is_set():

@@ -27,7 +27,7 @@ def _raise(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def listing(_reference: str, _credentials: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipecrypt.keys.services.keystore.making.read_keys", listing)
+    monkeypatch.setattr("pipecrypt.keys.keystores.read_keys", listing)
 
 
 def test_without_arguments_it_helps(run: Run) -> None:
@@ -200,9 +200,7 @@ def _signalled(module: str, number: str, *arguments: str, disposition: str = "de
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
-@pytest.mark.parametrize(
-    "module", ["pipecrypt.errors", "pipecrypt.cli.render", "pipecrypt.keys.services.keystore.making"]
-)
+@pytest.mark.parametrize("module", ["pipecrypt.errors", "pipecrypt.cli.render", "pipecrypt.keys.keystores"])
 def test_a_signal_ends_a_command_with_a_message_however_early_it_comes(module: str, number: str) -> None:
     code, out, err = _signalled(module, number, "keys", "list", "none.json")
     assert (code, out, err.splitlines()) == (1, "", ["error: interrupted", "hint: run the command again"])

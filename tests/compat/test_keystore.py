@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.changing import accept_backup
+from pipecrypt.keys.keystores import accept_backup
 from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import open_signer, read_version_keys
 from pipecrypt.vocabulary.context import Context

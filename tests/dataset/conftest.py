@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from tests.dataset.world import SignedWorld, sign
 from tests.dataset.written import World
 

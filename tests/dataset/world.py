@@ -21,7 +21,7 @@ from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, sta
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer.stored import read_stored_footer

@@ -23,7 +23,7 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import NotTrustedError, VerificationError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.report.events import Event, FileDone, Summary
 from pipecrypt.runs.run import run

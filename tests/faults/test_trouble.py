@@ -16,7 +16,7 @@ from unittest.mock import ANY
 import pytest
 
 from pipecrypt.errors import KeyServiceError, PipecryptError, StorageError
-from pipecrypt.keys.services.keystore.service import KeystoreMasterKey
+from pipecrypt.keys.schemes.keystore import KeystoreMasterKey
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.runs import directory_run
 from pipecrypt.runs import run as run_module

@@ -17,7 +17,7 @@ import pipecrypt as pc
 from pipecrypt.errors import AccessError, KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from tests.crypto.keys import private_pem, public_text
 
 NOBODY = Credentials({})

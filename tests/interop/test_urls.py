@@ -17,7 +17,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 
 _ROWS = [(1, "x"), (2, "y")]
 _Read = Callable[[str], object]

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.schemes.aws_kms import AWSKMSService
 from pipecrypt.keys.service import KeyServices, MasterKey, open_key_reference
-from pipecrypt.keys.services.aws_kms.service import AWSKMSService
 from pipecrypt.keys.session import KeySession
 from tests.doubles.fake_kms import FakeKMS, kms_error
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService

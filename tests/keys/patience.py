@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipecrypt.keys.services.retry import Patience
+from pipecrypt.keys.schemes.caller import Patience
 
 
 class FakeClock:
@@ -23,7 +23,6 @@ class FakeClock:
 def fake_patience(*, answer_seconds: float = 10, clock: FakeClock | None = None) -> Patience:
     clock = clock or FakeClock()
     return Patience(
-        max_delay_seconds=30,
         answer_seconds=answer_seconds,
         clock=clock.read,
         sleep=clock.sleep,

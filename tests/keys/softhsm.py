@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.pkcs11 import token as pkcs11_token
-from pipecrypt.keys.services.pkcs11.library import package
+from pipecrypt.keys.schemes import pkcs11
 
 PIN, OTHER_PIN = "48151623", "99999999"
 TOKEN, REPLICA, TWINS = "pipecrypt", "replica", "twins"
@@ -48,10 +47,12 @@ class Tokens:
         self, label: str, key_id: bytes = b"", *, bits: int = 256, token: str = TOKEN, **template: Any
     ) -> None:
         with _writing(self, token) as session:
-            session.generate_key(package().KeyType.AES, bits, label=label, id=key_id or None, store=True, **template)
+            session.generate_key(
+                pkcs11._package().KeyType.AES, bits, label=label, id=key_id or None, store=True, **template
+            )
 
     def import_key(self, label: str, key_id: bytes, value: bytes, *, token: str = TOKEN) -> None:
-        p11 = package()
+        p11 = pkcs11._package()
         attribute = p11.Attribute
         with _writing(self, token) as session:
             session.create_object(
@@ -68,7 +69,7 @@ class Tokens:
             )
 
     def make_ec_pair(self, label: str, key_id: bytes, curve: str) -> None:
-        p11 = package()
+        p11 = pkcs11._package()
         with _writing(self, TOKEN) as session:
             parameters = {p11.Attribute.EC_PARAMS: p11.util.ec.encode_named_curve_parameters(curve)}
             session.create_domain_parameters(p11.KeyType.EC, parameters, local=True).generate_keypair(
@@ -77,11 +78,11 @@ class Tokens:
 
     def make_rsa_pair(self, label: str, key_id: bytes) -> None:
         with _writing(self, TOKEN) as session:
-            session.generate_keypair(package().KeyType.RSA, 2048, label=label, id=key_id, store=True)
+            session.generate_keypair(pkcs11._package().KeyType.RSA, 2048, label=label, id=key_id, store=True)
 
     def destroy(self, label: str, *, only: Any = None) -> None:
         with _writing(self, TOKEN) as session:
-            for found in list(session.get_objects({package().Attribute.LABEL: label})):
+            for found in list(session.get_objects({pkcs11._package().Attribute.LABEL: label})):
                 if only is None or found.object_class == only:
                     found.destroy()
 
@@ -97,9 +98,9 @@ def softhsm() -> Tokens:
 
 def log_out() -> None:
     """End the logins of keys that a test did not wipe."""
-    for login in pkcs11_token._LOGINS.values():
+    for login in pkcs11._LOGINS.values():
         login.session.close()
-    pkcs11_token._LOGINS.clear()
+    pkcs11._LOGINS.clear()
 
 
 @lru_cache
@@ -120,8 +121,10 @@ def _tokens() -> Tokens | None:
 
 
 def _writing(tokens: Tokens, label: str) -> Any:
-    token = package().lib(tokens.module).get_token(token_label=label)
+    token = pkcs11._package().lib(tokens.module).get_token(token_label=label)
     try:
         return token.open(rw=True, user_pin=PIN)
-    except package().UserAlreadyLoggedIn:  # by keys that a test holds, which closing this session leaves logged in
+    except (
+        pkcs11._package().UserAlreadyLoggedIn
+    ):  # by keys that a test holds, which closing this session leaves logged in
         return token.open(rw=True)

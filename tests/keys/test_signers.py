@@ -19,9 +19,9 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import Wipeable, open_key_reference
-from pipecrypt.keys.services.keystore.making import create_key
 from pipecrypt.keys.signers import (
     LocalSigner,
     PublicKeys,

@@ -23,9 +23,8 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.keystores import create_key, retire_key
 from pipecrypt.keys.public_keys import MAX_PUBLIC_KEY_BYTES
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.services.keystore.removal import retire_key
 from pipecrypt.keys.signers import LocalSigner, Signer, make_signatures, open_signer, read_version_keys
 from pipecrypt.keys.trust import MAX_SIGNATURES, TrustedKeys
 from tests.crypto.keys import private_pem

@@ -12,7 +12,7 @@ from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.errors import IntegrityError, KeyServiceError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import KEKLimits
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id

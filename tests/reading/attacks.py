@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.stored import encode_plain_footer, read_stored_footer
 from pipecrypt.parquet.wire.fields import FileMetaData
 from pipecrypt.vocabulary.ranges import MemorySource

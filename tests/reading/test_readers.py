@@ -18,7 +18,7 @@ import pytest
 
 from pipecrypt.errors import KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys

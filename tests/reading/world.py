@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import encrypt_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope

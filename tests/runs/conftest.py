@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import KeyReferenceError, PipecryptError, PolicyError, UsageError
 from pipecrypt.keys.grants import parse_grants
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from tests.runs.conftest import World
 
 

@@ -22,7 +22,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.keys import column_key_uses
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.deep_rotation import DeepSummary

@@ -15,7 +15,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.report.events import Event, FileDone

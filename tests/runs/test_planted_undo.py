@@ -13,7 +13,7 @@ import pipecrypt as pc
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.share import rekeying
 from pipecrypt.errors import IntegrityError, LinkError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store import undo
 from pipecrypt.store.location import Location

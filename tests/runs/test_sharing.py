@@ -24,7 +24,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import parse_grants
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
 from pipecrypt.store.exclusive import replace_exclusively

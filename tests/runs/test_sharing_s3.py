@@ -11,7 +11,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import AccessError, IntegrityError
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.deep_rotation import DeepSummary
 from tests.runs.conftest import NAMES, World
 from tests.servers.s3_server import S3Server

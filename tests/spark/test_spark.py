@@ -18,7 +18,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope

@@ -19,8 +19,7 @@ from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.errors import DamagedKeystoreError, PassphraseError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.keys.services.keystore.removal import find_doomed, retire_key
+from pipecrypt.keys.keystores import create_key, find_doomed, retire_key
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)
 SECRETS = ("PIPECRYPT_PASSPHRASE", "PIPECRYPT_PASSPHRASE_FILE", "PIPECRYPT_KEY_FILE")

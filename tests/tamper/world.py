@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import read_public_keys
 
 FILES = ("a.parquet", "b.parquet", "day=1/c.parquet")

@@ -19,7 +19,7 @@ from pipecrypt.dataset.statement.manifest import decode_statement, encode_statem
 from pipecrypt.errors import PipecryptError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, parse_grants
 from pipecrypt.keys.material import parse_external_material, parse_key_metadata
-from pipecrypt.keys.services.keystore.document import parse_keystore
+from pipecrypt.keys.schemes.keystore_document import parse_keystore
 from pipecrypt.parquet.blob.format import find_blob_entry
 from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.wire.fields import BLOB_KEY, LAYOUT_KEY, FileMetaData, KeyValue

@@ -15,8 +15,8 @@ import pytest
 
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore import file as keystore_file
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
+from pipecrypt.keys.schemes import keystore_file
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.exclusive import hold_exclusively, replace_exclusively
 from pipecrypt.store.location import Location

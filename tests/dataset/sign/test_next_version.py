@@ -32,7 +32,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.runs.files import decrypt

@@ -17,11 +17,10 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.sign.records import SigningOptions
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError, RolledBackError
-from pipecrypt.keys.services.keystore.making import create_key, list_keys
-from pipecrypt.keys.services.keystore.removal import retire_key
+from pipecrypt.keys.keystores import create_key, read_keys, retire_key
 from pipecrypt.keys.signers import read_version_keys
 from pipecrypt.runs.files import encrypt
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
@@ -57,7 +56,7 @@ def mallory(world: World, tmp_path: Path) -> str:
     world.write("a.parquet")
     policy = Policy(columns={"email": world.reference("pii")}, sign=world.reference("mallory"))
     encrypt(world.raw, world.out, policy, credentials=world.credentials)
-    public_key = list_keys(world.reference("mallory"))[0].public_key
+    public_key = read_keys(world.reference("mallory"), world.credentials).keys[0].public_key
     assert public_key is not None
     return public_key
 

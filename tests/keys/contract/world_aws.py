@@ -16,8 +16,8 @@ from urllib.parse import quote
 import boto3
 import pytest
 
+from pipecrypt.keys.schemes.aws_kms import AWSKMSService
 from pipecrypt.keys.service import KeyServices, MasterKey
-from pipecrypt.keys.services.aws_kms.service import AWSKMSService
 from tests.doubles.fake_kms import FakeKMS, kms_action, kms_error
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService, forward_to
 from tests.keys import emulators

@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
+from pipecrypt.keys.schemes.azure_kv import AzureKVService
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.services.azure_kv.service import AzureKVService
 from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.azure_kv import TOKEN, FakeAzureKV, FakeKey, StaticCredential, ToLoopback, call_name, refuse

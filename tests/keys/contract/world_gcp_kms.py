@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from pipecrypt.keys.schemes.gcp_kms import GCPKMSService
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.services.gcp_kms.service import GCPKMSService
 from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime

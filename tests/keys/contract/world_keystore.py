@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from tests.keys.conftest import CHEAP_KDF
 from tests.keys.contract.worlds import Servers, Trouble, World
 

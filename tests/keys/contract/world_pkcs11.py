@@ -19,11 +19,11 @@ class TokenWorld(World):
     name = "pkcs11"
     lacks: ClassVar[Mapping[str, str]] = {
         "test_calls_are_counted_by_the_service": _NO_WIRE,
-        "test_denial_is_not_asked_again": f"{_NO_WIRE}; tries of a PIN: tests/keys/services/test_pkcs11.py",
+        "test_denial_is_not_asked_again": f"{_NO_WIRE}; tries of a PIN: tests/keys/schemes/test_pkcs11.py",
         "test_some_throttling_is_overcome": _NO_WIRE,
         "test_endless_throttling_ends": _NO_WIRE,
         "test_a_service_that_hangs_is_given_up": _NO_WIRE,
-        "test_garbage_is_refused": f"{_NO_WIRE}; a failing token: tests/keys/services/test_pkcs11.py",
+        "test_garbage_is_refused": f"{_NO_WIRE}; a failing token: tests/keys/schemes/test_pkcs11.py",
     }
 
     def __init__(self, servers: Servers, folder: Path) -> None:

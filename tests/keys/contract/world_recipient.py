@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from tests.crypto.keys import private_pem
 from tests.keys.conftest import CHEAP_KDF
 from tests.keys.contract.worlds import Servers, Trouble, World
@@ -31,7 +31,7 @@ class RecipientWorld(World):
         "test_some_throttling_is_overcome": _NO_CALLS,
         "test_endless_throttling_ends": _NO_CALLS,
         "test_a_service_that_hangs_is_given_up": _NO_CALLS,
-        "test_garbage_is_refused": "a malformed key is the caller's mistake: tests/keys/services/test_recipient.py",
+        "test_garbage_is_refused": "a malformed key is the caller's mistake: tests/keys/schemes/test_recipient.py",
     }
 
     def __init__(self, servers: Servers, folder: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.schemes.vault import VaultService
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.keys.services.vault.service import VaultService
 from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.contract.worlds import Servers, Trouble, World
 from tests.keys.fakes.clock import FakeTime

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipecrypt.keys.services.retry import Patience
+from pipecrypt.keys.schemes.caller import Patience
 
 # Longer than a machine that is busy stops a process, and shorter than the limit of a test.
 PATIENT_SECONDS: Final = 120.0
@@ -23,10 +23,9 @@ class FakeTime:
         self.seconds += seconds
 
     def patience(self, *, answer_seconds: float = PATIENT_SECONDS) -> Patience:
-        """Four tries: after waits of 1, 2 and 4 seconds."""
+        """Four tries: after waits of 0.1, 0.2 and 0.4 seconds."""
         return Patience(
-            total_seconds=8,
-            first_delay_seconds=1,
+            total_seconds=1.2,
             connect_seconds=PATIENT_SECONDS,
             answer_seconds=answer_seconds,
             clock=lambda: self.seconds,

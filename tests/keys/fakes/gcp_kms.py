@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pipecrypt.keys.services.gcp_kms.crc32c import crc32c
+from pipecrypt.keys.schemes.gcp_kms import crc32c
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest
 
 RING = "projects/pipe-crypt/locations/europe-west3/keyRings/etl/cryptoKeys/"

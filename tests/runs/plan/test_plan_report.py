@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
-from pipecrypt.keys.services.keystore.making import create_key
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.keys.keystores import create_key
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan, save_plan
 from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.run import run

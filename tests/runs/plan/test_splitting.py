@@ -20,7 +20,7 @@ from pipecrypt.errors import (
     SinkNotEmptyError,
     UsageError,
 )
-from pipecrypt.keys.services.keystore.making import create_key
+from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.files import decrypt
 from pipecrypt.runs.kinds.encrypt import Encryption, share_out
 from pipecrypt.runs.plan.plan import make_plan

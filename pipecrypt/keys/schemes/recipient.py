@@ -1,0 +1,313 @@
+"""The key service `recipient://`: public keys, for writers that cannot read what they wrote. Opening: keystore and pem.
+
+URI form: `recipient:///abs/alice.pub`, `recipient://./alice.pub`, `recipient://~/alice.pub`, each with `?sha256=HEX` to
+pin the key: who can write the file decides otherwise who reads the data.
+Credentials: none. Permissions: to read the file.
+
+The file holds one public key in PEM: mlkem768x25519 or x25519, as `pipecrypt keys export KEYREF --public` writes them,
+or RSA of 2048 bits or more, as `openssl pkey -pubout` does. The private half is an identity: `keystore://PATH#NAME`, or
+`pem://PATH` for keys that exist already. Data files store `recipient/<algorithm>/<SHA-256 of the public key>`, to which
+recipient and identity both answer. `crypto.hpke` and `crypto.oaep` draw the wrapped form of a KEK. It is bound to::
+
+    part(label) || part(master key id) || context.key_binding()      part(x) = length (8 hex digits) || x
+
+The public key alone decides the algorithm: nothing in a file does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
+
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
+from pipecrypt.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    PolicyError,
+    RetiredKeyError,
+    UsageError,
+)
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.public_keys import public_blocks, read_public_file, retired_at
+from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.service import MasterKey, WrappingMasterKey, bind_to_master_key
+from pipecrypt.vocabulary.clock import utc_text
+from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.secret import DataKey
+
+__all__ = [
+    "SERVICE",
+    "FoundRecipient",
+    "IdentityMasterKey",
+    "RecipientMasterKey",
+    "RecipientService",
+    "Recipients",
+    "check_one_strength",
+    "recipient_id",
+]
+
+_SCHEME: Final = "recipient"
+_KEK_LABEL: Final = b"pipecrypt recipient kek v1"
+_PIN: Final = "sha256"
+_PIN_FORM: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecipient:
+    """The public half of an identity.
+
+    Args:
+        key: the public key.
+        doubt: why nothing proves it; None where it is proven, or is all that there is.
+    """
+
+    key: RecipientKey
+    doubt: str | None = None
+
+
+@runtime_checkable
+class Recipients(Protocol):
+    """A power of a key service: it tells the public half of an identity."""
+
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
+        """Return the newest public key, or None where the reference names a key of another kind.
+
+        Args:
+            reference: names the identity or the recipient.
+            credentials: asked only where the private key has to be opened.
+            prove: open the private key and derive the public key from it.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            AccessError: the key is missing, or the credentials do not open it.
+        """
+
+
+class RecipientMasterKey(WrappingMasterKey):
+    """A public key that seals KEKs and opens none.
+
+    Args:
+        key: the public key.
+        name: the key reference, for errors.
+    """
+
+    __slots__ = ("_key", "_name")
+
+    def __init__(self, key: RecipientKey, name: str) -> None:
+        """Keep them."""
+        super().__init__(recipient_id(key))
+        self._key = key
+        self._name = name
+
+    @property
+    def algorithm(self) -> RecipientAlgorithm:
+        """How it seals."""
+        return self._key.algorithm
+
+    @property
+    def opened_by(self) -> str:
+        """What opens what it sealed, for hints: it is `service.SealsOnly`."""
+        return (
+            f"pass the identity whose public key has the SHA-256 {key_digest(self._key)}: keystore://PATH#NAME, "
+            "or pem://PATH"
+        )
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the sealed form of a key that exists already."""
+        return _seal(self._key, self._id, key, context)
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Refuse: a public key opens nothing.
+
+        Raises:
+            KeyNotFoundError: always; the hint names the identity.
+        """
+        raise KeyNotFoundError(f"{self._name} is a public key, which opens nothing", hint=self.opened_by)
+
+
+class IdentityMasterKey(WrappingMasterKey):
+    """A private key that opens what was sealed to its public half, and seals to it as well.
+
+    Args:
+        identity: the private key; owned, and wiped by `wipe`.
+        earlier: the versions before it.
+        is_retired: it opens what was sealed to it, and seals nothing more.
+    """
+
+    __slots__ = ("_earlier", "_identity", "_is_retired", "_wiped")
+
+    def __init__(
+        self, identity: Identity, earlier: tuple[IdentityMasterKey, ...] = (), *, is_retired: bool = False
+    ) -> None:
+        """Keep them."""
+        super().__init__(recipient_id(identity.public_key))
+        self._is_retired = is_retired
+        self._identity = identity
+        self._earlier = earlier
+        self._wiped = False
+
+    @property
+    def algorithm(self) -> RecipientAlgorithm:
+        """How its public half seals."""
+        return self._identity.public_key.algorithm
+
+    def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
+        """Return a fresh 256-bit key and its wrapped form."""
+        if self._wiped:
+            raise RuntimeError("this key was wiped")
+        return super().generate_key(context)
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the form of a key that exists already, sealed to the public half.
+
+        Raises:
+            RetiredKeyError: this version is retired.
+        """
+        if self._is_retired:
+            raise RetiredKeyError(f"the newest version of {self._id} is retired")
+        return _seal(self._identity.public_key, self._id, key, context)
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds.
+
+        Raises:
+            IntegrityError: `wrapped` was not sealed to this key for `context`.
+        """
+        try:
+            return DataKey(self._identity.open(wrapped, _info(self._id, context)))
+        except (IntegrityError, ValueError) as error:
+            raise IntegrityError(
+                f"the key encryption key was not sealed to recipient {self._id} for this dataset"
+            ) from error
+
+    @property
+    def opens_here(self) -> bool:
+        """Whether it opens keys in this process: it does, and asking it costs no call."""
+        return True
+
+    def earlier_versions(self) -> tuple[IdentityMasterKey, ...]:
+        """Return the versions before it."""
+        return self._earlier
+
+    def wipe(self) -> None:
+        """Wipe this version's private key."""
+        self._identity.wipe()
+        self._wiped = True
+
+
+class RecipientService:
+    """The key service of the scheme `recipient`."""
+
+    def open_key(self, reference: KeyReference, credentials: Credentials) -> RecipientMasterKey:
+        """Read a public key.
+
+        Raises:
+            KeyReferenceError: the reference has a fragment, an unknown option or a malformed pin.
+            KeyNotFoundError: the file does not exist.
+            UsageError: it holds no public key that seals, more than one, a private key, or another than the pin says.
+        """
+        return RecipientMasterKey(_read(reference), reference.text)
+
+    def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
+        """Pass if the public key can be read; errors as in `open_key`. That it signs nothing is told elsewhere."""
+        _read(reference)
+        return None
+
+    def siblings(self, reference: KeyReference, credentials: Credentials) -> tuple[KeyReference, ...]:
+        """Return none: the key is a file of its own."""
+        return ()
+
+    def known_ids(self, reference: KeyReference, credentials: Credentials) -> frozenset[str] | None:
+        """Return the id of the public key; errors as in `open_key`."""
+        return frozenset({recipient_id(_read(reference))})
+
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> FoundRecipient | None:
+        """Return the public key; errors as in `open_key`."""
+        return FoundRecipient(_read(reference))
+
+
+SERVICE: Final = RecipientService()
+
+
+def recipient_id(key: RecipientKey) -> str:
+    """Return what data files store: `recipient/<algorithm>/<SHA-256 of the public key>`, never a path."""
+    return f"{_SCHEME}/{key.algorithm}/{key_digest(key)}"
+
+
+def check_one_strength(master_keys: Sequence[MasterKey]) -> None:
+    """Pass if the recipients among the master keys of one KEK are all post-quantum, or none is.
+
+    One classical recipient gives the KEK to whoever records the file today and has a quantum computer later, so a
+    post-quantum one beside it would promise what does not hold. Master keys of other kinds are symmetric, and count as
+    neither.
+
+    Raises:
+        PolicyError: they are mixed.
+    """
+    recipients = [key for key in master_keys if isinstance(key, RecipientMasterKey | IdentityMasterKey)]
+    strong = [key.id for key in recipients if key.algorithm.is_post_quantum]
+    weak = [key.id for key in recipients if not key.algorithm.is_post_quantum]
+    if strong and weak:
+        raise PolicyError(
+            f"the recipient {weak[0]} is not post-quantum, and {strong[0]} is: the weaker one would decide for both",
+            hint="give the post-quantum recipients a key encryption key of their own, or renew the other keys",
+        )
+
+
+def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:
+    return key.seal(kek.expose_key_bytes(), _info(master_key_id, context))
+
+
+def _info(master_key_id: str, context: Context) -> bytes:
+    return bind_to_master_key(_KEK_LABEL, master_key_id, context)
+
+
+def _read(reference: KeyReference) -> RecipientKey:
+    """Return the public key that a reference names.
+
+    What holds when it returns: (1) the file holds one block in PEM, and no private key; (2) the key is of an algorithm
+    that seals; (3) it is safe to seal to: size, exponent, order of the point; (4) it is the one of the pin, if any.
+    """
+    path, pin = reference.whole_file(_PIN), _pin(reference)
+    if not os.path.lexists(path):
+        raise KeyNotFoundError(
+            f"{reference.text}: there is no such file", hint="check the path; recipient:///path has three slashes"
+        )
+    try:
+        key = _parse(path)  # (1), (2), (3)
+    except UsageError as error:
+        raise UsageError(f"{reference.text}: {error.message}", hint=error.hint) from None
+    if pin is not None and pin != key_digest(key):  # (4)
+        raise UsageError(
+            f"{reference.text} holds another public key than its pin names: {key_digest(key)}",
+            hint="find out who changed the file before changing the pin",
+        )
+    return key
+
+
+def _parse(path: Path) -> RecipientKey:
+    text = read_public_file(path, "the file")
+    blocks = public_blocks(text, "the file")
+    if len(blocks) != 1:
+        raise UsageError(f"the file holds {len(blocks)} public keys", hint="give each recipient a file of its own")
+    retired = retired_at(text, "the file")
+    if retired is not None:
+        raise UsageError(f"the public key is retired since {utc_text(retired)}", hint="ask for the newest one")
+    return parse_recipient(blocks[0])
+
+
+def _pin(reference: KeyReference) -> str | None:
+    pin = reference.option(_PIN)
+    if pin is not None and _PIN_FORM.fullmatch(pin) is None:
+        raise reference.malformed(
+            "has no SHA-256 in hexadecimal as its pin", hint="pipecrypt keys export KEYREF --public --json shows it"
+        )
+    return None if pin is None else pin.lower()

@@ -1,1 +1,0 @@
-"""The key service `aws-kms://`. `service` is where to begin."""

@@ -1,1 +1,0 @@
-"""The key service `azure-kv://`. `service` is where to begin."""

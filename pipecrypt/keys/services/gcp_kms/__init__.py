@@ -1,1 +1,0 @@
-"""The key service `gcp-kms://`. `service` is where to begin."""

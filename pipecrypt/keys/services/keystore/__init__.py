@@ -1,1 +1,0 @@
-"""The key service `keystore://` and its keys. `service` is where to begin."""

@@ -1,1 +1,0 @@
-"""The key service `pkcs11:`. `service` is where to begin."""

@@ -1,1 +1,0 @@
-"""The key service `vault://`. `service` is where to begin."""
