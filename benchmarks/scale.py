@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.keystore import new_key
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy

@@ -62,7 +62,7 @@ _ASKS_FOR_LOCAL = {
     "config/run.py",
     "runs/plan/output_checks.py",
     "runs/verifying.py",
-    "runs/workers/portable.py",
+    "runs/workers/remote.py",
     "dataset/sign/publishing.py",
     "dataset/staged.py",
     "dataset/listing.py",

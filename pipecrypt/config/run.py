@@ -17,20 +17,17 @@ from pipecrypt.config.spec import build_spec, hints_about_paths
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.plan.key_check import check_keys
-from pipecrypt.runs.plan.plan import planned_sources
-from pipecrypt.runs.plan.plan_report import PlanReport, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, preview_sources, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.task import Kind
+from pipecrypt.runs.task import SourceShape
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "check_config", "plan", "run_config"]
 
@@ -59,7 +56,7 @@ def run_config(
         workers: instead of `run.workers`.
         credentials: what opens the keys; default: the environment of this process.
         environ: values for `${VAR}`; default: the environment of this process.
-        on_event: told about progress.
+        on_event: called with each event of its progress.
         map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
         plan: a saved plan, of `pipecrypt plan --out`: only its tasks are done, and all of them as they were planned.
         accept_future_statement: go on with a dataset whose last signer's clock was ahead; its time is not undercut.
@@ -131,8 +128,8 @@ def plan(
 ) -> PlanReport:
     """Return what `pipecrypt.run(config)`, or `pipecrypt.encrypt(source, sink, policy)`, would do.
 
-    No key is opened, and nothing is written to the sink. `dataclasses.asdict` of the result is the document that
-    `pipecrypt plan --json` prints.
+    No key is opened, and nothing is written to the sink. The result has the members of the document that `pipecrypt
+    plan --json` prints.
 
     Args:
         source: a configuration; or, with `sink` and `policy`, a source as `encrypt` takes it.
@@ -153,6 +150,7 @@ def plan(
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
         AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        SinkNotEmptyError: `encrypt` would refuse the sink.
         UsageError: the arguments go with another kind of call.
         PipecryptError: there is no source, or what is asked for contradicts itself.
     """
@@ -306,11 +304,10 @@ def check_config(
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
     with _configured(path, environ, _Changes()) as (loaded, spec):
-        check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        planned = planned_sources(spec)
-        columns, delimiter = _columns(loaded, *planned[0])
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file, _ in planned)
+        preview = preview_sources(spec)
+        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 
@@ -356,17 +353,13 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
         raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
 
 
-def _columns(
-    loaded: LoadedConfig, source: SourceFile, kind: Kind
-) -> tuple[tuple[PlannedColumn, ...] | None, str | None]:
-    """Return the columns of a source and, where it is CSV, its delimiter."""
-    shape = kind.shape(source)
+def _columns(loaded: LoadedConfig, shape: SourceShape) -> tuple[PlannedColumn, ...] | None:
+    """Return the columns of a source, with the names of their keys."""
     if shape.columns is None:
-        return None, None
+        return None
     names = {loaded.key_reference(name): name for name in loaded.model.keys}
     types = dict(shape.types)
-    columns = tuple(
+    return tuple(
         PlannedColumn(leaf.dotted, None if key is None else names[key], key, types.get(leaf.path[0]))
         for leaf, key in shape.columns
     )
-    return columns, shape.delimiter

@@ -1,4 +1,4 @@
-"""A run that writes a directory, from the lock to the last file in its place. The life of one file is in task.
+"""A run that writes a directory, from the lock to the last file in its place.
 
 1. It takes the lock of the sink: of two runs, one goes on. 2. What a run before left half done is put in place. 3. Its
 tasks are compared with those that are done. 4. A block of its journal appears before the first file. 5. Its files
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,24 +22,23 @@ from functools import partial
 from pipecrypt.dataset.listing import name_some, sizes_below
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.next_version import DatasetSigning
+from pipecrypt.dataset.sign.promises import check_columns, check_frame
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
-from pipecrypt.dataset.statement.promise import ClearColumns
+from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.runs.output import Target, unnumbered
-from pipecrypt.runs.plan.changes import superseded_by, written_by
-from pipecrypt.runs.plan.decision import Decision, what_goes
+from pipecrypt.runs.plan.decision import Decision, superseded_by, what_goes, written_by
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
-from pipecrypt.runs.report.events import FileDone, Part
+from pipecrypt.runs.report.events import FileDone, Part, Summary
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
-from pipecrypt.runs.signed_run import check_promise
 from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
@@ -60,7 +59,7 @@ class DirectoryRun:
     """A run, and what it has done.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all tasks.
         lock: of the sink, held.
         state: what the sink holds.
@@ -76,7 +75,7 @@ class DirectoryRun:
 
     def __init__(
         self,
-        request: EncryptSpec,
+        spec: EncryptSpec,
         plan: Plan,
         *,
         lock: Lease,
@@ -94,17 +93,17 @@ class DirectoryRun:
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
         self._ours = OwnFiles(state.sink, header.dataset_id)
-        self._policy = request.policy.engine_policy()
-        self._signing = self._open_signing(overwrites=request.overwrite)
+        self._policy = spec.policy.engine_policy()
+        self._signing = self._open_signing(overwrites=spec.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
         self._tasks = {task.id: task for task in decision.changes.to_do}
         self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
         self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
-        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=request.overwrite))
+        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=spec.overwrite))
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
-        self._keeps_journal = request.run.keeps_journal
+        self._keeps_journal = spec.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
         self._journal = Journal(plan.sink, header, state.seal, sequence=sequence)
 
@@ -117,6 +116,17 @@ class DirectoryRun:
     def is_reported(self) -> bool:
         """Whether a report of the run is kept: it keeps a journal, has something to do, and nobody goes on with it."""
         return self._keeps_journal and self.has_work and not self._lock.is_lost
+
+    def described(self, summary: Summary) -> Summary:
+        """Return the summary of the run, with what it left alone, replaced and removed."""
+        changes, dropped = self.decision.changes, self.decision.dropped
+        return replace(
+            summary,
+            run_id=self.run_id,
+            skipped=changes.skipped,
+            replaced=changes.replaced,
+            removed=tuple(sorted({*changes.removed, *dropped})),
+        )
 
     def begin(self) -> None:
         """Note that the run begins."""
@@ -274,7 +284,7 @@ class DirectoryRun:
         )
         if signing.staying_promise is not None:
             todo, without = self.decision.changes.to_do, signing.stays_without
-            check_promise(todo, signing.staying_promise, self._columns, without)
+            _check_promise(todo, signing.staying_promise, self._columns, without)
         return signing
 
     def _known_paths(self) -> set[str]:
@@ -307,12 +317,12 @@ class DirectoryRun:
 
 @contextmanager
 def open_directory_run(
-    request: EncryptSpec, plan: Plan, credentials: Credentials, *, now: datetime
+    spec: EncryptSpec, plan: Plan, credentials: Credentials, *, now: datetime
 ) -> Iterator[DirectoryRun]:
     """Take the lock of the sink, and find out what is to be done; the lock is given back when the block ends.
 
     Args:
-        request: what to do.
+        spec: what to do.
         plan: all of its tasks.
         credentials: what opens the signing keys.
         now: the time, in UTC.
@@ -327,26 +337,26 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink = plan.sink
-    if request.run.keeps_journal:
-        check_writers(open_store(sink), Writers.ONE if request.run.is_only_writer else Writers.SEVERAL)
+    if spec.run.keeps_journal:
+        check_writers(open_store(sink), Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
     with contextlib.ExitStack() as stack:
         signers = None
-        if request.policy.signing is not None:
-            signing = replace(request.policy.signing, accepts_future=request.run.accepts_future_statement)
+        if spec.policy.signing is not None:
+            signing = replace(spec.policy.signing, accepts_future=spec.run.accepts_future_statement)
             signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        state = look_at_sink(request, sink, signers)
-        decision = decide_run(request, plan, state, credentials)
+        state = look_at_sink(spec, sink, signers)
+        decision = decide_run(spec, plan, state, credentials)
         columns = PlannedColumns(
-            request.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
+            spec.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
         )
         columns.check()
         earlier_ids = _earlier_ids(state)
         if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
             run_id = new_run_id(now, earlier=earlier_ids)
-        header = make_header(request, plan, state, decision, run_id)
-        yield DirectoryRun(request, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
+        header = make_header(spec, plan, state, decision, run_id)
+        yield DirectoryRun(spec, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
 
 
 def _earlier_ids(state: SinkState) -> tuple[str, ...]:
@@ -389,3 +399,31 @@ def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:
     return replace(file, entry=replace(file.entry, task_id=task_id))
+
+
+def _check_promise(
+    tasks: Sequence[Task],
+    promise: PromisedPolicy,
+    columns: PlannedColumns,
+    lacks_earlier: Callable[[tuple[str, ...]], bool],
+) -> None:
+    """Refuse now, not after the last file, what cannot be promised of new files and of those that stay.
+
+    Args:
+        tasks: what is to be done.
+        promise: of the files that stay.
+        columns: of all their sources.
+        lacks_earlier: says of a leaf column whether no file that stays has it in plaintext.
+
+    Raises:
+        ConflictError: there is such a file or column.
+        PipecryptError: a source cannot be read.
+    """
+    for task in tasks:
+        if task.kind.policy is not None:
+            check_frame(promise, task.kind.policy)
+    if promise.other_key_ids is None:
+        if columns.seen.problem is not None:
+            raise columns.seen.problem
+        for schema in columns.seen.schemas:
+            check_columns(promise, schema, lacks_earlier=lacks_earlier)

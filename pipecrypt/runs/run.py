@@ -1,34 +1,47 @@
-"""Carry out a request: plan it, run its tasks here or in worker processes, add up. One file's life is in task."""
+"""Carry out what is asked for: plan it, run its tasks here or elsewhere, sign and publish, add up.
+
+A run of files in a directory is `DirectoryRun`; one of a single file, or that decrypts, is `FileRun`. The life of one
+file is in `task.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.sign.next_version import FileSigning
+from pipecrypt.dataset.sign.records import SignedStatement
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.runs.journal.sink_locking import check_unlocked
+from pipecrypt.runs.plan.output_checks import statement_places
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.report.events import Event, FileDone, Part, RunFinished, RunStarted, Summary, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.report.report import RunCollector, store_report
-from pipecrypt.runs.report.run_id import new_run_id, running
-from pipecrypt.runs.run_grants import RunGrants
-from pipecrypt.runs.signed_run import SignedRun, open_signed_run
+from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
+from pipecrypt.runs.sidecars import RunGrants
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
-from pipecrypt.runs.workers.choice import run_tasks
-from pipecrypt.runs.workers.mapped import MapTasks
+from pipecrypt.runs.workers.executor import Executor, InProcessExecutor, OnEvent
+from pipecrypt.runs.workers.local import LocalExecutor, WorkerSetup
+from pipecrypt.runs.workers.mapped import MappedExecutor, MapTasks
+from pipecrypt.runs.workers.remote import RemoteSetup, portable_location, portable_lock
+from pipecrypt.store.sink import new_token
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["run"]
+__all__ = ["run", "run_tasks"]
 
 
 def run(
-    request: Spec,
+    spec: Spec,
     *,
     credentials: Credentials,
     on_event: Callable[[Event], None] = ignore,
@@ -40,7 +53,7 @@ def run(
     processes are spawned.
 
     Args:
-        request: what to do.
+        spec: what to do.
         credentials: what opens the keys.
         on_event: told about progress, in this thread. If it raises, the run stops.
         map_tasks: calls the tasks in processes of the caller's own, such as those of Ray or Spark.
@@ -54,45 +67,101 @@ def run(
     started = time.perf_counter()
     with Interruption() as interruption:
         try:
-            plan = _plan(request)
-            with _opened(request, plan, credentials) as opened, _reported(opened, on_event) as tell:
+            plan = _make_plan(spec)
+            work = _Work(credentials, interruption, map_tasks)
+            with _opened(spec, plan, credentials) as opened, _reported(opened, on_event) as tell:
                 tell(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
-                summary = _carry_out(opened, _Work(credentials, interruption, map_tasks), tell, started)
+                parts, signed = _carry_out(opened, work, tell) if opened.has_work else ([], ())
+                seconds = time.perf_counter() - started
+                summary = opened.described(Summary.of(plan.name, parts, seconds, signed=signed))
                 tell(RunFinished(summary))
         except KeyboardInterrupt:
-            is_resumable = request.run.keeps_journal
-            raise interruption.error(is_resumable=is_resumable) from None
+            raise interruption.error(is_resumable=spec.run.keeps_journal) from None
     return summary
 
 
-def _plan(request: Spec) -> Plan:
+def _make_plan(spec: Spec) -> Plan:
     try:
-        return make_plan(request)
+        return make_plan(spec)
     except SinkNotEmptyError:
-        if request.policy is not None and not request.sink.is_standard_stream:
-            check_unlocked(request.sink)  # what is there may be in the making
+        if spec.policy is not None and not spec.sink.is_standard_stream:
+            check_unlocked(spec.sink)  # what is there may be in the making
         raise
 
 
+class FileRun:
+    """A run that encrypts a single file, which a statement may be beside, or that decrypts: without lock or journal.
+
+    Attributes:
+        plan: what the run does, bound to the dataset that it continues.
+        run_id: names it in logs.
+        has_work: as of a `DirectoryRun`; there is always something to do.
+        is_reported: no report of it is kept.
+
+    Args:
+        plan: what the run does.
+        signing: how its files are signed; None where they are not.
+    """
+
+    has_work = True
+    is_reported = False
+
+    def __init__(self, plan: Plan, signing: FileSigning | None) -> None:
+        """Bind the plan."""
+        self._signing = signing
+        self.run_id = new_run_id(utc_now())
+        dataset_id = None if signing is None else signing.dataset_id
+        self.plan = plan if dataset_id is None else plan.in_dataset(dataset_id)
+
+    def add(self, done: FileDone) -> None:
+        """Note files that were published."""
+        if self._signing is not None:
+            self._signing.add(done.signable)
+
+    def begin(self) -> None:
+        """Do nothing: there is no journal."""
+
+    def check_quickly(self) -> None:
+        """Pass: there is no lock."""
+
+    def flush(self) -> None:
+        """Do nothing: there is no journal."""
+
+    def publish(self) -> tuple[SignedStatement, ...]:
+        """Sign all files, once every one of them is published, and publish the statements."""
+        if self._signing is None or self.plan.dataset_id is None:
+            return ()
+        return self._signing.publish(self.plan.dataset_id)
+
+    def described(self, summary: Summary) -> Summary:
+        """Return the summary: nothing was left alone."""
+        return summary
+
+
 @contextmanager
-def _opened(request: Spec, plan: Plan, credentials: Credentials) -> Iterator[SignedRun | DirectoryRun]:
-    if isinstance(request, EncryptSpec) and not plan.is_single_file:
-        with open_directory_run(request, plan, credentials, now=utc_now()) as directory_run:
+def _opened(spec: Spec, plan: Plan, credentials: Credentials) -> Iterator[FileRun | DirectoryRun]:
+    """Open the signing keys, take the lock where the sink is a directory, and look at what the sink holds."""
+    if isinstance(spec, EncryptSpec) and not plan.is_single_file:
+        with open_directory_run(spec, plan, credentials, now=utc_now()) as directory_run:
             yield directory_run
-    else:
-        with open_signed_run(request, plan, credentials) as signed_run:
-            yield signed_run
+        return
+    options = None if spec.policy is None else spec.policy.signing
+    if options is None:
+        yield FileRun(plan, None)
+        return
+    options = replace(options, accepts_future=spec.run.accepts_future_statement)
+    with OpenSigners(options, credentials, VersionMemory.of_user(os.environ)) as signers:
+        yield FileRun(plan, FileSigning(statement_places(plan.sink, plan.tasks), signers, overwrite=spec.overwrite))
 
 
 @contextmanager
-def _reported(opened: SignedRun | DirectoryRun, on_event: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
+def _reported(opened: FileRun | DirectoryRun, on_event: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
     """Yield what is told the events of a run; of one that keeps a journal they make a report, however it ends."""
-    run_id = opened.run_id if isinstance(opened, DirectoryRun) else new_run_id(utc_now())
-    with running(run_id):
-        if not isinstance(opened, DirectoryRun) or not opened.is_reported:
+    with running(opened.run_id):
+        if not opened.is_reported:
             yield on_event
             return
-        collector = RunCollector(run_id, opened.plan.name, now=utc_now, clock=time.monotonic)
+        collector = RunCollector(opened.run_id, opened.plan.name, now=utc_now, clock=time.monotonic)
 
         def tell(event: Event) -> None:
             collector.take(event)
@@ -101,7 +170,7 @@ def _reported(opened: SignedRun | DirectoryRun, on_event: Callable[[Event], None
         try:
             yield tell
         except BaseException as error:
-            if opened.is_reported:
+            if opened.is_reported:  # it may have lost its lock meanwhile
                 store_report(opened.plan.sink, collector.report(error))
             raise
         store_report(opened.plan.sink, collector.report())
@@ -117,41 +186,9 @@ class _Work:
 
 
 def _carry_out(
-    opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable[[Event], None], started: float
-) -> Summary:
-    if isinstance(opened, DirectoryRun) and not opened.has_work:
-        return _told(Summary.of(opened.plan.name, (), time.perf_counter() - started), opened)
-    try:
-        if opened.plan.tasks:
-            parts = _run_tasks(opened, work, on_event)
-        else:
-            opened.begin()
-            parts = []
-    except BaseException:
-        # What is noted need not be done again. Another error is on its way.
-        with contextlib.suppress(PipecryptError):
-            opened.flush()
-        raise
-    signed = opened.publish()
-    return _told(Summary.of(opened.plan.name, parts, time.perf_counter() - started, signed=signed), opened)
-
-
-def _told(summary: Summary, opened: SignedRun | DirectoryRun) -> Summary:
-    """Return the summary of a run, with what it left alone."""
-    if not isinstance(opened, DirectoryRun):
-        return summary
-    decision = opened.decision
-    return replace(
-        summary,
-        run_id=opened.run_id,
-        skipped=decision.changes.skipped,
-        replaced=decision.changes.replaced,
-        removed=tuple(sorted({*decision.changes.removed, *decision.dropped})),
-    )
-
-
-def _run_tasks(opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable[[Event], None]) -> list[Part]:
-    plan = opened.plan
+    opened: FileRun | DirectoryRun, work: _Work, on_event: OnEvent
+) -> tuple[list[Part], tuple[SignedStatement, ...]]:
+    plan, parts = opened.plan, list[Part]()
     grants = RunGrants(plan.sink, is_single_file=plan.is_single_file)
 
     def on_event_too(event: Event) -> None:
@@ -162,4 +199,77 @@ def _run_tasks(opened: SignedRun | DirectoryRun, work: _Work, on_event: Callable
             opened.check_quickly()
         on_event(event)
 
-    return run_tasks(plan, work.credentials, on_event_too, work.interruption, work.map_tasks, on_ready=opened.begin)
+    try:
+        if plan.tasks:
+            parts = run_tasks(
+                plan, work.credentials, on_event_too, work.interruption, work.map_tasks, on_ready=opened.begin
+            )
+        else:
+            opened.begin()
+    except BaseException:
+        # What is noted need not be done again. Another error is on its way.
+        with contextlib.suppress(PipecryptError):
+            opened.flush()
+        raise
+    return parts, opened.publish()
+
+
+def run_tasks(
+    plan: Plan,
+    credentials: Credentials,
+    on_event: OnEvent,
+    interruption: Interruption,
+    map_tasks: MapTasks | None = None,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+) -> list[Part]:
+    """Carry out the tasks of a plan as its options say, and return their parts in the order of the tasks.
+
+    Args:
+        plan: what to do.
+        credentials: what opens the keys.
+        on_event: told about progress, in this thread. If it raises, all ends.
+        interruption: asked now and then whether to stop.
+        map_tasks: calls the tasks, instead of who the options name.
+        on_ready: called once the keys are known to open, before the first file.
+
+    Raises:
+        AccessError: a key is missing, or the credentials do not open it; nothing was made.
+        WorkerError: a task's worker died as often as the options let it.
+        PipecryptError: what the first failing task raised.
+    """
+    # A single file is done here: without a lock nobody may do it twice.
+    is_mapped = map_tasks is not None and plan.may_travel
+    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
+    # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
+    with plan.keys.open(credentials) as session:
+        on_ready()
+        if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
+            return InProcessExecutor(session, interruption).run(plan.tasks, on_event)
+    if map_tasks is not None and is_mapped:
+        return MappedExecutor(_remote_setup(plan), map_tasks).run(plan.tasks, on_event)
+    return _choose_executor(plan, credentials).run(plan.tasks, on_event)
+
+
+def _choose_executor(plan: Plan, credentials: Credentials) -> Executor:
+    if plan.is_on_cluster:
+        # Dask and its network are loaded where a run wants them, and only there.
+        from pipecrypt.runs.workers.dask import DaskExecutor  # noqa: PLC0415
+
+        options = plan.options
+        return DaskExecutor(
+            _remote_setup(plan),
+            address=options.address,
+            workers=plan.workers,
+            attempts=options.attempts,
+            wait_seconds=options.worker_wait_seconds,
+        )
+    setup = WorkerSetup(os.getcwd(), plan.keys, credentials)
+    return LocalExecutor(setup, workers=plan.workers, attempts=plan.options.attempts)
+
+
+def _remote_setup(plan: Plan) -> RemoteSetup:
+    name, lock = new_token() + new_token(), portable_lock(plan.lock)
+    run_id = current_run_id()
+    attempts = None if run_id is None else portable_location(plan.sink.child(attempts_path(run_id)))
+    return RemoteSetup(name, plan.keys, lock, attempts)

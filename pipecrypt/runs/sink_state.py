@@ -1,4 +1,4 @@
-"""What a run into a directory finds once it holds the lock, and what it decides from that. Doing it: directory_run."""
+"""What a run into a directory finds once it holds the lock, and what it decides from that."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.journal.block import RunHeader
 from pipecrypt.runs.journal.journal import Journal
-from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns, put_in_place
-from pipecrypt.runs.journal.seal import PlainSeal, Seal, SignedSeal
+from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory, put_in_place
+from pipecrypt.runs.journal.seal import Seal, plain_seal, signed_seal
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
@@ -47,7 +47,7 @@ class SinkState:
     seal: Seal
     signers: OpenSigners | None
     earlier: VerifiedVersion | None
-    past: PastRuns | None
+    past: RunHistory | None
     there: Mapping[str, int | None]
 
     @property
@@ -76,7 +76,7 @@ class OwnFiles:
         return file is not None and dataset_id_of(file) == self._dataset_id
 
 
-def look_at_sink(request: EncryptSpec, sink: Location, signers: OpenSigners | None) -> SinkState:
+def look_at_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None) -> SinkState:
     """Return what a sink holds, once what was left half done there is put in place; the caller holds the lock.
 
     Raises:
@@ -84,22 +84,22 @@ def look_at_sink(request: EncryptSpec, sink: Location, signers: OpenSigners | No
         IntegrityError: what earlier runs left is not as they wrote it.
         StorageError: the storage refused or failed.
     """
-    seal: Seal = PlainSeal() if signers is None else SignedSeal(signers)
+    seal: Seal = plain_seal() if signers is None else signed_seal(signers)
     earlier = None if signers is None else read_version_to_follow(sink, signers.memory, signers.requirements)
     put_in_place(sink, earlier, seal)
     past = None
-    if request.run.keeps_journal:
-        past = PastRuns.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
+    if spec.run.keeps_journal:
+        past = RunHistory.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
         if past.over is not None:
             Journal(sink, past.over.header, seal).finish(utc_now())
     return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
 
 
-def decide_run(request: EncryptSpec, plan: Plan, state: SinkState, credentials: Credentials) -> Decision:
+def decide_run(spec: EncryptSpec, plan: Plan, state: SinkState, credentials: Credentials) -> Decision:
     """Return what a run does.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all of its tasks.
         state: what the sink holds.
         credentials: what opens the keys, where files may be under a successor of an earlier key.
@@ -111,12 +111,12 @@ def decide_run(request: EncryptSpec, plan: Plan, state: SinkState, credentials: 
     there = state.there if state.signers is None else None
     promise = None if state.earlier is None else state.earlier.policy
 
-    def find(done: Mapping[str, DoneFile]) -> Mapping[str, str]:
+    def find(done: Mapping[str, FinishedFile]) -> Mapping[str, str]:
         opens = partial(_open_ids, plan.key_references, credentials)
-        return find_rotated(request, plan, done, promise, opens, credentials=credentials)
+        return find_rotated(spec, plan, done, promise, opens, credentials=credentials)
 
-    decision = decide(request, plan, state.past, there, find)
-    for check in find_conflicts(request, state.past, decision, there):
+    decision = decide(spec, plan, state.past, there, find)
+    for check in find_conflicts(spec, state.past, decision, there):
         check()
     if decision.changes.lost:
         _log.warning("%s: written before and gone, so made again", name_some(state.sink, decision.changes.lost))
@@ -135,14 +135,14 @@ def _open_ids(references: Sequence[str], credentials: Credentials) -> FindIDs:
     return found.get
 
 
-def make_header(request: EncryptSpec, plan: Plan, state: SinkState, decision: Decision, run_id: str) -> RunHeader:
+def make_header(spec: EncryptSpec, plan: Plan, state: SinkState, decision: Decision, run_id: str) -> RunHeader:
     """Return what a run is: that of the run that it continues, or a new one of the dataset that is there."""
     if decision.continued is not None:
         return decision.continued.header
     dataset_id = plan.dataset_id
     if state.earlier is not None:
         dataset_id = state.earlier.dataset_id
-    elif state.past is not None and state.past.dataset_id is not None and not request.overwrite:
+    elif state.past is not None and state.past.dataset_id is not None and not spec.overwrite:
         dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:
         raise AssertionError("what is encrypted has a dataset")

@@ -1,6 +1,6 @@
 """Write an encrypted file from batches, as they come or all at once: `ParquetWriter` and `encrypt_batches`.
 
-Encoding and encrypting run beside the caller. What a batch is is left to sources, the file's life to output.
+Encoding and encrypting run beside the caller, on threads of their own.
 """
 
 from __future__ import annotations
@@ -9,30 +9,97 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pipecrypt.dataset.sign.records import SignedStatement
-from pipecrypt.errors import UsageError
-from pipecrypt.formats.batches import batches_of
+from pipecrypt.errors import InterruptedRunError, UsageError
+from pipecrypt.formats.batches import BatchStream, batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import check_policy
-from pipecrypt.runs.feed import Feed
 from pipecrypt.runs.kinds.ingest import encrypt_rows
 from pipecrypt.runs.output import RollingOutput, Target, WrittenFile
 from pipecrypt.runs.report.events import Part, Summary
-from pipecrypt.runs.run_grants import RunGrants
-from pipecrypt.runs.signed_writer import SignedOutput
+from pipecrypt.runs.sidecars import RunGrants, SignedOutput
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.sink import new_token
 from pipecrypt.vocabulary.ranges import MemorySource
 
-__all__ = ["ParquetWriter", "encrypt_batches"]
+__all__ = ["Feed", "ParquetWriter", "encrypt_batches"]
+
+_MOST_WAITING: Final = 4
+
+
+class Feed(BatchStream):
+    """A stream of batches that is filled as it is read.
+
+    At most a few batches wait, so a caller that is faster than encryption waits too.
+
+    Args:
+        schema: of every batch.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        """Wait for the first batch."""
+        super().__init__(schema, self._read(), may_change_thread=False)
+        self._waiting: deque[Any] = deque()
+        self._changed = threading.Condition()
+        self._is_whole = False
+        self._is_aborted = False
+        self._is_closed = False
+
+    def put(self, batch: object) -> bool:
+        """Hand over a batch; say no if nobody reads any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING or self._is_closed)
+            if not self._is_closed:
+                self._waiting.append(batch)
+                self._changed.notify_all()
+            return not self._is_closed
+
+    def finish(self) -> None:
+        """Say that no batch follows."""
+        with self._changed:
+            self._is_whole = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Say that what was handed over must not be used."""
+        with self._changed:
+            self._is_aborted = True
+            self._changed.notify_all()
+
+    def _read(self) -> Generator[Any]:
+        """Yield the batches.
+
+        Raises:
+            InterruptedRunError: the caller gave up.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_whole or self._is_aborted)
+                if self._is_aborted:
+                    raise InterruptedRunError("the writer was left before it was closed")
+                if not self._waiting:
+                    return
+                batch = self._waiting.popleft()
+                self._changed.notify_all()
+            yield batch
+            del batch  # else it would live until the next one is there
+
+    def close(self) -> None:
+        """Stop reading, and let a caller that waits go on."""
+        with self._changed:
+            self._is_closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
 
 _RESERVED: Final = b"pipecrypt."
 

@@ -266,7 +266,7 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    sink_state.PastRuns.look = classmethod(  # type: ignore[assignment,method-assign]
+    sink_state.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
         lambda cls, *_, **__: cls()
     )
 

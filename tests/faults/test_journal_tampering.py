@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.errors import NotTrustedError, PipecryptError
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.journal.seal import SignedSeal, UncheckedSeal
+from pipecrypt.runs.journal.seal import open_unchecked
 from tests.faults.scenes import SCENES, Shop, prepare, stop
 
 
@@ -172,7 +173,7 @@ def test_the_signature_is_what_refuses(shop: Shop, monkeypatch: pytest.MonkeyPat
     block.write_text(json.dumps(envelope))
     with pytest.raises(NotTrustedError):
         shop.run(resumes=True)
-    monkeypatch.setattr(SignedSeal, "open", lambda self, stored: UncheckedSeal(".json").open(stored))
+    monkeypatch.setattr(OpenSigners, "open_payload", lambda self, stored, kind: open_unchecked(stored))
     shop.run(resumes=True)
 
 

@@ -14,7 +14,7 @@ import pipecrypt as pc
 from pipecrypt.dataset import staged
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import IntegrityError, PipecryptError, VerificationError
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from tests.faults.scenes import SCENES, Shop, prepare, write_source
 
 NAME = "day=1/b.parquet"

@@ -16,7 +16,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.plan.plan_report import PlanReport, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, report_plan
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.report.report import read_report
 from pipecrypt.runs.run import run

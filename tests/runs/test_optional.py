@@ -15,7 +15,7 @@ from pipecrypt.errors import ColumnNotFoundError, ConflictError, PolicyError, Un
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.columns import choose_keys, covers, leaf_columns
 from pipecrypt.parquet.footer.stored import read_plain_footer
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions

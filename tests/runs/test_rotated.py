@@ -11,7 +11,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.keystores import create_key, remove_keys
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange

@@ -18,7 +18,7 @@ from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import PolicyError, UnlistedColumnError
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions

@@ -27,9 +27,8 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.reading.pyarrow_keys import decryption_properties
-from pipecrypt.runs.feed import Feed
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
+from pipecrypt.runs.writer import Feed, ParquetWriter, encrypt_batches
 from tests.runs.conftest import World, own_threads
 
 TABLE = pa.table({"id": range(1000), "email": [f"user{row}@example.org" for row in range(1000)]})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
-from pipecrypt.runs.workers.portable import portable_location
+from pipecrypt.runs.workers.remote import portable_location
 from pipecrypt.store import held_directory, undo
 from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
 from pipecrypt.store.exclusive import hold_exclusively, remove_file, replace_exclusively

@@ -297,7 +297,7 @@ def restore_blob(
         AccessError: a key is missing or was refused.
     """
     # Closed at once after an error: the caller closes the source then, and nothing may read it any more.
-    with _Writing(sink, blob.layout.block_bytes) as writing, closing(_sealed_windows(blob, source)) as windows:
+    with _WriteBehind(sink, blob.layout.block_bytes) as writing, closing(_sealed_windows(blob, source)) as windows:
         for window, sealed in windows:
             writing.start()
             bounds = window.row_group.bounds
@@ -373,7 +373,7 @@ def _fill(source: DescribedSource, start: int, out: memoryview) -> memoryview:
     return out
 
 
-class _Writing:
+class _WriteBehind:
     """Two buffers: one takes blocks while a thread writes the other.
 
     A block is opened together with its length prefix, which lands on the end of the block before. Those bytes are
@@ -389,7 +389,7 @@ class _Writing:
         self._pending: Future[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipecrypt-write")
 
-    def __enter__(self) -> _Writing:
+    def __enter__(self) -> _WriteBehind:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -48,7 +48,6 @@ from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_pla
 
 __all__ = [
     "BLOCK_COLUMN",
-    "CODECS",
     "DEFAULT_BLOCK_BYTES",
     "MAX_BLOCK_BYTES",
     "PREFIX_BYTES",

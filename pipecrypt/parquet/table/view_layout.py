@@ -59,19 +59,7 @@ from pipecrypt.parquet.wire.fields import (
 )
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint, keep_encoded
 
-__all__ = [
-    "LOCKED_GAP_BYTES",
-    "PAGE_ROWS",
-    "LeafLevels",
-    "MissingKeys",
-    "ViewLayout",
-    "ViewPart",
-    "column_metadata",
-    "lay_out",
-    "leaf_levels",
-    "make_root_optional",
-    "null_pages",
-]
+__all__ = ["LOCKED_GAP_BYTES", "MissingKeys", "ViewLayout", "ViewPart", "lay_out"]
 
 _REQUIRED: Final = 0
 _OPTIONAL: Final = 1

@@ -1,4 +1,4 @@
-"""One block of a run's journal as bytes, and back. Sealing and storing blocks is left to journal, reading to history.
+"""One block of a run's journal as bytes, and back; and how much memory may be taken by what is kept of many.
 
 JSON lines: what the run is, each promise that a task of the block made, then a line for each task::
 
@@ -11,14 +11,17 @@ JSON lines: what the run is, each promise that a task of the block made, then a 
                 "service_calls": n, "seconds": s, "bad_rows": n,
                 "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
 
-A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too.
+A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too. A block is
+bounded before it is parsed, and goes when it was read. What is kept of all of them together is charged to a budget
+before the next block is read, however many lie in a sink.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,7 +34,7 @@ from pipecrypt.dataset.statement.file_list import (
     encode_file_line,
 )
 from pipecrypt.dataset.statement.manifest import MAX_STATEMENT_BYTES
-from pipecrypt.dataset.statement.paths import check_inside, parse_run_id
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, check_inside, parse_run_id
 from pipecrypt.dataset.statement.promise import (
     ClearColumns,
     JSONObject,
@@ -41,10 +44,79 @@ from pipecrypt.dataset.statement.promise import (
     encode_clear_columns,
     encode_policy,
 )
+from pipecrypt.errors import ConflictError
 from pipecrypt.runs.report.events import Part
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
 
-__all__ = ["MAX_BLOCK_BYTES", "MAX_BLOCK_TASKS", "Block", "RunHeader", "TaskRecord", "decode_block", "encode_block"]
+__all__ = [
+    "MAX_BLOCK_BYTES",
+    "MAX_BLOCK_TASKS",
+    "MOST_KEPT_BYTES",
+    "Block",
+    "MemoryBudget",
+    "RunHeader",
+    "TaskRecord",
+    "decode_block",
+    "encode_block",
+    "memory_of",
+]
+
+# With a hostile block that is parsed, and those that are fetched ahead, less than 512 MiB. The files that unsigned runs
+# have written take some 400 bytes each, and 700 until their run was read; of a run to be continued, 1,000 to 2,000.
+MOST_KEPT_BYTES: Final = 288 << 20
+_OWN_BYTES: Final = 16  # what the garbage collector keeps for an object, rounded up
+
+
+class MemoryBudget:
+    """What may be kept in memory of the journals in a sink.
+
+    Args:
+        sink: the directory.
+        most_bytes: how much.
+    """
+
+    def __init__(self, sink: Location, most_bytes: int = MOST_KEPT_BYTES) -> None:
+        """Nothing is kept yet."""
+        self._sink = sink
+        self._most_bytes = most_bytes
+        self.kept_bytes = 0
+
+    def charge(self, run_id: str, count: int) -> None:
+        """Take so many bytes for what a run noted.
+
+        Raises:
+            ConflictError: they are too many.
+        """
+        self.kept_bytes += count
+        if self.kept_bytes > self._most_bytes:
+            raise ConflictError(
+                f"{self._sink.child(f'{RUNS_DIRECTORY}/{run_id}').display}: the journals up to this one note more than "
+                f"{self._most_bytes >> 20} MiB of memory hold",
+                hint="if no run of yours made that directory, remove it; sign what you write, or use several sinks",
+            )
+
+    def give_back(self, count: int) -> None:
+        """Say that so many bytes are not kept any more."""
+        self.kept_bytes -= count
+
+
+def memory_of(things: Iterable[object]) -> int:
+    """Return how many bytes things take, with all that is in them; what is in them twice counts once."""
+    waiting, seen, total = list(things), set[int](), 0
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        total += sys.getsizeof(thing)
+        if isinstance(thing, tuple | list | frozenset):
+            waiting.extend(thing)
+        elif (names := getattr(thing, "__slots__", None)) is not None:
+            total += _OWN_BYTES
+            waiting.extend(getattr(thing, name) for name in names)
+    return total
+
 
 MAX_BLOCK_BYTES: Final = MAX_STATEMENT_BYTES
 MAX_BLOCK_TASKS: Final = 500

@@ -28,8 +28,8 @@ from pipecrypt.dataset.statement.paths import (
 )
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import IntegrityError, UsageError
-from pipecrypt.runs.journal.history import FoundRun, find_runs, read_blocks, read_header
-from pipecrypt.runs.journal.seal import UncheckedSeal
+from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
+from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
 from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.inventory import refuse_links, take_inventory
@@ -148,7 +148,7 @@ class _Cleaning:
         runs = find_runs(self._sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
         dead = [run for run in runs if not run.is_finished and run.run_id != self._run]
-        old, kept = list[FoundRun](), list[FoundRun]()
+        old, kept = list[JournalRef](), list[JournalRef]()
         for run in dead:
             is_old = run.run_id < last_finished or self._is_past(parse_run_id(run.run_id))
             (old if is_old else kept).append(run)
@@ -188,7 +188,7 @@ class _Cleaning:
             finish_version(self._sink, self._run, self._entries)
         return is_due
 
-    def _of_runs(self, old: list[FoundRun], runs: tuple[FoundRun, ...]) -> Iterator[str]:
+    def _of_runs(self, old: list[JournalRef], runs: tuple[JournalRef, ...]) -> Iterator[str]:
         """Yield what the runs left: their own directories, and data files that never became part of anything."""
         datasets = {dataset_id for run in old for dataset_id in self._dataset_of(run)}
         if datasets:
@@ -200,7 +200,7 @@ class _Cleaning:
         for run in old:
             yield from self._files_of.get(run.run_id, ())
 
-    def _set_aside(self, runs: tuple[FoundRun, ...]) -> Iterator[str]:
+    def _set_aside(self, runs: tuple[JournalRef, ...]) -> Iterator[str]:
         """Yield what is staged by finished runs whose version is not the one that is there, and attempts of all."""
         for run in runs:
             files, is_current = self._files_of.get(run.run_id, ()), run.run_id == self._run
@@ -211,16 +211,16 @@ class _Cleaning:
                 prefix = run_path(run.run_id, "staged/")
                 yield from (path for path in files if path.startswith(prefix))
 
-    def _dataset_of(self, run: FoundRun) -> Iterator[str]:
+    def _dataset_of(self, run: JournalRef) -> Iterator[str]:
         # A journal that was damaged leads to the files of its run all the same.
-        header = read_header(self._sink, run, lambda name: UncheckedSeal.of([name]))
+        header = read_header(self._sink, run, lambda name: unchecked_seal([name]))
         if header is not None and not header.is_staged:
             yield header.dataset_id
 
-    def _noted(self, run: FoundRun) -> Iterator[str]:
+    def _noted(self, run: JournalRef) -> Iterator[str]:
         """Yield the files that are there and that a run noted, up to where its journal is damaged."""
         try:
-            for block in read_blocks(self._sink, run, UncheckedSeal.of(run.blocks)):
+            for block in read_blocks(self._sink, run, unchecked_seal(run.blocks)):
                 paths = (part.path for record in block.records for part in record.parts)
                 yield from (path for path in paths if path in self._found)
         except IntegrityError as error:

@@ -1,6 +1,6 @@
 """What earlier runs left in a sink: a version to put in place, a run to continue, tasks that are done.
 
-Looked at once, while the lock of the sink is held. What a run does about it is left to directory_run.
+Looked at once, while the lock of the sink is held.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.dataset.version import VerifiedVersion, Version
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.runs.journal.allowance import Allowance, memory_of
-from pipecrypt.runs.journal.block import Block, TaskRecord
-from pipecrypt.runs.journal.history import FoundRun, PastRun, fetch_ahead, find_runs, joined, read_blocks, read_run
-from pipecrypt.runs.journal.journal import Journal
+from pipecrypt.runs.journal.block import Block, MemoryBudget, TaskRecord, memory_of
+from pipecrypt.runs.journal.journal import (
+    Journal,
+    JournalRef,
+    RecordedRun,
+    fetch_ahead,
+    find_runs,
+    joined,
+    read_blocks,
+    read_run,
+)
 from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
@@ -28,7 +35,7 @@ from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["DoneFile", "PastRuns", "put_in_place"]
+__all__ = ["FinishedFile", "RunHistory", "put_in_place"]
 
 # What is kept of a file besides its path, and of a task: objects of some 50 bytes each, and entries of dictionaries.
 _FILE_BYTES: Final = 260
@@ -36,7 +43,7 @@ _TASK_BYTES: Final = 290
 
 
 @dataclass(frozen=True, slots=True)
-class DoneFile:
+class FinishedFile:
     """An output that an earlier run wrote.
 
     Args:
@@ -71,7 +78,7 @@ def put_in_place(sink: Location, earlier: VerifiedVersion | None, seal: Seal) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastRuns:
+class RunHistory:
     """What the journals in a sink say.
 
     Args:
@@ -87,18 +94,18 @@ class PastRuns:
     """
 
     run_ids: tuple[str, ...] = ()
-    unfinished: PastRun | None = None
-    over: PastRun | None = None
+    unfinished: RecordedRun | None = None
+    over: RecordedRun | None = None
     adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
-    done: Mapping[str, DoneFile] = field(default_factory=dict)
+    done: Mapping[str, FinishedFile] = field(default_factory=dict)
     going: tuple[str, ...] = ()
     dataset_id: str | None = None
     clear_columns: ClearColumns | None = None
 
     @classmethod
     def look(
-        cls, sink: Location, seal_of: Callable[[FoundRun], Seal], version: Version | None, *, is_signed: bool
-    ) -> PastRuns:
+        cls, sink: Location, seal_of: Callable[[JournalRef], Seal], version: Version | None, *, is_signed: bool
+    ) -> RunHistory:
         """Read the journals in a sink; nothing is written.
 
         Args:
@@ -113,12 +120,12 @@ class PastRuns:
             ConflictError: they note more than may be kept in memory.
             StorageError: the storage refused or failed.
         """
-        runs, allowance = find_runs(sink), Allowance(sink)
+        runs, budget = find_runs(sink), MemoryBudget(sink)
         last_finished = max((run.run_id for run in runs if run.is_finished), default="")
-        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of, allowance)
+        last = _last(sink, [run for run in runs if run.run_id > last_finished], seal_of, budget)
         is_over = last is not None and _is_over(last, version)
         unfinished = None if last is None or is_over or not _has_written(sink, last) else last
-        finished = _FinishedRuns(allowance)
+        finished = _FinishedRuns(budget)
         if not is_signed:
             finished.read(sink, (run for run in runs if run.is_finished), seal_of)
         elif version is not None:
@@ -149,7 +156,7 @@ class PastRuns:
             )
 
 
-def _has_written(sink: Location, past: PastRun) -> bool:
+def _has_written(sink: Location, past: RecordedRun) -> bool:
     """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
 
     Raises:
@@ -163,13 +170,13 @@ def _has_written(sink: Location, past: PastRun) -> bool:
 
 
 def _last(
-    sink: Location, runs: list[FoundRun], seal_of: Callable[[FoundRun], Seal], allowance: Allowance
-) -> PastRun | None:
-    found = (read_run(sink, run, seal_of(run), allowance) for run in reversed(runs) if run.blocks)
+    sink: Location, runs: list[JournalRef], seal_of: Callable[[JournalRef], Seal], budget: MemoryBudget
+) -> RecordedRun | None:
+    found = (read_run(sink, run, seal_of(run), budget) for run in reversed(runs) if run.blocks)
     return next((past for past in found if past is not None), None)
 
 
-def _is_over(past: PastRun, version: Version | None) -> bool:
+def _is_over(past: RecordedRun, version: Version | None) -> bool:
     """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
     header = past.header
     if version is None:
@@ -177,7 +184,7 @@ def _is_over(past: PastRun, version: Version | None) -> bool:
     return not header.is_staged or header.run_id == version.run or header.dataset_id != version.dataset_id
 
 
-def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
+def _adopted(sink: Location, past: RecordedRun) -> dict[str, TaskRecord]:
     """Return the tasks whose files are the ones that the run has written, as their sizes and footers tell.
 
     The journal of another sink, signed with the same key, may have been put here; its files are not those. A footer
@@ -191,7 +198,7 @@ def _adopted(sink: Location, past: PastRun) -> dict[str, TaskRecord]:
     return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
 
 
-def _clear_columns(finished: ClearColumns | None, unfinished: PastRun | None) -> ClearColumns | None:
+def _clear_columns(finished: ClearColumns | None, unfinished: RecordedRun | None) -> ClearColumns | None:
     # One that was killed before it noted a column may have noted no more than that it began.
     if unfinished is None or not unfinished.clear:
         return finished
@@ -208,22 +215,22 @@ def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
         return False  # it is written again
 
 
-def _signed_files(entries: Iterable[FileEntry]) -> dict[str, DoneFile]:
+def _signed_files(entries: Iterable[FileEntry]) -> dict[str, FinishedFile]:
     """Return what a version's list says has been done, by path."""
-    return {entry.path: DoneFile(entry.task_id or "", entry.size_bytes) for entry in entries}
+    return {entry.path: FinishedFile(entry.task_id or "", entry.size_bytes) for entry in entries}
 
 
 class _FinishedRuns:
     """What runs that finished have noted, the first begun first; of each one no more is kept than who follows asks.
 
     Args:
-        allowance: what may be kept.
+        budget: what may be kept.
     """
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         """Nothing is read yet."""
-        self._allowance = allowance
-        self.done: dict[str, DoneFile] = {}
+        self._budget = budget
+        self.done: dict[str, FinishedFile] = {}
         self.dataset_id: str | None = None
         self._clear: set[tuple[str, ...]] | None = None
         self._clear_bytes = 0
@@ -233,7 +240,7 @@ class _FinishedRuns:
         """Leaf columns that files have in plaintext; None where that was not noted."""
         return None if self._clear is None else frozenset(self._clear)
 
-    def read(self, sink: Location, runs: Iterable[FoundRun], seal_of: Callable[[FoundRun], Seal]) -> None:
+    def read(self, sink: Location, runs: Iterable[JournalRef], seal_of: Callable[[JournalRef], Seal]) -> None:
         """Take what these runs have noted.
 
         Raises:
@@ -247,12 +254,12 @@ class _FinishedRuns:
                 self._take(run.run_id, read_blocks(sink, run, seal_of(run), fetch))
 
     def _take(self, run_id: str, blocks: Iterable[Block]) -> None:
-        tasks: dict[str, tuple[tuple[str, DoneFile], ...]] = {}
+        tasks: dict[str, tuple[tuple[str, FinishedFile], ...]] = {}
         removes: list[str] = []
-        before, kept = self._allowance.kept_bytes, -self._clear_bytes
+        before, kept = self._budget.kept_bytes, -self._clear_bytes
         for record in joined(self._charged(run_id, blocks, removes)):
-            self._allowance.charge(run_id, _TASK_BYTES + sum(_cost(part.path) for part in record.parts))
-            files = ((part.path, DoneFile(record.task_id, part.sink_bytes)) for part in record.parts)
+            self._budget.charge(run_id, _TASK_BYTES + sum(_cost(part.path) for part in record.parts))
+            files = ((part.path, FinishedFile(record.task_id, part.sink_bytes)) for part in record.parts)
             tasks[record.task_id] = tuple(files)
         for path, file in chain.from_iterable(tasks.values()):
             kept += 0 if path in self.done else _cost(path)
@@ -261,12 +268,12 @@ class _FinishedRuns:
             if self.done.pop(path, None) is not None:
                 kept -= _cost(path)
         kept += self._clear_bytes
-        self._allowance.give_back(self._allowance.kept_bytes - before - kept)
+        self._budget.give_back(self._budget.kept_bytes - before - kept)
 
     def _charged(self, run_id: str, blocks: Iterable[Block], removes: list[str]) -> Iterator[Block]:
         for block in blocks:
             begun = [record for record in block.records if record.has_more]  # waits for its end
-            self._allowance.charge(run_id, memory_of(begun) + sum(map(_cost, block.removes)))
+            self._budget.charge(run_id, memory_of(begun) + sum(map(_cost, block.removes)))
             removes.extend(block.removes)
             self.dataset_id = block.header.dataset_id
             if block.clear is not None:
@@ -277,7 +284,7 @@ class _FinishedRuns:
         self._clear = set() if self._clear is None else self._clear
         new = columns - self._clear
         count = 2 * memory_of([new])  # twice: they are given away as another set
-        self._allowance.charge(run_id, count)
+        self._budget.charge(run_id, count)
         self._clear_bytes += count
         self._clear |= new
 

@@ -1,4 +1,4 @@
-"""Hold the lock of a sink while files are written there or signed, or footers changed. Locks: store/lease."""
+"""Hold the lock of a sink while files are written there or signed, or footers changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decide what a run into a directory does, from its plan and from what earlier runs left. Doing it is left to run/.
+"""Decide what a run into a directory does: compare its tasks with those that earlier runs have done.
 
 A run decides while it holds the lock, from what it has verified; a plan decides the same from what anybody may have
 written. Both look at the same conflicts, one after the other.
@@ -6,28 +6,207 @@ written. Both look at the same conflicts, one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
+from pipecrypt.dataset.listing import name_some
+from pipecrypt.dataset.signed_file import dataset_id_of
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
-from pipecrypt.errors import SinkNotEmptyError
+from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.runs.journal.block import TaskRecord
-from pipecrypt.runs.journal.history import PastRun
-from pipecrypt.runs.journal.past_runs import DoneFile, PastRuns
-from pipecrypt.runs.plan.changes import (
-    Changes,
-    check_changes,
-    check_sizes,
-    compare_with_done,
-    overwrite_done,
-    superseded_by,
-    written_by,
-)
+from pipecrypt.runs.journal.journal import RecordedRun
+from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory
+from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
+from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import Task
+from pipecrypt.store.inventory import pin
+from pipecrypt.store.location import Location
 from pipecrypt.store.sink import sink_is_empty
 
-__all__ = ["Decision", "decide", "find_conflicts", "what_goes"]
+__all__ = [
+    "Changes",
+    "Decision",
+    "check_changes",
+    "check_sizes",
+    "compare_with_done",
+    "decide",
+    "find_conflicts",
+    "overwrite_done",
+    "superseded_by",
+    "what_goes",
+    "written_by",
+]
+
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a run has to do.
+
+    Args:
+        to_do: tasks that are not done yet, or whose source or policy changed since.
+        skipped: how many are done.
+        replaced: outputs that will be written again, sorted.
+        removed: outputs whose sources are gone, sorted.
+        lost: outputs that were written and are not there now, sorted.
+        made_again: outputs of tasks that were done and are done again, because some are lost or doubtful.
+        orphaned: outputs whose sources are gone, and that stay although all others are overwritten, sorted.
+        kept: outputs of earlier runs that stay as they are, by path.
+    """
+
+    to_do: tuple[Task, ...]
+    skipped: int
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    made_again: tuple[str, ...] = ()
+    orphaned: tuple[str, ...] = ()
+    kept: Mapping[str, FinishedFile] = field(default_factory=dict)
+
+
+def compare_with_done(
+    tasks: Iterable[Task],
+    done: Mapping[str, FinishedFile],
+    adopted: Mapping[str, TaskRecord],
+    found: Mapping[str, int | None] | None = None,
+    doubtful: Collection[str] = (),
+) -> Changes:
+    """Return what is left to do.
+
+    Args:
+        tasks: all tasks of the plan.
+        done: each output that was written, by path.
+        adopted: from ids to records of tasks that are done by a run that is continued.
+        found: the outputs that are there; None where whoever signs looks for them.
+        doubtful: paths where a run that is continued may have written over what was done.
+    """
+    planned = tuple(tasks)
+    rewritten = {part.path for record in adopted.values() for part in record.parts}
+    done = {path: file for path, file in done.items() if path not in rewritten}
+    planned_ids = {task.id for task in planned}
+    there = done if found is None else found
+    lost = sorted(path for path, file in done.items() if path not in there and file.task_id in planned_ids)
+    undone = {done[path].task_id for path in lost}.union(done[path].task_id for path in doubtful if path in done)
+    ids = {file.task_id for file in done.values()}.difference(undone).union(adopted)
+    to_do = tuple(task for task in planned if task.id not in ids)
+    stale = sorted(path for path, file in done.items() if file.task_id not in planned_ids)
+    writes = written_by(to_do)
+    staying = planned_ids - undone
+    return Changes(
+        to_do=to_do,
+        skipped=len(planned) - len(to_do),
+        replaced=tuple(path for path in stale if writes(path)),
+        removed=tuple(path for path in stale if not writes(path)),
+        lost=tuple(lost),
+        made_again=tuple(sorted(path for path, file in done.items() if file.task_id in undone)),
+        kept={path: file for path, file in done.items() if file.task_id in staying},
+    )
+
+
+def overwrite_done(
+    tasks: Iterable[Task], done: Mapping[str, FinishedFile], adopted: Collection[str], choice: OnSourceChange
+) -> Changes:
+    """Return what a run does that does everything again.
+
+    Args:
+        tasks: all tasks of the plan.
+        done: each output that was written, by path; what no run of a configuration wrote has no source to lose.
+        adopted: ids of tasks that are done by a run that is continued.
+        choice: what happens to outputs whose sources are gone.
+    """
+    planned = tuple(tasks)
+    to_do = tuple(task for task in planned if task.id not in adopted)
+    planned_ids, superseded = {task.id for task in planned}, superseded_by(planned)
+    stale = (path for path, file in done.items() if file.task_id and file.task_id not in planned_ids)
+    gone = tuple(sorted(path for path in stale if not superseded(path)))
+    removes = choice is OnSourceChange.REPLACE
+    return Changes(
+        to_do=to_do,
+        skipped=len(planned) - len(to_do),
+        removed=gone if removes else (),
+        orphaned=() if removes else gone,
+    )
+
+
+def check_sizes(sink: Location, changes: Changes, found: Mapping[str, int | None], dataset_id: str | None) -> None:
+    """Pass if outputs that nobody signed, and that stay, have the sizes that they were written with.
+
+    A deep rotation changes the size of a file, and not whose it is: its footer tells.
+
+    Args:
+        sink: the directory.
+        changes: from `compare_with_done`, with the same `found`.
+        found: sizes in bytes of the outputs that are there.
+        dataset_id: of the dataset that earlier runs wrote.
+
+    Raises:
+        ConflictError: one has not.
+    """
+    other = [path for path, file in changes.kept.items() if found.get(path) != file.size_bytes]
+    other = [path for path in other if dataset_id is None or not _is_of(sink, path, dataset_id)]
+    if other:
+        raise ConflictError(
+            f"{name_some(sink, other)}: not of the size that an earlier run wrote",
+            hint="remove what nobody wants, so that it is made again; or begin anew with --overwrite",
+        )
+
+
+def check_changes(changes: Changes, choice: OnSourceChange) -> None:
+    """Pass if the operator wants what changed to be replaced, or nothing did.
+
+    Raises:
+        ConflictError: sources changed or are gone.
+    """
+    if choice is OnSourceChange.REPLACE or not (changes.replaced or changes.removed):
+        return
+    told = [f"{what}: {_named(paths)}" for what, paths in _by_change(changes).items()]
+    raise ConflictError(
+        "; ".join(told), hint="set run.on_source_change to replace, or put the sources back as they were"
+    )
+
+
+def _is_of(sink: Location, path: str, dataset_id: str) -> bool:
+    pinned = pin(sink.child(path), path)
+    file = None if pinned is None else pinned[1]
+    return file is not None and dataset_id_of(file) == dataset_id
+
+
+def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
+    """Return what says of a path below the sink whether one of these tasks may write it."""
+    by_kind: defaultdict[bool, set[str]] = defaultdict(set)
+    for task in tasks:
+        by_kind[task.kind.rolls_over].add(task.path)
+    plain, rolled = by_kind[False], by_kind[True]
+    return lambda path: path in plain or unnumbered(path) in rolled
+
+
+def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
+    """Return what says of a path whether its rows would be in the dataset twice if it stayed beside these outputs.
+
+    These are the paths that are written, and of a source that is split now, what it was written to before, whole or in
+    more parts.
+    """
+    to_do = tuple(tasks)
+    writes, split = written_by(to_do), {path for task in to_do if (path := task.whole_path) is not None}
+    return lambda path: writes(path) or path in split or unnumbered(path) in split
+
+
+def _by_change(changes: Changes) -> dict[str, tuple[str, ...]]:
+    found = {
+        "the source or the policy changed since these were encrypted": changes.replaced,
+        "the sources of these are gone": changes.removed,
+    }
+    return {what: paths for what, paths in found.items() if paths}
+
+
+def _named(paths: tuple[str, ...]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(map(ascii, paths[:_SHOWN])) + more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +222,7 @@ class Decision:
     """
 
     changes: Changes
-    continued: PastRun | None = None
+    continued: RecordedRun | None = None
     adopted: Mapping[str, TaskRecord] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     rotated: Mapping[str, str] = field(default_factory=dict)
@@ -60,59 +239,59 @@ class Decision:
 
 
 def decide(
-    request: EncryptSpec,
+    spec: EncryptSpec,
     plan: Plan,
-    past: PastRuns | None,
+    past: RunHistory | None,
     there: Mapping[str, int | None] | None,
-    find: Callable[[Mapping[str, DoneFile]], Mapping[str, str]] = lambda done: {},
+    find: Callable[[Mapping[str, FinishedFile]], Mapping[str, str]] = lambda done: {},
 ) -> Decision:
     """Return what a run does.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all of its tasks.
         past: what earlier runs left; None where the run keeps no journal, and so knows of none.
         there: sizes in bytes of the outputs that are in the sink; None where whoever signs looks for them.
         find: finds which of the outputs that were written are under the keys of the policy by a deep rotation: their
             paths, with the ids of their tasks now.
     """
-    continued = past.unfinished if past is not None and request.run.resumes else None
+    continued = past.unfinished if past is not None and spec.run.resumes else None
     if past is None:
         return Decision(changes=Changes(to_do=plan.tasks, skipped=0))
-    adopted, dropped = _taken_over(request, plan, past, continued)
+    adopted, dropped = _taken_over(spec, plan, past, continued)
     rotated: Mapping[str, str] = {}
-    if request.overwrite:
-        changes = overwrite_done(plan.tasks, past.done, adopted, request.run.on_source_change)
+    if spec.overwrite:
+        changes = overwrite_done(plan.tasks, past.done, adopted, spec.run.on_source_change)
     else:
         rotated = find(past.done)
         done = {path: replace(file, task_id=rotated.get(path, file.task_id)) for path, file in past.done.items()}
         changes = compare_with_done(plan.tasks, done, adopted, there, _doubtful(continued))
         rotated = {path: new for path, new in rotated.items() if path in changes.kept}
-    if request.only_tasks is not None:
+    if spec.only_tasks is not None:
         # A saved plan leaves sources out on purpose: what has no task in it is not gone.
         changes = replace(changes, removed=(), orphaned=())
     return Decision(changes=changes, continued=continued, adopted=adopted, dropped=dropped, rotated=rotated)
 
 
 def find_conflicts(
-    request: EncryptSpec, past: PastRuns | None, decision: Decision, there: Mapping[str, int | None] | None
+    spec: EncryptSpec, past: RunHistory | None, decision: Decision, there: Mapping[str, int | None] | None
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks that the run must pass, in order; each raises ConflictError or SinkNotEmptyError if it does not.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         past: what earlier runs left.
         decision: from `decide`, with the same arguments.
         there: as for `decide`.
     """
-    if past is None or request.overwrite:
+    if past is None or spec.overwrite:
         return
-    if not request.run.resumes:
+    if not spec.run.resumes:
         yield past.check_finished
-    yield lambda: _check_known(request, past)
-    yield lambda: check_changes(decision.changes, request.run.on_source_change)
+    yield lambda: _check_known(spec, past)
+    yield lambda: check_changes(decision.changes, spec.run.on_source_change)
     if there is not None:
-        yield lambda: check_sizes(request.sink, decision.changes, there, past.dataset_id)
+        yield lambda: check_sizes(spec.sink, decision.changes, there, past.dataset_id)
 
 
 def what_goes(
@@ -137,12 +316,12 @@ def what_goes(
 
 
 def _taken_over(
-    request: EncryptSpec, plan: Plan, past: PastRuns, continued: PastRun | None
+    spec: EncryptSpec, plan: Plan, past: RunHistory, continued: RecordedRun | None
 ) -> tuple[Mapping[str, TaskRecord], tuple[str, ...]]:
     """Return what the run that is continued has done of the plan, and paths of files that it would not write now."""
     if continued is None:
         return {}, ()
-    if request.only_tasks is not None:
+    if spec.only_tasks is not None:
         return past.adopted, ()  # what a saved plan leaves out stays
     planned = {task.id for task in plan.tasks}
     adopted = {task_id: record for task_id, record in past.adopted.items() if task_id in planned}
@@ -152,19 +331,19 @@ def _taken_over(
     return adopted, tuple(sorted(dropped))
 
 
-def _doubtful(continued: PastRun | None) -> set[str]:
+def _doubtful(continued: RecordedRun | None) -> set[str]:
     """Return where the run that is continued may have written over what earlier runs have done."""
     if continued is None or continued.header.is_staged:
         return set()
     return _noted(continued).union(continued.replaces)
 
 
-def _noted(run: PastRun) -> set[str]:
+def _noted(run: RecordedRun) -> set[str]:
     return {part.path for record in run.records.values() for part in record.parts}
 
 
-def _check_known(request: EncryptSpec, past: PastRuns) -> None:
+def _check_known(spec: EncryptSpec, past: RunHistory) -> None:
     is_known = bool(past.done) or past.unfinished is not None
-    is_foreign = not is_known and not sink_is_empty(request.sink, besides=RESERVED_DIRECTORY)
+    is_foreign = not is_known and not sink_is_empty(spec.sink, besides=RESERVED_DIRECTORY)
     if is_foreign or any(not file.task_id for file in past.done.values()):
-        raise SinkNotEmptyError(f"the sink {request.sink.display} holds files that no run of a configuration wrote")
+        raise SinkNotEmptyError(f"the sink {spec.sink.display} holds files that no run of a configuration wrote")

@@ -9,23 +9,43 @@ from typing import Final
 
 from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.output import Target
 from pipecrypt.runs.plan.output_checks import check_outputs
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
-from pipecrypt.runs.spec.spec import EncryptSpec, Spec
+from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Kind, Task, task_id
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import is_directory, is_link, new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
-__all__ = ["Plan", "make_plan", "planned_sources"]
+__all__ = ["Plan", "RunKeys", "find_candidates", "make_plan"]
 
 _READ_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """All keys that a run may use, as they travel to each process that does tasks of it.
+
+    Args:
+        references: the key references; no others are ever used.
+        dataset_id: of the dataset that is written; None where files are decrypted.
+        also: key references of further master keys that each KEK is wrapped for.
+    """
+
+    references: tuple[str, ...]
+    dataset_id: str | None = None
+    also: tuple[str, ...] = ()
+
+    def open(self, credentials: Credentials) -> KeySession:
+        """Return a session of this process, which makes KEKs of its own."""
+        return KeySession(self.references, credentials=credentials, dataset_id=self.dataset_id, also=self.also)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +75,11 @@ class Plan:
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
     lock: HeldLease | None = None
+
+    @property
+    def keys(self) -> RunKeys:
+        """All keys that the run may use."""
+        return RunKeys(self.key_references, self.dataset_id, self.also)
 
     @property
     def may_travel(self) -> bool:
@@ -96,8 +121,7 @@ def make_plan(spec: Spec) -> Plan:
         ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
     """
-    check_disjoint(spec.source, spec.sink, spec.pattern)
-    candidates, is_one_file = _find_candidates(spec)
+    candidates, is_one_file = find_candidates(spec)
     is_single_file = _is_single_file(spec, len(candidates), is_one_file=is_one_file)
     dataset_id = None if spec.policy is None else new_dataset_id()
     tasks = _tasks(spec, candidates, dataset_id, is_single_file=is_single_file)
@@ -119,22 +143,15 @@ def make_plan(spec: Spec) -> Plan:
     )
 
 
-def planned_sources(spec: EncryptSpec) -> tuple[tuple[SourceFile, Kind], ...]:
-    """Return the sources of a run and what would be done with each, for a look ahead: no sink is touched.
-
-    Raises:
-        PipecryptError: as `make_plan`.
-    """
-    check_disjoint(spec.source, spec.sink, spec.pattern)
-    sources = list_sources(spec.source, spec.pattern)
-    return tuple((source, choose_kind(Candidate(spec, source))) for source in sources)
-
-
-def _find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
+def find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
     """Return the sources, each with what was signed about it, and whether the caller names one file itself.
 
     A glob or a directory that happens to hold one file names none: tomorrow it may hold two.
+
+    Raises:
+        PipecryptError: as `make_plan`; no sink is touched.
     """
+    check_disjoint(spec.source, spec.sink, spec.pattern)
     requirements = spec.checks.requirements
     if requirements is None:
         sources = list_sources(spec.source, spec.pattern)

@@ -1,4 +1,4 @@
-"""Tell files that a deep rotation put under the keys of the policy from files that are due again. Rotating: calls.
+"""Tell files that a deep rotation put under the keys of the policy from files that are due again.
 
 The id of a task depends on the key references of its policy, so a configuration that names a master key's successor
 has other tasks than the run that wrote the files. A file is done all the same where
@@ -21,7 +21,7 @@ from pipecrypt.dataset.signed_file import master_keys_of
 from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import list_sibling_keys
-from pipecrypt.runs.journal.past_runs import DoneFile
+from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -58,9 +58,9 @@ class _KeySuccession:
 
 
 def find_rotated(
-    request: EncryptSpec,
+    spec: EncryptSpec,
     plan: Plan,
-    done: Mapping[str, DoneFile],
+    done: Mapping[str, FinishedFile],
     promise: PromisedPolicy | None,
     ids_of: Callable[[], FindIDs],
     *,
@@ -69,7 +69,7 @@ def find_rotated(
     """Return the paths of files that are done under the keys of the policy, with the ids of their tasks now.
 
     Args:
-        request: what is asked for.
+        spec: what is asked for.
         plan: all of its tasks.
         done: each output that was written, by path.
         promise: of the signed version that lists them; None where nobody signed it.
@@ -83,7 +83,7 @@ def find_rotated(
     known = {file.task_id for file in done.values()}
     left = [task for task in plan.tasks if task.id not in known]
     written = {*done, *filter(None, map(unnumbered, done))}
-    succession = _find_succession(request, [task for task in left if task.path in written], known, credentials)
+    succession = _find_succession(spec, [task for task in left if task.path in written], known, credentials)
     if succession is None:
         return {}
     new_ids = {succession.old_id(task): task.id for task in left}
@@ -109,23 +109,23 @@ class _PolicyKeys:
 
 
 def _find_succession(
-    request: EncryptSpec, left: Sequence[Task], known: set[str], credentials: Credentials
+    spec: EncryptSpec, left: Sequence[Task], known: set[str], credentials: Credentials
 ) -> _KeySuccession | None:
     if not left:
         return None
-    for succession in _successions(request, credentials):
+    for succession in _successions(spec, credentials):
         # Most of the files, or none: a few tell which.
         if any(succession.old_id(task) in known for task in islice(left, _TRIED)):
             return succession
     return None
 
 
-def _successions(request: EncryptSpec, credentials: Credentials) -> Iterator[_KeySuccession]:
-    used = request.policy.engine_policy().key_references()
+def _successions(spec: EncryptSpec, credentials: Credentials) -> Iterator[_KeySuccession]:
+    used = spec.policy.engine_policy().key_references()
     for new in used:
-        for old in dict.fromkeys((*request.known_keys, *list_sibling_keys(new, credentials))):
+        for old in dict.fromkeys((*spec.known_keys, *list_sibling_keys(new, credentials))):
             if old not in used:
-                yield _KeySuccession(new, old, request.key_spellings)
+                yield _KeySuccession(new, old, spec.key_spellings)
 
 
 def _promised(promise: PromisedPolicy) -> frozenset[str]:

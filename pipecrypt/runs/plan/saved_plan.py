@@ -1,4 +1,4 @@
-"""A plan as a file, and back: which tasks, by id, a run shall do and no others. Planning itself is left to plan.
+"""A plan as a file, and back: which tasks, by id, a run shall do and no others.
 
     {"version": 1, "sink": "<as errors show it>",
      "tasks": [{"id": "<64 hex>", "source": "<path>", "path": "<path>", "source_bytes": n}, ...]}
@@ -16,7 +16,7 @@ from typing import Final
 
 from pipecrypt.dataset.statement.file_list import check_digest
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
-from pipecrypt.runs.plan.plan_report import PlanReport
+from pipecrypt.runs.plan.preview import PlanReport
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import open_sink
 from pipecrypt.store.source import read_small_file

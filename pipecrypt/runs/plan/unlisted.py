@@ -1,4 +1,4 @@
-"""Stop a run before a column that no rule covers goes out in plaintext. Reading columns is left to preview.
+"""Stop a run before a column that no rule covers goes out in plaintext.
 
 A policy names what is encrypted, so a column that a source has since yesterday would go out in plaintext without a
 word. Where the policy does not say what becomes of unlisted columns, a run compares those that would be in plaintext:
@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.dataset.version import Version
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
-from pipecrypt.runs.journal.past_runs import PastRuns
+from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import Task
 
@@ -112,7 +112,7 @@ class PlannedColumns:
         tasks: Sequence[Task],
         to_do: Sequence[Task],
         *,
-        past: PastRuns | None,
+        past: RunHistory | None,
         version: Version | None,
         seen: ColumnsSeen | None = None,
     ) -> None:
@@ -199,7 +199,7 @@ def _schema(task: Task) -> Schema | PipecryptError:
     return tuple((leaf.path, key is not None) for leaf, key in columns or ())
 
 
-def _noted(past: PastRuns | None, version: Version | None) -> ClearColumns | None:
+def _noted(past: RunHistory | None, version: Version | None) -> ClearColumns | None:
     noted = [each.clear_columns for each in (past, version) if each is not None and each.clear_columns is not None]
     return frozenset[tuple[str, ...]]().union(*noted) if noted else None
 

@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
-from pipecrypt.keys.grants import Grant
 from pipecrypt.parquet.report import FileReport, KeyBytes
+
+if TYPE_CHECKING:
+    from pipecrypt.keys.grants import Grant
 
 __all__ = [
     "NO_STAGES",

@@ -1,7 +1,4 @@
-"""Turn Ctrl-C, SIGTERM and a lost terminal into one exception, once, so that what was begun is tidied up.
-
-What is tidied up is left to those whose blocks it passes through.
-"""
+"""Turn Ctrl-C, SIGTERM and a lost terminal into one exception, once, so that what was begun is tidied up."""
 
 from __future__ import annotations
 

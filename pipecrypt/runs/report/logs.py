@@ -1,4 +1,4 @@
-"""How logs are written, here and in worker processes: text, or one JSON object a line. What is logged: each room.
+"""How logs are written, here and in worker processes: text, or one JSON object a line.
 
 Levels are those of pipecrypt's own logger: the SDKs below log requests, which may hold secrets, at their debug level.
 Their warnings, Python's, and what nobody caught come out in the same shape, from `write_stray_output_as_logs` on.

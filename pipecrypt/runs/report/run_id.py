@@ -1,4 +1,4 @@
-"""Name runs, and know which one is at work, for logs and progress. What a run does is left to run."""
+"""Name runs, and know which one is at work, for logs and progress."""
 
 from __future__ import annotations
 

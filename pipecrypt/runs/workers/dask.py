@@ -1,4 +1,4 @@
-"""Carry out tasks on a Dask cluster, of this machine or another. What a worker does with one is left to alone.
+"""Carry out tasks on a Dask cluster, of this machine or another.
 
 Dask may do a task twice, and may lose its result. So results count by the id of their task, the first one only, and
 files reach their places only with it: see attempts.
@@ -25,11 +25,16 @@ from pipecrypt.errors import (
 )
 from pipecrypt.runs.report.events import BytesDone, FileStarted, Part, TaskRetried
 from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers.alone import AloneSetup, check_lock, end_run, run_task_alone
-from pipecrypt.runs.workers.attempts import drop_attempts, take_result
-from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.runs.workers.portable import portable_task
-from pipecrypt.runs.workers.protocol import OnEvent
+from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
+from pipecrypt.runs.workers.remote import (
+    RemoteSetup,
+    check_lock,
+    drop_attempts,
+    end_run,
+    portable_task,
+    run_remotely,
+    take_result,
+)
 
 __all__ = ["DaskExecutor"]
 
@@ -54,7 +59,7 @@ class DaskExecutor:
     """
 
     def __init__(
-        self, setup: AloneSetup, *, address: str | None, workers: int, attempts: int, wait_seconds: float
+        self, setup: RemoteSetup, *, address: str | None, workers: int, attempts: int, wait_seconds: float
     ) -> None:
         """Start nothing yet."""
         self._wait_seconds = wait_seconds
@@ -74,7 +79,7 @@ class DaskExecutor:
         """
         try:
             with _quiet(), _client(self._address, self._workers) as client:
-                run = _Run(client, self._setup, Ledger(tasks, self._attempts), on_event, self._wait_seconds)
+                run = _Run(client, self._setup, TaskLedger(tasks, self._attempts), on_event, self._wait_seconds)
                 try:
                     return run.finish([portable_task(task) for task in tasks])
                 finally:
@@ -88,7 +93,9 @@ class DaskExecutor:
 class _Run:
     """The way of tasks through a cluster."""
 
-    def __init__(self, client: Any, setup: AloneSetup, ledger: Ledger, on_event: OnEvent, wait_seconds: float) -> None:
+    def __init__(
+        self, client: Any, setup: RemoteSetup, ledger: TaskLedger, on_event: OnEvent, wait_seconds: float
+    ) -> None:
         self._wait_seconds = wait_seconds
         self._alone_since: float | None = None
         self._client = client
@@ -147,7 +154,7 @@ class _Run:
         while self._waiting and len(self._flying) < most:
             task, attempt = self._waiting.popleft()
             key = f"pipecrypt-{self._setup.name}-{task.id[:16]}-{attempt}"
-            future = self._client.submit(run_task_alone, task, self._setup, key=key, pure=False, retries=0)
+            future = self._client.submit(run_remotely, task, self._setup, key=key, pure=False, retries=0)
             self._flying[future] = task, attempt
             if attempt == 1:
                 self._on_event(FileStarted(task.path))

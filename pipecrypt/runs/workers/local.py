@@ -1,7 +1,9 @@
-"""Drive worker processes: start them, hand out tasks, replace those that die, stop them. Work is left to worker.
+"""Worker processes of this machine: the driver that starts, feeds, replaces and stops them, and what runs in each.
 
-Each worker has a pipe of its own. A shared queue, as in `concurrent.futures`, has a lock that a killed worker takes
-along, and does not tell which file it was at.
+Each worker has its own key session and a pipe of its own. A shared queue, as in `concurrent.futures`, has a lock that a
+killed worker takes along, and does not tell which file it was at. A worker outlives neither a stop nor its driver:
+SIGTERM and a broken pipe unwind the task at hand, which removes its temporary file. Signals from the terminal go to the
+driver, which decides.
 """
 
 from __future__ import annotations
@@ -9,34 +11,195 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import pickle
 import signal
+import sys
+import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
-from typing import Final, Self, cast
+from types import FrameType, TracebackType
+from typing import Final, Self, TypeAlias, cast
 
-from pipecrypt.errors import WorkerError
-from pipecrypt.runs.report.events import BytesDone, Event, FileDone, Part, TaskRetried
-from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.runs.workers.protocol import OnEvent
-from pipecrypt.runs.workers.worker import (
-    BLOCKED_WHILE_STARTING,
-    STOPPED_EXIT_CODE,
-    Failed,
-    Message,
-    Ready,
-    WorkerSetup,
-    work,
-)
+from pipecrypt.errors import PipecryptError, WorkerError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
+from pipecrypt.runs.plan.plan import RunKeys
+from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, Part, TaskRetried
+from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
+from pipecrypt.runs.report.run_id import current_run_id, running
+from pipecrypt.runs.task import Task, run_task
+from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
 from pipecrypt.store.sink import remove_leftovers
+from pipecrypt.vocabulary.once import mark_given, warnings_given
 
-__all__ = ["LocalExecutor"]
+__all__ = [
+    "BLOCKED_WHILE_STARTING",
+    "STOPPED_EXIT_CODE",
+    "LocalExecutor",
+    "Message",
+    "WorkerSetup",
+    "work",
+]
+
+STOPPED_EXIT_CODE: Final = 128 + signal.SIGTERM
+# The driver starts workers with these blocked, so that a Ctrl-C while Python starts up prints no traceback.
+BLOCKED_WHILE_STARTING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_REPORT_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker needs before its first task.
+
+    Args:
+        directory: the driver's current directory, which relative paths start from.
+        keys: all that the worker may use.
+        credentials: what opens them.
+        logs: how logs are written; default: as in this process.
+        said: warnings that need not be said again; default: those of this process.
+        run_id: of the run; default: the one at work here.
+    """
+
+    directory: str
+    keys: RunKeys
+    credentials: Credentials
+    logs: LogSetup | None = field(default_factory=current_logs)
+    said: frozenset[str] = field(default_factory=warnings_given)
+    run_id: str | None = field(default_factory=current_run_id)
+
+
+# What a worker sends: what happens, what made it fail, or None once it has its keys and waits for a task.
+Message: TypeAlias = Event | Exception | None
+
+
+class _StopError(BaseException):
+    """The driver wants this worker to end, or is gone."""
+
+
+_is_stopping: Final = threading.Event()
+
+
+def work(connection: Connection, setup: WorkerSetup) -> None:
+    """Do tasks from `connection` until it closes; the target of the process."""
+    try:
+        try:
+            _serve_run(connection, setup)
+        finally:
+            # From here on Python tidies up after itself, and would print what is raised in between.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except _StopError:
+        sys.exit(STOPPED_EXIT_CODE)
+
+
+def _serve_run(connection: Connection, setup: WorkerSetup) -> None:
+    if setup.logs is not None:
+        write_logs(setup.logs)
+        write_stray_output_as_logs()
+    ignore_unraisable(_StopError)  # it came while a finalizer ran, where Python drops it: the next step stops then
+    _install_signal_handlers()
+    threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
+    os.chdir(setup.directory)
+    mark_given(setup.said)
+    with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
+        _serve(connection, setup)
+
+
+def _install_signal_handlers() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_WHILE_STARTING)
+
+
+def _watch_driver() -> None:
+    """Stop this process when the driver dies, also in the middle of a long wait."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait([driver.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _on_stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
+    _is_stopping.set()
+    raise _StopError
+
+
+def _check_not_stopped() -> None:
+    if _is_stopping.is_set():
+        raise _StopError
+
+
+def _serve(connection: Connection, setup: WorkerSetup) -> None:
+    try:
+        with setup.keys.open(setup.credentials) as session:
+            _send(connection, None)
+            while (task := _receive(connection)) is not None:
+                _carry_out(connection, task, session)
+    except Exception as error:
+        _send(connection, _portable(error))
+
+
+def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
+    progress = _PipeProgress(connection, task.input_bytes)
+    _send(connection, FileStarted(task.path))
+    _send(connection, run_task(task, session, progress.on_bytes))
+
+
+class _PipeProgress:
+    """Tells the driver about progress, now and then, and about the end, just before publishing.
+
+    Sending is also how a worker finds out that its driver is gone, in time to publish nothing.
+    """
+
+    def __init__(self, connection: Connection, source_bytes: int) -> None:
+        self._connection = connection
+        self._left = source_bytes
+        self._unsent = 0
+
+    def on_bytes(self, count: int) -> None:
+        _check_not_stopped()
+        self._unsent += count
+        self._left -= count
+        if self._left <= 0 or self._unsent >= _REPORT_BYTES:
+            _send(self._connection, BytesDone(self._unsent))
+            self._unsent = 0
+
+
+def _send(connection: Connection, message: Message) -> None:
+    _check_not_stopped()
+    try:
+        connection.send(message)
+    except OSError as error:
+        raise _StopError from error
+
+
+def _receive(connection: Connection) -> Task | None:
+    _check_not_stopped()
+    try:
+        task: Task | None = connection.recv()
+    except (EOFError, OSError):
+        return None
+    return task
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error in a form that survives the way to the driver."""
+    if isinstance(error, PipecryptError):
+        return error
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    with contextlib.suppress(Exception):
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+        return error
+    return RuntimeError(f"{type(error).__name__} in a worker process: {error}")
+
 
 _log: Final = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 10.0
@@ -66,42 +229,42 @@ class LocalExecutor:
             WorkerError: a worker process ended while it started, or one too many was killed, at a task or before.
         """
         with _Workers(self._workers, self._setup) as workers:
-            return _Run(workers, tasks, self._attempts, on_event).finish()
+            return _LocalRun(workers, tasks, self._attempts, on_event).finish()
 
 
-class _Run:
+class _LocalRun:
     """The way of tasks through workers."""
 
     def __init__(self, workers: _Workers, tasks: Sequence[Task], attempts: int, on_event: OnEvent) -> None:
         self._workers = workers
         self._waiting = deque(tasks)
-        self._ledger = Ledger(tasks, attempts)
+        self._ledger = TaskLedger(tasks, attempts)
         self._idle_deaths_left = attempts
         self._on_event = on_event
 
     def finish(self) -> list[Part]:
         while not self._ledger.is_complete:
             for worker, message in self._workers.messages():
-                if isinstance(message, _Died):
+                if isinstance(message, _WorkerExit):
                     self._replace(worker, message)
-                elif isinstance(message, Failed):
-                    raise message.error
+                elif isinstance(message, Exception):
+                    raise message
                 else:
                     self._go_on(worker, message)
         return self._ledger.parts()
 
-    def _go_on(self, worker: _Worker, message: Event | Ready) -> None:
-        event = None if isinstance(message, Ready) else message
+    def _go_on(self, worker: _Worker, event: Event | None) -> None:
+        is_idle = event is None or isinstance(event, FileDone)
         if isinstance(event, BytesDone):
             worker.bytes_done += event.bytes
         elif isinstance(event, FileDone):
-            worker.task, event = None, self._ledger.take(event)
-        if isinstance(message, Ready | FileDone) and self._waiting:
+            worker.task, event = None, self._ledger.accept(event)
+        if is_idle and self._waiting:
             worker.begin(self._waiting.popleft())
         if event is not None:
             self._on_event(event)
 
-    def _replace(self, worker: _Worker, died: _Died) -> None:
+    def _replace(self, worker: _Worker, died: _WorkerExit) -> None:
         if not worker.is_ready and not died.is_killed:  # it would do the same again
             hint = "see its message above; a script that starts workers needs `if __name__ == '__main__':`"
             raise WorkerError(f"a worker process {died.how} while it started", hint=hint)
@@ -121,7 +284,7 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Died:
+class _WorkerExit:
     """A worker has ended.
 
     Args:
@@ -159,13 +322,13 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died: its pipe says so next
             self.connection.send(task)
 
-    def receive(self) -> Message | _Died:
+    def receive(self) -> Message | _WorkerExit:
         try:
             message = cast(Message, self.connection.recv())
         except (EOFError, OSError):
             self.process.join(_EXIT_SECONDS)
             code = self.process.exitcode
-            return _Died(_describe_exit(code), is_killed=code is not None and code < 0)
+            return _WorkerExit(_describe_exit(code), is_killed=code is not None and code < 0)
         self.is_ready = True
         return message
 
@@ -214,7 +377,7 @@ class _Workers:
         worker.tidy_up()
         self._workers.remove(worker)
 
-    def messages(self) -> Iterator[tuple[_Worker, Message | _Died]]:
+    def messages(self) -> Iterator[tuple[_Worker, Message | _WorkerExit]]:
         """Wait until some worker has something to say; yield one message of each that has."""
         by_connection = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection)):

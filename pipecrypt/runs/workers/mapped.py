@@ -1,4 +1,4 @@
-"""Carry out tasks by an engine that a caller brings: Ray, Spark, or any that maps a function. A task itself: alone."""
+"""Carry out tasks by an engine that a caller brings: Ray, Spark, or any that maps a function."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import TypeAlias
 from pipecrypt.errors import InterruptedRunError, WorkerError
 from pipecrypt.runs.report.events import BytesDone, FileDone, Part
 from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers.alone import AloneSetup, check_lock, end_run, run_task_alone
-from pipecrypt.runs.workers.attempts import drop_attempts, take_result
-from pipecrypt.runs.workers.ledger import Ledger
-from pipecrypt.runs.workers.portable import portable_task
-from pipecrypt.runs.workers.protocol import OnEvent
+from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
+from pipecrypt.runs.workers.remote import (
+    RemoteSetup,
+    check_lock,
+    drop_attempts,
+    end_run,
+    portable_task,
+    run_remotely,
+    take_result,
+)
 
 __all__ = ["MapTasks", "MappedExecutor", "TaskCall"]
 
@@ -30,11 +35,11 @@ class TaskCall:
     """
 
     task: Task
-    setup: AloneSetup
+    setup: RemoteSetup
 
     def __call__(self) -> FileDone:
         """Carry it out; what it returns goes back to the driver, in any order, once or more often."""
-        return run_task_alone(self.task, self.setup)
+        return run_remotely(self.task, self.setup)
 
 
 # Calls each of the calls somewhere, and yields what they return as it comes.
@@ -49,7 +54,7 @@ class MappedExecutor:
         map_tasks: calls the tasks.
     """
 
-    def __init__(self, setup: AloneSetup, map_tasks: MapTasks) -> None:
+    def __init__(self, setup: RemoteSetup, map_tasks: MapTasks) -> None:
         """Start nothing yet."""
         self._setup = setup
         self._map_tasks = map_tasks
@@ -78,7 +83,7 @@ class MappedExecutor:
                 drop_attempts(self._setup.attempts)
 
     def _take(self, results: Iterable[FileDone], tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
-        ledger, by_id = Ledger(tasks, 1), {task.id: task for task in tasks}
+        ledger, by_id = TaskLedger(tasks, 1), {task.id: task for task in tasks}
         for result in results:
             if not isinstance(result, FileDone):
                 raise WorkerError(

@@ -18,7 +18,7 @@ from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, parse_envelope
 from pipecrypt.dataset.statement.manifest import decode_statement
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import FutureStatementError, IntegrityError, UsageError
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
 from pipecrypt.runs.spec.spec import EncryptSpec

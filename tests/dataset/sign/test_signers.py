@@ -20,7 +20,7 @@ from pipecrypt.errors import ConflictError, IntegrityError, NotTrustedError, Rol
 from pipecrypt.keys.keystores import create_key, read_keys, retire_key
 from pipecrypt.keys.signers import read_version_keys
 from pipecrypt.runs.files import encrypt
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location

@@ -13,7 +13,7 @@ from pipecrypt.dataset.sign import sink_checks
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
 from pipecrypt.errors import ConflictError, NotTrustedError, SourceNotFoundError, StorageError
 from pipecrypt.runs.files import decrypt
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.verifying import verify
 from pipecrypt.runs.writer import ParquetWriter, encrypt_batches

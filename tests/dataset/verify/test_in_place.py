@@ -18,7 +18,7 @@ from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, staged_path
 from pipecrypt.dataset.verify import verification
 from pipecrypt.dataset.verify.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
-from pipecrypt.runs.journal.trusted import TrustedJournals
+from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
 from pipecrypt.store.location import Location

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from pipecrypt.runs.journal import block as block_module
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES, Block, RunHeader, TaskRecord, decode_block, encode_block
-from pipecrypt.runs.journal.history import PastRun, find_runs, read_run
-from pipecrypt.runs.journal.journal import Journal
-from pipecrypt.runs.journal.seal import PlainSeal
+from pipecrypt.runs.journal.journal import Journal, RecordedRun, find_runs, read_run
+from pipecrypt.runs.journal.seal import Seal, plain_seal
 from pipecrypt.runs.report.events import Part
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
@@ -84,10 +83,10 @@ def test_what_a_reader_refuses_is_not_written(record: TaskRecord) -> None:
         encode_block(Block(_HEADER, 0, (record,)))
 
 
-def _read(tmp_path: Path) -> PastRun:
+def _read(tmp_path: Path) -> RecordedRun:
     sink = Location(str(tmp_path))
     (found,) = find_runs(sink)
-    past = read_run(sink, found, PlainSeal())
+    past = read_run(sink, found, plain_seal())
     assert past is not None
     return past
 
@@ -98,7 +97,7 @@ def _sizes(tmp_path: Path) -> list[int]:
 
 def test_very_many_paths_take_several_blocks(tmp_path: Path) -> None:
     paths = tuple(f"country=de/day=2026-01-01/part-{number:08}.snappy.parquet" for number in range(60_000))
-    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal = Journal(Location(str(tmp_path)), _HEADER, plain_seal())
     journal.begin(paths)
     journal.removes(paths)
     past = _read(tmp_path)
@@ -109,7 +108,7 @@ def test_very_many_paths_take_several_blocks(tmp_path: Path) -> None:
 
 def test_very_many_short_paths_take_several_blocks(tmp_path: Path) -> None:
     paths = tuple("".join(letters) for letters in itertools.product(string.ascii_letters, repeat=3))
-    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal = Journal(Location(str(tmp_path)), _HEADER, plain_seal())
     journal.begin(paths)
     assert _read(tmp_path).replaces == paths
 
@@ -117,11 +116,11 @@ def test_very_many_short_paths_take_several_blocks(tmp_path: Path) -> None:
 def test_the_first_half_of_a_lost_attempt_is_no_part_of_the_next(tmp_path: Path) -> None:
     """A run that was killed between two blocks of one task does it again when it goes on, under the same id."""
     halves = [TaskRecord("cd" * 32, "large", (_part(f"x-{number}"),), has_more=number == 0) for number in range(2)]
-    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal = Journal(Location(str(tmp_path)), _HEADER, plain_seal())
     journal.begin()
     journal.add(halves[0])
     journal.flush()
-    again = Journal(Location(str(tmp_path)), _HEADER, PlainSeal(), sequence=_read(tmp_path).next_sequence)
+    again = Journal(Location(str(tmp_path)), _HEADER, plain_seal(), sequence=_read(tmp_path).next_sequence)
     again.begin()
     for half in halves:
         again.add(half)
@@ -134,7 +133,7 @@ def test_a_task_of_very_many_files_takes_several_blocks(tmp_path: Path) -> None:
     parts = tuple(_part(f"{'deep/' * 100}x-{number:05}.parquet", rows=number) for number in range(6_000))
     small = TaskRecord("ab" * 32, "small", (_part("small.parquet"),))
     large = TaskRecord("cd" * 32, "large", parts)
-    journal = Journal(Location(str(tmp_path)), _HEADER, PlainSeal())
+    journal = Journal(Location(str(tmp_path)), _HEADER, plain_seal())
     journal.begin()
     for record in (small, large):
         journal.add(record)
@@ -165,7 +164,7 @@ class _Timed:
     tasks: int = 0
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.sink, _HEADER, _TimedSeal(self), clock=lambda: self.now)
+        self.journal = Journal(self.sink, _HEADER, _timed_seal(self), clock=lambda: self.now)
         self.journal.begin()
 
     def finish_task(self, *, after: float, seconds: float) -> None:
@@ -179,19 +178,18 @@ class _Timed:
     def lost(self) -> int:
         """How many tasks a kill would cost now."""
         (found,) = find_runs(self.sink)
-        past = read_run(self.sink, found, PlainSeal())
+        past = read_run(self.sink, found, plain_seal())
         assert past is not None
         return self.tasks - len(past.records)
 
 
-class _TimedSeal(PlainSeal):
-    def __init__(self, run: _Timed) -> None:
-        self._run = run
-
-    def seal(self, block: bytes) -> bytes:
-        self._run.now += self._run.block_seconds
-        self._run.written.append(self._run.now)
+def _timed_seal(run: _Timed) -> Seal:
+    def seal(block: bytes) -> bytes:
+        run.now += run.block_seconds
+        run.written.append(run.now)
         return block
+
+    return replace(plain_seal(), seal=seal)
 
 
 @pytest.fixture

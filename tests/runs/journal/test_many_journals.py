@@ -18,13 +18,20 @@ import pytest
 from pipecrypt.dataset.statement.manifest import decode_statement, encode_statement
 from pipecrypt.dataset.statement.promise import fits_clear_columns
 from pipecrypt.errors import ConflictError
-from pipecrypt.runs.journal import history, past_runs
-from pipecrypt.runs.journal.allowance import Allowance, memory_of
-from pipecrypt.runs.journal.block import Block, RunHeader, TaskRecord, decode_block, encode_block
+from pipecrypt.runs.journal import journal, past_runs
+from pipecrypt.runs.journal.block import (
+    Block,
+    MemoryBudget,
+    RunHeader,
+    TaskRecord,
+    decode_block,
+    encode_block,
+    memory_of,
+)
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean
-from pipecrypt.runs.journal.history import fetch_ahead, find_runs, joined, read_blocks, read_run
-from pipecrypt.runs.journal.past_runs import PastRuns
-from pipecrypt.runs.journal.seal import PlainSeal
+from pipecrypt.runs.journal.journal import fetch_ahead, find_runs, joined, read_blocks, read_run
+from pipecrypt.runs.journal.past_runs import RunHistory
+from pipecrypt.runs.journal.seal import plain_seal
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import manifest
@@ -54,8 +61,8 @@ def task(number: int, *paths: str, **members: Any) -> TaskRecord:
     return TaskRecord(f"{number:064x}", "", tuple(_part(path, sink_bytes=5) for path in paths), **members)
 
 
-def look(sink: Path) -> PastRuns:
-    return PastRuns.look(Location(str(sink)), lambda _: PlainSeal(), None, is_signed=False)
+def look(sink: Path) -> RunHistory:
+    return RunHistory.look(Location(str(sink)), lambda _: plain_seal(), None, is_signed=False)
 
 
 def files(start: int, count: int) -> tuple[TaskRecord, ...]:
@@ -81,8 +88,8 @@ GOES = {"replaces", "sources of wide characters"}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let half a mebibyte be kept."""
-    for module in (past_runs, history):
-        monkeypatch.setattr(module, "Allowance", partial(Allowance, most_bytes=MIB // 2))
+    for module in (past_runs, journal):
+        monkeypatch.setattr(module, "MemoryBudget", partial(MemoryBudget, most_bytes=MIB // 2))
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -130,21 +137,16 @@ def test_what_is_charged_is_what_it_takes(tmp_path: Path) -> None:
     assert 0.8 * taken < memory_of([block]) < 1.5 * taken
 
 
-class _Trusted(PlainSeal):
-    """As if keys that are trusted had signed each block."""
-
-    is_trusted = True
-
-
 @pytest.mark.usefixtures("small")
 def test_a_journal_of_trusted_keys_is_read_whole(tmp_path: Path) -> None:
     put(tmp_path, 1, *(BLOCKS["files"](100 * number) for number in range(20)))
     (run,) = find_runs(Location(str(tmp_path)))
-    past = read_run(Location(str(tmp_path)), run, _Trusted())
+    # As if keys that are trusted had signed each block.
+    past = read_run(Location(str(tmp_path)), run, replace(plain_seal(), is_trusted=True))
     assert past is not None
     assert len(past.records) == 2000
     with pytest.raises(ConflictError):
-        read_run(Location(str(tmp_path)), run, PlainSeal())
+        read_run(Location(str(tmp_path)), run, plain_seal())
 
 
 def test_a_task_in_several_pieces_is_one_record() -> None:
@@ -174,17 +176,17 @@ def test_a_block_of_very_many_lines_takes_no_more_than_twenty_times_its_bytes(li
 def test_blocks_are_fetched_ahead_in_order_and_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         put(tmp_path, number, {"records": files(number, 1)}, {"records": files(number, 1)})
-    sink, asked, real = Location(str(tmp_path)), list[str](), history.read_small_file
+    sink, asked, real = Location(str(tmp_path)), list[str](), journal.read_small_file
 
     def read(place: Location, max_bytes: int) -> bytes | None:
         asked.append(place.display)
         return real(place, max_bytes)
 
-    monkeypatch.setattr(history, "read_small_file", read)
+    monkeypatch.setattr(journal, "read_small_file", read)
     runs, most, seen = find_runs(sink), 0, 0
-    with fetch_ahead(sink, runs, lambda _: PlainSeal()) as fetch:
+    with fetch_ahead(sink, runs, lambda _: plain_seal()) as fetch:
         for run in runs:
-            for block in read_blocks(sink, run, PlainSeal(), fetch):
+            for block in read_blocks(sink, run, plain_seal(), fetch):
                 assert block.header.run_id == run.run_id
                 seen += 1
                 most = max(most, len(asked) - seen)
@@ -260,15 +262,15 @@ import resource, sys
 from datetime import timedelta
 from pipecrypt.errors import PipecryptError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.runs.journal.seal import UncheckedSeal
-from pipecrypt.runs.journal.past_runs import PastRuns
+from pipecrypt.runs.journal.seal import unchecked_seal
+from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.store.location import Location
 
 if sys.argv[1] == "clean":
     clean(sys.argv[2], grace=timedelta(), dry_run=True)
 else:
     try:
-        PastRuns.look(Location(sys.argv[2]), lambda run: UncheckedSeal.of(run.blocks), None, is_signed=False)
+        RunHistory.look(Location(sys.argv[2]), lambda run: unchecked_seal(run.blocks), None, is_signed=False)
     except PipecryptError as error:
         print(type(error).__name__, end=" ")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pytest
 
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.runs.journal.past_runs import DoneFile
+from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.kinds.blob import BlobEncryption
 from pipecrypt.runs.output import Target
-from pipecrypt.runs.plan.changes import Changes, compare_with_done, overwrite_done
+from pipecrypt.runs.plan.decision import Changes, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
 from pipecrypt.store.location import Location
@@ -46,7 +46,7 @@ def _tasks(names: Iterable[str]) -> list[Task]:
 
 def _compare(count: int, lost: str) -> tuple[Changes, int]:
     names = [f"{number:06}" for number in range(count)]
-    tasks, done = _tasks(names), {_Counted(name): DoneFile(_Counted(name), 1) for name in names}
+    tasks, done = _tasks(names), {_Counted(name): FinishedFile(_Counted(name), 1) for name in names}
     some: set[str] = {_Counted(name) for name in names[::2]}
     found = dict.fromkeys(path for path in done if lost != "lost" or path not in some)
     _Counted.steps = 0
@@ -64,7 +64,7 @@ def test_comparing_takes_as_many_steps_as_there_are_files(lost: str) -> None:
 
 @pytest.mark.parametrize("choice", OnSourceChange)
 def test_what_no_run_of_a_configuration_wrote_has_no_source_to_lose(choice: OnSourceChange) -> None:
-    done = {"a": DoneFile("a", 1), "gone": DoneFile("gone", 1), "of others": DoneFile("", 1)}
+    done = {"a": FinishedFile("a", 1), "gone": FinishedFile("gone", 1), "of others": FinishedFile("", 1)}
     changes = overwrite_done(_tasks(["a"]), done, (), choice)
     assert (*changes.removed, *changes.orphaned) == ("gone",)
     assert bool(changes.removed) is (choice is OnSourceChange.REPLACE)

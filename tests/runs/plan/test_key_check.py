@@ -21,8 +21,7 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key, retire_key
 from pipecrypt.keys.service import find_key_ids, list_sibling_keys
-from pipecrypt.runs.plan.key_check import check_keys
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import check_keys, report_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location

@@ -12,7 +12,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.runs.key_inventory import key_usage
 from pipecrypt.runs.plan import output_checks
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy

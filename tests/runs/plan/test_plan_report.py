@@ -12,7 +12,7 @@ import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
 from pipecrypt.keys.keystores import create_key
-from pipecrypt.runs.plan.plan_report import report_plan
+from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan, save_plan
 from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.run import run

@@ -22,13 +22,13 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
-from pipecrypt.runs.workers.alone import AloneSetup, run_task_alone
+from pipecrypt.runs.workers.remote import RemoteSetup, run_remotely
 from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, MARKS, SECONDS, *HOW = sys.argv[1:]
 
 
-def _slow_task(task: Task, setup: AloneSetup) -> FileDone:
+def _slow_task(task: Task, setup: RemoteSetup) -> FileDone:
     real, marks, seconds = life.encrypt_file, Path(MARKS), float(SECONDS)
 
     def slow(*arguments: object, **options: object) -> FileReport:
@@ -41,13 +41,13 @@ def _slow_task(task: Task, setup: AloneSetup) -> FileDone:
 
     life.encrypt_file = slow  # type: ignore[attr-defined]
     try:
-        return run_task_alone(task, setup)
+        return run_remotely(task, setup)
     finally:
         life.encrypt_file = real  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
-    dask_executor.run_task_alone = _slow_task
+    dask_executor.run_remotely = _slow_task
     request = EncryptSpec(
         source=Location(SOURCE),
         sink=Location(SINK),

@@ -22,12 +22,12 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.workers import worker
+from pipecrypt.runs.workers import local
 from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]
 GO_ON, DIE = Path(MARKS).parent / "go-on", Path(MARKS).parent / "die"
-_encrypt_file, _run_task = encrypt.encrypt_file, worker.run_task
+_encrypt_file, _run_task = encrypt.encrypt_file, local.run_task
 
 
 def _slow_encrypt_file(*arguments: object, **options: object) -> FileReport:
@@ -49,7 +49,7 @@ def _deadly_run_task(*arguments: object) -> FileDone:
     return done
 
 
-encrypt.encrypt_file, worker.run_task = _slow_encrypt_file, _deadly_run_task
+encrypt.encrypt_file, local.run_task = _slow_encrypt_file, _deadly_run_task
 
 
 def _show(event: Event) -> None:

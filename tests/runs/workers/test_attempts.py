@@ -15,9 +15,8 @@ from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
-from pipecrypt.runs.workers.attempts import drop_attempts, put_in_place, take_result
-from pipecrypt.runs.workers.ledger import Ledger
+from pipecrypt.runs.workers.executor import TaskLedger
+from pipecrypt.runs.workers.remote import RemoteSetup, drop_attempts, end_run, put_in_place, run_remotely, take_result
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import new_token
 from tests.runs.conftest import World
@@ -31,10 +30,10 @@ class Attempts:
         self.plan = plan
         self.task: Task = plan.tasks[0]
         self.place = Location(str(world.out)).child("_pipecrypt/runs/one/attempts")
-        self.setup = AloneSetup(new_token(), plan.key_references, plan.dataset_id, attempts=self.place)
+        self.setup = RemoteSetup(new_token(), plan.keys, attempts=self.place)
 
     def carry_out(self) -> FileDone:
-        return run_task_alone(self.task, self.setup)
+        return run_remotely(self.task, self.setup)
 
     def data(self) -> dict[str, bytes]:
         return {path: content for path, content in self.world.tree().items() if not path.startswith("_")}
@@ -75,7 +74,7 @@ def test_each_attempt_publishes_apart(attempts: Attempts) -> None:
 
 def test_the_first_result_counts_and_the_files_of_others_go(attempts: Attempts) -> None:
     first, second = attempts.carry_out(), attempts.carry_out()
-    ledger, tasks = Ledger(attempts.plan.tasks, 1), {task.id: task for task in attempts.plan.tasks}
+    ledger, tasks = TaskLedger(attempts.plan.tasks, 1), {task.id: task for task in attempts.plan.tasks}
     assert take_result(ledger, second, tasks, attempts.place) is not None
     placed = attempts.data()
     assert list(placed) == [part.path for part in second.parts]

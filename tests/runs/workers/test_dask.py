@@ -26,7 +26,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import dask as dask_executor
-from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
+from pipecrypt.runs.workers.remote import RemoteSetup, end_run, run_remotely
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.secret import DataKey
 from tests.runs.conftest import World, write_table
@@ -80,34 +80,34 @@ def test_a_cluster_without_workers_is_not_waited_for_for_ever(cluster: World, ha
     assert run(resuming, credentials=cluster.credentials).files > 0
 
 
-def _kill_once(task: Task, setup: AloneSetup) -> FileDone:
+def _kill_once(task: Task, setup: RemoteSetup) -> FileDone:
     """Stand in for the worker's function: the first process that gets a certain file dies at it."""
     mark = Path(setup.name)
     if task.path == "a.parquet" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return run_task_alone(task, replace(setup, name="run"))
+    return run_remotely(task, replace(setup, name="run"))
 
 
-def _kill_always(task: Task, setup: AloneSetup) -> FileDone:
+def _kill_always(task: Task, setup: RemoteSetup) -> FileDone:
     if task.path == "a.parquet":
         os.kill(os.getpid(), signal.SIGKILL)
-    return run_task_alone(task, setup)
+    return run_remotely(task, setup)
 
 
-def _overtaken_once(task: Task, setup: AloneSetup) -> FileDone:
+def _overtaken_once(task: Task, setup: RemoteSetup) -> FileDone:
     """Let another attempt at a certain file publish just before the first one that gets it."""
     mark = Path(setup.name)
     setup = replace(setup, name="run")
     if task.path == "a.parquet" and not mark.exists():
         mark.touch()
-        run_task_alone(task, setup)
-    return run_task_alone(task, setup)
+        run_remotely(task, setup)
+    return run_remotely(task, setup)
 
 
-def _die_once_after_publishing(task: Task, setup: AloneSetup) -> FileDone:
+def _die_once_after_publishing(task: Task, setup: RemoteSetup) -> FileDone:
     mark = Path(setup.name)
-    done = run_task_alone(task, replace(setup, name="run"))
+    done = run_remotely(task, replace(setup, name="run"))
     if task.path == "a.parquet" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -127,8 +127,8 @@ def test_a_cluster_encrypts_and_signs(cluster: World) -> None:
 
 
 def test_a_killed_worker_is_replaced(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _kill_once)
-    monkeypatch.setattr("pipecrypt.runs.workers.choice.new_token", lambda: "died")
+    monkeypatch.setattr(dask_executor, "run_remotely", _kill_once)
+    monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "died")
     monkeypatch.chdir(cluster.root)
     events: list[Event] = []
     summary = run(_request(cluster, attempts=3), credentials=cluster.credentials, on_event=events.append)
@@ -138,8 +138,8 @@ def test_a_killed_worker_is_replaced(cluster: World, monkeypatch: pytest.MonkeyP
 
 
 def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _overtaken_once)
-    monkeypatch.setattr("pipecrypt.runs.workers.choice.new_token", lambda: "twice")
+    monkeypatch.setattr(dask_executor, "run_remotely", _overtaken_once)
+    monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "twice")
     monkeypatch.chdir(cluster.root)
     events: list[Event] = []
     summary = run(_request(cluster), credentials=cluster.credentials, on_event=events.append)
@@ -149,8 +149,8 @@ def test_of_two_attempts_at_once_one_counts(cluster: World, monkeypatch: pytest.
 
 
 def test_a_worker_that_dies_after_it_published_loses_nothing(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _die_once_after_publishing)
-    monkeypatch.setattr("pipecrypt.runs.workers.choice.new_token", lambda: "late")
+    monkeypatch.setattr(dask_executor, "run_remotely", _die_once_after_publishing)
+    monkeypatch.setattr("pipecrypt.runs.run.new_token", lambda: "late")
     monkeypatch.chdir(cluster.root)
     summary = run(_request(cluster), credentials=cluster.credentials)
     assert summary.files == 8
@@ -181,7 +181,7 @@ def test_a_run_whose_lock_was_taken_says_so(cluster: World) -> None:
 
 
 def test_a_worker_that_dies_each_time_ends_the_run(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "run_task_alone", _kill_always)
+    monkeypatch.setattr(dask_executor, "run_remotely", _kill_always)
     with pytest.raises(WorkerError, match=r"a\.parquet"):
         run(_request(cluster, attempts=2), credentials=cluster.credentials)
     monkeypatch.undo()
@@ -247,9 +247,9 @@ def test_a_process_keeps_one_session_for_a_run(world: World, monkeypatch: pytest
         monkeypatch.setenv(name, value)
     create_key(world.reference("signing"), "ed25519", world.credentials)
     plan = make_plan(replace(_request(world), policy=Policy(default=world.key, also=[world.reference("other")])))
-    setup = AloneSetup("one", plan.key_references, plan.dataset_id, plan.also)
+    setup = RemoteSetup("one", plan.keys)
     try:
-        done = [run_task_alone(task, setup) for task in plan.tasks]
+        done = [run_remotely(task, setup) for task in plan.tasks]
     finally:
         end_run("one")
         end_run("one")

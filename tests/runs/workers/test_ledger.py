@@ -8,7 +8,7 @@ from pipecrypt.runs.report.events import FileDone, Part
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers.ledger import Ledger
+from pipecrypt.runs.workers.executor import TaskLedger
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
@@ -29,22 +29,22 @@ def _done(task: Task, rows: int) -> FileDone:
 def test_the_first_result_counts_and_a_late_one_is_dropped(
     tasks: tuple[Task, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger = Ledger(tasks, attempts=1)
+    ledger = TaskLedger(tasks, attempts=1)
     for number, task in enumerate(reversed(tasks)):
-        assert ledger.take(_done(task, number)) == _done(task, number)
-    assert ledger.take(_done(tasks[0], 99)) is None
+        assert ledger.accept(_done(task, number)) == _done(task, number)
+    assert ledger.accept(_done(tasks[0], 99)) is None
     assert "dropped a second result of a.parquet" in caplog.text
     assert [part.rows for part in ledger.parts()] == [2, 1, 0]  # in the order of the tasks, however they came
 
 
 def test_a_result_of_another_run_is_dropped(tasks: tuple[Task, ...]) -> None:
-    ledger = Ledger(tasks[1:], attempts=1)
-    assert ledger.take(_done(tasks[0], 1)) is None
+    ledger = TaskLedger(tasks[1:], attempts=1)
+    assert ledger.accept(_done(tasks[0], 1)) is None
     assert not ledger.is_complete
 
 
 def test_the_next_attempt_may_replace_what_the_one_before_published(tasks: tuple[Task, ...]) -> None:
-    ledger = Ledger(tasks, attempts=3)
+    ledger = TaskLedger(tasks, attempts=3)
     task = tasks[0]
     assert not task.target.overwrite
     assert ledger.fail(task, "was killed") == (task.again(), 2)

@@ -14,7 +14,7 @@ import pytest
 from pipecrypt.errors import InterruptedRunError, WorkerError
 from pipecrypt.runs.files import decrypt
 from pipecrypt.runs.report.events import BytesDone
-from pipecrypt.runs.workers import worker
+from pipecrypt.runs.workers import local
 from tests.runs.conftest import NAMES, World
 
 SCRIPT = Path(__file__).parent / "slow_script.py"
@@ -130,7 +130,8 @@ _MASKS = """
 import os, signal
 from multiprocessing import util
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.workers.worker import BLOCKED_WHILE_STARTING, WorkerSetup
+from pipecrypt.runs.plan.plan import RunKeys
+from pipecrypt.runs.workers.local import BLOCKED_WHILE_STARTING, WorkerSetup
 from pipecrypt.runs.workers.local import _Worker
 
 spawn = util.spawnv_passfds
@@ -144,7 +145,7 @@ def spy(path, arguments, descriptors):
 util.spawnv_passfds = spy
 if __name__ == "__main__":
     for _ in range(2):
-        worker = _Worker(WorkerSetup(os.getcwd(), (), Credentials({}), None))
+        worker = _Worker(WorkerSetup(os.getcwd(), RunKeys(()), Credentials({})))
         worker.process.kill()
         worker.process.join()
 """
@@ -289,12 +290,12 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
 
 def test_a_worker_without_its_driver_stops_before_publishing() -> None:
     ours, theirs = multiprocessing.Pipe()
-    progress = worker._Progress(theirs, source_bytes=10)
+    progress = local._PipeProgress(theirs, source_bytes=10)
     progress.on_bytes(4)  # nothing is sent yet
     progress.on_bytes(6)
     assert ours.recv() == BytesDone(10)
     ours.close()
-    with pytest.raises(worker._StopError):
+    with pytest.raises(local._StopError):
         progress.on_bytes(0)
 
 
@@ -368,7 +369,8 @@ def test_a_stop_is_never_printed(world: World, start: Start, moment: str) -> Non
 _FINALIZERS = """
 import os, signal, sys
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.runs.workers import worker
+from pipecrypt.runs.plan.plan import RunKeys
+from pipecrypt.runs.workers import local as worker
 from pipecrypt.runs.report.logs import LogFormat, LogSetup
 
 class Stopped:
@@ -380,11 +382,11 @@ class Broken:
 def serve(connection, setup):
     Stopped()
     Broken()
-    worker._check_going_on()
+    worker._check_not_stopped()
 
 worker._serve = serve
 logs = LogSetup(30, LogFormat(sys.argv[1])) if sys.argv[1] else None
-worker.work(None, worker.WorkerSetup(os.getcwd(), (), Credentials({}), None, logs=logs))
+worker.work(None, worker.WorkerSetup(os.getcwd(), RunKeys(()), Credentials({}), logs=logs))
 """
 
 
@@ -392,7 +394,7 @@ worker.work(None, worker.WorkerSetup(os.getcwd(), (), Credentials({}), None, log
 def test_a_stop_that_comes_while_a_finalizer_runs_is_not_told_and_not_lost(logs: str) -> None:
     done = subprocess.run([sys.executable, "-c", _FINALIZERS, logs], check=False, capture_output=True, text=True)
 
-    assert done.returncode == worker.STOPPED_EXIT_CODE
+    assert done.returncode == local.STOPPED_EXIT_CODE
     assert "_StopError" not in done.stderr
     assert done.stderr.count("ValueError: broken") == 1
     if logs:

@@ -25,9 +25,9 @@ from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.runs.workers import alone
-from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
+from pipecrypt.runs.workers import remote
 from pipecrypt.runs.workers.mapped import TaskCall
+from pipecrypt.runs.workers.remote import RemoteSetup, end_run, run_remotely
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World, write_table
 
@@ -102,19 +102,19 @@ def test_a_task_of_a_run_that_ended_publishes_nothing(world: World, monkeypatch:
     plan = make_plan(
         EncryptSpec(source=Location(str(world.raw)), sink=Location(str(world.out)), policy=Policy(default=world.key))
     )
-    setup = AloneSetup("ended", plan.key_references, plan.dataset_id)
-    run_task_alone(plan.tasks[0], setup)
-    real = alone._check_going_on
+    setup = RemoteSetup("ended", plan.keys)
+    run_remotely(plan.tasks[0], setup)
+    real = remote._check_running
 
     def end_meanwhile(name: str) -> None:
         end_run(name)
         real(name)
 
-    monkeypatch.setattr(alone, "_check_going_on", end_meanwhile)
+    monkeypatch.setattr(remote, "_check_running", end_meanwhile)
     with pytest.raises(InterruptedRunError):
-        run_task_alone(plan.tasks[1], setup)  # at work when the run ends
+        run_remotely(plan.tasks[1], setup)  # at work when the run ends
     with pytest.raises(InterruptedRunError):
-        run_task_alone(plan.tasks[2], setup)  # sent before, and begun afterwards
+        run_remotely(plan.tasks[2], setup)  # sent before, and begun afterwards
     assert list(world.tree()) == ["a.parquet"]
 
 
@@ -199,22 +199,22 @@ def test_no_key_stays_open_after_a_run(world: World) -> None:
     def look(calls: Sequence[TaskCall]) -> Iterator[FileDone]:
         for call in calls:
             yield call()
-            seen.append(alone._runs.names)
+            seen.append(remote._runs.names)
 
     _run(world, look)
     assert [len(names) for names in seen] == [1, 1, 1]
-    assert alone._runs.names == ()
+    assert remote._runs.names == ()
     with pytest.raises(InterruptedRunError):
-        run_task_alone(*_late(world, seen[0][0]))
+        run_remotely(*_late(world, seen[0][0]))
 
 
-def _late(world: World, name: str) -> tuple[Task, AloneSetup]:
+def _late(world: World, name: str) -> tuple[Task, RemoteSetup]:
     plan = make_plan(
         EncryptSpec(
             source=Location(str(world.raw)), sink=Location(str(world.root / "late")), policy=Policy(default=world.key)
         )
     )
-    return plan.tasks[0], AloneSetup(name, plan.key_references, plan.dataset_id)
+    return plan.tasks[0], RemoteSetup(name, plan.keys)
 
 
 @pytest.mark.parametrize("fails", ["while it yields", "at once", "in the driver"])
@@ -247,7 +247,7 @@ def test_no_key_stays_open_after_a_run_that_failed(world: World, fails: str) -> 
     engine = at_once if fails == "at once" else break_off
     with pytest.raises(OSError, match="is gone"):
         run(request, credentials=world.credentials, map_tasks=engine, on_event=stop)
-    assert alone._runs.names == ()
+    assert remote._runs.names == ()
     assert closed == ([] if fails == "at once" else [True])
 
 
@@ -264,8 +264,8 @@ def test_a_call_that_is_made_after_its_run_was_stopped_publishes_nothing(
     with pytest.raises(InterruptedRunError):
         _run(world, keep)
     # As in a process elsewhere, which nobody told.
-    runs = alone.OpenRuns()
-    monkeypatch.setattr(alone, "_runs", runs)
+    runs = remote.OpenRuns()
+    monkeypatch.setattr(remote, "_runs", runs)
     try:
         before = world.tree()
         with pytest.raises(InterruptedRunError):

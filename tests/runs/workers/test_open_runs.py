@@ -10,7 +10,7 @@ import pytest
 
 from pipecrypt.errors import InterruptedRunError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.workers.open_runs import OpenRuns
+from pipecrypt.runs.workers.remote import OpenRuns
 
 
 class _Session:

@@ -14,9 +14,8 @@ from pipecrypt.errors import InterruptedRunError
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.workers import alone
-from pipecrypt.runs.workers.alone import AloneSetup, end_run, run_task_alone
-from pipecrypt.runs.workers.portable import portable_lock
+from pipecrypt.runs.workers import remote
+from pipecrypt.runs.workers.remote import RemoteSetup, end_run, portable_lock, run_remotely
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World
@@ -51,22 +50,22 @@ def _rolled(world: World) -> Plan:
 
 
 @pytest.fixture
-def setup(world: World) -> Callable[[Plan], AloneSetup]:
-    return lambda plan: AloneSetup("here", plan.key_references, plan.dataset_id)
+def setup(world: World) -> Callable[[Plan], RemoteSetup]:
+    return lambda plan: RemoteSetup("here", plan.keys)
 
 
 @pytest.fixture(autouse=True)
 def _own_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    runs = alone.OpenRuns()
-    monkeypatch.setattr(alone, "_runs", runs)
+    runs = remote.OpenRuns()
+    monkeypatch.setattr(remote, "_runs", runs)
     yield
     for name in runs.names:
         runs.end(name)
 
 
-def _locked(world: World, setup: AloneSetup) -> tuple[AloneSetup, Lease]:
+def _locked(world: World, setup: RemoteSetup) -> tuple[RemoteSetup, Lease]:
     lock = Lease(Location(str(world.out)).child(LOCK_DIRECTORY), "run-1")
-    travelled: AloneSetup = pickle.loads(pickle.dumps(replace(setup, lock=portable_lock(lock.held))))  # noqa: S301
+    travelled: RemoteSetup = pickle.loads(pickle.dumps(replace(setup, lock=portable_lock(lock.held))))  # noqa: S301
     return travelled, lock
 
 
@@ -76,57 +75,57 @@ def _data(world: World) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["whole", "rolled"])
 def test_a_task_publishes_only_while_its_run_holds_the_lock(
-    world: World, setup: Callable[[Plan], AloneSetup], kind: str
+    world: World, setup: Callable[[Plan], RemoteSetup], kind: str
 ) -> None:
     plan = _rolled(world) if kind == "rolled" else _plan(world)
     travelled, lock = _locked(world, setup(plan))
     with lock:
-        run_task_alone(plan.tasks[0], travelled)
+        run_remotely(plan.tasks[0], travelled)
         written = world.tree()
-        again = replace(plan.tasks[0], overwrite=True)
+        again = plan.tasks[0].with_target(replace(plan.tasks[0].target, overwrite=True))
     with pytest.raises(InterruptedRunError):
-        run_task_alone(again, travelled)  # nobody holds it
+        run_remotely(again, travelled)  # nobody holds it
     with (
         Lease(Location(str(world.out)).child(LOCK_DIRECTORY), "run-2"),
         pytest.raises(InterruptedRunError),
     ):
-        run_task_alone(again, travelled)  # another one holds it
+        run_remotely(again, travelled)  # another one holds it
     assert _data(world) == [path for path in written if not path.startswith("_")]
     assert all(world.tree()[path] == written[path] for path in _data(world))
     assert not world.leftovers()
 
 
 def test_the_lock_is_looked_at_once_for_each_task(
-    world: World, setup: Callable[[Plan], AloneSetup], monkeypatch: pytest.MonkeyPatch
+    world: World, setup: Callable[[Plan], RemoteSetup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = _rolled(world)
     looks: list[list[str]] = []
 
-    def look(setup: AloneSetup) -> None:
+    def look(setup: RemoteSetup) -> None:
         looks.append(_data(world))
 
-    monkeypatch.setattr(alone, "check_lock", look)
-    assert len(run_task_alone(plan.tasks[0], setup(plan)).parts) == len(_ROLLED)
+    monkeypatch.setattr(remote, "check_lock", look)
+    assert len(run_remotely(plan.tasks[0], setup(plan)).parts) == len(_ROLLED)
     assert [[name for name in found if not name.startswith(".")] for found in looks] == [[]]  # before any appeared
 
 
 def test_the_lock_is_found_from_another_directory(
-    world: World, setup: Callable[[Plan], AloneSetup], monkeypatch: pytest.MonkeyPatch
+    world: World, setup: Callable[[Plan], RemoteSetup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world.root)
     plan = _plan(world)
     with Lease(Location("out").child(LOCK_DIRECTORY), "run-1") as lock:
         travelled = replace(setup(plan), lock=portable_lock(lock.held))
         monkeypatch.chdir("/")
-        run_task_alone(plan.tasks[0], travelled)
+        run_remotely(plan.tasks[0], travelled)
     assert _data(world) == ["a.parquet"]
 
 
 def test_keys_are_not_wiped_under_a_task_whose_run_ends(
-    world: World, setup: Callable[[Plan], AloneSetup], monkeypatch: pytest.MonkeyPatch
+    world: World, setup: Callable[[Plan], RemoteSetup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = _plan(world)
-    monkeypatch.setattr(alone, "_check_may_publish", lambda setup: end_run(setup.name))
-    run_task_alone(plan.tasks[0], setup(plan))  # it had begun to publish when the run ended
-    assert alone._runs.names == ()
+    monkeypatch.setattr(remote, "_check_may_publish", lambda setup: end_run(setup.name))
+    run_remotely(plan.tasks[0], setup(plan))  # it had begun to publish when the run ended
+    assert remote._runs.names == ()
     assert _data(world) == ["a.parquet"]

@@ -1,4 +1,4 @@
-"""What signing adds to files that a script writes itself. Runs are left to signed_run, statements to dataset."""
+"""What lies beside encrypted files: grants for more master keys, and the statements of files that a script writes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,57 @@ from types import TracebackType
 from typing import Self
 
 from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.sign.next_version import FileSigning
 from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_file
-from pipecrypt.dataset.statement.paths import check_signable_paths
+from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX, check_signable_paths
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.grants import Grant
 from pipecrypt.runs.output import WrittenFile, sidecar_files
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_signable_sink
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import new_dataset_id
 
-__all__ = ["SignedOutput"]
+__all__ = ["RunGrants", "SignedOutput"]
+
+
+class RunGrants:
+    """The grants of one run.
+
+    Args:
+        sink: a directory, or a file.
+        is_single_file: whether it is a file; several, then, if it is rolled over.
+    """
+
+    def __init__(self, sink: Location, *, is_single_file: bool) -> None:
+        """Store nothing yet."""
+        self._sink = sink
+        self._is_single_file = is_single_file
+        self._made: tuple[Grant, ...] = ()
+
+    def store(self, paths: Iterable[str], made: Iterable[Grant]) -> None:
+        """Store what was made since the last call.
+
+        Args:
+            paths: of the files that appeared, below the sink; their names where the sink is a file.
+            made: may be none: files under a KEK of an earlier one need its grants beside them.
+
+        Raises:
+            ConflictError: another command holds the lock of the grants.
+            PipecryptError: the storage refused or failed; the files stay, and `pipecrypt grant` makes up for it.
+        """
+        new = tuple(made)
+        self._made += new
+        if not self._made:
+            return
+        if self._is_single_file:
+            for path in paths:
+                add_grants(self._sink.sibling(path + GRANTS_SUFFIX), self._made)
+        elif new:
+            add_grants(self._sink.child(GRANTS_PATH), new)
 
 
 class SignedOutput:

@@ -1,4 +1,4 @@
-"""Keep what is known of a run's tasks, by their ids: attempts and results. Carrying tasks out is left to executors.
+"""What an executor is, any way to carry out tasks; what all of them keep of attempts and results; and the plainest one.
 
 A task may be done twice, because its worker died, or because a cluster took it for lost. The first result counts. A
 later one is dropped; its file replaced nothing, or was itself replaced by the attempt whose result counts.
@@ -7,20 +7,44 @@ later one is dropped; its file replaced nothing, or was itself replaced by the a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol, TypeAlias
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.grants import Grant
-from pipecrypt.runs.report.events import FileDone, Part
-from pipecrypt.runs.task import Task
+from pipecrypt.keys.session import KeySession
+from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, Part
+from pipecrypt.runs.report.interruption import Interruption
+from pipecrypt.runs.task import Task, run_task
 
-__all__ = ["Ledger"]
+__all__ = ["Executor", "InProcessExecutor", "OnEvent", "TaskLedger"]
+
+OnEvent: TypeAlias = Callable[[Event], None]
+
+
+class Executor(Protocol):
+    """Carries out tasks in any order, perhaps one of them twice."""
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
+        """Carry out all tasks, and return their parts in the order of the tasks.
+
+        The first failure ends all; what was begun is removed, what was published stays.
+
+        Args:
+            tasks: their ids differ.
+            on_event: told about progress, in this thread; FileDone once for each task. If it raises, all ends.
+
+        Raises:
+            PipecryptError: what the first failing task raised.
+            WorkerError: a task's worker died as often as the run lets it.
+        """
+
 
 _log = logging.getLogger(__name__)
 
 
-class Ledger:
+class TaskLedger:
     """The attempts at tasks, and their results.
 
     Args:
@@ -47,7 +71,7 @@ class Ledger:
         """Say whether a task has its result."""
         return task_id in self._done
 
-    def take(self, done: FileDone) -> FileDone | None:
+    def accept(self, done: FileDone) -> FileDone | None:
         """Take a result in; return it with those grants that are new, or None for one that is dropped."""
         if done.task_id not in self._tasks:
             _log.warning("dropped the result of a task that is none of this run")
@@ -82,3 +106,32 @@ class Ledger:
     def parts(self) -> list[Part]:
         """Return the records of all files, in the order of the tasks."""
         return [part for task_id in self._tasks for part in self._done[task_id]]
+
+
+class InProcessExecutor:
+    """This process.
+
+    Args:
+        session: its keys; they stay the caller's.
+        interruption: asked now and then whether to stop.
+    """
+
+    def __init__(self, session: KeySession, interruption: Interruption) -> None:
+        """Do nothing yet."""
+        self._session = session
+        self._interruption = interruption
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
+        """Carry out all tasks, as `Executor`."""
+
+        def on_bytes(count: int) -> None:
+            self._interruption.check()
+            on_event(BytesDone(count))
+
+        parts: list[Part] = []
+        for task in tasks:
+            on_event(FileStarted(task.path))
+            done = run_task(task, self._session, on_bytes)
+            parts += done.parts
+            on_event(done)
+        return parts

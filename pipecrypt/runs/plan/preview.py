@@ -1,0 +1,439 @@
+"""What a run would do, from a look at keys, sources and sink, without opening a key and without writing.
+
+It makes the plan of the run and its decision; but what earlier runs signed is read, not verified, so nothing may be
+written on the strength of it. What a key service shows without a secret is enough to find a keystore that nobody made,
+or a name that is not in it, before a run is started at night. Where its secret is at hand, a keystore is authenticated
+first. Services elsewhere are not called, and nobody is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from pipecrypt.dataset.governing import check_none_removed
+from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsigned, check_signed_is_there, sizes_below
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.staged import listed_staged_files
+from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
+from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_version
+from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.service import check_key_exists, find_key_ids
+from pipecrypt.runs.journal.past_runs import RunHistory
+from pipecrypt.runs.journal.seal import unchecked_seal
+from pipecrypt.runs.journal.sink_locking import check_unlocked
+from pipecrypt.runs.kinds.table import choose_kind
+from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
+from pipecrypt.runs.plan.plan import Plan, find_candidates, make_plan
+from pipecrypt.runs.plan.rotated import find_rotated
+from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.runs.task import SourceShape, Task
+from pipecrypt.store.protocol import SourceFile
+from pipecrypt.store.sink import is_directory
+from pipecrypt.store.small_files import locate
+from pipecrypt.vocabulary.clock import utc_now
+
+__all__ = [
+    "PlanReport",
+    "PlannedTask",
+    "SchemaDrift",
+    "SinkPreview",
+    "SourcesPreview",
+    "check_keys",
+    "preview_sink",
+    "preview_sources",
+    "report_plan",
+]
+
+
+def check_keys(policy: Policy, credentials: Credentials) -> None:
+    """Pass if all keys that a run needs are there, as far as that can be seen with what is at hand.
+
+    Args:
+        policy: names the keys that encrypt, those that open everything too, and those that sign.
+        credentials: what may hold the secrets.
+
+    Raises:
+        AccessError: one is missing; the hint names the command that makes it. Or a secret at hand is wrong.
+        DamagedKeystoreError: a keystore was changed by somebody without its secret.
+        UsageError: one is for something else: a signing key where one that encrypts is due, or the other way round.
+    """
+    for reference in (*policy.engine_policy().key_references(), *policy.also):
+        check_key_exists(reference, credentials, signs=False)
+    if policy.signing is not None:
+        for reference in policy.signing.key_references:
+            check_key_exists(reference, credentials, signs=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPreview:
+    """What a run would do about what its sink holds.
+
+    Args:
+        decision: what it would do.
+        conflicts: what would make it fail.
+        is_work: whether anything would be written, removed or signed.
+        past: what journals say; None where no run keeps one.
+        version: the signed version that is there.
+    """
+
+    decision: Decision
+    conflicts: tuple[str, ...] = ()
+    is_work: bool = True
+    past: RunHistory | None = None
+    version: ClaimedVersion | None = None
+
+
+def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> SinkPreview:
+    """Look at the sink as a run would, without its lock and without keys.
+
+    Args:
+        spec: what is asked for.
+        plan: all of its tasks.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked.
+
+    Raises:
+        FutureStatementError: the clock of whoever signed was ahead, which the run would refuse.
+        NotTrustedError: a signed version was accepted there before, and its statement is gone.
+        RolledBackError: a later version was accepted there before.
+        IntegrityError: statement, journal or a record of accepted versions is malformed.
+        StorageError: the storage refused or failed.
+    """
+    if plan.is_single_file or spec.sink.is_standard_stream:
+        return SinkPreview(decide(spec, plan, None, None))
+    is_signed = spec.policy.signing is not None
+    version = read_version(*locate(spec.sink), None) if is_directory(spec.sink) else None
+    if is_signed:
+        _check_versions(spec, version)
+    past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)
+    found = sizes_below(spec.sink)
+    there = None if is_signed else found
+    promise = version.policy if is_signed and version is not None else None
+
+    def find_ids(reference: str) -> frozenset[str] | None:
+        return find_key_ids(reference, credentials)
+
+    decision = decide(
+        spec,
+        plan,
+        past,
+        there,
+        lambda done: find_rotated(spec, plan, done, promise, lambda: find_ids, credentials=credentials),
+    )
+    # While another run is at work, what it has not come to yet is no conflict of its own.
+    conflicts = _problems([lambda: check_unlocked(spec.sink)])
+    if not conflicts:
+        conflicts += _problems(find_conflicts(spec, past, decision, there))
+        if is_signed:
+            conflicts += _problems([lambda: check_nothing_nested(spec.sink, found)])
+        if is_signed and version is not None:
+            conflicts += _problems(_checks_of_signed(spec, version, decision, _without(found, past.going)))
+    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
+
+
+def _check_versions(spec: EncryptSpec, version: ClaimedVersion | None) -> None:
+    """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
+    memory, accepts_future = VersionMemory.of_user(os.environ), spec.run.accepts_future_statement
+    if version is None:
+        check_none_removed(spec.sink, memory)
+        return
+    check_follows(spec.sink, version, memory and replace(memory, accepts_future=accepts_future))
+    if not accepts_future:
+        check_created(version.manifest.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
+
+
+def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
+    found = []
+    for check in checks:
+        try:
+            check()
+        except (ConflictError, SinkNotEmptyError) as error:
+            found.append(error.message)
+    return found
+
+
+def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[str, int | None]:
+    return {path: size for path, size in found.items() if path not in paths}
+
+
+def _checks_of_signed(
+    spec: EncryptSpec, version: ClaimedVersion, decision: Decision, found: Mapping[str, int | None]
+) -> Iterator[Callable[[], None]]:
+    """Yield what a run looks at before it follows a signed version: that its files are there, and no others."""
+    sink, entries = spec.sink, version.entries
+    goes = what_goes(decision, frozenset(entries), is_staged=True, overwrites=spec.overwrite)
+    stays = [entry for entry in entries.values() if not goes(entry.path)]
+    in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
+    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
+    staged = {path: file.size_bytes for path, file in right.items()}
+    yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
+    yield lambda: check_signed_is_there(sink, stays, found, staged)
+
+
+_AT_ONCE: Final = 8
+_MOST_WAITING: Final = 4 * _AT_ONCE
+_MOST_DRIFTS: Final = 100
+# From a column's path to its physical type and its master key.
+_Schema: TypeAlias = "tuple[tuple[tuple[str, ...], str, str | None], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """A task of a run.
+
+    Args:
+        id: 64 hex digits; the same as long as source, output and policy are.
+        source: path of the input below the source.
+        path: of the output below the sink.
+        source_bytes: how much of the input it reads.
+    """
+
+    id: str
+    source: str
+    path: str
+    source_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaDrift:
+    """How the columns of a source differ from those of the first one, or why it cannot be read.
+
+    Args:
+        source: its path.
+        missing: columns that it lacks.
+        added: columns that only it has.
+        retyped: columns of another physical type.
+        problem: what a run would say about it; None where it can be encrypted.
+    """
+
+    source: str
+    missing: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    retyped: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What a run would do.
+
+    Args:
+        sink: where the run would write, as errors show it.
+        tasks: all tasks, those that are done included.
+        to_do: how many are left.
+        skipped: how many an earlier run has done.
+        source_bytes: of what is left.
+        batches: row groups of Parquet sources that are left; None where no source tells.
+        replaced: outputs that would be written again.
+        removed: outputs whose sources are gone.
+        types: of the first source's columns, where it is CSV or JSON: inferred, or given.
+        delimiter: of the first source, where it is CSV: found, or given.
+        columns_by_key: key references, with how many columns of the first source each protects; None: plaintext.
+        workers: processes at once.
+        wrapping_calls: estimated calls of key services for master keys.
+        signing_calls: the same for signing keys, at least.
+        conflicts: what would make the run fail.
+        drifts: sources that differ from the first one, at most 100.
+        drifting: how many there are.
+    """
+
+    sink: str
+    tasks: tuple[PlannedTask, ...]
+    to_do: int
+    skipped: int
+    source_bytes: int
+    batches: int | None
+    replaced: tuple[str, ...]
+    removed: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
+    delimiter: str | None
+    columns_by_key: tuple[tuple[str | None, int], ...]
+    workers: int
+    wrapping_calls: int
+    signing_calls: int
+    conflicts: tuple[str, ...]
+    drifts: tuple[SchemaDrift, ...]
+    drifting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesPreview:
+    """What a run would read.
+
+    Args:
+        sources: the files.
+        first: what the beginning of the first of them shows.
+    """
+
+    sources: tuple[SourceFile, ...]
+    first: SourceShape
+
+
+def preview_sources(spec: EncryptSpec, credentials: Credentials | None = None) -> SourcesPreview:
+    """Look at the keys of a policy and at sources; of the sink nothing but its place is looked at.
+
+    Args:
+        spec: what is asked for.
+        credentials: as for `report_plan`.
+
+    Raises:
+        PipecryptError: as `report_plan`.
+    """
+    check_keys(spec.policy, Credentials.from_environment() if credentials is None else credentials)
+    candidates, _ = find_candidates(spec)
+    kinds = [choose_kind(candidate) for candidate in candidates]
+    return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
+
+
+def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> PlanReport:
+    """Look at sources and sink, and return what a run would do.
+
+    Args:
+        spec: what is asked for.
+        credentials: what authenticates keystores, where it holds their secret; nobody is asked. Default: the
+            environment of this process.
+
+    Raises:
+        AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        DamagedKeystoreError: a keystore was changed by somebody without its secret.
+        PolicyError: the policy fits none of the sources.
+        PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
+    """
+    given = Credentials.from_environment() if credentials is None else credentials
+    check_keys(spec.policy, given)
+    plan = make_plan(spec)
+    sink = preview_sink(spec, plan, given)
+    to_do = sink.decision.changes.to_do
+    first = _preview(plan.tasks[0])
+    totals = _PreviewTotals(first.schema)  # the same one whatever is done already
+    for preview in _preview_all(to_do):
+        totals.take(preview)
+    if totals.misfit is not None and totals.misfits == len(to_do):
+        raise totals.misfit  # as the run's first task would
+    conflicts = (*sink.conflicts, *_unlisted(spec, plan, sink, totals.seen))
+    workers = max(1, min(spec.workers, len(to_do)))
+    signing = spec.policy.signing
+    return PlanReport(
+        sink=spec.sink.display,
+        tasks=tuple(
+            PlannedTask(each.id, each.source.relative_path, each.path, each.input_bytes) for each in plan.tasks
+        ),
+        to_do=len(to_do),
+        skipped=sink.decision.changes.skipped,
+        source_bytes=sum(task.input_bytes for task in to_do),
+        batches=totals.batches if to_do else 0,
+        replaced=sink.decision.changes.replaced,
+        removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
+        types=first.types,
+        delimiter=first.delimiter,
+        columns_by_key=totals.columns_by_key(),
+        workers=workers,
+        wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
+        # A statement, and the first and the last block of the journal; long runs write more blocks.
+        signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
+        conflicts=conflicts,
+        drifts=tuple(totals.drifts),
+        drifting=totals.drifting,
+    )
+
+
+def _unlisted(spec: EncryptSpec, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
+    """Yield what the run would say about columns that no rule of the policy covers."""
+    to_do = sink.decision.changes.to_do
+    try:
+        PlannedColumns(spec.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()
+    except UnlistedColumnError as error:
+        yield f"{error.message}; {error.hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class _SourcePreview:
+    source: str
+    display: str
+    schema: _Schema | None
+    batches: int
+    problem: PipecryptError | None = None
+    types: tuple[tuple[str, str], ...] = ()
+    delimiter: str | None = None
+
+
+def _preview_all(tasks: Iterable[Task]) -> Iterator[_SourcePreview]:
+    waiting: deque[Future[_SourcePreview]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
+        for task in tasks:
+            waiting.append(threads.submit(_preview, task))
+            if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _preview(task: Task) -> _SourcePreview:
+    source, display = task.source.relative_path, task.source.location.display
+    try:
+        shape = task.kind.shape(task.source)
+    except PipecryptError as error:
+        return _SourcePreview(source, display, None, 0, error)
+    if shape.columns is None:
+        return _SourcePreview(source, display, None, 0)
+    schema = tuple((leaf.path, leaf.physical_type, key) for leaf, key in shape.columns)
+    return _SourcePreview(source, display, schema, shape.row_groups, types=shape.types, delimiter=shape.delimiter)
+
+
+class _PreviewTotals:
+    """What all sources show, without keeping each."""
+
+    def __init__(self, first: _Schema | None) -> None:
+        self._first = first
+        self._batches = 0
+        self.seen = ColumnsSeen()
+        self.drifts: list[SchemaDrift] = []
+        self.drifting = 0
+        self.misfit: PolicyError | None = None
+        self.misfits = 0
+
+    @property
+    def batches(self) -> int | None:
+        return self._batches or None
+
+    def columns_by_key(self) -> tuple[tuple[str | None, int], ...]:
+        counts = Counter(key for _, _, key in self._first or ())
+        return tuple(sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or "")))
+
+    def take(self, preview: _SourcePreview) -> None:
+        self._batches += preview.batches
+        if preview.schema is not None:
+            self.seen.add(tuple((path, key is not None) for path, _, key in preview.schema), preview.display)
+        if preview.problem is not None:
+            self.seen.cannot_have(preview.problem)
+            if isinstance(preview.problem, PolicyError):
+                self.misfit = self.misfit or preview.problem
+                self.misfits += 1
+            self._drift(SchemaDrift(preview.source, problem=preview.problem.message))
+        elif preview.schema is not None and self._first is None:
+            self._first = preview.schema
+        elif preview.schema is not None and self._first is not None and preview.schema != self._first:
+            self._drift(_difference(preview.source, self._first, preview.schema))
+
+    def _drift(self, drift: SchemaDrift) -> None:
+        self.drifting += 1
+        if len(self.drifts) < _MOST_DRIFTS:
+            self.drifts.append(drift)
+
+
+def _difference(source: str, first: _Schema, other: _Schema) -> SchemaDrift:
+    before, now = ({".".join(path): kind for path, kind, _ in schema} for schema in (first, other))
+    return SchemaDrift(
+        source,
+        missing=tuple(path for path in before if path not in now),
+        added=tuple(path for path in now if path not in before),
+        retyped=tuple(path for path in now if path in before and before[path] != now[path]),
+    )
