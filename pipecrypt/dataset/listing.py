@@ -133,5 +133,5 @@ def _size(directory: Location, path: str, found: Mapping[str, int | None]) -> in
     if path in found:
         return found[path]
     # Some storages list late. Only a look at its very place tells that a file is missing.
-    there = open_store(directory).stat(path)
-    return there.source.size_bytes if there.exists() and there.source is not None else None
+    file = open_store(directory).stat(path).regular()
+    return None if file is None else file.size_bytes

@@ -1,4 +1,4 @@
-"""Remember the last statement that was accepted at each place, so that an older one shows. Comparing: manifest/verify.
+"""Remember the last statement that was accepted at each place, so that an older one shows.
 
 One small JSON file for each place, in a directory of this user, `accepted/`. Its name is a digest of the place, and it
 holds what `Remembered` holds, and the place in clear::

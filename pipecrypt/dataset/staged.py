@@ -184,8 +184,8 @@ def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) 
     if is_listed(staged, entry):
         open_store(staged.location).move(place, fingerprint=staged.fingerprint)  # 1
         return True
-    there = open_store(place).stat()
-    if not there.exists() or there.source is None or not is_listed(there.source, entry):
+    there = open_store(place).stat().regular()
+    if there is None or not is_listed(there, entry):
         return False  # 4
     _log.warning("%s is not the file that was signed, %s is: removed", staged.location.display, place.display)
     open_store(staged.location).remove()  # 2

@@ -25,7 +25,6 @@ from pipecrypt.parquet.files import MAX_ORDINALS, FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.sink import Publication
@@ -106,10 +105,9 @@ class Target:
 def is_written_as(place: Location, context: Context) -> bool:
     """Say whether the file at a place says that it is of that dataset and path; no where it cannot be read."""
     try:
-        found = pin(place, place.name)
+        file = open_store(place).stat().regular()
     except StorageError:
         return False
-    file = None if found is None else found[1]
     return file is not None and written_as(file) == context
 
 

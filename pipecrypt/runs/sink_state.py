@@ -21,8 +21,8 @@ from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]
@@ -71,8 +71,7 @@ class OwnFiles:
 
     def holds(self, path: str) -> bool:
         """Say whether the file at a path says that it is of the dataset."""
-        found = pin(self._sink.child(path), path)
-        file = None if found is None else found[1]
+        file = open_store(self._sink).stat(path).regular()
         return file is not None and dataset_id_of(file) == self._dataset_id
 
 

@@ -138,6 +138,14 @@ class Entry:
             raise NoRegularFileError(f"{self.location.display} is not a regular file")
         return self.source
 
+    def regular(self) -> SourceFile | None:
+        """Return the file that is there; None if nothing is, or anything else, such as a link.
+
+        Raises:
+            LinkError: what leads there is a link that the caller did not name.
+        """
+        return self.source if self.exists() else None
+
     def refuse_link(self) -> None:
         """Pass unless it is a link, or lies behind one, that the caller did not name.
 

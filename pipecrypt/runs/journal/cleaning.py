@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,6 @@ from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
-from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
@@ -168,12 +167,11 @@ class _Cleaning:
 
     def _look(self) -> Iterator[tuple[str, SourceFile]]:
         """Yield the files of the sink. Links among data are the user's own, and stay; none is among what is ours."""
-        for found in take_inventory(self._sink, lambda _: True):
-            path, file = found
-            if file is not None:
-                yield path, file
-            elif is_reserved(path):
-                deque(refuse_links(self._sink, [found]), maxlen=0)
+        for entry in open_store(self._sink).list():
+            if entry.source is not None:
+                yield entry.path, entry.source
+            elif is_reserved(entry.path):
+                entry.refuse_link()
 
     def _put_in_place(self) -> bool:
         """Finish a version that was signed: its files are not leftovers, wherever they lie."""

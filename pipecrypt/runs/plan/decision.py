@@ -23,7 +23,6 @@ from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 
@@ -171,8 +170,7 @@ def check_changes(changes: Changes, choice: OnSourceChange) -> None:
 
 
 def _is_of(sink: Location, path: str, dataset_id: str) -> bool:
-    pinned = pin(sink.child(path), path)
-    file = None if pinned is None else pinned[1]
+    file = open_store(sink).stat(path).regular()
     return file is not None and dataset_id_of(file) == dataset_id
 
 

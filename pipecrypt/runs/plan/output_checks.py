@@ -106,7 +106,7 @@ def _check_statements(spec: Spec, tasks: Sequence[Task], *, is_single_file: bool
 
 def _check_names(sink: Location, tasks: Sequence[Task]) -> None:
     """Refuse names that a local sink cannot hold; what object stores take is theirs to say."""
-    if not sink.is_local or sink.is_standard_stream:
+    if sink.is_standard_stream or open_store(sink).is_remote:
         return
     for task in tasks:
         for each in task.first_path.split("/"):

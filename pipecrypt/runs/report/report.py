@@ -31,7 +31,6 @@ from pipecrypt.runs.report.events import (
     TaskRetried,
 )
 from pipecrypt.runs.report.run_id import is_run_id
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
@@ -370,10 +369,8 @@ def read_report(dataset: Location, run_id: str | None) -> RunReport:
 
 def _run_ids(dataset: Location) -> list[str]:
     """Return the runs that left a report, the latest first."""
-    found = (
-        path.split("/")
-        for path, _ in take_inventory(dataset.child(RUNS_DIRECTORY), lambda directory: len(directory) < 2)
-    )
+    runs = open_store(dataset).list(RUNS_DIRECTORY, lambda directory: len(directory) < 2)
+    found = (entry.path.split("/") for entry in runs)
     names = {parts[0] for parts in found if parts[1:] == [_NAME]}
     return sorted(filter(is_run_id, names), reverse=True)
 

@@ -12,7 +12,6 @@ from there: nothing that comes late or comes twice touches the dataset.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,6 @@ from pipecrypt.runs.plan.plan import RunKeys
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.executor import TaskLedger
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -334,8 +332,8 @@ def drop_attempt(done: FileDone, attempts: Location) -> None:
 def drop_attempts(attempts: Location) -> None:
     """Remove what attempts left, as far as it is listed; `clean` removes the rest."""
     try:
-        for path, _ in take_inventory(attempts, lambda _: True):
-            open_store(attempts.child(path)).remove()
+        for entry in open_store(attempts).list():
+            open_store(entry.location).remove()
         open_store(attempts).remove_empty_directories()
     except PipecryptError as error:
         _log.warning("files of attempts stay in %s: %s", attempts.display, error.message)
@@ -359,4 +357,4 @@ def portable_lock(lock: HeldLease | None) -> HeldLease | None:
 
 def portable_location(location: Location) -> Location:
     """Return the location as a process elsewhere names it."""
-    return replace(location, url=os.path.abspath(location.local_path)) if location.is_local else location
+    return location.absolute()
