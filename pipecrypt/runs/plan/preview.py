@@ -274,17 +274,12 @@ class SourcesPreview:
     first: SourceShape
 
 
-def preview_sources(spec: EncryptSpec, credentials: Credentials | None = None) -> SourcesPreview:
-    """Look at the keys of a policy and at sources; of the sink nothing but its place is looked at.
-
-    Args:
-        spec: what is asked for.
-        credentials: as for `report_plan`.
+def preview_sources(spec: EncryptSpec) -> SourcesPreview:
+    """Look at the sources, and at the columns of the first of them; nothing of the sink but its place is looked at.
 
     Raises:
-        PipecryptError: as `report_plan`.
+        PipecryptError: as `make_plan`.
     """
-    check_keys(spec.policy, Credentials.from_environment() if credentials is None else credentials)
     candidates, _ = find_candidates(spec)
     kinds = [choose_kind(candidate) for candidate in candidates]
     return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
