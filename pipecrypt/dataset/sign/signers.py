@@ -1,4 +1,4 @@
-"""The signing keys of one run: opened before the first file, wiped at the end. What they sign: next_version."""
+"""The signing keys of one run: opened before the first file, wiped at the end."""
 
 from __future__ import annotations
 
