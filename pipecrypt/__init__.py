@@ -10,6 +10,11 @@ Names are loaded when they are first used, so that importing pipecrypt imports n
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.dataset.signed_file import Origin
     from pipecrypt.dataset.statement.findings import Finding, FindingKind
+    from pipecrypt.dataset.trust import Trust as Trust
     from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
     from pipecrypt.errors import UncheckedWarning as UncheckedWarning
     from pipecrypt.keys.credentials import Credentials as Credentials
@@ -96,6 +102,7 @@ __all__ = [
     "Summary",
     "TaskCall",
     "TaskRetried",
+    "Trust",
     "Unchecked",
     "UncheckedWarning",
     "VerifyReport",
@@ -157,6 +164,7 @@ _HOMES = {
     "TaskCall": "pipecrypt.runs.workers.mapped:TaskCall",
     "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
     "Unchecked": "pipecrypt.dataset.verify.report:Unchecked",
+    "Trust": "pipecrypt.dataset.trust:Trust",
     "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
     "VerifyReport": "pipecrypt.dataset.verify.report:VerifyReport",
     "clean": "pipecrypt.runs.journal.cleaning:clean",
@@ -193,3 +201,56 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return sorted({*globals(), *_HOMES})
+
+
+# Private modules of 0.1 that are gone, from which scripts may have taken what is public: below this package.
+_MOVED = frozenset(
+    {
+        "dataset.opening.signed_file",
+        "dataset.signing.records",
+        "dataset.verifying.report",
+        "manifest.findings",
+        "pipeline.calls.deep_rotation",
+        "pipeline.calls.files",
+        "pipeline.calls.sharing",
+        "pipeline.calls.verifying",
+        "pipeline.calls.writer",
+        "pipeline.executors.mapped",
+        "pipeline.history.cleaning",
+        "pipeline.planning.plan_report",
+        "pipeline.progress.events",
+        "pipeline.progress.stages",
+        "pipeline.progress.summary",
+        "pipeline.request.policy",
+        "pipeline.request.reading",
+        "reading.exposed_keys",
+    }
+)
+
+
+class _MovedModules:
+    """Finds modules that are gone, for one more release: they give the public names, with a warning."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != __name__ or not any(each == name or each.startswith(f"{name}.") for each in _MOVED):
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=name not in _MOVED)  # type: ignore[arg-type]
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Leave it to the import system."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        def give(name: str) -> object:
+            if module.__name__.removeprefix(f"{__name__}.") not in _MOVED or name not in __all__:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            text = f"{module.__name__} is gone: write `from {__name__} import {name}`; this works for one more release"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            return getattr(sys.modules[__name__], name)
+
+        module.__getattr__ = give  # type: ignore[method-assign]
+
+
+sys.meta_path.append(_MovedModules())

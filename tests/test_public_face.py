@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import importlib.metadata
 import inspect
 import os
@@ -31,9 +32,9 @@ def test_what_type_checkers_see_is_what_is_there() -> None:
     seen = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
-        (alias,) = node.names
-        home = f"{node.module}.errors" if alias.name == "errors" else f"{node.module}:{alias.name}"
-        seen[alias.asname or alias.name] = home
+        for alias in node.names:
+            home = f"{node.module}.errors" if alias.name == "errors" else f"{node.module}:{alias.name}"
+            seen[alias.asname or alias.name] = home
 
     assert seen == pipecrypt._HOMES
     assert set(pipecrypt.__all__) == {*seen, "__version__"}
@@ -123,6 +124,17 @@ def test_the_public_names_are_documented() -> None:
 def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="'pipecrypt' has no attribute 'nonsense'"):
         pipecrypt.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_modules_that_are_gone_give_the_public_names_for_one_more_release() -> None:
+    for module in pipecrypt._MOVED:
+        with pytest.warns(DeprecationWarning, match="write `from pipecrypt import Summary`"):
+            assert importlib.import_module(f"pipecrypt.{module}").Summary is pipecrypt.Summary
+        with pytest.raises(AttributeError):
+            importlib.import_module(f"pipecrypt.{module}").run_request  # noqa: B018  # was never public
+    for nonsense in ("pipecrypt.nonsense", "pipecrypt.pipeline.nonsense", "pipecrypt.pipeline.calls.file"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(nonsense)
 
 
 def test_the_version_is_the_package_s() -> None:

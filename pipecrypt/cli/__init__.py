@@ -1,1 +1,1 @@
-"""The command line: parse, one library call, render. All work is left to the rooms below."""
+"""The command line: parse, one library call, render. Each file is a group of commands."""

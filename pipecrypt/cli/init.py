@@ -1,4 +1,4 @@
-"""The command `pipecrypt init`: a configuration and a keystore to begin with. Filling them is left to the user."""
+"""The command `pipecrypt init`: a configuration and a keystore to begin with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
+from pipecrypt.cli.options import NewKeystoreOption, credentials
 from pipecrypt.cli.render import show
 from pipecrypt.errors import ConflictError, StorageError
 
@@ -49,9 +49,6 @@ run:
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it does not exist.")] = Path(),
     new_keystore: NewKeystoreOption = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Write a commented configuration and a keystore with one key; overwrites nothing."""
     from pipecrypt.keys.keystores import NewKeystore, create_key

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption, NewKeystoreOption, credentials
+from pipecrypt.cli.options import NewKeystoreOption, command, credentials
 from pipecrypt.cli.render import aligned, note, show
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.vocabulary.clock import parse_utc
@@ -56,7 +56,7 @@ class KeyTypeChoice(StrEnum):
 _IDENTITIES = (KeyTypeChoice.MLKEM768X25519, KeyTypeChoice.X25519)
 
 
-@keys_app.command("new")
+@command(keys_app, "new")
 def new_key(
     reference: _Reference,
     key_type: Annotated[
@@ -72,9 +72,6 @@ def new_key(
     ] = False,
     new_version: _NewVersion = False,
     new_keystore: NewKeystoreOption = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Make a key, and the keystore if there is none."""
     from pipecrypt.keys.keystores import NewKeystore, create_key
@@ -88,15 +85,12 @@ def new_key(
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = create_key(reference, wanted.value, credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"made {entry_text(entry)}"])
-    _tell(made)
+    _note_made(made)
 
 
-@keys_app.command("list")
+@command(keys_app, "list")
 def list_all(
     keystore: Annotated[str, typer.Argument(metavar="KEYSTORE", help="Path of a keystore, or keystore://PATH[#NAME].")],
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """List the keys of a keystore; needs no passphrase, and says so where none was given."""
     from pipecrypt.keys.keystores import read_keys
@@ -108,7 +102,7 @@ def list_all(
     show({"authenticated": found.authenticated, "keys": entries}, lambda: entry_lines(entries))
 
 
-@keys_app.command("export")
+@command(keys_app, "export")
 def export_key(
     reference: Annotated[str, typer.Argument(metavar="KEYREF", help="keystore://PATH#NAME, pem://PATH, ...")],
     public: Annotated[
@@ -117,9 +111,6 @@ def export_key(
     verify: Annotated[
         bool, typer.Option("--verify", help="Open the private key and prove that the public key was not exchanged.")
     ] = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Print a public key."""
     from pipecrypt.keys.export import export_public_half
@@ -130,7 +121,7 @@ def export_key(
     show(half, half.public_key.splitlines)
 
 
-@keys_app.command("import")
+@command(keys_app, "import")
 def import_from_file(
     reference: _Reference,
     file: Annotated[
@@ -138,9 +129,6 @@ def import_from_file(
     ],
     new_version: _NewVersion = False,
     new_keystore: NewKeystoreOption = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Put an existing key into a keystore."""
     from pipecrypt.keys.keystores import NewKeystore, import_key
@@ -149,10 +137,10 @@ def import_from_file(
     keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"imported {entry_text(entry)}"])
-    _tell(made)
+    _note_made(made)
 
 
-def _tell(made: list[Path]) -> None:
+def _note_made(made: list[Path]) -> None:
     for path in made:
         note(f"made keystore {path}")
 
@@ -172,12 +160,9 @@ def _read_key_bytes(file: Path) -> bytes:
 _Keystore = Annotated[Path, typer.Argument(metavar="KEYSTORE", help="Path of a keystore.")]
 
 
-@keys_app.command("rotate")
+@command(keys_app, "rotate")
 def rotate_key(
     reference: _Reference,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
     from pipecrypt.keys.credentials import Credentials
@@ -188,7 +173,7 @@ def rotate_key(
     show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
 
 
-@keys_app.command("retire")
+@command(keys_app, "retire")
 def retire(
     reference: _Reference,
     version: Annotated[int, typer.Option(min=1, help="The version that is meant.")],
@@ -196,9 +181,6 @@ def retire(
         str | None,
         typer.Option(metavar="TIME", help="From when on, as 2026-11-30T12:00:00Z; not in the future. Default: now."),
     ] = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
     from pipecrypt.keys.keystores import retire_key
@@ -217,12 +199,9 @@ def retire(
     )
 
 
-@keys_app.command("passphrase")
+@command(keys_app, "passphrase")
 def passphrase(
     keystore: _Keystore,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Put a keystore under another passphrase or key file; copies of it keep the old one.
 
@@ -241,12 +220,9 @@ def passphrase(
     )
 
 
-@keys_app.command("accept-backup")
+@command(keys_app, "accept-backup")
 def accept_backup(
     keystore: _Keystore,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
     from pipecrypt.keys.keystores import accept_backup as accept
@@ -258,12 +234,9 @@ def accept_backup(
     )
 
 
-@keys_app.command("usage")
+@command(keys_app, "usage")
 def usage(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset, a directory or a file.")],
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Show which master key protects what, without any key."""
     from pipecrypt.runs.key_inventory import key_usage
@@ -272,7 +245,7 @@ def usage(
     show(found, lambda: _usage_lines(found))
 
 
-@keys_app.command("destroy")
+@command(keys_app, "destroy")
 def destroy(
     reference: _Reference,
     version: Annotated[int | None, typer.Option(min=1, help="Only this version; default: all of them.")] = None,
@@ -293,9 +266,6 @@ def destroy(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Even if only unproven grants say that another key opens the data.")
     ] = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Remove a key from its keystore for good, and with it all that only it opens."""
     from pipecrypt.runs.key_inventory import destroy_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
@@ -11,18 +12,14 @@ import typer
 
 from pipecrypt.cli.options import (
     DatasetID,
-    JSONFlag,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Prefix,
     Threshold,
-    Trust,
+    TrustedKeys,
     Verify,
     credentials,
     join_names,
     parse_aad_prefix,
-    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import (
@@ -37,7 +34,7 @@ from pipecrypt.cli.render import (
     write,
     write_data,
 )
-from pipecrypt.dataset.trust import VerifyMode
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -73,35 +70,32 @@ def cat(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most so many rows.")] = None,
     row_format: Annotated[RowFormat, typer.Option("--format", help="How rows are written.")] = RowFormat.TABLE,
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     threshold: Threshold = 1,
     verify: Verify = VerifyMode.READ,
     min_version: MinVersion = 1,
     dataset_id: DatasetID = None,
     aad_prefix: Prefix = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Print rows; without --columns, those columns that the keys open."""
+    from pipecrypt.dataset.requirements import checks_of
     from pipecrypt.reading.rows import read_rows
     from pipecrypt.store.location import Location
 
     opens = credentials()
+    given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     with read_rows(
         Location(path),
         keys=tuple(key or ()),
         columns=split_names(columns) if columns else None,
         limit=limit,
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(
-            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
-        ),
+        checks=checks_of(given, os.environ, opens),
         credentials=opens,
     ) as rows:
         for text in rows.unchecked:
             note(text)
-        _tell_locked(rows, path)
+        _note_locked_columns(rows, path)
         chosen = RowFormat.JSON if OUTPUT.as_json else row_format
         # A table is for people; what a program reads is not escaped for a locale.
         out = write_data if chosen is RowFormat.CSV else write
@@ -109,7 +103,7 @@ def cat(
             out(text)
 
 
-def _tell_locked(rows: Rows, path: str) -> None:
+def _note_locked_columns(rows: Rows, path: str) -> None:
     if not rows.locked_columns:
         return
     if not rows.column_names:
@@ -119,9 +113,6 @@ def _tell_locked(rows: Rows, path: str) -> None:
 
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="File, directory or glob; a path or an fsspec URL.")],
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Show how files are encrypted, without any key."""
     from pipecrypt.dataset.listing import ENCRYPTED_FILES

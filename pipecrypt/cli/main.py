@@ -1,7 +1,7 @@
 """The command line's entry: find the command, run it, turn every failure into a message and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 integrity, 4 access, 5 conflict or unknown state.
-The commands are left to their files, which import what they call only when they are called: `--help` is fast.
+Commands import what they call only when they are called, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipecrypt import __version__
 from pipecrypt.cli.init import init
 from pipecrypt.cli.keys import keys_app
 from pipecrypt.cli.look import cat, inspect
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
+from pipecrypt.cli.options import command, output_options
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
 from pipecrypt.cli.report import clean, report
 from pipecrypt.cli.run import config_app, plan, run
@@ -45,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 for _command in (init, run, encrypt, decrypt, verify, cat, inspect, grant, revoke, rotate, plan, clean, report):
-    app.command()(_command)
+    command(app)(_command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
@@ -57,13 +57,11 @@ def _show_version(value: bool) -> None:
 
 
 @app.callback()
+@output_options
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     pass
 

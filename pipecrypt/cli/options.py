@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
-import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from getpass import getpass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -19,35 +20,35 @@ from pipecrypt.errors import PassphraseError, UsageError
 from pipecrypt.runs.report.logs import LogFormat, LogSetup, current_logs, write_logs
 
 if TYPE_CHECKING:
-    from pipecrypt.dataset.requirements import Checks
     from pipecrypt.keys.credentials import Credentials
 
 __all__ = [
     "DatasetID",
-    "JSONFlag",
     "KeyReferences",
     "LogFormat",
-    "LogFormatOption",
     "LogLevel",
-    "LogLevelOption",
     "MinVersion",
     "NewKeystoreOption",
     "Overwrite",
     "Prefix",
     "Threshold",
-    "Trust",
+    "TrustedKeys",
     "Verify",
     "Workers",
+    "command",
     "credentials",
     "join_names",
+    "output_options",
     "parse_aad_prefix",
-    "read_checks",
     "set_log_level",
     "split_names",
 ]
 
 _HEX = "hex:"
 _NAME = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|\Z)|(?!\s*")(?P<plain>[^,]*)')
+
+
+_Result = TypeVar("_Result")
 
 
 class LogLevel(StrEnum):
@@ -81,18 +82,57 @@ def _logs() -> LogSetup:
     return current_logs() or LogSetup(logging.WARNING, LogFormat.TEXT)
 
 
-# The callbacks of these three act, so commands declare them and leave their values alone.
-JSONFlag = Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")]
-LogLevelOption = Annotated[
-    LogLevel | None,
-    typer.Option(
-        "--log-level", callback=_take_log_level, help="Log to standard error from this level on; default: warning."
+def output_options(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Let a command take `--json`, `--log-level` and `--log-format`, whose callbacks act."""
+
+    @functools.wraps(function)
+    def call(json: object, log_level: object, log_format: object, **given: object) -> _Result:
+        return function(**given)
+
+    signature = inspect.signature(function, eval_str=True)  # names of the command's own module
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (default, annotation) in _OUTPUT_OPTIONS.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])  # type: ignore[attr-defined]
+    call.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in options}
+    return call
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
+    """Make a function a command of `app`, with the options of all commands about what is written to the terminal."""
+
+    def register(function: Callable[..., _Result]) -> Callable[..., _Result]:
+        app.command(name)(output_options(function))
+        return function
+
+    return register
+
+
+_OUTPUT_OPTIONS: Final[dict[str, tuple[object, object]]] = {
+    "json": (
+        False,
+        Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")],
     ),
-]
-LogFormatOption = Annotated[
-    LogFormat | None,
-    typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
-]
+    "log_level": (
+        None,
+        Annotated[
+            LogLevel | None,
+            typer.Option(
+                "--log-level",
+                callback=_take_log_level,
+                help="Log to standard error from this level on; default: warning.",
+            ),
+        ],
+    ),
+    "log_format": (
+        None,
+        Annotated[
+            LogFormat | None,
+            typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
+        ],
+    ),
+}
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
 ]
@@ -129,7 +169,7 @@ def credentials() -> Credentials:
     from pipecrypt.keys.credentials import Credentials
 
     can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-    return Credentials.from_environment(_ask if can_ask else None)
+    return Credentials.from_environment(_prompt if can_ask else None)
 
 
 def parse_aad_prefix(text: str | None) -> bytes | None:
@@ -183,7 +223,7 @@ def _quoted(name: str) -> str:
     return name if is_plain else '"' + name.replace('"', '""') + '"'
 
 
-def _ask(label: str) -> str:
+def _prompt(label: str) -> str:
     try:
         with OUTPUT.set_aside():
             return getpass(f"{label}: ")
@@ -193,7 +233,7 @@ def _ask(label: str) -> str:
         raise PassphraseError(f"no {label} is given") from None
 
 
-Trust = Annotated[
+TrustedKeys = Annotated[
     list[str] | None,
     typer.Option(
         "--trust",
@@ -209,26 +249,3 @@ Verify = Annotated[
 ]
 MinVersion = Annotated[int, typer.Option(min=1, help="Lowest version of the dataset that is accepted.")]
 DatasetID = Annotated[str | None, typer.Option(metavar="HEX", help="The dataset that is meant; default: whichever.")]
-
-
-def read_checks(
-    trust: list[str] | None,
-    credentials: Credentials,
-    *,
-    threshold: int,
-    verify: VerifyMode,
-    min_version: int,
-    dataset_id: str | None,
-) -> Checks:
-    """Read the trusted keys, those of the environment where no option names one; proven with the secrets at hand.
-
-    Raises:
-        UsageError: an option is malformed, or something is demanded of signatures and no key is trusted.
-        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
-        AccessError: a key reference names no key.
-    """
-    from pipecrypt.dataset.requirements import checks_of
-    from pipecrypt.dataset.trust import Trust
-
-    asked = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    return checks_of(asked, os.environ, credentials)

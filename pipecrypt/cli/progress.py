@@ -45,7 +45,7 @@ class _Display(Protocol):
 
 @contextmanager
 def show_progress(clock: Clock = time.monotonic) -> Iterator[Callable[[Event], None]]:
-    """Yield what the pipeline tells its events; show them until the block ends."""
+    """Yield what a run is to call with its events; show them until the block ends."""
     if OUTPUT.as_json:
         yield _JSONLines(clock).on_event
     elif sys.stderr.isatty():
@@ -56,7 +56,7 @@ def show_progress(clock: Clock = time.monotonic) -> Iterator[Callable[[Event], N
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Counts:
     """How far a run is."""
 
     began: float
@@ -88,11 +88,11 @@ class _PlainLines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._tally = _Tally(clock())
+        self._counts = _Counts(clock())
         self._last = clock()
 
     def on_event(self, event: Event) -> None:
-        self._tally.take(event)
+        self._counts.take(event)
         now = self._clock()
         if isinstance(event, TaskRetried):
             write_progress(_retrying(event))
@@ -101,7 +101,7 @@ class _PlainLines:
             write_progress(self._line(now))
 
     def _line(self, now: float) -> str:
-        tally = self._tally
+        tally = self._counts
         percent = 100 * tally.bytes_done // tally.bytes if tally.bytes else 100
         left = tally.seconds_left(now)
         return (
@@ -118,11 +118,11 @@ class _JSONLines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._tally = _Tally(clock())
+        self._counts = _Counts(clock())
         self._last = clock()
 
     def on_event(self, event: Event) -> None:
-        self._tally.take(event)
+        self._counts.take(event)
         if isinstance(event, RunStarted):
             self._write("run_started", files=event.files, bytes=event.bytes)
         elif isinstance(event, FileStarted):
@@ -138,7 +138,7 @@ class _JSONLines:
             self._progress()
 
     def _progress(self) -> None:
-        now, tally = self._clock(), self._tally
+        now, tally = self._clock(), self._counts
         if now - self._last < _JSON_SECONDS:
             return
         self._last = now
@@ -166,11 +166,11 @@ class _Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
-        self._tally = _Tally(0.0)
+        self._counts = _Counts(0.0)
         self._at_work: dict[str, None] = {}
 
     def on_event(self, event: Event) -> None:
-        tally = self._tally
+        tally = self._counts
         tally.take(event)
         if isinstance(event, TaskRetried):
             self._progress.console.print(printable(_retrying(event)), markup=False, highlight=False)

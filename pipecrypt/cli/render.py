@@ -1,4 +1,4 @@
-"""Write results, notes and errors to the terminal, or their JSON twins. What is written is left to the commands.
+"""Write results, notes and errors to the terminal, or their JSON twins.
 
 This is the one place that prints. Every line of text passes `printable` here, so that no name, message or value from
 data can forge a line or reach a terminal's controls, whichever command shows it. Under `--json`, standard output is one
@@ -200,12 +200,12 @@ def silence(stream: TextIO) -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
     except (OSError, ValueError):
-        return  # the stream is no file, as under a test
+        return  # the stream has no file descriptor, as in tests
 
 
 def json_text(document: object) -> str:
     """Return a document on one line; dataclasses are objects, bytes are hex."""
-    # An escape is only needed where the stream cannot carry the character: "\xe9" as Python writes it is no JSON.
+    # An escape is only needed where the stream cannot carry the character: "\xe9" as Python writes it is not JSON.
     is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
     text = json.dumps(json_value(_plain(document)), ensure_ascii=not is_unicode, allow_nan=False)
     return printable_json(text)

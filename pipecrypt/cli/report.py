@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipecrypt.cli.options import JSONFlag, LogFormatOption, LogLevelOption
 from pipecrypt.cli.render import aligned, count, show
 from pipecrypt.errors import OutputError
 from pipecrypt.vocabulary.printable import printable
@@ -59,9 +58,6 @@ def report(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts; replaces FILE.")
     ] = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Show how a run went: counts, time by stage, bytes by key, slowest files."""
     from pipecrypt.runs.report.report import read_report
@@ -243,8 +239,6 @@ def clean(
         str, typer.Option("--grace", metavar="TIME", help="How long a killed run may still be resumed: 24h, 7d.")
     ] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
 ) -> None:
     """Remove what killed runs left behind; never what a running one, or a signed version, needs."""
     from pipecrypt.runs.journal.cleaning import clean as clean_sink

@@ -11,9 +11,7 @@ import typer
 
 from pipecrypt.cli.options import (
     AcceptFuture,
-    JSONFlag,
-    LogFormatOption,
-    LogLevelOption,
+    command,
     credentials,
 )
 from pipecrypt.cli.render import aligned, count, show, write
@@ -46,9 +44,6 @@ def run(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
     accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> int:
     """Encrypt what a configuration names."""
     from pipecrypt.cli.progress import run_lines, show_progress
@@ -80,9 +75,6 @@ def plan(
         Path | None, typer.Option("--out", metavar="FILE", help="Save the plan, for pipecrypt run --plan FILE.")
     ] = None,
     accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> int:
     """Show what a run would do: files, keys, calls, conflicts; opens no key, and writes nothing to the sink."""
     return show_plan(config, out=out, accept_future=accept_future)
@@ -142,21 +134,18 @@ def _lines(report: PlanReport) -> Iterator[str]:
 def _difference(drift: SchemaDrift) -> str:
     if drift.problem is not None:
         return drift.problem
-    told = {"lacks": drift.missing, "adds": drift.added, "has other types of": drift.retyped}
-    parts = [f"{what} {', '.join(paths)}" for what, paths in told.items() if paths]
+    differences = {"lacks": drift.missing, "adds": drift.added, "has other types of": drift.retyped}
+    parts = [f"{what} {', '.join(paths)}" for what, paths in differences.items() if paths]
     return "; ".join(parts) or "has its columns in another order, or under other keys"
 
 
 config_app = typer.Typer(help="Check configurations.", rich_markup_mode=None, add_completion=False)
 
 
-@config_app.command("check")
+@command(config_app, "check")
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML configuration.")],
     offline: Annotated[bool, typer.Option("--offline", help="Look at no key, no source and no sink.")] = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Check a configuration and show what it would do; opens no key and writes nothing."""
     from pipecrypt.config.run import check_config
@@ -165,8 +154,8 @@ def check(
     show(plan, lambda: plan_lines(plan))
 
 
-@config_app.command("schema")
-def schema(json: JSONFlag = False, log_level: LogLevelOption = None) -> None:
+@command(config_app, "schema")
+def schema() -> None:
     """Print the JSON Schema of configurations, for editors."""
     from pipecrypt.config.model import config_schema
 

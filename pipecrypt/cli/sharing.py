@@ -1,4 +1,4 @@
-"""The commands that say who may open a dataset's keys: grant, revoke, rotate. The work is left to pipeline."""
+"""The commands that say who may open a dataset's keys: grant, revoke, rotate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pipecrypt.cli.options import AcceptFuture, JSONFlag, LogFormatOption, LogLevelOption, Trust, credentials
+from pipecrypt.cli.options import AcceptFuture, TrustedKeys, credentials
 from pipecrypt.cli.render import show
 
 if TYPE_CHECKING:
@@ -29,11 +29,8 @@ def grant(
     key: Annotated[
         list[str], typer.Option("--key", metavar="KEYREF", help="Key that opens it now; may be given several times.")
     ],
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     dataset_id: _DatasetIDs = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Let one more master key open a dataset, without touching its files."""
     from pipecrypt.runs.sharing import grant as grant_keys
@@ -47,9 +44,6 @@ def revoke(
     key: Annotated[
         str, typer.Option("--from", metavar="KEY", help="Key reference, or the master key id that grants name.")
     ],
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Remove the grants of a master key; says what that does not undo."""
     from pipecrypt.runs.sharing import revoke as revoke_grants
@@ -76,12 +70,9 @@ def rotate(
         list[str] | None,
         typer.Option("--sign", metavar="KEYREF", help="With --deep: sign the new version of what is signed."),
     ] = None,
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     dataset_id: _DatasetIDs = None,
     accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Let a new master key open all that an old one opens, by grants or new footers."""
     from pipecrypt.runs.sharing import rotate as rotate_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,25 +10,21 @@ import typer
 from pipecrypt.cli.options import (
     AcceptFuture,
     DatasetID,
-    JSONFlag,
     KeyReferences,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Overwrite,
     Prefix,
     Threshold,
-    Trust,
+    TrustedKeys,
     Verify,
     Workers,
     credentials,
     parse_aad_prefix,
-    read_checks,
     split_names,
 )
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.crypto.digest import DigestAlgorithm
-from pipecrypt.dataset.trust import VerifyMode
+from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
@@ -86,7 +83,7 @@ ClearMetadata = Annotated[
     ClearNotes,
     typer.Option(
         "--clear-metadata",
-        help="Bounds, defaults, labels that a plaintext footer tells of encrypted columns.",
+        help="Bounds, defaults, labels of encrypted columns that a plaintext footer would show.",
     ),
 ]
 Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
@@ -100,10 +97,10 @@ Chunks = Annotated[
     bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
 ]
 FileFormat = Annotated[
-    SourceFormat | None, typer.Option("--format", help="Of the source; default: what each file's name tells.")
+    SourceFormat | None, typer.Option("--format", help="Of the source; default: by each file's name.")
 ]
 Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: what each file's first rows tell.")
+    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: found in each file's first rows.")
 ]
 Encoding = Annotated[
     str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")
@@ -175,9 +172,6 @@ def encrypt(
     workers: Workers = 1,
     overwrite: Overwrite = False,
     accept_future: AcceptFuture = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
     from pipecrypt.runs.spec.options import Reading
@@ -256,7 +250,7 @@ def decrypt(
     source: _Source,
     sink: _Sink,
     keys: KeyReferences,
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     threshold: Threshold = 1,
     verify: Verify = VerifyMode.READ,
     min_version: MinVersion = 1,
@@ -264,24 +258,20 @@ def decrypt(
     aad_prefix: Prefix = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> None:
     """Decrypt files, back to the bytes that were encrypted."""
-    from pipecrypt.dataset.requirements import UNCHECKED
+    from pipecrypt.dataset.requirements import UNCHECKED, checks_of
     from pipecrypt.runs.spec.spec import DecryptSpec
     from pipecrypt.store.location import Location
 
     opens = credentials()
+    given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     request = DecryptSpec(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
         aad_prefix=parse_aad_prefix(aad_prefix),
-        checks=read_checks(
-            trust, opens, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id
-        ),
+        checks=checks_of(given, os.environ, opens),
         overwrite=overwrite,
         workers=workers,
     )

@@ -11,16 +11,14 @@ import typer
 
 from pipecrypt.cli.options import (
     DatasetID,
-    JSONFlag,
-    LogFormatOption,
-    LogLevelOption,
     MinVersion,
     Threshold,
-    Trust,
+    TrustedKeys,
     credentials,
 )
 from pipecrypt.cli.render import OUTPUT, aligned, count, show, show_refusal
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
+from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def verify(
         str,
         typer.Argument(metavar="PATH", help="Dataset, a directory or file in one, or a file beside its statement."),
     ],
-    trust: Trust = None,
+    trust: TrustedKeys = None,
     threshold: Threshold = 1,
     min_version: MinVersion = 1,
     dataset_id: DatasetID = None,
@@ -71,9 +69,6 @@ def verify(
         int | None,
         typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, four if remote."),
     ] = None,
-    json: JSONFlag = False,
-    log_level: LogLevelOption = None,
-    log_format: LogFormatOption = None,
 ) -> int:
     """Check that a dataset is what was signed, without any key."""
     from pipecrypt.cli.progress import show_progress
@@ -86,10 +81,7 @@ def verify(
         with show_progress() as on_event:
             report = verify_dataset(
                 path,
-                trust or None,
-                threshold=threshold,
-                min_version=min_version,
-                dataset_id=dataset_id,
+                Trust(trust or None, threshold=threshold, min_version=min_version, dataset_id=dataset_id),
                 files=files,
                 keys=key,
                 remember=not no_remember,
@@ -130,7 +122,7 @@ def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
 
 
 def brief_error(refusal: Refusal, error: IntegrityError | NotInPlaceError) -> IntegrityError | NotInPlaceError:
-    """Return the error to show below the lines of a refusal, which have told already how far two clocks are apart."""
+    """Return the error to show below the lines of a refusal, which say already how far two clocks are apart."""
     if refusal.report is not None or refusal.findings[0].kind is not FindingKind.FROM_FUTURE:
         return error
     return type(error)(f"{refusal.name}: the statement is from the future", hint=error.hint)

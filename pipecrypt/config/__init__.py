@@ -1,1 +1,1 @@
-"""The YAML configuration, from text to a request for the pipeline. Doing what it asks is left to pipeline."""
+"""The YAML configuration: from text to what a run takes, and the run itself."""

@@ -1,4 +1,4 @@
-"""YAML text to plain values, each with its line and column. What the values mean is left to load.
+"""YAML text to plain values, each with its line and column. Every problem names its place.
 
 A file may come from anywhere, so its size, depth and number of values (aliases counted each time) are bounded, and
 only plain YAML is taken: mappings with text keys, lists, text, numbers, booleans and null.
@@ -134,7 +134,7 @@ def parse_document(data: bytes, name: str) -> Document:
     Raises:
         ConfigError: not UTF-8, not YAML, not a mapping, or more than a configuration can be.
     """
-    reading = _Reading(name)
+    reading = _Parser(name)
     if len(data) > MAX_CONFIG_BYTES:
         reading.fail(_START, f"the file has {len(data)} bytes", f"a configuration has at most {MAX_CONFIG_BYTES}")
     root = _compose(_decode(data, reading), reading)
@@ -145,7 +145,7 @@ def parse_document(data: bytes, name: str) -> Document:
     return Document(name, reading.mapping(root, ()), reading.values, reading.names)
 
 
-def _decode(data: bytes, reading: _Reading) -> str:
+def _decode(data: bytes, reading: _Parser) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,7 +153,7 @@ def _decode(data: bytes, reading: _Reading) -> str:
         reading.fail(position, "the file is not UTF-8", "save it as UTF-8")
 
 
-def _compose(text: str, reading: _Reading) -> Node | None:
+def _compose(text: str, reading: _Parser) -> Node | None:
     try:
         node: Node | None = YAML(typ="rt", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -185,7 +185,7 @@ def _position(node: Node) -> Position:
 
 
 @dataclass(slots=True)
-class _Reading:
+class _Parser:
     """One walk over the nodes of a file."""
 
     name: str

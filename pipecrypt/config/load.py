@@ -1,4 +1,4 @@
-"""From a YAML file to a checked configuration. Turning it into a request is left to build.
+"""From a YAML file to a checked configuration. The next step is spec.
 
 The steps: bytes -> values with positions (document) -> variables replaced (interpolate) -> the models (model) -> the
 names of keys looked up and the key references parsed. No key is opened and no storage is touched.
@@ -118,9 +118,9 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
     try:
         model = ConfigModel.model_validate(document.root)
     except ValidationError as error:
-        told = {problem.position for problem in empty.values()}
+        known = {problem.position for problem in empty.values()}
         others = _problems(error.errors(include_url=False), document)
-        raise config_error(name, [*empty.values(), *(each for each in others if each.position not in told)]) from None
+        raise config_error(name, [*empty.values(), *(each for each in others if each.position not in known)]) from None
     if empty:
         raise config_error(name, empty.values())
     loaded = LoadedConfig(model, document, os.path.realpath(os.path.dirname(name) or "."))

@@ -38,7 +38,7 @@ def _listed(value: object) -> object:
 
 
 def _no_boolean(value: object) -> object:
-    # pydantic would read `workers: true` as 1; None is no whole number.
+    # pydantic would read `workers: true` as 1; and None is not a whole number.
     return None if isinstance(value, bool | float) else value
 
 
@@ -57,9 +57,9 @@ class _Model(BaseModel):
 
 
 class CSVModel(_Model):
-    """The dialect of CSV; what is left out is found in each file's first rows, or is what its extension tells."""
+    """The dialect of CSV; what is left out is found in each file's first rows, or follows from its extension."""
 
-    delimiter: _Text | None = Field(default=None, description="one character; default: what the first rows tell")
+    delimiter: _Text | None = Field(default=None, description="one character; default: found in the first rows")
     header: bool | None = Field(default=None, description="whether the first line names the columns; default: true")
     names: tuple[_Text, ...] | None = Field(default=None, description="names of the columns, instead of a header's")
     quote: str | None = Field(default=None, description="one character; empty where quotes mean nothing")
@@ -76,7 +76,7 @@ class SourceModel(_Model):
     )
     options: dict[str, Any] = Field(default={}, description="storage options for fsspec")
     format: Literal["parquet", "csv", "json", "arrow", "orc"] | None = Field(
-        default=None, description="of all files; default: what each name tells"
+        default=None, description="of all files; default: by each name"
     )
     encoding: _Text | None = Field(
         default=None, description="of CSV and JSON lines, such as latin-1, cp1252 or utf-16; default: utf-8"
@@ -123,7 +123,7 @@ class EncryptModel(_Model):
     )
     clear_metadata: Literal["strip", "drop", "refuse", "keep"] = Field(
         default="strip",
-        description="key-value metadata that tells of encrypted columns beside a plaintext footer: stripped from the "
+        description="key-value metadata about encrypted columns beside a plaintext footer: stripped from the "
         "entries of well-known writers, all other entries dropped too, the file refused, or all of it kept readable",
     )
     footer: Literal["plaintext", "encrypted"] = Field(
@@ -160,7 +160,7 @@ class SignModel(_Model):
         """Return how long the statement is valid.
 
         Raises:
-            UsageError: the text is no such time.
+            UsageError: the text is not a time span.
         """
         return None if self.valid_for is None else parse_validity(self.valid_for)
 

@@ -56,7 +56,7 @@ def run_config(
         workers: instead of `run.workers`.
         credentials: what opens the keys; default: the environment of this process.
         environ: values for `${VAR}`; default: the environment of this process.
-        on_event: told about progress.
+        on_event: called with each event of its progress.
         map_tasks: calls the tasks in processes of your own, such as those of Ray or Spark: see docs/executors.md.
         plan: a saved plan, of `pipecrypt plan --out`: only its tasks are done, and all of them as they were planned.
         accept_future_statement: go on with a dataset whose last signer's clock was ahead; its time is not undercut.
@@ -128,8 +128,8 @@ def plan(
 ) -> PlanReport:
     """Return what `pipecrypt.run(config)`, or `pipecrypt.encrypt(source, sink, policy)`, would do.
 
-    No key is opened, and nothing is written to the sink. `dataclasses.asdict` of the result is the document that
-    `pipecrypt plan --json` prints.
+    No key is opened, and nothing is written to the sink. The result has the members of the document that `pipecrypt
+    plan --json` prints.
 
     Args:
         source: a configuration; or, with `sink` and `policy`, a source as `encrypt` takes it.
@@ -150,6 +150,7 @@ def plan(
     Raises:
         ConfigError: the configuration is wrong; names file, line and column.
         AccessError: a key is missing, as far as that can be seen without a secret; or a secret at hand is wrong.
+        SinkNotEmptyError: `encrypt` would refuse the sink.
         UsageError: the arguments go with another kind of call.
         PipecryptError: there is no source, or what is asked for contradicts itself.
     """

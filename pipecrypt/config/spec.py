@@ -58,14 +58,14 @@ def hints_about_paths(loaded: LoadedConfig) -> Iterator[None]:
     An error's hint does, and where nothing else would, because a sink need not exist, a warning.
     """
     try:
-        if told := _elsewhere(loaded, loaded.model.sink.url):
-            _log.warning("%s", told)
+        if hint := _elsewhere(loaded, loaded.model.sink.url):
+            _log.warning("%s", hint)
         yield
     except (SourceNotFoundError, AccessError) as error:
         places = [loaded.model.source.url, *map(_path_of, _references(loaded))]
-        told = next((text for place in places if (text := _elsewhere(loaded, place))), None)
-        if told:
-            error.add_hint(told)
+        hint = next((text for place in places if (text := _elsewhere(loaded, place))), None)
+        if hint:
+            error.add_hint(hint)
         raise
 
 

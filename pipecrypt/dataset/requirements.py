@@ -18,7 +18,7 @@ from pipecrypt.vocabulary.once import mark_given, was_given
 __all__ = ["NO_CHECKS", "UNCHECKED", "Checks", "Requirements", "checks_of", "requirements_of", "warn_unchecked"]
 
 UNCHECKED: Final = "authenticity was not checked: no public key to trust was given"
-_UNCHECKED_HINT: Final = 'pass trust=[...] or set PIPECRYPT_TRUST; verify="off" silences this'
+_UNCHECKED_HINT: Final = 'pass trust=[...] or set PIPECRYPT_TRUST; trust=Trust(verify="off") silences this'
 
 
 def _now() -> datetime:

@@ -23,6 +23,7 @@ from pipecrypt.dataset.statement.findings import (
     ObservedFile,
     compare_encryption,
     compare_file,
+    refusal,
     refuse,
 )
 from pipecrypt.dataset.statement.manifest import Manifest
@@ -318,8 +319,7 @@ def _read_footer(signed: SignedFile, source: RangeSource) -> FooterBytes:
         detail = (
             f"it has {source.size_bytes} bytes, but {entry.size_bytes} were signed" if is_shorter else error.message
         )
-        refuse([Finding(kind, entry.path, detail)], name=signed.name)
-        raise AssertionError("a finding is refused") from error
+        raise refusal([Finding(kind, entry.path, detail)], name=signed.name) from error
 
 
 def _named(signed: SignedFile, found: FooterBytes) -> tuple[Finding, ...]:

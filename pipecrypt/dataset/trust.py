@@ -6,14 +6,15 @@ It imports nothing heavy, because the command line names the modes in its help. 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from pipecrypt.errors import UsageError
 
-__all__ = ["TRUST_HINT", "TRUST_VARIABLE", "Trust", "VerifyMode", "parse_mode"]
+__all__ = ["TRUST_HINT", "TRUST_VARIABLE", "Trust", "VerifyMode", "given_trust", "parse_mode"]
 
 TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
 TRUST_HINT: Final = f"name the public keys of who signs: trust, --trust or {TRUST_VARIABLE}"
@@ -79,6 +80,19 @@ class Trust:
         if self.dataset_id is not None:
             object.__setattr__(self, "dataset_id", _checked_id(self.dataset_id))
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Return the trust that a mapping of its arguments says, as storage options in JSON or YAML do.
+
+        Raises:
+            UsageError: it has another name, or an option is malformed.
+        """
+        names = [each.name for each in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise UsageError(f"a trust has no {name!r}", hint=f"its arguments are {', '.join(names)}")
+        return cls(**options)
+
     @property
     def mode(self) -> VerifyMode:
         """How much is compared."""
@@ -105,6 +119,40 @@ class Trust:
         return self
 
 
+def given_trust(
+    trust: Trust | Sequence[str] | None,
+    *,
+    threshold: int | None = None,
+    verify: str | None = None,
+    min_version: int | None = None,
+    dataset_id: str | None = None,
+    stacklevel: int = 3,
+) -> Trust:
+    """Return the trust that the caller of a public function gave, of which only the keys may be a list.
+
+    What stands beside it is taken for one more release, with a warning that says what to write.
+
+    Raises:
+        UsageError: an option is malformed, or stands beside a trust that says it itself.
+    """
+    beside = {"threshold": threshold, "verify": verify, "min_version": min_version, "dataset_id": dataset_id}
+    options: dict[str, Any] = {name: value for name, value in beside.items() if value is not None}
+    if isinstance(trust, Trust):
+        if options:
+            raise UsageError(f"{next(iter(options))} stands beside a Trust", hint="say it in the Trust")
+        return trust
+    if options:
+        names = " and ".join(f"{name}=" for name in options)
+        written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        keys = "" if trust is None else "[...], "
+        warnings.warn(
+            f"{names} will be removed in the next release: write trust=pipecrypt.Trust({keys}{written})",
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
+    return Trust(trust, **options)
+
+
 def _checked_id(dataset_id: object) -> str:
     text = dataset_id.lower() if isinstance(dataset_id, str) else ""
     if _DATASET_ID.fullmatch(text) is None:
@@ -118,4 +166,4 @@ def _check_keys(keys: object) -> None:
         raise UsageError("trust is a list of public keys", hint='write trust=["signing.pub"]')
     if not keys:
         # A list that a program filled with nothing must not turn the checks off.
-        raise UsageError("trust names no public key", hint='leave it out, or write verify="off"')
+        raise UsageError("trust names no public key", hint='leave it out, or write trust=Trust(verify="off")')

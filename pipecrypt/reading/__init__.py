@@ -1,1 +1,1 @@
-"""Read encrypted files back, through pyarrow. Encrypting is left to pipeline."""
+"""Read encrypted files back, through pyarrow. What is shown was checked before."""

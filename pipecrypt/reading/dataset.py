@@ -1,4 +1,4 @@
-"""Open encrypted files as one table: `pipecrypt.open`. Showing plaintext is left to filesystem, decoding to pyarrow.
+"""Open encrypted files as one table: `pipecrypt.open`. The file system shows their plaintext, and pyarrow decodes it.
 
 Columns that are not asked for are not fetched, and row groups that statistics rule out are neither fetched nor
 decrypted: pyarrow's scanner asks the file system only for what it decodes.
@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipecrypt.dataset.requirements import Requirements, checks_of
 from pipecrypt.dataset.signed_file import Origin, SignedFile
 from pipecrypt.dataset.signed_sources import list_signed_sources
-from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import (
     AccessError,
     ColumnNotFoundError,
@@ -166,7 +166,7 @@ class EncryptedDataset:
     def verified(self) -> Origin | None:
         """What was verified: dataset id, version, and the keys that signed; None where nothing was checked.
 
-        What is read is compared as it is read: an error tells.
+        The data is compared as it is read, and an error raised where it differs.
         """
         return self._verified
 
@@ -287,10 +287,10 @@ def open_dataset(
     url: str | os.PathLike[str],
     *,
     keys: Sequence[str] | None = None,
-    trust: Sequence[str] | None = None,
-    threshold: int = 1,
-    verify: str = "read",
-    min_version: int = 1,
+    trust: Trust | Sequence[str] | None = None,
+    threshold: int | None = None,
+    verify: str | None = None,
+    min_version: int | None = None,
     dataset_id: str | None = None,
     on_missing_key: str = "error",
     aad_prefix: str | bytes | None = None,
@@ -304,13 +304,13 @@ def open_dataset(
     Args:
         url: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
         keys: key references; default: those in PIPECRYPT_KEYS. Only these are ever used, whatever the files say.
-        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
-            PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
-        threshold: how many of them must have signed; each that `trust` names has one vote.
-        verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
-            the digest of every whole file, before its first byte is used. "off": none of it, and no warning.
-        min_version: lowest version of the dataset that is accepted.
-        dataset_id: of the dataset that is meant; default: whichever is there.
+        trust: whose signatures count and what must hold, as a `Trust`; or a list of public keys: PEM files, PEM texts
+            or key references. Default: those in PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a
+            warning says so once.
+        threshold: deprecated, as the next three are: give a `Trust`.
+        verify: likewise.
+        min_version: likewise.
+        dataset_id: likewise.
         on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
             read as null.
         aad_prefix: of files that do not store it.
@@ -326,13 +326,11 @@ def open_dataset(
         PipecryptError: the first file cannot be opened; see `pipecrypt.errors`.
     """
     location = Location(os.fspath(url), storage_options or {})
-    asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     requirements = checks_of(asked, os.environ, credentials or Credentials.from_environment()).requirements
     # What was read is what counts: a keystore is not read again, and perhaps without the secret.
-    trusted = trust if requirements is None else requirements.trust.texts
-    shown: dict[str, Any] = {"keys": keys, "trust": trusted, "threshold": threshold, "verify": verify}
-    shown |= {"min_version": min_version, "dataset_id": dataset_id}
-    shown |= {"on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
+    read = asked if requirements is None else replace(asked, keys=requirements.trust.texts)
+    shown: dict[str, Any] = {"keys": keys, "trust": read, "on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
 
     def opened() -> EncryptedDataset:
         files, signed, origin = _list(location, requirements)

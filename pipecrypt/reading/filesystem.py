@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final, NoReturn
 
 import fsspec
@@ -19,7 +20,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
-from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.statements import (
@@ -42,6 +43,8 @@ from pipecrypt.store.local_file import LocalFile, is_local
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
+# Taken for one more release in the place of a Trust.
+_BESIDE_TRUST: Final = frozenset({"threshold", "verify", "min_version", "dataset_id"})
 _GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
@@ -57,13 +60,13 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         target_options: its storage options.
         fs: the other file system itself, instead of both.
         keys: key references; default: those in PIPECRYPT_KEYS, separated by white space. Only these are ever used.
-        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
+        trust: whose signatures count and what must hold, as a `Trust` or a mapping of its arguments, for options that
+            are JSON or YAML; or a list of public keys: PEM files, PEM texts or key references. Default: those in
             PIPECRYPT_TRUST, separated by white space. With any, files are shown only as they were signed.
-        threshold: how many of them must have signed; each that `trust` names has one vote.
-        verify: "read": statement, list of files and footers are checked, and of the data what is read. "full": also
-            the digest of every whole file, before its first byte is shown. "off": none of it, and no warning.
-        min_version: lowest version of a dataset that is accepted.
-        dataset_id: of the dataset that is meant; default: whichever is there.
+        threshold: deprecated, as the next three are: give a `Trust`.
+        verify: likewise.
+        min_version: likewise.
+        dataset_id: likewise.
         on_missing_key: "error": columns whose key is missing raise an AccessError when they are read; "null": they
             read as null.
         aad_prefix: of files that do not store it: bytes, text, or `hex:` and hex digits.
@@ -85,10 +88,10 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         fs: Any = None,
         *,
         keys: Sequence[str] | None = None,
-        trust: Sequence[str] | None = None,
-        threshold: int = 1,
-        verify: str = "read",
-        min_version: int = 1,
+        trust: Trust | Mapping[str, Any] | Sequence[str] | None = None,
+        threshold: int | None = None,
+        verify: str | None = None,
+        min_version: int | None = None,
         dataset_id: str | None = None,
         on_missing_key: str = "error",
         aad_prefix: str | bytes | None = None,
@@ -97,7 +100,14 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Open the other file system; no key yet."""
         super().__init__(**options)
         check_names(options)
-        asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+        asked = given_trust(
+            Trust.of(trust) if isinstance(trust, Mapping) else trust,
+            threshold=threshold,
+            verify=verify,
+            min_version=min_version,
+            dataset_id=dataset_id,
+            stacklevel=4,  # past fsspec's own, which keeps file systems
+        )
         self._view_options = view_options(keys, on_missing_key, aad_prefix, asked)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
         self._views = Views(self.fs, self._view_options)
@@ -120,7 +130,12 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Pickle what is trusted here: another process may have no PIPECRYPT_TRUST, and none of the PEM files."""
         make, (kind, arguments, options) = super().__reduce__()
         pems = self._views.trusted_pems()
-        return make, (kind, arguments, options if pems is None else {**options, "trust": list(pems)})
+        asked = self._view_options.trust
+        trust = asked if pems is None else replace(asked, keys=pems)
+        if trust == Trust():
+            return make, (kind, arguments, options)
+        others = {name: value for name, value in options.items() if name not in _BESIDE_TRUST}
+        return make, (kind, arguments, {**others, "trust": trust})
 
     def close(self, *, for_good: bool = False) -> None:
         """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice.
@@ -175,7 +190,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         # Some stores list only what begins with a prefix.
         beginning = f"{place.rstrip('/')}/{options.get('prefix') or ''}"
         slashes = place.rstrip("/").count("/") + (maxdepth or 0)
-        # At the lowest level, only a directory tells of a dataset.
+        # At the lowest level, only a directory shows that there is a dataset.
         adds_directories = maxdepth is not None and not options.get("withdirs") and self._compares()
         asked = {**options, "withdirs": True} if adds_directories else options
 

@@ -1,6 +1,6 @@
 """Encrypt one batch into bytes and back, for queues and for engines that pass batches around.
 
-The bytes are a whole encrypted Parquet file. Files are left to pipeline, keys to keys.
+The bytes are a whole encrypted Parquet file.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
     if policy.also:
         raise UsageError("there is no place for grants beside a batch", hint="use a policy without also for batches")
     # Digests of what stays in plaintext, as of files that are signed: the footer's tag vouches for them.
-    engine_policy, sink = replace(policy.engine_policy(), digest=DigestAlgorithm.SHA256), _Sink()
+    engine_policy, sink = replace(policy.engine_policy(), digest=DigestAlgorithm.SHA256), _MemorySink()
     session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:
         with closing(encode_row_groups(batches_of(batch), policy.encode_options())) as groups:
@@ -161,7 +161,7 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-class _Sink:
+class _MemorySink:
     """The bytes of a file."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class _Sink:
         self.data += data
 
 
-class _Sessions:
+class _SessionCache:
     """The key sessions that this process used last, so that each batch does not unwrap or make a KEK anew."""
 
     def __init__(self) -> None:
@@ -228,7 +228,7 @@ def _environment() -> Hashable:
     return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES)))
 
 
-_SESSIONS: Final = _Sessions()
+_SESSIONS: Final = _SessionCache()
 
 
 def forget_sessions() -> None:

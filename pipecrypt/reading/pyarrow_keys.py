@@ -48,7 +48,7 @@ class _SessionClient(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no type
     def unwrap_key(self, wrapped_key: bytes | str, master_key_identifier: str) -> bytes:
         """Return the KEK in clear, as pyarrow wants it."""
         text = wrapped_key.decode() if isinstance(wrapped_key, bytes) else wrapped_key
-        # pyarrow tells no file. It ends at the first key that is wrong, so each call is taken for a file of its own.
+        # pyarrow does not say for which file. It ends at the first key that is wrong, so each call counts as a file.
         with self._session.unwrap_kek_text(text, master_key_identifier, RequestOrigin()) as key:
             return bytes(key.expose_key_bytes())
 

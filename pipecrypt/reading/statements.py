@@ -29,13 +29,13 @@ __all__ = [
     "DIRECTORY",
     "OTHER",
     "Beside",
-    "ComparedListing",
-    "FoundStatements",
-    "KeptListings",
+    "CheckedListing",
     "Listing",
     "PinnedStatements",
     "ShownAs",
+    "StatementFinder",
     "Statements",
+    "UncheckedListings",
     "beside_glob",
     "by_name",
     "kept_beside_data",
@@ -59,7 +59,7 @@ Beside: TypeAlias = Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedListing:
+class CheckedListing:
     """What a listing was compared with.
 
     Args:
@@ -91,8 +91,8 @@ class Statements(Protocol):
 
     def check_listing(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[ComparedListing, ...]:
-        """Pass if a listing shows every signed file that it must; of files that were added, opening them tells.
+    ) -> tuple[CheckedListing, ...]:
+        """Pass if a listing shows every signed file that it must; added files are noticed when opened.
 
         Returns:
             What it was compared with: the dataset that governs the directory; where none does, those that show below.
@@ -102,7 +102,7 @@ class Statements(Protocol):
                 nothing is compared but that it is not in the place of a single signed file.
             found: the paths that are shown, and of each its type, as fsspec calls it.
             shown_as: how each file must be.
-            beside: what else tells of datasets below the directory; looked for only where none is there or above.
+            beside: what else shows that there are datasets below the directory; asked where none is there or above.
 
         Raises:
             IntegrityError: a file is missing, or the statement does not hold.
@@ -126,7 +126,7 @@ class PinnedStatements:
         """Return what was signed about a file."""
         found = self._files.get(path)
         if found is None:
-            raise IntegrityError(f"{path} is none of the signed files that were opened", hint="open it by its own name")
+            raise IntegrityError(f"{path} is not among the signed files opened here", hint="open it by its own name")
         return found
 
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
@@ -135,7 +135,7 @@ class PinnedStatements:
 
     def check_listing(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[ComparedListing, ...]:
+    ) -> tuple[CheckedListing, ...]:
         """Return nothing: what was listed before has been compared."""
         return ()
 
@@ -158,7 +158,7 @@ class _OpenDataset:
         return tuple(f"{root}/{path}" for path in self.paths[first:last])
 
 
-class FoundStatements:
+class StatementFinder:
     """Looks for statements as files are opened.
 
     Args:
@@ -173,7 +173,7 @@ class FoundStatements:
         self._requirements = requirements
         self._lock = threading.Lock()
         self._open: dict[str, _OpenDataset] = {}
-        self._listings = KeptListings()
+        self._listings = UncheckedListings()
         self._generation = 0
 
     @property
@@ -199,11 +199,11 @@ class FoundStatements:
 
     def check_listing(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[ComparedListing, ...]:
+    ) -> tuple[CheckedListing, ...]:
         """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
         known = self._current_above(directory, found, shown_as)
         if known is not None:
-            compared: tuple[ComparedListing, ...] = (self._compare(known, directory, found, shown_as),)
+            compared: tuple[CheckedListing, ...] = (self._compare(known, directory, found, shown_as),)
         else:
             self._check_no_signed_file(directory, found)
             below = self._datasets_below(directory, found, shown_as, beside)
@@ -238,11 +238,11 @@ class FoundStatements:
 
     def _compare(
         self, known: _OpenDataset, directory: str, found: Mapping[str, str], shown_as: ShownAs
-    ) -> ComparedListing:
+    ) -> CheckedListing:
         root, gone = known.dataset.root, _missing(known, directory, found, shown_as)
         staged = self._staged(known, gone) if gone else {}
         refuse([missing(path[len(root) + 1 :]) for path in gone if path not in staged], name=known.dataset.name)
-        return ComparedListing(root, staged)
+        return CheckedListing(root, staged)
 
     def _datasets_below(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
@@ -375,29 +375,29 @@ class Listing:
     partial: set[str] = field(default_factory=set)
 
 
-class KeptListings:
+class UncheckedListings:
     """Keeps listings by their directories. Not safe to use from several threads."""
 
     def __init__(self) -> None:
         """Keep none yet."""
         self._kept: dict[str, list[Listing]] = {}
-        self._told: list[Listing] = []
+        self._partial: list[Listing] = []
         self._names = 0
 
     def supersede(self, latest: Listing) -> None:
         """Let go of what a later listing makes good.
 
-        That is those of its directory that showed no more, and those that were told to show a part of its datasets.
+        That is those of its directory that showed no more, and those that were found to show a part of its datasets.
         """
         before = self._kept.pop(latest.directory, [])
         kept = [each for each in before if not each.found.keys() <= latest.found.keys()]
         self._names += sum(len(each.found) for each in kept) - sum(len(each.found) for each in before)
         if kept:
             self._kept[latest.directory] = kept
-        for each in self._told:
+        for each in self._partial:
             each.whole |= each.partial & latest.whole
             each.partial -= latest.whole
-        self._told = [each for each in self._told if each.partial]
+        self._partial = [each for each in self._partial if each.partial]
 
     def add(self, listing: Listing) -> None:
         """Keep a listing."""
@@ -410,7 +410,7 @@ class KeptListings:
     def tell(self, listing: Listing, root: str) -> None:
         """Note that a listing showed a part of a dataset: so it is until the dataset is listed again."""
         if not listing.partial:
-            self._told.append(listing)
+            self._partial.append(listing)
         listing.partial.add(root)
 
     def showing(self, path: str, root: str) -> Iterator[Listing]:

@@ -1,4 +1,4 @@
-"""A plaintext view as a file object, for readers that take one. What the view shows is left to parquet/view."""
+"""A plaintext view as a file object, for readers that take one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipecrypt.store.source import RangeFile
 __all__ = ["FileView", "ViewFile"]
 
 
-class _HandedOut:
+class _LentBuffers:
     """The buffers that readers still hold.
 
     pyarrow's threads drop theirs a moment after the reader's own thread has what it wants, and need Python for that. Is
@@ -40,7 +40,7 @@ class _HandedOut:
 
 _SETTLE_SECONDS: Final = 0.25
 _POLL_SECONDS: Final = 0.001
-_HANDED_OUT: Final = _HandedOut()
+_LENT: Final = _LentBuffers()
 
 
 class FileView(Protocol):
@@ -80,7 +80,7 @@ class ViewFile(RangeFile):
     Args:
         view: what is read.
         details: what `info()` returns, as fsspec has it.
-        on_close: told the view when the file object is closed.
+        on_close: called with the view when the file object is closed.
     """
 
     mode = "rb"
@@ -133,7 +133,7 @@ class ViewFile(RangeFile):
             return memoryview(b"")
         data = self._view.read_range(self.tell(), length)
         self.seek(length, io.SEEK_CUR)
-        _HANDED_OUT.add(data)
+        _LENT.add(data)
         return data
 
     def read(self, size: int | None = -1) -> bytes:

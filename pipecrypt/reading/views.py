@@ -28,7 +28,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.reading.statements import FoundStatements, PinnedStatements, Statements
+from pipecrypt.reading.statements import PinnedStatements, StatementFinder, Statements
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
@@ -45,8 +45,8 @@ __all__ = [
     "Views",
     "check_names",
     "key_references",
-    "look_at_file",
     "open_places",
+    "stat_file",
     "view_options",
 ]
 
@@ -98,7 +98,7 @@ def view_options(
         trust: what is checked of signatures.
 
     Raises:
-        UsageError: an option is none of that.
+        UsageError: an option is malformed.
     """
     try:
         missing = MissingKeys(on_missing_key)
@@ -161,7 +161,7 @@ class StoredFile:
         return self.lies_at or self.path
 
 
-def look_at_file(fs: Any, path: str, place: str) -> StoredFile | None:
+def stat_file(fs: Any, path: str, place: str) -> StoredFile | None:
     """Return the file that lies at a place, shown by its path; None if there is none."""
     with map_errors(f"cannot read {path}"):
         try:
@@ -176,7 +176,7 @@ def look_at_file(fs: Any, path: str, place: str) -> StoredFile | None:
 def open_places(file: StoredFile, signed: SignedFile) -> Iterator[FileRanges]:
     """Open the file at its other place and at its path, as what is there now."""
     for place in (signed.other_place(file.path), file.path):
-        found = None if place is None else look_at_file(file.fs, file.path, place)
+        found = None if place is None else stat_file(file.fs, file.path, place)
         if found is not None:
             with suppress(ConflictError):
                 yield FileRanges(found)
@@ -237,7 +237,7 @@ class FileRanges:
 
 
 @dataclass(frozen=True, slots=True)
-class _Current:
+class _OpenKeys:
     """What files are opened with.
 
     Args:
@@ -259,7 +259,7 @@ class _Current:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KeptView:
     """A file that was opened.
 
     Args:
@@ -310,8 +310,8 @@ class Views:
         self._session_lock = threading.RLock()  # of the session
         self._lock = threading.RLock()  # of the views and their users
         self._is_closed = False
-        self._current: _Current | None = None
-        self._views: OrderedDict[str, _Known] = OrderedDict()
+        self._open_keys: _OpenKeys | None = None
+        self._views: OrderedDict[str, _KeptView] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._kept = ChunkCache(_KEPT_BYTES)
 
@@ -330,7 +330,7 @@ class Views:
             if known is None:
                 generation = current.generation
                 known = (self._open(file, current),)
-                self._keep(file.path, _Known(file.fingerprint, generation, known[0]), current)
+                self._keep(file.path, _KeptView(file.fingerprint, generation, known[0]), current)
         if known[0] is not None and current.checks.warns:
             warn_unchecked()
         return known[0]
@@ -339,7 +339,7 @@ class Views:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
             known = self._views.get(file.path)
-            generation = 0 if self._current is None else self._current.generation
+            generation = 0 if self._open_keys is None else self._open_keys.generation
             if known is None or (known.fingerprint, known.generation) != (file.fingerprint, generation):
                 return None
             self._views.move_to_end(file.path)
@@ -384,19 +384,19 @@ class Views:
             requirements = self._checks.requirements
             return None if requirements is None else requirements.trust.texts
 
-    def _open_current(self) -> _Current:
+    def _open_current(self) -> _OpenKeys:
         credentials = self._credentials or Credentials.from_environment()
         references = key_references(self._options, credentials.environ)
         with self._session_lock:
             if self._is_closed:
                 raise _closed()
             self._read_trust()
-            current = self._current
+            current = self._open_keys
             if current is None or current.references != references or current.statements is not self._statements:
                 with self._lock:
                     self._close_current()
                 session = KeySession(references, credentials=credentials)
-                self._current = current = _Current(references, session, self._checks, self._statements)
+                self._open_keys = current = _OpenKeys(references, session, self._checks, self._statements)
             return current
 
     def _close_current(self) -> None:
@@ -404,9 +404,9 @@ class Views:
             if known.view is not None:
                 known.view.close()
         self._views.clear()
-        if self._current is not None:
-            self._current.session.close()
-            self._current = None
+        if self._open_keys is not None:
+            self._open_keys.session.close()
+            self._open_keys = None
 
     def _read_trust(self) -> None:
         # Pinned files stay with what they were listed under.
@@ -423,7 +423,7 @@ class Views:
         if self._pinned is not None:
             return PinnedStatements(self._pinned)
         requirements = self._checks.requirements
-        return None if requirements is None else FoundStatements(self._fs, requirements)
+        return None if requirements is None else StatementFinder(self._fs, requirements)
 
     def find_elsewhere(self, path: str) -> StoredFile | None:
         """Return a signed file that is not at its path from where a run has it; None if it is not there."""
@@ -435,12 +435,12 @@ class Views:
             newer = statements.find_again(path, signed)
             for each in (signed,) if newer is None else (newer, signed):
                 place = each.other_place(path)
-                found = None if place is None else look_at_file(self._fs, path, place)
+                found = None if place is None else stat_file(self._fs, path, place)
                 if found is not None and found.size_bytes == each.entry.size_bytes:
                     return found
         return None
 
-    def _open(self, file: StoredFile, current: _Current) -> FileView | None:
+    def _open(self, file: StoredFile, current: _OpenKeys) -> FileView | None:
         keys, mode = keys_of_object(file.fs, file.path, current.session), current.checks.mode
 
         def choose(source: FileRanges, signed: SignedFile | None) -> FileView | None:
@@ -465,9 +465,9 @@ class Views:
                 raise
         return choose(FileRanges(file) if found is None else found, now)
 
-    def _keep(self, path: str, known: _Known, current: _Current) -> None:
+    def _keep(self, path: str, known: _KeptView, current: _OpenKeys) -> None:
         with self._session_lock, self._lock:
-            if self._current is not current:  # closed while the view was opened, so nobody else would close the view
+            if self._open_keys is not current:  # closed while the view was opened, so nobody else would close the view
                 if known.view is not None:
                     known.view.close()
                 raise _closed()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipecrypt.dataset.requirements import checks_of, warn_unchecked
-from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.report.events import Event, Summary, ignore
@@ -109,10 +109,10 @@ def decrypt(
     sink: Place,
     keys: Sequence[str],
     *,
-    trust: Sequence[str] | None = None,
-    threshold: int = 1,
-    verify: str = "read",
-    min_version: int = 1,
+    trust: Trust | Sequence[str] | None = None,
+    threshold: int | None = None,
+    verify: str | None = None,
+    min_version: int | None = None,
     dataset_id: str | None = None,
     aad_prefix: bytes | None = None,
     source_options: Mapping[str, object] | None = None,
@@ -130,13 +130,13 @@ def decrypt(
         source: a file, a directory (all `*.parquet` below it) or a glob; a path or any fsspec URL.
         sink: as for `encrypt`.
         keys: key references; only these are ever used, whatever the files say.
-        trust: public keys whose signatures count: PEM files, PEM texts or key references; default: those in
-            PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a warning says so once.
-        threshold: how many of them must have signed; each that `trust` names has one vote.
-        verify: "read": statement, list of files and footers are checked, and the data as it is decrypted. "full": also
-            the digest of every whole file, before it is decrypted. "off": none of it, and no warning.
-        min_version: lowest version of the dataset that is accepted.
-        dataset_id: of the dataset that is meant; default: whichever is there.
+        trust: whose signatures count and what must hold, as a `Trust`; or a list of public keys: PEM files, PEM texts
+            or key references. Default: those in PIPECRYPT_TRUST. With none, nothing shows who wrote the files, and a
+            warning says so once.
+        threshold: deprecated, as the next three are: give a `Trust`.
+        verify: likewise.
+        min_version: likewise.
+        dataset_id: likewise.
         aad_prefix: the AAD prefix of files that do not store it.
         source_options: storage options of the source, for fsspec.
         sink_options: storage options of the sink.
@@ -148,7 +148,7 @@ def decrypt(
     Raises:
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
-    asked = Trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
+    asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
     given = _credentials(credentials)
     spec = DecryptSpec(
         source=Location.of(source, source_options),

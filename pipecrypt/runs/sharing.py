@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pipecrypt.dataset.requirements import checks_of
-from pipecrypt.dataset.share.granting import Target, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.share.grants import read_grants
-from pipecrypt.dataset.share.kek_search import Place as FoundPlace
-from pipecrypt.dataset.share.kek_search import find_place, search_keks
-from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.share.granting import Grantee, check_datasets, share_keks
+from pipecrypt.dataset.share.grants import read_grants, remove_grants
+from pipecrypt.dataset.share.kek_search import EncryptedData as FoundPlace
+from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
+from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grants
@@ -28,6 +29,8 @@ from pipecrypt.store.location import Location, Place
 from pipecrypt.store.small_files import locate
 
 __all__ = ["GrantSummary", "RevokeSummary", "grant", "revoke", "rotate"]
+
+_UNCHECKED: Final = Trust(verify="off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ def grant(
     to: str,
     keys: Sequence[str],
     *,
-    trust: Sequence[str] | None = None,
+    trust: Trust | Sequence[str] | None = None,
     dataset_ids: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     credentials: Credentials | None = None,
@@ -107,8 +110,8 @@ def grant(
         dataset: a dataset, a directory or a single file.
         to: key reference of the master key or recipient.
         keys: key references that open it now.
-        trust: public keys that must have signed the dataset; default: those in PIPECRYPT_TRUST. With none, who can
-            write to it may keep KEKs from being found.
+        trust: who must have signed the dataset, as a `Trust` or a list of public keys; default: those in
+            PIPECRYPT_TRUST. With none, who can write to it may keep KEKs from being found.
         dataset_ids: of the datasets that are meant, where the files are of several.
         options: storage options, for fsspec.
         credentials: what opens the keys; default: the environment of this process.
@@ -135,7 +138,7 @@ def rotate(
     deep: bool = False,
     also: Sequence[str] = (),
     sign: Sequence[str] = (),
-    trust: Sequence[str] | None = None,
+    trust: Trust | Sequence[str] | None = None,
     dataset_ids: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     credentials: Credentials | None = None,
@@ -172,7 +175,7 @@ def rotate(
             "also, sign and accept_future_statement belong to a deep rotation", hint="set deep, or leave them out"
         )
     # A reader's trust in the environment refuses what was signed in the future; the signing keys vouch for it here.
-    place = _find(dataset, options, () if accept_future_statement and trust is None else trust, given)
+    place = _find(dataset, options, _UNCHECKED if accept_future_statement and trust is None else trust, given)
     if deep:
         wish = DeepRotation(
             old=old,
@@ -219,7 +222,7 @@ def revoke(
         PipecryptError: see `pipecrypt.errors`; no grant was removed.
     """
     given = _opened(credentials)
-    place = _find(dataset, options, (), given)
+    place = _find(dataset, options, _UNCHECKED, given)
     location = place.grants
     existing = read_grants(place.files, locate(location)[1]) or Grants()
     ids = _ids_of(key, given)
@@ -259,7 +262,7 @@ def _share(
         KeySession(keys, credentials=credentials) as opening,
         KeySession([to], credentials=credentials) as session,
     ):
-        target = Target(session, to)
+        target = Grantee(session, to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
         if not search.keks and not search.hidden:
             raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
@@ -285,10 +288,10 @@ def _share(
 
 
 def _find(
-    dataset: Place, options: Mapping[str, object] | None, trust: Sequence[str] | None, credentials: Credentials
+    dataset: Place, options: Mapping[str, object] | None, trust: Trust | Sequence[str] | None, credentials: Credentials
 ) -> FoundPlace:
-    asked = Trust(verify="off") if trust == () else Trust(trust)
-    return find_place(Location.of(dataset, options), checks_of(asked, os.environ, credentials).requirements)
+    checks = checks_of(given_trust(trust), os.environ, credentials)
+    return find_encrypted_data(Location.of(dataset, options), checks.requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:

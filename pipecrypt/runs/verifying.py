@@ -14,7 +14,7 @@ from typing import Final
 from pipecrypt.dataset.governing import forget_removed
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.requirements import requirements_of
-from pipecrypt.dataset.trust import Trust
+from pipecrypt.dataset.trust import Trust, VerifyMode, given_trust
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import VerifyReport
 from pipecrypt.dataset.verify.verification import verify as verify_files
@@ -38,10 +38,10 @@ _REMOTE_WORKERS: Final = 4  # for each processor
 
 def verify(
     url: Place,
-    trust: Sequence[str] | None = None,
+    trust: Trust | Sequence[str] | None = None,
     *,
-    threshold: int = 1,
-    min_version: int = 1,
+    threshold: int | None = None,
+    min_version: int | None = None,
     dataset_id: str | None = None,
     files: Sequence[str] | None = None,
     keys: Sequence[str] | None = None,
@@ -59,11 +59,12 @@ def verify(
 
     Args:
         url: a dataset, a directory or a file in one, or a file with its statement beside it; a path or any fsspec URL.
-        trust: public keys that may have signed it: paths of PEM files, PEM texts or key references; default: those in
-            the environment variable PIPECRYPT_TRUST, separated by white space.
-        threshold: how many of them must have signed.
-        min_version: lowest version of the dataset that is accepted.
-        dataset_id: the dataset that is meant, if another one may have been put there: 32 hex digits.
+        trust: whose signatures count and what must hold, as a `Trust`; or a list of public keys: paths of PEM files,
+            PEM texts or key references. Default: those in the environment variable PIPECRYPT_TRUST, separated by white
+            space. Everything is compared, so its `verify` may not be "off".
+        threshold: deprecated, as the next two are: give a `Trust`.
+        min_version: likewise.
+        dataset_id: likewise.
         files: globs relative to `url`, to check some files of a dataset only.
         keys: key references to open files with; None to check without keys.
         remember: refuse a version older than one that was accepted here before, and remember this one.
@@ -88,7 +89,9 @@ def verify(
         PipecryptError: a file could not be read or opened to the end, and nothing else was found.
     """
     place = Location.of(url, storage_options)
-    asked = Trust(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
+    asked = given_trust(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
+    if asked.mode is VerifyMode.OFF:
+        raise UsageError('a verification cannot be verify="off"', hint="leave verify out of the Trust")
     given = Credentials.from_environment() if credentials is None else credentials
     if forget:
         _forget_removed(place)

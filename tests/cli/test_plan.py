@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipecrypt as pc
+from pipecrypt.errors import SinkNotEmptyError, UsageError
 from tests.cli.conftest import Run
 
 
@@ -86,3 +89,37 @@ def test_encrypt_takes_what_becomes_of_unlisted_columns(run: Run, world: Path, k
     assert b"123-45-6789" in (world / "plain/b.parquet").read_bytes()
     assert b"123-45-6789" not in (world / "sealed/b.parquet").read_bytes()
     assert run("encrypt", "raw", "x", "--key", keyref, "--unlisted", "plaintext").code == 2
+
+
+def test_scripts_plan_what_the_command_plans(run: Run, world: Path, keyref: str) -> None:
+    config = _configuration(world, keyref)
+    report = pc.plan(config)
+    members = dataclasses.asdict(report)
+    for pairs in ("columns_by_key", "types"):  # objects in JSON
+        members[pairs] = {str(name): value for name, value in members[pairs]} or []
+    assert json.loads(json.dumps(members)) == run("plan", config, "--json").document
+    assert (report.to_do, report.conflicts) == (1, ())
+
+    policy = pc.Policy(columns={"email": keyref})
+    same = pc.plan("raw", "out", policy)
+    assert (same.to_do, same.source_bytes, same.columns_by_key) == (1, report.source_bytes, ((keyref, 1), (None, 1)))
+    assert not (world / "out").exists()
+    pc.encrypt("raw", "out", policy)
+    with pytest.raises(SinkNotEmptyError):
+        pc.plan("raw", "out", policy)
+    assert pc.plan("raw", "out", policy, overwrite=True).conflicts == ()
+
+
+def test_a_plan_is_of_a_configuration_or_of_a_source(world: Path, keyref: str) -> None:
+    config, policy = _configuration(world, keyref), pc.Policy(default=keyref)
+    for wrong in (
+        lambda: pc.plan("raw", "out"),  # type: ignore[call-overload]
+        lambda: pc.plan("raw", policy=policy),  # type: ignore[call-overload]
+        lambda: pc.plan(config, max_file_bytes=1),  # type: ignore[call-overload]
+        lambda: pc.plan(config, reading=pc.Reading()),  # type: ignore[call-overload]
+        lambda: pc.plan("raw", "out", policy, resume=True),  # type: ignore[call-overload]
+        lambda: pc.plan("raw", "out", policy, environ={}),  # type: ignore[call-overload]
+        lambda: pc.plan("raw", "out", "pii"),  # type: ignore[call-overload]
+    ):
+        with pytest.raises((UsageError, TypeError)):
+            wrong()

@@ -15,7 +15,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.byte_world import restore, seal
+from tests.parquet.blob_world import restore, seal
 from tests.parquet.test_growing import grow, slices
 from tests.parquet.world import (
     MemorySink,

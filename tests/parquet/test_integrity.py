@@ -28,7 +28,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import INTEGRITY_KEY, ColumnMetaData, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.byte_world import edit_footer
+from tests.parquet.blob_world import edit_footer
 from tests.parquet.test_forgeries import _chunk, _edited
 from tests.parquet.test_growing import grow, slices
 from tests.parquet.test_view import SideBySide, SomeKeys

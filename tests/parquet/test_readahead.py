@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.errors import StorageError
-from pipecrypt.parquet.carry.reading import ReadAhead
+from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
 from pipecrypt.parquet.files import decrypt_file, encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.vocabulary.context import Context, new_dataset_id
@@ -76,3 +76,12 @@ def test_ranges_in_and_out_of_the_windows() -> None:
             assert bytes(ahead.read(start, length)) == data[start : start + length]
     finally:
         ahead.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 700, (2 << 20) - 1, 2 << 20, (6 << 20) + 1])
+def test_buffers_are_long_enough_writable_and_freed_with_the_last_view(length: int) -> None:
+    buffer = allocate_buffer(length)
+    view = buffer[:length]
+    del buffer
+    view[:] = b"x" * length
+    assert bytes(view) == b"x" * length

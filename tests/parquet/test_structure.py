@@ -19,7 +19,7 @@ from pipecrypt.parquet.footer.stored import read_sealed_footer, read_stored_foot
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
-from tests.parquet.byte_world import edit_footer, seal
+from tests.parquet.blob_world import edit_footer, seal
 from tests.parquet.test_forgeries import _chunk, _edited
 from tests.parquet.test_integrity import small_file
 from tests.parquet.test_vectors import ENCRYPTED, PLAIN

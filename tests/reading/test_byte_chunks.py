@@ -15,7 +15,7 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.reading.pyarrow_keys import decryption_properties
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, restore, seal, show, some_bytes
+from tests.parquet.blob_world import CHUNK, ROW_GROUP, ZSTD, restore, seal, show, some_bytes
 
 CREDENTIALS = Credentials({"PIPECRYPT_PASSPHRASE": "correct horse"})
 

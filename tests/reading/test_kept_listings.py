@@ -7,19 +7,19 @@ from collections.abc import Iterable
 import pytest
 
 from pipecrypt.reading import statements
-from pipecrypt.reading.statements import KeptListings, Listing
+from pipecrypt.reading.statements import Listing, UncheckedListings
 
 
 def listing(directory: str, *names: str, whole: Iterable[str] = ()) -> Listing:
     return Listing(directory, {f"{directory}/{name}": "file" for name in names}, lambda file: file, set(whole))
 
 
-def shown(kept: KeptListings, path: str, root: str) -> int:
+def shown(kept: UncheckedListings, path: str, root: str) -> int:
     return len(list(kept.showing(path, root)))
 
 
 def test_one_that_shows_no_more_makes_room_for_a_later_one() -> None:
-    kept = KeptListings()
+    kept = UncheckedListings()
     for names in (("a",), ("a", "b"), ("c",)):
         kept.supersede(listing("up/ds", *names))
         kept.add(listing("up/ds", *names))
@@ -29,7 +29,7 @@ def test_one_that_shows_no_more_makes_room_for_a_later_one() -> None:
 
 
 def test_a_part_is_one_until_its_dataset_is_listed_again() -> None:
-    kept, part = KeptListings(), listing("up", "ds/a", "other/b")
+    kept, part = UncheckedListings(), listing("up", "ds/a", "other/b")
     kept.add(part)
     kept.tell(part, "up/ds")
     kept.supersede(listing("up/other", "b", whole=["up/other"]))
@@ -40,7 +40,7 @@ def test_a_part_is_one_until_its_dataset_is_listed_again() -> None:
 
 def test_the_oldest_go_and_the_last_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements, "_MOST_NAMES", 6)
-    kept = KeptListings()
+    kept = UncheckedListings()
     for number in range(5):
         kept.add(listing(f"up/{number}", "a", "b", "c"))
     assert [shown(kept, f"up/{number}/a", f"up/{number}") for number in range(5)] == [0, 0, 0, 1, 1]

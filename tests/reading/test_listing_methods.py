@@ -161,7 +161,7 @@ def test_all_files_are_listed_as_without_trust(world: World, lists: Lists) -> No
 
     place = f"{world.root}/above/deep/two"
     assert names(repr(lists(showing(world), place))) == names(
-        repr(lists(showing(world, trust=None, verify="off"), place))
+        repr(lists(showing(world, trust=pc.Trust(verify="off")), place))
     )
 
 
@@ -241,7 +241,7 @@ def test_from_above_only_what_would_show_is_missed(top: Above, lists: Lists) -> 
 
 
 def test_a_listing_from_above_shows_no_directory_that_was_not_asked_for(top: Above) -> None:
-    plain = showing(top.world, fs=top.stored, trust=None, verify="off")
+    plain = showing(top.world, fs=top.stored, trust=pc.Trust(verify="off"))
     for options in ({"maxdepth": 1}, {"maxdepth": 2}, {"maxdepth": 2, "withdirs": True}, {"maxdepth": 9}, {}):
         shown = [each for each in plain.find(top.place, **options) if "/_pipecrypt" not in each]
         assert top.showing().find(top.place, **options) == shown
@@ -397,7 +397,7 @@ def test_questions_about_it_have_the_answer_of_the_listings(world: World, name: 
     with pytest.raises((IntegrityError, FileNotFoundError)):
         fs.info(path)
     assert fs.find(path) == fs.glob(f"{path}/**") == []
-    shown = showing(world, trust=None, verify="off")
+    shown = showing(world, trust=pc.Trust(verify="off"))
     assert shown.exists(path) == (name != "/none")
 
 

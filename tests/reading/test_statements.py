@@ -15,7 +15,7 @@ from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.reading.statements import FoundStatements, PinnedStatements
+from pipecrypt.reading.statements import PinnedStatements, StatementFinder
 from pipecrypt.store import fsspec as fsspec_store
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
@@ -48,8 +48,8 @@ class Reads:
         monkeypatch.setattr(fsspec_store, "read_stored", reading)
 
 
-def statements(**options: object) -> FoundStatements:
-    return FoundStatements(LOCAL, Requirements(trust=trusting(), **options))  # type: ignore[arg-type]
+def statements(**options: object) -> StatementFinder:
+    return StatementFinder(LOCAL, Requirements(trust=trusting(), **options))  # type: ignore[arg-type]
 
 
 def test_a_statement_is_read_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -68,12 +71,15 @@ def dataset(world: World, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world.root / "signed", tmp_path / "signed"))
 
 
-def options(world: World, **changes: object) -> dict[str, dict[str, object]]:
-    return {"pipecrypt": {"keys": [world.key], "trust": [world.signing], **changes}}
+def options(world: World, *, verify: str = "read", **changes: object) -> dict[str, dict[str, object]]:
+    trust: object = [world.signing] if verify == "read" else pc.Trust([world.signing], verify=verify)
+    return {"pipecrypt": {"keys": [world.key], "trust": trust, **changes}}
 
 
-def filesystem(world: World, **changes: object) -> PipecryptFileSystem:
-    fs, _ = fsspec.url_to_fs("pipecrypt::file:///", **options(world, skip_instance_cache=True, **changes))
+def filesystem(world: World, *, verify: str = "read", **changes: object) -> PipecryptFileSystem:
+    fs, _ = fsspec.url_to_fs(
+        "pipecrypt::file:///", **options(world, verify=verify, skip_instance_cache=True, **changes)
+    )
     assert isinstance(fs, PipecryptFileSystem)
     return fs
 
@@ -87,7 +93,7 @@ def by_open(dataset: Path, world: World) -> int:
 
 
 def by_open_full(dataset: Path, world: World) -> int:
-    with pc.open(dataset, keys=[world.key], trust=[world.signing], verify="full") as opened:
+    with pc.open(dataset, keys=[world.key], trust=pc.Trust([world.signing], verify="full")) as opened:
         return int(opened.to_table().num_rows)
 
 
@@ -154,7 +160,7 @@ def test_every_attack_is_refused(world: World, dataset: Path, reader: Reader, at
 @pytest.mark.parametrize("attack", ["drop", "add", "swap", "duplicate", "put_plaintext", "put_old_file"])
 def test_without_the_checks_these_attacks_pass(world: World, dataset: Path, attack: str) -> None:
     ATTACKS[attack](world, dataset)
-    with pc.open(dataset, keys=[world.key], trust=[world.signing], verify="off") as opened:
+    with pc.open(dataset, keys=[world.key], trust=pc.Trust([world.signing], verify="off")) as opened:
         assert opened.to_table().num_rows in {200, 250, 300, 400}
 
 
@@ -185,7 +191,7 @@ def test_what_was_verified_is_told(world: World, dataset: Path) -> None:
         assert len(opened.verified.key_ids) == 1
         assert f"version 1 of dataset {opened.verified.dataset_id}" in repr(opened)
         assert opened.verified.key_ids[0][:16] in opened._repr_html_()
-    with pc.open(dataset, keys=[world.key], verify="off") as opened:
+    with pc.open(dataset, keys=[world.key], trust=pc.Trust(verify="off")) as opened:
         assert opened.verified is None
         assert "dataset_id" not in repr(opened)
 
@@ -262,12 +268,12 @@ def test_the_threshold(world: World, dataset: Path) -> None:
     with pc.open(dataset, keys=[world.key], trust=pems) as opened:
         assert opened.num_rows == 300
     with pytest.raises(NotTrustedError):
-        pc.open(dataset, keys=[world.key], trust=pems, threshold=2)
+        pc.open(dataset, keys=[world.key], trust=pc.Trust(pems, threshold=2))
     sign(dataset, ALICE, MALLORY, created=created)
     with pytest.raises(NotTrustedError):
-        pc.open(dataset, keys=[world.key], trust=pems, threshold=2)
+        pc.open(dataset, keys=[world.key], trust=pc.Trust(pems, threshold=2))
     sign(dataset, BOB, ALICE, created=created)
-    with pc.open(dataset, keys=[world.key], trust=pems, threshold=2) as opened:
+    with pc.open(dataset, keys=[world.key], trust=pc.Trust(pems, threshold=2)) as opened:
         assert opened.verified is not None
         assert len(opened.verified.key_ids) == 2
 
@@ -319,13 +325,13 @@ def test_an_old_version_is_noticed(world: World, dataset: Path) -> None:
 def test_the_lowest_version_needs_no_memory(world: World, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPECRYPT_STATE_DIR", "")
     with pytest.raises(RolledBackError):
-        pc.open(dataset, keys=[world.key], trust=[world.signing], min_version=2)
+        pc.open(dataset, keys=[world.key], trust=pc.Trust([world.signing], min_version=2))
     with pytest.raises(IntegrityError):
-        pc.open(dataset, keys=[world.key], trust=[world.signing], dataset_id="0" * 32)
+        pc.open(dataset, keys=[world.key], trust=pc.Trust([world.signing], dataset_id="0" * 32))
     with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
         assert opened.verified is not None
         found = opened.verified.dataset_id
-    with pc.open(dataset, keys=[world.key], trust=[world.signing], min_version=1, dataset_id=found) as opened:
+    with pc.open(dataset, keys=[world.key], trust=pc.Trust([world.signing], min_version=1, dataset_id=found)) as opened:
         assert opened.num_rows == 300
 
 
@@ -415,7 +421,7 @@ def alone(world: World, tmp_path: Path) -> Path:
 
 def test_a_single_file_beside_its_statement(world: World, alone: Path) -> None:
     for verify in ("read", "full"):
-        with pc.open(alone, keys=[world.key], trust=[world.signing], verify=verify) as opened:
+        with pc.open(alone, keys=[world.key], trust=pc.Trust([world.signing], verify=verify)) as opened:
             assert opened.to_table().num_rows == 100
             assert opened.verified is not None
     assert len(pd.read_parquet(f"pipecrypt::file://{alone}", storage_options=options(world))) == 100
@@ -474,7 +480,7 @@ def test_files_in_chunks(world: World, tmp_path: Path, compression: str) -> None
         fs = filesystem(world, verify=verify)
         for name, text in texts.items():
             assert fs.cat_file(f"{sealed}/{name}.chunks.parquet") == text
-        pc.decrypt(sealed, tmp_path / verify, [world.key], trust=[world.signing], verify=verify)
+        pc.decrypt(sealed, tmp_path / verify, [world.key], trust=pc.Trust([world.signing], verify=verify))
         assert tree(tmp_path / verify) == texts
     names = [sealed / f"{name}.txt.chunks.parquet" for name in "ab"]
     names[0].rename(sealed / "x")
@@ -525,7 +531,7 @@ def test_full_notices_every_flipped_bit(world: World, tmp_path: Path, has_digest
         changed[position] ^= 1 << (position % 8)
         place.write_bytes(changed)
         with pytest.raises(IntegrityError):
-            pc.open(place, keys=[world.key], trust=pems, verify="full")
+            pc.open(place, keys=[world.key], trust=pc.Trust(pems, verify="full"))
         with pytest.raises(IntegrityError), pc.open(place, keys=[world.key], trust=pems) as opened:
             opened.to_table()
 
@@ -562,7 +568,7 @@ def test_memory(world: World) -> None:
     pc.encrypt(world.root / "raw", "memory://trusted", policy, credentials=world.credentials)
     store = fsspec.filesystem("memory")
     try:
-        with pc.open("memory://trusted", keys=[world.key], trust=[world.signing], verify="full") as opened:
+        with pc.open("memory://trusted", keys=[world.key], trust=pc.Trust([world.signing], verify="full")) as opened:
             assert opened.to_table().num_rows == 300
         frame = pd.read_parquet("pipecrypt::memory://trusted", storage_options=options(world))
         assert len(frame) == 300
@@ -627,7 +633,7 @@ def test_the_warning_is_about_encrypted_files_only(
         warnings.simplefilter("error", pc.UncheckedWarning)
         with pc.open(world.root / "raw") as plain:
             assert plain.to_table().num_rows == 300
-        with pc.open(dataset, keys=[world.key], verify="off") as opened:
+        with pc.open(dataset, keys=[world.key], trust=pc.Trust(verify="off")) as opened:
             assert opened.num_rows == 300
         with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
             assert opened.num_rows == 300
@@ -677,6 +683,114 @@ def test_workers_check_what_was_trusted_where_they_were_started(
 
 
 def test_a_file_system_without_trust_pickles_none(world: World) -> None:
-    fs = PipecryptFileSystem(keys=[world.key], verify="off", skip_instance_cache=True)
+    fs = PipecryptFileSystem(keys=[world.key], skip_instance_cache=True)
     again = pickle.loads(pickle.dumps(fs))  # noqa: S301  # made here
     assert "trust" not in again.storage_options
+
+
+# ---- a Trust, and what may stand beside a list for one more release ----
+
+
+def _version(world: World, dataset: Path) -> tuple[str, int]:
+    with pc.open(dataset, keys=[world.key], trust=[world.signing]) as opened:
+        assert opened.verified is not None
+        return opened.verified.dataset_id, opened.verified.version
+
+
+def _reads(dataset: Path, world: World, **trust: Any) -> dict[str, Callable[[], object]]:
+    """Return what takes a trust: each gives something back, or refuses."""
+    given = {"keys": [world.key], **trust}
+    place, back = f"pipecrypt::file://{dataset}", dataset.parent / "back"
+    return {
+        "open": lambda: pc.open(dataset, **given).to_table(),
+        "decrypt": lambda: pc.decrypt(dataset, back, overwrite=True, **given),
+        "file system": lambda: PipecryptFileSystem(skip_instance_cache=True, **given).cat_file(f"{dataset}/{SECOND}"),
+        "storage options": lambda: pd.read_parquet(place, storage_options={"pipecrypt": given}),
+        "verify": lambda: pc.verify(dataset, **trust),
+    }
+
+
+def test_a_trust_is_taken_wherever_keys_are(world: World, dataset: Path) -> None:
+    dataset_id, version = _version(world, dataset)
+    right = pc.Trust([world.signing], threshold=1, min_version=version, dataset_id=dataset_id.upper())
+    wrong = [
+        (pc.Trust([world.other_signing]), NotTrustedError),
+        (pc.Trust([world.signing, world.other_signing], threshold=2), NotTrustedError),
+        (pc.Trust([world.signing], min_version=version + 1), RolledBackError),
+        (pc.Trust([world.signing], dataset_id="0" * 32), IntegrityError),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        for read in _reads(dataset, world, trust=right).values():
+            read()
+        for trust, error in wrong:
+            for name, read in _reads(dataset, world, trust=trust).items():
+                with pytest.raises(error):
+                    pytest.fail(f"{name} takes {trust}: {read()}")
+
+
+@pytest.mark.parametrize("verify", ["read", "full", "off"])
+def test_how_much_is_compared_is_said_in_the_trust(world: World, dataset: Path, verify: str) -> None:
+    swap(world, dataset)
+    trust = pc.Trust([world.signing], verify=verify)
+    for name, read in _reads(dataset, world, trust=trust).items():
+        if verify == "off" and name != "verify":
+            read()
+        else:
+            with pytest.raises(UsageError if verify == "off" else IntegrityError):
+                pytest.fail(f"{name} reads what was exchanged: {read()}")
+
+
+def test_options_in_json_say_a_trust_too(world: World, dataset: Path) -> None:
+    def read(**trust: object) -> int:
+        given = {"keys": [world.key], "trust": {"keys": [world.signing], **trust}}
+        fs = PipecryptFileSystem(skip_instance_cache=True, **json.loads(json.dumps(given)))
+        again = pickle.loads(pickle.dumps(fs))  # noqa: S301  # made here
+        assert again._view_options.trust.keys == (again._views.trusted_pems() or ("",))
+        return int(pq.read_table(str(dataset / FIRST), filesystem=fs, partitioning=None).num_rows)
+
+    assert read() == read(verify="full", min_version=1) == 100
+    with pytest.raises(RolledBackError):
+        read(min_version=9)
+    for wrong in ({"treshold": 2}, {"threshold": "2"}, {"verify": "some"}, {"keys": "alice.pub"}):
+        with pytest.raises(UsageError):
+            read(**wrong)
+    fs = PipecryptFileSystem(keys=[world.key], trust={"keys": [world.signing]}, skip_instance_cache=True)
+    assert fsspec.AbstractFileSystem.from_json(fs.to_json()).storage_options["trust"] == {"keys": [world.signing]}
+
+
+def test_a_trust_is_pickled_with_what_its_keys_held(world: World, dataset: Path, tmp_path: Path) -> None:
+    pem = tmp_path / "alice.pub"
+    pem.write_text(ALICE.public_key_pem)
+    trust = pc.Trust([str(pem)], verify="full", min_version=1)
+    fs = PipecryptFileSystem(keys=[world.key], trust=trust, skip_instance_cache=True)
+    pickled = pickle.dumps(fs)
+    pem.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = pickle.loads(pickled)  # noqa: S301  # made here
+
+    assert again.storage_options["trust"] == replace(trust, keys=(ALICE.public_key_pem,))
+
+
+def test_what_stands_beside_a_list_is_taken_with_a_warning(world: World, dataset: Path) -> None:
+    for beside in ({"threshold": 1}, {"min_version": 1}, {"dataset_id": _version(world, dataset)[0]}):
+        ((name, value),) = beside.items()
+        for read in _reads(dataset, world, trust=[world.signing], **beside).values():
+            with pytest.warns(
+                DeprecationWarning, match=re.escape(f"write trust=pipecrypt.Trust([...], {name}={value!r})")
+            ):
+                read()
+    with pytest.warns(DeprecationWarning, match=re.escape("write trust=pipecrypt.Trust(verify='off')")):
+        pc.open(dataset, keys=[world.key], verify="off").close()
+    for beside in ({"threshold": 2}, {"min_version": 9}, {"dataset_id": "0" * 32}):
+        for read in _reads(dataset, world, trust=[world.signing], **beside).values():
+            with pytest.warns(DeprecationWarning, match="pipecrypt.Trust"), pytest.raises((IntegrityError, UsageError)):
+                read()
+
+
+def test_a_trust_says_all_of_it(world: World, dataset: Path) -> None:
+    for beside in ({"threshold": 1}, {"min_version": 1}, {"dataset_id": "0" * 32}):
+        for read in _reads(dataset, world, trust=pc.Trust([world.signing]), **beside).values():
+            with pytest.raises(UsageError, match="stands beside a Trust"):
+                read()

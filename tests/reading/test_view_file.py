@@ -71,7 +71,7 @@ def test_key_material_beside_a_file(tmp_path: Path) -> None:
 
 
 def test_python_waits_at_its_end_for_what_readers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = view_file._HandedOut()
+    held = view_file._LentBuffers()
     monkeypatch.setattr(view_file, "_SETTLE_SECONDS", 30.0)
     data = memoryview(bytearray(10))
     held.add(data)

@@ -43,7 +43,7 @@ def test_what_nobody_tampered_with_passes(scene: Scene, tmp_path: Path) -> None:
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (scene.world.plain / name).read_bytes()
     for mode in ("read", "full"):
-        assert read(scene, trust=scene.world.trust, verify=mode).equals(truth())
+        assert read(scene, trust=pc.Trust(scene.world.trust, verify=mode)).equals(truth())
 
 
 @cases
@@ -76,7 +76,7 @@ def test_reading_detects_it_or_shows_the_truth(case: Tamper, scene: Scene) -> No
 def test_a_full_read_detects_it(case: Tamper, scene: Scene) -> None:
     act(case, scene)
     with pytest.raises(IntegrityError):
-        read(scene, trust=scene.world.trust, verify="full")
+        read(scene, trust=pc.Trust(scene.world.trust, verify="full"))
 
 
 @cases

@@ -32,6 +32,7 @@ __all__ = [
     "finding_of",
     "missing",
     "not_in_place",
+    "refusal",
     "refuse",
 ]
 
@@ -116,12 +117,16 @@ def refuse(findings: Sequence[Finding], *, name: str) -> None:
     Raises:
         IntegrityError: something was found; of the class that fits the first.
     """
-    if not findings:
-        return
+    if findings:
+        raise refusal(findings, name=name)
+
+
+def refusal(findings: Sequence[Finding], *, name: str) -> IntegrityError:
+    """Return the error for what was found, at least one thing; see `refuse`."""
     first = findings[0]
     more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
     text = f"{name}: {first.path!a}: {first.kind.value}: {first.detail}{more}"
-    raise _ERRORS.get(first.kind, IntegrityError)(text)
+    return _ERRORS.get(first.kind, IntegrityError)(text)
 
 
 @dataclass(frozen=True, slots=True)

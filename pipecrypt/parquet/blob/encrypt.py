@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Final, TypeAlias
+from typing import Final
 
 from pipecrypt.errors import LimitError, PolicyError, StorageError
 from pipecrypt.parquet.blob.format import (
@@ -45,17 +45,7 @@ from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_each, read_into, traits_of
 
-__all__ = [
-    "BuiltRowGroup",
-    "FillBlock",
-    "PlainBlob",
-    "blob_policy",
-    "blocks_of_source",
-    "blocks_of_stream",
-    "built_row_groups",
-    "encrypt_blob",
-    "encrypt_blob_stream",
-]
+__all__ = ["PlainBlob", "encrypt_blob", "encrypt_blob_stream"]
 
 _NOTHING: Final = BlobInfo()
 
@@ -107,8 +97,8 @@ def encrypt_blob(
     size_bytes = source.size_bytes
     layout = BlobLayout(size_bytes, choose_block_bytes(size_bytes, block_bytes, source.name))
     if codec is not None:
-        return _encrypt_built(
-            blocks_of_source(source),
+        return encrypt_blob_stream(
+            _SourceStream(source),
             sink,
             policy,
             keys=keys,
@@ -120,7 +110,7 @@ def encrypt_blob(
             name=source.name,
         )
     entry = {BLOB_KEY: encode_blob_entry(BlobEntry(layout, BlobCompression.NONE, info))}
-    progress = _AtMost(size_bytes, on_bytes)
+    progress = _CappedProgress(size_bytes, on_bytes)
     policy = blob_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
         encryption.append(PlainBlob(source, layout))
@@ -162,56 +152,23 @@ def encrypt_blob_stream(
         LimitError: the stream is larger than a file of such blocks can number.
     """
     check_block_bytes(block_bytes)
-    return _encrypt_built(
-        blocks_of_stream(stream, name),
-        sink,
-        policy,
-        keys=keys,
-        context=context,
-        info=info,
-        block_bytes=block_bytes,
-        codec=codec,
-        on_bytes=on_bytes,
-        name=name,
-    )
-
-
-def _encrypt_built(
-    fill_block: FillBlock,
-    sink: AppendSink,
-    policy: EncryptionPolicy,
-    *,
-    keys: DataKeys,
-    context: Context,
-    info: BlobInfo,
-    block_bytes: int,
-    codec: PageCodec | None,
-    on_bytes: Callable[[int], None],
-    name: str,
-) -> FileReport:
     compression, size_bytes = BlobCompression.NONE if codec is None else BlobCompression.ZSTD, 0
     encode_blob_entry(BlobEntry(BlobLayout(0, block_bytes), compression, info))  # a name that cannot be kept fails now
     policy = blob_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
-        with closing(built_row_groups(fill_block, block_bytes, name, codec)) as row_groups:
+        with closing(built_row_groups(stream, block_bytes, name, codec)) as row_groups:
             for row_group in row_groups:
                 size_bytes += row_group.plain_bytes
                 if size_bytes > most_bytes(block_bytes):
-                    raise _too_long(name, block_bytes)
+                    what = f"{most_bytes(block_bytes)} bytes, which chunks of {block_bytes} bytes cannot number"
+                    raise LimitError(f"{name} has more than {what}", hint="choose larger chunks")
                 encryption.append(row_group.source)
                 on_bytes(row_group.plain_bytes)
         entry = BlobEntry(BlobLayout(size_bytes, block_bytes), compression, info)
         return replace(encryption.finish({BLOB_KEY: encode_blob_entry(entry)}), source_bytes=size_bytes)
 
 
-def _too_long(name: str, block_bytes: int) -> LimitError:
-    return LimitError(
-        f"{name} has more than {most_bytes(block_bytes)} bytes, which chunks of {block_bytes} bytes cannot number",
-        hint="choose larger chunks",
-    )
-
-
-class _AtMost:
+class _CappedProgress:
     """Passes on how many bytes were done, without those of page headers."""
 
     def __init__(self, most_bytes: int, on_bytes: Callable[[int], None]) -> None:
@@ -224,7 +181,6 @@ class _AtMost:
         self._on_bytes(passed)
 
 
-FillBlock: TypeAlias = Callable[[memoryview], int]  # fills a block as far as there are bytes, returns how many
 _WINDOW_BYTES: Final = 8 << 20
 _PAGE_ROOM_BYTES: Final = 256  # header, prefix, what compressing adds, a share of index and footer
 _GRACE_SECONDS: Final = 5.0
@@ -244,18 +200,18 @@ class BuiltRowGroup:
 
 
 def built_row_groups(
-    fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None
+    stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None
 ) -> Generator[BuiltRowGroup, None, None]:
     """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
 
     Args:
-        fill_block: brings the blocks, on another thread.
+        stream: read on another thread.
         block_bytes: of each block.
         name: what errors call the file.
         codec: compresses pages; None for none.
     """
     ordinal = 0
-    with _Filler(fill_block, block_bytes, name, codec) as filler:
+    with _Filler(stream, block_bytes, name, codec) as filler:
         filler.begin(0)
         while True:
             built = filler.built()
@@ -276,14 +232,12 @@ class _Filler:
     must not keep the process: so it is waited for only so long, and does not outlive the process.
     """
 
-    def __init__(self, fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None) -> None:
+    def __init__(self, stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None) -> None:
         self._is_over = False
-
-        def fill_unless_over(out: memoryview) -> int:
-            return 0 if self._is_over else fill_block(out)
-
-        first = _Builder(fill_unless_over, block_bytes, name, codec)
-        self._builders = (first, _Builder(fill_unless_over, block_bytes, name, codec))
+        self._stream = stream
+        self._name = name
+        first = _Builder(self._fill_block, block_bytes, name, codec)
+        self._builders = (first, _Builder(self._fill_block, block_bytes, name, codec))
         self._ordinals: SimpleQueue[int | None] = SimpleQueue()
         self._built: SimpleQueue[BuiltRowGroup | BaseException] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="pipecrypt-fill", daemon=True)
@@ -296,6 +250,18 @@ class _Filler:
         self._is_over = True
         self._ordinals.put(None)
         self._thread.join(_GRACE_SECONDS)
+
+    def _fill_block(self, out: memoryview) -> int:
+        """Fill a block as far as there are bytes; return how many."""
+        filled = 0
+        while filled < len(out) and not self._is_over:
+            count = self._stream.readinto(out[filled:])
+            if count is None:
+                raise StorageError(f"{self._name} has no bytes at the moment", hint="open it so that reading waits")
+            if not count:
+                break
+            filled += count
+        return filled
 
     def begin(self, ordinal: int) -> None:
         self._ordinals.put(ordinal)
@@ -317,7 +283,9 @@ class _Filler:
 class _Builder:
     """Builds one row group after another in one buffer."""
 
-    def __init__(self, fill_block: FillBlock, block_bytes: int, name: str, codec: PageCodec | None) -> None:
+    def __init__(
+        self, fill_block: Callable[[memoryview], int], block_bytes: int, name: str, codec: PageCodec | None
+    ) -> None:
         self._fill_block = fill_block
         self._block_bytes = block_bytes
         self._name = name
@@ -357,14 +325,14 @@ class _Builder:
         self._append(plain_footer(places, self._compression))
 
     def _add_plain(self) -> tuple[int, int]:
-        start = page_header(self._block_bytes, self._block_bytes + PREFIX_BYTES) + length_prefix(self._block_bytes)
+        start = _page_start(self._block_bytes)
         room = self._reserve(len(start) + self._block_bytes)
         block_bytes = self._fill_block(room[len(start) :])
         if not block_bytes:
             return 0, 0
         if block_bytes < self._block_bytes:  # the last one, whose header may be shorter
             body = bytes(room[len(start) : len(start) + block_bytes])
-            start = page_header(block_bytes, block_bytes + PREFIX_BYTES) + length_prefix(block_bytes)
+            start = _page_start(block_bytes)
             room[len(start) : len(start) + block_bytes] = body
         room[: len(start)] = start
         self._end += len(start) + block_bytes
@@ -398,45 +366,30 @@ class _Builder:
         return memoryview(self._buffer)[self._end : end]
 
 
-def blocks_of_stream(stream: ByteStream, name: str) -> FillBlock:
-    """Return what fills blocks from a stream.
+class _SourceStream:
+    """A file as a stream, read in large ranges where each is a request."""
 
-    Raises:
-        StorageError: from the function: the stream does not wait for its bytes.
-    """
+    def __init__(self, source: RangeSource) -> None:
+        self._source = source
+        self._seeks_cheaply = traits_of(source).seeks_cheaply
+        self._position = self._window_start = 0
+        self._window = memoryview(b"")
 
-    def fill(out: memoryview) -> int:
-        filled = 0
-        while filled < len(out):
-            count = stream.readinto(out[filled:])
-            if count is None:
-                raise StorageError(f"{name} has no bytes at the moment", hint="open it so that reading waits")
-            if not count:
-                break
-            filled += count
-        return filled
-
-    return fill
-
-
-def blocks_of_source(source: RangeSource) -> FillBlock:
-    """Return what fills blocks from a file, in large ranges where each is a request."""
-    position, window, window_start = 0, memoryview(b""), 0
-
-    def fill(out: memoryview) -> int:
-        nonlocal position, window, window_start
+    def readinto(self, out: memoryview, /) -> int:
+        source, position = self._source, self._position
         length = min(len(out), source.size_bytes - position)
-        if traits_of(source).seeks_cheaply:
+        if self._seeks_cheaply:
             read_into(source, position, out[:length])
         else:
-            if position + length > window_start + len(window):
-                window_start = position
-                window = source.read_range(position, min(max(_WINDOW_BYTES, length), source.size_bytes - position))
-            out[:length] = window[position - window_start : position - window_start + length]
-        position += length
+            if position + length > self._window_start + len(self._window):
+                self._window_start = position
+                self._window = source.read_range(
+                    position, min(max(_WINDOW_BYTES, length), source.size_bytes - position)
+                )
+            at = position - self._window_start
+            out[:length] = self._window[at : at + length]
+        self._position += length
         return length
-
-    return fill
 
 
 class PlainBlob:
@@ -446,21 +399,6 @@ class PlainBlob:
         source: the bytes.
         layout: how they are cut.
     """
-
-    __slots__ = (
-        "_body_end",
-        "_buffer",
-        "_footer",
-        "_full",
-        "_full_page",
-        "_last",
-        "_last_page",
-        "_layout",
-        "_source",
-        "name",
-        "size_bytes",
-        "traits",
-    )
 
     def __init__(self, source: RangeSource, layout: BlobLayout) -> None:
         """Make headers and footer; read nothing."""

@@ -20,9 +20,7 @@ from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob, opened_blob
 from pipecrypt.parquet.blob.format import PREFIX_BYTES, ROW_GROUP_BLOCKS
 from pipecrypt.parquet.footer.opened import OpenedFile, as_tampering
 from pipecrypt.parquet.footer.stored import (
-    SealedFooter,
     StoredFooter,
-    read_sealed_footer,
 )
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
@@ -64,34 +62,23 @@ def find_blob_view(
         AccessError: the footer is encrypted, and its key is missing or was refused.
         IntegrityError: the footer was not written with this key.
     """
-    if stored.sealed is None or stored.sealed.mode is not FooterMode.ENCRYPTED:
+    sealed = stored.sealed
+    if sealed is None or sealed.mode is not FooterMode.ENCRYPTED:
         return None  # which footers of blobs never are
-    opened, blob = _open(stored.sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
-    if blob is None:
-        opened.close()
-        return None
-    return BlobView._of(source, opened, blob, is_signed=is_signed)
-
-
-def _open(
-    sealed: SealedFooter,
-    body_end: int,
-    source: RangeSource,
-    *,
-    keys: DataKeys,
-    aad_prefix: bytes | None,
-    codec: PageCodec | None,
-) -> tuple[OpenedFile, OpenedBlob | None]:
     opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
     try:
-        return opened, opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
+        blob = opened_blob(opened, sealed.mode, stored.body_end, name=source.name, codec=codec)
     except BaseException:
         opened.close()
         raise
+    if blob is None:
+        opened.close()
+        return None
+    return BlobView(source, opened, blob, is_signed=is_signed)
 
 
 @dataclass(slots=True)
-class _Kept:
+class _OpenBlock:
     """A block in the clear, behind its length prefix."""
 
     data: bytearray
@@ -106,41 +93,13 @@ class BlobView:
 
     Args:
         source: the encrypted file.
-        keys: finds data keys.
-        aad_prefix: of a file that does not store it.
-        codec: decompresses pages, where they are compressed.
-
-    Raises:
-        FormatError: no file of blocks, truncated or malformed.
-        NotEncryptedError: the file is plaintext.
-        UnsupportedError: the pages are compressed and there is no codec.
-        AccessError: the footer's key is missing or was refused.
-        IntegrityError: the footer was not written with this key.
+        opened: its footer; the view closes it.
+        blob: what the footer says.
+        is_signed: the footer is a signed one: blocks that are malformed raise IntegrityErrors.
     """
 
-    def __init__(
-        self,
-        source: RangeSource,
-        *,
-        keys: DataKeys,
-        aad_prefix: bytes | None = None,
-        codec: PageCodec | None = None,
-    ) -> None:
-        """Open the footer."""
-        sealed, stored = read_sealed_footer(source)
-        opened, blob = _open(sealed, stored.body_end, source, keys=keys, aad_prefix=aad_prefix, codec=codec)
-        if blob is None:
-            opened.close()
-            raise FormatError(f"{source.name} is a table, not a file of chunks", hint="open it as a table")
-        self._begin(source, opened, blob)
-
-    @classmethod
-    def _of(cls, source: RangeSource, opened: OpenedFile, blob: OpenedBlob, *, is_signed: bool) -> Self:
-        view = cls.__new__(cls)
-        view._begin(source, opened, blob, is_signed=is_signed)
-        return view
-
-    def _begin(self, source: RangeSource, opened: OpenedFile, blob: OpenedBlob, *, is_signed: bool = False) -> None:
+    def __init__(self, source: RangeSource, opened: OpenedFile, blob: OpenedBlob, *, is_signed: bool) -> None:
+        """Read nothing yet."""
         self._source = source
         self._is_signed = is_signed
         self._reads_at_once = traits_of(source).reads_in_flight > 0
@@ -150,7 +109,7 @@ class BlobView:
         self._is_open = True
         self._lock = threading.Lock()  # of all that follows
         self._source_lock = threading.RLock()  # of the source, the keys and the row groups
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._kept: OrderedDict[int, _OpenBlock] = OrderedDict()
         self._spare: list[bytearray] = []
         self._spare_sealed = bytearray()
         self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
@@ -300,12 +259,12 @@ class BlobView:
             read_into(self._source, start, out)
         return out
 
-    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _Kept:
+    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _OpenBlock:
         with self._lock:
             room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
-        return _Kept(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
+        return _OpenBlock(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
 
-    def _keep(self, index: int, block: _Kept) -> None:
+    def _keep(self, index: int, block: _OpenBlock) -> None:
         with self._lock:
             if not self._is_open:
                 return
@@ -317,7 +276,7 @@ class BlobView:
                 self._spare.append(replaced.data)  # the next block takes its room: fresh memory costs page faults
 
 
-def _copy(block: _Kept, at: int, out: memoryview) -> int:
+def _copy(block: _OpenBlock, at: int, out: memoryview) -> int:
     piece = memoryview(block.data)[PREFIX_BYTES + at : PREFIX_BYTES + block.length][: len(out)]
     out[: len(piece)] = piece
     return len(piece)

@@ -57,23 +57,6 @@ class ReadAhead:
             end is awaited before the window's buffer is filled again.
     """
 
-    __slots__ = (
-        "_current",
-        "_depth",
-        "_free",
-        "_gathered",
-        "_gathered_end",
-        "_gathered_start",
-        "_into",
-        "_leave",
-        "_pending",
-        "_source",
-        "_start",
-        "_threads",
-        "_view",
-        "_windows",
-    )
-
     def __init__(self, source: RangeSource, leave: Callable[[], Future[None] | None] = lambda: None) -> None:
         """Plan nothing yet."""
         self._source = source

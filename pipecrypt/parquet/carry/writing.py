@@ -22,11 +22,7 @@ from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
 from pipecrypt.parquet.protocols import AppendSink, CopiesRanges
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
-__all__ = [
-    "Body",
-    "DigestTaker",
-    "ignore_bytes",
-]
+__all__ = ["Body", "ignore_bytes"]
 
 _FLUSH_BYTES: Final = 4 << 20
 _REPORT_BYTES: Final = 1 << 20
@@ -85,32 +81,6 @@ class Body:
         read_seconds: how long the input was waited for.
         write_seconds: how long the output was waited for.
     """
-
-    __slots__ = (
-        "_ahead",
-        "_begun",
-        "_buffers",
-        "_copies",
-        "_descriptor",
-        "_digester",
-        "_digests",
-        "_done",
-        "_filled",
-        "_has_failed",
-        "_is_lent",
-        "_last_write",
-        "_on_bytes",
-        "_parts",
-        "_room",
-        "_sink",
-        "_spare_use",
-        "_unwritten",
-        "_writer",
-        "_writes",
-        "position",
-        "read_seconds",
-        "write_seconds",
-    )
 
     def __init__(self, sink: AppendSink, on_bytes: Callable[[int], None], digests: DigestTaker | None = None) -> None:
         """Begin at the start of the output, with no input."""

@@ -21,15 +21,7 @@ from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = [
-    "ColumnSummary",
-    "FileSummary",
-    "FileTraits",
-    "KeySummary",
-    "ReaderSummary",
-    "inspect_file",
-    "judge_readers",
-]
+__all__ = ["ColumnSummary", "FileSummary", "KeySummary", "inspect_file"]
 
 _LONGEST_TEXT: Final = 120
 
@@ -238,46 +230,11 @@ def _scope(originals: Originals | None, columns: Sequence[ColumnSummary]) -> str
     return "batch" if any(column.data_keys > 1 for column in columns) else "file"
 
 
-def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> tuple[ReaderSummary, ...]:
-    encrypted = [column for column in columns if column.encrypted]
-    footer_keys = _keys([sealed.key_metadata]) if sealed is not None else ()
-    keys = [*footer_keys, *(key for column in encrypted for key in column.keys)]
-    return judge_readers(
-        FileTraits(
-            is_encrypted=sealed is not None,
-            footer_is_encrypted=sealed is not None and sealed.mode is FooterMode.ENCRYPTED,
-            ctr_pages=sealed is not None and sealed.algorithm.ctr_pages,
-            has_prefix=sealed is not None
-            and (sealed.algorithm.aad_prefix is not None or sealed.algorithm.prefix_is_supplied),
-            stores_prefix=sealed is not None and sealed.algorithm.aad_prefix is not None,
-            is_uniform=bool(encrypted) and all(column.with_footer_key for column in columns),
-            is_nested=any("." in column.path for column in columns),
-            has_many_data_keys=any(column.data_keys > 1 for column in encrypted),
-            has_material=bool(sealed) and all(key.master_key_id is not None for key in keys),
-            has_plaintext_columns=len(encrypted) < len(columns),
-        )
-    )
-
-
 _ALL: Final = "all"
 _PLAINTEXT: Final = "plaintext columns"
 _NO: Final = "no"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileTraits:
-    """What decides which readers can open a file. Under an encrypted footer, traits of columns are unknown: False."""
-
-    is_encrypted: bool
-    footer_is_encrypted: bool
-    ctr_pages: bool
-    has_prefix: bool
-    stores_prefix: bool
-    is_uniform: bool
-    is_nested: bool
-    has_many_data_keys: bool
-    has_material: bool
-    has_plaintext_columns: bool
+_ONE_KEY: Final = "takes one data key per column and file: use data_keys: file"
+_NO_MATERIAL: Final = "the file stores no PKMT1 key material"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,53 +252,38 @@ class ReaderSummary:
     reason: str
 
 
-def judge_readers(traits: FileTraits) -> tuple[ReaderSummary, ...]:
-    """Return one verdict for each reader that was measured."""
-    if not traits.is_encrypted:
+def _readers(sealed: SealedFooter | None, columns: Sequence[ColumnSummary]) -> tuple[ReaderSummary, ...]:
+    """Return one verdict for each reader that was measured; an encrypted footer hides what columns would tell."""
+    if sealed is None:
         return (ReaderSummary("any Parquet reader", _ALL, "the file is not encrypted"),)
-    judges = (_pyarrow, _spark, _polars, _duckdb, _without_keys)
-    return (ReaderSummary("pipecrypt", _ALL, "with the keys"), *(judge(traits) for judge in judges))
+    encrypted = [column for column in columns if column.encrypted]
+    keys = [*_keys([sealed.key_metadata]), *(key for column in encrypted for key in column.keys)]
+    algorithm, is_hidden = sealed.algorithm, sealed.mode is FooterMode.ENCRYPTED
+    partly = _NO if is_hidden or len(encrypted) == len(columns) else _PLAINTEXT
+    has_prefix = algorithm.aad_prefix is not None or algorithm.prefix_is_supplied
+    has_many = (any(column.data_keys > 1 for column in encrypted), _ONE_KEY)
+    lacks_material = (any(key.master_key_id is None for key in keys), _NO_MATERIAL)
 
+    def judge(reader: str, needs: str, *obstacles: tuple[bool, str]) -> ReaderSummary:
+        reason = next((reason for is_there, reason in obstacles if is_there), None)
+        return ReaderSummary(reader, _ALL, needs) if reason is None else ReaderSummary(reader, partly, reason)
 
-def _without(reader: str, traits: FileTraits, reason: str) -> ReaderSummary:
-    if traits.footer_is_encrypted or not traits.has_plaintext_columns:
-        return ReaderSummary(reader, _NO, reason)
-    return ReaderSummary(reader, _PLAINTEXT, reason)
-
-
-def _pyarrow(traits: FileTraits) -> ReaderSummary:
-    if traits.has_material:
-        return ReaderSummary("pyarrow, pandas, Dask", _ALL, "with pipecrypt.decryption_properties(keys=[...])")
-    return _without("pyarrow, pandas, Dask", traits, "the file stores no PKMT1 key material")
-
-
-def _spark(traits: FileTraits) -> ReaderSummary:
-    if traits.has_many_data_keys:
-        return _without("Spark, parquet-java", traits, "takes one data key per column and file: use data_keys: file")
-    if not traits.has_material:
-        return _without("Spark, parquet-java", traits, "the file stores no PKMT1 key material")
-    return ReaderSummary("Spark, parquet-java", _ALL, "with a KmsClient, if one data key serves each column")
-
-
-def _polars(traits: FileTraits) -> ReaderSummary:
-    if traits.ctr_pages:
-        return _without("Polars", traits, "does not read AES_GCM_CTR_V1")
-    if traits.has_many_data_keys:
-        return _without("Polars", traits, "takes one data key per column and file: use data_keys: file")
-    return ReaderSummary("Polars", _ALL, "with explicit keys, if one data key serves each column")
-
-
-def _duckdb(traits: FileTraits) -> ReaderSummary:
-    if traits.has_prefix:
-        return _without("DuckDB", traits, "does not read files with an AAD prefix: use bind_path: false")
-    if not traits.footer_is_encrypted:
-        return _without("DuckDB", traits, "decrypts only files with an encrypted footer")
-    if traits.is_nested:
-        return ReaderSummary("DuckDB", _NO, "decrypts flat columns only")
-    return ReaderSummary(
-        "DuckDB", _ALL, "with the footer's data key, if the encryption is uniform and columns are flat"
+    return (
+        judge("pipecrypt", "with the keys"),
+        judge("pyarrow, pandas, Dask", "with pipecrypt.decryption_properties(keys=[...])", lacks_material),
+        judge("Spark, parquet-java", "with a KmsClient, if one data key serves each column", has_many, lacks_material),
+        judge(
+            "Polars",
+            "with explicit keys, if one data key serves each column",
+            (algorithm.ctr_pages, "does not read AES_GCM_CTR_V1"),
+            has_many,
+        ),
+        judge(
+            "DuckDB",
+            "with the footer's data key, if the encryption is uniform and columns are flat",
+            (has_prefix, "does not read files with an AAD prefix: use bind_path: false"),
+            (not is_hidden, "decrypts only files with an encrypted footer"),
+            (any("." in column.path for column in columns), "decrypts flat columns only"),
+        ),
+        ReaderSummary("any reader without keys", partly, "sees what is not encrypted"),
     )
-
-
-def _without_keys(traits: FileTraits) -> ReaderSummary:
-    return _without("any reader without keys", traits, "sees what is not encrypted")

@@ -36,8 +36,6 @@ __all__ = [
     "KeyNames",
     "KeyUse",
     "NewFooter",
-    "OpenKey",
-    "Rewrap",
     "column_key_uses",
     "footer_key_use",
     "observe_encryption",
@@ -280,7 +278,7 @@ class NewFooter:
 
 
 @dataclass(slots=True)
-class _Rewrapped:
+class _RewrapOnce:
     """New key metadata by the old: in a file with one data key for each column, its bytes must stay the same in all."""
 
     rewrap: Rewrap
@@ -322,7 +320,7 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
     with open_key(footer.key_metadata, footer.context) as key:
         cipher = MessageCipher(key)
         metadata = open_footer(sealed, cipher, aad, name)  # (2)
-        rewrapped = _Rewrapped(rewrap)
+        rewrapped = _RewrapOnce(rewrap)
         new_key_metadata = rewrapped(footer.key_metadata, footer.context)
         _rekey_columns(metadata, name, footer.context, rewrapped)  # (1), (3)
         if not rewrapped.count:

@@ -27,11 +27,7 @@ from typing import Any, Final, TypeAlias
 from pipecrypt.parquet.wire.fields import BLOB_KEY, INTEGRITY_KEY, LAYOUT_KEY
 from pipecrypt.vocabulary.documents import DocumentError, load_json
 
-__all__ = [
-    "ARROW_SCHEMA_KEY",
-    "strip_arrow_schema",
-    "strip_note",
-]
+__all__ = ["strip_arrow_schema", "strip_note"]
 
 # Files of one dataset have the same entries for the most part: these many small ones are looked at once.
 _REMEMBERED: Final = 16

@@ -27,9 +27,11 @@ from pipecrypt.parquet.wire.thrift_read import read_list_start, skip_value
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
 __all__ = [
+    "FIRST_NEEDED_BYTES",
     "MAX_HEADER_BYTES",
     "Page",
     "PageScan",
+    "PageWalk",
     "check_invocations",
     "check_page",
     "check_page_count",
@@ -44,7 +46,7 @@ __all__ = [
 MAX_HEADER_BYTES: Final = 16 << 20
 _MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
 _NO_VALUE: Final = -1
-_FIRST_NEEDED_BYTES: Final = 64
+FIRST_NEEDED_BYTES: Final = 64
 # A data page's header as most writers write it, without checksum and statistics: type, two sizes, then values and three
 # encodings. Matched at once, because a file has as many of these as it has pages; all others are walked.
 _USUAL_HEADER: Final = re.compile(
@@ -159,11 +161,10 @@ def _read_i32(data: memoryview | bytes, position: int) -> tuple[int, int]:
             raise IndexError
 
 
-class PageScan:
-    """Finds the pages of one plaintext chunk in windows of its bytes, so that memory holds a window or a page of them.
+class PageWalk:
+    """How far a chunk's pages were walked, in windows of its bytes, so that memory holds a window or a page of them.
 
-    The caller reads on at `position`, at least `needed_bytes` and at most `room_bytes`, and calls `scan`, until
-    `is_done`.
+    The caller reads on at `position`, at least `needed_bytes` and at most `room_bytes`, until `is_done`.
 
     Args:
         declared_bytes: total_compressed_size.
@@ -173,17 +174,15 @@ class PageScan:
         what: what errors call the chunk.
     """
 
-    __slots__ = ("_data_pages", "_declared_bytes", "_end", "_missing_values", "_what", "needed_bytes", "position")
-
     def __init__(self, declared_bytes: int, num_values: int, *, room_bytes: int, what: str) -> None:
         """Begin at the chunk's first page."""
         self._declared_bytes = declared_bytes
-        self._end = room_bytes
         self._missing_values = num_values
-        self._data_pages = 0
+        self._end = room_bytes
         self._what = what
+        self._data_pages = 0
         self.position = 0
-        self.needed_bytes = min(_FIRST_NEEDED_BYTES, room_bytes)
+        self.needed_bytes = min(FIRST_NEEDED_BYTES, room_bytes)
 
     @property
     def is_done(self) -> bool:
@@ -195,6 +194,10 @@ class PageScan:
     def room_bytes(self) -> int:
         """How many bytes of the chunk are left at most."""
         return self._end - self.position
+
+
+class PageScan(PageWalk):
+    """Finds the pages of one plaintext chunk; `scan` is called with each window."""
 
     def scan(self, window: memoryview) -> list[Page]:
         """Return the whole pages in `window`, which begins at `position`; places are relative to it.
@@ -208,12 +211,12 @@ class PageScan:
         """
         pages: list[Page] = []
         at, room, declared, window_bytes = 0, self.room_bytes, self._declared_bytes - self.position, len(window)
-        needed, find = _FIRST_NEEDED_BYTES, _USUAL_HEADER.match
+        needed, find = FIRST_NEEDED_BYTES, _USUAL_HEADER.match
         while at < declared or (self._missing_values > 0 and at < room):
             match = find(window, at)
             page = self._header(window, at, is_last=window_bytes >= room) if match is None else _usual_page(at, match)
             if page is None:
-                needed = max(2 * (window_bytes - at), _FIRST_NEEDED_BYTES)
+                needed = max(2 * (window_bytes - at), FIRST_NEEDED_BYTES)
                 break
             end = page.end
             if end > room:

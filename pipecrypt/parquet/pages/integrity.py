@@ -30,11 +30,7 @@ from pipecrypt.parquet.wire.fields import INTEGRITY_KEY
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 
-__all__ = [
-    "ExpectedDigests",
-    "SegmentDigests",
-    "SegmentPlace",
-]
+__all__ = ["ExpectedDigests", "SegmentDigests"]
 
 _VERSION: Final = 1
 _COLUMN_BITS: Final = 32

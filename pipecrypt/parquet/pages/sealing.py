@@ -20,7 +20,9 @@ from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages
 from pipecrypt.parquet.pages.headers import (
+    FIRST_NEEDED_BYTES,
     Page,
+    PageWalk,
     check_page,
     read_page_header,
     resized_header,
@@ -53,7 +55,6 @@ __all__ = [
 
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
-_FIRST_NEEDED_BYTES: Final = 64
 _MOST_FIRST_HEADER_BYTES: Final = 1 << 20
 _read_length: Final = struct.Struct("<I").unpack_from
 # A look-up in an enumeration's class is a slow one.
@@ -178,35 +179,18 @@ def _shifted(out: memoryview, start: int, new_start: int, length: int) -> int:
     return new_start
 
 
-class PageOpener:
+class PageOpener(PageWalk):
     """Opens the pages of one encrypted chunk, one window of them after another; `bounds` says where they are now.
 
-    The caller reads on at `position`, at least `needed_bytes` and at most `room_bytes`, and calls `open`, until
-    `is_done`.
-
     Args:
-        declared_bytes: total_compressed_size.
-        num_values: of the whole chunk.
-        room_bytes: the declared bytes, and more where a gap follows (see PageScan).
+        declared_bytes: as for `PageWalk`.
+        num_values: likewise.
+        room_bytes: likewise.
         cipher: of the chunk.
         aads: of the chunk.
         ctr: pages are AES-CTR modules.
         what: what errors call the chunk.
     """
-
-    __slots__ = (
-        "_aads",
-        "_cipher",
-        "_declared_bytes",
-        "_end",
-        "_is_ctr",
-        "_missing_values",
-        "_ordinal",
-        "_what",
-        "bounds",
-        "needed_bytes",
-        "position",
-    )
 
     def __init__(
         self,
@@ -220,28 +204,11 @@ class PageOpener:
         what: str,
     ) -> None:
         """Begin at the chunk's first page."""
-        self._declared_bytes = declared_bytes
-        self._missing_values = num_values
-        self._end = room_bytes
+        super().__init__(declared_bytes, num_values, room_bytes=room_bytes, what=what)
         self._cipher = cipher
         self._aads = aads
         self._is_ctr = ctr
-        self._what = what
-        self._ordinal = 0
-        self.position = 0
-        self.needed_bytes = min(_FIRST_NEEDED_BYTES, room_bytes)
         self.bounds = PageBounds(array("q", (0,)), array("q", (0,)), has_dictionary=False)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether no page is left."""
-        position = self.position
-        return position >= self._declared_bytes and (self._missing_values <= 0 or position >= self._end)
-
-    @property
-    def room_bytes(self) -> int:
-        """How many bytes of the chunk are left at most."""
-        return self._end - self.position
 
     def open(self, window: memoryview, out: memoryview) -> int:
         """Open the whole pages in `window`, which begins at `position`; return how many bytes they take in `out`.
@@ -252,7 +219,7 @@ class PageOpener:
             FormatError: truncated or malformed.
             IntegrityError: a module was not written with this key at this place.
         """
-        first, written, at, room, needed = self.position, 0, 0, self.room_bytes, _FIRST_NEEDED_BYTES
+        first, written, at, room, needed = self.position, 0, 0, self.room_bytes, FIRST_NEEDED_BYTES
         window_bytes, old, declared = len(window), self.bounds.old, self._declared_bytes - first
         while at < declared or (self._missing_values > 0 and at < room):
             body = self._module_end(window, at, room)
@@ -283,7 +250,7 @@ class PageOpener:
         end = body + plain_bytes
         self._open_body(sealed, page_aad, out[body:end])
         out[:body] = plain_header
-        self._ordinal += 1
+        self._data_pages += 1
         self._missing_values -= values
         new = self.bounds.new
         new.append(new[-1] + end)
@@ -322,11 +289,11 @@ class PageOpener:
 
     @property
     def _name(self) -> str:
-        return f"{self._what} page {self._ordinal}"
+        return f"{self._what} page {self._data_pages}"
 
     def _open_header(self, module: memoryview) -> tuple[bytes, bytes]:
         """Return a page's header, and the AAD of the page itself."""
-        aads, ordinal = self._aads, self._ordinal
+        aads, ordinal = self._aads, self._data_pages
         if ordinal > MAX_ORDINALS:
             raise FormatError(f"{self._name} has more than {MAX_ORDINALS} pages")
         if len(module) < MODULE_OVERHEAD_BYTES:
@@ -356,7 +323,7 @@ class PageOpener:
         if page.kind == PageType.DICTIONARY:
             self.bounds = self.bounds._replace(has_dictionary=True)
         else:
-            self._ordinal += 1
+            self._data_pages += 1
             self._missing_values -= page.values
 
 

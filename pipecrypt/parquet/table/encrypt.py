@@ -63,12 +63,7 @@ from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_pla
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
-__all__ = [
-    "FileEncryption",
-    "GrowingFooter",
-    "check_policy",
-    "encrypt_file",
-]
+__all__ = ["FileEncryption", "check_policy", "encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
 _NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})

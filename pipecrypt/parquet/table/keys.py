@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
-_Made = tuple[DataKey, bytes]
+_KeyAndMetadata = tuple[DataKey, bytes]
 
 
 class WritingKeys:
@@ -48,8 +48,8 @@ class WritingKeys:
         self._context = context
         self._leaves: Sequence[LeafColumn] = ()
         self._chosen: Sequence[str | None] = ()
-        self._footer: _Made | None = None
-        self._columns: dict[KeyPlace, _Made] = {}
+        self._footer: _KeyAndMetadata | None = None
+        self._columns: dict[KeyPlace, _KeyAndMetadata] = {}
         self._page_bytes: Counter[int] = Counter()  # by column
         self.made = 0
 
@@ -110,13 +110,13 @@ class WritingKeys:
         self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
         self.made += 1
 
-    def footer(self) -> _Made:
+    def footer(self) -> _KeyAndMetadata:
         """Return the footer's key and key metadata."""
         if self._footer is None:
             raise AssertionError("the footer key is made first")
         return self._footer
 
-    def of(self, chunk: Chunk) -> _Made:
+    def of(self, chunk: Chunk) -> _KeyAndMetadata:
         """Return a chunk's key and key metadata."""
         place, reference = self.place(*chunk.ordinals), self._chosen[chunk.column]
         if place is None or reference is None:

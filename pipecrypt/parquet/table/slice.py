@@ -21,11 +21,7 @@ from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.ranges import RangeSource, read_each, read_into, traits_of
 
-__all__ = [
-    "RowGroupSlice",
-    "row_group_sizes",
-    "slice_row_groups",
-]
+__all__ = ["row_group_sizes", "slice_row_groups"]
 
 _NO_BYTES: Final = memoryview(b"")
 

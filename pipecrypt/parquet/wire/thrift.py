@@ -23,7 +23,6 @@ __all__ = [
     "ENCODED",
     "INTEGER",
     "LENIENT_INTEGER",
-    "Entry",
     "ListOf",
     "Raw",
     "Scalar",

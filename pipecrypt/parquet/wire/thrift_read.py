@@ -27,7 +27,7 @@ from pipecrypt.parquet.wire.thrift import (
     keep_encoded,
 )
 
-__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
+__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "skip_value"]
 
 # What opening may take of memory, in bytes: so many times the input, no less than the second, no more than the third.
 COST_FACTOR: Final = 20

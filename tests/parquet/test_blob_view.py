@@ -16,7 +16,7 @@ from pipecrypt.parquet.blob import view as view_module
 from pipecrypt.parquet.blob.format import BlobLayout
 from pipecrypt.parquet.files import BlobView
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.byte_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, seal, some_bytes, some_text
+from tests.parquet.blob_world import CHUNK, ROW_GROUP, ZSTD, FillingSource, blob_view, seal, some_bytes, some_text
 from tests.parquet.world import MemorySource, PlainSource, RandomKeys
 
 SIZE = 3 * ROW_GROUP + 2 * CHUNK + 123
@@ -66,7 +66,7 @@ def sealed(request: pytest.FixtureRequest) -> tuple[bytes, bytes, RandomKeys]:
 @settings(max_examples=60, deadline=None)
 def test_random_reads(sealed: tuple[bytes, bytes, RandomKeys], ranges: list[tuple[int, int]]) -> None:
     original, data, keys = sealed
-    with BlobView(OneBufferSource(data), keys=keys, codec=ZSTD) as view:
+    with blob_view(OneBufferSource(data), keys) as view:
         assert (view.name, view.size_bytes) == ("memory.parquet", SIZE)
         for start, wanted in ranges:
             length = min(wanted, SIZE - start)
@@ -77,7 +77,7 @@ def test_random_reads(sealed: tuple[bytes, bytes, RandomKeys], ranges: list[tupl
 
 def test_what_was_read_stays(sealed: tuple[bytes, bytes, RandomKeys]) -> None:
     original, data, keys = sealed
-    with BlobView(FillingSource(data), keys=keys, codec=ZSTD) as view:
+    with blob_view(FillingSource(data), keys) as view:
         views = [view.read_range(start, 100) for start in range(0, SIZE - 100, 3 * CHUNK)]
     for start, seen in zip(range(0, SIZE - 100, 3 * CHUNK), views, strict=True):
         assert seen == original[start : start + 100]
@@ -87,7 +87,7 @@ def test_only_the_chunks_that_are_hit_are_fetched() -> None:
     keys = RandomKeys()
     data, _ = seal(some_bytes(SIZE), keys)
     source = CountingSource(data)
-    with BlobView(source, keys=keys) as view:
+    with blob_view(source, keys, None) as view:
         assert source.bytes_read <= 4 + 65_536
         source.forget()
         for start, length, chunks in [
@@ -109,7 +109,7 @@ def test_a_range_over_two_row_groups_takes_a_read_of_each() -> None:
     keys = RandomKeys()
     data, _ = seal(some_bytes(SIZE), keys)
     source = CountingSource(data)
-    with BlobView(source, keys=keys) as view:
+    with blob_view(source, keys, None) as view:
         source.forget()
         view.read_range(ROW_GROUP - CHUNK, 2 * CHUNK)
     assert len(source.reads) == 2
@@ -119,7 +119,7 @@ def test_compressed_row_groups_take_one_more_read_for_their_index() -> None:
     keys = RandomKeys()
     data, _ = seal(some_text(SIZE), keys, codec=ZSTD)
     source = CountingSource(data)
-    with BlobView(source, keys=keys, codec=ZSTD) as view:
+    with blob_view(source, keys) as view:
         source.forget()
         view.read_range(7, 1)
         assert len(source.reads) == 2
@@ -132,7 +132,7 @@ def test_front_to_back_is_read_in_large_ranges() -> None:
     original, keys = some_bytes(SIZE), RandomKeys()
     data, _ = seal(original, keys)
     source = CountingSource(data)
-    with BlobView(source, keys=keys) as view:
+    with blob_view(source, keys, None) as view:
         source.forget()
         for start in range(0, SIZE, 1000):
             length = min(1000, SIZE - start)
@@ -151,7 +151,7 @@ def test_opening_takes_no_keys_but_the_footers(monkeypatch: pytest.MonkeyPatch) 
         return opened[-1]
 
     monkeypatch.setattr(keys, "open_data_key", remember)
-    with BlobView(MemorySource(data), keys=keys) as view:
+    with blob_view(MemorySource(data), keys, None) as view:
         assert len(opened) == 1
         view.read_range(0, 1)
         view.read_range(CHUNK, 1)
@@ -170,7 +170,7 @@ def test_a_chunk_that_nobody_asked_for_does_no_harm() -> None:
     start, end = BlobLayout(len(original), CHUNK).sealed_bounds(0)[3:5]
     broken = data[: end - 1] + bytes((data[end - 1] ^ 1,)) + data[end:]
     assert start < end
-    with BlobView(MemorySource(broken), keys=keys) as view:
+    with blob_view(MemorySource(broken), keys, None) as view:
         for chunk in (0, 1, 2):  # read ahead from the second one on
             assert view.read_range(chunk * CHUNK, CHUNK) == original[chunk * CHUNK : (chunk + 1) * CHUNK]
         with pytest.raises(IntegrityError):
@@ -184,7 +184,7 @@ def test_a_chunk_that_nobody_asked_for_does_no_harm() -> None:
 def test_ranges_outside(start: int, length: int) -> None:
     keys = RandomKeys()
     data, _ = seal(some_bytes(SIZE), keys)
-    with BlobView(MemorySource(data), keys=keys) as view:
+    with blob_view(MemorySource(data), keys, None) as view:
         with pytest.raises(FormatError):
             view.read_range(start, length)
         assert view.read_range(SIZE, 0) == b""
@@ -192,7 +192,7 @@ def test_ranges_outside(start: int, length: int) -> None:
 
 def test_an_empty_file() -> None:
     keys = RandomKeys()
-    with BlobView(MemorySource(seal(b"", keys)[0]), keys=keys) as view:
+    with blob_view(MemorySource(seal(b"", keys)[0]), keys, None) as view:
         assert (view.size_bytes, view.read_range(0, 0)) == (0, b"")
 
 
@@ -206,14 +206,14 @@ def test_several_threads(sealed: tuple[bytes, bytes, RandomKeys], kind: type[Mem
         starts = range(offset, SIZE - 5000, 7919)
         return all(view.read_range(start, 5000) == original[start : start + 5000] for start in starts)
 
-    with BlobView(kind(data), keys=keys, codec=ZSTD) as view, ThreadPoolExecutor(4) as threads:
+    with blob_view(kind(data), keys) as view, ThreadPoolExecutor(4) as threads:
         assert all(threads.map(read, (0, 1, 1000, 20_000)))
 
 
 def test_more_row_groups_than_stay_open() -> None:
     original, keys = some_bytes(18 * ROW_GROUP), RandomKeys()
     data, _ = seal(original, keys)
-    with BlobView(MemorySource(data), keys=keys) as view:
+    with blob_view(MemorySource(data), keys, None) as view:
         for row_group in (*range(18), 0, 17, 3):
             start = row_group * ROW_GROUP + 5
             assert view.read_range(start, 3) == original[start : start + 3]
@@ -243,7 +243,7 @@ def test_plaintext_is_forgotten_on_request(monkeypatch: pytest.MonkeyPatch) -> N
     def found(view: BlobView) -> int:
         return sum(chunk in kept for kept in reachable(view) for chunk in chunks)
 
-    with BlobView(FillingSource(sealed), keys=keys) as view:
+    with blob_view(FillingSource(sealed), keys, None) as view:
         for start in range(0, len(data), CHUNK):  # more than is kept, so that some made room for others
             view.read_range(start, 1)
         assert found(view) >= 8

@@ -14,7 +14,7 @@ from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
-from tests.parquet.byte_world import seal
+from tests.parquet.blob_world import seal
 from tests.parquet.world import (
     MemorySink,
     MemorySource,

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 
 from pipecrypt.crypto.aead import MessageCipher
+from pipecrypt.errors import FormatError
 from pipecrypt.formats.compression import ZstdCodec
-from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream
+from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream, open_view
 from pipecrypt.parquet.footer.stored import encode_sealed_footer, open_footer, read_sealed_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.protocols import PageCodec
@@ -17,6 +18,7 @@ from pipecrypt.parquet.wire.fields import BLOB_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.context import Context, new_dataset_id
+from pipecrypt.vocabulary.ranges import RangeSource
 from tests.parquet.world import FillingSource, MemorySink, MemorySource, RandomKeys
 
 CHUNK = 4096
@@ -61,8 +63,15 @@ def restore(data: bytes, keys: object) -> bytes:
     return bytes(sink.data)
 
 
+def blob_view(source: RangeSource, keys: object, codec: PageCodec | None = ZSTD) -> BlobView:
+    view = open_view(source, keys=keys, codec=codec)  # type: ignore[arg-type]
+    if not isinstance(view, BlobView):
+        raise FormatError("it is shown as a table")
+    return view
+
+
 def show(data: bytes, keys: object) -> bytes:
-    with BlobView(FillingSource(data), keys=keys, codec=ZSTD) as view:  # type: ignore[arg-type]
+    with blob_view(FillingSource(data), keys) as view:
         return bytes(view.read_range(0, view.size_bytes))
 
 

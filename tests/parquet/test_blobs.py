@@ -26,17 +26,18 @@ from pipecrypt.errors import (
 )
 from pipecrypt.parquet.blob.encrypt import PlainBlob
 from pipecrypt.parquet.blob.format import MAX_BLOCK_BYTES, BlobLayout, choose_block_bytes
-from pipecrypt.parquet.files import BlobInfo, BlobView, decrypt_file, encrypt_blob, encrypt_blob_stream
+from pipecrypt.parquet.files import BlobInfo, decrypt_file, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import DescribedSource, SourceTraits, read_each
-from tests.parquet.byte_world import (
+from tests.parquet.blob_world import (
     CHUNK,
     POLICY,
     ROW_GROUP,
     ZSTD,
     FillingSource,
+    blob_view,
     by_file,
     restore,
     seal,
@@ -135,7 +136,7 @@ def test_what_is_kept_about_a_file(compressed: bool, scope: KeyScope) -> None:
     assert report.restored == expected
     assert told == [(expected, 0)]
     assert (report.rows, report.batches, report.source_bytes, report.sink_bytes) == (4, 1, len(sealed), 13_000)
-    with BlobView(MemorySource(sealed), keys=keys, codec=ZSTD) as view:
+    with blob_view(MemorySource(sealed), keys) as view:
         assert view.restored == expected
 
 
@@ -316,7 +317,7 @@ def test_compressed_pages_need_a_codec() -> None:
     with pytest.raises(UnsupportedError):
         decrypt_file(MemorySource(sealed), MemorySink(), keys=keys)
     with pytest.raises(UnsupportedError):
-        BlobView(MemorySource(sealed), keys=keys)
+        blob_view(MemorySource(sealed), keys, None)
 
 
 class _Sparse:
@@ -375,6 +376,6 @@ def test_three_hundred_mebibytes(tmp_path: Path) -> None:
     path.unlink()
     decrypt_file(encrypted, restored, keys=keys)
     assert (restored.size_bytes, restored.digest.digest()) == (300 * MIB, expected.digest.digest())
-    with BlobView(encrypted, keys=keys) as view:
+    with blob_view(encrypted, keys, None) as view:
         for start in (0, 63 * MIB + 17, 64 * MIB - 5, 299 * MIB, 300 * MIB - 10):
             assert view.read_range(start, 10) == source.read_range(start, 10)
