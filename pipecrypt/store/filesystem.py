@@ -30,7 +30,7 @@ __all__ = [
     "LocalFile",
     "RemoteFilesystem",
     "fingerprint_of",
-    "is_local",
+    "is_local_filesystem",
     "look_up",
     "open_filesystem",
     "open_filesystem_for_others",
@@ -194,7 +194,7 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
     return f"{info.get('size')}-{text}"
 
 
-def is_local(fs: Any) -> bool:
+def is_local_filesystem(fs: Any) -> bool:
     """Say whether a file system is fsspec's own of local files."""
     return isinstance(fs, LocalFileSystem)
 
@@ -210,7 +210,7 @@ def read_stored(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[b
     Raises:
         NoRegularFileError: a directory, a named pipe, a socket or a device is there, and the file system is local.
     """
-    if is_local(fs):
+    if is_local_filesystem(fs):
         with LocalFile(path) as file:
             return [_read_at(file, start, length) for start, length in ranges]
     if len(ranges) == 1:
