@@ -139,11 +139,11 @@ def entry_of(path: str, data: bytes, digests: Sequence[DigestAlgorithm] = SHA256
 def promise_of(path: str, data: bytes) -> PromisedPolicy:
     """Return the promise that fits an encrypted file."""
     _, seen = observe(read_stored_footer(MemorySource(data, path)), path)
-    assert seen.footer is not None
-    if seen.footer is FooterMode.ENCRYPTED:
-        return PromisedPolicy(seen.footer, seen.footer_key_ids, other_key_ids=seen.footer_key_ids)
-    columns = [PromisedColumn(each.path, each.master_key_ids) for each in seen.columns or () if each.encrypted]
-    return PromisedPolicy(seen.footer, seen.footer_key_ids, tuple(sorted(columns, key=lambda each: each.path)))
+    assert seen.mode is not None
+    if seen.mode is FooterMode.ENCRYPTED:
+        return PromisedPolicy(seen.mode, seen.footer_key_ids, other_key_ids=seen.footer_key_ids)
+    columns = [PromisedColumn(each.path, each.master_key_ids) for each in seen.columns or () if each.is_encrypted]
+    return PromisedPolicy(seen.mode, seen.footer_key_ids, tuple(sorted(columns, key=lambda each: each.path)))
 
 
 def tree(root: Path) -> dict[str, bytes]:
