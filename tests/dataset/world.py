@@ -26,7 +26,6 @@ from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.undo import undo_place, write_undo
