@@ -1,4 +1,4 @@
-"""Parse key references, the one URI syntax for every key. Which schemes exist and what they mean is left to service.
+"""Key references: one URI syntax for every key, whatever its scheme means.
 
 Forms (RFC 3986 without its authority, so that `./keys.json` and ARNs need no escapes)::
 
@@ -116,7 +116,7 @@ def parse_key_reference(text: str | KeyReference) -> KeyReference:
     """Parse a key reference; one that is parsed already is returned as it is.
 
     Raises:
-        KeyReferenceError: it is none. That the scheme exists is checked by `service.check_key_reference`.
+        KeyReferenceError: it is malformed. That the scheme exists is checked by `service.check_key_reference`.
     """
     if isinstance(text, KeyReference):
         return text

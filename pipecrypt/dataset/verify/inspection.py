@@ -14,16 +14,9 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.dataset.checked_source import digest_file
-from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes, observe
+from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes, compare_encryption, observe
 from pipecrypt.dataset.statement.file_list import decode_file_list
-from pipecrypt.dataset.statement.findings import (
-    Finding,
-    FindingKind,
-    KnownDigests,
-    ObservedFile,
-    compare_encryption,
-    compare_file,
-)
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, ObservedFile, compare_file
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, file_list_path
 from pipecrypt.dataset.version import VerifiedVersion

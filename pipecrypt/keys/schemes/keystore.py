@@ -1,4 +1,4 @@
-"""The key service `keystore://`: keys in a file, opened in this process. Making and listing them is left to making.
+"""The key service `keystore://`: keys in a file, opened in this process.
 
 URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
 Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.
@@ -155,7 +155,7 @@ class KeystoreService:
             KeyReferenceError: the reference names no key.
             KeystoreError: the keystore is missing or malformed.
             KeyNotFoundError: it has no such key.
-            UsageError: the key is no signing key.
+            UsageError: the key is not a signing key.
             PassphraseError: passphrase or key file is missing or wrong.
             DamagedKeystoreError: the keystore was changed by somebody without them, or is older than it was seen.
         """
@@ -176,7 +176,7 @@ class KeystoreService:
             KeyReferenceError: the reference names no key.
             KeystoreError: the keystore is missing or malformed.
             KeyNotFoundError: it has no such key.
-            UsageError: the key is no signing key.
+            UsageError: the key is not a signing key.
         """
         return self.find_public_keys(reference, Credentials({}), prove=False).texts
 
