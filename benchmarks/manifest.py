@@ -22,7 +22,8 @@ from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
-from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedPolicy
+from pipecrypt.parquet.policy import FooterMode
 
 DIGESTS = (DigestAlgorithm.SHA256,)
 FILES = 100_000
@@ -113,7 +114,7 @@ WORKS: dict[str, tuple[Work, str]] = {
 
 
 def _envelope(summary: FileListSummary) -> bytes:
-    policy = PromisedPolicy(PromisedFooter.PLAINTEXT, ("keystore/pii/1",), (), ("keystore/pii/1",))
+    policy = PromisedPolicy(FooterMode.PLAINTEXT, ("keystore/pii/1",), (), ("keystore/pii/1",))
     manifest = Manifest(
         dataset_id="0" * 32,
         version=1,

@@ -17,7 +17,7 @@ from pipecrypt.config.spec import build_spec, hints_about_paths
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.plan.preview import PlanReport, preview_sources, report_plan
+from pipecrypt.runs.plan.preview import PlanReport, check_keys, preview_sources, report_plan
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
@@ -304,6 +304,7 @@ def check_config(
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
     with _configured(path, environ, _Changes()) as (loaded, spec):
+        check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
         preview = preview_sources(spec)
         columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter

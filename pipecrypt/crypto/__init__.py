@@ -1,1 +1,1 @@
-"""Cryptography, bytes to bytes. What is bound and which key is used is left to the rooms above."""
+"""Cryptography, bytes to bytes: primitives by their names."""

@@ -1,4 +1,4 @@
-"""AES-GCM and AES-CTR under one data key. Nonce budgets, AADs and limits are left to parquet/ and keys/.
+"""AES-GCM and AES-CTR under one data key.
 
 Layout of a sealed message::
 

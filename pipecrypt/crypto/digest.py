@@ -1,4 +1,4 @@
-"""Digest bytes with SHA-256 or BLAKE3. What is digested, and where digests are kept, is left to the rooms above.
+"""Digests with SHA-256 or BLAKE3.
 
 SHA-256 is always there, and any tool checks it. BLAKE3 is an extra, `pipecrypt[blake3]`: it is several times as fast
 on processors without SHA instructions. Both give 32 bytes, written as 64 hexadecimal digits.

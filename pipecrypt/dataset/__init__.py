@@ -1,4 +1,5 @@
-"""A signed dataset on its storage: `signing` writes a statement, `opening` reads one, `verifying` checks everything.
+"""A signed dataset on its storage: its versions as they are read, checked, signed and shared.
 
-`sharing` decides who may unwrap its KEKs.
+`version` is the one reader of a manifest; `statement` is what a manifest says. `sign` writes the next version, `verify`
+checks all of one, and `share` decides who may unwrap its keys.
 """

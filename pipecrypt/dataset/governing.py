@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, Remembered
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, RememberedVersion
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.errors import FormatError, IntegrityError, NotTrustedError, StorageAccessError, UsageError
 from pipecrypt.store.location import Location
@@ -99,7 +99,7 @@ def read_envelope(files: SmallFiles, path: str, max_bytes: int = MAX_ENVELOPE_BY
         raise IntegrityError(error.message, hint=error.hint) from error
 
 
-def recall(files: SmallFiles, path: str, memory: VersionMemory | None) -> Remembered | None:
+def recall(files: SmallFiles, path: str, memory: VersionMemory | None) -> RememberedVersion | None:
     """Return what was last accepted at a directory or a statement, however its place was spelled then.
 
     Raises:
@@ -113,7 +113,7 @@ def recall(files: SmallFiles, path: str, memory: VersionMemory | None) -> Rememb
     return max(found, key=lambda each: each.version, default=None)
 
 
-def remember(files: SmallFiles, path: str, remembered: Remembered, memory: VersionMemory | None) -> None:
+def remember(files: SmallFiles, path: str, remembered: RememberedVersion, memory: VersionMemory | None) -> None:
     """Keep what was accepted at a directory or a statement; raises as `VersionMemory.remember`."""
     if memory is None:
         return

@@ -1,4 +1,4 @@
-"""Remember the last statement that was accepted at each place, so that an older one shows. Comparing: manifest/verify.
+"""Remember the last statement that was accepted at each place, so that an older one shows.
 
 One small JSON file for each place, in a directory of this user, `accepted/`. Its name is a digest of the place, and it
 holds what `Remembered` holds, and the place in clear::
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, Remembered
+from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, RememberedVersion
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
 from pipecrypt.vocabulary.clock import parse_utc, utc_now, utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError
@@ -62,7 +62,7 @@ class VersionMemory:
         directory = state_directory(environ)
         return None if directory is None else cls(directory)
 
-    def recall(self, place: str) -> Remembered | None:
+    def recall(self, place: str) -> RememberedVersion | None:
         """Return what was last accepted at a place, or None.
 
         Raises:
@@ -70,7 +70,7 @@ class VersionMemory:
         """
         return None if self.starts_anew else self._records.read(_name(place), self._parse)
 
-    def remember(self, place: str, remembered: Remembered) -> None:
+    def remember(self, place: str, remembered: RememberedVersion) -> None:
         """Keep what was accepted at a place; a newer version stays that another reader accepted meanwhile.
 
         Where that fails, a warning says so: reading goes on.
@@ -110,7 +110,7 @@ class VersionMemory:
         return False
 
     @property
-    def _parse(self) -> Callable[[Document], Remembered]:
+    def _parse(self) -> Callable[[Document], RememberedVersion]:
         return partial(_parse, accepts_future=self.accepts_future)
 
     @property
@@ -122,7 +122,7 @@ def _name(place: str) -> str:
     return digest(place.encode(errors="surrogateescape"))[:_NAME_DIGITS]
 
 
-def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
+def _is_newer(remembered: RememberedVersion, known: RememberedVersion, place: str) -> bool:
     if known.dataset_id != remembered.dataset_id:
         raise IntegrityError(
             f"{place} held dataset {known.dataset_id} for another reader a moment ago, not {remembered.dataset_id}",
@@ -133,13 +133,13 @@ def _is_newer(remembered: Remembered, known: Remembered, place: str) -> bool:
     return remembered.version > known.version
 
 
-def _is_stale(known: Remembered, remembered: Remembered, fresh: timedelta) -> bool:
+def _is_stale(known: RememberedVersion, remembered: RememberedVersion, fresh: timedelta) -> bool:
     """Say whether it is time to note that the same version is still what is accepted."""
     is_same = known.version == remembered.version
     return is_same and (known.accepted is None or utc_now() - known.accepted >= fresh)
 
 
-def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
+def _members(place: str, remembered: RememberedVersion) -> Mapping[str, object]:
     return {
         "place": place,
         "dataset": remembered.dataset_id,
@@ -149,8 +149,8 @@ def _members(place: str, remembered: Remembered) -> Mapping[str, object]:
     }
 
 
-def _parse(document: Document, *, accepts_future: bool) -> Remembered:
-    return Remembered(
+def _parse(document: Document, *, accepts_future: bool) -> RememberedVersion:
+    return RememberedVersion(
         dataset_id=document.text("dataset", max_characters=32),
         version=document.integer("version"),
         statement_sha256=document.text("statement_sha256", max_characters=64),

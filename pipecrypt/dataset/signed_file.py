@@ -18,16 +18,14 @@ from pipecrypt.dataset.statement.findings import (
     Finding,
     FindingKind,
     KnownDigests,
-    ObservedColumn,
-    ObservedEncryption,
     ObservedFile,
-    compare_encryption,
     compare_file,
+    refusal,
     refuse,
 )
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import staged_path
-from pipecrypt.dataset.statement.promise import PromisedFooter
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ContentError, FormatError, PipecryptError
 from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
@@ -55,6 +53,7 @@ __all__ = [
     "check_bytes",
     "check_file",
     "check_when_opened",
+    "compare_encryption",
     "dataset_id_of",
     "master_keys_of",
     "observe",
@@ -62,7 +61,7 @@ __all__ = [
     "written_as",
 ]
 # What a footer shows of the file and of its encryption.
-Observation = tuple[ObservedFile, ObservedEncryption]
+Observation = tuple[ObservedFile, FooterEncryption]
 # A footer that is not the signed one is parsed only to name what was done to the file, and only where it is small.
 MAX_OTHER_FOOTER_BYTES: Final = 1 << 20
 
@@ -185,7 +184,7 @@ def observe(stored: StoredFooter, name: str) -> Observation:
         rows=stored.rows,
         kek_ids=None if metadata is None else seen.kek_ids,
     )
-    return file, _encryption(seen)
+    return file, seen
 
 
 def dataset_id_of(file: SourceFile) -> str | None:
@@ -216,23 +215,6 @@ def _read(file: SourceFile) -> FooterEncryption | None:
             return read_encryption(read_stored_footer(source), source.name)
     except PipecryptError:
         return None
-
-
-def _encryption(seen: FooterEncryption) -> ObservedEncryption:
-    return ObservedEncryption(
-        None if seen.mode is None else _FOOTERS[seen.mode],
-        footer_key_ids=seen.footer_key_ids,
-        columns=None if seen.columns is None else tuple(map(_column, seen.columns)),
-        dataset_id=seen.dataset_id,
-        path=seen.path,
-    )
-
-
-def _column(column: FooterColumn) -> ObservedColumn:
-    return ObservedColumn(column.path, column.is_encrypted, column.master_key_ids)
-
-
-_FOOTERS = {FooterMode.ENCRYPTED: PromisedFooter.ENCRYPTED, FooterMode.PLAINTEXT: PromisedFooter.PLAINTEXT}
 
 
 def check_file(
@@ -318,8 +300,7 @@ def _read_footer(signed: SignedFile, source: RangeSource) -> FooterBytes:
         detail = (
             f"it has {source.size_bytes} bytes, but {entry.size_bytes} were signed" if is_shorter else error.message
         )
-        refuse([Finding(kind, entry.path, detail)], name=signed.name)
-        raise AssertionError("a finding is refused") from error
+        raise refusal([Finding(kind, entry.path, detail)], name=signed.name) from error
 
 
 def _named(signed: SignedFile, found: FooterBytes) -> tuple[Finding, ...]:
@@ -330,3 +311,59 @@ def _named(signed: SignedFile, found: FooterBytes) -> tuple[Finding, ...]:
         return signed.compare_footer(parse_footer(found))
     except ContentError:
         return ()
+
+
+def compare_encryption(manifest: Manifest, path: str, seen: FooterEncryption) -> tuple[Finding, ...]:
+    """Return where a file breaks the promised policy or is bound to another place.
+
+    Args:
+        manifest: what was signed.
+        path: of the file inside the dataset, or the name of a single file.
+        seen: what its footer shows.
+    """
+    policy = manifest.policy
+    if seen.mode is None:
+        return (Finding(FindingKind.PLAINTEXT, path, "the file is not encrypted"),)
+    findings = [*_compare_place(manifest, path, seen), *_compare_footer(policy, path, seen)]
+    for column in seen.columns or ():
+        findings += _compare_column(policy, path, column)
+    return tuple(findings)
+
+
+def _compare_place(manifest: Manifest, path: str, seen: FooterEncryption) -> list[Finding]:
+    if seen.dataset_id is None:
+        detail = "the file is bound to no dataset, although that was promised"
+        return [Finding(FindingKind.MODIFIED, path, detail)] if manifest.policy.bind_path else []
+    if seen.dataset_id != manifest.dataset_id:
+        return [Finding(FindingKind.SWAPPED, path, f"the file belongs to dataset {seen.dataset_id}")]
+    if seen.path != path:
+        return [Finding(FindingKind.SWAPPED, path, f"the file was written as {seen.path!a}")]
+    return []
+
+
+def _compare_footer(policy: PromisedPolicy, path: str, seen: FooterEncryption) -> list[Finding]:
+    if policy.footer is FooterMode.ENCRYPTED and seen.mode is not FooterMode.ENCRYPTED:
+        return [Finding(FindingKind.PLAINTEXT, path, "the footer is not encrypted")]
+    findings = []
+    if policy.footer is not seen.mode:
+        findings.append(Finding(FindingKind.MODIFIED, path, "the footer is encrypted, although that was not promised"))
+    findings += _compare_keys(path, "the footer", policy.footer_key_ids, seen.footer_key_ids)
+    return findings
+
+
+def _compare_column(policy: PromisedPolicy, path: str, column: FooterColumn) -> list[Finding]:
+    name = f"column {'.'.join(column.path)!a}"
+    promised = policy.keys_of(column.path)
+    if promised is None:
+        detail = f"{name} is encrypted, although that was not promised"
+        return [Finding(FindingKind.MODIFIED, path, detail)] if column.is_encrypted else []
+    if not column.is_encrypted:
+        return [Finding(FindingKind.PLAINTEXT, path, f"{name} is not encrypted")]
+    return _compare_keys(path, name, promised, column.master_key_ids)
+
+
+def _compare_keys(path: str, what: str, promised: tuple[str, ...], seen: tuple[str, ...]) -> list[Finding]:
+    others = sorted(set(seen).difference(promised))
+    # Without a promised key, somebody else chose who can read.
+    detail = f"{what} is under master key {others[0]!a}, which was not promised" if others else ""
+    return [Finding(FindingKind.MODIFIED, path, detail)] if others else []

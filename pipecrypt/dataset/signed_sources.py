@@ -281,7 +281,7 @@ class SignedRanges:
     Args:
         source: the file, where it was found. The caller compares it with what was signed.
         entry: what was signed.
-        places: looks where it may be now. Closing what that opens is left to whoever made it.
+        places: looks where it may be now. Whoever made it closes what that opens.
     """
 
     traits = SourceTraits(reads_in_flight=1)

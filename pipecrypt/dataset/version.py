@@ -27,7 +27,7 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.envelope import (
     ACCEPT_FUTURE_HINT,
     MAX_ENVELOPE_BYTES,
-    Remembered,
+    RememberedVersion,
     VerifiedManifest,
     check_remembered,
     files_of,
@@ -35,7 +35,7 @@ from pipecrypt.dataset.statement.envelope import (
     verify_envelope,
 )
 from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry, FileListSummary
-from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, extra, refuse
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, extra, refusal
 from pipecrypt.dataset.statement.manifest import (
     Manifest,
     decode_statement,
@@ -140,8 +140,7 @@ class VerifiedVersion(Version):
         """
         entry = self.entries.get(path)
         if entry is None:
-            refuse([extra(path)], name=self.name)
-            raise AssertionError("a finding is refused")
+            raise refusal([extra(path)], name=self.name)
         return SignedFile(self.manifest, entry, self.name, self.key_ids)
 
     def single_file(self) -> SignedFile:
@@ -368,7 +367,7 @@ def _verified(
 
 
 def _verify(
-    envelope: bytes, requirements: Requirements, remembered: Remembered | None, expected_file: str | None
+    envelope: bytes, requirements: Requirements, remembered: RememberedVersion | None, expected_file: str | None
 ) -> VerifiedManifest:
     def verified_at(now: datetime) -> VerifiedManifest:
         return verify_envelope(
@@ -415,8 +414,7 @@ def _entries(files: SmallFiles, root: str, manifest: Manifest, summary: FileList
     path, name = manifest.file_list_path, files.display(root)
     data = read_envelope(files, f"{root}/{path}", summary.size_bytes)
     if data is None:
-        refuse([Finding(FindingKind.MISSING, path, "the list of files is not there")], name=name)
-        raise AssertionError("a finding is refused")
+        raise refusal([Finding(FindingKind.MISSING, path, "the list of files is not there")], name=name)
     try:
         return {entry.path: entry for entry in files_of(manifest, data)}
     except IntegrityError as error:

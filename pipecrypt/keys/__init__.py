@@ -1,1 +1,1 @@
-"""Key references, key services, sessions and key material. Cryptography is left to crypto/, data files to storage/."""
+"""Keys: references, key services, sessions, key material, grants, signers and trust."""

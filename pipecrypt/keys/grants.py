@@ -1,4 +1,4 @@
-"""Write and read grants: KEKs wrapped for one more master key each, beside the data. Opening them is left to session.
+"""Grants: KEKs wrapped for one more master key each, in a small file beside the data.
 
 Layout of `grants.json` (JSON)::
 
@@ -128,7 +128,9 @@ def parse_grants(data: bytes) -> Grants:
 def check_strengths(master_key_ids: Iterable[str]) -> None:
     """Pass if the recipients among the master keys of one KEK are all post-quantum, or none is.
 
-    As `recipient.check_one_strength`, of ids, because those that a KEK has already are known by nothing else.
+    One classical recipient gives the KEK to whoever records the file today and has a quantum computer later, so a
+    post-quantum one beside it would promise what does not hold. Master keys of other kinds are symmetric, and count as
+    neither. Ids are compared, because those that a KEK has already are known by nothing else.
 
     Raises:
         PolicyError: they are mixed.

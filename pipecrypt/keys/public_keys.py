@@ -1,4 +1,4 @@
-"""Read public keys from PEM texts and files. Who is trusted with them is left to trust.
+"""Public keys from PEM texts and files, and since when each is retired.
 
 A PEM text may hold several keys, and other text around them (RFC 7468 2). What is read may be a private key by mistake:
 then it is refused, and neither the text nor anything decoded from it is shown. The text before a key may hold a line of

@@ -1,4 +1,4 @@
-"""Parse key references, the one URI syntax for every key. Which schemes exist and what they mean is left to service.
+"""Key references: one URI syntax for every key, whatever its scheme means.
 
 Forms (RFC 3986 without its authority, so that `./keys.json` and ARNs need no escapes)::
 

@@ -2,7 +2,8 @@
 
 A key service is one file with one `SERVICE` object. Those of pipecrypt are the files of `schemes/`; others are named in
 the entry point group `pipecrypt.key_services` under their scheme. Its master keys never leave it. More power than a
-protocol asks for is a second, optional protocol; the powers to sign are in `signers`.
+protocol asks for is a second, optional protocol; the powers to sign are in `signers`. This file is the door for authors
+of plug-ins: all that they need beside `pipecrypt.errors` can be imported from it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
+    "Context",
+    "Credentials",
+    "DataKey",
     "EarlierVersions",
     "ExplicitKeys",
     "FindsKeys",
+    "KeyReference",
     "KeyService",
     "KeyServices",
     "MasterKey",

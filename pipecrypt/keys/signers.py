@@ -1,4 +1,4 @@
-"""Open the signing key that a reference names, and sign with it. What is signed is left to the rooms above.
+"""Signing keys: found by their references, opened, signed with, and their public keys read.
 
 A key service signs where its `SERVICE` object has the power `SigningService`, and shows public keys without a secret
 where it has the power `PublicKeys`. Both are found as key services are, in the entry points of `service`.
@@ -16,29 +16,30 @@ from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, Us
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.keys.service import Wipeable, load_key_service
+from pipecrypt.keys.service import load_key_service
 from pipecrypt.vocabulary.once import warn_once
 
 __all__ = [
     "EarlierPublicKeys",
-    "ExportedKey",
     "FoundPublicKeys",
     "LocalSigner",
     "ProvenPublicKeys",
     "PublicKeys",
+    "PublicVersions",
     "Signer",
     "SigningService",
     "SigningServices",
     "WithPublicKey",
-    "export_public_key",
-    "export_version_key",
+    "find_signing_service",
     "make_signatures",
     "open_signer",
-    "read_public_keys",
     "read_version_keys",
 ]
 
 _logger = logging.getLogger(__name__)
+_UNPROVEN: Final = (
+    "nothing proves the public keys of %s: %s; trust a PEM file from pipecrypt keys export --public --verify"
+)
 _HINT: Final = "sign with keystore:///path/keys.json#name or pem:///path/key.pem"
 
 
@@ -113,15 +114,15 @@ class FoundPublicKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedKey:
-    """The public key of a signing key's newest version.
+class PublicVersions:
+    """The public keys of a signing key, parsed.
 
     Args:
-        version: the key, and since when it is retired.
-        doubt: why nothing proves it; None where it is proven.
+        keys: of all versions, oldest first, at least one.
+        doubt: why nothing proves them; None where they are proven.
     """
 
-    version: VersionKey
+    keys: tuple[VersionKey, ...]
     doubt: str | None
 
 
@@ -206,7 +207,9 @@ class LocalSigner(WithPublicKey):
         self._private_key.wipe()
 
 
-def open_signer(text: str, credentials: Credentials, *, services: SigningServices | None = None) -> Signer:
+def open_signer(
+    text: str | KeyReference, credentials: Credentials, *, services: SigningServices | None = None
+) -> Signer:
     """Open the signing key that a reference names.
 
     Args:
@@ -221,7 +224,7 @@ def open_signer(text: str, credentials: Credentials, *, services: SigningService
         IntegrityError: the key was changed after it was stored.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = find_signing_service(reference, services)
     if not isinstance(service, SigningService):
         raise UsageError(f"keys of {reference.scheme}:// sign nothing: {reference.text}", hint=_HINT)
     try:
@@ -229,7 +232,7 @@ def open_signer(text: str, credentials: Credentials, *, services: SigningService
     except PipecryptError:
         raise
     except Exception as error:
-        raise _foreign(text, error) from error
+        raise _foreign(reference.text, error) from error
     finally:
         credentials.forget()
 
@@ -256,20 +259,13 @@ def make_signatures(signers: Sequence[Signer], message: bytes) -> tuple[Signatur
     return tuple(_make_signature(signer, message) for signer in signers)
 
 
-def read_public_keys(
-    text: str, *, credentials: Credentials, services: SigningServices | None = None
-) -> tuple[PublicKey, ...]:
-    """Return the public keys of all versions of the signing key that a reference names; as `read_version_keys`."""
-    return tuple(each.key for each in read_version_keys(text, credentials=credentials, services=services))
-
-
 def read_version_keys(
-    text: str,
+    text: str | KeyReference,
     *,
     credentials: Credentials,
     services: SigningServices | None = None,
     prove: bool = False,
-) -> tuple[VersionKey, ...]:
+) -> PublicVersions:
     """Return the public keys of all versions of the signing key that a reference names.
 
     Those of a keystore are proven where its secret is at hand. Else nothing proves them: who can write the file decides
@@ -287,76 +283,23 @@ def read_version_keys(
         AccessError: the key is missing, or a secret is at hand that does not open it.
         IntegrityError: the public keys were changed.
     """
-    return _read_versions(text, credentials, services, prove=prove)[0]
-
-
-def _read_versions(
-    text: str, credentials: Credentials, services: SigningServices | None, *, prove: bool
-) -> tuple[tuple[VersionKey, ...], str | None]:
-    """Return the keys as `read_version_keys`, and why nothing proves them, both from one look at them."""
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = find_signing_service(reference, services)
     try:
         if isinstance(service, ProvenPublicKeys):
             found = service.find_public_keys(reference, credentials, prove=prove)
             if found.doubt is not None:
-                _warn_of_unproven(text, found.doubt)
+                warn_once(_logger, _UNPROVEN, reference.text, found.doubt)
         elif isinstance(service, PublicKeys):
             found = FoundPublicKeys(service.public_keys(reference), None)
         else:
             raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
-        return tuple(key for each in found.texts for key in parse_version_keys(each, text)), found.doubt
+        keys = tuple(key for each in found.texts for key in parse_version_keys(each, reference.text))
+        return PublicVersions(keys, found.doubt)
     except PipecryptError:
         raise
     except Exception as error:
-        raise _foreign(text, error) from error
-
-
-def export_public_key(
-    text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
-) -> str:
-    """Return the public key of a signing key's newest version as PEM; as `export_version_key`."""
-    return export_version_key(text, credentials, prove=prove, services=services).version.key.pem
-
-
-def export_version_key(
-    text: str, credentials: Credentials, *, prove: bool = False, services: SigningServices | None = None
-) -> ExportedKey:
-    """Return the public key of a signing key's newest version.
-
-    Args:
-        text: the key reference.
-        credentials: asked where the private key has to be opened: to prove, and for `pem://`. Else they prove what a
-            keystore says, if they hold its secret.
-        prove: open the private key. Without it and the secret, a keystore is taken at its word: who can write the file
-            can put another public key there.
-        services: as in `open_signer`.
-
-    Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
-        UsageError: the scheme or the key has no public half.
-        AccessError: the key is missing, or the credentials do not open it.
-        IntegrityError: the public key was exchanged.
-    """
-    service = _find_service(parse_key_reference(text), services)
-    if isinstance(service, ProvenPublicKeys) or (not prove and isinstance(service, PublicKeys)):
-        versions, doubt = _read_versions(text, credentials, services, prove=prove)
-        return ExportedKey(versions[-1], doubt)
-    signer = open_signer(text, credentials, services=services)
-    try:
-        return ExportedKey(VersionKey(PublicKey(signer.public_key_pem)), None)
-    finally:
-        if isinstance(signer, Wipeable):
-            signer.wipe()
-
-
-def _warn_of_unproven(text: str, doubt: str) -> None:
-    warn_once(
-        _logger,
-        "nothing proves the public keys of %s: %s; trust a PEM file from pipecrypt keys export --public --verify",
-        text,
-        doubt,
-    )
+        raise _foreign(reference.text, error) from error
 
 
 def _make_signature(signer: Signer, message: bytes) -> Signature:
@@ -376,7 +319,8 @@ def _make_signature(signer: Signer, message: bytes) -> Signature:
     return Signature(public_key.key_id, value)
 
 
-def _find_service(reference: KeyReference, services: SigningServices | None) -> object:
+def find_signing_service(reference: KeyReference, services: SigningServices | None) -> object:
+    """Return what stands for a scheme, of the services that are given or else of those installed."""
     return (services or {}).get(reference.scheme) or load_key_service(reference)
 
 

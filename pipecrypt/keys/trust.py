@@ -1,4 +1,4 @@
-"""Whom a reader trusts: parties, and how many of them must have signed. What they signed is left to manifest.
+"""Whom a reader trusts: parties, and how many of them must have signed.
 
 Only the reader names keys. Nothing in a statement or a dataset adds one, chooses an algorithm or lowers the number.
 A party is what the reader named: a key reference, a PEM file or a PEM text, with all keys and versions that it holds.
@@ -271,7 +271,7 @@ def _read(text: str, services: SigningServices | None, credentials: Credentials)
     if reference.scheme == _PEM:  # names a file as its path does; a private key in it is refused
         reference.check_options()
         return _read_file(reference.local_path, f"public key file {text}")
-    return read_version_keys(text, credentials=credentials, services=services)
+    return read_version_keys(reference, credentials=credentials, services=services).keys
 
 
 def _read_file(path: Path, name: str) -> tuple[VersionKey, ...]:

@@ -17,9 +17,9 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.share.granting import add_grants, check_datasets
-from pipecrypt.dataset.share.grants import read_grants
-from pipecrypt.dataset.share.kek_search import Place, search_keks
+from pipecrypt.dataset.share.granting import check_datasets
+from pipecrypt.dataset.share.grants import add_grants, read_grants
+from pipecrypt.dataset.share.kek_search import EncryptedData, search_keks
 from pipecrypt.dataset.share.rekeying import Rekeying, Rewrapper
 from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
@@ -116,7 +116,7 @@ class _Sessions:
     new: KeySession
 
 
-def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) -> DeepSummary:
+def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credentials) -> DeepSummary:
     """Put all data keys of one master key under another.
 
     Raises:
@@ -151,7 +151,7 @@ def rotate_deeply(place: Place, wish: DeepRotation, credentials: Credentials) ->
 
 
 def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
-    place: Place,
+    place: EncryptedData,
     wish: DeepRotation,
     sessions: _Sessions,
     signers: OpenSigners | None,
@@ -197,14 +197,14 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
     )
 
 
-def _check_done_before(place: Place, wish: DeepRotation, *, is_done: bool) -> None:
+def _check_done_before(place: EncryptedData, wish: DeepRotation, *, is_done: bool) -> None:
     """Pass if files have keys under the new master key; where none has, the old one is a mistake."""
     if not is_done:
         hint = "pipecrypt keys usage tells which keys there are"
         raise KeyNotFoundError(f"no file of {place.name} has a key under {wish.old}", hint=hint)
 
 
-def _check_signing(place: Place, wish: DeepRotation) -> None:
+def _check_signing(place: EncryptedData, wish: DeepRotation) -> None:
     if not wish.sign and (place.manifest is not None or (place.is_file and _is_there(place, SIGNATURE_SUFFIX))):
         raise UsageError(
             f"{place.name} is signed, and new footers need a new signature", hint="name the signing key with --sign"
@@ -219,16 +219,18 @@ def _check_signing(place: Place, wish: DeepRotation) -> None:
         _check_none_removed(place)
 
 
-def _check_none_removed(place: Place) -> None:
+def _check_none_removed(place: EncryptedData) -> None:
     subject = place.files.location(place.path + SIGNATURE_SUFFIX) if place.is_file else place.location
     check_none_removed(subject, VersionMemory.of_user(os.environ))
 
 
-def _is_there(place: Place, suffix: str) -> bool:
+def _is_there(place: EncryptedData, suffix: str) -> bool:
     return look_at(place.files.location(place.path + suffix)) is Kind.FILE
 
 
-def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credentials: Credentials) -> OpenSigners | None:
+def _open_signers(
+    stack: ExitStack, place: EncryptedData, wish: DeepRotation, credentials: Credentials
+) -> OpenSigners | None:
     if not wish.sign:
         return None
     file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
@@ -249,14 +251,14 @@ def _open_signers(stack: ExitStack, place: Place, wish: DeepRotation, credential
     return signers
 
 
-def _read_earlier(place: Place, signers: OpenSigners | None) -> VerifiedVersion | None:
+def _read_earlier(place: EncryptedData, signers: OpenSigners | None) -> VerifiedVersion | None:
     if signers is None:
         return None
     return read_version_to_follow(place.location, signers.memory, signers.requirements, is_file=place.is_file)
 
 
 def _dataset_ids(
-    place: Place, wish: DeepRotation, earlier: VerifiedVersion | None, sessions: _Sessions
+    place: EncryptedData, wish: DeepRotation, earlier: VerifiedVersion | None, sessions: _Sessions
 ) -> tuple[str, ...]:
     if earlier is not None:
         return (earlier.manifest.dataset_id,)
@@ -264,7 +266,7 @@ def _dataset_ids(
     return check_datasets(place, search, wish.dataset_ids)
 
 
-def _files(place: Place, earlier: VerifiedVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
+def _files(place: EncryptedData, earlier: VerifiedVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
     if earlier is None:
         for source in list_in_place(place.location, ENCRYPTED_FILES):
             yield source.location, None
@@ -275,14 +277,14 @@ def _files(place: Place, earlier: VerifiedVersion | None) -> Iterator[tuple[Loca
             yield place.files.location(f"{place.path}/{entry.path}"), entry
 
 
-def _store_grants(place: Place, session: KeySession) -> None:
+def _store_grants(place: EncryptedData, session: KeySession) -> None:
     made = session.take_grants()
     if made:
         add_grants(place.grants, made)
 
 
 def _sign(  # noqa: PLR0917
-    place: Place,
+    place: EncryptedData,
     signers: OpenSigners | None,
     earlier: VerifiedVersion | None,
     entries: Sequence[FileEntry],
@@ -329,7 +331,7 @@ def _renamed(policy: PromisedPolicy, old_ids: set[str], new_id: str) -> Promised
     )
 
 
-def _lost_grants(place: Place, rewrapper: Rewrapper, sessions: _Sessions) -> tuple[str, ...]:
+def _lost_grants(place: EncryptedData, rewrapper: Rewrapper, sessions: _Sessions) -> tuple[str, ...]:
     existing = read_grants(place.files, locate(place.grants)[1]) or Grants()
     kept = set(sessions.new.master_key_ids())
     return tuple(

@@ -33,13 +33,13 @@ from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.runs.output import Target, unnumbered
+from pipecrypt.runs.output import Target, is_of_dataset, unnumbered
 from pipecrypt.runs.plan.decision import Decision, superseded_by, what_goes, written_by
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part, Summary
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
-from pipecrypt.runs.sink_state import OwnFiles, SinkState, decide_run, look_at_sink, make_header
+from pipecrypt.runs.sink_state import SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.exclusive import remove_file
@@ -92,7 +92,6 @@ class DirectoryRun:
         self._header = header
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
-        self._ours = OwnFiles(state.sink, header.dataset_id)
         self._policy = spec.policy.engine_policy()
         self._signing = self._open_signing(overwrites=spec.overwrite)
         for record in decision.adopted.values():
@@ -223,7 +222,7 @@ class DirectoryRun:
         rolled = {task.path for task in self._tasks.values() if task.kind.rolls_over}
         if self.decision.continued is not None and rolled:
             for path in sizes_below(self._state.sink):
-                if unnumbered(path) in rolled and path not in self._written and self._ours.holds(path):
+                if unnumbered(path) in rolled and path not in self._written and self._is_own_file(path):
                     yield path
 
     def _publish_signed(self, signing: DatasetSigning) -> tuple[SignedStatement, ...]:
@@ -279,7 +278,7 @@ class DirectoryRun:
             state.sink,
             state.signers,
             state.earlier,
-            replaces=lambda path: goes(path) and (not asks or path in known or self._ours.holds(path)),
+            replaces=lambda path: goes(path) and (not asks or path in known or self._is_own_file(path)),
             covers=partial(covers, self._policy),
         )
         if signing.staying_promise is not None:
@@ -306,9 +305,12 @@ class DirectoryRun:
             return lambda path: path in known or path in families
         writes, foreign = written_by(self._tasks.values()), set[str]()
         for path in self._state.there:
-            if writes(path) and path not in known and not self._ours.holds(path):
+            if writes(path) and path not in known and not self._is_own_file(path):
                 foreign |= {path, unnumbered(path) or path}
         return lambda path: path not in foreign
+
+    def _is_own_file(self, path: str) -> bool:
+        return is_of_dataset(self._state.sink, path, self._header.dataset_id)
 
     def _sign(self, task_id: str, files: tuple[SignableFile, ...]) -> None:
         if self._signing is not None:

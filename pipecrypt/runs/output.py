@@ -17,7 +17,7 @@ from typing import Final, Self
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.sign.promises import note_file
 from pipecrypt.dataset.sign.records import SignableFile
-from pipecrypt.dataset.signed_file import written_as
+from pipecrypt.dataset.signed_file import dataset_id_of, written_as
 from pipecrypt.dataset.statement.paths import signature_path
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
 from pipecrypt.keys.session import FileKeys, KeySession
@@ -37,6 +37,7 @@ __all__ = [
     "SignableOutput",
     "Target",
     "WrittenFile",
+    "is_of_dataset",
     "is_written_as",
     "numbered",
     "sidecar_files",
@@ -110,6 +111,17 @@ def is_written_as(place: Location, context: Context) -> bool:
         return False
     file = None if found is None else found[1]
     return file is not None and written_as(file) == context
+
+
+def is_of_dataset(sink: Location, path: str, dataset_id: str) -> bool:
+    """Say whether the file at a path below a sink says that it is of a dataset. Anybody may write one that says so.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    found = pin(sink.child(path), path)
+    file = None if found is None else found[1]
+    return file is not None and dataset_id_of(file) == dataset_id
 
 
 def numbered(path: str, index: int) -> str:

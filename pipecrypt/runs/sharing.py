@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.dataset.requirements import checks_of
-from pipecrypt.dataset.share.granting import Target, check_datasets, remove_grants, share_keks
-from pipecrypt.dataset.share.grants import read_grants
-from pipecrypt.dataset.share.kek_search import Place as FoundPlace
-from pipecrypt.dataset.share.kek_search import find_place, search_keks
+from pipecrypt.dataset.share.granting import Grantee, check_datasets, share_keks
+from pipecrypt.dataset.share.grants import read_grants, remove_grants
+from pipecrypt.dataset.share.kek_search import EncryptedData as FoundPlace
+from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
 from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -262,7 +262,7 @@ def _share(
         KeySession(keys, credentials=credentials) as opening,
         KeySession([to], credentials=credentials) as session,
     ):
-        target = Target(session, to)
+        target = Grantee(session, to)
         search = search_keks(place, lambda location: keys_of_file(location, reading))
         if not search.keks and not search.hidden:
             raise NotEncryptedError(f"{place.name} holds no key", hint="nothing there is encrypted under a key service")
@@ -291,7 +291,7 @@ def _find(
     dataset: Place, options: Mapping[str, object] | None, trust: Trust | Sequence[str] | None, credentials: Credentials
 ) -> FoundPlace:
     checks = checks_of(given_trust(trust), os.environ, credentials)
-    return find_place(Location.of(dataset, options), checks.requirements)
+    return find_encrypted_data(Location.of(dataset, options), checks.requirements)
 
 
 def _opened(credentials: Credentials | None) -> Credentials:

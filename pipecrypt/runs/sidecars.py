@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.share.granting import add_grants
+from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.sign.next_version import FileSigning
 from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.sign.signers import OpenSigners

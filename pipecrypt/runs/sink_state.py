@@ -9,7 +9,6 @@ from functools import partial
 
 from pipecrypt.dataset.listing import name_some, sizes_below
 from pipecrypt.dataset.sign.signers import OpenSigners
-from pipecrypt.dataset.signed_file import dataset_id_of
 from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
@@ -21,11 +20,10 @@ from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.rotated import FindIDs, find_rotated
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["OwnFiles", "SinkState", "decide_run", "look_at_sink", "make_header"]
+__all__ = ["SinkState", "decide_run", "look_at_sink", "make_header"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,26 +52,6 @@ class SinkState:
     def is_staged(self) -> bool:
         """Whether files wait elsewhere until their version is signed: there is a version already."""
         return self.earlier is not None
-
-
-class OwnFiles:
-    """Tells files of a dataset from those of others, by their footers. Anybody may write one that says so.
-
-    Args:
-        sink: where they lie.
-        dataset_id: of the dataset.
-    """
-
-    def __init__(self, sink: Location, dataset_id: str) -> None:
-        """Look at nothing yet."""
-        self._sink = sink
-        self._dataset_id = dataset_id
-
-    def holds(self, path: str) -> bool:
-        """Say whether the file at a path says that it is of the dataset."""
-        found = pin(self._sink.child(path), path)
-        file = None if found is None else found[1]
-        return file is not None and dataset_id_of(file) == self._dataset_id
 
 
 def look_at_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None) -> SinkState:

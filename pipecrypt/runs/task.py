@@ -63,6 +63,11 @@ class SourceShape:
     types: tuple[tuple[str, str], ...] = ()
     delimiter: str | None = None
 
+    @property
+    def schema(self) -> tuple[tuple[tuple[str, ...], bool], ...]:
+        """The leaf columns, and whether each will be encrypted; none of bytes."""
+        return tuple((leaf.path, key is not None) for leaf, key in self.columns or ())
+
 
 def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
     """Return the shape of a plaintext Parquet file.

@@ -39,7 +39,7 @@ def test_an_old_keystore_opens(name: str, is_sealed: bool, tmp_path: Path) -> No
         for key in ("pii_version_1", "pii_version_2", "bob", "carol"):
             with session.open_data_key(expected[key]["key_metadata"].encode(), _CONTEXT) as opened:
                 assert opened.expose_key_bytes().hex() == expected[key]["data_key"]
-    old, new = read_version_keys(f"{place}#signing", credentials=credentials)
+    old, new = read_version_keys(f"{place}#signing", credentials=credentials).keys
     assert old.key.key_id == expected["signing_version_1"]["key_id"]
     old.key.verify(b"golden", bytes.fromhex(expected["signing_version_1"]["signature_of_golden"]))
     signer = open_signer(f"{place}#signing", credentials)

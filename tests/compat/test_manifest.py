@@ -13,7 +13,8 @@ import pytest
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.statement.envelope import files_of, verify_envelope
 from pipecrypt.dataset.statement.manifest import Manifest
-from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedPolicy
+from pipecrypt.parquet.policy import FooterMode
 from tests.dataset.statement.world import (
     ALICE,
     BOTH,
@@ -36,7 +37,7 @@ from tests.dataset.statement.world import (
 _GOLDEN = Path(__file__).parent / "manifest-1"
 _UPDATES = os.environ.get("PIPECRYPT_UPDATE_COMPAT", "") not in {"", "0"}
 _BLAKE3_ENTRIES = tuple(entry(one.path, blake3=sha("blake3 of " + one.path)) for one in ENTRIES)
-_EVERYTHING = PromisedPolicy(PromisedFooter.ENCRYPTED, (PII,), (), (PII, PRICES), bind_path=False)
+_EVERYTHING = PromisedPolicy(FooterMode.ENCRYPTED, (PII,), (), (PII, PRICES), bind_path=False)
 
 _LISTS = {"files.jsonl": (FILE_LIST, SHA256), "files-blake3.jsonl": (listed(_BLAKE3_ENTRIES, BOTH)[0], BOTH)}
 _MANIFESTS = {

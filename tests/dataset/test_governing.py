@@ -17,7 +17,7 @@ from pipecrypt.dataset.governing import find_governing
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.signed_sources import find_signed_source, list_signed_sources
-from pipecrypt.dataset.statement.envelope import Remembered
+from pipecrypt.dataset.statement.envelope import RememberedVersion
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
 from pipecrypt.dataset.version import read_version, read_version_above
 from pipecrypt.errors import IntegrityError, NotTrustedError
@@ -28,7 +28,7 @@ from tests.dataset.world import NAMES, SignedWorld, entry_of, sign, sign_file, t
 
 A, B, C = NAMES
 FILES = LocatedFiles({})
-SEEN = Remembered("0" * 32, 7, "a" * 64)
+SEEN = RememberedVersion("0" * 32, 7, "a" * 64)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.statement.envelope import Remembered
+from pipecrypt.dataset.statement.envelope import RememberedVersion
 from pipecrypt.errors import IntegrityError, RolledBackError
 
 PLACE = "s3://bucket/ü"
-SEEN = Remembered("0" * 32, 7, "a" * 64)
+SEEN = RememberedVersion("0" * 32, 7, "a" * 64)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from securesystemslib.signer import SSlibKey
 
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.signers import read_public_keys
 from tests.dataset.written import World
+from tests.keys.public_halves import read_public_keys
 
 
 def test_a_dataset_checks_out_with_other_tools(world: World) -> None:

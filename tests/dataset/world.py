@@ -19,12 +19,13 @@ from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sig
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.undo import undo_place, write_undo
@@ -138,11 +139,11 @@ def entry_of(path: str, data: bytes, digests: Sequence[DigestAlgorithm] = SHA256
 def promise_of(path: str, data: bytes) -> PromisedPolicy:
     """Return the promise that fits an encrypted file."""
     _, seen = observe(read_stored_footer(MemorySource(data, path)), path)
-    assert seen.footer is not None
-    if seen.footer is PromisedFooter.ENCRYPTED:
-        return PromisedPolicy(seen.footer, seen.footer_key_ids, other_key_ids=seen.footer_key_ids)
-    columns = [PromisedColumn(each.path, each.master_key_ids) for each in seen.columns or () if each.encrypted]
-    return PromisedPolicy(seen.footer, seen.footer_key_ids, tuple(sorted(columns, key=lambda each: each.path)))
+    assert seen.mode is not None
+    if seen.mode is FooterMode.ENCRYPTED:
+        return PromisedPolicy(seen.mode, seen.footer_key_ids, other_key_ids=seen.footer_key_ids)
+    columns = [PromisedColumn(each.path, each.master_key_ids) for each in seen.columns or () if each.is_encrypted]
+    return PromisedPolicy(seen.mode, seen.footer_key_ids, tuple(sorted(columns, key=lambda each: each.path)))
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -11,15 +11,14 @@ import blake3
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipecrypt.dataset.signed_file import compare_encryption
 from pipecrypt.dataset.statement.envelope import VerifiedManifest, files_of, verify_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry
-from pipecrypt.dataset.statement.findings import ObservedColumn, ObservedEncryption, compare_encryption
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, is_reserved, signature_path
-from pipecrypt.dataset.statement.promise import PromisedFooter
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.trust import TrustedKeys
-from pipecrypt.parquet.footer.keys import FooterEncryption, observe_encryption
+from pipecrypt.parquet.footer.keys import observe_encryption
 from pipecrypt.parquet.footer.segments import check_structure
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.files import encrypt
@@ -116,21 +115,7 @@ def check_file(file: Path, entry: FileEntry, manifest: Manifest) -> None:
     seen = observe_encryption(stored, file.name)
     # An encrypted footer hides the columns, and with them the KEKs of other master keys.
     assert seen.kek_ids == entry.kek_ids if seen.columns is not None else set(seen.kek_ids) <= set(entry.kek_ids)
-    assert compare_encryption(manifest, entry.path, in_words_of_the_manifest(seen)) == ()
-
-
-def in_words_of_the_manifest(seen: FooterEncryption) -> ObservedEncryption:
-    assert seen.mode is not None
-    columns = seen.columns
-    return ObservedEncryption(
-        footer=PromisedFooter(seen.mode.value),
-        footer_key_ids=seen.footer_key_ids,
-        columns=None
-        if columns is None
-        else tuple(ObservedColumn(each.path, each.is_encrypted, each.master_key_ids) for each in columns),
-        dataset_id=seen.dataset_id,
-        path=seen.path,
-    )
+    assert compare_encryption(manifest, entry.path, seen) == ()
 
 
 def tree(base: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 Everything is imported once; each run happens in a fork, so that a trial takes no start of Python. The runs know nothing
 of it: calls of `os` that change files are counted in the fork, and the process kills itself before the n-th. Requests
-come as lines of JSON on standard input, an answer for each goes to standard output. What is tried is left to test_kill.
+come as lines of JSON on standard input, an answer for each goes to standard output.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipecrypt.store import local_publication
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
-__all__ = ["forked", "serve"]
+__all__ = ["SABOTAGE", "forked", "import_all", "read_old", "serve"]
 
 # What changes files; each is a moment that can be the last.
 _COUNTED = ("open", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir")
@@ -161,7 +161,7 @@ class _Trial:
     def _prepare_process(self) -> None:
         os.environ["PIPECRYPT_STATE_DIR"] = str(self.state)
         _note_each_task()
-        _SABOTAGE[self.request.get("sabotage", "")]()
+        SABOTAGE[self.request.get("sabotage", "")]()
 
     def _look(self) -> list[str]:
         """Whoever reads now is given the old version or the new one."""
@@ -271,7 +271,7 @@ def _no_journal() -> None:
     )
 
 
-_SABOTAGE: dict[str, Callable[[], None]] = {
+SABOTAGE: dict[str, Callable[[], None]] = {
     "": _nothing,
     "no staging": _no_staging,
     "nothing is set aside": _nothing_set_aside,
@@ -303,10 +303,15 @@ def _shop(scene: str, root: str) -> Iterator[Shop]:
     status, answer = forked(lambda: _prepared(scene, root))
     if status:
         raise RuntimeError(f"the scene cannot be set up: {answer}")
-    for name in answer:
-        with contextlib.suppress(ImportError, AttributeError):
-            importlib.import_module(name)  # once, instead of in every fork
+    import_all(answer)
     yield Shop(SCENES[scene], Path(root), str(Path(root) / "template"))
+
+
+def import_all(names: list[str]) -> None:
+    """Import modules once, instead of in every fork."""
+    for name in names:
+        with contextlib.suppress(ImportError, AttributeError):
+            importlib.import_module(name)
 
 
 def _prepared(scene: str, root: str) -> list[str]:
@@ -326,13 +331,13 @@ def _prepared(scene: str, root: str) -> list[str]:
 def serve(scene: str, root: str, action: str = "run") -> None:
     """Set up a scene, tell what its run or rotation does, then carry out one trial for each line."""
     with _shop(scene, root) as shop:
-        old = _read_old(shop.root / "old.json")
+        old = read_old(shop.root / "old.json")
         print(json.dumps(_trace(shop, action)), flush=True)
         for line in sys.stdin:
             print(json.dumps(_Trial(shop, old, json.loads(line), action).carry_out()), flush=True)
 
 
-def _read_old(path: Path) -> Counter[object] | None:
+def read_old(path: Path) -> Counter[object] | None:
     if not path.exists():
         return None
     pairs = json.loads(path.read_text())

@@ -2,13 +2,11 @@
 
 As in kill_trials, all is imported once and each process is a fork; this one itself never talks to the store, because
 clients do not survive a fork. Requests are counted where all clients meet, in aiohttp. A trial is a line of JSON on
-standard input, its problems are a line on standard output. What is tried is left to test_store_kills.
+standard input, its problems are a line on standard output.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -23,11 +21,9 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from pipecrypt.dataset.share import rekeying
 from pipecrypt.errors import IntegrityError, SourceNotFoundError
-from pipecrypt.runs import directory_run, sink_state
 from pipecrypt.runs.journal import journal
-from tests.faults.kill_trials import forked
+from tests.faults.kill_trials import SABOTAGE, forked, import_all, read_old
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys
 
@@ -83,7 +79,7 @@ class _Trial:
             os.environ["PIPECRYPT_STATE_DIR"] = str(self.shop.root / "states" / self.request["name"])
             journal._FLUSH_SECONDS = 0.0  # type: ignore[misc]
             if last is not None:
-                _SABOTAGE[self.request.get("sabotage", "")]()
+                SABOTAGE[self.request.get("sabotage", "")]()
                 requests.install()
             answer = step()
             return requests.log if last is not None else answer
@@ -119,7 +115,7 @@ class _Trial:
             seen = None
         except IntegrityError as error:
             return [] if is_rotated else [f"neither version is there: {error}"]
-        old = _read_old(shop.root / "old.json")
+        old = read_old(shop.root / "old.json")
         if seen is None:
             return [] if old is None else ["the version before is gone"]
         return [] if seen in (old, shop.expected()) else ["what is read is neither the old version nor the new one"]
@@ -128,7 +124,7 @@ class _Trial:
         """Continue, read, repeat, clean, read again."""
         shop, problems, before = self.shop, [], commitments(self.shop.files())
         is_rotated = self.request["action"] == "rotate"
-        wanted = _read_old(shop.root / "old.json") if is_rotated else shop.expected()
+        wanted = read_old(shop.root / "old.json") if is_rotated else shop.expected()
         act(shop, "rotate" if is_rotated else "resume")
         if shop.plaintext() != wanted:
             problems.append("what is there when it was continued is something else")
@@ -150,29 +146,6 @@ class _Trial:
         return problems
 
 
-def _no_staging() -> None:
-    """Write into a signed dataset in place."""
-    sink_state.SinkState.is_staged = False  # type: ignore[assignment,misc]
-
-
-def _nothing_set_aside() -> None:
-    """Leave files at their places that the next version does not have."""
-    directory_run.set_aside = lambda *_, **__: None  # type: ignore[assignment]
-
-
-def _no_undo() -> None:
-    """Change footers with no way back."""
-    rekeying.write_undo = lambda *_, **__: 0  # type: ignore[attr-defined,assignment]
-
-
-_SABOTAGE: dict[str, Callable[[], None]] = {
-    "": lambda: None,
-    "no staging": _no_staging,
-    "no undo": _no_undo,
-    "nothing is set aside": _nothing_set_aside,
-}
-
-
 def _prepared(shop: Shop, rehearsal: Shop) -> list[str]:
     """Set a scene up, do once all that trials do, and return the modules that this took."""
     prepare(shop.scene, shop.root)
@@ -185,21 +158,13 @@ def _prepared(shop: Shop, rehearsal: Shop) -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] not in {"__main__", "__mp_main__"}]
 
 
-def _read_old(path: Path) -> Counter[object] | None:
-    if not path.exists():
-        return None
-    return Counter({tuple(value) if isinstance(value, list) else value: n for value, n in json.loads(path.read_text())})
-
-
 def serve(scene: str, root: str, base: str, options: dict[str, object]) -> None:
     """Set up a scene, then carry out one trial for each line."""
     shop = Shop(SCENES[scene], Path(root), str(Path(root) / "template"))
     status, answer = forked(lambda: _prepared(shop, shop.at(f"{base}/rehearsal", options=options)))
     if status:
         raise RuntimeError(f"the scene cannot be set up: {answer}")
-    for name in answer:
-        with contextlib.suppress(ImportError, AttributeError):
-            importlib.import_module(name)  # once, instead of in every fork
+    import_all(answer)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

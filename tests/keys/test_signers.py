@@ -22,18 +22,10 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import Wipeable, open_key_reference
-from pipecrypt.keys.signers import (
-    LocalSigner,
-    PublicKeys,
-    Signer,
-    SigningService,
-    export_public_key,
-    make_signatures,
-    open_signer,
-    read_public_keys,
-)
+from pipecrypt.keys.signers import LocalSigner, PublicKeys, Signer, SigningService, make_signatures, open_signer
 from tests.crypto.keys import private_pem, public_text
 from tests.keys.conftest import CHEAP_KDF
+from tests.keys.public_halves import export_public_key, read_public_keys
 
 Reference = Callable[[str], str]
 NOBODY = Credentials({})

@@ -375,7 +375,7 @@ def test_retiring_reaches_readers_of_the_keystore_and_of_its_export(
 ) -> None:
     old, _ = _two_versions(keystore, "sign", credentials)
     retire_key(keystore("sign"), 1, credentials, at=_at("2026-11-30T07:00:00"))
-    exported = "".join(each.text for each in read_version_keys(keystore("sign"), credentials=credentials))
+    exported = "".join(each.text for each in read_version_keys(keystore("sign"), credentials=credentials).keys)
     for text in (keystore("sign"), exported):
         trust = TrustedKeys.of([text], credentials=credentials)
         assert trust.verify(MESSAGE, _signed(old), lambda: _at("2026-11-30T06:00:00")) == (old.key_id,)

@@ -17,14 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import IntegrityError, UnsupportedError
-from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.files import TableView, check_policy
 from pipecrypt.parquet.footer.notes import strip_arrow_schema, strip_note
 from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import NOTES_KEY
-from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.test_view import SomeKeys
-from tests.parquet.world import RandomKeys, decrypt, encrypt, parquet_bytes
+from tests.parquet.world import MemorySource, RandomKeys, decrypt, encrypt, parquet_bytes
 
 _PLANTED = b"PLANTED"
 OF_RECORD_KEYS = (
@@ -205,6 +204,17 @@ def test_refusing_lets_entries_pass_that_tell_nothing() -> None:
     out = io.BytesIO()
     pq.write_table(pa.table({"id": [1], "email": ["a"]}).replace_schema_metadata({"note": "mine"}), out)
     encrypt(out.getvalue(), policy_of("email", ClearNotes.REFUSE), RandomKeys())
+
+
+def test_a_writer_is_refused_before_its_first_batch_for_notes_of_encrypted_columns_only() -> None:
+    out = io.BytesIO()
+    note = pa.field("email", pa.string(), metadata={"comment": "PLANTED"})
+    pq.write_table(pa.table({"id": [1], "email": ["a"]}, schema=pa.schema([pa.field("id", pa.int64()), note])), out)
+    source = MemorySource(out.getvalue())
+    with pytest.raises(UnsupportedError):
+        check_policy(source, policy_of("email", ClearNotes.REFUSE))
+    check_policy(source, policy_of("id", ClearNotes.REFUSE))
+    check_policy(source, policy_of("email"))
 
 
 def test_unknown_entries_stay_unless_all_are_dropped() -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pipecrypt as pc
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
-from pipecrypt.keys.signers import read_public_keys
+from tests.keys.public_halves import read_public_keys
 
 FILES = ("a.parquet", "b.parquet", "day=1/c.parquet")
 ROWS = 24

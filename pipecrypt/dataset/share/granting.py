@@ -1,16 +1,16 @@
-"""Share the KEKs of a dataset with one more master key, and take that back. Finding the KEKs is left to kek_search.
+"""Share the KEKs of a dataset with one more master key, and take that back.
 
 No data file is touched, and no signature changes: grants lie beside the manifest, which does not speak of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipecrypt.dataset.share.grants import grants_above, read_grants
-from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place
+from pipecrypt.dataset.share.grants import add_grants, grants_above, read_grants
+from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -20,27 +20,23 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.grants import (
-    MAX_GRANTS_BYTES,
     Grant,
     Grants,
     check_strengths,
-    encode_grants,
-    parse_grants,
 )
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
 from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["Shared", "Target", "add_grants", "check_datasets", "remove_grants", "share_keks"]
+__all__ = ["Grantee", "SharingResult", "check_datasets", "share_keks"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Grantee:
     """The master key that KEKs are shared with.
 
     Args:
@@ -58,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharingResult:
     """What sharing did.
 
     Args:
@@ -72,7 +68,7 @@ class Shared:
     unopened: tuple[str, ...]
 
 
-def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
+def check_datasets(place: EncryptedData, search: KEKSearch, dataset_ids: Sequence[str]) -> tuple[str, ...]:
     """Return the datasets whose KEKs were found, if all of them are meant.
 
     Whoever can write to a dataset can put a file of another one there, whose KEK the caller's keys open too. Sharing
@@ -105,8 +101,8 @@ def check_datasets(place: Place, search: KEKSearch, dataset_ids: Sequence[str]) 
 
 
 def share_keks(
-    place: Place, search: KEKSearch, opening: KeySession, target: Target, *, now: datetime | None = None
-) -> Shared:
+    place: EncryptedData, search: KEKSearch, opening: KeySession, target: Grantee, *, now: datetime | None = None
+) -> SharingResult:
     """Wrap each KEK that the opening keys open for the target, and add the grants to those beside the data.
 
     Each KEK is proven first: it opened a data key of this dataset. A grant that is there already is tried where the
@@ -144,49 +140,11 @@ def share_keks(
     if made:
         _check_recipients(search.keks, existing, made)
         add_grants(place.grants, made)
-    return Shared(len(made), already, tuple(sorted(unopened)))
-
-
-def add_grants(location: Location, made: Iterable[Grant]) -> None:
-    """Add grants to a file of them, which is made if need be; none that another adds meanwhile is lost.
-
-    Raises:
-        ConflictError: another command holds the lock.
-        FormatError: there are malformed grants, or too many.
-        StorageError: the storage refused or failed.
-    """
-    added = tuple(made)
-    _change(location, lambda grants: grants.with_added(added))
-
-
-def remove_grants(location: Location, master_key_ids: Iterable[str]) -> int:
-    """Remove the grants of master keys, and return how many there were; raises as `add_grants`."""
-    ids, before = frozenset(master_key_ids), 0
-
-    def change(grants: Grants) -> Grants:
-        nonlocal before
-        kept = grants.without(ids)
-        before = len(grants.all) - len(kept.all)
-        return kept
-
-    _change(location, change)
-    return before
-
-
-def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
-    def apply(data: bytes | None) -> bytes | None:
-        try:
-            before = Grants() if data is None else parse_grants(data)
-        except FormatError as error:
-            raise FormatError(f"{location.display}: {error.message}", hint=error.hint) from error
-        after = change(before)
-        return None if after == before else encode_grants(after)
-
-    replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
+    return SharingResult(len(made), already, tuple(sorted(unopened)))
 
 
 def _share(  # noqa: PLR0917
-    place: Place, kek: FoundKEK, opening: KeySession, target: Target, since: str, origin: RequestOrigin
+    place: EncryptedData, kek: FoundKEK, opening: KeySession, target: Grantee, since: str, origin: RequestOrigin
 ) -> Grant:
     _, path = locate(kek.file)
     dataset_id = dataset_of_kek_text(_wrapped(kek)) or ""
@@ -204,7 +162,7 @@ def _opened(kek: FoundKEK, opening: KeySession, grants: FindGrants, origin: Requ
         raise type(error)(f"{kek.file.display}: {error.message}", hint=error.hint) from error
 
 
-def _is_granted(kek: FoundKEK, existing: Grants, target: Target, opening: KeySession, origin: RequestOrigin) -> bool:
+def _is_granted(kek: FoundKEK, existing: Grants, target: Grantee, opening: KeySession, origin: RequestOrigin) -> bool:
     for grant in existing.of(kek.id):
         if grant.master_key_id != target.master_key_id or kek.material.kek is None:
             continue

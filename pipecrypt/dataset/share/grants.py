@@ -1,4 +1,4 @@
-"""Find the grants that lie beside a file and above it. Opening KEKs is left to keys, changing grants to granting.
+"""The grants that lie beside a file and above it: found by readers, added to and removed from by who shares.
 
 They are looked for when a KEK cannot be opened without them, and kept for a while: of a thousand files below one
 directory, one reads them.
@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.errors import FormatError, StorageError
-from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, parse_grants
+from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, encode_grants, parse_grants
 from pipecrypt.keys.session import FindGrants, KeySession
+from pipecrypt.store.exclusive import replace_exclusively
+from pipecrypt.store.location import Location
 from pipecrypt.store.small_files import SmallFiles, directories_above
 
-__all__ = ["KeptGrants", "grants_above", "read_grants"]
+__all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_grants"]
 
 
 _logger = logging.getLogger(__name__)
@@ -95,6 +97,44 @@ def read_grants(files: SmallFiles, place: str) -> Grants | None:
         return parse_grants(data)
     except FormatError as error:
         raise FormatError(f"{files.display(place)}: {error.message}", hint=error.hint) from error
+
+
+def add_grants(location: Location, made: Iterable[Grant]) -> None:
+    """Add grants to a file of them, which is made if need be; none that another adds meanwhile is lost.
+
+    Raises:
+        ConflictError: another command holds the lock.
+        FormatError: there are malformed grants, or too many.
+        StorageError: the storage refused or failed.
+    """
+    added = tuple(made)
+    _change(location, lambda grants: grants.with_added(added))
+
+
+def remove_grants(location: Location, master_key_ids: Iterable[str]) -> int:
+    """Remove the grants of master keys, and return how many there were; raises as `add_grants`."""
+    ids, before = frozenset(master_key_ids), 0
+
+    def change(grants: Grants) -> Grants:
+        nonlocal before
+        kept = grants.without(ids)
+        before = len(grants.all) - len(kept.all)
+        return kept
+
+    _change(location, change)
+    return before
+
+
+def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
+    def apply(data: bytes | None) -> bytes | None:
+        try:
+            before = Grants() if data is None else parse_grants(data)
+        except FormatError as error:
+            raise FormatError(f"{location.display}: {error.message}", hint=error.hint) from error
+        after = change(before)
+        return None if after == before else encode_grants(after)
+
+    replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
 
 
 def _places(path: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Find the KEKs that the files below a place use, reading as few footers as can be. Opening KEKs is left to granting.
+"""Find the KEKs that the files below a place use, reading as few footers as can be.
 
 Where a manifest lists the KEKs, one footer is read for each, however many files there are. A directory without one
 lists nothing, so all footers are read. An encrypted footer hides the KEKs of its columns from who cannot open it.
@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, parse_envelope
-from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry, decode_file_list
-from pipecrypt.dataset.statement.manifest import Manifest, decode_statement
+from pipecrypt.dataset.statement.file_list import FileEntry
+from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import (
     GRANTS_PATH,
     GRANTS_SUFFIX,
-    MANIFEST_PATH,
     ROTATION_LOCK_SUFFIX,
-    file_list_path,
 )
-from pipecrypt.dataset.version import read_version
-from pipecrypt.errors import AccessError, DamagedKeystoreError, IntegrityError, SourceNotFoundError, UsageError
+from pipecrypt.dataset.version import VerifiedVersion, Version, read_version
+from pipecrypt.errors import AccessError, DamagedKeystoreError, SourceNotFoundError, UsageError
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.footer.stored import read_stored_footer
@@ -37,11 +33,11 @@ from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 
-__all__ = ["FoundKEK", "KEKSearch", "Place", "find_place", "search_keks"]
+__all__ = ["EncryptedData", "FoundKEK", "KEKSearch", "find_encrypted_data", "search_keks"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EncryptedData:
     """A dataset, a directory without a manifest, or a single file.
 
     Args:
@@ -49,18 +45,24 @@ class Place:
         files: its storage.
         path: its path there.
         is_file: it is a single file.
-        manifest: what its manifest says; None without one.
-        entries: the files that the manifest lists.
-        is_verified: trusted keys signed the manifest.
+        version: of the dataset, verified or claimed; None without a manifest.
     """
 
     location: Location
     files: LocatedFiles
     path: str
     is_file: bool
-    manifest: Manifest | None
-    entries: tuple[FileEntry, ...]
-    is_verified: bool
+    version: Version | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What its manifest says; None without one."""
+        return None if self.version is None else self.version.manifest
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether trusted keys signed the manifest."""
+        return isinstance(self.version, VerifiedVersion)
 
     @property
     def grants(self) -> Location:
@@ -112,7 +114,7 @@ class KEKSearch:
     single_wrapped: tuple[str, ...]
 
 
-def find_place(location: Location, requirements: Requirements | None) -> Place:
+def find_encrypted_data(location: Location, requirements: Requirements | None) -> EncryptedData:
     """Return what a caller named; with requirements, its manifest meets them.
 
     Without them the manifest is only a hint where to look: who can write to the dataset may have hidden KEKs in it.
@@ -129,20 +131,14 @@ def find_place(location: Location, requirements: Requirements | None) -> Place:
     files, path = locate(location)
     kind = look_at(files.location(path))
     if kind is Kind.FILE:
-        return Place(location, files, path, True, None, (), False)
-    if requirements is not None:
-        opened = read_version(files, path, requirements)
-        manifest = opened.verified.manifest
-        return Place(location, files, path, False, manifest, tuple(opened.entries.values()), True)
-    found = _read_manifest(files, path)
-    if found is None:
-        if kind is Kind.NOTHING:
-            raise SourceNotFoundError(f"{location.display} does not exist")
-        return Place(location, files, path, False, None, (), False)
-    return Place(location, files, path, False, *found, False)
+        return EncryptedData(location, files, path, is_file=True)
+    version = read_version(files, path, requirements)
+    if version is None and kind is Kind.NOTHING:
+        raise SourceNotFoundError(f"{location.display} does not exist")
+    return EncryptedData(location, files, path, is_file=False, version=version)
 
 
-def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSearch:
+def search_keks(place: EncryptedData, keys_of: Callable[[Location], DataKeys]) -> KEKSearch:
     """Return the KEKs of all files at a place.
 
     Args:
@@ -153,12 +149,11 @@ def search_keks(place: Place, keys_of: Callable[[Location], DataKeys]) -> KEKSea
         PipecryptError: a footer that must be read cannot be, or is malformed.
     """
     search = _Search(keys_of)
-    manifest = place.manifest
-    if manifest is None:
+    if place.version is None:
         for source in list_in_place(place.location, ENCRYPTED_FILES):
             search.read(source)
         return search.result()
-    for entry in place.entries:
+    for entry in place.version.entries.values():
         if not search.knows(entry.kek_ids):
             search.read(_listed(place, entry))
     return search.result()
@@ -215,7 +210,7 @@ class _Search:
         return KEKSearch(tuple(self._found.values()), self._footers, tuple(self._hidden), tuple(self._single))
 
 
-def _listed(place: Place, entry: FileEntry) -> SourceFile:
+def _listed(place: EncryptedData, entry: FileEntry) -> SourceFile:
     location = place.files.location(f"{place.path}/{entry.path}")
     found = pin_regular(location, entry.path)
     if found is None:
@@ -224,19 +219,3 @@ def _listed(place: Place, entry: FileEntry) -> SourceFile:
             hint="if a run was stopped here, run again with --resume; pipecrypt verify names all that is missing",
         )
     return found
-
-
-def _read_manifest(files: LocatedFiles, root: str) -> tuple[Manifest, tuple[FileEntry, ...]] | None:
-    envelope = files.read(f"{root}/{MANIFEST_PATH}", MAX_ENVELOPE_BYTES)
-    if envelope is None:
-        return None
-    manifest = decode_statement(parse_envelope(envelope).payload)
-    summary = manifest.file_list
-    if summary is None:
-        raise IntegrityError(f"{files.display(root)}: its manifest is about a single file")
-    if summary.size_bytes > MAX_UNVERIFIED_LIST_BYTES:
-        raise IntegrityError(f"{files.display(root)}: its list of files would have {summary.size_bytes} bytes")
-    data = files.read(f"{root}/{file_list_path(manifest.version, summary.sha256)}", summary.size_bytes)
-    if data is None or digest(data) != summary.sha256:
-        raise IntegrityError(f"{files.display(root)}: the list of files is missing, or another than the manifest names")
-    return manifest, tuple(decode_file_list(data, manifest.digests))

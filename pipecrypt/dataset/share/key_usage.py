@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.share.grants import read_grants
-from pipecrypt.dataset.share.kek_search import Place
+from pipecrypt.dataset.share.kek_search import EncryptedData
 from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError, UnsupportedError
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.keyring import RequestOrigin
@@ -144,12 +144,12 @@ class UsageClaims:
     grants: Grants
 
 
-def read_usage(place: Place) -> DatasetUsage:
+def read_usage(place: EncryptedData) -> DatasetUsage:
     """Return which master key protects what at a place, as footers, manifest and grants claim; as `read_claims`."""
     return read_claims(place).usage
 
 
-def read_claims(place: Place) -> UsageClaims:
+def read_claims(place: EncryptedData) -> UsageClaims:
     """Return which master key protects what at a place, as footers, manifest and grants claim.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Put the files of a dataset under another master key, one after the other. What is signed anew is left to the caller.
+"""Put the files of a dataset under another master key, one after the other. The caller signs them anew.
 
 Where files were signed, each is compared with what was signed before it is touched, all of it, and its undo file stays
 until the caller has published the new version. So whatever happens, the next call finds either a file that is as it was

@@ -1,7 +1,6 @@
 """Sign what a run writes: the parts, then the manifest, then its signatures, then where readers look for it.
 
-Before the first file it is settled what the new version follows, and that nothing in the sink would make it false. Who
-writes the files, and in which order, is left to pipeline.
+Before the first file it is settled what the new version follows, and that nothing in the sink would make it false.
 """
 
 from __future__ import annotations

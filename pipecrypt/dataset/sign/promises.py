@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.dataset.statement.file_list import FileEntry
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.errors import ConflictError, UsageError
 from pipecrypt.keys.session import FileKeys
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -181,7 +181,7 @@ def _promise(report: FileReport, policy: EncryptionPolicy, keys: FileKeys) -> Pr
         others = keys.master_key_id(policy.default)
     sealed = {column.path: keys.master_key_id(column.key_reference) for column in report.sealed_columns}
     return PromisedPolicy(
-        footer=PromisedFooter(policy.footer.value),
+        footer=policy.footer,
         footer_key_ids=(footer_key_id,),
         columns=tuple(PromisedColumn(path, (sealed[path],)) for path in sorted(sealed) if sealed[path] != others),
         other_key_ids=None if others is None else (others,),

@@ -16,7 +16,7 @@ from pipecrypt.dataset.governing import remember, spellings
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.records import SignedStatement
 from pipecrypt.dataset.sign.signers import OpenSigners
-from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, Remembered, parse_envelope
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, RememberedVersion, parse_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
 from pipecrypt.dataset.statement.manifest import Manifest, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, file_list_path, signature_path
@@ -131,7 +131,7 @@ def _publish_statement(  # noqa: PLR0917
 ) -> SignedStatement:
     replace_revision(place, envelope, expected=None if earlier is None else earlier.revision)
     sha256 = statement_sha256(parse_envelope(envelope).payload)
-    published = Remembered(manifest.dataset_id, manifest.version, sha256)
+    published = RememberedVersion(manifest.dataset_id, manifest.version, sha256)
     _remember_published(subject, published, signers.memory, is_first=earlier is None)
     return SignedStatement(
         path=place.display,
@@ -143,7 +143,7 @@ def _publish_statement(  # noqa: PLR0917
 
 
 def _remember_published(
-    subject: Location, published: Remembered, memory: VersionMemory | None, *, is_first: bool
+    subject: Location, published: RememberedVersion, memory: VersionMemory | None, *, is_first: bool
 ) -> None:
     """Keep what this writer has published; where that cannot be, a warning says so.
 

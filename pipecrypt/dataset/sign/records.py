@@ -1,4 +1,4 @@
-"""What is told about signing, as plain records: how to sign, what to sign, what was signed. Making them: the others.
+"""What is told about signing, as plain records: how to sign, what to sign, what was signed.
 
 It imports nothing heavy: whoever shows the progress of a run imports it too.
 """

@@ -1,4 +1,4 @@
-"""The signing keys of one run: opened before the first file, wiped at the end. What they sign: next_version."""
+"""The signing keys of one run: opened before the first file, wiped at the end."""
 
 from __future__ import annotations
 
@@ -156,6 +156,6 @@ def _earlier_versions(signer: Signer, reference: str, credentials: Credentials) 
     if isinstance(signer, EarlierPublicKeys):
         return signer.earlier_public_keys
     try:
-        return read_version_keys(reference, credentials=credentials)
+        return read_version_keys(reference, credentials=credentials).keys
     except UsageError:
         return ()  # a service that shows no public key without opening the private one, as of pem://

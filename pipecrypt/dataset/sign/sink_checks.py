@@ -1,4 +1,4 @@
-"""Refuse to write where it would make a signed statement false, before anything is written. Signing: next_version.
+"""Refuse to write where it would make a signed statement false, before anything is written.
 
 A file in a signed dataset that was not signed with it, or a signed file that another one replaces, is what every reader
 refuses; whoever writes it by mistake should hear of it first. So it is where this user's records know of a statement

@@ -1,1 +1,1 @@
-"""What was written and by whom: the signed statement and its file list. I/O and trust are left to others."""
+"""What was written and by whom: the signed statement and its file list."""

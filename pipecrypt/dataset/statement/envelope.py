@@ -33,7 +33,7 @@ __all__ = [
     "MAX_SIGNATURES",
     "PAYLOAD_TYPE",
     "Check",
-    "Remembered",
+    "RememberedVersion",
     "UntrustedEnvelope",
     "VerifiedManifest",
     "check_created",
@@ -162,7 +162,7 @@ def _either_base64(document: Document, name: str, *, max_bytes: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RememberedVersion:
     """The last statement that this reader accepted for a dataset; the caller stores it where no attacker writes.
 
     Args:
@@ -211,9 +211,9 @@ class VerifiedManifest:
         """Digest of the statement; `previous_sha256` of the version after it."""
         return self._sha256
 
-    def remember(self) -> Remembered:
+    def remember(self) -> RememberedVersion:
         """Return what the caller stores, to notice next time if an older statement is shown."""
-        return Remembered(self._manifest.dataset_id, self._manifest.version, self._sha256)
+        return RememberedVersion(self._manifest.dataset_id, self._manifest.version, self._sha256)
 
     def __repr__(self) -> str:
         """Name dataset and version."""
@@ -264,7 +264,7 @@ def verify_envelope(
     now: datetime,
     *,
     min_version: int = 1,
-    remembered: Remembered | None = None,
+    remembered: RememberedVersion | None = None,
     expected_dataset_id: str | None = None,
     expected_file: str | None = None,
     accepted_digests: frozenset[DigestAlgorithm] = frozenset(DigestAlgorithm),
@@ -322,7 +322,7 @@ def verify_envelope(
     return VerifiedManifest(_PROOF, manifest, key_ids=key_ids, sha256=sha256)
 
 
-def _signed_at(payload: bytes, remembered: Remembered | None) -> datetime:
+def _signed_at(payload: bytes, remembered: RememberedVersion | None) -> datetime:
     manifest = decode_statement(payload)
     if remembered is None or remembered.accepted is None or manifest.version <= remembered.version:
         return manifest.created
@@ -343,7 +343,7 @@ def _check_kind(manifest: Manifest, expected_file: str | None) -> None:
         )
 
 
-def _check_dataset(manifest: Manifest, remembered: Remembered | None, expected_dataset_id: str | None) -> None:
+def _check_dataset(manifest: Manifest, remembered: RememberedVersion | None, expected_dataset_id: str | None) -> None:
     known = [remembered.dataset_id] if remembered is not None else []
     for dataset_id in [*known, *([expected_dataset_id] if expected_dataset_id is not None else [])]:
         if manifest.dataset_id != dataset_id:
@@ -353,7 +353,7 @@ def _check_dataset(manifest: Manifest, remembered: Remembered | None, expected_d
             )
 
 
-def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered: Remembered | None) -> None:
+def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered: RememberedVersion | None) -> None:
     version = manifest.version
     if version < min_version:
         raise RolledBackError(f"the statement has version {version}, but {min_version} is the lowest accepted")
@@ -367,7 +367,7 @@ def _check_version(manifest: Manifest, sha256: str, min_version: int, remembered
         raise RolledBackError(f"version {version} follows another version {remembered.version} than was seen before")
 
 
-def check_remembered(manifest: Manifest, sha256: str, remembered: Remembered | None) -> None:
+def check_remembered(manifest: Manifest, sha256: str, remembered: RememberedVersion | None) -> None:
     """Pass if a statement is not older than one that was accepted, nor about another dataset.
 
     Args:

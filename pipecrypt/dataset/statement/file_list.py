@@ -242,7 +242,7 @@ def decode_file_list(data: bytes, digests: tuple[DigestAlgorithm, ...]) -> Itera
         IntegrityError: malformed, unsorted, doubled, or in another spelling than ours; names the line.
     """
     earlier, start, number = "", 0, 0
-    kek_ids = _Shared()
+    kek_ids = _SharedKEKIDs()
     while start < len(data):
         number += 1
         end = data.find(b"\n", start, start + MAX_LINE_BYTES) + 1
@@ -275,10 +275,10 @@ def decode_file_line(line: bytes) -> FileEntry:
     Raises:
         DocumentError: malformed, or in another spelling than ours.
     """
-    return _decode_entry(line, _Shared())
+    return _decode_entry(line, _SharedKEKIDs())
 
 
-class _Shared(dict[tuple[str, ...], tuple[str, ...]]):
+class _SharedKEKIDs(dict[tuple[str, ...], tuple[str, ...]]):
     """KEK ids of lines before: files of one worker have the same, and need not hold them once each."""
 
     def of(self, kek_ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -287,7 +287,7 @@ class _Shared(dict[tuple[str, ...], tuple[str, ...]]):
         return self.setdefault(kek_ids, kek_ids)
 
 
-def _decode_entry(line: bytes, shared: _Shared) -> FileEntry:
+def _decode_entry(line: bytes, shared: _SharedKEKIDs) -> FileEntry:
     if not 0 < len(line) <= MAX_LINE_BYTES:
         raise DocumentError(f"longer than {MAX_LINE_BYTES} bytes, or cut off")
     try:
@@ -304,7 +304,7 @@ def _decode_entry(line: bytes, shared: _Shared) -> FileEntry:
     return entry
 
 
-def _entry_of(members: dict[str, object], shared: _Shared) -> FileEntry:
+def _entry_of(members: dict[str, object], shared: _SharedKEKIDs) -> FileEntry:
     path, kek_ids = members.get("path"), members.get("kek_ids")
     if not isinstance(path, str) or not isinstance(kek_ids, list) or not all(isinstance(one, str) for one in kek_ids):
         raise DocumentError("a member is missing or of another type")

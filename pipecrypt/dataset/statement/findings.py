@@ -12,9 +12,7 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.statement.file_list import FileEntry
-from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import is_reserved
-from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 
 __all__ = [
@@ -22,16 +20,14 @@ __all__ = [
     "Finding",
     "FindingKind",
     "KnownDigests",
-    "ObservedColumn",
-    "ObservedEncryption",
     "ObservedFile",
-    "compare_encryption",
     "compare_file",
     "compare_listing",
     "extra",
     "finding_of",
     "missing",
     "not_in_place",
+    "refusal",
     "refuse",
 ]
 
@@ -116,12 +112,16 @@ def refuse(findings: Sequence[Finding], *, name: str) -> None:
     Raises:
         IntegrityError: something was found; of the class that fits the first.
     """
-    if not findings:
-        return
+    if findings:
+        raise refusal(findings, name=name)
+
+
+def refusal(findings: Sequence[Finding], *, name: str) -> IntegrityError:
+    """Return the error for what was found, at least one thing; see `refuse`."""
     first = findings[0]
     more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
     text = f"{name}: {first.path!a}: {first.kind.value}: {first.detail}{more}"
-    raise _ERRORS.get(first.kind, IntegrityError)(text)
+    return _ERRORS.get(first.kind, IntegrityError)(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,40 +141,6 @@ class ObservedFile:
     footer_sha256: str | None = None
     rows: int | None = None
     kek_ids: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedColumn:
-    """A leaf column as a footer shows it.
-
-    Args:
-        path: from the root to the leaf.
-        encrypted: in every row group.
-        master_key_ids: that its key material names; those of the footer where it is under the footer's key.
-    """
-
-    path: tuple[str, ...]
-    encrypted: bool
-    master_key_ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedEncryption:
-    """How a file is encrypted, as far as a reader saw.
-
-    Args:
-        footer: its mode; None for a file that is not encrypted at all.
-        footer_key_ids: master keys that the footer's key material names.
-        columns: leaf columns; None where an encrypted footer hides them.
-        dataset_id: from the AAD prefix; None without a prefix of ours.
-        path: from the AAD prefix.
-    """
-
-    footer: PromisedFooter | None
-    footer_key_ids: tuple[str, ...] = ()
-    columns: tuple[ObservedColumn, ...] | None = None
-    dataset_id: str | None = None
-    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,23 +190,6 @@ def compare_file(entry: FileEntry, seen: ObservedFile, *, known: KnownDigests = 
     return (Finding(kind, entry.path, detail or f"another {' and '.join(differing)} than was signed"),)
 
 
-def compare_encryption(manifest: Manifest, path: str, seen: ObservedEncryption) -> tuple[Finding, ...]:
-    """Return where a file breaks the promised policy or is bound to another place.
-
-    Args:
-        manifest: what was signed.
-        path: of the file inside the dataset, or the name of a single file.
-        seen: what its footer shows.
-    """
-    policy = manifest.policy
-    if seen.footer is None:
-        return (Finding(FindingKind.PLAINTEXT, path, "the file is not encrypted"),)
-    findings = [*_compare_place(manifest, path, seen), *_compare_footer(policy, path, seen)]
-    for column in seen.columns or ():
-        findings += _compare_column(policy, path, column)
-    return tuple(findings)
-
-
 def _differences(entry: FileEntry, seen: ObservedFile) -> list[str]:
     signed = entry.digests()
     pairs: list[tuple[str, object, object]] = [("size", entry.size_bytes, seen.size_bytes)]
@@ -263,42 +212,3 @@ def _attack(entry: FileEntry, seen: ObservedFile, known: KnownDigests) -> tuple[
     if seen.size_bytes < entry.size_bytes:
         return FindingKind.TRUNCATED, f"it has {seen.size_bytes} bytes, but {entry.size_bytes} were signed"
     return FindingKind.MODIFIED, ""
-
-
-def _compare_place(manifest: Manifest, path: str, seen: ObservedEncryption) -> list[Finding]:
-    if seen.dataset_id is None:
-        detail = "the file is bound to no dataset, although that was promised"
-        return [Finding(FindingKind.MODIFIED, path, detail)] if manifest.policy.bind_path else []
-    if seen.dataset_id != manifest.dataset_id:
-        return [Finding(FindingKind.SWAPPED, path, f"the file belongs to dataset {seen.dataset_id}")]
-    if seen.path != path:
-        return [Finding(FindingKind.SWAPPED, path, f"the file was written as {seen.path!a}")]
-    return []
-
-
-def _compare_footer(policy: PromisedPolicy, path: str, seen: ObservedEncryption) -> list[Finding]:
-    if policy.footer is PromisedFooter.ENCRYPTED and seen.footer is not PromisedFooter.ENCRYPTED:
-        return [Finding(FindingKind.PLAINTEXT, path, "the footer is not encrypted")]
-    findings = []
-    if policy.footer is not seen.footer:
-        findings.append(Finding(FindingKind.MODIFIED, path, "the footer is encrypted, although that was not promised"))
-    findings += _compare_keys(path, "the footer", policy.footer_key_ids, seen.footer_key_ids)
-    return findings
-
-
-def _compare_column(policy: PromisedPolicy, path: str, column: ObservedColumn) -> list[Finding]:
-    name = f"column {'.'.join(column.path)!a}"
-    promised = policy.keys_of(column.path)
-    if promised is None:
-        detail = f"{name} is encrypted, although that was not promised"
-        return [Finding(FindingKind.MODIFIED, path, detail)] if column.encrypted else []
-    if not column.encrypted:
-        return [Finding(FindingKind.PLAINTEXT, path, f"{name} is not encrypted")]
-    return _compare_keys(path, name, promised, column.master_key_ids)
-
-
-def _compare_keys(path: str, what: str, promised: tuple[str, ...], seen: tuple[str, ...]) -> list[Finding]:
-    others = sorted(set(seen).difference(promised))
-    # Without a promised key, somebody else chose who can read.
-    detail = f"{what} is under master key {others[0]!a}, which was not promised" if others else ""
-    return [Finding(FindingKind.MODIFIED, path, detail)] if others else []

@@ -1,4 +1,4 @@
-"""Where statements and file lists lie, and which paths a file list may hold. Opening them is left to storage/.
+"""Where statements and file lists lie, and which paths a file list may hold.
 
 A path in a file list is relative, with `/` between its parts, and is put behind the place of a dataset by readers. So
 it must not lead out of there or into `_pipecrypt/`, on any system, and must mean one thing only.

@@ -22,17 +22,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import pairwise
 from typing import Final, TypeAlias
 
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.vocabulary.documents import Document, DocumentError, cost_of
 
 __all__ = [
     "ClearColumns",
     "JSONObject",
     "PromisedColumn",
-    "PromisedFooter",
     "PromisedPolicy",
     "decode_clear_columns",
     "decode_policy",
@@ -57,13 +56,6 @@ _LEAST_COST: Final = 640 << 10
 _COST_FACTOR: Final = 17
 _BYTES_AROUND: Final = 12  # {"path":[]},
 _BYTES_AROUND_NAME: Final = 3
-
-
-class PromisedFooter(StrEnum):
-    """Whether footers can be read without a key."""
-
-    PLAINTEXT = "plaintext"
-    ENCRYPTED = "encrypted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +86,7 @@ class PromisedPolicy:
         DocumentError: unsorted, doubled, empty, or nothing encrypted at all.
     """
 
-    footer: PromisedFooter
+    footer: FooterMode
     footer_key_ids: tuple[str, ...]
     columns: tuple[PromisedColumn, ...] = ()
     other_key_ids: tuple[str, ...] | None = None
@@ -158,9 +150,9 @@ def _decode_column(document: Document) -> PromisedColumn:
     return PromisedColumn(path=path, master_key_ids=_key_ids(document, "master_keys"))
 
 
-def _footer_mode(document: Document) -> PromisedFooter:
+def _footer_mode(document: Document) -> FooterMode:
     try:
-        return PromisedFooter(document.text("mode", max_characters=_MAX_CHARACTERS))
+        return FooterMode(document.text("mode", max_characters=_MAX_CHARACTERS))
     except ValueError as error:
         raise DocumentError("'mode' is neither 'plaintext' nor 'encrypted'") from error
 

@@ -1,4 +1,4 @@
-"""Compare one file, whole, with what was signed about it. Which files there are is left to missing_or_extra.
+"""Compare one file, whole, with what was signed about it, and recognize one that was signed elsewhere or earlier.
 
 Findings are values here, because one file that was tampered with says nothing about the next. What keeps a file from
 being looked at is a failure, and is told apart from them.
@@ -14,16 +14,9 @@ from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.dataset.checked_source import digest_file
-from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes, observe
+from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes, compare_encryption, observe
 from pipecrypt.dataset.statement.file_list import decode_file_list
-from pipecrypt.dataset.statement.findings import (
-    Finding,
-    FindingKind,
-    KnownDigests,
-    ObservedFile,
-    compare_encryption,
-    compare_file,
-)
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, ObservedFile, compare_file
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, file_list_path
 from pipecrypt.dataset.version import VerifiedVersion
@@ -46,7 +39,7 @@ from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = ["Inspected", "Inspector", "LazyKnownDigests", "Unlocking"]
+__all__ = ["InspectionResult", "Inspector", "LazyKnownDigests", "Unlocking"]
 
 
 _END_BYTES: Final = 8
@@ -89,7 +82,7 @@ class Unlocking:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspected:
+class InspectionResult:
     """What became of one file.
 
     Args:
@@ -121,7 +114,7 @@ class Inspector:
     known: Callable[[], KnownDigests]
     unlocking: Unlocking | None = None
 
-    def inspect(self, signed: SignedFile, source: SourceFile, on_bytes: Callable[[int], None]) -> Inspected:
+    def inspect(self, signed: SignedFile, source: SourceFile, on_bytes: Callable[[int], None]) -> InspectionResult:
         """Return how a file differs from the signed one.
 
         Without findings and failure, all of this holds of the file that was there from beginning to end: 1. it has the
@@ -141,8 +134,8 @@ class Inspector:
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
             raise
         except PipecryptError as error:  # no file that could be looked at, or one that changed meanwhile
-            return Inspected(path, source.size_bytes, failure=error)
-        return Inspected(path, source.size_bytes, findings, failure)
+            return InspectionResult(path, source.size_bytes, failure=error)
+        return InspectionResult(path, source.size_bytes, findings, failure)
 
     def _look(
         self, signed: SignedFile, opened: RangeSource, location: Location, on_bytes: Callable[[int], None]

@@ -11,7 +11,7 @@ from typing import Final, Self
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.statement.findings import Finding, FindingKind
 from pipecrypt.dataset.statement.promise import PromisedPolicy
-from pipecrypt.dataset.verify.inspection import Inspected
+from pipecrypt.dataset.verify.inspection import InspectionResult
 from pipecrypt.errors import ConflictError, PipecryptError
 
 __all__ = ["PolicySummary", "Tally", "Unchecked", "VerifyReport"]
@@ -138,7 +138,7 @@ class Tally:
         self._sizes: dict[str, int] = {}  # of files that were checked, and differ
         self._failures: list[tuple[str, int, PipecryptError]] = []
 
-    def take(self, inspected: Inspected) -> None:
+    def take(self, inspected: InspectionResult) -> None:
         """Take what became of one file."""
         for finding in inspected.findings:
             self.find(finding)

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.signed_file import SignedFile
@@ -29,7 +29,7 @@ from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 
-__all__ = ["DatasetPart", "FileInDataset", "Selection", "SingleFile", "Target", "find_target"]
+__all__ = ["Selection", "Target", "find_target"]
 
 _EVERYTHING_BELOW: Final = "**"
 # What a run that signs leaves in its directory: the blocks of its journal, and at last that it is done.
@@ -116,59 +116,47 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetPart:
-    """A dataset, or some of its files.
+class Target:
+    """What a caller named for verification.
 
     Args:
-        dataset: what was signed.
-        selection: which files count.
-    """
-
-    dataset: VerifiedVersion
-    selection: Selection
-
-
-@dataclass(frozen=True, slots=True)
-class FileInDataset:
-    """One file in a dataset, whether it was signed or not.
-
-    Args:
-        dataset: what was signed.
-        path: of the file below the dataset.
-    """
-
-    dataset: VerifiedVersion
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class SingleFile:
-    """A file with its statement beside it.
-
-    Args:
+        files: its storage.
         version: what was signed.
+        selection: which files of a dataset count; None where one file was named.
+        path: of that file below the dataset, whether it was signed or not; the name of a single file.
     """
 
+    files: LocatedFiles
     version: VerifiedVersion
+    selection: Selection | None
+    path: str = ""
 
     @property
-    def signed(self) -> SignedFile:
-        """What was signed about the file."""
-        return self.version.single_file()
+    def is_single_file(self) -> bool:
+        """Whether it is a file with its statement beside it."""
+        return self.version.manifest.single_file is not None
 
     @property
-    def path(self) -> str:
-        """Of the file, as a path of its storage."""
-        return self.version.root
+    def is_whole(self) -> bool:
+        """Whether all that was signed is looked at."""
+        return self.is_single_file or (self.selection is not None and self.selection.is_everything)
+
+    def takes(self, path: str) -> bool:
+        """Say whether a file counts."""
+        return path == self.path if self.selection is None else self.selection.takes(path)
+
+    def signed(self, path: str) -> SignedFile | None:
+        """Return what was signed about a file; None where nothing was."""
+        return self.version.file(path) if path in self.version.entries else None
+
+    def location(self, path: str = "") -> Location:
+        """Return where a file of the dataset is, or the directory of the dataset."""
+        root = self.files.location(self.version.root)
+        return root if self.is_single_file or not path else root.child(path)
 
 
-Target: TypeAlias = DatasetPart | FileInDataset | SingleFile
-
-
-def find_target(
-    location: Location, requirements: Requirements, globs: Sequence[str] = ()
-) -> tuple[LocatedFiles, Target]:
-    """Return what a caller named, with its statement verified, and its storage.
+def find_target(location: Location, requirements: Requirements, globs: Sequence[str] = ()) -> Target:
+    """Return what a caller named, with its statement verified.
 
     A directory with a statement is a dataset. A path below one belongs to it, whatever lies beside that path: a
     statement that is valid elsewhere may have been put there. Any other file needs its own statement.
@@ -194,16 +182,17 @@ def find_target(
     kind = look_at(files.location(path))
     dataset = read_version_above(files, path if kind is Kind.FILE else f"{path}/", requirements)
     if dataset is not None and dataset.root == path:
-        return files, DatasetPart(dataset, Selection.of(globs))
+        return Target(files, dataset, Selection.of(globs))
     if dataset is not None:
-        return files, _in_dataset(dataset, path, kind, globs)
+        return _in_dataset(files, dataset, path, kind, globs)
     if kind is Kind.DIRECTORY:
         raise _not_signed(files, path)
     if kind is Kind.NOTHING and not _is_there(files, path + SIGNATURE_SUFFIX):
         raise SourceNotFoundError(f"{files.display(path)} does not exist", hint=_missing_hint(path))
     if globs:
         raise UsageError(f"{files.display(path)} is one file, of which no part can be chosen", hint="leave out --files")
-    return files, SingleFile(read_version_beside(files, path, requirements))
+    version = read_version_beside(files, path, requirements)
+    return Target(files, version, None, version.single_file().entry.path)
 
 
 def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
@@ -229,7 +218,7 @@ def _is_run(below: tuple[str, ...]) -> bool:
     return len(below) == 1
 
 
-def _in_dataset(dataset: VerifiedVersion, path: str, kind: Kind, globs: Sequence[str]) -> Target:
+def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: Kind, globs: Sequence[str]) -> Target:
     below = dataset.below(path)
     if not below:
         raise AssertionError("a dataset found above a path has it below")
@@ -238,14 +227,14 @@ def _in_dataset(dataset: VerifiedVersion, path: str, kind: Kind, globs: Sequence
         raise UsageError(f"{below!a} belongs to the statement of {dataset.name}", hint=hint)
     if below not in dataset.entries:
         if kind is Kind.DIRECTORY or any(entry.startswith(below + "/") for entry in dataset.entries):
-            return DatasetPart(dataset, Selection.of(globs, directory=below))
+            return Target(files, dataset, Selection.of(globs, directory=below))
         if kind is Kind.NOTHING:
             raise SourceNotFoundError(
                 f"{dataset.name} has no {below!a}, and none was signed", hint=_missing_hint(below)
             )
     if globs:
         raise UsageError(f"{below!a} is one file, of which no part can be chosen", hint="leave out --files")
-    return FileInDataset(dataset, below)
+    return Target(files, dataset, None, below)
 
 
 def _is_there(files: LocatedFiles, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Do the same with many things on several threads, bounded and stoppable. What is done is left to the caller.
+"""Do the same with many things on several threads, bounded and stoppable.
 
 Things are taken from their iterator, and everything that the threads tell is yielded, on the caller's thread. No more
 than twice as many things as threads wait, however many there are. The threads are daemons: one that hangs in a read of
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeAlias, TypeVar
 
-__all__ = ["Done", "StoppedError", "Tell", "work_through"]
+__all__ = ["StoppedError", "Tell", "WorkResult", "work_through"]
 
 
 _Thing = TypeVar("_Thing")
@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[_Result]):
+class WorkResult(Generic[_Result]):
     """The work on one thing is done.
 
     Args:
@@ -42,14 +42,14 @@ class Done(Generic[_Result]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
+class _WorkFailure:
     error: BaseException
 
 
 def work_through(
     things: Iterable[_Thing], work: Callable[[_Thing, Tell[_News]], _Result], *, workers: int
-) -> Generator[_News | Done[_Result]]:
-    """Yield what `work` tells about each thing, and a Done for each, in the order in which they come.
+) -> Generator[_News | WorkResult[_Result]]:
+    """Yield what `work` tells about each thing, and a WorkResult for each, in the order in which they come.
 
     Leaving the generator, by an exception too, stops the threads: each ends when it next tells something.
 
@@ -76,7 +76,7 @@ class _Crew(Generic[_Thing, _News, _Result]):
         self._workers = workers
         self._threads: list[threading.Thread] = []
         self._things: SimpleQueue[_Thing | None] = SimpleQueue()
-        self._news: SimpleQueue[_News | Done[_Result] | _Failed] = SimpleQueue()
+        self._news: SimpleQueue[_News | WorkResult[_Result] | _WorkFailure] = SimpleQueue()
         self._stopped = threading.Event()
         self._waiting = 0
 
@@ -88,16 +88,16 @@ class _Crew(Generic[_Thing, _News, _Result]):
             self._threads.append(thread)
             thread.start()
 
-    def news(self, *, most_waiting: int) -> Generator[_News | Done[_Result]]:
+    def news(self, *, most_waiting: int) -> Generator[_News | WorkResult[_Result]]:
         """Yield what there is, and wait while more things wait than may."""
         while True:
             try:
                 news = self._news.get(block=self._waiting > most_waiting)
             except Empty:
                 return
-            if isinstance(news, _Failed):
+            if isinstance(news, _WorkFailure):
                 raise news.error
-            if isinstance(news, Done):
+            if isinstance(news, WorkResult):
                 self._waiting -= 1
             yield news
             if not self._waiting:
@@ -114,11 +114,11 @@ class _Crew(Generic[_Thing, _News, _Result]):
     def _run(self) -> None:
         while (thing := self._things.get()) is not None and not self._stopped.is_set():
             try:
-                self._news.put(Done(self._work(thing, self._tell)))
+                self._news.put(WorkResult(self._work(thing, self._tell)))
             except StoppedError:
                 return
             except BaseException as error:  # raised again on the caller's thread
-                self._news.put(_Failed(error))
+                self._news.put(_WorkFailure(error))
                 return
 
     def _tell(self, news: _News) -> None:

@@ -20,7 +20,7 @@ from pipecrypt.dataset.statement.paths import (
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
 from pipecrypt.dataset.verify.reserved import NO_JOURNALS, Journals
-from pipecrypt.dataset.verify.target import SingleFile, Target, find_target
+from pipecrypt.dataset.verify.target import Target, find_target
 from pipecrypt.dataset.verify.version_check import VersionCheck, Watcher
 from pipecrypt.dataset.version import is_current
 from pipecrypt.errors import (
@@ -33,7 +33,6 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
 from pipecrypt.store.location import Location
-from pipecrypt.store.small_files import LocatedFiles
 
 __all__ = ["Patience", "Watcher", "verify"]
 
@@ -86,7 +85,7 @@ def verify(
     all begins anew; while somebody holds the lock of the dataset, it waits for a while.
 
     What the caller still owes: to use the same bytes. A storage that others can write to may change a moment later;
-    readers that check while they read are left to the rooms above.
+    readers check while they read.
 
     Args:
         location: a dataset, a directory or a file in one, or a file with its statement beside it.
@@ -110,11 +109,11 @@ def verify(
     """
     started = time.perf_counter()
     for _ in range(patience.restarts):
-        files, target = find_target(location, requirements, globs)  # 1
-        check = VersionCheck(files, target, unlocking, journals, workers, watcher)
+        target = find_target(location, requirements, globs)  # 1
+        check = VersionCheck(target, unlocking, journals, workers, watcher)
         check.run()  # 2, 3, 4
         try:
-            holder = _settle(check, target, files, patience)
+            holder = _settle(check, target, patience)
         except _NewVersionError:
             continue
         report = _report(check, target, time.perf_counter() - started)
@@ -126,18 +125,18 @@ def verify(
     )
 
 
-def _settle(check: VersionCheck, target: Target, files: LocatedFiles, patience: Patience) -> LeaseHolder | None:
+def _settle(check: VersionCheck, target: Target, patience: Patience) -> LeaseHolder | None:
     """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
 
     Raises:
         _NewVersionError: another statement is there now.
     """
     waited, began = 0.0, time.monotonic()
-    lock = _lock_of(target, files)
+    lock = _lock_of(target)
     while check.tally.doubtful():
         before = _holder(lock)
         check.run_again()
-        if not _is_current(target, files):
+        if not is_current(target.files, target.version):
             raise _NewVersionError
         if not check.tally.doubtful():
             return None
@@ -155,14 +154,10 @@ class _NewVersionError(Exception):
     """What was looked at is not the dataset any more."""
 
 
-def _is_current(target: Target, files: LocatedFiles) -> bool:
-    return is_current(files, target.version if isinstance(target, SingleFile) else target.dataset)
-
-
-def _lock_of(target: Target, files: LocatedFiles) -> LeaseWatch | None:
-    if isinstance(target, SingleFile):
+def _lock_of(target: Target) -> LeaseWatch | None:
+    if target.is_single_file:
         return None
-    return LeaseWatch(files.location(target.dataset.root).child(LOCK_DIRECTORY))
+    return LeaseWatch(target.location().child(LOCK_DIRECTORY))
 
 
 def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
@@ -175,24 +170,20 @@ def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
 
 
 def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport:
-    manifest, tally = check.manifest, check.tally
-    if isinstance(target, SingleFile):
-        name, key_ids, signed_files = target.signed.name, target.signed.key_ids, 1
-    else:
-        dataset = target.dataset
-        name, key_ids, signed_files = dataset.name, dataset.verified.key_ids, len(dataset.entries)
+    version, tally = target.version, check.tally
+    manifest = version.manifest
     return VerifyReport(
-        root=name,
+        root=version.name,
         dataset_id=manifest.dataset_id,
         version=manifest.version,
         created=manifest.created,
         expires=manifest.expires,
-        key_ids=key_ids,
+        key_ids=version.key_ids,
         policy=PolicySummary.of(manifest.policy),
         digests=check.inspector.digests,
         tags_checked=check.inspector.unlocking is not None,
-        whole_dataset=check.is_whole,
-        signed_files=signed_files,
+        whole_dataset=target.is_whole,
+        signed_files=len(version.entries),
         files=tally.files,
         bytes=tally.bytes,
         seconds=seconds,

@@ -27,11 +27,11 @@ from pipecrypt.dataset.statement.findings import (
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import is_reserved, staged_path
 from pipecrypt.dataset.undo import check_signed_undo
-from pipecrypt.dataset.verify.inspection import Inspected, Inspector, LazyKnownDigests, Unlocking
+from pipecrypt.dataset.verify.inspection import InspectionResult, Inspector, LazyKnownDigests, Unlocking
 from pipecrypt.dataset.verify.report import Tally
 from pipecrypt.dataset.verify.reserved import Journals, RunTables, find_unexpected, table_of
-from pipecrypt.dataset.verify.target import DatasetPart, FileInDataset, Selection, SingleFile, Target
-from pipecrypt.dataset.verify.threads import Done, Tell, work_through
+from pipecrypt.dataset.verify.target import Selection, Target
+from pipecrypt.dataset.verify.threads import Tell, WorkResult, work_through
 from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import (
     ConflictError,
@@ -43,7 +43,6 @@ from pipecrypt.errors import (
 from pipecrypt.store.inventory import Found, look_at, pin, pin_regular, take_inventory
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import Admits, Kind, SourceFile
-from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.store.undo import read_undo
 
 __all__ = ["VersionCheck", "Watcher"]
@@ -67,7 +66,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class _FileStarted:
     path: str
 
 
@@ -75,7 +74,6 @@ class VersionCheck:
     """Compares what is there with one signed version.
 
     Args:
-        files: the storage.
         target: what was named.
         unlocking: checks tags too; None without keys.
         journals: what runs noted about files that no version lists yet.
@@ -87,9 +85,8 @@ class VersionCheck:
         inspector: what looks at files.
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
-        files: LocatedFiles,
         target: Target,
         unlocking: Unlocking | None,
         journals: Callable[[Location], Journals],
@@ -97,29 +94,23 @@ class VersionCheck:
         watcher: Watcher,
     ) -> None:
         """Look at nothing yet."""
-        self._files = files
         self._target = target
         self._journals = journals
         self._workers = workers
         self._watcher = watcher
         self.tally = Tally()
         self._links: set[str] = set()  # where the pass before met a link
-        self._lists = None if isinstance(target, SingleFile) else LazyKnownDigests(target.dataset, files)
-        if isinstance(target, SingleFile):
-            self._due = [target.signed.entry]
-            largest = target.signed.entry.size_bytes
-        else:
-            entries = target.dataset.entries
-            self._due = [entry for path, entry in entries.items() if _takes(target, path)]
-            largest = max((entry.size_bytes for entry in entries.values()), default=0)
+        self._lists = None if target.is_single_file else LazyKnownDigests(target.version, target.files)
+        entries = target.version.entries
+        self._due = [entry for path, entry in entries.items() if target.takes(path)]
+        largest = max((entry.size_bytes for entry in entries.values()), default=0)
         digests = computable(self.manifest.digests)
         self.inspector = Inspector(digests=digests, max_bytes=largest, known=self._known, unlocking=unlocking)
 
     @property
     def manifest(self) -> Manifest:
         """What was signed."""
-        target = self._target
-        return target.signed.manifest if isinstance(target, SingleFile) else target.dataset.verified.manifest
+        return self._target.version.manifest
 
     @property
     def due_files(self) -> int:
@@ -129,8 +120,7 @@ class VersionCheck:
     @property
     def is_whole(self) -> bool:
         """Whether all that was signed is looked at."""
-        target = self._target
-        return isinstance(target, SingleFile) or (isinstance(target, DatasetPart) and target.selection.is_everything)
+        return self._target.is_whole
 
     def run(self) -> None:
         """Compare everything once."""
@@ -138,14 +128,13 @@ class VersionCheck:
         total = sum(entry.size_bytes for entry in self._due)
         self._watcher.started(len(self._due), passes * total)
         target = self._target
-        if isinstance(target, DatasetPart):
-            comparison = DirectoryComparison(target.dataset, self._root, target.selection, self.tally)
+        if target.selection is None:
+            self._inspect(self._at_places([target.path]))
+            self._look_below_reserved({})
+        else:
+            comparison = DirectoryComparison(target.version, target.location(), target.selection, self.tally)
             self._inspect(comparison.sources())
             self._look_below_reserved(comparison.reserved)
-        else:
-            path = target.path if isinstance(target, FileInDataset) else target.signed.entry.path
-            self._inspect(self._at_places([path]))
-            self._look_below_reserved({})
 
     def run_again(self) -> None:
         """Compare again all that was not as it was signed."""
@@ -166,37 +155,20 @@ class VersionCheck:
 
     # ---- places ----
 
-    @property
-    def _root(self) -> Location:
-        target = self._target
-        if isinstance(target, SingleFile):
-            raise AssertionError("a single file has no dataset")
-        return self._files.location(target.dataset.root)
-
-    def _place(self, path: str) -> Location:
-        target = self._target
-        return self._files.location(target.path) if isinstance(target, SingleFile) else self._root.child(path)
-
     def _leads_out(self, path: str) -> bool:
         """Say whether a server listed a name that leads elsewhere, where nothing is looked at."""
         try:
-            self._place(path)
+            self._target.location(path)
         except IntegrityError:
             return True
         return False
-
-    def _signed(self, path: str) -> SignedFile | None:
-        target = self._target
-        if isinstance(target, SingleFile):
-            return target.signed
-        return target.dataset.file(path) if path in target.dataset.entries else None
 
     def _at_places(self, paths: Iterable[str]) -> Iterator[SignedSource]:
         for path in paths:
             if self._leads_out(path):
                 self.tally.find(extra(path))
                 continue
-            signed, place = self._signed(path), self._place(path)
+            signed, place = self._target.signed(path), self._target.location(path)
             if signed is not None:
                 yield from signed_source(signed, place, self.tally)
                 continue
@@ -217,7 +189,7 @@ class VersionCheck:
                 found[path] = None
                 continue
             try:
-                pinned = pin(self._root.child(path), path)
+                pinned = pin(self._target.location(path), path)
             except LinkError as error:
                 self.tally.find(Finding(FindingKind.LINK, path, error.message))
                 continue
@@ -231,7 +203,7 @@ class VersionCheck:
     # ---- what a run has still to move, or has left ----
 
     def _look_below_reserved(self, reserved: Mapping[str, SourceFile | None]) -> None:
-        if isinstance(self._target, SingleFile):
+        if self._target.is_single_file:
             return
         for finding in find_unexpected(reserved):
             self.tally.find(finding)
@@ -239,7 +211,7 @@ class VersionCheck:
             waiting = self._find_waiting()
             tables = {path: file for path, file in reserved.items() if file is not None and path not in waiting}
             of_runs = {path: file for path, file in tables.items() if table_of(path) is not None}
-            left = RunTables(self.manifest, self._journals(self._root)).left_over(of_runs.items())
+            left = RunTables(self.manifest, self._journals(self._target.location())).left_over(of_runs.items())
         except StorageError as error:
             self.tally.fail("", error)
             return
@@ -249,26 +221,26 @@ class VersionCheck:
 
     def _find_waiting(self) -> set[str]:
         """Add a finding for each file whose true copy waits to be moved, and return where those copies are."""
-        missed = [path for path in self.tally.doubtful() if self._signed(path) is not None]
+        missed = [path for path in self.tally.doubtful() if self._target.signed(path) is not None]
         run_id = self.manifest.run
         if not missed or run_id is None:
             return set()
         try:
-            staged = staged_files(self._root, run_id)
+            staged = staged_files(self._target.location(), run_id)
         except LinkError as error:
             self.tally.find(Finding(FindingKind.LINK, staged_path(run_id), error.message))
             return set()
         waiting = [SignedSource(staged[path], signed) for path, signed in self._each_signed(missed) if path in staged]
         found = set()
         for news in work_through(waiting, self._compare, workers=self._workers):
-            if isinstance(news, Done) and not news.result.findings and news.result.failure is None:
+            if isinstance(news, WorkResult) and not news.result.findings and news.result.failure is None:
                 self.tally.replace_missing(not_in_place(news.result.path))
                 found.add(f"{staged_path(run_id)}/{news.result.path}")
         return found
 
     def _each_signed(self, paths: Iterable[str]) -> Iterator[tuple[str, SignedFile]]:
         for path in paths:
-            signed = self._signed(path)
+            signed = self._target.signed(path)
             if signed is not None:
                 yield path, signed
 
@@ -283,10 +255,10 @@ class VersionCheck:
 
     def _is_rotated(self, path: str) -> bool:
         """Say whether a rotation has changed the end of a file, and kept the signed one. Anybody can do so."""
-        signed = self._signed(path)
+        signed = self._target.signed(path)
         if signed is None:
             return False
-        place = self._place(path)
+        place = self._target.location(path)
         try:
             source = pin_regular(place, path)
             undo = read_undo(place, max_end_bytes=signed.entry.size_bytes)
@@ -302,21 +274,21 @@ class VersionCheck:
     def _inspect(self, sources: Iterable[SignedSource], *, is_told: bool = True) -> None:
         watcher = self._watcher
         for news in work_through(sources, self._inspect_one, workers=self._workers):
-            if isinstance(news, Done):
+            if isinstance(news, WorkResult):
                 self.tally.take(news.result)
                 if is_told:
                     watcher.file_checked(news.result.path, len(news.result.findings))
-            elif isinstance(news, _Started):
+            elif isinstance(news, _FileStarted):
                 if is_told:
                     watcher.file_started(news.path)
             else:
                 watcher.bytes_done(news if is_told else 0)
 
-    def _compare(self, file: SignedSource, tell: Tell[int]) -> Inspected:
+    def _compare(self, file: SignedSource, tell: Tell[int]) -> InspectionResult:
         return self.inspector.inspect(file.signed, file.source, lambda _: tell(0))
 
-    def _inspect_one(self, file: SignedSource, tell: Tell[_Started | int]) -> Inspected:
-        tell(_Started(file.signed.entry.path))
+    def _inspect_one(self, file: SignedSource, tell: Tell[_FileStarted | int]) -> InspectionResult:
+        tell(_FileStarted(file.signed.entry.path))
         due = file.signed.entry.size_bytes * (1 if self.inspector.unlocking is None else 2)
         done = 0
 
@@ -330,10 +302,6 @@ class VersionCheck:
         if done < due:
             tell(due - done)
         return inspected
-
-
-def _takes(target: DatasetPart | FileInDataset, path: str) -> bool:
-    return target.selection.takes(path) if isinstance(target, DatasetPart) else path == target.path
 
 
 class DirectoryComparison:

@@ -1,4 +1,4 @@
-"""The key service `keystore://`: keys in a file, opened in this process. Making and listing them is left to making.
+"""The key service `keystore://`: keys in a file, opened in this process.
 
 URI form: `keystore:///abs/keys.json#name`, `keystore://./keys.json#name`, `keystore://~/keys.json#name`.
 Credentials: the passphrase, or the key file where the keystore was made with one; see `credentials`.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -27,14 +26,13 @@ from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKe
 from pipecrypt.errors import (
     IntegrityError,
     KeyNotFoundError,
-    PolicyError,
     RetiredKeyError,
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import public_blocks, read_public_file, retired_at
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.service import MasterKey, WrappingMasterKey, bind_to_master_key
+from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
 from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
@@ -46,7 +44,6 @@ __all__ = [
     "RecipientMasterKey",
     "RecipientService",
     "Recipients",
-    "check_one_strength",
     "recipient_id",
 ]
 
@@ -240,26 +237,6 @@ SERVICE: Final = RecipientService()
 def recipient_id(key: RecipientKey) -> str:
     """Return what data files store: `recipient/<algorithm>/<SHA-256 of the public key>`, never a path."""
     return f"{_SCHEME}/{key.algorithm}/{key_digest(key)}"
-
-
-def check_one_strength(master_keys: Sequence[MasterKey]) -> None:
-    """Pass if the recipients among the master keys of one KEK are all post-quantum, or none is.
-
-    One classical recipient gives the KEK to whoever records the file today and has a quantum computer later, so a
-    post-quantum one beside it would promise what does not hold. Master keys of other kinds are symmetric, and count as
-    neither.
-
-    Raises:
-        PolicyError: they are mixed.
-    """
-    recipients = [key for key in master_keys if isinstance(key, RecipientMasterKey | IdentityMasterKey)]
-    strong = [key.id for key in recipients if key.algorithm.is_post_quantum]
-    weak = [key.id for key in recipients if not key.algorithm.is_post_quantum]
-    if strong and weak:
-        raise PolicyError(
-            f"the recipient {weak[0]} is not post-quantum, and {strong[0]} is: the weaker one would decide for both",
-            hint="give the post-quantum recipients a key encryption key of their own, or renew the other keys",
-        )
 
 
 def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:

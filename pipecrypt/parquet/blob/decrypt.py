@@ -17,7 +17,7 @@ from typing import Final
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError, IntegrityError, UnsupportedError
 from pipecrypt.parquet.blob.format import (
-    BLOCK_COLUMN,
+    BLOCK_LEAF,
     PREFIX_BYTES,
     ROW_GROUP_BLOCKS,
     BlobCompression,
@@ -26,7 +26,7 @@ from pipecrypt.parquet.blob.format import (
     length_prefix,
     sealed_header,
 )
-from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer.columns import leaf_columns
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES
@@ -46,7 +46,6 @@ __all__ = [
     "restore_blob",
 ]
 
-_LEAVES: Final = (LeafColumn((BLOCK_COLUMN,), "BYTE_ARRAY"),)
 # By how much a compressor may lengthen a page that it cannot shorten: zstd stays far below.
 _MOST_GROWTH_SHIFT: Final = 6
 _MOST_GROWTH_BYTES: Final = 1024
@@ -139,7 +138,7 @@ class OpenedBlob:
         self._codec = codec if entry.compression is BlobCompression.ZSTD else None
         if entry.compression is BlobCompression.ZSTD and codec is None:
             raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
-        if leaf_columns(opened.footer, name) != _LEAVES:  # (1)
+        if leaf_columns(opened.footer, name) != (BLOCK_LEAF,):  # (1)
             raise FormatError(f"{name} says that it holds chunks, but has other columns")
         rows, row_groups = row_count(opened.footer, name), len(opened.row_groups)
         if (rows, row_groups) != (layout.blocks, layout.row_groups):  # (2)

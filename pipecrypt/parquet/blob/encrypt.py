@@ -325,14 +325,14 @@ class _Builder:
         self._append(plain_footer(places, self._compression))
 
     def _add_plain(self) -> tuple[int, int]:
-        start = page_header(self._block_bytes, self._block_bytes + PREFIX_BYTES) + length_prefix(self._block_bytes)
+        start = _page_start(self._block_bytes)
         room = self._reserve(len(start) + self._block_bytes)
         block_bytes = self._fill_block(room[len(start) :])
         if not block_bytes:
             return 0, 0
         if block_bytes < self._block_bytes:  # the last one, whose header may be shorter
             body = bytes(room[len(start) : len(start) + block_bytes])
-            start = page_header(block_bytes, block_bytes + PREFIX_BYTES) + length_prefix(block_bytes)
+            start = _page_start(block_bytes)
             room[len(start) : len(start) + block_bytes] = body
         room[: len(start)] = start
         self._end += len(start) + block_bytes

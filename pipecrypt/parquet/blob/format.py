@@ -31,12 +31,13 @@ from itertools import pairwise
 from typing import Final
 
 from pipecrypt.errors import FormatError, LimitError, UsageError
+from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.footer.entries import entry_values
+from pipecrypt.parquet.footer.row_groups import plain_metadata
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer
 from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     ColumnChunk,
-    ColumnMetaData,
     FileMetaData,
     OffsetIndex,
     PageLocation,
@@ -47,7 +48,7 @@ from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct, encode_zigzag
 
 __all__ = [
-    "BLOCK_COLUMN",
+    "BLOCK_LEAF",
     "DEFAULT_BLOCK_BYTES",
     "MAX_BLOCK_BYTES",
     "PREFIX_BYTES",
@@ -315,21 +316,14 @@ def _is_name(name: str) -> bool:
         return False
 
 
-BLOCK_COLUMN: Final = "chunk"
+BLOCK_LEAF: Final = LeafColumn(("chunk",), "BYTE_ARRAY")
 CODECS: Final = {BlobCompression.NONE: 0, BlobCompression.ZSTD: 6}
-_BYTE_ARRAY: Final = 6
 _REQUIRED: Final = 0
-_ENCODINGS: Final = (0, 3)  # PLAIN for values, RLE for levels
 _FORMAT_VERSION: Final = 2
 _CREATED_BY: Final = b"pipecrypt"
-# Fields that encryption does not touch, so that names.py does not list them.
+# Fields that encryption does not touch, so that wire/fields.py does not list them.
 _VERSION_FIELD: Final = 1
-_REPETITION_FIELD: Final = 3
 _TOTAL_BYTE_SIZE_FIELD: Final = 2
-_TYPE_FIELD: Final = 1
-_ENCODINGS_FIELD: Final = 2
-_CODEC_FIELD: Final = 4
-_TOTAL_UNCOMPRESSED_FIELD: Final = 6
 _FIRST_ROW_FIELD: Final = 3
 
 
@@ -370,9 +364,9 @@ def _schema() -> list[Value]:
     root, leaf = Struct(), Struct()
     root.set(SchemaElement.NAME, WireType.BINARY, b"schema")
     root.set(SchemaElement.NUM_CHILDREN, WireType.I32, 1)
-    leaf.set(SchemaElement.TYPE, WireType.I32, _BYTE_ARRAY)
-    leaf.set(_REPETITION_FIELD, WireType.I32, _REQUIRED)
-    leaf.set(SchemaElement.NAME, WireType.BINARY, BLOCK_COLUMN.encode())
+    leaf.set(SchemaElement.TYPE, WireType.I32, physical_type_code(BLOCK_LEAF))
+    leaf.set(SchemaElement.REPETITION_TYPE, WireType.I32, _REQUIRED)
+    leaf.set(SchemaElement.NAME, WireType.BINARY, BLOCK_LEAF.path[0].encode())
     return [root, leaf]
 
 
@@ -380,7 +374,15 @@ def _row_group(place: RowGroupPlace, codec: int) -> Struct:
     row_group, entry = Struct(), Struct()
     # A place of the metadata that is no page's is written as 0, which every encrypted file may keep.
     entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, 0)
-    entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _metadata(place, codec))
+    metadata = plain_metadata(
+        BLOCK_LEAF,
+        values=place.rows,
+        start=place.start,
+        plain_bytes=place.plain_bytes,
+        stored_bytes=place.stored_bytes,
+        codec=codec,
+    )
+    entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
     if place.index is not None:
         offset, length = place.index
         entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, offset)
@@ -392,19 +394,6 @@ def _row_group(place: RowGroupPlace, codec: int) -> Struct:
     row_group.set(RowGroup.TOTAL_COMPRESSED_SIZE, WireType.I64, place.stored_bytes)
     row_group.set(RowGroup.ORDINAL, WireType.I16, place.ordinal)
     return row_group
-
-
-def _metadata(place: RowGroupPlace, codec: int) -> Struct:
-    metadata = Struct()
-    metadata.set(_TYPE_FIELD, WireType.I32, _BYTE_ARRAY)
-    metadata.set_list(_ENCODINGS_FIELD, WireType.I32, list(_ENCODINGS))
-    metadata.set_list(ColumnMetaData.PATH_IN_SCHEMA, WireType.BINARY, [BLOCK_COLUMN.encode()])
-    metadata.set(_CODEC_FIELD, WireType.I32, codec)
-    metadata.set(ColumnMetaData.NUM_VALUES, WireType.I64, place.rows)
-    metadata.set(_TOTAL_UNCOMPRESSED_FIELD, WireType.I64, place.plain_bytes)
-    metadata.set(ColumnMetaData.TOTAL_COMPRESSED_SIZE, WireType.I64, place.stored_bytes)
-    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, place.start)
-    return metadata
 
 
 def plain_offset_index(bounds: Sequence[int]) -> bytes:

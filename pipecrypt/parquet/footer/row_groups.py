@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
-from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
+from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns, physical_type_code
 from pipecrypt.parquet.wire.fields import (
     COLUMN_META_DATA,
     ROW_GROUP,
@@ -33,6 +33,7 @@ __all__ = [
     "RowGroups",
     "check_counts",
     "locate_pages",
+    "plain_metadata",
     "row_count",
 ]
 
@@ -45,6 +46,8 @@ _CHUNK_COST: Final = 320  # a Chunk and what errors call it
 # Of all chunks of a file, a few numbers are kept while it is worked with: up to three parts of a chunk in plaintext.
 MAX_CHUNKS: Final = 1_000_000
 _NUMBERS_COST: Final = 900
+_PLAIN: Final = 0
+_RLE: Final = 3
 
 
 @dataclass(slots=True)
@@ -303,3 +306,29 @@ def check_counts(row_groups: int, columns: int, name: str) -> None:
     for count, what in ((row_groups, "row groups"), (columns, "columns")):
         if count > MAX_ORDINALS:
             raise LimitError(f"{name} has {count} {what}; an encrypted file can number {MAX_ORDINALS}")
+
+
+def plain_metadata(
+    leaf: LeafColumn, *, values: int, start: int, plain_bytes: int, stored_bytes: int | None = None, codec: int = 0
+) -> Struct:
+    """Return the metadata of a plaintext chunk without dictionary, its values PLAIN and its levels RLE.
+
+    Args:
+        leaf: the column.
+        values: how many entries it has.
+        start: offset of its first page.
+        plain_bytes: of its pages, headers included, uncompressed.
+        stored_bytes: the same as they are stored; None for the same number.
+        codec: what pages are compressed with; 0 for nothing.
+    """
+    metadata = Struct()
+    metadata.set(ColumnMetaData.TYPE, WireType.I32, physical_type_code(leaf))
+    metadata.set_list(ColumnMetaData.ENCODINGS, WireType.I32, [_PLAIN, _RLE])
+    metadata.set_list(ColumnMetaData.PATH_IN_SCHEMA, WireType.BINARY, [name.encode() for name in leaf.path])
+    metadata.set(ColumnMetaData.CODEC, WireType.I32, codec)
+    metadata.set(ColumnMetaData.NUM_VALUES, WireType.I64, values)
+    metadata.set(ColumnMetaData.TOTAL_UNCOMPRESSED_SIZE, WireType.I64, plain_bytes)
+    stored_bytes = plain_bytes if stored_bytes is None else stored_bytes
+    metadata.set(ColumnMetaData.TOTAL_COMPRESSED_SIZE, WireType.I64, stored_bytes)
+    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start)
+    return metadata

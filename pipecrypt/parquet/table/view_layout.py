@@ -35,9 +35,8 @@ from enum import Enum
 from typing import Final
 
 from pipecrypt.errors import AccessError, FormatError, LimitError
-from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
 from pipecrypt.parquet.footer.opened import OpenedFile
-from pipecrypt.parquet.footer.row_groups import Chunk, PagePlace, locate_pages
+from pipecrypt.parquet.footer.row_groups import Chunk, PagePlace, locate_pages, plain_metadata
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
     Part,
@@ -139,27 +138,6 @@ def _page_header(values: int, body_bytes: int) -> Struct:
     header.set(PageHeader.COMPRESSED_PAGE_SIZE, WireType.I32, body_bytes)
     header.set(PageHeader.DATA_PAGE_HEADER, WireType.STRUCT, data)
     return header
-
-
-def column_metadata(leaf: LeafColumn, *, values: int, start: int, length: int) -> Struct:
-    """Return the metadata of an uncompressed chunk without dictionary.
-
-    Args:
-        leaf: the column.
-        values: how many entries it has.
-        start: offset of its first page.
-        length: bytes of its pages.
-    """
-    metadata = Struct()
-    metadata.set(ColumnMetaData.TYPE, WireType.I32, physical_type_code(leaf))
-    metadata.set_list(ColumnMetaData.ENCODINGS, WireType.I32, [_PLAIN, _RLE])
-    metadata.set_list(ColumnMetaData.PATH_IN_SCHEMA, WireType.BINARY, [name.encode() for name in leaf.path])
-    metadata.set(ColumnMetaData.CODEC, WireType.I32, 0)
-    metadata.set(ColumnMetaData.NUM_VALUES, WireType.I64, values)
-    metadata.set(ColumnMetaData.TOTAL_UNCOMPRESSED_SIZE, WireType.I64, length)
-    metadata.set(ColumnMetaData.TOTAL_COMPRESSED_SIZE, WireType.I64, length)
-    metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start)
-    return metadata
 
 
 LOCKED_GAP_BYTES: Final = 64 << 20
@@ -346,14 +324,14 @@ class _Layout:
         data = null_pages(self._nulls[chunk.column], rows)
         part = ViewPart(self.end, len(data), data=data)
         self.end += len(data)
-        chunk.metadata = column_metadata(chunk.leaf, values=rows, start=part.start, length=part.length)
+        chunk.metadata = plain_metadata(chunk.leaf, values=rows, start=part.start, plain_bytes=part.length)
         chunk.stored_metadata = None
         return part
 
     def _locked_part(self, chunk: Chunk, rows: int, error: AccessError) -> ViewPart:
         start = self.end + LOCKED_GAP_BYTES
         if not chunk.metadata.entries:  # hidden by an encrypted footer: readers want some, even if they never use it
-            chunk.metadata = column_metadata(chunk.leaf, values=rows, start=start, length=1)
+            chunk.metadata = plain_metadata(chunk.leaf, values=rows, start=start, plain_bytes=1)
         length = max(1, chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)
         chunk.metadata.set(ColumnMetaData.DATA_PAGE_OFFSET, WireType.I64, start)
         chunk.metadata.remove(ColumnMetaData.INDEX_PAGE_OFFSET)

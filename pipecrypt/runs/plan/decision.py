@@ -12,18 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipecrypt.dataset.listing import name_some
-from pipecrypt.dataset.signed_file import dataset_id_of
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.runs.journal.block import TaskRecord
 from pipecrypt.runs.journal.journal import RecordedRun
 from pipecrypt.runs.journal.past_runs import FinishedFile, RunHistory
-from pipecrypt.runs.output import unnumbered
+from pipecrypt.runs.output import is_of_dataset, unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
 from pipecrypt.store.sink import sink_is_empty
 
@@ -148,7 +146,7 @@ def check_sizes(sink: Location, changes: Changes, found: Mapping[str, int | None
         ConflictError: one has not.
     """
     other = [path for path, file in changes.kept.items() if found.get(path) != file.size_bytes]
-    other = [path for path in other if dataset_id is None or not _is_of(sink, path, dataset_id)]
+    other = [path for path in other if dataset_id is None or not is_of_dataset(sink, path, dataset_id)]
     if other:
         raise ConflictError(
             f"{name_some(sink, other)}: not of the size that an earlier run wrote",
@@ -168,12 +166,6 @@ def check_changes(changes: Changes, choice: OnSourceChange) -> None:
     raise ConflictError(
         "; ".join(told), hint="set run.on_source_change to replace, or put the sources back as they were"
     )
-
-
-def _is_of(sink: Location, path: str, dataset_id: str) -> bool:
-    pinned = pin(sink.child(path), path)
-    file = None if pinned is None else pinned[1]
-    return file is not None and dataset_id_of(file) == dataset_id
 
 
 def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:

@@ -9,9 +9,8 @@ first. Services elsewhere are not called, and nobody is asked.
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -31,7 +30,7 @@ from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
 from pipecrypt.runs.plan.plan import Plan, find_candidates, make_plan
 from pipecrypt.runs.plan.rotated import find_rotated
-from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns
+from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns, read_shape, read_shapes
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape, Task
@@ -178,8 +177,6 @@ def _checks_of_signed(
     yield lambda: check_signed_is_there(sink, stays, found, staged)
 
 
-_AT_ONCE: Final = 8
-_MOST_WAITING: Final = 4 * _AT_ONCE
 _MOST_DRIFTS: Final = 100
 # From a column's path to its physical type and its master key.
 _Schema: TypeAlias = "tuple[tuple[tuple[str, ...], str, str | None], ...]"
@@ -277,17 +274,12 @@ class SourcesPreview:
     first: SourceShape
 
 
-def preview_sources(spec: EncryptSpec, credentials: Credentials | None = None) -> SourcesPreview:
-    """Look at the keys of a policy and at sources; of the sink nothing but its place is looked at.
-
-    Args:
-        spec: what is asked for.
-        credentials: as for `report_plan`.
+def preview_sources(spec: EncryptSpec) -> SourcesPreview:
+    """Look at the sources, and at the columns of the first of them; nothing of the sink but its place is looked at.
 
     Raises:
-        PipecryptError: as `report_plan`.
+        PipecryptError: as `make_plan`.
     """
-    check_keys(spec.policy, Credentials.from_environment() if credentials is None else credentials)
     candidates, _ = find_candidates(spec)
     kinds = [choose_kind(candidate) for candidate in candidates]
     return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
@@ -312,10 +304,10 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
     plan = make_plan(spec)
     sink = preview_sink(spec, plan, given)
     to_do = sink.decision.changes.to_do
-    first = _preview(plan.tasks[0])
-    totals = _PreviewTotals(first.schema)  # the same one whatever is done already
-    for preview in _preview_all(to_do):
-        totals.take(preview)
+    first = read_shape(plan.tasks[0])
+    totals = _PreviewTotals(_schema(first))  # the same one whatever is done already
+    for task, found in read_shapes(to_do):
+        totals.add(task, found)
     if totals.misfit is not None and totals.misfits == len(to_do):
         raise totals.misfit  # as the run's first task would
     conflicts = (*sink.conflicts, *_unlisted(spec, plan, sink, totals.seen))
@@ -332,8 +324,8 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
         batches=totals.batches if to_do else 0,
         replaced=sink.decision.changes.replaced,
         removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
-        types=first.types,
-        delimiter=first.delimiter,
+        types=() if isinstance(first, PipecryptError) else first.types,
+        delimiter=None if isinstance(first, PipecryptError) else first.delimiter,
         columns_by_key=totals.columns_by_key(),
         workers=workers,
         wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
@@ -354,38 +346,11 @@ def _unlisted(spec: EncryptSpec, plan: Plan, sink: SinkPreview, seen: ColumnsSee
         yield f"{error.message}; {error.hint}"
 
 
-@dataclass(frozen=True, slots=True)
-class _SourcePreview:
-    source: str
-    display: str
-    schema: _Schema | None
-    batches: int
-    problem: PipecryptError | None = None
-    types: tuple[tuple[str, str], ...] = ()
-    delimiter: str | None = None
-
-
-def _preview_all(tasks: Iterable[Task]) -> Iterator[_SourcePreview]:
-    waiting: deque[Future[_SourcePreview]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
-        for task in tasks:
-            waiting.append(threads.submit(_preview, task))
-            if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _preview(task: Task) -> _SourcePreview:
-    source, display = task.source.relative_path, task.source.location.display
-    try:
-        shape = task.kind.shape(task.source)
-    except PipecryptError as error:
-        return _SourcePreview(source, display, None, 0, error)
-    if shape.columns is None:
-        return _SourcePreview(source, display, None, 0)
-    schema = tuple((leaf.path, leaf.physical_type, key) for leaf, key in shape.columns)
-    return _SourcePreview(source, display, schema, shape.row_groups, types=shape.types, delimiter=shape.delimiter)
+def _schema(found: SourceShape | PipecryptError) -> _Schema | None:
+    """Return the columns of a source, as sources are compared with each other."""
+    if isinstance(found, PipecryptError) or found.columns is None:
+        return None
+    return tuple((leaf.path, leaf.physical_type, key) for leaf, key in found.columns)
 
 
 class _PreviewTotals:
@@ -408,20 +373,21 @@ class _PreviewTotals:
         counts = Counter(key for _, _, key in self._first or ())
         return tuple(sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or "")))
 
-    def take(self, preview: _SourcePreview) -> None:
-        self._batches += preview.batches
-        if preview.schema is not None:
-            self.seen.add(tuple((path, key is not None) for path, _, key in preview.schema), preview.display)
-        if preview.problem is not None:
-            self.seen.cannot_have(preview.problem)
-            if isinstance(preview.problem, PolicyError):
-                self.misfit = self.misfit or preview.problem
+    def add(self, task: Task, found: SourceShape | PipecryptError) -> None:
+        source, schema = task.source.relative_path, _schema(found)
+        if isinstance(found, PipecryptError):
+            self.seen.cannot_have(found)
+            if isinstance(found, PolicyError):
+                self.misfit = self.misfit or found
                 self.misfits += 1
-            self._drift(SchemaDrift(preview.source, problem=preview.problem.message))
-        elif preview.schema is not None and self._first is None:
-            self._first = preview.schema
-        elif preview.schema is not None and self._first is not None and preview.schema != self._first:
-            self._drift(_difference(preview.source, self._first, preview.schema))
+            self._drift(SchemaDrift(source, problem=found.message))
+        elif schema is not None:
+            self._batches += found.row_groups
+            self.seen.add(found.schema, task.source.location.display)
+            if self._first is None:
+                self._first = schema
+            elif schema != self._first:
+                self._drift(_difference(source, self._first, schema))
 
     def _drift(self, drift: SchemaDrift) -> None:
         self.drifting += 1

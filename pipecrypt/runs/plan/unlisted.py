@@ -13,10 +13,10 @@ Names are compared as they are, so `SSN` is another column than `ssn`, and so ar
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
 from typing import Final, TypeAlias
 
 from pipecrypt.dataset.statement.promise import ClearColumns
@@ -24,14 +24,16 @@ from pipecrypt.dataset.version import Version
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError, PolicyError, UnlistedColumnError
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.runs.task import Task
+from pipecrypt.runs.task import SourceShape, Task
 
-__all__ = ["ColumnsSeen", "PlannedColumns", "Schema"]
+__all__ = ["ColumnsSeen", "PlannedColumns", "Schema", "read_shape", "read_shapes"]
 
 # Leaf columns, and whether each will be encrypted.
 Schema: TypeAlias = "tuple[tuple[tuple[str, ...], bool], ...]"
 _AT_ONCE: Final = 8
-_WAITING: Final = 1000
+_MOST_WAITING: Final = 4 * _AT_ONCE
+# The same bytes fail in the task, too, which says what is wrong with them.
+_SAME_IN_THE_TASK: Final = (ContentError, PolicyError, AlreadyEncryptedError, UnlistedColumnError)
 _SOME: Final = 32
 _SHOWN: Final = 3
 
@@ -180,23 +182,35 @@ def _look_at_columns(tasks: Iterable[Task]) -> ColumnsSeen:
     """
     by_source = {task.source.relative_path: task for task in tasks}
     seen = ColumnsSeen()
-    left = iter(by_source.values())
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-columns") as threads:
-        while some := list(islice(left, _WAITING)):  # so that a million sources are not all waited for at once
-            for task, found in zip(some, threads.map(_schema, some), strict=True):
-                if isinstance(found, PipecryptError):
-                    seen.cannot_have(found)
-                else:
-                    seen.add(found, task.source.location.display)
+    for task, found in read_shapes(by_source.values()):
+        if isinstance(found, SourceShape):
+            seen.add(found.schema, task.source.location.display)
+        elif isinstance(found, _SAME_IN_THE_TASK):
+            seen.cannot_have(found)
+        else:
+            raise found
     return seen
 
 
-def _schema(task: Task) -> Schema | PipecryptError:
+def read_shapes(tasks: Iterable[Task]) -> Iterator[tuple[Task, SourceShape | PipecryptError]]:
+    """Yield the tasks in their order, each with the shape of its source or why it has none, several at once."""
+    waiting: deque[tuple[Task, Future[SourceShape | PipecryptError]]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
+        for task in tasks:
+            waiting.append((task, threads.submit(read_shape, task)))
+            if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
+                first, shape = waiting.popleft()
+                yield first, shape.result()
+        for task, shape in waiting:
+            yield task, shape.result()
+
+
+def read_shape(task: Task) -> SourceShape | PipecryptError:
+    """Return the shape of a task's source, or why it has none."""
     try:
-        columns = task.kind.shape(task.source).columns
-    except (ContentError, PolicyError, AlreadyEncryptedError, UnlistedColumnError) as error:
-        return error  # the same bytes fail in the task, too
-    return tuple((leaf.path, key is not None) for leaf, key in columns or ())
+        return task.kind.shape(task.source)
+    except PipecryptError as error:
+        return error
 
 
 def _noted(past: RunHistory | None, version: Version | None) -> ClearColumns | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.dataset.share.granting import Target, share_keks
-from pipecrypt.dataset.share.kek_search import FoundKEK, KEKSearch, Place, find_place
+from pipecrypt.dataset.share.granting import Grantee, share_keks
+from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch, find_encrypted_data
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants, encode_grants
@@ -30,7 +30,7 @@ def _session(memory: MemoryKeyService, reference: str) -> KeySession:
     return KeySession([reference], credentials=Credentials({}), services={"memory": memory})
 
 
-def _found(memory: MemoryKeyService, place: Place, file: str) -> FoundKEK:
+def _found(memory: MemoryKeyService, place: EncryptedData, file: str) -> FoundKEK:
     """Return a KEK of its own, and a data key under it, as a file may hold them."""
     context = Context(DATASET, file, ("email",), 0)
     with _session(memory, PII) as writer:
@@ -64,11 +64,11 @@ def memory() -> MemoryKeyService:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return find_place(Location(str(tmp_path)), None)
+def place(tmp_path: Path) -> EncryptedData:
+    return find_encrypted_data(Location(str(tmp_path)), None)
 
 
-def test_forged_grants_of_one_file_count_against_that_one(memory: MemoryKeyService, place: Place) -> None:
+def test_forged_grants_of_one_file_count_against_that_one(memory: MemoryKeyService, place: EncryptedData) -> None:
     keks = [_found(memory, place, file) for file in ("a", "b", "c") for _ in range(5)]
     grants: list[Grant] = []
     for kek in keks:
@@ -77,18 +77,18 @@ def test_forged_grants_of_one_file_count_against_that_one(memory: MemoryKeyServi
     grants_file.parent.mkdir()
     grants_file.write_bytes(encode_grants(Grants(tuple(grants))))
     with _session(memory, NEW) as opening, _session(memory, THIRD) as third:
-        shared = share_keks(place, _search(keks), opening, Target(third, THIRD))
+        shared = share_keks(place, _search(keks), opening, Grantee(third, THIRD))
     assert (shared.granted, shared.unopened) == (15, ())
 
 
-def test_what_was_forged_is_named_with_its_file(memory: MemoryKeyService, place: Place) -> None:
+def test_what_was_forged_is_named_with_its_file(memory: MemoryKeyService, place: EncryptedData) -> None:
     kek = _found(memory, place, "a")
     with (
         _session(MemoryKeyService(), PII) as opening,
         _session(memory, NEW) as new,
         pytest.raises(IntegrityError, match=f"{kek.file.display}: "),
     ):
-        share_keks(place, _search([kek]), opening, Target(new, NEW))
+        share_keks(place, _search([kek]), opening, Grantee(new, NEW))
 
 
 class _Damageable(MemoryKeyService):
@@ -103,14 +103,14 @@ class _Damageable(MemoryKeyService):
 
 
 @pytest.mark.parametrize("whose", ["opening", "target"])
-def test_a_damaged_keystore_is_not_taken_for_a_grant_that_is_there_or_forged(place: Place, whose: str) -> None:
+def test_a_damaged_keystore_is_not_taken_for_a_grant_that_is_there_or_forged(place: EncryptedData, whose: str) -> None:
     services = {"opening": _Damageable(), "target": _Damageable()}
     kek = _found(services["opening"], place, "a")
     with _session(services["opening"], PII) as opening, _session(services["target"], NEW) as new:
-        target = Target(new, NEW)
+        target = Grantee(new, NEW)
         assert share_keks(place, _search([kek]), opening, target).granted == 1
         assert share_keks(place, _search([kek]), opening, target).already == 1
     with _session(services["opening"], PII) as opening, _session(services["target"], NEW) as new:
         services[whose].is_damaged = True
         with pytest.raises(DamagedKeystoreError, match=r"keys\.json"):
-            share_keks(place, _search([kek]), opening, Target(new, NEW))
+            share_keks(place, _search([kek]), opening, Grantee(new, NEW))

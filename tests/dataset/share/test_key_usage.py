@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from pipecrypt.dataset.share import key_usage
-from pipecrypt.dataset.share.kek_search import Place
+from pipecrypt.dataset.share.kek_search import EncryptedData
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.store.location import Location
 
@@ -34,7 +34,7 @@ def test_grants_are_walked_equally_often_however_many_master_keys_they_name(
     )
     _CountedGrants.walks = 0
 
-    usage = key_usage.read_usage(cast("Place", place))
+    usage = key_usage.read_usage(cast("EncryptedData", place))
 
     assert _CountedGrants.walks <= 2
     assert [each.master_key_id for each in usage.keys] == sorted(f"key{n}" for n in range(masters))

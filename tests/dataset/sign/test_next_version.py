@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipecrypt.dataset.sign import publishing, signers
 from pipecrypt.dataset.statement.envelope import files_of, verify_envelope
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter
+from pipecrypt.dataset.statement.promise import PromisedColumn
 from pipecrypt.errors import (
     AlreadyEncryptedError,
     ConflictError,
@@ -35,6 +35,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner
 from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.runs.files import decrypt
 from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.spec.policy import Policy
@@ -218,7 +219,7 @@ def test_the_default_is_promised_of_all_others(world: World) -> None:
     )
 
     promise = world.verify().manifest.policy
-    assert promise.footer is PromisedFooter.ENCRYPTED
+    assert promise.footer is FooterMode.ENCRYPTED
     assert [column.path for column in promise.columns] == [("email",)]
     assert promise.other_key_ids == promise.footer_key_ids != promise.columns[0].master_key_ids
 

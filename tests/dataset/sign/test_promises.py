@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipecrypt.dataset.sign.promises import add_promises, check_columns, check_frame, continue_promise
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.errors import ConflictError, UsageError
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 
@@ -13,7 +13,7 @@ from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 def promise(
     columns: dict[str, tuple[str, ...]] | None = None,
     *,
-    footer: PromisedFooter = PromisedFooter.PLAINTEXT,
+    footer: FooterMode = FooterMode.PLAINTEXT,
     others: tuple[str, ...] | None = None,
     bind_path: bool = True,
     footer_keys: tuple[str, ...] = ("f",),
@@ -33,7 +33,7 @@ def test_files_of_one_run_add_up() -> None:
 
 
 def test_files_of_one_run_have_one_policy() -> None:
-    for other in (promise(footer=PromisedFooter.ENCRYPTED), promise(bind_path=False), promise(others=("o",))):
+    for other in (promise(footer=FooterMode.ENCRYPTED), promise(bind_path=False), promise(others=("o",))):
         with pytest.raises(RuntimeError):
             add_promises([promise(), other])
 
@@ -49,7 +49,7 @@ def test_a_promise_is_continued_column_by_column() -> None:
     [
         promise({"b": ("k",)}),
         promise({"a": ("k",), "b": ("k",)}),
-        promise(footer=PromisedFooter.ENCRYPTED),
+        promise(footer=FooterMode.ENCRYPTED),
         promise(bind_path=False),
         promise(others=("k",)),
     ],

@@ -121,7 +121,7 @@ def test_a_stolen_retired_key_cannot_date_a_version_back_behind_what_was_accepte
     _rotate(world)
     now = datetime.now(UTC)
     retire_key(signing, 1, world.credentials, at=now)
-    trust = ["".join(each.text for each in read_version_keys(signing, credentials=world.credentials))]
+    trust = ["".join(each.text for each in read_version_keys(signing, credentials=world.credentials).keys)]
     assert pc.verify(world.out, trust=trust).version == 1
     (record,) = (tmp_path / "state" / "accepted").glob("*.json")
     document = json.loads(record.read_bytes())

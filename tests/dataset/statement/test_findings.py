@@ -5,21 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
+from pipecrypt.dataset.signed_file import compare_encryption
 from pipecrypt.dataset.statement.findings import (
     Finding,
     FindingKind,
     KnownDigests,
-    ObservedColumn,
-    ObservedEncryption,
     ObservedFile,
-    compare_encryption,
     compare_file,
     compare_listing,
     finding_of,
     refuse,
 )
-from pipecrypt.dataset.statement.promise import PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError, RolledBackError
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
+from pipecrypt.parquet.policy import FooterMode
 from tests.dataset.statement.world import DATASET_ID, PII, PRICES, entry, manifest, sha
 
 SIGNED = entry("a.parquet")
@@ -99,44 +99,58 @@ def test_nothing_is_found_only_where_the_listings_are_equal(signed: set[str], fo
     assert len(compare_listing(signed, found)) == len(signed ^ found)
 
 
-def _seen(*columns: ObservedColumn, **changes: Any) -> ObservedEncryption:
+def column(path: tuple[str, ...], is_encrypted: bool, key_ids: tuple[str, ...] = ()) -> FooterColumn:
+    return FooterColumn(path, is_encrypted, key_ids)
+
+
+def observed(
+    mode: FooterMode | None,
+    footer_key_ids: tuple[str, ...] = (),
+    columns: tuple[FooterColumn, ...] | None = None,
+    dataset_id: str | None = None,
+    path: str | None = None,
+) -> FooterEncryption:
+    return FooterEncryption(mode, footer_key_ids, columns, dataset_id, path, ())
+
+
+def _seen(*columns: FooterColumn, **changes: Any) -> FooterEncryption:
     seen = {
-        "footer": PromisedFooter.PLAINTEXT,
+        "mode": FooterMode.PLAINTEXT,
         "footer_key_ids": (PII,),
-        "columns": columns or (ObservedColumn(EMAIL, True, (PII,)), ObservedColumn(NOTE, False)),
+        "columns": columns or (column(EMAIL, True, (PII,)), column(NOTE, False)),
         "dataset_id": DATASET_ID,
         "path": "a.parquet",
     }
-    return ObservedEncryption(**(seen | changes))
+    return observed(**(seen | changes))
 
 
 def test_what_was_promised_passes() -> None:
     assert compare_encryption(manifest(), "a.parquet", _seen()) == ()
-    total = ObservedColumn(TOTAL, True, (PII, PRICES))
+    total = column(TOTAL, True, (PII, PRICES))
     assert compare_encryption(manifest(), "a.parquet", _seen(total)) == ()
     # A column that a file lacks is not a plaintext one: sources of one dataset may differ.
-    assert compare_encryption(manifest(), "a.parquet", _seen(ObservedColumn(NOTE, False))) == ()
+    assert compare_encryption(manifest(), "a.parquet", _seen(column(NOTE, False))) == ()
 
 
 @pytest.mark.parametrize(
     ("seen", "kind"),
     [
-        (ObservedEncryption(None), FindingKind.PLAINTEXT),
-        (ObservedEncryption(None, columns=(ObservedColumn(NOTE, False),)), FindingKind.PLAINTEXT),
-        (_seen(ObservedColumn(EMAIL, False)), FindingKind.PLAINTEXT),
-        (_seen(ObservedColumn(EMAIL, False, (PII,))), FindingKind.PLAINTEXT),
-        (_seen(ObservedColumn(NOTE, False), ObservedColumn(TOTAL, False)), FindingKind.PLAINTEXT),
-        (_seen(ObservedColumn(EMAIL, True, ("keystore/mallory/1",))), FindingKind.MODIFIED),
-        (_seen(ObservedColumn(EMAIL, True, (PII, "keystore/mallory/1"))), FindingKind.MODIFIED),
-        (_seen(ObservedColumn(NOTE, True, (PII,))), FindingKind.MODIFIED),
-        (_seen(footer=PromisedFooter.ENCRYPTED, columns=None), FindingKind.MODIFIED),
+        (observed(None), FindingKind.PLAINTEXT),
+        (observed(None, columns=(column(NOTE, False),)), FindingKind.PLAINTEXT),
+        (_seen(column(EMAIL, False)), FindingKind.PLAINTEXT),
+        (_seen(column(EMAIL, False, (PII,))), FindingKind.PLAINTEXT),
+        (_seen(column(NOTE, False), column(TOTAL, False)), FindingKind.PLAINTEXT),
+        (_seen(column(EMAIL, True, ("keystore/mallory/1",))), FindingKind.MODIFIED),
+        (_seen(column(EMAIL, True, (PII, "keystore/mallory/1"))), FindingKind.MODIFIED),
+        (_seen(column(NOTE, True, (PII,))), FindingKind.MODIFIED),
+        (_seen(mode=FooterMode.ENCRYPTED, columns=None), FindingKind.MODIFIED),
         (_seen(footer_key_ids=("keystore/mallory/1",)), FindingKind.MODIFIED),
         (_seen(dataset_id="f" * 32), FindingKind.SWAPPED),
         (_seen(path="b.parquet"), FindingKind.SWAPPED),
         (_seen(dataset_id=None, path=None), FindingKind.MODIFIED),
     ],
 )
-def test_a_broken_promise_is_found(seen: ObservedEncryption, kind: FindingKind) -> None:
+def test_a_broken_promise_is_found(seen: FooterEncryption, kind: FindingKind) -> None:
     findings = compare_encryption(manifest(), "a.parquet", seen)
 
     assert _kinds(findings) == [kind]
@@ -145,15 +159,15 @@ def test_a_broken_promise_is_found(seen: ObservedEncryption, kind: FindingKind) 
 
 
 def test_columns_that_are_not_listed_may_be_promised_too() -> None:
-    everything = manifest(policy=PromisedPolicy(PromisedFooter.ENCRYPTED, (PII,), (), (PRICES,), bind_path=False))
-    hidden = ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,))
-    good = ObservedColumn(NOTE, True, (PRICES,))
+    everything = manifest(policy=PromisedPolicy(FooterMode.ENCRYPTED, (PII,), (), (PRICES,), bind_path=False))
+    hidden = observed(FooterMode.ENCRYPTED, (PII,))
+    good = column(NOTE, True, (PRICES,))
 
     assert compare_encryption(everything, "a", hidden) == ()
-    assert compare_encryption(everything, "a", ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,), (good,))) == ()
+    assert compare_encryption(everything, "a", observed(FooterMode.ENCRYPTED, (PII,), (good,))) == ()
     for seen in (
-        ObservedEncryption(PromisedFooter.PLAINTEXT, (PII,), (good,)),
-        ObservedEncryption(PromisedFooter.ENCRYPTED, (PII,), (ObservedColumn(NOTE, False),)),
+        observed(FooterMode.PLAINTEXT, (PII,), (good,)),
+        observed(FooterMode.ENCRYPTED, (PII,), (column(NOTE, False),)),
     ):
         assert _kinds(compare_encryption(everything, "a", seen)) == [FindingKind.PLAINTEXT]
 

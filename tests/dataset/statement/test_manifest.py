@@ -15,8 +15,9 @@ from pipecrypt.dataset.statement.manifest import (
     encode_statement,
     statement_sha256,
 )
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.errors import IntegrityError
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import (
     BOTH,
@@ -235,7 +236,7 @@ def test_a_manifest_cannot_contradict_itself(changes: dict[str, Any]) -> None:
 def test_a_policy_beyond_the_limit_is_refused_when_it_is_written() -> None:
     columns = tuple(PromisedColumn((f"{number:05}" + "x" * 900,), (PII,)) for number in range(4000))
     with pytest.raises(DocumentError):
-        encode_statement(manifest(policy=PromisedPolicy(PromisedFooter.PLAINTEXT, (PII,), columns)))
+        encode_statement(manifest(policy=PromisedPolicy(FooterMode.PLAINTEXT, (PII,), columns)))
 
 
 def test_times_of_other_zones_are_none_of_ours() -> None:

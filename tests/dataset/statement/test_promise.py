@@ -4,13 +4,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from pipecrypt.dataset.statement.promise import (
-    PromisedColumn,
-    PromisedFooter,
-    PromisedPolicy,
-    decode_policy,
-    encode_policy,
-)
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy, decode_policy, encode_policy
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.dataset.statement.world import PII, POLICY, PRICES, policies
 
@@ -31,7 +26,7 @@ def test_says_of_every_column_whether_it_is_encrypted() -> None:
     assert POLICY.keys_of(("customer", "e", "mail")) is None
     assert POLICY.keys_of(("customer",)) is None
 
-    everything = PromisedPolicy(PromisedFooter.ENCRYPTED, (PII,), POLICY.columns, other_key_ids=(PRICES,))
+    everything = PromisedPolicy(FooterMode.ENCRYPTED, (PII,), POLICY.columns, other_key_ids=(PRICES,))
     assert everything.keys_of(("anything",)) == (PRICES,)
     assert everything.keys_of(("customer", "e.mail")) == (PII,)
 
@@ -53,7 +48,7 @@ def test_says_of_every_column_whether_it_is_encrypted() -> None:
     ],
 )
 def test_refuses_what_readers_might_understand_differently(changes: dict[str, Any]) -> None:
-    members = {"footer": PromisedFooter.PLAINTEXT, "footer_key_ids": (PII,), "columns": POLICY.columns} | changes
+    members = {"footer": FooterMode.PLAINTEXT, "footer_key_ids": (PII,), "columns": POLICY.columns} | changes
     with pytest.raises(DocumentError):
         PromisedPolicy(**members)
 
@@ -92,6 +87,6 @@ def test_every_member_is_needed(name: str) -> None:
 
 def test_there_are_no_more_columns_than_a_file_can_have() -> None:
     columns = tuple(PromisedColumn((f"{number:05}",), (PII,)) for number in range(32_768))
-    assert PromisedPolicy(PromisedFooter.PLAINTEXT, (PII,), columns[1:]).keys_of(("32767",)) == (PII,)
+    assert PromisedPolicy(FooterMode.PLAINTEXT, (PII,), columns[1:]).keys_of(("32767",)) == (PII,)
     with pytest.raises(DocumentError):
-        PromisedPolicy(PromisedFooter.PLAINTEXT, (PII,), columns)
+        PromisedPolicy(FooterMode.PLAINTEXT, (PII,), columns)

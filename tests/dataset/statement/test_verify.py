@@ -14,7 +14,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import (
     MAX_CLOCK_SKEW,
-    Remembered,
+    RememberedVersion,
     VerifiedManifest,
     encode_envelope,
     files_of,
@@ -64,7 +64,7 @@ def test_gives_what_was_signed() -> None:
     assert verified.manifest == manifest()
     assert verified.key_ids == (key_id(ALICE),)
     assert verified.statement_sha256 == statement_sha256(encode_statement(manifest()))
-    assert verified.remember() == Remembered(DATASET_ID, 1, verified.statement_sha256)
+    assert verified.remember() == RememberedVersion(DATASET_ID, 1, verified.statement_sha256)
     assert list(files_of(verified.manifest, FILE_LIST)) == list(ENTRIES)
     assert DATASET_ID in repr(verified)
 
@@ -175,7 +175,7 @@ def test_another_dataset_is_refused() -> None:
     other = "f" * 32
 
     _refused(IntegrityError, expected_dataset_id=other)
-    _refused(IntegrityError, remembered=Remembered(other, 1, sha("a")))
+    _refused(IntegrityError, remembered=RememberedVersion(other, 1, sha("a")))
     _refused(IntegrityError, remembered=_verify().remember(), expected_dataset_id=other)
     assert _verify(expected_dataset_id=DATASET_ID)
 

@@ -17,8 +17,9 @@ from pipecrypt.dataset.statement.envelope import Check, encode_envelope, message
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.paths import check_path
-from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedFooter, PromisedPolicy
+from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.errors import NotTrustedError
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.vocabulary.documents import DocumentError
 
 SHA256 = (DigestAlgorithm.SHA256,)
@@ -30,7 +31,7 @@ PII, PRICES = "keystore/pii/1", "keystore/prices/1"
 ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MALLORY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 POLICY = PromisedPolicy(
-    footer=PromisedFooter.PLAINTEXT,
+    footer=FooterMode.PLAINTEXT,
     footer_key_ids=(PII,),
     columns=(PromisedColumn(("customer", "e.mail"), (PII,)), PromisedColumn(("total",), (PII, PRICES))),
 )
@@ -130,7 +131,7 @@ columns = st.dictionaries(st.lists(st.text(max_size=5), min_size=1, max_size=3).
 )
 policies = st.builds(
     PromisedPolicy,
-    footer=st.sampled_from(PromisedFooter),
+    footer=st.sampled_from(FooterMode),
     footer_key_ids=key_ids,
     columns=columns,
     other_key_ids=key_ids,

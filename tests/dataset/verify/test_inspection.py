@@ -9,7 +9,7 @@ import pytest
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.findings import NOTHING_KNOWN, FindingKind
-from pipecrypt.dataset.verify.inspection import Inspected, Inspector
+from pipecrypt.dataset.verify.inspection import InspectionResult, Inspector
 from pipecrypt.errors import ConflictError
 from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
@@ -18,7 +18,7 @@ from tests.dataset.world import NAMES, entry_of, sign
 A = NAMES[0]
 
 
-def _inspect(path: Path, meanwhile: Callable[[], object]) -> Inspected:
+def _inspect(path: Path, meanwhile: Callable[[], object]) -> InspectionResult:
     manifest = sign(path.parent)
     entry = entry_of(A, path.read_bytes())
     found = pin(Location(str(path)), A)
@@ -31,7 +31,7 @@ def _inspect(path: Path, meanwhile: Callable[[], object]) -> Inspected:
 
 def test_a_file_as_it_was_signed(dataset: Path) -> None:
     path = dataset / A
-    assert _inspect(path, lambda: None) == Inspected(A, path.stat().st_size)
+    assert _inspect(path, lambda: None) == InspectionResult(A, path.stat().st_size)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipecrypt.dataset.verify.threads import Done, StoppedError, Tell, work_through
+from pipecrypt.dataset.verify.threads import StoppedError, Tell, WorkResult, work_through
 
 
 def _threads() -> list[threading.Thread]:
@@ -23,7 +23,7 @@ def _square(number: int, tell: Tell[str]) -> int:
 def test_everything_is_done_and_told(workers: int, count: int) -> None:
     news = list(work_through(range(count), _square, workers=workers))
 
-    assert sorted(each.result for each in news if isinstance(each, Done)) == [n * n for n in range(count)]
+    assert sorted(each.result for each in news if isinstance(each, WorkResult)) == [n * n for n in range(count)]
     assert {each for each in news if isinstance(each, str)} == {f"at {n}" for n in range(count)}
     assert _threads() == []
 
@@ -45,7 +45,7 @@ def test_things_are_taken_only_as_they_are_needed() -> None:
     threading.Timer(0.2, gate.set).start()
     first = next(iter(work_through(things(), wait, workers=2)))
 
-    assert isinstance(first, Done)
+    assert isinstance(first, WorkResult)
     assert taken <= 6
 
 

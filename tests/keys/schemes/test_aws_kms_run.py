@@ -19,7 +19,6 @@ from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.schemes.aws_kms import SERVICE
 from pipecrypt.keys.schemes.caller import Patience
-from pipecrypt.keys.signers import read_public_keys
 from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_sessions
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.spec.policy import Policy
@@ -31,6 +30,7 @@ from tests.keys.aws import AWS, asked_action
 from tests.keys.contract.world_aws import MinistackWorld, MotoWorld
 from tests.keys.contract.worlds import Servers
 from tests.keys.patience import fake_patience
+from tests.keys.public_halves import read_public_keys
 
 BATCHES = 10_000
 TABLE = pa.table({"id": range(100), "email": [f"{row}@example.org" for row in range(100)], "name": ["x"] * 100})

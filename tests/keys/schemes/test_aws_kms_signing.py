@@ -9,19 +9,12 @@ from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.schemes.aws_kms import SERVICE
-from pipecrypt.keys.signers import (
-    PublicKeys,
-    Signer,
-    SigningService,
-    export_public_key,
-    make_signatures,
-    open_signer,
-    read_public_keys,
-)
+from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, make_signatures, open_signer
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, forward_to
 from tests.keys import emulators
 from tests.keys.aws import AWS, FAR_REGION, REGION
 from tests.keys.contract.worlds import Servers
+from tests.keys.public_halves import export_public_key, read_public_keys
 
 NOBODY = Credentials({})
 SPECS = {

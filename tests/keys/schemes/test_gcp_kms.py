@@ -24,12 +24,13 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.gcp_kms import GCPKMSService, GCPMasterKey
-from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, export_public_key, make_signatures
+from pipecrypt.keys.signers import PublicKeys, Signer, SigningService, make_signatures
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.doubles.http_service import HTTPAnswer, HTTPRequest, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.gcp_kms import RING, FakeGCPKMS, FakeKey, call_name, refuse
 from tests.keys.fakes.gcp_transport import transport_to
+from tests.keys.public_halves import export_public_key
 
 HERE = Context(new_dataset_id(), "")
 PII = f"gcp-kms://{RING}pii"

@@ -35,9 +35,9 @@ from pipecrypt.keys.schemes import keystore_document as keystore_seal
 from pipecrypt.keys.schemes.keystore import SERVICE, KeystoreMasterKey
 from pipecrypt.keys.service import EarlierVersions, MasterKey
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.signers import export_public_key
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
+from tests.keys.public_halves import export_public_key
 
 Reference = Callable[[str], str]
 PLACE = Context(new_dataset_id(), "a.parquet", ("a",), 0)

@@ -351,7 +351,7 @@ def test_retiring(store: Store) -> None:
     clock = lambda: datetime(2026, 11, 30, 12, tzinfo=UTC)  # noqa: E731
     entry = retire_key(store.reference("sign"), 1, store.credentials, at=at, clock=clock)
     assert entry.retired == "2026-11-30T07:00:00Z"
-    first, second = read_version_keys(store.reference("sign"), credentials=store.credentials)
+    first, second = read_version_keys(store.reference("sign"), credentials=store.credentials).keys
     assert (first.retired, second.retired) == (at, None)
     signer = open_signer(store.reference("sign"), store.credentials)
     assert signer.key_id == second.key.key_id

@@ -23,15 +23,17 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.export import export_public_half
+from pipecrypt.keys.grants import check_strengths
 from pipecrypt.keys.keystores import create_key, import_key, read_keys
-from pipecrypt.keys.schemes.recipient import IdentityMasterKey, RecipientMasterKey, check_one_strength
+from pipecrypt.keys.schemes.recipient import IdentityMasterKey, RecipientMasterKey
 from pipecrypt.keys.service import MasterKey, open_key_reference
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.signers import open_signer, read_public_keys
+from pipecrypt.keys.signers import open_signer
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.crypto.keys import private_pem, public_text
 from tests.keys.conftest import CHEAP_KDF
+from tests.keys.public_halves import read_public_keys
 
 HERE, THERE = Context(new_dataset_id(), ""), Context(new_dataset_id(), "")
 NOBODY = Credentials({})
@@ -262,7 +264,7 @@ def test_strengths_are_not_mixed(
     memory = open_key_reference("memory://m", NOBODY, services={"memory": MemoryKeyService()})
     assert isinstance(memory, MasterKey)
     for fine in ([], strong, [identity, old], [*strong, memory], [memory, old]):
-        check_one_strength(fine)
+        check_strengths(key.id for key in fine)
     for mixed in ([*strong, old], [identity, strong[0]], [old, memory, strong[1]]):
         with pytest.raises(PolicyError):
-            check_one_strength(mixed)
+            check_strengths(key.id for key in mixed)

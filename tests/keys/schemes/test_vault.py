@@ -27,11 +27,12 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes.caller import Patience
 from pipecrypt.keys.schemes.vault import VaultAddress, VaultMasterKey, VaultPlace, VaultService, locate_vault_key
-from pipecrypt.keys.signers import Signer, SigningService, export_public_key, make_signatures
+from pipecrypt.keys.signers import Signer, SigningService, make_signatures
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.doubles.http_service import HTTPAnswer, HTTPService
 from tests.keys.fakes.clock import FakeTime
 from tests.keys.fakes.vault import TOKEN, FakeKey, FakeVault, call_name
+from tests.keys.public_halves import export_public_key
 
 HERE = Context(new_dataset_id(), "")
 QUICK = VaultService(FakeTime().patience())
