@@ -187,7 +187,7 @@ class Credentials:
         """Return the 256-bit key in the key file; the caller wipes it.
 
         Raises:
-            PassphraseError: none is named, or it cannot be read or is no key.
+            PassphraseError: none is named, or it cannot be read or is not a key.
         """
         path = self._environ.get(KEY_FILE_VARIABLE)
         if not path:
@@ -320,7 +320,7 @@ def file_failure(error: Exception, what: str, path: Path, verb: str) -> Keystore
     """Return the error to raise where the file system failed or refused.
 
     Args:
-        error: of the file system, or of a path that is none.
+        error: of the file system, or of a malformed path.
         what: the file is.
         path: of the file.
         verb: what could not be done, "read" or "written".

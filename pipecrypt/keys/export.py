@@ -58,7 +58,7 @@ def export_public_half(
         services: as in `signers.open_signer`.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
         UsageError: the scheme or the key has no public half.
         AccessError: the key is missing, or the credentials do not open it.
         IntegrityError: the public key was exchanged.

@@ -160,7 +160,7 @@ class Keyring:
         wrong: counts what a master key did not wrap; by default for as long as this lives.
 
     Raises:
-        KeyReferenceError: a reference is none, or has an unknown scheme.
+        KeyReferenceError: a reference is malformed, or has an unknown scheme.
         AccessError: a key is missing, or the credentials do not open it.
     """
 
@@ -198,7 +198,7 @@ class Keyring:
         master_key = self._by_reference.get(str(key_reference))
         if master_key is None:
             if str(key_reference) not in self._opened:
-                raise RuntimeError("this key reference is none of the session's, or the session is closed")
+                raise RuntimeError("this key reference is not one of the session's, or the session is closed")
             raise UsageError(
                 f"{key_reference} only opens files of other writers",
                 hint="encrypt under a master key, such as keystore:///path/keys.json#name",
@@ -237,10 +237,10 @@ class Keyring:
             origin: the file or message; what is wrong counts against it.
 
         Raises:
-            KeyNotFoundError: the master key is none of the configured ones; lists it and those.
+            KeyNotFoundError: the master key is not one of the configured ones; lists it and those.
             KeyServiceError: the service failed or refused, or met too many wrong texts; see `WrongKEKs`.
             IntegrityError: the text was not made by that master key for that dataset.
-            FormatError: the text is no wrapped key.
+            FormatError: the text is not a wrapped key.
         """
         master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
         if master_key is None:
@@ -331,7 +331,7 @@ class Keyring:
             if key is not None:
                 return key
         raise KeyNotFoundError(
-            f"the file needs master key {_shown(master_key_id)}, which is none of the configured keys: "
+            f"the file needs master key {_shown(master_key_id)}, which is not one of the configured keys: "
             f"{self._configured()}",
             hint="pass the key reference of that master key; pipecrypt inspect shows which keys a file needs",
         )

@@ -489,7 +489,7 @@ def find_doomed(
         PassphraseError: a secret is wrong, or there is none to prove with.
         DamagedKeystoreError: it was changed by somebody without its secret, or is older than it was seen before.
         KeyNotFoundError: it has no such key, or no such version of it.
-        KeyReferenceError: the reference is none, or names no key.
+        KeyReferenceError: the reference is malformed, or names no key.
     """
     place = locate_key(parse_key_reference(reference))
     if not prove:

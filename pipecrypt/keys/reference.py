@@ -116,7 +116,7 @@ def parse_key_reference(text: str | KeyReference) -> KeyReference:
     """Parse a key reference; one that is parsed already is returned as it is.
 
     Raises:
-        KeyReferenceError: it is none. That the scheme exists is checked by `service.check_key_reference`.
+        KeyReferenceError: it is malformed. That the scheme exists is checked by `service.check_key_reference`.
     """
     if isinstance(text, KeyReference):
         return text

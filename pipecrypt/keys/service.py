@@ -260,7 +260,7 @@ def open_key_reference(
         services: key services by scheme that are asked before the built-in ones; for tests and embedders.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
         UsageError: keys of the scheme only sign.
         AccessError: the key is missing, or the credentials do not open it.
     """
@@ -274,11 +274,11 @@ def open_key_reference(
     return service.open_key(reference, credentials)
 
 
-def check_key_reference(text: str) -> KeyReference:
+def check_key_reference(text: str | KeyReference) -> KeyReference:
     """Parse a key reference and check that its scheme exists; nothing is opened.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
     """
     reference = parse_key_reference(text)
     if reference.scheme not in _BUILT_IN and reference.scheme not in _plugged_in():
@@ -286,7 +286,7 @@ def check_key_reference(text: str) -> KeyReference:
     return reference
 
 
-def check_key_exists(text: str, credentials: Credentials, *, signs: bool) -> None:
+def check_key_exists(text: str | KeyReference, credentials: Credentials, *, signs: bool) -> None:
     """Pass if a key is there, as far as its service sees that without a call. What nothing proves is warned about.
 
     Args:
@@ -295,7 +295,7 @@ def check_key_exists(text: str, credentials: Credentials, *, signs: bool) -> Non
         signs: whether a signing key is due; else one that encrypts.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
         AccessError: the key is missing; the hint names the command that makes it. Or a secret at hand is wrong.
         DamagedKeystoreError: where it lies was changed by somebody without the secret.
         UsageError: the key is for something else.
@@ -307,7 +307,7 @@ def check_key_exists(text: str, credentials: Credentials, *, signs: bool) -> Non
         warn_once(_logger, "nothing proves what was found of keys: %s", doubt)
 
 
-def list_sibling_keys(text: str, credentials: Credentials) -> tuple[str, ...]:
+def list_sibling_keys(text: str | KeyReference, credentials: Credentials) -> tuple[str, ...]:
     """Return references to the other keys that encrypt and lie at the same place, spelled as this one is.
 
     Nobody is asked for a secret; what is at hand authenticates them. Where a key service cannot tell, there are none.
@@ -319,7 +319,7 @@ def list_sibling_keys(text: str, credentials: Credentials) -> tuple[str, ...]:
     return tuple(each.text for each in service.siblings(reference, credentials))
 
 
-def find_key_ids(text: str, credentials: Credentials) -> frozenset[str] | None:
+def find_key_ids(text: str | KeyReference, credentials: Credentials) -> frozenset[str] | None:
     """Return the master key ids of all versions of a key, as `list_sibling_keys`; None where that takes a secret."""
     reference = parse_key_reference(text)
     service = load_key_service(reference)

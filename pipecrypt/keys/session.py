@@ -69,7 +69,7 @@ class KeySession:
         clock: a clock that never goes back, in seconds.
 
     Raises:
-        KeyReferenceError: a reference is none, or has an unknown scheme.
+        KeyReferenceError: a reference is malformed, or has an unknown scheme.
         AccessError: a key is missing, or the credentials do not open it.
         UsageError: a session with `dataset_id` names a key that only opens files.
     """
@@ -264,7 +264,7 @@ class KeySession:
             origin: as for `open_data_key`.
 
         Raises:
-            KeyNotFoundError: the master key is none of the configured ones.
+            KeyNotFoundError: the master key is not one of the configured ones.
             KeyServiceError: the service knew the key and refused or failed.
             IntegrityError: the text was not made by that master key.
         """
@@ -449,14 +449,14 @@ def _unwrap_data_key(kek: DataKey, wrapped: str, kek_id: bytes) -> DataKey:
 
     Raises:
         IntegrityError: this KEK did not wrap it under this id.
-        FormatError: the text is no wrapped key.
+        FormatError: the text is not a wrapped key.
     """
     try:
         return DataKey(open_sealed(kek, decode_base64(wrapped), kek_id))
     except IntegrityError as error:
         raise IntegrityError("the data key was not wrapped under its key encryption key") from error
     except ValueError as error:
-        raise FormatError("key metadata is malformed: the wrapped data key is none") from error
+        raise FormatError("key metadata is malformed: the wrapped data key is malformed") from error
 
 
 def _checked(key: DataKey, material: KeyMaterial, wrapped: str, context: Context) -> DataKey:

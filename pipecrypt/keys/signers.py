@@ -203,7 +203,7 @@ class LocalSigner(WithPublicKey):
         return self._private_key.sign(message)
 
     def wipe(self) -> None:
-        """Wipe the private key, as far as Python can: see `crypto.private_key`."""
+        """Wipe the private key, as far as Python can: see `crypto.signature`."""
         self._private_key.wipe()
 
 
@@ -218,7 +218,7 @@ def open_signer(
         services: signing services by scheme that are asked before the built-in ones; for tests and embedders.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
         UsageError: the scheme or the key signs nothing.
         AccessError: the key is missing, or the credentials do not open it.
         IntegrityError: the key was changed after it was stored.
@@ -278,7 +278,7 @@ def read_version_keys(
         prove: ask for the secret of a keystore where it is not at hand.
 
     Raises:
-        KeyReferenceError: no reference, or an unknown scheme.
+        KeyReferenceError: it is malformed, or has an unknown scheme.
         UsageError: the scheme or the key has no public half to read.
         AccessError: the key is missing, or a secret is at hand that does not open it.
         IntegrityError: the public keys were changed.

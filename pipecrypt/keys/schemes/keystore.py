@@ -155,7 +155,7 @@ class KeystoreService:
             KeyReferenceError: the reference names no key.
             KeystoreError: the keystore is missing or malformed.
             KeyNotFoundError: it has no such key.
-            UsageError: the key is no signing key.
+            UsageError: the key is not a signing key.
             PassphraseError: passphrase or key file is missing or wrong.
             DamagedKeystoreError: the keystore was changed by somebody without them, or is older than it was seen.
         """
@@ -176,7 +176,7 @@ class KeystoreService:
             KeyReferenceError: the reference names no key.
             KeystoreError: the keystore is missing or malformed.
             KeyNotFoundError: it has no such key.
-            UsageError: the key is no signing key.
+            UsageError: the key is not a signing key.
         """
         return self.find_public_keys(reference, Credentials({}), prove=False).texts
 

@@ -359,7 +359,7 @@ _ENTRY: Final = b"pipecrypt keystore entry v2"
 class UnlockedKeystore:
     """A keystore whose document is as a holder of its secret wrote it; a context manager that wipes its keys.
 
-    Only this module makes one. What it does not tell is whether the document is the newest: see `memory`.
+    Only this module makes one. What it does not tell is whether the document is the newest: see `KeystoreMemory`.
 
     Args:
         document: authenticated.

@@ -163,7 +163,7 @@ def master_key_id(entry: StoredKey) -> str:
     """Return what data files store, never a path: the key's name and the version's UUID; or its recipient's id.
 
     Raises:
-        UsageError: the public key of an identity is none.
+        UsageError: the public key of an identity is malformed.
     """
     if entry.type.is_identity and entry.public_key is not None:
         return recipient_id(parse_recipient(entry.public_key))

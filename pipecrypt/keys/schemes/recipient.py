@@ -7,7 +7,7 @@ Credentials: none. Permissions: to read the file.
 The file holds one public key in PEM: mlkem768x25519 or x25519, as `pipecrypt keys export KEYREF --public` writes them,
 or RSA of 2048 bits or more, as `openssl pkey -pubout` does. The private half is an identity: `keystore://PATH#NAME`, or
 `pem://PATH` for keys that exist already. Data files store `recipient/<algorithm>/<SHA-256 of the public key>`, to which
-recipient and identity both answer. `crypto.hpke` and `crypto.oaep` draw the wrapped form of a KEK. It is bound to::
+recipient and identity both answer. `crypto.recipient` draws the wrapped form of a KEK. It is bound to::
 
     part(label) || part(master key id) || context.key_binding()      part(x) = length (8 hex digits) || x
 

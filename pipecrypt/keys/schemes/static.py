@@ -5,7 +5,7 @@ Credentials: none. Permissions: to read the file.
 
 The file is a JSON object from key id to the key's 16, 24 or 32 bytes in base64. A key id is, first match counts:
 
-1. the text of `key_metadata`, or `hex:` and its bytes in hexadecimal where they are no text;
+1. the text of `key_metadata`, or `hex:` and its bytes in hexadecimal where they are not text;
 2. for columns and footers without `key_metadata`: `footer`, or the column's dotted path;
 3. for PKMT1 material: the "masterKeyID". What it wrapped is opened as parquet-java's KeyToolkit.decryptKeyLocally and
    parquet-cpp's LocalWrapKmsClient do: AES-GCM, nonce || ciphertext || tag, AAD = the master key id in UTF-8.
@@ -61,7 +61,7 @@ class StaticKeys:
 
         Raises:
             IntegrityError: `wrapped` was not made by that master key.
-            FormatError: `wrapped` is no wrapped key.
+            FormatError: `wrapped` is not a wrapped key.
             UnsupportedError: it was made by a versioned master key.
         """
         key_id = master_key_id.encode(errors="surrogatepass")  # any text may come from a file
@@ -77,7 +77,7 @@ class StaticKeys:
                 hint="check the key bytes listed for it",
             ) from error
         except ValueError as error:
-            raise FormatError("key metadata is malformed: what the master key wrapped is no AES key") from error
+            raise FormatError("key metadata is malformed: what the master key wrapped is not an AES key") from error
 
     def wipe(self) -> None:
         """Wipe all keys."""

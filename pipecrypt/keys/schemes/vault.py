@@ -182,7 +182,7 @@ def locate_vault_key(reference: KeyReference, environ: Mapping[str, str]) -> Vau
 
     Raises:
         KeyReferenceError: it lacks a part or has one too many.
-        UsageError: VAULT_ADDR or the option `address` is no address.
+        UsageError: VAULT_ADDR or the option `address` is not an address.
     """
     reference.check_options("address", "namespace", "tls")
     match = _LOCATION.fullmatch(reference.location)

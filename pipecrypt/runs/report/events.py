@@ -21,6 +21,8 @@ from pipecrypt.parquet.report import FileReport, KeyBytes
 
 if TYPE_CHECKING:
     from pipecrypt.keys.grants import Grant
+else:
+    Grant = object  # grants come with cryptography, which takes long to import; a hint must be there all the same
 
 __all__ = [
     "NO_STAGES",

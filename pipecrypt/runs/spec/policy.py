@@ -158,7 +158,6 @@ class Policy:
     sign: str | Sequence[str] | None = field(default=None, hash=False)
     digest: str = DEFAULT_DIGEST
     valid_for: timedelta | None = None
-    _engine: EncryptionPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file, and keep a copy of the columns that nobody else changes."""
@@ -175,8 +174,7 @@ class Policy:
             _check_text(reference, f"the key reference of column {pattern}")
         self._check_optional()
         self._check_unlisted()
-        object.__setattr__(self, "_engine", self._made_for_engine())
-        for reference in (*self._engine.key_references(), *self.also, *listed_signing_keys(self.sign)):
+        for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
             check_key_reference(reference)
         if self.is_chunks:
             self._check_chunks()
@@ -247,10 +245,11 @@ class Policy:
         check_block_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
 
     def engine_policy(self) -> EncryptionPolicy:
-        """Return the policy as the engine takes it: one object, which all tasks of a run share."""
-        return self._engine
+        """Return the policy as the engine takes it.
 
-    def _made_for_engine(self) -> EncryptionPolicy:
+        Raises:
+            PolicyError: the policy contradicts itself.
+        """
         signing = self.signing
         return EncryptionPolicy(
             rules=tuple(
