@@ -34,7 +34,7 @@ from pipecrypt.runs.workers.executor import Executor, InProcessExecutor, OnEvent
 from pipecrypt.runs.workers.local import LocalExecutor, WorkerSetup
 from pipecrypt.runs.workers.mapped import MappedExecutor, MapTasks
 from pipecrypt.runs.workers.remote import RemoteSetup, portable_location, portable_lock
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["run", "run_tasks"]

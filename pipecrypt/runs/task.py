@@ -26,7 +26,7 @@ from pipecrypt.runs.output import Target, numbered, unnumbered
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import Publication
+from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [

@@ -28,7 +28,7 @@ from pipecrypt.runs.sidecars import RunGrants, SignedOutput
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
 from pipecrypt.store.location import Location, Place
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["Feed", "ParquetWriter", "encrypt_batches"]

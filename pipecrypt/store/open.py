@@ -24,8 +24,6 @@ __all__ = [
     "open_range_source",
     "open_source_file",
     "open_store",
-    "read_small_file",
-    "read_start",
 ]
 
 
@@ -51,16 +49,6 @@ def open_range_source(source: SourceFile) -> AbstractContextManager[Ranges]:
         StorageError: the storage refused or failed.
     """
     return opened(open_store(source.location), source)
-
-
-def read_small_file(location: Location, max_bytes: int) -> bytes | None:
-    """Return a whole small file, or None if there is none; see `Store.read_small`."""
-    return open_store(location).read_small(max_bytes=max_bytes)
-
-
-def read_start(location: Location, length: int) -> bytes:
-    """Return the first bytes of a file, at most `length`; see `Store.read_start`."""
-    return open_store(location).read_start(length)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.store import beneath, held_directory, local_publication, publication
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 from tests.doubles.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 DATA = os.urandom(50_000)

@@ -26,7 +26,7 @@ from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
 from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import Publication
+from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["Decryption"]

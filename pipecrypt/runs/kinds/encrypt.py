@@ -26,7 +26,7 @@ from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, ch
 from pipecrypt.store.open import open_range_source
 from pipecrypt.store.patterns import PARQUET_SUFFIXES
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import Publication
+from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 

@@ -22,7 +22,7 @@ from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
 __all__ = ["Plan", "RunKeys", "find_candidates", "make_plan"]

@@ -30,7 +30,7 @@ from pipecrypt.runs.workers.executor import TaskLedger
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 
 __all__ = [
     "IDLE_SECONDS",

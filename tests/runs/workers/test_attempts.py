@@ -18,7 +18,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.executor import TaskLedger
 from pipecrypt.runs.workers.remote import RemoteSetup, drop_attempts, end_run, put_in_place, run_remotely, take_result
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import new_token
+from pipecrypt.store.publication import new_token
 from tests.runs.conftest import World
 
 
