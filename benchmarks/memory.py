@@ -26,7 +26,7 @@ import sys
 import pipecrypt as pc
 place, key, trust, mode = sys.argv[1:]
 try:
-    with pc.open(place, keys=[key], trust=[trust] if trust else None, verify=mode) as dataset:
+    with pc.open(place, keys=[key], trust=pc.Trust([trust] if trust else None, verify=mode)) as dataset:
         dataset.to_table()
     print("read")
 except Exception as error:

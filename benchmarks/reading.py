@@ -202,12 +202,12 @@ def _checked(source: Path, scratch: Path, rounds: int) -> list[str]:
 
 
 def _read_whole(path: str, key: str, signing: str, mode: str) -> tuple[float, float]:
-    from pipecrypt.reading.filesystem import PipecryptFileSystem
+    import pipecrypt as pc
 
     gc.collect()
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     trust = None if mode == "off" else [signing]
-    fs = PipecryptFileSystem(keys=[key], trust=trust, verify=mode, skip_instance_cache=True)
+    fs = pc.PipecryptFileSystem(keys=[key], trust=pc.Trust(trust, verify=mode), skip_instance_cache=True)
     with fs.open(path) as file:
         while file.read(_PIECE_BYTES):
             pass

@@ -54,21 +54,6 @@ _ROOM_DOORS = {
 # Rooms that only their own house imports.
 _INNER_ROOMS = ["keys/schemes", "parquet/blob", "parquet/carry", "parquet/pages", "parquet/table", "parquet/wire"]
 
-# Who still asks whether a place is local, outside of store/. None should: a store says what it guarantees.
-_ASKS_FOR_LOCAL = {
-    "reading/dataset.py",
-    "reading/filesystem.py",
-    "config/spec.py",
-    "config/run.py",
-    "runs/plan/output_checks.py",
-    "runs/verifying.py",
-    "runs/workers/remote.py",
-    "dataset/sign/publishing.py",
-    "dataset/staged.py",
-    "dataset/listing.py",
-    "dataset/verify/version_check.py",
-}
-
 # What changes local files, or looks at them past `store/beneath.py`. Who else may, and why: the place is named by the
 # user, not found in a sink, or it has a way of its own that follows no link.
 # fmt: off
@@ -158,8 +143,7 @@ def test_an_inner_room_is_imported_from_its_own_house_alone(room: str) -> None:
 def test_only_the_store_knows_which_places_are_local(path: Path) -> None:
     names = {node.attr for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
     names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
-    if "is_local" in names and not _name(path).startswith("store/"):
-        assert _name(path) in _ASKS_FOR_LOCAL
+    assert "is_local" not in names or _name(path).startswith("store/")
 
 
 def test_a_kind_is_asked_and_never_told_apart() -> None:

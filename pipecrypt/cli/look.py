@@ -119,7 +119,7 @@ def inspect(
     from pipecrypt.parquet.footer.inspect import inspect_file
     from pipecrypt.store.listing import list_sources
     from pipecrypt.store.location import Location
-    from pipecrypt.store.source import open_range_source
+    from pipecrypt.store.open import open_range_source
 
     summaries: list[FileSummary] = []
     for source in list_sources(Location(path), ENCRYPTED_FILES):

@@ -89,13 +89,15 @@ def output_options(function: Callable[..., _Result]) -> Callable[..., _Result]:
     def call(json: object, log_level: object, log_format: object, **given: object) -> _Result:
         return function(**given)
 
-    signature = inspect.signature(function, eval_str=True)  # names of the command's own module
+    # Evaluated once, with the names of the command's own module.
+    signature = inspect.signature(function, eval_str=True)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (default, annotation) in _OUTPUT_OPTIONS.items()
     ]
-    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])  # type: ignore[attr-defined]
-    call.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in options}
+    parameters = [*signature.parameters.values(), *options]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
 
 

@@ -28,6 +28,7 @@ from pipecrypt.runs.task import SourceShape
 from pipecrypt.runs.workers.mapped import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 
 __all__ = ["ConfigPlan", "PlannedColumn", "PlannedSource", "check_config", "plan", "run_config"]
 
@@ -335,7 +336,7 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
     """Refuse a sink that cannot be made."""
     if sink.is_standard_stream:
         return
-    if not sink.is_local:
+    if open_store(sink).is_remote:
         open_filesystem(sink)
         return
     place = os.path.abspath(sink.local_path)

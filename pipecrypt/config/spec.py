@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from pipecrypt.config.document import Problem, ValuePath, config_error
@@ -24,31 +23,10 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
 from pipecrypt.store.patterns import has_glob
 
-__all__ = ["anchored_location", "build_spec", "hints_about_paths"]
+__all__ = ["build_spec", "hints_about_paths"]
 
 
 _log: Final = logging.getLogger(__name__)
-
-
-def anchored_location(location: Location, directory: str) -> Location:
-    """Return a location whose relative path, if it has one, starts from a directory.
-
-    Args:
-        location: as it is written; a `/` at its end stays.
-        directory: absolute.
-    """
-    if not location.is_local:
-        return location
-    path = location.written_path
-    if path.startswith(("/", "~")):
-        return location
-    # By names, which says the same as the file system does: the directory has no links.
-    while path in {".", ".."} or path.startswith(("./", "../")):
-        step, slash, path = path.partition("/")
-        directory = os.path.dirname(directory) if step == ".." else directory
-        if not slash:
-            return replace(location, url=directory)
-    return replace(location, url=f"{directory.rstrip('/')}/{path}")
 
 
 @contextmanager
@@ -74,8 +52,8 @@ def _elsewhere(loaded: LoadedConfig, written: str | None) -> str | None:
     if written is None:
         return None
     location = Location(written)
-    meant = anchored_location(location, loaded.directory)
-    if meant == location or not location.is_local or _is_there(meant) or not _is_there(location):
+    meant = location.anchored(loaded.directory)
+    if meant == location or _is_there(meant) or not _is_there(location):
         return None
     return (
         f"relative paths in {loaded.document.name} start from its own directory, {loaded.directory}: "
@@ -161,7 +139,7 @@ def _run_options(loaded: LoadedConfig, *, resumes: bool, accepts_future: bool) -
 def _location(loaded: LoadedConfig, name: str) -> Location:
     model = loaded.model.source if name == "source" else loaded.model.sink
     try:
-        return anchored_location(Location(model.url, model.options), loaded.directory)
+        return Location(model.url, model.options).anchored(loaded.directory)
     except UsageError as error:
         raise _at(loaded, (name, "url"), error) from None
 

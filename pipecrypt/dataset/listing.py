@@ -5,19 +5,17 @@ Writers and verifiers must agree on it: what one of them leaves out, the other w
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, RESERVED_DIRECTORY, is_reserved
 from pipecrypt.errors import ConflictError
-from pipecrypt.store.inventory import pin, refuse_links, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.patterns import all_parquet_and_hidden
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
-from pipecrypt.store.sink import is_directory
 from pipecrypt.store.undo import has_undo
 
 __all__ = [
@@ -57,10 +55,11 @@ def sizes_below(directory: Location) -> dict[str, int | None]:
     Raises:
         StorageError: the storage refused or failed.
     """
-    if not is_directory(directory):
+    if not open_store(directory).stat().is_directory():
         return {}
-    found = take_inventory(directory, lambda names: not is_reserved("/".join(names)))
-    return {path: None if file is None else file.size_bytes for path, file in found if is_data(path, file)}
+    found = open_store(directory).list(admits=lambda names: not is_reserved("/".join(names)))
+    files = {entry.path: entry.source for entry in found if is_data(entry.path, entry.source)}
+    return {path: None if file is None else file.size_bytes for path, file in files.items()}
 
 
 def check_nothing_nested(directory: Location, found: Iterable[str]) -> None:
@@ -87,9 +86,9 @@ def check_nothing_unsigned(directory: Location, stays: Sequence[FileEntry], foun
     """
     unsigned = set(found).difference(entry.path for entry in stays)
     if unsigned:
-        if directory.is_local:
-            shown = ((path, None) for path in sorted(unsigned)[:_LOOKED_INTO])
-            deque(refuse_links(directory, shown), maxlen=0)
+        store = open_store(directory)
+        for path in () if store.is_remote else sorted(unsigned)[:_LOOKED_INTO]:
+            store.stat(path).refuse_link()
         raise ConflictError(
             f"{name_some(directory, unsigned)}: in the sink, but neither written by this run nor signed before",
             hint="remove them, or choose another sink: a signed dataset holds what was signed and nothing else",
@@ -134,5 +133,5 @@ def _size(directory: Location, path: str, found: Mapping[str, int | None]) -> in
     if path in found:
         return found[path]
     # Some storages list late. Only a look at its very place tells that a file is missing.
-    pinned = pin(directory.child(path), path)
-    return None if pinned is None or pinned[1] is None else pinned[1].size_bytes
+    file = open_store(directory).stat(path).regular()
+    return None if file is None else file.size_bytes

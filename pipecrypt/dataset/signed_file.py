@@ -40,8 +40,8 @@ from pipecrypt.parquet.footer.stored import (
     read_stored_footer,
 )
 from pipecrypt.parquet.policy import FooterMode
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 

@@ -40,14 +40,13 @@ from pipecrypt.errors import (
 )
 from pipecrypt.parquet.files import Gatherer
 from pipecrypt.parquet.footer.stored import read_footer_bytes
-from pipecrypt.store.inventory import look_at
 from pipecrypt.store.listing import find_file, list_sources
 from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
 __all__ = [
@@ -238,7 +237,7 @@ def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], S
 def _refuse_missing(location: Location, requirements: Requirements) -> None:
     """Pass if a location names no single file that was signed; nothing is there."""
     files, path = locate(location)
-    if look_at(files.location(path + SIGNATURE_SUFFIX)) is Kind.FILE:
+    if open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is Kind.FILE:
         signed = read_version_beside(files, path, requirements).single_file()
         refuse(compare_listing([signed.entry.path], ()), name=signed.name)
 

@@ -13,7 +13,6 @@ something there gains an attacker what replacing the file itself would.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
@@ -22,12 +21,9 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, parse_run_id, run_path, staged_path
 from pipecrypt.errors import ConflictError, ContentError, IntegrityError
 from pipecrypt.parquet.footer.stored import read_footer_bytes
-from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import pin, refuse_links, take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.move import move_file, remove_empty_directories
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["finish_version", "has_footer", "is_listed", "listed_staged_files", "set_aside", "staged_files"]
@@ -47,7 +43,7 @@ def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFil
     """
     if run_id is None:
         return {}
-    found = take_inventory(directory.child(staged_path(run_id)), lambda _: True)
+    found = ((entry.path, entry.source) for entry in open_store(directory.child(staged_path(run_id))).list())
     return {path: file for path, file in found if file is not None and is_data(path, file)}
 
 
@@ -129,7 +125,7 @@ def set_aside(
     directory = sink.child(staged_path(run_id))
     for path in paths:
         before_each()
-        move_file(sink.child(path), directory.child(path))
+        open_store(sink.child(path)).move(directory.child(path))
 
 
 def finish_version(
@@ -162,8 +158,9 @@ def finish_version(
         StorageError: the storage refused or failed; do it again.
     """
     directory, listed = sink.child(staged_path(run_id)), {entry.path: entry for entry in entries}
-    if sink.is_local:
-        deque(refuse_links(directory, take_inventory(directory, lambda _: True)), maxlen=0)
+    store = open_store(directory)
+    for entry in () if store.is_remote else store.list():
+        entry.refuse_link()
     broken = []
     for path, file in staged_files(sink, run_id).items():
         before_each()
@@ -174,24 +171,24 @@ def finish_version(
     gone = [path for path in removes if path not in listed]
     for path in gone:
         before_each()
-        remove_file(sink.child(path))
+        open_store(sink.child(path)).remove()
     _remove_of_earlier_runs(sink, before=run_id, before_each=before_each)
-    remove_empty_directories(directory)
+    open_store(directory).remove_empty_directories()
 
 
 def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) -> bool:
     """Move or remove a staged file, as far as one of the two is right."""
     if entry is None:
-        remove_file(staged.location)  # 3
+        open_store(staged.location).remove()  # 3
         return True
     if is_listed(staged, entry):
-        move_file(staged.location, place, fingerprint=staged.fingerprint)  # 1
+        open_store(staged.location).move(place, fingerprint=staged.fingerprint)  # 1
         return True
-    found = pin(place, entry.path)
-    if found is None or found[1] is None or not is_listed(found[1], entry):
+    there = open_store(place).stat().regular()
+    if there is None or not is_listed(there, entry):
         return False  # 4
     _log.warning("%s is not the file that was signed, %s is: removed", staged.location.display, place.display)
-    remove_file(staged.location)  # 2
+    open_store(staged.location).remove()  # 2
     return True
 
 
@@ -205,12 +202,12 @@ def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> Integ
 def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callable[[], None]) -> None:
     """Remove what was set aside, and tables of earlier runs that failed: who reads everything would read them too."""
     runs = sink.child(RUNS_DIRECTORY)
-    for path, file in take_inventory(runs, lambda _: True):
-        run_id, _, below = path.partition("/")
-        if file is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
+    for found in open_store(runs).list():
+        run_id, _, below = found.path.partition("/")
+        if found.source is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
             before_each()
-            remove_file(file.location)
-            remove_empty_directories(sink.child(run_path(run_id, below.partition("/")[0])))
+            open_store(found.source.location).remove()
+            open_store(sink.child(run_path(run_id, below.partition("/")[0]))).remove_empty_directories()
 
 
 def _is_earlier(run_id: str, other: str) -> bool:

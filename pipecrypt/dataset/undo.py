@@ -15,8 +15,8 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure
 from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, as_before, undo_place
 from pipecrypt.vocabulary.ranges import RangeSource
 

@@ -45,9 +45,8 @@ from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, s
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import Revision
-from pipecrypt.store.revision import read_revision
-from pipecrypt.store.sink import is_directory
 from pipecrypt.store.small_files import SmallFiles, locate
 
 __all__ = [
@@ -264,7 +263,11 @@ def read_version_to_follow(
         StorageError: the storage refused or failed.
     """
     place = subject.sibling(signature_path(subject.name)) if is_file else subject.child(MANIFEST_PATH)
-    revision = read_revision(place, MAX_ENVELOPE_BYTES) if is_file or is_directory(subject) else None
+    revision = (
+        open_store(place).read_revision(max_bytes=MAX_ENVELOPE_BYTES)
+        if is_file or open_store(subject).stat().is_directory()
+        else None
+    )
     if revision is None:
         check_none_removed(place if is_file else subject, memory)
         return None

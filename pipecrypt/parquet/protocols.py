@@ -1,4 +1,4 @@
-"""What the engine asks of the world: byte ranges, a place to append, data keys."""
+"""What the engine asks of the world beside sources (vocabulary/ranges.py): a place to append, data keys, a codec."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from pipecrypt.parquet.files import BlobView, TableView
 from pipecrypt.reading.filesystem import PipecryptFileSystem
 from pipecrypt.reading.rows import arrow_errors
 from pipecrypt.reading.view_file import FileView
-from pipecrypt.store.filesystem import open_filesystem, open_filesystem_for_others
+from pipecrypt.store.filesystem import open_filesystem_for_others, path_for_others
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
@@ -334,7 +334,7 @@ def open_dataset(
 
     def opened() -> EncryptedDataset:
         files, signed, origin = _list(location, requirements)
-        target = None if location.is_local else open_filesystem_for_others(files[0].location)
+        target = open_filesystem_for_others(files[0].location)
         fs = PipecryptFileSystem(fs=target, **shown, skip_instance_cache=True)
         if credentials is not None or signed is not None:
             fs.use(credentials=credentials, signed=signed)
@@ -378,7 +378,7 @@ def _expression(rows: Filter) -> ds.Expression | None:
 
 
 def _path(file: SourceFile) -> str:
-    return os.path.abspath(file.location.local_path) if file.location.is_local else open_filesystem(file.location).path
+    return path_for_others(file.location)
 
 
 def _required(package: str) -> Any:

@@ -37,8 +37,7 @@ from pipecrypt.reading.statements import (
 )
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views, check_names, view_options
-from pipecrypt.store.filesystem import fingerprint_of, size_of
-from pipecrypt.store.local_file import LocalFile, is_local
+from pipecrypt.store.filesystem import LocalFile, fingerprint_of, is_local_filesystem, size_of
 
 __all__ = ["PipecryptFileSystem"]
 
@@ -308,7 +307,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """Return the bytes from `start` to `end`; negative ones count from the end."""
         view = self.view(path)
         if view is None:
-            if is_local(self.fs):
+            if is_local_filesystem(self.fs):
                 return bytes(super().cat_file(path, start=start, end=end, **options))
             return bytes(self.fs.cat_file(self._strip(path), start=start, end=end, **options))
         first, length = _range(start, end, view.size_bytes)
@@ -342,7 +341,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
     def _cat_many(self, path: str, ranges: list[tuple[Any, Any]], options: Mapping[str, Any]) -> list[Any]:
         view = self.view(path)
-        if view is None and is_local(self.fs):
+        if view is None and is_local_filesystem(self.fs):
             return [self.cat_file(path, start=start, end=end) for start, end in ranges]
         if view is None:
             starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
@@ -356,7 +355,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             self._refuse()
         info, file = self._look(path)
         view = self._views.view(file) if info.get("type") != DIRECTORY else None
-        if view is None and is_local(self.fs) and info.get("type") != DIRECTORY:
+        if view is None and is_local_filesystem(self.fs) and info.get("type") != DIRECTORY:
             return LocalFile(file.place, info)
         if view is None:
             known = {name: value for name, value in options.items() if name != "autocommit" and value is not None}

@@ -24,7 +24,7 @@ from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source
 
 __all__ = ["ExposedKeys", "crypto_factory", "decryption_properties", "expose_data_keys"]
 

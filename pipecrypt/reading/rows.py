@@ -24,8 +24,8 @@ from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["Rows", "arrow_errors", "read_rows"]

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from pipecrypt.store.source import RangeFile
+from pipecrypt.store.open import RangeFile
 
 __all__ = ["FileView", "ViewFile"]
 

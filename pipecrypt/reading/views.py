@@ -32,8 +32,7 @@ from pipecrypt.reading.statements import PinnedStatements, StatementFinder, Stat
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.store.filesystem import fingerprint_of, size_of
-from pipecrypt.store.local_file import read_stored
+from pipecrypt.store.filesystem import fingerprint_of, read_stored, size_of
 from pipecrypt.store.problems import map_errors
 from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits
 

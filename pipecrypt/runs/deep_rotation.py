@@ -36,10 +36,9 @@ from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
 from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.store.exclusive import hold_exclusively
-from pipecrypt.store.inventory import look_at
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import directories_above, locate
 
@@ -131,7 +130,7 @@ def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credent
     with ExitStack() as stack:
         # Another rotation would take the undo files of this one for those of a dead process, and put files back.
         location = place.files.location(place.path)
-        held = hold_exclusively(location, place.rotation_lock) if place.is_file else locked_sink(location, _ROTATION)
+        held = open_store(location).holding(place.rotation_lock) if place.is_file else locked_sink(location, _ROTATION)
         stack.enter_context(held)
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
@@ -210,7 +209,7 @@ def _check_signing(place: EncryptedData, wish: DeepRotation) -> None:
             f"{place.name} is signed, and new footers need a new signature", hint="name the signing key with --sign"
         )
     for directory in directories_above(place.path):
-        if look_at(place.files.location(f"{directory}/{MANIFEST_PATH}")) is Kind.FILE:
+        if open_store(place.files.location(f"{directory}/{MANIFEST_PATH}")).stat().kind is Kind.FILE:
             raise UsageError(
                 f"{place.name} is a part of the signed dataset {place.files.display(directory)}",
                 hint="rotate the whole dataset",
@@ -225,7 +224,7 @@ def _check_none_removed(place: EncryptedData) -> None:
 
 
 def _is_there(place: EncryptedData, suffix: str) -> bool:
-    return look_at(place.files.location(place.path + suffix)) is Kind.FILE
+    return open_store(place.files.location(place.path + suffix)).stat().kind is Kind.FILE
 
 
 def _open_signers(

@@ -42,12 +42,9 @@ from pipecrypt.runs.report.run_id import is_run_id, new_run_id
 from pipecrypt.runs.sink_state import SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
-from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.open import open_store
 from pipecrypt.store.preconditions import Writers, check_writers
-from pipecrypt.store.sink import remove_leftovers_in
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "open_directory_run"]
@@ -132,9 +129,10 @@ class DirectoryRun:
         if self._keeps_journal:
             self._journal.begin(self._replaced(), self._columns.clear())
             if self.decision.continued is not None:
-                remove_leftovers_in((task.sink for task in self.plan.tasks), self._header.token)
+                for place in {task.path.rpartition("/")[0]: task.sink for task in self.plan.tasks}.values():
+                    open_store(place).remove_leftovers(self._header.token, of_any_name=True)
             for path in self.decision.dropped:
-                remove_file(self._state.sink.child(path))
+                open_store(self._state.sink.child(path)).remove()
             self._note_rotated()
 
     def _note_rotated(self) -> None:
@@ -215,7 +213,7 @@ class DirectoryRun:
             self._journal.removes(tuple(sorted(gone)))
             for path in sorted(gone):
                 self._lock.check_quickly()
-                remove_file(self._state.sink.child(path))
+                open_store(self._state.sink.child(path)).remove()
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
@@ -262,7 +260,7 @@ class DirectoryRun:
             return ()
         listed = set(self._state.earlier.entries) if self._state.earlier is not None else set()
         for path in signing.left_over - listed:
-            remove_file(self._state.sink.child(path))
+            open_store(self._state.sink.child(path)).remove()
         return tuple(sorted(signing.left_over))
 
     def _open_signing(self, *, overwrites: bool) -> DatasetSigning | None:
@@ -367,7 +365,7 @@ def _earlier_ids(state: SinkState) -> tuple[str, ...]:
         return state.past.run_ids
     if not state.is_staged:
         return ()
-    runs = {path.partition("/")[0] for path, _ in take_inventory(state.sink.child(RUNS_DIRECTORY), lambda _: True)}
+    runs = {entry.path.partition("/")[0] for entry in open_store(state.sink).list(RUNS_DIRECTORY)}
     return tuple(sorted(filter(is_run_id, runs)))
 
 

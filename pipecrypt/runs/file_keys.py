@@ -13,8 +13,8 @@ from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.protocols import PageCodec
 from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import FilesystemFiles, locate
-from pipecrypt.store.source import read_small_file
 
 __all__ = ["LazyCodec", "keys_of_file", "keys_of_object"]
 
@@ -30,7 +30,8 @@ def keys_of_file(location: Location, session: KeySession) -> FileKeys:
     beside = replace(location.sibling(_material_name(location.name)), depth=location.depth)
     files, path = locate(location)
     return session.for_file(
-        lambda: _entries(read_small_file(beside, _MAX_BYTES), beside.display), grants_above(session, files, path)
+        lambda: _entries(open_store(beside).read_small(max_bytes=_MAX_BYTES), beside.display),
+        grants_above(session, files, path),
     )
 
 

@@ -25,9 +25,9 @@ from pipecrypt.parquet.files import MAX_ORDINALS, FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import Publication, exists, open_sink
+from pipecrypt.store.open import open_store
+from pipecrypt.store.sink import Publication
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 
@@ -92,11 +92,11 @@ class Target:
         """
         overwrite = self.overwrite or (self.is_repeated and self.dataset_id is None)
         try:
-            return open_sink(self.sink, overwrite=overwrite, token=self.token, expected_bytes=expected_bytes)
+            return open_store(self.sink).write(overwrite=overwrite, token=self.token, expected_bytes=expected_bytes)
         except SinkNotEmptyError:
             if not self.is_repeated or not self.is_own_file(self.sink, self.path):
                 raise
-        return open_sink(self.sink, overwrite=True, token=self.token, expected_bytes=expected_bytes)
+        return open_store(self.sink).write(overwrite=True, token=self.token, expected_bytes=expected_bytes)
 
     def is_own_file(self, place: Location, path: str) -> bool:
         """Say whether the file at `place` says that it is the output at `path` of this target's dataset."""
@@ -106,10 +106,9 @@ class Target:
 def is_written_as(place: Location, context: Context) -> bool:
     """Say whether the file at a place says that it is of that dataset and path; no where it cannot be read."""
     try:
-        found = pin(place, place.name)
+        file = open_store(place).stat().regular()
     except StorageError:
         return False
-    file = None if found is None else found[1]
     return file is not None and written_as(file) == context
 
 
@@ -119,8 +118,7 @@ def is_of_dataset(sink: Location, path: str, dataset_id: str) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
-    found = pin(sink.child(path), path)
-    file = None if found is None else found[1]
+    file = open_store(sink).stat(path).regular()
     return file is not None and dataset_id_of(file) == dataset_id
 
 
@@ -148,7 +146,7 @@ def sidecar_files(sink: Location, *, is_numbered: bool) -> list[Location]:
     files: list[Location] = []
     for index in count():
         file = sink.sibling(numbered(sink.name, index))
-        if files and not exists(file.sibling(signature_path(file.name))):
+        if files and not open_store(file.sibling(signature_path(file.name))).stat().exists():
             break
         files.append(file)
     return files

@@ -28,6 +28,7 @@ from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
+from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import locate
 
 __all__ = ["verify"]
@@ -187,7 +188,7 @@ def _worker_count(workers: int | None, location: Location) -> int:
     if workers is None:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # What is far away is waited for.
-        return min(processors if location.is_local else _REMOTE_WORKERS * processors, _MAX_WORKERS)
+        return min(_REMOTE_WORKERS * processors if open_store(location).is_remote else processors, _MAX_WORKERS)
     if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
         raise UsageError(f"{workers!r} workers", hint=f"give a number from 1 to {_MAX_WORKERS}")
     return workers

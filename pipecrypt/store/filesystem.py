@@ -1,31 +1,42 @@
-"""Open the fsspec file system of a URL. Local files do not come here: the operating system serves them better.
+"""Open the fsspec file system of a URL, look up what is there, and read it.
 
-No listing is cached, because a stale one gives wrong bytes. A file system never crosses a process border.
+No listing is cached, because a stale one gives wrong bytes. A file system never crosses a process border. fsspec opens
+a local file by its name, however long that takes: where a named pipe was put since the name was looked up, until
+somebody writes to it. So local files of a file system that a caller brought are opened here, as a regular file or not
+at all.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pipecrypt.errors import StorageError, UsageError
+from pipecrypt.store.held_directory import open_regular
 from pipecrypt.store.location import OPTION, Location, TransferSettings, transfer_settings
 from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.vocabulary.retry import Retry, http_status, is_transient
 
 __all__ = [
     "S3_PROTOCOLS",
+    "LocalFile",
     "RemoteFilesystem",
     "fingerprint_of",
+    "is_local_filesystem",
     "look_up",
     "open_filesystem",
     "open_filesystem_for_others",
+    "path_for_others",
     "protocol_of",
+    "read_stored",
     "size_of",
     "strip_protocol",
 ]
@@ -94,12 +105,19 @@ def open_filesystem(location: Location) -> RemoteFilesystem:
     return remote
 
 
+def path_for_others(location: Location) -> str:
+    """Return the path of a location as its file system spells it, absolute where it is local."""
+    return os.path.abspath(location.local_path) if location.is_local else open_filesystem(location).path
+
+
 def open_filesystem_for_others(location: Location) -> Any:
-    """Open the file system of a location that is not local, for a library that leaves trying again to it.
+    """Open the file system of a location for a library that leaves trying again to it; None for local files.
 
     Raises:
         PipecryptError: as `open_filesystem`.
     """
+    if location.is_local:
+        return None
     with _map_open_errors(location):
         return fsspec.core.url_to_fs(location.url, **_options(location))[0]
 
@@ -174,3 +192,64 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
         version = version.timestamp()
     text = str(version).removeprefix("W/").strip('"')
     return f"{info.get('size')}-{text}"
+
+
+def is_local_filesystem(fs: Any) -> bool:
+    """Say whether a file system is fsspec's own of local files."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def read_stored(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return the bytes of each range (start, length) of a file, fewer where it ends before.
+
+    Args:
+        fs: an fsspec file system.
+        path: as the file system spells it.
+        ranges: one request each, several side by side where the file system can.
+
+    Raises:
+        NoRegularFileError: a directory, a named pipe, a socket or a device is there, and the file system is local.
+    """
+    if is_local_filesystem(fs):
+        with LocalFile(path) as file:
+            return [_read_at(file, start, length) for start, length in ranges]
+    if len(ranges) == 1:
+        start, length = ranges[0]
+        return [bytes(fs.cat_file(path, start=start, end=start + length))]
+    starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
+    return list(fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
+
+
+def _read_at(file: LocalFile, start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)
+
+
+class LocalFile(io.BufferedReader):
+    """A local file, with what fsspec's files have besides.
+
+    Args:
+        path: of the file.
+        details: what `info()` returns.
+
+    Raises:
+        NoRegularFileError: it is a directory, a named pipe, a socket or a device.
+        OSError: it is not there, or the system refused.
+    """
+
+    def __init__(self, path: str, details: Mapping[str, Any] | None = None) -> None:
+        """Open it."""
+        descriptor = open_regular(path, os.O_RDONLY, place=path)
+        super().__init__(io.FileIO(descriptor, "rb"))
+        self.path = path
+        self.size = os.fstat(descriptor).st_size
+        self._details = dict(details or {})
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
+
+    def info(self) -> dict[str, Any]:
+        """Return what the file system says about the file."""
+        return dict(self._details)

@@ -29,9 +29,8 @@ from pipecrypt.errors import (
     StorageError,
 )
 from pipecrypt.store.conditional import ConditionalChange, carry_out, is_condition_failed
-from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, size_of
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, read_stored, size_of
 from pipecrypt.store.fsspec_publication import RemotePublication
-from pipecrypt.store.local_file import read_stored
 from pipecrypt.store.local_sources import split_glob
 from pipecrypt.store.location import Location
 from pipecrypt.store.operations import rewrite_as, rewrite_end

@@ -48,9 +48,10 @@ def pin_regular(location: Location, relative_path: str) -> SourceFile | None:
 
 def refuse_links(directory: Location, found: Iterable[Found]) -> Iterator[Found]:
     """Yield what an inventory of a directory finds, as far as it is not a link."""
+    store = open_store(directory)
     for path, file in found:
-        if file is None:
-            open_store(directory).stat(path).refuse_link()
+        if file is None and not store.is_remote:
+            store.stat(path).refuse_link()
         yield path, file
 
 

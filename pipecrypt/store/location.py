@@ -145,6 +145,27 @@ class Location:
         root = "/" if self.local_path.startswith("/") else "."
         return Location(path or root, depth=max(0, self.depth - 1))
 
+    def absolute(self) -> Self:
+        """Return this location as a process elsewhere names it, with an absolute path where it is local."""
+        return replace(self, url=os.path.abspath(self.local_path)) if self.is_local else self
+
+    def anchored(self, directory: str) -> Self:
+        """Return this location with its path, where it is local and relative, starting from a directory.
+
+        Args:
+            directory: absolute. A `/` at the end of the path stays.
+        """
+        path = self.written_path if self.is_local else "/"
+        if path.startswith(("/", "~")):
+            return self
+        # By names, which says the same as the file system does: the directory has no links.
+        while path in {".", ".."} or path.startswith(("./", "../")):
+            step, slash, path = path.partition("/")
+            directory = os.path.dirname(directory) if step == ".." else directory
+            if not slash:
+                return replace(self, url=directory)
+        return replace(self, url=f"{directory.rstrip('/')}/{path}")
+
     def child(self, relative_path: str) -> Self:
         """Return the location of `relative_path` (with `/`) below this one.
 

@@ -7,6 +7,7 @@ A store keeps no state between calls, so that any number of threads may use one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -136,6 +137,14 @@ class Entry:
         if self.kind is Kind.FILE and self.source is None:
             raise NoRegularFileError(f"{self.location.display} is not a regular file")
         return self.source
+
+    def regular(self) -> SourceFile | None:
+        """Return the file that is there; None if nothing is, or anything else, such as a link.
+
+        Raises:
+            LinkError: what leads there is a link that the caller did not name.
+        """
+        return self.source if self.exists() else None
 
     def refuse_link(self) -> None:
         """Pass unless it is a link, or lies behind one, that the caller did not name.
@@ -390,7 +399,7 @@ class Store(Protocol):
     def remove_directory(self, path: str = "") -> None:
         """Remove one directory, if it holds nothing and its storage keeps such directories."""
 
-    def changing(self, sleep: Callable[[float], None]) -> AbstractContextManager[Publish]:
+    def changing(self, sleep: Callable[[float], None] = time.sleep) -> AbstractContextManager[Publish]:
         """Keep others who ask this out of the root, a small file, while it is changed.
 
         Local files: a lock on the directory, which the system drops when its holder dies. Elsewhere a file
@@ -407,7 +416,7 @@ class Store(Protocol):
             ConflictError: another holds it for too long, or took it away meanwhile.
         """
 
-    def holding(self, lock: Location, sleep: Callable[[float], None]) -> AbstractContextManager[object]:
+    def holding(self, lock: Location, sleep: Callable[[float], None] = time.sleep) -> AbstractContextManager[object]:
         """Hold the root, which exists, for as long as the block lasts; whoever else asks is refused at once.
 
         Args:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from pipecrypt.errors import ConflictError, PipecryptError, StorageError
+from pipecrypt.errors import PipecryptError, StorageError
 from pipecrypt.store.conditional import (
     ObjectHead,
     asks_to_repeat,
@@ -29,7 +30,7 @@ from pipecrypt.store.conditional import (
     repeat_until_known,
     settle,
 )
-from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
+from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up
 from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
@@ -269,6 +270,7 @@ def _was_refused(error: Exception) -> bool:
 
 
 MIN_BODY_BYTES: Final = 5 << 20
+_T = TypeVar("_T")
 _WEAK: Final = "W/"
 _UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
@@ -295,7 +297,7 @@ class S3Store(FsspecStore):
         """Replace everything from `body_end` on; the store copies what is before, where it can."""
         remote = self._open_filesystem(source.location)
         copies = body_end >= MIN_BODY_BYTES and remote.is_s3 and S3Object(remote).takes_conditions
-        if copies and _S3Ends(remote, source.location).replace_end(source, body_end, tail):
+        if copies and _EndReplacement(remote, source).carry_out(body_end, tail):
             return len(tail)
         return super().replace_end(source, body_end, tail)
 
@@ -316,96 +318,68 @@ class _S3Ranges(RemoteRanges):
         return self._object.get(start, length, self._tag)
 
 
-class _S3Ends:
-    def __init__(self, remote: RemoteFilesystem, location: Location) -> None:
-        self._remote = remote
-        self._location = location
-        self._bucket, self._name, _ = remote.fs.split_path(remote.path)
+class _EndReplacement:
+    """Replaces the end of one object, by an upload whose first parts the store copies."""
 
-    def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> bool:
+    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
+        self._remote = remote
+        self._source = source
+        self._object = S3Object(remote)
+        self._write_id = secrets.token_hex(_WRITE_ID_BYTES)
+
+    def carry_out(self, body_end: int, tail: bytes) -> bool:
         """Replace everything from `body_end` on; say whether that was done, or this store cannot after all."""
-        with map_errors(f"cannot write {self._location.display}"):
-            etag = self._check_unchanged(source).get("ETag")
-            if not etag:
+        with map_errors(f"cannot write {self._source.location.display}"):
+            tag = self._check_unchanged().get("ETag")
+            if not tag:
                 return False
-            upload_id = str(self._call("create_multipart_upload")["UploadId"])
+            upload_id = self._call(lambda: self._object.begin_upload(self._write_id))
             try:
-                parts = self._send(upload_id, str(etag), body_end, tail)
-                self._check_unchanged(source)  # for servers that ignore conditions
-                self._complete(upload_id, parts, str(etag), (source, body_end, tail))
+                self._upload(upload_id, str(tag), body_end, tail)
             except BaseException as error:
                 self._abort(upload_id)
                 if error_code(error) in _UNKNOWN_CALL:
                     return False
                 if precondition_failed(error):
-                    raise self._has_changed() from error
+                    raise replaced_meanwhile(self._source.location) from error
                 raise
             return True
 
-    def _send(self, upload_id: str, etag: str, body_end: int, tail: bytes) -> list[dict[str, object]]:
-        parts: list[dict[str, object]] = []
-        for start, end in copied_ranges(body_end):
-            copied = self._call(
-                "upload_part_copy",
-                UploadId=upload_id,
-                PartNumber=len(parts) + 1,
-                CopySource={"Bucket": self._bucket, "Key": self._name},
-                CopySourceRange=f"bytes={start}-{end - 1}",
-                CopySourceIfMatch=etag,
-            )
-            parts.append({"PartNumber": len(parts) + 1, "ETag": copied["CopyPartResult"]["ETag"]})
-        sent = self._call("upload_part", UploadId=upload_id, PartNumber=len(parts) + 1, Body=tail)
-        parts.append({"PartNumber": len(parts) + 1, "ETag": sent["ETag"]})
-        return parts
+    def _upload(self, upload_id: str, tag: str, body_end: int, tail: bytes) -> None:
+        keep, put = self._object.keep_part, self._object.put_part
+        tags = [
+            self._call(partial(keep, upload_id, number, kept, tag))
+            for number, kept in enumerate(copied_ranges(body_end), 1)
+        ]
+        tags.append(self._call(lambda: put(upload_id, len(tags) + 1, tail)))
+        self._check_unchanged()  # for servers that ignore conditions
+        self._complete(upload_id, tags, tag)
 
-    def _complete(
-        self, upload_id: str, parts: list[dict[str, object]], etag: str, wish: tuple[SourceFile, int, bytes]
-    ) -> None:
-        arguments = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, "IfMatch": etag}
-        source, body_end, tail = wish
+    def _complete(self, upload_id: str, tags: Sequence[str], tag: str) -> None:
+        def look(error: Exception) -> Exception | None:
+            head = self._call(self._object.head)
+            if head is not None and head.tag == tag:
+                return error
+            is_ours = head is not None and head.write_id == self._write_id
+            return None if is_ours else replaced_meanwhile(self._source.location)
 
         def send() -> None:
-            self._call_once("complete_multipart_upload", **arguments)
+            self._object.complete_upload(upload_id, tags, if_match=tag)
 
-        def look(error: Exception) -> Exception | None:
-            info = look_up(self._remote)
-            if info is not None and fingerprint_of(info) == source.fingerprint:
-                return error
-            # The new end holds fresh nonces, so an object that ends so is ours.
-            return None if self._ends_with(info, body_end, tail) else self._has_changed()
+        repeat_until_known(send, look, self._source.location, self._remote.retry, is_passing=is_worth_repeating)
 
-        repeat_until_known(send, look, self._location, self._remote.retry, is_passing=is_worth_repeating)
-
-    def _ends_with(self, info: dict[str, Any] | None, body_end: int, tail: bytes) -> bool:
-        size = body_end + len(tail)
-        if info is None or size_of(info, self._location.display) != size:
-            return False
-        end = self._remote.retry.call(lambda: self._remote.fs.cat_file(self._remote.path, start=body_end, end=size))
-        return bytes(end) == tail
-
-    def _check_unchanged(self, source: SourceFile) -> dict[str, Any]:
+    def _check_unchanged(self) -> dict[str, Any]:
         info = look_up(self._remote)
-        if info is None or fingerprint_of(info) != source.fingerprint:
-            raise self._has_changed()
+        if info is None or fingerprint_of(info) != self._source.fingerprint:
+            raise replaced_meanwhile(self._source.location)
         return info
 
     def _abort(self, upload_id: str) -> None:
         """Drop the parts of this upload, if it is not complete; those of others are theirs."""
         try:
-            self._call("abort_multipart_upload", UploadId=upload_id)
-        except FileNotFoundError:
-            return
+            self._call(lambda: self._object.abort_upload(upload_id))
         except Exception as error:
-            _log.warning("parts of an upload of %s stay: %s", self._location.display, describe(error))
+            _log.warning("parts of an upload of %s stay: %s", self._source.location.display, describe(error))
 
-    def _call(self, action: str, **arguments: object) -> Any:
-        return self._remote.retry.call(lambda: self._call_once(action, **arguments), is_passing=is_worth_repeating)
-
-    def _call_once(self, action: str, **arguments: object) -> Any:
-        seconds = self._remote.settings.deadline_seconds
-        return self._remote.fs.call_s3(action, Bucket=self._bucket, Key=self._name, **arguments, timeout=seconds)
-
-    def _has_changed(self) -> ConflictError:
-        return ConflictError(
-            f"{self._location.display} was replaced meanwhile", hint="wait until its writer is done, then run again"
-        )
+    def _call(self, action: Callable[[], _T]) -> _T:
+        return self._remote.retry.call(action, is_passing=is_worth_repeating)

@@ -97,16 +97,20 @@ class S3Object:
     def _copy_in_parts(self, source: dict[str, Any], head: ObjectHead, condition: dict[str, str]) -> None:
         upload_id = self.begin_upload(head.write_id or "")
         try:
-            parts = []
-            for number, (start, end) in enumerate(copied_ranges(head.size_bytes), 1):
-                chosen = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={start}-{end - 1}"}
-                copied = self._call("upload_part_copy", **source, **chosen)
-                parts.append(str(copied["CopyPartResult"]["ETag"]))
-            self._complete(upload_id, parts, condition)
+            ranges = enumerate(copied_ranges(head.size_bytes), 1)
+            self._complete(upload_id, [self._copy_part(upload_id, *each, source) for each in ranges], condition)
         except BaseException:
             with contextlib.suppress(Exception):  # another error is on its way
                 self.abort_upload(upload_id)
             raise
+
+    def keep_part(self, upload_id: str, number: int, kept: tuple[int, int], tag: str) -> str:
+        """Let a part be a range (start, end) of the object as it is, if it has this tag; return the tag of the part."""
+        return self._copy_part(upload_id, number, kept, {"CopySource": dict(self._place), "CopySourceIfMatch": tag})
+
+    def _copy_part(self, upload_id: str, number: int, copied: tuple[int, int], source: dict[str, Any]) -> str:
+        chosen = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={copied[0]}-{copied[1] - 1}"}
+        return str(self._call("upload_part_copy", **source, **chosen)["CopyPartResult"]["ETag"])
 
     def put(
         self, data: bytes | bytearray, write_id: str, *, if_absent: bool = False, if_match: str | None = None

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from pipecrypt.errors import IntegrityError
 from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import open_store
 
 __all__ = ["FilesystemFiles", "LocatedFiles", "SmallFiles", "directories_above", "locate"]
 
@@ -64,7 +64,7 @@ class LocatedFiles:
 
     def read(self, path: str, max_bytes: int) -> bytes | None:
         """Return a whole file, or None if there is none; see `SmallFiles`."""
-        return read_small_file(self.location(path), max_bytes)
+        return open_store(self.location(path)).read_small(max_bytes=max_bytes)
 
     def display(self, path: str) -> str:
         """Return the path as a URL; see `SmallFiles`."""

@@ -25,9 +25,8 @@ from typing import Final
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
 from pipecrypt.store.location import NAME_BYTES, Location
-from pipecrypt.store.open import open_store
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import Kind, SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [

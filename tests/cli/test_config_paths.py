@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.config.spec import anchored_location
 from pipecrypt.errors import KeyReferenceError
 from pipecrypt.keys.reference import anchored_reference, parse_key_reference
 from pipecrypt.store.location import Location
@@ -164,7 +163,7 @@ def test_init_writes_paths_that_hold(run: Run, elsewhere: Path) -> None:
     ],
 )
 def test_urls(url: str, expected: str) -> None:
-    assert anchored_location(Location(url, {"a": 1}), "/a b/c") == Location(expected, {"a": 1})
+    assert Location(url, {"a": 1}).anchored("/a b/c") == Location(expected, {"a": 1})
 
 
 @pytest.mark.parametrize(

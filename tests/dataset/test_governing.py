@@ -131,7 +131,7 @@ def _read(place: Path, requirements: Requirements) -> None:
     """Do what readers do until the first byte is used."""
     from pipecrypt.dataset.signed_file import check_file  # noqa: PLC0415
     from pipecrypt.dataset.trust import VerifyMode  # noqa: PLC0415
-    from pipecrypt.store.source import open_range_source  # noqa: PLC0415
+    from pipecrypt.store.open import open_range_source  # noqa: PLC0415
 
     for each in list_signed_sources(Location(str(place)), requirements):
         with open_range_source(each.source) as opened:

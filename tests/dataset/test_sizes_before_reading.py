@@ -19,8 +19,8 @@ from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import FormatError, IntegrityError
 from pipecrypt.store.fsspec import read_small_object
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import read_small_file
 from tests.dataset.statement.world import SUMMARY, manifest
 
 MIB = 1 << 20
@@ -74,7 +74,7 @@ def test_a_list_that_is_not_the_one_that_the_statement_names_is_not_parsed(tmp_p
 def test_a_small_file_that_became_huge(tmp_path: Path) -> None:
     place = sparse(tmp_path / "x", 8 << 30)
     for read in (
-        lambda: read_small_file(Location(str(place)), 4 << 30),
+        lambda: open_store(Location(str(place))).read_small(max_bytes=4 << 30),
         lambda: read_small_object(LocalFileSystem(), str(place), 4 << 30, "x"),
     ):
 
@@ -87,11 +87,11 @@ def test_a_small_file_that_became_huge(tmp_path: Path) -> None:
 
 def test_a_bound_of_gibibytes_makes_no_room_for_a_small_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"small")
-    assert peak_of(lambda: read_small_file(Location(str(tmp_path / "x")), 4 << 30)) < MIB
-    assert read_small_file(Location(str(tmp_path / "x")), 4 << 30) == b"small"
+    assert peak_of(lambda: open_store(Location(str(tmp_path / "x"))).read_small(max_bytes=4 << 30)) < MIB
+    assert open_store(Location(str(tmp_path / "x"))).read_small(max_bytes=4 << 30) == b"small"
 
 
 def test_a_file_that_does_not_tell_its_size_is_read() -> None:
-    found = read_small_file(Location("/proc/self/status"), 1 << 20)
+    found = open_store(Location("/proc/self/status")).read_small(max_bytes=1 << 20)
     assert found is not None
     assert b"VmPeak" in found

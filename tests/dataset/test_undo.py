@@ -13,8 +13,8 @@ from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import Undo, read_undo, write_undo
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey

@@ -26,8 +26,8 @@ from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.undo import undo_place, write_undo
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.crypto.keys import private_pem
@@ -114,7 +114,7 @@ def write_table(path: Path, rows: int = 100) -> None:
 def half_rotate(dataset: Path, name: str) -> Path:
     """Change the end of a file as a rotation does that is not done yet, and return the undo file."""
     path = dataset / name
-    source = pin_regular(Location(str(path)), name)
+    source = open_store(Location(str(path))).stat().file()
     assert source is not None
     write_undo(source, read_stored_footer(MemorySource(path.read_bytes(), name)).body_end)
     with path.open("ab") as file:

@@ -22,7 +22,7 @@ from pipecrypt.parquet.wire.thrift import WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, LEAST_ALLOWANCE
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.parquet.hostile_footers import HOSTILE, file_of, schema, struct_list, wide_file
@@ -38,7 +38,7 @@ from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.footer.segments import check_structure
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source
 
 def peak():
     with open("/proc/self/status") as status:

@@ -22,7 +22,7 @@ from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
 from pipecrypt.parquet.wire.thrift_read import open_encoded
 from pipecrypt.store.listing import find_file
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import (
     DATA,

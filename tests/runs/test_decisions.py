@@ -23,8 +23,8 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store import undo
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from tests.faults.scenes import SCENES, Scene, Shop, StoppedError, prepare, stop, write_source
 
 
@@ -294,7 +294,7 @@ def test_a_stopped_rotation_is_named(tmp_path: Path) -> None:
     shop = _shop(SCENES["first"], tmp_path)
     shop.run()
     place = Location(f"{shop.sink}/a.parquet")
-    source = pin_regular(place, place.name)
+    source = open_store(place).stat().file()
     assert source is not None
     undo.write_undo(source, source.size_bytes - 100)
     undo.replace_tail(source, source.size_bytes - 100, b"of another size")

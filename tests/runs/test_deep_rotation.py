@@ -28,8 +28,8 @@ from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.runs.deep_rotation import DeepSummary
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import undo
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import MemorySource
@@ -59,10 +59,9 @@ def rotate(world: World, place: Path | str | None = None, **options: object) -> 
 
 def pinned(place: Location) -> SourceFile:
     """The file as the rotation sees it."""
-    found = pin(place, place.name)
+    found = open_store(place).stat().file()
     assert found is not None
-    assert found[1] is not None
-    return found[1]
+    return found
 
 
 def check_rotated(world: World) -> None:

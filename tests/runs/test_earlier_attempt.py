@@ -15,7 +15,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.runs.conftest import World
 
@@ -48,16 +48,16 @@ def test_only_a_file_of_this_run_and_path_is_replaced(world: World, sink: Locati
     assert not is_written_as(task.sink, mine)  # nothing is there
     _write(world, task)
     assert is_written_as(task.sink, mine)
-    before = read_small_file(task.sink, _MOST)
+    before = open_store(task.sink).read_small(max_bytes=_MOST)
     again = replace(task.target, is_repeated=True)
     for other in (task.target, replace(again, dataset_id=new_dataset_id()), replace(again, path="b.parquet")):
         with pytest.raises(SinkNotEmptyError):
             other.open()
     with pytest.raises(SinkNotEmptyError):
         _write(world, task)
-    assert read_small_file(task.sink, _MOST) == before
+    assert open_store(task.sink).read_small(max_bytes=_MOST) == before
     _write(world, task.again())
-    assert read_small_file(task.sink, _MOST) not in {None, before}
+    assert open_store(task.sink).read_small(max_bytes=_MOST) not in {None, before}
 
 
 def test_a_repeated_decryption_replaces_plaintext_which_does_not_tell(world: World) -> None:

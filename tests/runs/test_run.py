@@ -37,7 +37,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store import beneath, held_directory, local_publication, publication
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source
 from pipecrypt.vocabulary.context import Context
 from tests.doubles.faulty_store import Faults, patched_os
 from tests.runs.conftest import NAMES, World, write_table

@@ -27,9 +27,9 @@ from pipecrypt.keys.grants import parse_grants
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
-from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
+from pipecrypt.store.open import open_store
+from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
@@ -272,12 +272,15 @@ def test_on_other_storages_one_holds_a_lock_file(world: World) -> None:
     assert pc.grant(f"{place}/out", world.reference("other"), [world.key]).granted == 1
     with pc.open(f"{place}/out", keys=[world.reference("other")], verify="off") as dataset:
         assert dataset.to_table().num_rows == 3000
-    with open_sink(Location(f"{place}/out/_pipecrypt/grants.json.lock"), overwrite=False) as lock:
+    with open_store(Location(f"{place}/out/_pipecrypt/grants.json.lock")).write(overwrite=False) as lock:
         lock.write(b"another")
         lock.publish()
     with pytest.raises(ConflictError):
         replace_exclusively(
-            Location(f"{place}/out/_pipecrypt/grants.json"), lambda data: data, max_bytes=1 << 20, sleep=lambda _: None
+            open_store(Location(f"{place}/out/_pipecrypt/grants.json")),
+            lambda data: data,
+            max_bytes=1 << 20,
+            sleep=lambda _: None,
         )
 
 

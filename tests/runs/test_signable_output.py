@@ -12,7 +12,7 @@ from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.runs.output import DigestingSink, SignableOutput
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import World
 
@@ -75,7 +75,7 @@ def _report(**options: object) -> FileReport:
 
 
 def test_without_a_digest_nothing_stands_in_between(world: World) -> None:
-    sink = open_sink(Location(str(world.out / "x")), overwrite=False)
+    sink = open_store(Location(str(world.out / "x"))).write(overwrite=False)
     with _session(world) as session:
         output = SignableOutput(sink, session, EncryptionPolicy(default=world.key))
         assert output.sink is sink

@@ -13,33 +13,31 @@ from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageE
 from pipecrypt.runs.workers.remote import portable_location
 from pipecrypt.store import held_directory, undo
 from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
-from pipecrypt.store.exclusive import hold_exclusively, remove_file, replace_exclusively
-from pipecrypt.store.inventory import pin, pin_regular, take_inventory
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.move import move_file, remove_empty_directories, remove_if_empty
-from pipecrypt.store.sink import open_sink, remove_leftovers, remove_leftovers_in, sink_is_empty
+from pipecrypt.store.open import open_range_source, open_store
+from pipecrypt.store.operations import replace_exclusively
+from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import open_range_source, read_small_file, read_start
 
 PATH = "one/two/file"
 
 
 def write(place: Location, data: bytes = b"new") -> None:
-    with open_sink(place, overwrite=True) as sink:
+    with open_store(place).write(overwrite=True) as sink:
         sink.write(data)
         sink.publish()
 
 
 def create(place: Location) -> None:
-    with open_sink(place, overwrite=False) as sink:
+    with open_store(place).write(overwrite=False) as sink:
         sink.write(b"new")
         sink.publish()
 
 
 def change_end(place: Location) -> None:
-    found = pin_regular(place, "file")
+    found = open_store(place).stat().file()
     assert found is not None
     undo.write_undo(found, 1)
     undo.replace_tail(found, 1, b"new")
@@ -51,23 +49,23 @@ def lock(place: Location) -> None:
 
 OPERATIONS: dict[str, Callable[[Location], object]] = {
     "write": write,
-    "remove": remove_file,
+    "remove": lambda place: open_store(place).remove(),
     "change the end": change_end,
-    "replace": lambda place: replace_exclusively(place, lambda _: b"new", max_bytes=100),
-    "move away": lambda place: move_file(place, place.sibling("moved")),
-    "move onto": lambda place: move_file(place.above.above.above.child("spare"), place),
-    "read": lambda place: read_small_file(place, 100),
-    "read the start": lambda place: read_start(place, 3),
-    "hold": lambda place: hold_exclusively(place, place).__enter__(),
+    "replace": lambda place: replace_exclusively(open_store(place), lambda _: b"new", max_bytes=100),
+    "move away": lambda place: open_store(place).move(place.sibling("moved")),
+    "move onto": lambda place: open_store(place.above.above.above.child("spare")).move(place),
+    "read": lambda place: open_store(place).read_small(max_bytes=100),
+    "read the start": lambda place: open_store(place).read_start(3),
+    "hold": lambda place: open_store(place).holding(place).__enter__(),
 }
 # What is done to a directory: it must not be reached behind a link.
 DIRECTORY_OPERATIONS: dict[str, Callable[[Location], object]] = {
     "create": lambda place: create(place.child("new")),
-    "list": lambda place: list(take_inventory(place, lambda _: True)),
-    "remove empty ones": remove_empty_directories,
-    "remove leftovers": lambda place: remove_leftovers(place.child("a"), "deadbeef"),
-    "remove leftovers of a run": lambda place: remove_leftovers_in([place.child("a")], "deadbeef"),
-    "look whether it is empty": sink_is_empty,
+    "list": lambda place: list(open_store(place).list()),
+    "remove empty ones": lambda place: open_store(place).remove_empty_directories(),
+    "remove leftovers": lambda place: open_store(place.child("a")).remove_leftovers("deadbeef"),
+    "remove leftovers of a run": lambda place: open_store(place).remove_leftovers("deadbeef", "a", of_any_name=True),
+    "look whether it is empty": lambda place: open_store(place).is_empty(),
     "lock": lock,
 }
 
@@ -172,7 +170,9 @@ def test_a_link_put_in_place_between_check_and_use(
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, call, swapping)
-    action = {"unlink": remove_file, "rename": write, "link": lambda place: create(place.sibling("other"))}[call]
+    action = {"unlink": OPERATIONS["remove"], "rename": write, "link": lambda place: create(place.sibling("other"))}[
+        call
+    ]
     action(place)
     assert done
 
@@ -222,9 +222,9 @@ def test_a_hard_link_is_removed_and_replaced_by_name_only(tmp_path: Path, victim
     for name in ("removed", "replaced", "moved over"):
         os.link(victim / "file", tmp_path / "sink" / name)
     (tmp_path / "sink/spare").write_bytes(b"spare")
-    remove_file(sink.child("removed"))
+    open_store(sink.child("removed")).remove()
     write(sink.child("replaced"))
-    move_file(sink.child("spare"), sink.child("moved over"))
+    open_store(sink.child("spare")).move(sink.child("moved over"))
     assert sorted(path.name for path in (tmp_path / "sink").iterdir()) == ["moved over", "replaced"]
 
 
@@ -277,19 +277,22 @@ def test_deep_trees_are_walked_and_emptied(tmp_path: Path) -> None:
 def test_a_directory_with_something_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/file").write_bytes(b"")
-    remove_empty_directories(Location(str(tmp_path)).child("a"))
-    remove_if_empty(Location(str(tmp_path)).child("a"))
+    open_store(Location(str(tmp_path)).child("a")).remove_empty_directories()
+    open_store(Location(str(tmp_path)).child("a")).remove_directory()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
 
 
 def test_looking_tells_links_from_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     place = Location(str(tmp_path)).child("link")
-    assert pin(place, "link") == ("link", None)
-    with pytest.raises(LinkError):
-        pin_regular(place, "link")
+    entry = open_store(place).stat()
+    assert entry.kind is Kind.LINK
+    assert entry.exists()
+    for refused in (entry.file, entry.is_directory, entry.refuse_link):
+        with pytest.raises(LinkError):
+            refused()
     with pytest.raises(LinkError):
         open_to_read(place)
     assert own_status(place).st_size == len("nowhere")
     with pytest.raises(StorageError):
-        open_sink(Location(str(tmp_path)), overwrite=True)
+        open_store(Location(str(tmp_path))).write(overwrite=True)

@@ -17,8 +17,7 @@ import pipecrypt as pc
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError, StorageAccessError
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import open_range_source
+from pipecrypt.store.open import open_range_source, open_store
 from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 from tests.parquet.world import parquet_bytes, sample_table
 from tests.reading.world import CREDENTIALS, Keys
@@ -74,7 +73,7 @@ def test_a_lost_answer_is_no_conflict(s3_server: Any, size: int) -> None:
     with fault_proxy(s3_server.url, lost_creation=1) as proxy:
         _publish(Location(f"s3://{bucket.name}/a", _through(bucket, proxy, 10)), data)
         assert proxy.seen.total() == 1
-        with open_sink(Location(f"s3://{bucket.name}/b", _through(bucket, proxy, 10)), overwrite=False) as late:
+        with open_store(Location(f"s3://{bucket.name}/b", _through(bucket, proxy, 10))).write(overwrite=False) as late:
             late.write(b"second")
             _publish(bucket.location("b"), b"first")
             proxy.lost_creation = proxy.creations + 1

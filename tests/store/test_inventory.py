@@ -8,11 +8,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipecrypt.errors import LinkError, StorageError
-from pipecrypt.store.inventory import look_at, pin, take_inventory
+from pipecrypt.errors import LinkError, NoRegularFileError, StorageError
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import Admits, Kind
-from pipecrypt.store.source import open_range_source
 
 
 def _everything(_: tuple[str, ...]) -> bool:
@@ -20,8 +19,8 @@ def _everything(_: tuple[str, ...]) -> bool:
 
 
 def _names(place: Path | str, admits: Admits = _everything) -> dict[str, int | None]:
-    found = take_inventory(Location(str(place)), admits)
-    return {path: None if file is None else file.size_bytes for path, file in found}
+    found = open_store(Location(str(place))).list(admits=admits)
+    return {entry.path: None if entry.source is None else entry.source.size_bytes for entry in found}
 
 
 def test_every_name_is_found(tmp_path: Path) -> None:
@@ -62,15 +61,17 @@ def test_links_are_named_where_they_are_and_not_followed(tmp_path: Path) -> None
 
     assert _names(tmp_path) == {"a/file": 1, "a/b/up": None, "aside": None}
     assert _names(tmp_path / "aside") == {"file": 1, "b/up": None}  # named by the caller
-    assert look_at(root.child("aside")) is Kind.LINK
-    assert look_at(root.child("aside/file")) is Kind.LINK
-    assert look_at(root.child("a/b/up")) is Kind.LINK
-    assert pin(root.child("aside"), "aside") == ("aside", None)
+    assert open_store(root.child("aside")).stat().kind is Kind.LINK
+    assert open_store(root.child("aside/file")).stat().kind is Kind.LINK
+    assert open_store(root.child("a/b/up")).stat().kind is Kind.LINK
     for below in (root.child("aside"), root.child("aside/b")):
         with pytest.raises(LinkError):
-            list(take_inventory(below, _everything))
-        with pytest.raises(LinkError):
-            pin(below.child("file"), "file")
+            list(open_store(below).list())
+        entry = open_store(below).stat("file")
+        assert entry.is_behind_link
+        for refused in (entry.exists, entry.file, entry.is_directory):
+            with pytest.raises(LinkError):
+                refused()
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "file/below"])
@@ -114,10 +115,10 @@ def test_times_of_objects(
 ) -> None:
     answer = {"/root/a": {"name": "/root/a", "size": 1, "type": "file"} | told}
     monkeypatch.setattr(type(memory), "find", lambda *args, **kwargs: answer)
-    ((_, file),) = take_inventory(Location("memory://root"), lambda _: True)
-    assert file is not None
+    (entry,) = open_store(Location("memory://root")).list()
+    assert entry.source is not None
     expected = None if told in ({}, {"updated": "soon"}) else int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 10**9
-    assert file.mtime_ns == expected
+    assert entry.source.mtime_ns == expected
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -130,16 +131,14 @@ def test_what_is_at_a_place(tmp_path: Path, memory: fsspec.AbstractFileSystem, r
         (tmp_path / "d/f").write_bytes(b"123")
         root = str(tmp_path)
 
-    assert look_at(Location(f"{root}/d")) is Kind.DIRECTORY
-    assert look_at(Location(f"{root}/d/f")) is Kind.FILE
-    assert look_at(Location(f"{root}/d/g")) is Kind.NOTHING
-    assert pin(Location(f"{root}/d"), "d") is None
-    assert pin(Location(f"{root}/d/g"), "g") is None
-    assert pin(Location(f"{root}/d/f/g"), "g") is None
-    found = pin(Location(f"{root}/d/f"), "f")
+    assert open_store(Location(f"{root}/d")).stat().kind is Kind.DIRECTORY
+    assert open_store(Location(f"{root}/d/f")).stat().kind is Kind.FILE
+    assert open_store(Location(f"{root}/d/g")).stat().kind is Kind.NOTHING
+    store = open_store(Location(root))
+    assert [store.stat(path).file() for path in ("d", "d/g", "d/f/g")] == [None] * 3
+    found = store.stat("d/f").file()
     assert found is not None
-    assert found[1] is not None
-    with open_range_source(found[1]) as opened:
+    with open_range_source(found) as opened:
         assert bytes(opened.read_range(0, 3)) == b"123"
 
 
@@ -147,9 +146,14 @@ def test_a_pinned_name_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to("nowhere")
     os.mkfifo(tmp_path / "fifo")
 
-    assert pin(Location(str(tmp_path / "broken")), "broken") == ("broken", None)
-    assert pin(Location(str(tmp_path / "fifo")), "fifo") == ("fifo", None)
-    assert look_at(Location(str(tmp_path / "broken"))) is Kind.FILE
+    (tmp_path / "self").symlink_to("self")
+
+    for name in ("broken", "fifo", "self"):
+        entry = open_store(Location(str(tmp_path / name))).stat()
+        assert (entry.kind, entry.source, entry.exists()) == (Kind.FILE, None, True)
+        assert entry.follows_link is (name != "fifo")
+        with pytest.raises(NoRegularFileError):
+            entry.file()
 
 
 def test_an_object_store_tells_when(s3_server: Any) -> None:
@@ -157,8 +161,8 @@ def test_an_object_store_tells_when(s3_server: Any) -> None:
     place = Location(f"s3://{s3_server.new_bucket()}", s3_server.options)
     fs = fsspec.filesystem("s3", **s3_server.options)
     fs.pipe_file(f"{place.url}/x/a", b"1")
-    ((path, file),) = take_inventory(place, lambda _: True)
-    assert path == "x/a"
-    assert file is not None
-    assert file.mtime_ns is not None
-    assert abs(file.mtime_ns / 1e9 - datetime.now(UTC).timestamp()) < 600
+    (entry,) = open_store(place).list()
+    assert entry.path == "x/a"
+    assert entry.source is not None
+    assert entry.source.mtime_ns is not None
+    assert abs(entry.source.mtime_ns / 1e9 - datetime.now(UTC).timestamp()) < 600

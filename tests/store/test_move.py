@@ -19,9 +19,8 @@ from pipecrypt.errors import StorageError
 from pipecrypt.store import rename as rename_module
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.move import move_file
+from pipecrypt.store.open import open_store
 from pipecrypt.store.s3_object import S3Object
-from pipecrypt.store.sink import open_sink
 from tests.servers.s3_server import S3Server
 
 BODY, OLDER = b"the new content", b"the old content"
@@ -125,11 +124,11 @@ def test_local(tmp_path: Path, there: bytes | None) -> None:
         if data is not None:
             path.parent.mkdir(parents=True)
             path.write_bytes(data)
-    move_file(Location(str(old)), Location(str(new)))
+    open_store(Location(str(old))).move(Location(str(new)))
     assert not old.exists()
     assert new.read_bytes() == BODY
     with pytest.raises(StorageError):
-        move_file(Location(str(old)), Location(str(new)))
+        open_store(Location(str(old))).move(Location(str(new)))
     assert new.read_bytes() == BODY
 
 
@@ -143,7 +142,7 @@ def test_local_between_two_file_systems(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "rename", rename)
     old.write_bytes(BODY)
-    move_file(Location(str(old)), Location(str(new)))
+    open_store(Location(str(old))).move(Location(str(new)))
     assert not old.exists()
     assert new.read_bytes() == BODY
     assert [each.name for each in new.parent.iterdir()] == ["a"]
@@ -156,13 +155,13 @@ def test_memory(memory: AbstractFileSystem, there: bytes | None) -> None:
     memory.pipe_file("/box/staged/x y.parquet", b"what a glob would find")
     if there is not None:
         memory.pipe_file(f"/box/{NAMES[1]}", there)
-    move_file(old, new)
+    open_store(old).move(new)
     assert {path: memory.cat_file(path) for path in memory.find("/box")} == {
         f"/box/{NAMES[1]}": BODY,
         "/box/staged/x y.parquet": b"what a glob would find",
     }
     with pytest.raises(StorageError):
-        move_file(old, new)
+        open_store(old).move(new)
     assert memory.cat_file(f"/box/{NAMES[1]}") == BODY
 
 
@@ -173,7 +172,7 @@ def test_s3(s3_server: S3Server, there: bytes | None) -> None:
     client.put_object(Bucket=bucket, Key=NAMES[0], Body=BODY)
     if there is not None:
         client.put_object(Bucket=bucket, Key=NAMES[1], Body=there)
-    move_file(old, new)
+    open_store(old).move(new)
     assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [NAMES[1]]
     assert client.get_object(Bucket=bucket, Key=NAMES[1])["Body"].read() == BODY
 
@@ -185,9 +184,9 @@ def test_s3_once_more_after_a_death(s3_server: S3Server, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(S3Object, "remove", _die)
         with pytest.raises(DiedError):
-            move_file(old, new)
+            open_store(old).move(new)
     assert len(client.list_objects_v2(Bucket=bucket)["Contents"]) == len(NAMES)
-    move_file(old, new)  # the tag of what is there is that of the copy: the bytes are compared
+    open_store(old).move(new)  # the tag of what is there is that of the copy: the bytes are compared
     assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [NAMES[1]]
     assert client.get_object(Bucket=bucket, Key=NAMES[1])["Body"].read() == BODY
 
@@ -204,7 +203,7 @@ def test_a_storage_that_does_not_offer_copying_gets_the_bytes(
 
     monkeypatch.setattr(open_filesystem(old).fs, "cp_file", refuse)
     monkeypatch.setattr(S3Object, "copy_from", refuse)
-    move_file(old, new)
+    open_store(old).move(new)
     assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [NAMES[1]]
     assert client.get_object(Bucket=bucket, Key=NAMES[1])["Body"].read() == BODY
 
@@ -212,24 +211,25 @@ def test_a_storage_that_does_not_offer_copying_gets_the_bytes(
 @pytest.mark.parametrize("kind", [_Copying, _Renaming])
 @pytest.mark.parametrize("there", [None, BODY, OLDER, b"of another size"])
 def test_where_the_storage_copies_or_renames(kind: type[_Copying], there: bytes | None) -> None:
-    move_file(*_two(kind, there=there))
+    old, new = _two(kind, there=there)
+    open_store(old).move(new)
     assert _is_moved(kind)
 
 
 def test_where_it_offers_neither_the_file_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipecrypt.store.operations._PIECE_BYTES", 4)
     _Bare.put("staged/a", BODY)
-    move_file(_place(_Bare, "staged/a", protocol="abfss"), _place(_Bare, "day=1/a", protocol="abfss"))
+    open_store(_place(_Bare, "staged/a", protocol="abfss")).move(_place(_Bare, "day=1/a", protocol="abfss"))
     assert _is_moved(_Bare)
 
 
 def test_where_nothing_can_appear_whole_nothing_moves() -> None:
     old, new = _two(_Bare, there=OLDER)
     with pytest.raises(StorageError, match="neither rename nor copy"):
-        move_file(old, new)
+        open_store(old).move(new)
     assert _Bare.store.keys() == {"/box/staged/a", "/box/day=1/a"}
     assert (_Bare.at("staged/a"), _Bare.at("day=1/a")) == (BODY, OLDER)
-    with open_sink(new.sibling("b"), overwrite=False) as sink:
+    with open_store(new.sibling("b")).write(overwrite=False) as sink:
         sink.write(BODY)
         with pytest.raises(StorageError, match="neither rename nor copy"):
             sink.publish()
@@ -255,7 +255,7 @@ def test_a_copy_that_completes_late_is_waited_for(there: bytes | None, meanwhile
 
     old, new = _two(_Copying, there=there)
     _Copying.on.update(cp_file=copy, rm_file=remove)
-    move_file(old, new)
+    open_store(old).move(new)
     started[0].join()
     assert _is_moved(_Copying)
 
@@ -270,10 +270,10 @@ def test_a_copy_that_never_completes_costs_nothing(there: bytes | None, meanwhil
     old, new = _two(_Copying, seconds=0.4, there=there)
     _Copying.on.update(cp_file=copy)
     with pytest.raises(StorageError, match="not whole"):
-        move_file(old, new)
+        open_store(old).move(new)
     assert _Copying.at("staged/a") == BODY
     _Copying.on.clear()
-    move_file(old, new)
+    open_store(old).move(new)
     assert _is_moved(_Copying)
 
 
@@ -296,13 +296,13 @@ def test_a_call_that_fails(kind: type[_Copying], takes_effect: bool, passes: boo
     name = "mv" if kind is _Renaming else "cp_file"
     kind.on[name] = fail
     if passes or (takes_effect and kind is _Renaming):
-        move_file(old, new)
+        open_store(old).move(new)
     else:
         with pytest.raises(StorageError):
-            move_file(old, new)
+            open_store(old).move(new)
         assert kind.at("staged/a") == BODY
         kind.on.clear()
-        move_file(old, new)
+        open_store(old).move(new)
     assert _is_moved(kind)
 
 
@@ -315,7 +315,7 @@ def test_a_server_that_renames_to_a_free_name_only(error: OSError) -> None:
 
     old, new = _two(_Renaming, there=OLDER)
     _Renaming.on["mv"] = strict
-    move_file(old, new)
+    open_store(old).move(new)
     assert _is_moved(_Renaming)
 
 
@@ -329,11 +329,11 @@ def test_after_a_death_in_between_moving_once_more_ends_it(there: bytes | None, 
     old, new = _two(_Copying, there=there)
     _Copying.on[step] = _die
     with pytest.raises(DiedError):
-        move_file(old, new)
+        open_store(old).move(new)
     assert _Copying.at("staged/a") == BODY
     assert _Copying.at("day=1/a") == (BODY if step == "rm_file" else there)
     _Copying.on.clear()
-    move_file(old, new)
+    open_store(old).move(new)
     assert _is_moved(_Copying)
 
 
@@ -341,5 +341,5 @@ def test_without_a_look_at_the_copy_the_file_is_lost(monkeypatch: pytest.MonkeyP
     old, new = _two(_Copying, there=OLDER)
     _Copying.on["cp_file"] = lambda real, *paths: None
     monkeypatch.setattr(rename_module, "_check_copy", lambda *arguments: None)
-    move_file(old, new)
+    open_store(old).move(new)
     assert BODY not in (_Copying.at("staged/a"), _Copying.at("day=1/a"))

@@ -16,7 +16,7 @@ import pytest
 from pipecrypt.errors import ConflictError, FormatError, StorageError
 from pipecrypt.store import local
 from pipecrypt.store.location import Location
-from pipecrypt.store.revision import read_revision, replace_revision
+from pipecrypt.store.open import open_store
 from pipecrypt.store.s3_object import S3Object
 from pipecrypt.vocabulary.state import take_lock
 from tests.doubles.fault_proxy import FaultKind, fault_proxy
@@ -36,55 +36,55 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 
 def _data(place: Location) -> bytes | None:
-    found = read_revision(place, MOST)
+    found = open_store(place).read_revision(max_bytes=MOST)
     return None if found is None else found.data
 
 
 def test_of_two_that_read_the_same_one_publishes(place: Location) -> None:
-    assert read_revision(place, MOST) is None
-    replace_revision(place, b"1", expected=None)
+    assert open_store(place).read_revision(max_bytes=MOST) is None
+    open_store(place).replace(b"1", expected=None)
     with pytest.raises(ConflictError):
-        replace_revision(place, b"another first", expected=None)
-    first = read_revision(place, MOST)
-    replace_revision(place, b"2", expected=first)
+        open_store(place).replace(b"another first", expected=None)
+    first = open_store(place).read_revision(max_bytes=MOST)
+    open_store(place).replace(b"2", expected=first)
     for late in (b"another second", b"2"):
         with pytest.raises(ConflictError):
-            replace_revision(place, late, expected=first)
+            open_store(place).replace(late, expected=first)
     assert _data(place) == b"2"
-    replace_revision(place, b"3", expected=read_revision(place, MOST))
+    open_store(place).replace(b"3", expected=open_store(place).read_revision(max_bytes=MOST))
     assert _data(place) == b"3"
 
 
 def test_what_went_away_is_not_replaced(place: Location) -> None:
-    replace_revision(place, b"1", expected=None)
-    first = read_revision(place, MOST)
+    open_store(place).replace(b"1", expected=None)
+    first = open_store(place).read_revision(max_bytes=MOST)
     if place.is_local:
         os.unlink(place.local_path)
     else:
         fs, path = fsspec.core.url_to_fs(place.url, **place.options)
         fs.rm_file(path)
     with pytest.raises(ConflictError):
-        replace_revision(place, b"2", expected=first)
+        open_store(place).replace(b"2", expected=first)
     assert _data(place) is None
 
 
 def test_a_file_is_bounded(place: Location) -> None:
-    replace_revision(place, b"x" * MOST, expected=None)
-    found = read_revision(place, MOST)
+    open_store(place).replace(b"x" * MOST, expected=None)
+    found = open_store(place).read_revision(max_bytes=MOST)
     assert found is not None
     assert len(found.data) == MOST
     with pytest.raises(FormatError):
-        read_revision(place, MOST - 1)
+        open_store(place).read_revision(max_bytes=MOST - 1)
 
 
 def test_many_at_once(tmp_path: Path) -> None:
     place = Location(str(tmp_path / "manifest.json"))
-    replace_revision(place, b"0", expected=None)
-    first, won = read_revision(place, MOST), []
+    open_store(place).replace(b"0", expected=None)
+    first, won = open_store(place).read_revision(max_bytes=MOST), []
 
     def publish(number: int) -> None:
         try:
-            replace_revision(place, b"%d" % number, expected=first)
+            open_store(place).replace(b"%d" % number, expected=first)
             won.append(number)
         except ConflictError:
             pass
@@ -102,15 +102,15 @@ def test_a_process_that_was_stopped_in_between_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Location(str(tmp_path / "manifest.json"))
-    replace_revision(place, b"1", expected=None)
-    first = read_revision(place, MOST)
+    open_store(place).replace(b"1", expected=None)
+    first = open_store(place).read_revision(max_bytes=MOST)
     monkeypatch.setattr(local, "take_lock", partial(take_lock, wait_seconds=0.1))
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(ConflictError, match="another process holds the lock"):
-        replace_revision(place, b"2", expected=first)
+        open_store(place).replace(b"2", expected=first)
     os.close(descriptor)
-    replace_revision(place, b"2", expected=first)
+    open_store(place).replace(b"2", expected=first)
 
 
 def _through(server: Any, proxy: Any, bucket: str) -> Location:
@@ -141,7 +141,7 @@ def test_a_lost_answer_is_looked_up(s3_server: Any, monkeypatch: pytest.MonkeyPa
         for version in range(2):
             losing = _Losing(1, hides=False)
             monkeypatch.setattr(type(proxy), "choose", losing.choose)
-            replace_revision(place, b"%d" % version, expected=read_revision(plain, MOST))
+            open_store(place).replace(b"%d" % version, expected=open_store(plain).read_revision(max_bytes=MOST))
             assert losing.lost == 1
             assert _data(plain) == b"%d" % version
 
@@ -153,20 +153,20 @@ def test_an_answer_that_stays_lost_is_unknown(moto_s3_server: Any, monkeypatch: 
         losing = _Losing(1, hides=True)
         monkeypatch.setattr(type(proxy), "choose", losing.choose)
         with pytest.raises(ConflictError, match="may or may not have been published"):
-            replace_revision(_through(moto_s3_server, proxy, bucket), b"1", expected=None)
+            open_store(_through(moto_s3_server, proxy, bucket)).replace(b"1", expected=None)
     assert _data(plain) == b"1"
 
 
 def test_a_request_that_was_held_back_replaces_nothing_newer(s3_server: Any) -> None:
     bucket = s3_server.new_bucket()
     plain = Location(f"s3://{bucket}/manifest.json", s3_server.options)
-    replace_revision(plain, b"1", expected=None)
-    first = read_revision(plain, MOST)
+    open_store(plain).replace(b"1", expected=None)
+    first = open_store(plain).read_revision(max_bytes=MOST)
     with fault_proxy(s3_server.url) as proxy:
         held = proxy.hold_back(lambda method, path: method == "PUT")
         with pytest.raises(ConflictError):
-            replace_revision(_through(s3_server, proxy, bucket), b"late", expected=first)
-        replace_revision(plain, b"2", expected=first)
+            open_store(_through(s3_server, proxy, bucket)).replace(b"late", expected=first)
+        open_store(plain).replace(b"2", expected=first)
         assert held.release() == 412
     assert _data(plain) == b"2"
 
@@ -181,16 +181,16 @@ def test_a_store_without_such_conditions_is_looked_at_before(
         raise NotImplementedThereError
 
     place = Location(f"s3://{moto_s3_server.new_bucket()}/manifest.json", moto_s3_server.options)
-    replace_revision(place, b"1", expected=None)
-    first = read_revision(place, MOST)
+    open_store(place).replace(b"1", expected=None)
+    first = open_store(place).read_revision(max_bytes=MOST)
     monkeypatch.setattr(S3Object, "replace", refuse)
-    replace_revision(place, b"2", expected=first)
+    open_store(place).replace(b"2", expected=first)
     with pytest.raises(ConflictError):
-        replace_revision(place, b"3", expected=first)
+        open_store(place).replace(b"3", expected=first)
     assert _data(place) == b"2"
 
 
 def test_a_refusal_is_told(moto_s3_server: Any) -> None:
     place = Location("s3://there-is-no-such-bucket/manifest.json", moto_s3_server.options)
     with pytest.raises((StorageError, ConflictError)):
-        replace_revision(place, b"1", expected=None)
+        open_store(place).replace(b"1", expected=None)

@@ -13,8 +13,8 @@ import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError, StorageAccessError, StorageError, UsageError
 from pipecrypt.store.location import Location, TransferSettings, transfer_settings
+from pipecrypt.store.open import open_store
 from pipecrypt.store.s3_object import MOST_PARTS, S3Object, first_part_bytes, part_bytes
-from pipecrypt.store.sink import open_sink
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -49,7 +49,7 @@ def bucket(s3_server: Any) -> Bucket:
 
 
 def _publish(location: Location, data: bytes, *, overwrite: bool = False) -> None:
-    with open_sink(location, overwrite=overwrite) as sink:
+    with open_store(location).write(overwrite=overwrite) as sink:
         for start in range(0, len(data), 3 * MIB):
             sink.write(memoryview(data)[start : start + 3 * MIB])
         sink.publish()
@@ -76,7 +76,7 @@ def test_no_file_is_made_on_a_disk(bucket: Bucket, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_error(bucket: Bucket, size: int, error: type[BaseException]) -> None:
     other = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="other")["UploadId"]
-    with pytest.raises(error), open_sink(bucket.location("a"), overwrite=False) as sink:
+    with pytest.raises(error), open_store(bucket.location("a")).write(overwrite=False) as sink:
         sink.write(bytes(size))
         sink.write(bytes(size))
         raise error
@@ -86,13 +86,13 @@ def test_nothing_is_left_after_an_error(bucket: Bucket, size: int, error: type[B
 
 @pytest.mark.parametrize("size", [1, 2 * PART])
 def test_the_first_writer_stays(bucket: Bucket, size: int) -> None:
-    with open_sink(bucket.location("a"), overwrite=False) as late:
+    with open_store(bucket.location("a")).write(overwrite=False) as late:
         late.write(bytes(size))
         _publish(bucket.location("a"), b"first")
         with pytest.raises(SinkNotEmptyError):
             late.publish()
     with pytest.raises(SinkNotEmptyError):
-        open_sink(bucket.location("a"), overwrite=False)
+        open_store(bucket.location("a")).write(overwrite=False)
     assert bucket.get("a") == b"first"
     assert bucket.uploads() == []
     _publish(bucket.location("a"), bytes(size), overwrite=True)
@@ -100,14 +100,14 @@ def test_the_first_writer_stays(bucket: Bucket, size: int) -> None:
 
 
 def test_a_complete_file_waits_at_the_storage(bucket: Bucket) -> None:
-    with open_sink(bucket.location("a"), overwrite=False) as sink:
+    with open_store(bucket.location("a")).write(overwrite=False) as sink:
         sink.write(b"few")
         sink.complete()
         assert len(bucket.uploads()) == 1
         assert bucket.names() == []
         sink.publish()
     assert bucket.get("a") == b"few"
-    with open_sink(bucket.location("b"), overwrite=False) as sink:
+    with open_store(bucket.location("b")).write(overwrite=False) as sink:
         sink.write(b"few")
         sink.complete()
     assert bucket.names() == ["a"]
@@ -170,7 +170,7 @@ def test_what_is_unknown_is_not_called_failed(
     with (
         monkeypatch.context() as patch,
         pytest.raises(kind) as caught,
-        open_sink(bucket.location("k"), overwrite=False) as sink,
+        open_store(bucket.location("k")).write(overwrite=False) as sink,
     ):
         sink.write(memoryview(bytes(PART + 1)))
         sink.write(memoryview(bytes(PART + 1)))

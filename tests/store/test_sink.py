@@ -15,14 +15,15 @@ from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNot
 from pipecrypt.parquet.protocols import CopiesRanges
 from pipecrypt.store import beneath, held_directory, local_publication, publication
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import is_directory, new_token, open_sink, remove_leftovers, sink_is_empty
+from pipecrypt.store.open import open_store
+from pipecrypt.store.sink import new_token
 from tests.doubles.faulty_store import PUBLISHING_CALLS, Faults, FaultyStore, patched_os
 
 DATA = os.urandom(50_000)
 
 
 def _publish(url: object, *, overwrite: bool = False, data: bytes = DATA) -> None:
-    with open_sink(Location(str(url)), overwrite=overwrite) as sink:
+    with open_store(Location(str(url))).write(overwrite=overwrite) as sink:
         for start in range(0, len(data), 20_000):
             sink.write(memoryview(data)[start : start + 20_000])
         sink.publish()
@@ -67,7 +68,7 @@ def test_empty_file(tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_before_the_first_write_nor_seen_before_the_end(tmp_path: Path) -> None:
-    with open_sink(Location(str(tmp_path / "x/a")), overwrite=False) as sink:
+    with open_store(Location(str(tmp_path / "x/a"))).write(overwrite=False) as sink:
         assert _tree(tmp_path) == {}
         sink.write(DATA)
         (name,) = (path.name for path in (tmp_path / "x").iterdir())
@@ -79,21 +80,21 @@ def test_nothing_is_made_before_the_first_write_nor_seen_before_the_end(tmp_path
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_stays_after_an_error(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), open_sink(Location(str(tmp_path / "x/y/a")), overwrite=False) as sink:
+    with pytest.raises(error), open_store(Location(str(tmp_path / "x/y/a"))).write(overwrite=False) as sink:
         sink.write(DATA)
         raise error
     assert _tree(tmp_path) == {}
 
 
 def test_discarding_spares_the_work_of_others(tmp_path: Path) -> None:
-    with open_sink(Location(str(tmp_path / "x/a")), overwrite=False) as first:
+    with open_store(Location(str(tmp_path / "x/a"))).write(overwrite=False) as first:
         first.write(DATA)
         _publish(tmp_path / "x/b")
     assert _tree(tmp_path) == {"x": None, "x/b": DATA}
 
 
 def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
-    with open_sink(Location(str(tmp_path / "x/a")), overwrite=False) as sink:
+    with open_store(Location(str(tmp_path / "x/a"))).write(overwrite=False) as sink:
         (tmp_path / "x").mkdir()
         (tmp_path / "x").rmdir()
         sink.write(DATA)
@@ -111,7 +112,7 @@ def test_existing_file_is_refused_or_replaced(tmp_path: Path) -> None:
 
 
 def test_of_two_writers_one_fails(tmp_path: Path) -> None:
-    with pytest.raises(SinkNotEmptyError), open_sink(Location(str(tmp_path / "a")), overwrite=False) as sink:
+    with pytest.raises(SinkNotEmptyError), open_store(Location(str(tmp_path / "a"))).write(overwrite=False) as sink:
         sink.write(DATA)
         (tmp_path / "a").write_bytes(b"first")
         sink.publish()
@@ -124,7 +125,7 @@ def test_directories_and_devices_are_refused(tmp_path: Path, overwrite: bool) ->
     os.mkfifo(tmp_path / "pipe")
     for name in ("dir", "pipe", "/dev/null"):
         with pytest.raises(StorageError):
-            open_sink(Location(str(tmp_path / name)), overwrite=overwrite)
+            open_store(Location(str(tmp_path / name))).write(overwrite=overwrite)
 
 
 def test_a_file_in_the_way_of_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +225,7 @@ def test_large_files_are_on_their_way_to_the_disk_before_their_end(
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
     block = os.urandom(3 << 20)
-    with open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+    with open_store(Location(str(tmp_path / "out"))).write(overwrite=False) as sink:
         for _ in range(6):
             sink.write(memoryview(block))
         sink.publish()
@@ -260,7 +261,7 @@ def test_file_systems_without_hard_links(tmp_path: Path, number: int) -> None:
     with patched_os(Faults("link", at=0, error=number), local_publication, publication):
         _publish(tmp_path / "a")
         assert _tree(tmp_path) == {"a": DATA}
-        with pytest.raises(SinkNotEmptyError), open_sink(Location(str(tmp_path / "b")), overwrite=False) as sink:
+        with pytest.raises(SinkNotEmptyError), open_store(Location(str(tmp_path / "b"))).write(overwrite=False) as sink:
             (tmp_path / "b").write_bytes(b"first")
             sink.publish()
     assert _tree(tmp_path) == {"a": DATA, "b": b"first"}
@@ -270,22 +271,22 @@ def test_leftovers_of_one_run_are_removed(tmp_path: Path) -> None:
     mine, other = new_token(), new_token()
     made = []
     for token in (mine, other):
-        sink = open_sink(Location(str(tmp_path / "a")), overwrite=False, token=token)
+        sink = open_store(Location(str(tmp_path / "a"))).write(overwrite=False, token=token)
         sink.write(DATA)
         made.append(sink)
     (tmp_path / "a.pipecrypt-notes.tmp").write_bytes(b"mine")
-    remove_leftovers(Location(str(tmp_path / "a")), mine)
+    open_store(Location(str(tmp_path / "a"))).remove_leftovers(mine)
     names = sorted(_tree(tmp_path))
     assert len(names) == 2
     assert other in names[0]
     for sink in made:
         sink.discard()
     assert sorted(_tree(tmp_path)) == ["a.pipecrypt-notes.tmp"]
-    remove_leftovers(Location(str(tmp_path / "missing" / "a")), mine)
+    open_store(Location(str(tmp_path / "missing" / "a"))).remove_leftovers(mine)
 
 
 def test_a_publication_is_used_once(tmp_path: Path) -> None:
-    with open_sink(Location(str(tmp_path / "a")), overwrite=False) as sink:
+    with open_store(Location(str(tmp_path / "a"))).write(overwrite=False) as sink:
         sink.publish()
         for misuse in (sink.publish, lambda: sink.write(b"x")):
             with pytest.raises(RuntimeError):
@@ -295,18 +296,18 @@ def test_a_publication_is_used_once(tmp_path: Path) -> None:
 
 
 def test_emptiness(tmp_path: Path) -> None:
-    assert sink_is_empty(Location(str(tmp_path / "none")))
+    assert open_store(Location(str(tmp_path / "none"))).is_empty()
     (tmp_path / "x/y").mkdir(parents=True)
     (tmp_path / "x/.a.pipecrypt-0011aabb-0011aabb.tmp").write_bytes(b"")
-    assert sink_is_empty(Location(str(tmp_path)))
-    assert is_directory(Location(str(tmp_path)))
+    assert open_store(Location(str(tmp_path))).is_empty()
+    assert open_store(Location(str(tmp_path))).stat().is_directory()
     for put in (os.mkfifo, lambda path: path.symlink_to("..")):
         put(place := tmp_path / "x/.a.parquet.pipecrypt-undo.tmp")
-        assert not sink_is_empty(Location(str(tmp_path)))
+        assert not open_store(Location(str(tmp_path))).is_empty()
         place.unlink()
     (tmp_path / "x/y/.hidden").write_bytes(b"")
-    assert not sink_is_empty(Location(str(tmp_path)))
-    assert not sink_is_empty(Location(str(tmp_path / "x/y/.hidden")))
+    assert not open_store(Location(str(tmp_path))).is_empty()
+    assert not open_store(Location(str(tmp_path / "x/y/.hidden"))).is_empty()
 
 
 # ---- any other storage ----
@@ -330,7 +331,7 @@ def test_publishes_whole_objects(memory: fsspec.AbstractFileSystem, name: str) -
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_no_object_after_an_error(memory: fsspec.AbstractFileSystem, error: type[BaseException]) -> None:
-    with pytest.raises(error), open_sink(Location("memory://b/a"), overwrite=False) as sink:
+    with pytest.raises(error), open_store(Location("memory://b/a")).write(overwrite=False) as sink:
         sink.write(DATA)
         raise error
     assert not memory.store
@@ -390,7 +391,7 @@ def test_lost_answer_of_a_successful_upload(s3: type[FaultyStore]) -> None:
 def test_another_writer_was_first(s3: type[FaultyStore]) -> None:
     for first in (b"first", bytes(len(DATA))):
         s3.reset()
-        with pytest.raises(SinkNotEmptyError), open_sink(Location("s3://b/a"), overwrite=False) as sink:
+        with pytest.raises(SinkNotEmptyError), open_store(Location("s3://b/a")).write(overwrite=False) as sink:
             sink.write(DATA)
             fsspec.filesystem("s3", use_listings_cache=False).pipe_file("b/a", first)
             sink.publish()
@@ -406,7 +407,7 @@ def test_unknown_outcome(s3: type[FaultyStore]) -> None:
 
     s3.plan(_Unreachable("put_file", error=TimeoutError("planned"), after=True))
     once = Location("s3://b/a", {"transfer": {"deadline_seconds": 0}})
-    with pytest.raises(ConflictError) as caught, open_sink(once, overwrite=False) as sink:
+    with pytest.raises(ConflictError) as caught, open_store(once).write(overwrite=False) as sink:
         sink.write(DATA)
         sink.publish()
     assert caught.value.exit_code == 5
@@ -414,14 +415,14 @@ def test_unknown_outcome(s3: type[FaultyStore]) -> None:
 
 
 def test_remote_emptiness(memory: fsspec.AbstractFileSystem) -> None:
-    assert sink_is_empty(Location("memory://b"))
+    assert open_store(Location("memory://b")).is_empty()
     memory.makedirs("/b/c")
     memory.pipe_file("/b/.a.pipecrypt-00aa00aa-00aa00aa.tmp", b"")
-    assert sink_is_empty(Location("memory://b"))
-    assert is_directory(Location("memory://b"))
-    assert not is_directory(Location("memory://b2"))
+    assert open_store(Location("memory://b")).is_empty()
+    assert open_store(Location("memory://b")).stat().is_directory()
+    assert not open_store(Location("memory://b2")).stat().is_directory()
     memory.pipe_file("/b/c/d", b"")
-    assert not sink_is_empty(Location("memory://b/"))
+    assert not open_store(Location("memory://b/")).is_empty()
 
 
 def test_every_failure_is_ours(faulty: type[FaultyStore]) -> None:
@@ -433,7 +434,7 @@ def test_every_failure_is_ours(faulty: type[FaultyStore]) -> None:
 
 def test_a_complete_file_takes_no_more_and_is_published_later(tmp_path: Path) -> None:
     for name, is_published in (("a", True), ("b", False)):
-        with open_sink(Location(str(tmp_path / name)), overwrite=False) as sink:
+        with open_store(Location(str(tmp_path / name))).write(overwrite=False) as sink:
             sink.write(DATA)
             sink.complete()
             sink.complete()
@@ -449,7 +450,10 @@ def test_a_complete_file_takes_no_more_and_is_published_later(tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="sendfile between files is Linux's")
 def test_ranges_of_a_file_are_copied_by_the_system(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(bytes(range(256)))
-    with (tmp_path / "in").open("rb") as file, open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+    with (
+        (tmp_path / "in").open("rb") as file,
+        open_store(Location(str(tmp_path / "out"))).write(overwrite=False) as sink,
+    ):
         assert isinstance(sink, CopiesRanges)
         sink.write(b"a")
         sink.copy_range(file.fileno(), 10, 5)
@@ -473,7 +477,10 @@ def test_file_systems_without_sendfile(
     monkeypatch.setattr(local_publication.os, "sendfile", fail)
     data = os.urandom(3 << 20)
     (tmp_path / "in").write_bytes(data)
-    with (tmp_path / "in").open("rb") as file, open_sink(Location(str(tmp_path / "out")), overwrite=False) as sink:
+    with (
+        (tmp_path / "in").open("rb") as file,
+        open_store(Location(str(tmp_path / "out"))).write(overwrite=False) as sink,
+    ):
         if works:
             sink.copy_range(file.fileno(), 5, len(data) - 5)  # type: ignore[union-attr]
             sink.publish()

@@ -11,8 +11,8 @@ from pipecrypt.errors import ConflictError, FormatError, IntegrityError, Storage
 from pipecrypt.store import local
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source, read_small_file
 from pipecrypt.vocabulary.ranges import traits_of
 from tests.doubles.faulty_store import Faults, FaultyOS, FaultyStore
 
@@ -167,13 +167,13 @@ def test_small_files(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe_file("/k.json", b"{}")
     memory.pipe_file("/empty.json", b"")
     for url in (f"{tmp_path}/k.json", "memory://k.json"):
-        assert read_small_file(Location(url), 2) == b"{}"
-        assert read_small_file(Location(url + ".none"), 2) is None
+        assert open_store(Location(url)).read_small(max_bytes=2) == b"{}"
+        assert open_store(Location(url + ".none")).read_small(max_bytes=2) is None
         with pytest.raises(FormatError):
-            read_small_file(Location(url), 1)
-    assert read_small_file(Location("memory://empty.json"), 1) == b""
+            open_store(Location(url)).read_small(max_bytes=1)
+    assert open_store(Location("memory://empty.json")).read_small(max_bytes=1) == b""
     with pytest.raises(FormatError):
-        read_small_file(Location(str(tmp_path)), 10)
+        open_store(Location(str(tmp_path))).read_small(max_bytes=10)
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs Linux")

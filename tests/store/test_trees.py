@@ -15,9 +15,9 @@ from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.store import held_directory
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.patterns import EVERY_FILE
 from pipecrypt.store.publication import temporary_name
-from pipecrypt.store.sink import open_sink
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -97,7 +97,7 @@ def test_permissions_and_time_of_a_source(tmp_path: Path) -> None:
 
 
 def _publish(path: Path, mode: int | None, mtime_ns: int | None, *, overwrite: bool = False) -> os.stat_result:
-    with open_sink(Location(str(path)), overwrite=overwrite) as sink:
+    with open_store(Location(str(path))).write(overwrite=overwrite) as sink:
         sink.restore_attributes(mode=mode, mtime_ns=mtime_ns)
         sink.write(b"abc")
         sink.publish()
@@ -114,7 +114,7 @@ def test_permissions_are_restored_less_the_umask(
     tmp_path: Path, umask: int, mode: int | None, expected: int, overwrite: bool
 ) -> None:
     path = tmp_path / "x"
-    with open_sink(Location(str(path)), overwrite=overwrite) as sink:
+    with open_store(Location(str(path))).write(overwrite=overwrite) as sink:
         sink.write(b"abc")
         sink.restore_attributes(mode=mode, mtime_ns=LONG_AGO)
         sink.publish()
@@ -123,7 +123,7 @@ def test_permissions_are_restored_less_the_umask(
 
 
 def test_a_private_file_is_never_readable_by_others(tmp_path: Path, umask: int) -> None:
-    with open_sink(Location(str(tmp_path / "x")), overwrite=False) as sink:
+    with open_store(Location(str(tmp_path / "x"))).write(overwrite=False) as sink:
         sink.restore_attributes(mode=0o640, mtime_ns=None)
         sink.write(b"abc")
         (temporary,) = tmp_path.iterdir()
@@ -160,7 +160,7 @@ def test_a_file_system_that_refuses(
 
 
 def test_remote_storages_keep_no_attributes() -> None:
-    with open_sink(Location("memory://attributes/x"), overwrite=True) as sink:
+    with open_store(Location("memory://attributes/x")).write(overwrite=True) as sink:
         sink.restore_attributes(mode=0o600, mtime_ns=LONG_AGO)
         sink.write(b"abc")
         sink.publish()

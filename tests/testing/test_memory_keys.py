@@ -50,10 +50,10 @@ def test_a_test_of_a_user_encrypts_and_decrypts_without_a_keystore(tmp_path: Pat
     with use_memory_keys(["pii"]) as service:
         pc.encrypt(source, sealed, pc.Policy(columns={"email": "memory://pii"}))
         assert {call.operation for call in service.calls} == {"generate"}
-        pc.decrypt(sealed, plain, keys=["memory://pii"], verify="off")
+        pc.decrypt(sealed, plain, keys=["memory://pii"], trust=pc.Trust(verify="off"))
         service.fail()
         with pytest.raises(KeyServiceError):
-            pc.decrypt(sealed, plain, keys=["memory://pii"], verify="off", overwrite=True)
+            pc.decrypt(sealed, plain, keys=["memory://pii"], trust=pc.Trust(verify="off"), overwrite=True)
     assert pq.read_table(plain).to_pydict() == {"email": ["a@example.com"]}
     with pytest.raises(KeyReferenceError):
-        pc.decrypt(sealed, plain, keys=["memory://pii"], verify="off", overwrite=True)
+        pc.decrypt(sealed, plain, keys=["memory://pii"], trust=pc.Trust(verify="off"), overwrite=True)

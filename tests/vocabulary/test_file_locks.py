@@ -18,8 +18,9 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.schemes import keystore_file
 from pipecrypt.keys.session import KeySession
-from pipecrypt.store.exclusive import hold_exclusively, replace_exclusively
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
+from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.vocabulary import state
 from pipecrypt.vocabulary.state import take_lock
 
@@ -75,11 +76,11 @@ def test_a_file_system_without_locks_is_told(descriptor: int, monkeypatch: pytes
 
 
 def _replace(place: Location, sleep: Callable[[float], None]) -> None:
-    replace_exclusively(place, lambda _: b"new", max_bytes=10, sleep=sleep)
+    replace_exclusively(open_store(place), lambda _: b"new", max_bytes=10, sleep=sleep)
 
 
 def _hold(place: Location, sleep: Callable[[float], None]) -> None:
-    with hold_exclusively(place.above, place, sleep=sleep):
+    with open_store(place.above).holding(place, sleep):
         raise AssertionError
 
 

@@ -17,8 +17,9 @@ from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
 from pipecrypt.errors import FormatError, StorageError
 from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, encode_grants, parse_grants
 from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.store.exclusive import replace_exclusively
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
+from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.store.small_files import SmallFiles, directories_above
 
 __all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_grants"]
@@ -134,7 +135,7 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
         after = change(before)
         return None if after == before else encode_grants(after)
 
-    replace_exclusively(location, apply, max_bytes=MAX_GRANTS_BYTES)
+    replace_exclusively(open_store(location), apply, max_bytes=MAX_GRANTS_BYTES)
 
 
 def _places(path: str) -> Iterator[str]:

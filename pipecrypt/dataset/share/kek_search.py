@@ -24,12 +24,11 @@ from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.store.inventory import look_at, pin_regular
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 
@@ -129,7 +128,7 @@ def find_encrypted_data(location: Location, requirements: Requirements | None) -
     if location.is_standard_stream:
         raise UsageError("standard input has no grants beside it", hint="name a file or a dataset")
     files, path = locate(location)
-    kind = look_at(files.location(path))
+    kind = open_store(files.location(path)).stat().kind
     if kind is Kind.FILE:
         return EncryptedData(location, files, path, is_file=True)
     version = read_version(files, path, requirements)
@@ -211,11 +210,11 @@ class _Search:
 
 
 def _listed(place: EncryptedData, entry: FileEntry) -> SourceFile:
-    location = place.files.location(f"{place.path}/{entry.path}")
-    found = pin_regular(location, entry.path)
+    there = open_store(place.files.location(place.path)).stat(entry.path)
+    found = there.file()
     if found is None:
         raise SourceNotFoundError(
-            f"{location.display} does not exist, though the manifest lists it",
+            f"{there.location.display} does not exist, though the manifest lists it",
             hint="if a run was stopped here, run again with --resume; pipecrypt verify names all that is missing",
         )
     return found

@@ -22,9 +22,9 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.keys import KeyUse, column_key_uses, footer_key_use, read_key_names
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.listing import list_sources
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import locate
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.secret import DataKey
 

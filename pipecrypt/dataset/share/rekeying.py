@@ -27,10 +27,9 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.keys import NewFooter, rekey_footer
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_range_source
 from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
@@ -292,7 +291,7 @@ def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _File
 
 
 def _pinned(file: Location) -> SourceFile:
-    found = pin_regular(file, file.name)
+    found = open_store(file).stat().file()
     if found is None:
         raise SourceNotFoundError(f"{file.display} does not exist")
     return found

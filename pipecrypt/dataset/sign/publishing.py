@@ -24,8 +24,7 @@ from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
 from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import ConflictError, IntegrityError, UsageError
 from pipecrypt.store.location import Location
-from pipecrypt.store.revision import read_revision, replace_revision
-from pipecrypt.store.sink import open_sink
+from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.documents import DocumentError
 
@@ -77,7 +76,7 @@ def publish_dataset(
     envelope = signers.seal(manifest)
     # No two lists of different content share a name, so readers of the version before still read theirs. A list that
     # is there already is this one: a run that was killed before its statement left it.
-    with open_sink(sink.child(file_list_path(manifest.version, summary.sha256)), overwrite=True) as publication:
+    with open_store(sink.child(file_list_path(manifest.version, summary.sha256))).write(overwrite=True) as publication:
         for block in blocks:
             publication.write(block)
         publication.publish()
@@ -129,7 +128,7 @@ def _publish_statement(  # noqa: PLR0917
     signers: OpenSigners,
     earlier: VerifiedVersion | None,
 ) -> SignedStatement:
-    replace_revision(place, envelope, expected=None if earlier is None else earlier.revision)
+    open_store(place).replace(envelope, expected=None if earlier is None else earlier.revision)
     sha256 = statement_sha256(parse_envelope(envelope).payload)
     published = RememberedVersion(manifest.dataset_id, manifest.version, sha256)
     _remember_published(subject, published, signers.memory, is_first=earlier is None)
@@ -179,9 +178,9 @@ def fence(sink: Location) -> None:
         ConflictError: the statement is too large for that, or changes all the time.
         StorageError: the storage refused or failed.
     """
-    place = sink.child(MANIFEST_PATH)
+    place, store = sink.child(MANIFEST_PATH), open_store(sink)
     for _ in range(_TRIES):
-        revision = None if sink.is_local else read_revision(place, MAX_ENVELOPE_BYTES)
+        revision = store.read_revision(MANIFEST_PATH, max_bytes=MAX_ENVELOPE_BYTES) if store.answers_late else None
         if revision is None or revision.tag is None:
             return
         text = revision.data.rstrip(b"\n")
@@ -193,7 +192,7 @@ def fence(sink: Location) -> None:
                 hint="make sure that the other machine is down, wait some minutes, then run again",
             )
         try:
-            replace_revision(place, text + b"\n" * feeds, expected=revision)
+            open_store(place).replace(text + b"\n" * feeds, expected=revision)
         except ConflictError as error:
             _log.info("once more: %s", error.message)
         else:

@@ -16,9 +16,8 @@ from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import exists, is_directory
+from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import directories_above, locate
 
 __all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
@@ -37,7 +36,7 @@ def check_outside_datasets(place: Location) -> None:
     files, path = locate(place)
     for directory in dict.fromkeys([*directories_above(path), *directories_above(files.real_path(path) or path)]):
         try:
-            is_signed = exists(files.location(f"{directory}/{MANIFEST_PATH}"))
+            is_signed = open_store(files.location(f"{directory}/{MANIFEST_PATH}")).stat().exists()
         except StorageError as error:
             # Who may write below a directory need not be allowed to look above.
             _log.debug("cannot tell whether a directory above is a signed dataset: %s", error.message)
@@ -62,12 +61,12 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         NotTrustedError: a signed version was accepted there or above, and its statement is gone.
         StorageError: the storage refused or failed.
     """
-    if is_directory(sink) and exists(sink.child(MANIFEST_PATH)):
+    if open_store(sink).stat().is_directory() and open_store(sink.child(MANIFEST_PATH)).stat().exists():
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
     check_none_removed(sink, VersionMemory.of_user(os.environ))
-    if not is_directory(sink):
+    if not open_store(sink).stat().is_directory():
         return
-    found = {path for path, _ in take_inventory(sink, _everywhere)}
+    found = {entry.path for entry in open_store(sink).list(admits=_everywhere)}
     roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
     for path in paths:
         if overwrite and signature_path(path) in found:
@@ -87,7 +86,7 @@ def check_unsigned_file(file: Location) -> None:
         StorageError: the storage refused or failed.
     """
     statement = file.sibling(signature_path(file.name))
-    if exists(statement):
+    if open_store(statement).stat().exists():
         raise _signed(file)
     check_none_removed(statement, VersionMemory.of_user(os.environ))
 

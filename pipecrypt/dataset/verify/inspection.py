@@ -32,11 +32,10 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure, check_structure
 from pipecrypt.parquet.footer.stored import StoredFooter, parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import LocatedFiles
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["InspectionResult", "Inspector", "LazyKnownDigests", "Unlocking"]
@@ -265,9 +264,9 @@ class LazyKnownDigests:
         directory = self._files.location(f"{self._dataset.root}/{RESERVED_DIRECTORY}/files")
         found = []
         try:
-            for path, file in take_inventory(directory, lambda _: False):
-                match = _LIST_NAME.match(path)
-                if match is not None and file is not None and int(match["version"]) < manifest.version:
+            for entry in open_store(directory).list(admits=lambda _: False):
+                match = _LIST_NAME.match(entry.path)
+                if match is not None and entry.source is not None and int(match["version"]) < manifest.version:
                     found.append((int(match["version"]), match["digest"]))
         except PipecryptError:
             return []

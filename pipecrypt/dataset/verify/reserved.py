@@ -16,9 +16,9 @@ from pipecrypt.dataset.statement.findings import Finding, FindingKind, ObservedF
 from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, parse_run_id
 from pipecrypt.errors import ConflictError, ContentError
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["NO_JOURNALS", "Journals", "RunTable", "RunTables", "find_unexpected", "table_of"]

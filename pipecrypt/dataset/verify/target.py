@@ -23,8 +23,8 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.store.inventory import look_at, take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
@@ -179,7 +179,7 @@ def find_target(location: Location, requirements: Requirements, globs: Sequence[
     if path.endswith(SIGNATURE_SUFFIX):
         hint = f"name the file: {path.removesuffix(SIGNATURE_SUFFIX)}"
         raise UsageError(f"{files.display(path)} is a statement, not what it is about", hint=hint)
-    kind = look_at(files.location(path))
+    kind = open_store(files.location(path)).stat().kind
     dataset = read_version_above(files, path if kind is Kind.FILE else f"{path}/", requirements)
     if dataset is not None and dataset.root == path:
         return Target(files, dataset, Selection.of(globs))
@@ -202,8 +202,8 @@ def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
     """
     begun, ended = set[str](), set[str]()
     with contextlib.suppress(IntegrityError, StorageError):  # that there is no statement is what counts
-        for name, _ in take_inventory(files.location(path).child(RUNS_DIRECTORY), _is_run):
-            if (note := _NOTE.fullmatch(name)) is not None:
+        for entry in open_store(files.location(path)).list(RUNS_DIRECTORY, _is_run):
+            if (note := _NOTE.fullmatch(entry.path)) is not None:
                 (ended if note["end"] else begun).add(note["run"])
     waiting = begun - ended
     if not waiting:
@@ -238,7 +238,7 @@ def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: 
 
 
 def _is_there(files: LocatedFiles, path: str) -> bool:
-    return look_at(files.location(path)) is Kind.FILE
+    return open_store(files.location(path)).stat().kind is Kind.FILE
 
 
 def _missing_hint(path: str) -> str | None:

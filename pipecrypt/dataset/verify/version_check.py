@@ -6,7 +6,7 @@ A run may be at work meanwhile. It moves files from one place to another, so one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pipecrypt.dataset.checked_source import computable
@@ -40,9 +40,9 @@ from pipecrypt.errors import (
     LinkError,
     StorageError,
 )
-from pipecrypt.store.inventory import Found, look_at, pin, pin_regular, take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import Admits, Kind, SourceFile
+from pipecrypt.store.open import open_store
+from pipecrypt.store.protocol import Admits, Entry, Kind, SourceFile
 from pipecrypt.store.undo import read_undo
 
 __all__ = ["VersionCheck", "Watcher"]
@@ -173,7 +173,7 @@ class VersionCheck:
                 yield from signed_source(signed, place, self.tally)
                 continue
             try:
-                kind = look_at(place)
+                kind = open_store(place).stat().kind
             except StorageError as error:
                 self.tally.fail(path, error)
                 continue
@@ -189,15 +189,16 @@ class VersionCheck:
                 found[path] = None
                 continue
             try:
-                pinned = pin(self._target.location(path), path)
+                there = open_store(self._target.location(path)).stat()
+                is_there = there.exists() and there.kind is not Kind.DIRECTORY
             except LinkError as error:
                 self.tally.find(Finding(FindingKind.LINK, path, error.message))
                 continue
             except StorageError as error:
                 self.tally.fail(path, error)
                 continue
-            if pinned is not None:
-                found[path] = pinned[1]
+            if is_there:
+                found[path] = None if there.source is None else replace(there.source, relative_path=path)
         return found
 
     # ---- what a run has still to move, or has left ----
@@ -260,7 +261,7 @@ class VersionCheck:
             return False
         place = self._target.location(path)
         try:
-            source = pin_regular(place, path)
+            source = open_store(place).stat().file()
             undo = read_undo(place, max_end_bytes=signed.entry.size_bytes)
             if source is None or undo is None:
                 return False
@@ -351,13 +352,10 @@ class DirectoryComparison:
 
     def _sources_below(self, start: str) -> Iterator[SignedSource]:
         try:
-            for found in take_inventory(self._below(start), self._admits_below(start)):
-                yield from self._compare(_moved(found, start))
+            for found in open_store(self._directory).list(start, self._admits_below(start)):
+                yield from self._compare(f"{start}/{found.path}" if start else found.path, found)
         except LinkError as error:
             self._tally.find(Finding(FindingKind.LINK, start, error.message))
-
-    def _below(self, start: str) -> Location:
-        return self._directory.child(start) if start else self._directory
 
     def _admits_below(self, start: str) -> Admits:
         above = tuple(start.split("/")) if start else ()
@@ -368,30 +366,27 @@ class DirectoryComparison:
 
         return admits
 
-    def _compare(self, found: Found) -> Iterator[SignedSource]:
-        path, source = found
+    def _compare(self, path: str, found: Entry) -> Iterator[SignedSource]:
         if is_reserved(path):
             if self._selection.is_everything:
-                self.reserved[path] = source
+                self.reserved[path] = found.source
             return
         if path in self._seen:
             return
         if not self._selection.takes(path):
-            self._refuse_way(path, source)
+            self._refuse_way(path, found)
             return
         entry = self._dataset.entries.get(path)
         if entry is not None:
             self._seen.add(entry.path)
-            yield from _checked(self._dataset.file(entry.path), source, self._directory.child(path), self._tally)
-        elif is_data(path, source):
+            yield from _checked(self._dataset.file(entry.path), found, self._tally)
+        elif is_data(path, found.source):
             self._tally.find(extra(path))
 
-    def _refuse_way(self, path: str, source: SourceFile | None) -> None:
+    def _refuse_way(self, path: str, found: Entry) -> None:
         """Find a link where a directory would be of files that count."""
-        if source is None and self._directory.is_local and self._selection.admits(tuple(path.split("/"))):
-            place = self._directory.child(path)
-            if look_at(place) is Kind.LINK:
-                self._tally.find(Finding(FindingKind.LINK, path, f"{place.display} is a symbolic link"))
+        if found.kind is Kind.LINK and self._selection.admits(tuple(path.split("/"))):
+            self._tally.find(Finding(FindingKind.LINK, path, f"{found.location.display} is a symbolic link"))
 
 
 def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Iterator[SignedSource]:
@@ -400,29 +395,26 @@ def signed_source(signed: SignedFile, location: Location, tally: Tally) -> Itera
     Some storages list late, or not at all. Only a look at its very place tells that a file is missing.
     """
     try:
-        found = pin(location, signed.entry.path)
+        there = open_store(location).stat()
+        is_there = there.exists() and there.kind is not Kind.DIRECTORY
     except LinkError as error:
         tally.find(Finding(FindingKind.LINK, signed.entry.path, error.message))
         return
     except StorageError as error:
         tally.fail(signed.entry.path, error)
         return
-    if found is None:
-        tally.find(missing(signed.entry.path))
+    if is_there:
+        yield from _checked(signed, there, tally)
     else:
-        yield from _checked(signed, found[1], location, tally)
+        tally.find(missing(signed.entry.path))
 
 
-def _checked(signed: SignedFile, source: SourceFile | None, place: Location, tally: Tally) -> Iterator[SignedSource]:
-    if source is None:
-        kind = FindingKind.LINK if look_at(place) is Kind.LINK else FindingKind.MODIFIED
+def _checked(signed: SignedFile, found: Entry, tally: Tally) -> Iterator[SignedSource]:
+    if found.source is None:
+        kind = FindingKind.LINK if found.kind is Kind.LINK else FindingKind.MODIFIED
         tally.find(Finding(kind, signed.entry.path, _NO_FILE))
     else:
-        yield SignedSource(source, signed)
-
-
-def _moved(found: Found, start: str) -> Found:
-    return (f"{start}/{found[0]}", found[1]) if start else found
+        yield SignedSource(replace(found.source, relative_path=signed.entry.path), signed)
 
 
 _EVERYTHING_BELOW = "**"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,13 +31,10 @@ from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
 from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
-from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location, Place
-from pipecrypt.store.move import remove_empty_directories
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
-from pipecrypt.store.sink import is_directory
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
@@ -100,7 +97,7 @@ def clean(
         StorageError: the storage refused or failed.
     """
     place = Location.of(sink, sink_options)
-    if not is_directory(place):
+    if not open_store(place).stat().is_directory():
         raise UsageError(f"{place.display} is not a directory", hint="name the directory that runs write to")
     cleaning = _Cleaning(place, clock(), grace, is_dry_run=dry_run)
     if dry_run:
@@ -155,9 +152,9 @@ class _Cleaning:
         doomed = dict.fromkeys([*self._of_runs(old, runs), *self._set_aside(runs), *self._temporary()])
         for path in doomed:
             if not self._is_dry_run:
-                remove_file(self._found[path].location)
+                open_store(self._found[path].location).remove()
         if not self._is_dry_run:
-            remove_empty_directories(self._sink.child(RUNS_DIRECTORY))
+            open_store(self._sink.child(RUNS_DIRECTORY)).remove_empty_directories()
         return CleanSummary(
             sink=self._sink.display,
             is_dry_run=self._is_dry_run,
@@ -170,12 +167,11 @@ class _Cleaning:
 
     def _look(self) -> Iterator[tuple[str, SourceFile]]:
         """Yield the files of the sink. Links among data are the user's own, and stay; none is among what is ours."""
-        for found in take_inventory(self._sink, lambda _: True):
-            path, file = found
-            if file is not None:
-                yield path, file
-            elif is_reserved(path):
-                deque(refuse_links(self._sink, [found]), maxlen=0)
+        for entry in open_store(self._sink).list():
+            if entry.source is not None:
+                yield entry.path, entry.source
+            elif is_reserved(entry.path):
+                entry.refuse_link()
 
     def _put_in_place(self) -> bool:
         """Finish a version that was signed: its files are not leftovers, wherever they lie."""

@@ -40,10 +40,8 @@ from pipecrypt.runs.journal.block import (
     memory_of,
 )
 from pipecrypt.runs.journal.seal import Seal, trusted_seal
-from pipecrypt.store.inventory import refuse_links, take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = [
@@ -201,7 +199,7 @@ class Journal:
             now: the time, in UTC.
         """
         text = json.dumps({"version": 1, "run": self.header.run_id, "ended": now.isoformat(timespec="seconds")})
-        with open_sink(self._place(FINISHED), overwrite=True) as sink:
+        with open_store(self._place(FINISHED)).write(overwrite=True) as sink:
             sink.write(text.encode() + b"\n")
             sink.publish()
 
@@ -223,7 +221,7 @@ class Journal:
         self._write(data)
 
     def _write(self, data: bytes) -> None:
-        with open_sink(self._place(block_name(self._sequence, self._seal.suffix)), overwrite=False) as sink:
+        with open_store(self._place(block_name(self._sequence, self._seal.suffix))).write(overwrite=False) as sink:
             sink.write(self._seal.seal(data))
             sink.publish()
         self._sequence += 1
@@ -266,6 +264,12 @@ def _cut(paths: Sequence[str]) -> list[tuple[str, ...]]:
 
 # Gives the bytes at a place, up to so many; None where nothing is.
 Fetch: TypeAlias = Callable[[Location, int], bytes | None]
+
+
+def _read_block(place: Location, max_bytes: int) -> bytes | None:
+    return open_store(place).read_small(max_bytes=max_bytes)
+
+
 _FETCHED_AT_ONCE: Final = 8
 _RECORD_BYTES: Final = 100  # of its entry among others
 _BLOCK: Final = re.compile(r"parts-(?P<sequence>\d{6,9})(?P<suffix>\.jsonl?)", re.ASCII)
@@ -317,9 +321,9 @@ def find_runs(sink: Location) -> tuple[JournalRef, ...]:
         StorageError: the storage refused or failed.
     """
     names: defaultdict[str, set[str]] = defaultdict(set)
-    runs = sink.child(RUNS_DIRECTORY)
-    for path, _ in refuse_links(runs, take_inventory(runs, lambda below: len(below) < _DEPTH)):
-        run_id, _, name = path.partition("/")
+    for entry in open_store(sink).list(RUNS_DIRECTORY, lambda below: len(below) < _DEPTH):
+        entry.refuse_link()
+        run_id, _, name = entry.path.partition("/")
         try:
             parse_run_id(run_id)
         except DocumentError:
@@ -363,7 +367,7 @@ def read_run(sink: Location, run: JournalRef, seal: Seal, budget: MemoryBudget |
     )
 
 
-def read_blocks(sink: Location, run: JournalRef, seal: Seal, fetch: Fetch = read_small_file) -> Iterator[Block]:
+def read_blocks(sink: Location, run: JournalRef, seal: Seal, fetch: Fetch = _read_block) -> Iterator[Block]:
     """Yield the blocks of a run, one in memory at a time.
 
     What holds of each: 1. the seal opens it, 2. it is the one that its name says, of this run, and none is missing
@@ -400,7 +404,7 @@ def fetch_ahead(sink: Location, runs: Iterable[JournalRef], seal_of: Callable[[J
 
         def fetch(place: Location, max_bytes: int) -> bytes | None:
             for next_place, seal in islice(wanted, _FETCHED_AT_ONCE - len(waiting)):
-                waiting.append(threads.submit(read_small_file, next_place, seal.max_bytes))
+                waiting.append(threads.submit(_read_block, next_place, seal.max_bytes))
             return waiting.popleft().result()
 
         yield fetch
@@ -453,7 +457,7 @@ def read_header(sink: Location, run: JournalRef, seal_of: Callable[[str], Seal])
     return None
 
 
-def _opened(place: Location, seal: Seal, fetch: Fetch = read_small_file) -> Block:
+def _opened(place: Location, seal: Seal, fetch: Fetch = _read_block) -> Block:
     try:
         stored = fetch(place, seal.max_bytes)
         if stored is None:

@@ -29,10 +29,9 @@ from pipecrypt.runs.journal.journal import (
     read_run,
 )
 from pipecrypt.runs.journal.seal import Seal
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import sink_is_empty
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["FinishedFile", "RunHistory", "put_in_place"]
@@ -166,7 +165,7 @@ def _has_written(sink: Location, past: RecordedRun) -> bool:
         return True
     if past.header.is_staged:
         return bool(staged_files(sink, past.header.run_id))
-    return not sink_is_empty(sink, besides=RESERVED_DIRECTORY)
+    return not open_store(sink).is_empty(besides=RESERVED_DIRECTORY)
 
 
 def _last(
@@ -194,7 +193,7 @@ def _adopted(sink: Location, past: RecordedRun) -> dict[str, TaskRecord]:
     if header.is_staged:
         found = staged_files(sink, header.run_id)
     else:
-        found = {path: file for path, file in take_inventory(sink, lambda _: True) if file is not None}
+        found = {entry.path: entry.source for entry in open_store(sink).list() if entry.source is not None}
     return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
 
 

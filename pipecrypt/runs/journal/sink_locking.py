@@ -12,8 +12,7 @@ from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.lease_holders import current_holder
 from pipecrypt.store.location import Location
-from pipecrypt.store.move import remove_empty_directories, remove_if_empty
-from pipecrypt.store.sink import is_directory
+from pipecrypt.store.open import open_store
 
 __all__ = ["check_unlocked", "locked_sink"]
 
@@ -46,7 +45,7 @@ def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
         LockLostError: somebody took it before the block ended; instead of whatever else the block raises.
         StorageError: the storage refused or failed.
     """
-    was_there = is_directory(sink)
+    was_there = open_store(sink).stat().is_directory()
     try:
         with Lease(sink.child(LOCK_DIRECTORY), who) as lock:
             if lock.took_over:
@@ -59,7 +58,7 @@ def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
             lock.settle(None)
     finally:
         with contextlib.suppress(PipecryptError):  # another error is on its way
-            remove_empty_directories(sink.child(LOCK_DIRECTORY))
-            remove_if_empty(sink.child(RESERVED_DIRECTORY))
+            open_store(sink.child(LOCK_DIRECTORY)).remove_empty_directories()
+            open_store(sink.child(RESERVED_DIRECTORY)).remove_directory()
             if not was_there:
-                remove_if_empty(sink)
+                open_store(sink).remove_directory()

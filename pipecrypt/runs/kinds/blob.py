@@ -16,9 +16,9 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
+from pipecrypt.store.open import open_range_source, open_source_file
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
-from pipecrypt.store.source import open_range_source, open_source_file
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["BlobEncryption"]

@@ -10,8 +10,8 @@ from pipecrypt.errors import UsageError
 from pipecrypt.formats.options import MAGIC_BYTES, guess_format, sniff_format
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.spec.spec import Spec
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import read_start
 
 __all__ = ["Candidate"]
 
@@ -45,6 +45,6 @@ class Candidate:
             raise UsageError("standard input has no name that tells its format", hint=hint)
         if reading.format is None and guess_format(location.name)[0] is None:
             # Only names that tell nothing cost a look into the file.
-            sniffed = sniff_format(read_start(location, MAGIC_BYTES))
+            sniffed = sniff_format(open_store(location).read_start(MAGIC_BYTES))
             reading = replace(reading, format=None if sniffed is None else sniffed.value)
         return reading.of(location.name, location.display)

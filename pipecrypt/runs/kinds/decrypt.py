@@ -24,9 +24,9 @@ from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["Decryption"]

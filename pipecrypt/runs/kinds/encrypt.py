@@ -23,10 +23,10 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.store.open import open_range_source
 from pipecrypt.store.patterns import PARQUET_SUFFIXES
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.sink import Publication
-from pipecrypt.store.source import open_range_source
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 

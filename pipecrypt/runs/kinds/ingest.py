@@ -23,8 +23,8 @@ from pipecrypt.runs.output import RollingOutput, WrittenFile
 from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
 from pipecrypt.runs.spec.options import FileReading
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
+from pipecrypt.store.open import open_source_file
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.source import open_source_file
 from pipecrypt.vocabulary.ranges import MemorySource
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import sink_is_empty
+from pipecrypt.store.open import open_store
 
 __all__ = [
     "Changes",
@@ -336,6 +336,6 @@ def _noted(run: RecordedRun) -> set[str]:
 
 def _check_known(spec: EncryptSpec, past: RunHistory) -> None:
     is_known = bool(past.done) or past.unfinished is not None
-    is_foreign = not is_known and not sink_is_empty(spec.sink, besides=RESERVED_DIRECTORY)
+    is_foreign = not is_known and not open_store(spec.sink).is_empty(besides=RESERVED_DIRECTORY)
     if is_foreign or any(not file.task_id for file in past.done.values()):
         raise SinkNotEmptyError(f"the sink {spec.sink.display} holds files that no run of a configuration wrote")

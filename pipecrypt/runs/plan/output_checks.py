@@ -19,8 +19,8 @@ from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.listing import check_outputs as check_places
 from pipecrypt.store.location import NAME_BYTES, Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import sink_is_empty
 
 __all__ = ["check_outputs", "statement_places"]
 
@@ -66,7 +66,7 @@ def statement_places(sink: Location, tasks: Sequence[Task]) -> list[Location]:
 def _check_sink(sink: Location, tasks: Sequence[Task]) -> None:
     """Refuse a sink that holds something; `tasks` where a single file may be split, and have other names."""
     for place in dict.fromkeys([sink, *(task.sink for task in tasks)]):
-        if not sink_is_empty(place, besides=LOCK_DIRECTORY):
+        if not open_store(place).is_empty(besides=LOCK_DIRECTORY):
             raise SinkNotEmptyError(f"the sink {place.display} holds something already")
 
 
@@ -106,7 +106,7 @@ def _check_statements(spec: Spec, tasks: Sequence[Task], *, is_single_file: bool
 
 def _check_names(sink: Location, tasks: Sequence[Task]) -> None:
     """Refuse names that a local sink cannot hold; what object stores take is theirs to say."""
-    if not sink.is_local or sink.is_standard_stream:
+    if sink.is_standard_stream or open_store(sink).is_remote:
         return
     for task in tasks:
         for each in task.first_path.split("/"):

@@ -21,7 +21,8 @@ from pipecrypt.runs.task import Kind, Task, task_id
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import is_directory, is_link, new_token
+from pipecrypt.store.open import open_store
+from pipecrypt.store.sink import new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
 __all__ = ["Plan", "RunKeys", "find_candidates", "make_plan"]
@@ -164,8 +165,9 @@ def find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
 def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
     """Say whether the sink names the one output itself."""
     sink = spec.sink
-    is_named = is_one_file and not sink.names_directory and not is_directory(sink)
-    if is_one_file and not is_named and not sink.names_directory and is_link(sink):
+    there = open_store(sink).stat() if is_one_file and not sink.names_directory else None
+    is_named = there is not None and not there.is_directory()
+    if there is not None and there.is_directory() and there.follows_link:
         # Whoever can write beside an output could put it in the output's place.
         raise LinkError(
             f"{sink.display} is a symbolic link to a directory",

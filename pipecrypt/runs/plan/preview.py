@@ -34,8 +34,8 @@ from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns, read_shape
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape, Task
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.sink import is_directory
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now
 
@@ -108,7 +108,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
     if plan.is_single_file or spec.sink.is_standard_stream:
         return SinkPreview(decide(spec, plan, None, None))
     is_signed = spec.policy.signing is not None
-    version = read_version(*locate(spec.sink), None) if is_directory(spec.sink) else None
+    version = read_version(*locate(spec.sink), None) if open_store(spec.sink).stat().is_directory() else None
     if is_signed:
         _check_versions(spec, version)
     past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)

@@ -26,8 +26,8 @@ from pipecrypt.runs.output import unnumbered
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task, task_id
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 
 __all__ = ["FindIDs", "find_rotated"]
 
@@ -139,6 +139,5 @@ def _promised(promise: PromisedPolicy) -> frozenset[str]:
 
 def _observed(sink: Location, path: str) -> frozenset[str]:
     """Return the master keys that the footer of a file names; none where it cannot be read."""
-    pinned = pin(sink.child(path), path)
-    file = None if pinned is None else pinned[1]
+    file = open_store(sink).stat(path).regular()
     return frozenset() if file is None else master_keys_of(file)

@@ -18,8 +18,7 @@ from pipecrypt.dataset.statement.file_list import check_digest
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
 from pipecrypt.runs.plan.preview import PlanReport
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 
 __all__ = ["MAX_PLAN_BYTES", "SavedPlan", "read_saved_plan", "save_plan"]
@@ -68,7 +67,7 @@ def save_plan(report: PlanReport, place: str | os.PathLike[str]) -> None:
         StorageError: the storage refused or failed.
     """
     document = {"version": _VERSION, "sink": report.sink, "tasks": [asdict(task) for task in report.tasks]}
-    with open_sink(Location.of(place), overwrite=True) as sink:
+    with open_store(Location.of(place)).write(overwrite=True) as sink:
         sink.write(json.dumps(document, indent=1).encode() + b"\n")
         sink.publish()
 
@@ -81,7 +80,7 @@ def read_saved_plan(place: str | os.PathLike[str]) -> SavedPlan:
         FormatError: it is not a plan.
     """
     location = Location.of(place)
-    data = read_small_file(location, MAX_PLAN_BYTES)
+    data = open_store(location).read_small(max_bytes=MAX_PLAN_BYTES)
     if data is None:
         raise SourceNotFoundError(
             f"{location.display} does not exist", hint="pipecrypt plan CONFIG --out FILE makes it"

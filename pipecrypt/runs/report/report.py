@@ -31,10 +31,8 @@ from pipecrypt.runs.report.events import (
     TaskRetried,
 )
 from pipecrypt.runs.report.run_id import is_run_id
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.location import Location
-from pipecrypt.store.sink import open_sink
-from pipecrypt.store.source import read_small_file
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
@@ -321,7 +319,7 @@ def encode_report(report: RunReport) -> bytes:
 def store_report(sink: Location, report: RunReport) -> None:
     """Store a report in the sink. A run ends as it ended: what goes wrong here is logged."""
     try:
-        with open_sink(sink.child(report_path(report.run_id)), overwrite=True) as publication:
+        with open_store(sink.child(report_path(report.run_id))).write(overwrite=True) as publication:
             publication.write(encode_report(report))
             publication.publish()
     except PipecryptError as error:
@@ -359,7 +357,7 @@ def read_report(dataset: Location, run_id: str | None) -> RunReport:
         raise UsageError(f"{run_id!r} is not a run id", hint="a run id looks like 20261128T020000Z-0a1b2c3d")
     for each in [run_id] if run_id is not None else _run_ids(dataset):
         place = dataset.child(report_path(each))
-        data = read_small_file(place, MAX_REPORT_BYTES)
+        data = open_store(place).read_small(max_bytes=MAX_REPORT_BYTES)
         if data is not None:
             report = decode_report(data, place.display)
             if report.run_id != each:
@@ -371,10 +369,8 @@ def read_report(dataset: Location, run_id: str | None) -> RunReport:
 
 def _run_ids(dataset: Location) -> list[str]:
     """Return the runs that left a report, the latest first."""
-    found = (
-        path.split("/")
-        for path, _ in take_inventory(dataset.child(RUNS_DIRECTORY), lambda directory: len(directory) < 2)
-    )
+    runs = open_store(dataset).list(RUNS_DIRECTORY, lambda directory: len(directory) < 2)
+    found = (entry.path.split("/") for entry in runs)
     names = {parts[0] for parts in found if parts[1:] == [_NAME]}
     return sorted(filter(is_run_id, names), reverse=True)
 

@@ -36,7 +36,7 @@ from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable
 from pipecrypt.runs.report.run_id import current_run_id, running
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
-from pipecrypt.store.sink import remove_leftovers
+from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.once import mark_given, warnings_given
 
 __all__ = [
@@ -338,7 +338,7 @@ class _Worker:
             self.process.kill()
             self.process.join()
         if self.task is not None and self.process.exitcode not in {0, STOPPED_EXIT_CODE}:
-            remove_leftovers(self.task.sink, self.task.target.token)
+            open_store(self.task.sink).remove_leftovers(self.task.target.token)
         self.connection.close()
 
 

@@ -12,7 +12,6 @@ from there: nothing that comes late or comes twice touches the dataset.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +27,10 @@ from pipecrypt.runs.plan.plan import RunKeys
 from pipecrypt.runs.report.events import FileDone
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.executor import TaskLedger
-from pipecrypt.store.exclusive import remove_file
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
-from pipecrypt.store.move import move_file, remove_empty_directories
-from pipecrypt.store.sink import exists, new_token
+from pipecrypt.store.open import open_store
+from pipecrypt.store.sink import new_token
 
 __all__ = [
     "IDLE_SECONDS",
@@ -297,10 +294,10 @@ def put_in_place(done: FileDone, task: Task, attempts: Location) -> None:
     }
     for path, place in places.items():
         # Nobody but this driver puts files there while it holds the lock, so looking first is enough.
-        if not task.target.overwrite and exists(place) and not _is_our_own(task, path, place):
+        if not task.target.overwrite and open_store(place).stat().exists() and not _is_our_own(task, path, place):
             raise SinkNotEmptyError(f"{place.display} exists already")
     for path, place in places.items():
-        move_file(attempts.child(done.attempt).child(path), place)
+        open_store(attempts.child(done.attempt).child(path)).move(place)
 
 
 def take_result(
@@ -335,9 +332,9 @@ def drop_attempt(done: FileDone, attempts: Location) -> None:
 def drop_attempts(attempts: Location) -> None:
     """Remove what attempts left, as far as it is listed; `clean` removes the rest."""
     try:
-        for path, _ in take_inventory(attempts, lambda _: True):
-            remove_file(attempts.child(path))
-        remove_empty_directories(attempts)
+        for entry in open_store(attempts).list():
+            open_store(entry.location).remove()
+        open_store(attempts).remove_empty_directories()
     except PipecryptError as error:
         _log.warning("files of attempts stay in %s: %s", attempts.display, error.message)
 
@@ -360,4 +357,4 @@ def portable_lock(lock: HeldLease | None) -> HeldLease | None:
 
 def portable_location(location: Location) -> Location:
     """Return the location as a process elsewhere names it."""
-    return replace(location, url=os.path.abspath(location.local_path)) if location.is_local else location
+    return location.absolute()

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipecrypt.dataset.sign import publishing, signers
+from pipecrypt.dataset.sign import signers
 from pipecrypt.dataset.statement.envelope import files_of, verify_envelope
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.dataset.statement.promise import PromisedColumn
@@ -40,7 +40,7 @@ from pipecrypt.runs.files import decrypt
 from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.lease import Lease
-from pipecrypt.store.location import Location
+from pipecrypt.store.local import LocalStore
 from pipecrypt.store.protocol import Revision
 from tests.crypto.keys import private_pem
 from tests.dataset.written import World, people, tree
@@ -635,13 +635,13 @@ def test_a_statement_of_another_file_is_not_continued(world: World) -> None:
 def test_a_statement_replaces_the_one_that_was_read_and_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.sign()
     place = world.out / MANIFEST_PATH
-    real = publishing.replace_revision
+    real = LocalStore.replace
 
-    def late(location: Location, data: bytes, *, expected: Revision | None) -> None:
+    def late(store: LocalStore, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         place.write_bytes(place.read_bytes() + b"\n")  # another run publishes a moment before
-        real(location, data, expected=expected)
+        real(store, data, path, expected=expected)
 
-    monkeypatch.setattr(publishing, "replace_revision", late)
+    monkeypatch.setattr(LocalStore, "replace", late)
     with pytest.raises(ConflictError):
         world.sign(overwrite=True)
     monkeypatch.undo()

@@ -17,7 +17,9 @@ from pipecrypt.runs.plan.preview import report_plan
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.verifying import verify
 from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
+from pipecrypt.store.local import LocalStore
 from pipecrypt.store.location import Location
+from pipecrypt.store.protocol import Entry
 from tests.dataset.written import World, people, tree
 
 
@@ -113,10 +115,10 @@ def test_a_signed_file_among_those_of_an_unsigned_run(world: World) -> None:
 def test_a_storage_that_does_not_let_look_above(
     signed: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(location: Location) -> bool:
+    def refuse(store: LocalStore, path: str = "") -> Entry:
         raise StorageError("denied")
 
-    monkeypatch.setattr(sink_checks, "exists", refuse)
+    monkeypatch.setattr(LocalStore, "stat", refuse)
     with caplog.at_level(logging.DEBUG, "pipecrypt"):
         sink_checks.check_outside_datasets(Location(str(signed.out / "x")))
     assert "denied" in caplog.text

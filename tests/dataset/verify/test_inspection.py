@@ -11,8 +11,8 @@ from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.findings import NOTHING_KNOWN, FindingKind
 from pipecrypt.dataset.verify.inspection import InspectionResult, Inspector
 from pipecrypt.errors import ConflictError
-from pipecrypt.store.inventory import pin
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from tests.dataset.world import NAMES, entry_of, sign
 
 A = NAMES[0]
@@ -21,12 +21,11 @@ A = NAMES[0]
 def _inspect(path: Path, meanwhile: Callable[[], object]) -> InspectionResult:
     manifest = sign(path.parent)
     entry = entry_of(A, path.read_bytes())
-    found = pin(Location(str(path)), A)
+    found = open_store(Location(str(path))).stat().file()
     assert found is not None
-    assert found[1] is not None
     meanwhile()
     inspector = Inspector((DigestAlgorithm.SHA256,), entry.size_bytes, lambda: NOTHING_KNOWN)
-    return inspector.inspect(SignedFile(manifest, entry, "here"), found[1], lambda _: None)
+    return inspector.inspect(SignedFile(manifest, entry, "here"), found, lambda _: None)
 
 
 def test_a_file_as_it_was_signed(dataset: Path) -> None:
@@ -61,12 +60,11 @@ def test_of_a_file_that_is_too_large_the_beginning_says_enough(dataset: Path) ->
     manifest, entry = sign(dataset), entry_of(A, (dataset / A).read_bytes())
     with (dataset / A).open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    found = pin(Location(str(dataset / A)), A)
+    found = open_store(Location(str(dataset / A))).stat().file()
     assert found is not None
-    assert found[1] is not None
     inspector = Inspector((DigestAlgorithm.SHA256,), 9999, lambda: NOTHING_KNOWN)
 
-    inspected = inspector.inspect(SignedFile(manifest, entry, "here"), found[1], count)
+    inspected = inspector.inspect(SignedFile(manifest, entry, "here"), found, count)
 
     assert [each.kind for each in inspected.findings] == [FindingKind.MODIFIED]
     assert read == 10_000

@@ -18,9 +18,9 @@ from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.errors import ConflictError, UsageError, VerificationError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.store.inventory import take_inventory
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from tests.dataset.verify.test_verification import check
 from tests.dataset.world import SignedWorld, entry_of, sign, tree
 
@@ -87,7 +87,7 @@ def _entries(root: Path) -> list[FileEntry]:
 @pytest.mark.parametrize("way", WAYS)
 def test_it_is_named_without_a_place(root: Path, way: str) -> None:
     names = _add(root, way)
-    found = dict(take_inventory(Location(f"leading://{root}"), lambda _: True))
+    found = {entry.path: entry.source for entry in open_store(Location(f"leading://{root}")).list()}
     assert [found[name] for name in names] == [None, None]
     assert all(file.location.depth for path, file in found.items() if file is not None and path not in names)
 

@@ -17,8 +17,8 @@ from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import lease
 from pipecrypt.store.lease_holders import LeaseHolder, write_holder
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.process_identity import this_process
-from pipecrypt.store.revision import read_revision, replace_revision
 
 MOST = 1000
 
@@ -86,14 +86,14 @@ def test_who_cannot_ask_for_long_does_not_know(sink: Location, monkeypatch: pyte
 def test_the_statement_of_a_dead_holder_appears_no_more(moto_s3_server: Any) -> None:
     sink = Location(f"s3://{moto_s3_server.new_bucket()}/sink", moto_s3_server.options)
     place = sink.child(MANIFEST_PATH)
-    replace_revision(place, b"{}\n", expected=None)
+    open_store(place).replace(b"{}\n", expected=None)
     seen = {b"{}\n"}
     for takeover in range(publishing.MOST_LINE_FEEDS + 2):
-        before = read_revision(place, MOST)
+        before = open_store(place).read_revision(max_bytes=MOST)
         publishing.fence(sink)
         with pytest.raises(ConflictError):
-            replace_revision(place, b"late", expected=before)
-        found = read_revision(place, MOST)
+            open_store(place).replace(b"late", expected=before)
+        found = open_store(place).read_revision(max_bytes=MOST)
         assert found is not None
         assert found.data.rstrip(b"\n") == b"{}"
         assert (found.data in seen) is (takeover >= publishing.MOST_LINE_FEEDS - 1)
@@ -103,17 +103,17 @@ def test_the_statement_of_a_dead_holder_appears_no_more(moto_s3_server: Any) -> 
 def test_only_who_takes_over_writes_it_again(moto_s3_server: Any) -> None:
     sink = Location(f"s3://{moto_s3_server.new_bucket()}/sink", moto_s3_server.options)
     place = sink.child(MANIFEST_PATH)
-    replace_revision(place, b"{}\n", expected=None)
+    open_store(place).replace(b"{}\n", expected=None)
     with locked_sink(sink, "run"):
-        assert read_revision(place, MOST) == read_revision(place, MOST)
-        found = read_revision(place, MOST)
+        assert open_store(place).read_revision(max_bytes=MOST) == open_store(place).read_revision(max_bytes=MOST)
+        found = open_store(place).read_revision(max_bytes=MOST)
         assert found is not None
         assert found.data == b"{}\n"
     dead = LeaseHolder(1, "dead run", "e" * 32, replace(this_process(), number=2**22 + 1, started="1"), 10, 0)
     write_holder(sink.child(f"{LOCK_DIRECTORY}/1.json"), dead, overwrite=False)
     with locked_sink(sink, "run") as lock:
         assert lock.took_over
-        found = read_revision(place, MOST)
+        found = open_store(place).read_revision(max_bytes=MOST)
         assert found is not None
         assert found.data == b"{}\n\n"
 
@@ -125,10 +125,10 @@ def test_a_statement_that_cannot_be_written_again_stops_who_takes_over(
     monkeypatch.setattr(publishing, "MAX_ENVELOPE_BYTES", MOST)
     sink = Location(f"s3://{moto_s3_server.new_bucket()}/sink", moto_s3_server.options)
     text = b"x" * (MOST - spare)
-    replace_revision(sink.child(MANIFEST_PATH), text, expected=None)
+    open_store(sink.child(MANIFEST_PATH)).replace(text, expected=None)
     for _ in range(spare):
         publishing.fence(sink)
-    before = read_revision(sink.child(MANIFEST_PATH), MOST)
+    before = open_store(sink.child(MANIFEST_PATH)).read_revision(max_bytes=MOST)
     with pytest.raises(ConflictError, match="too large to be written once more"):
         publishing.fence(sink)
-    assert read_revision(sink.child(MANIFEST_PATH), MOST) == before
+    assert open_store(sink.child(MANIFEST_PATH)).read_revision(max_bytes=MOST) == before

@@ -176,13 +176,13 @@ def test_a_block_of_very_many_lines_takes_no_more_than_twenty_times_its_bytes(li
 def test_blocks_are_fetched_ahead_in_order_and_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         put(tmp_path, number, {"records": files(number, 1)}, {"records": files(number, 1)})
-    sink, asked, real = Location(str(tmp_path)), list[str](), journal.read_small_file
+    sink, asked, real = Location(str(tmp_path)), list[str](), journal._read_block
 
     def read(place: Location, max_bytes: int) -> bytes | None:
         asked.append(place.display)
         return real(place, max_bytes)
 
-    monkeypatch.setattr(journal, "read_small_file", read)
+    monkeypatch.setattr(journal, "_read_block", read)
     runs, most, seen = find_runs(sink), 0, 0
     with fetch_ahead(sink, runs, lambda _: plain_seal()) as fetch:
         for run in runs:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.store import s3, s3_object
+from pipecrypt.store import s3_object
 from pipecrypt.store.filesystem import open_filesystem
-from pipecrypt.store.inventory import pin_regular
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
@@ -30,7 +29,7 @@ class Stored:
         self.client, self.bucket = server.client(), server.new_bucket()
         self.location = Location(f"s3://{self.bucket}/a/b.parquet", server.options)
         self.put(body + b"the old end, which is longer")
-        found = pin_regular(self.location, self.location.name)
+        found = open_store(self.location).stat().file()
         assert found is not None
         self.source: SourceFile = found
 
@@ -146,10 +145,10 @@ def test_an_unknown_outcome_is_said(
     stored: Stored, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def vanish(call: Callable[[], Any]) -> Any:
-        def broken(remote: object) -> None:
+        def broken(target: object) -> None:
             raise OSError("unreachable")
 
-        monkeypatch.setattr(s3, "look_up", broken)
+        monkeypatch.setattr(S3Object, "head", broken)
         return _refuse(call)
 
     spoil("complete_multipart_upload", vanish)

@@ -20,7 +20,6 @@ import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store import lease, lease_holders, process_identity
-from pipecrypt.store.exclusive import remove_file
 from pipecrypt.store.lease import HeldLease, Lease
 from pipecrypt.store.lease_holders import (
     LeaseTiming,
@@ -31,6 +30,7 @@ from pipecrypt.store.lease_holders import (
     this_process,
 )
 from pipecrypt.store.location import Location, transfer_settings
+from pipecrypt.store.open import open_store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -181,7 +181,7 @@ def test_a_holder_below_one_who_came_too_late_keeps_its_lock(directory: Location
 
     def take_back(_: float) -> None:
         if "2.json" in _names(directory):
-            remove_file(directory.child("2.json"))
+            open_store(directory.child("2.json")).remove()
         _put(directory, 1, holder="D", beat=1)
 
     with pytest.raises(ConflictError, match="'D'"):
@@ -204,12 +204,12 @@ def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Loca
         _put(directory, 2)
         with pytest.raises(ConflictError):
             held.check()
-        remove_file(directory.child("2.json"))
+        open_store(directory.child("2.json")).remove()
         held.check()
         _put(directory, 1)
         with pytest.raises(ConflictError):
             held.check()
-        remove_file(directory.child("1.json"))
+        open_store(directory.child("1.json")).remove()
         with pytest.raises(ConflictError):
             held.check()
 
@@ -400,7 +400,7 @@ def test_a_dead_holder_with_the_highest_number_is_named(directory: Location) -> 
     _put(directory, lease_holders.MAX_LOCK_NUMBER)
     with pytest.raises(ConflictError, match=f"{lease_holders.MAX_LOCK_NUMBER}.json"):
         Lease(directory, "run", timing=LeaseTiming(patience=1, sleep=lambda _: None))
-    remove_file(directory.child(f"{lease_holders.MAX_LOCK_NUMBER}.json"))
+    open_store(directory.child(f"{lease_holders.MAX_LOCK_NUMBER}.json")).remove()
     Lease(directory, "run", timing=LeaseTiming(sleep=_never)).release()
 
 

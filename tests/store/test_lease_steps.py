@@ -1,6 +1,6 @@
 """The lock of a sink, step by step: several processes that take turns at each call of the storage, in many orders.
 
-Nobody is called dead here who lives; that is what the beats are for, and test_sink_lock.py looks at them.
+Nobody is called dead here who lives; that is what the beats are for, and test_lease.py looks at them.
 """
 
 from __future__ import annotations
