@@ -61,7 +61,7 @@ test-lowest: ## Run the public face, the command line, reading, stores and key s
 .PHONY: run-lowest
 run-lowest: $(VENV)/.lowest
 	pytest -n 2 -p no:cacheprovider -m "not long" tests/test_public_face.py tests/config tests/crypto tests/cli tests/reading \
-		tests/dataset/test_s3.py tests/storage/test_s3_sink.py tests/storage/test_conditional.py \
+		tests/dataset/test_s3.py tests/store/test_s3_sink.py tests/store/test_conditional.py \
 		tests/runs/workers/test_dask.py tests/keys/schemes/test_gcp_kms.py tests/keys/schemes/test_azure_kv.py \
 		tests/keys/schemes/test_pkcs11.py
 

@@ -23,6 +23,7 @@ _PAGES = sorted([_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")])
 _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _EXAMPLE = re.compile(r"^<!-- (?P<name>examples/\w+\.py) -->\n```py\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_NAMED_FILE = re.compile(r"(?<![\w/])(?:pipecrypt|tests|benchmarks|tools)/[\w/]+\.py\b")
 _UPDATES = os.environ.get("PIPECRYPT_UPDATE_DOCS", "") not in {"", "0"}
 
 
@@ -139,3 +140,9 @@ def test_every_page_is_linked_from_the_readme_or_the_architecture() -> None:
         for match in _LINK.finditer(page.read_text(encoding="utf-8"))
     }
     assert set(_PAGES) - linked - {_ROOT / "README.md"} == set()
+
+
+@pytest.mark.parametrize("page", [*_PAGES, _ROOT / "Makefile", _ROOT / "pyproject.toml"], ids=_page_name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    named = set(_NAMED_FILE.findall(page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (_ROOT / name).is_file()] == []
