@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from pipecrypt.errors import FormatError
 
-__all__ = ["DescribedSource", "MemorySource", "RangeSource", "SourceTraits", "read_each", "read_into", "traits_of"]
+__all__ = [
+    "DescribedSource",
+    "MemorySource",
+    "RangeSource",
+    "SourceTraits",
+    "is_described",
+    "read_each",
+    "read_into",
+    "traits_of",
+]
 
 
 class RangeSource(Protocol):
@@ -50,6 +59,9 @@ class SourceTraits:
     part_bytes: int | None = None
 
 
+_NO_TRAITS = SourceTraits()
+
+
 @runtime_checkable
 class DescribedSource(RangeSource, Protocol):
     """A RangeSource that says how it is best read, and fills the buffers of others."""
@@ -65,14 +77,19 @@ class DescribedSource(RangeSource, Protocol):
         """Return the bytes of each range (start, length), which stay valid; raises what `read_range` raises."""
 
 
+def is_described(source: RangeSource) -> TypeGuard[DescribedSource]:
+    """Say whether a source is a DescribedSource: asked several times a file, so not by `isinstance` of a protocol."""
+    return hasattr(source, "read_many") and hasattr(source, "read_into") and hasattr(source, "traits")
+
+
 def traits_of(source: RangeSource) -> SourceTraits:
     """Return how a source is best read."""
-    return source.traits if isinstance(source, DescribedSource) else SourceTraits()
+    return source.traits if is_described(source) else _NO_TRAITS
 
 
 def read_into(source: RangeSource, start: int, out: memoryview) -> None:
     """Fill `out` with a source's bytes from `start`, without a copy where the source can."""
-    if isinstance(source, DescribedSource):
+    if is_described(source):
         source.read_into(start, out)
     else:
         out[:] = source.read_range(start, len(out))

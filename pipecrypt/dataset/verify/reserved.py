@@ -29,7 +29,7 @@ _KNOWN: Final = re.compile(
         manifest\.json | grants\.json
         | files/[1-9][0-9]{{0,18}}-[0-9a-f]{{16}}\.jsonl
         | lock/[0-9]{{1,9}}\.json
-        | probe-[0-9a-f]{{16}}
+        | probe-[0-9a-f]{{16}}(?:-copy)?
         | runs/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{8}}/(?:parts-[0-9]{{6,9}}\.jsonl? | report\.json | finished\.json)
     )""",
     re.ASCII | re.VERBOSE,

@@ -36,7 +36,7 @@ from pipecrypt.parquet.report import FileReport, RestoredFile
 from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, OffsetIndex, PageLocation, RowGroup
 from pipecrypt.parquet.wire.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
 from pipecrypt.parquet.wire.thrift_read import read_struct
-from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource, is_described
 
 __all__ = [
     "BlockGroup",
@@ -348,7 +348,7 @@ def _windows(blob: OpenedBlob, source: RangeSource) -> Iterator[_Window]:
 def _sealed_windows(blob: OpenedBlob, source: RangeSource) -> Generator[tuple[_Window, memoryview]]:
     """Yield windows with their bytes, valid until the next one is asked for, which is read meanwhile."""
     windows = _windows(blob, source)
-    if not isinstance(source, DescribedSource) or not source.traits.reads_in_flight:
+    if not is_described(source) or not source.traits.reads_in_flight:
         for window in windows:
             yield window, source.read_range(window.start, window.length)
         return

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Final
 
-from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource, traits_of
+from pipecrypt.vocabulary.ranges import DescribedSource, RangeSource, is_described, traits_of
 
 __all__ = [
     "WINDOW_BYTES",
@@ -63,7 +63,7 @@ class ReadAhead:
         self._leave = leave
         # A source that cannot be read on other threads is read as it is asked.
         self._depth = traits_of(source).reads_in_flight
-        self._into = source if self._depth and isinstance(source, DescribedSource) else None
+        self._into = source if self._depth and is_described(source) else None
         self._windows: deque[tuple[int, int]] = deque()
         self._free: deque[tuple[memoryview, Future[None] | None]] = deque([(_NOTHING, None)] * (self._depth + 1))
         self._current = _NOTHING
@@ -212,7 +212,7 @@ class Gatherer:
         return found
 
     def _fetch_windows(self, windows: list[tuple[int, int]]) -> list[memoryview]:
-        if isinstance(self._source, DescribedSource):
+        if is_described(self._source):
             return list(self._source.read_many(windows))
         with self._lock:
             return [memoryview(bytes(self._source.read_range(start, length))) for start, length in windows]

@@ -7,6 +7,7 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, staged_path
 from pipecrypt.dataset.verify import verification
 from pipecrypt.dataset.verify.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
+from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.journal.journal import TrustedJournals
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
@@ -174,6 +176,14 @@ def test_what_is_not_ours_below_the_reserved_directory(dataset: Path, path: str)
     shutil.copy(dataset / A, place)
     name = os.path.relpath(place, dataset)
     assert found(dataset) == {(K.UNEXPECTED, name)}
+
+
+@pytest.mark.parametrize("name", ["probe-0123456789abcdef", "probe-0123456789abcdef-copy"])
+def test_what_a_killed_look_at_the_sink_left(dataset: Path, name: str) -> None:
+    (dataset / "_pipecrypt" / name).write_bytes(b"probe")
+    assert check(dataset).findings == ()
+    clean(dataset, grace=timedelta())
+    assert not (dataset / "_pipecrypt" / name).exists()
 
 
 @pytest.mark.parametrize("run", [EARLIER, RUN, LATER])
