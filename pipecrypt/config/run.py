@@ -307,9 +307,9 @@ def check_config(
     with _configured(path, environ, _Changes()) as (loaded, spec):
         check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        preview = preview_sources(spec)
-        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
+        files, first = preview_sources(spec)
+        columns, delimiter = _columns(loaded, first), first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in files)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 

@@ -11,24 +11,23 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.next_version import FileSigning
 from pipecrypt.dataset.sign.records import SignedStatement
-from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.grants import Grant
 from pipecrypt.runs.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.runs.journal.sink_locking import check_unlocked
+from pipecrypt.runs.output import open_signers, store_grants
 from pipecrypt.runs.plan.output_checks import statement_places
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.report.events import Event, FileDone, Part, RunFinished, RunStarted, Summary, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
-from pipecrypt.runs.sidecars import RunGrants
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import Executor, InProcessExecutor, OnEvent
 from pipecrypt.runs.workers.local import LocalExecutor, WorkerSetup
@@ -145,12 +144,11 @@ def _opened(spec: Spec, plan: Plan, credentials: Credentials) -> Iterator[FileRu
         with open_directory_run(spec, plan, credentials, now=utc_now()) as directory_run:
             yield directory_run
         return
-    options = None if spec.policy is None else spec.policy.signing
-    if options is None:
+    signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
+    if signers is None:
         yield FileRun(plan, None)
         return
-    options = replace(options, accepts_future=spec.run.accepts_future_statement)
-    with OpenSigners(options, credentials, VersionMemory.of_user(os.environ)) as signers:
+    with signers:
         yield FileRun(plan, FileSigning(statement_places(plan.sink, plan.tasks), signers, overwrite=spec.overwrite))
 
 
@@ -189,11 +187,15 @@ def _carry_out(
     opened: FileRun | DirectoryRun, work: _Work, on_event: OnEvent
 ) -> tuple[list[Part], tuple[SignedStatement, ...]]:
     plan, parts = opened.plan, list[Part]()
-    grants = RunGrants(plan.sink, is_single_file=plan.is_single_file)
+    grants = list[Grant]()
 
     def on_event_too(event: Event) -> None:
         if isinstance(event, FileDone):
-            grants.store((part.path for part in event.parts), event.grants)
+            grants.extend(event.grants)
+            # Files under a KEK of an earlier one need its grants beside them.
+            due = grants if plan.is_single_file else event.grants
+            paths = [part.path for part in event.parts]
+            store_grants(plan.sink, paths, due, is_single_file=plan.is_single_file)
             opened.add(event)
         else:
             opened.check_quickly()

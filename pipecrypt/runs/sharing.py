@@ -311,9 +311,4 @@ def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:
 
 
 def _is_promised(place: FoundPlace, ids: tuple[str, ...]) -> bool | None:
-    if place.manifest is None:
-        return None
-    policy = place.manifest.policy
-    named = {*policy.footer_key_ids, *(policy.other_key_ids or ())}
-    named.update(*(column.master_key_ids for column in policy.columns))
-    return not named.isdisjoint(ids)
+    return None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids)
