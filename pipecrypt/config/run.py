@@ -25,7 +25,7 @@ from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape
-from pipecrypt.runs.workers.mapped import MapTasks
+from pipecrypt.runs.workers.remote import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store

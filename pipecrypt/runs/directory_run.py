@@ -464,7 +464,7 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
         for task in to_do
     )
     workers = max(1, min(plan.workers, len(tasks)))
-    return replace(plan, tasks=tasks, dataset_id=header.dataset_id, workers=workers)
+    return replace(plan, tasks=tasks, keys=replace(plan.keys, dataset_id=header.dataset_id), workers=workers)
 
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:

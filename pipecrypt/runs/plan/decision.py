@@ -377,7 +377,7 @@ def find_rotated(
         return {}
     new_ids = {_id_before(task, spellings): task.id for task in left}
     paths = {path: new_ids[file.task_id] for path, file in done.items() if file.task_id in new_ids}  # 1
-    ids = {reference: ids_of(reference) for reference in plan.key_references}
+    ids = {reference: ids_of(reference) for reference in plan.keys.references}
     if None in ids.values():
         return paths  # for a plan, which opens no key: the run finds out
     new, every = ids[successor] or frozenset(), {each for some_ids in ids.values() for each in some_ids or ()}

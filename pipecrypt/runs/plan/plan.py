@@ -56,9 +56,7 @@ class Plan:
     Args:
         name: `encrypt` or `decrypt`.
         tasks: one for each output file, in the order of their paths.
-        key_references: all that the run may use.
-        also: further master keys that each KEK is wrapped for.
-        dataset_id: of the dataset that is written; None where files are decrypted.
+        keys: all that the run may use.
         workers: processes that work at once; 1 for none but this one.
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
@@ -68,9 +66,7 @@ class Plan:
 
     name: str
     tasks: tuple[Task, ...]
-    key_references: tuple[str, ...]
-    also: tuple[str, ...]
-    dataset_id: str | None
+    keys: RunKeys
     workers: int
     sink: Location
     is_single_file: bool
@@ -78,9 +74,9 @@ class Plan:
     lock: HeldLease | None = None
 
     @property
-    def keys(self) -> RunKeys:
-        """All keys that the run may use."""
-        return RunKeys(self.key_references, self.dataset_id, self.also)
+    def dataset_id(self) -> str | None:
+        """The id of the dataset that is written; None where files are decrypted."""
+        return self.keys.dataset_id
 
     @property
     def may_travel(self) -> bool:
@@ -104,7 +100,7 @@ class Plan:
             dataset_id: bound into keys and pages instead of the one that was planned.
         """
         tasks = tuple(task.with_target(replace(task.target, dataset_id=dataset_id)) for task in self.tasks)
-        return replace(self, tasks=tasks, dataset_id=dataset_id)
+        return replace(self, tasks=tasks, keys=replace(self.keys, dataset_id=dataset_id))
 
 
 def make_plan(spec: Spec) -> Plan:
@@ -134,9 +130,7 @@ def make_plan(spec: Spec) -> Plan:
     return Plan(
         name=spec.operation,
         tasks=tasks,
-        key_references=spec.key_references,
-        also=spec.also,
-        dataset_id=dataset_id,
+        keys=RunKeys(spec.key_references, dataset_id, spec.also),
         workers=1 if is_alone else min(spec.workers, len(tasks)),
         sink=spec.sink,
         is_single_file=is_single_file,

@@ -306,7 +306,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
         delimiter=None if isinstance(first, PipecryptError) else first.delimiter,
         columns_by_key=totals.columns_by_key(),
         workers=workers,
-        wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
+        wrapping_calls=workers * len({*plan.keys.references, *plan.keys.also}) if to_do else 0,
         # A statement, and the first and the last block of the journal; long runs write more blocks.
         signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
         conflicts=conflicts,
