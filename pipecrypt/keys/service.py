@@ -28,16 +28,12 @@ __all__ = [
     "Context",
     "Credentials",
     "DataKey",
-    "EarlierVersions",
     "ExplicitKeys",
     "FindsKeys",
     "KeyReference",
     "KeyService",
     "KeyServices",
     "MasterKey",
-    "OpensHere",
-    "Replicas",
-    "SealsOnly",
     "Wipeable",
     "WrappingMasterKey",
     "WrapsKeys",
@@ -62,7 +58,17 @@ _BUILT_IN: Final = frozenset(
 
 @runtime_checkable
 class MasterKey(Protocol):
-    """A key that wraps key encryption keys and never leaves its service."""
+    """A key that wraps key encryption keys and never leaves its service.
+
+    What else a master key may have is asked for by name, and counts as absent where it is not there::
+
+        earlier_versions() -> tuple[MasterKey, ...]    versions before it, which still unwrap, each with its own id
+        opens_for(master_key_id) -> bool               the id is that of this key, or of a copy of it elsewhere
+        opens_here: bool                               it opens keys in this process: asking it costs no service call
+        seals_only: bool                               it is a public key: it makes keys, and `unwrap_key` refuses
+
+    `wrap_key` and `wipe` are the protocols WrapsKeys and Wipeable.
+    """
 
     @property
     def id(self) -> str:
@@ -82,40 +88,6 @@ class MasterKey(Protocol):
             KeyServiceError: the service failed or refused.
             IntegrityError: `wrapped` was not made by this master key for `context`.
         """
-
-
-@runtime_checkable
-class EarlierVersions(Protocol):
-    """A second power of a MasterKey: versions before it still unwrap."""
-
-    def earlier_versions(self) -> tuple[MasterKey, ...]:
-        """Return the earlier versions, each with an id of its own."""
-
-
-@runtime_checkable
-class Replicas(Protocol):
-    """A second power of a MasterKey: it opens what copies of it elsewhere wrapped, which have ids of their own."""
-
-    def opens_for(self, master_key_id: str) -> bool:
-        """Say whether an id, which comes from a file, is that of this key or of a copy; nothing is called."""
-
-
-@runtime_checkable
-class SealsOnly(Protocol):
-    """What a MasterKey lacks: it is a public key, makes keys, and `unwrap_key` always refuses."""
-
-    @property
-    def opened_by(self) -> str:
-        """What opens what it sealed, for hints."""
-
-
-@runtime_checkable
-class OpensHere(Protocol):
-    """A second power of a MasterKey: it opens keys in this process, so that asking it costs no service call."""
-
-    @property
-    def opens_here(self) -> bool:
-        """Whether it does."""
 
 
 @runtime_checkable
