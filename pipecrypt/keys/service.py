@@ -12,7 +12,8 @@ import difflib
 import importlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -46,6 +47,7 @@ __all__ = [
     "list_sibling_keys",
     "load_key_service",
     "open_key_reference",
+    "provided_key_service",
 ]
 
 _GROUP: Final = "pipecrypt.key_services"
@@ -54,6 +56,8 @@ _logger = logging.getLogger(__name__)
 _BUILT_IN: Final = frozenset(
     {"aws-kms", "azure-kv", "gcp-kms", "keystore", "pem", "pkcs11", "recipient", "static", "vault"}
 )
+
+_PROVIDED: Final[dict[str, object]] = {}  # by scheme, for as long as a test provides it
 
 
 @runtime_checkable
@@ -253,7 +257,7 @@ def check_key_reference(text: str | KeyReference) -> KeyReference:
         KeyReferenceError: it is malformed, or has an unknown scheme.
     """
     reference = parse_key_reference(text)
-    if reference.scheme not in _BUILT_IN and reference.scheme not in _plugged_in():
+    if reference.scheme not in {*_BUILT_IN, *_PROVIDED} and reference.scheme not in _plugged_in():
         raise _unknown_scheme(reference)
     return reference
 
@@ -300,7 +304,7 @@ def find_key_ids(text: str | KeyReference, credentials: Credentials) -> frozense
 
 def known_schemes() -> tuple[str, ...]:
     """Return the schemes of all key services installed here."""
-    return tuple(sorted({*_BUILT_IN, *_plugged_in()}))
+    return tuple(sorted({*_BUILT_IN, *_PROVIDED, *_plugged_in()}))
 
 
 def load_key_service(reference: KeyReference) -> object:
@@ -313,6 +317,8 @@ def load_key_service(reference: KeyReference) -> object:
     if reference.scheme in _BUILT_IN:
         module = importlib.import_module(f"pipecrypt.keys.schemes.{reference.scheme.replace('-', '_')}")
         return cast(object, module.SERVICE)
+    if reference.scheme in _PROVIDED:
+        return _PROVIDED[reference.scheme]
     entry_point = _plugged_in().get(reference.scheme)
     if entry_point is None:
         raise _unknown_scheme(reference)
@@ -323,6 +329,16 @@ def load_key_service(reference: KeyReference) -> object:
             f"the key service for {reference.text} cannot be loaded: {entry_point.value}",
             hint="reinstall the package that brings it, with its extra",
         ) from error
+
+
+@contextmanager
+def provided_key_service(scheme: str, service: object) -> Iterator[None]:
+    """Let a scheme of no plug-in stand for a service, in this process and until the block ends; for tests."""
+    _PROVIDED[scheme] = service
+    try:
+        yield
+    finally:
+        del _PROVIDED[scheme]
 
 
 def _plugged_in() -> dict[str, EntryPoint]:
