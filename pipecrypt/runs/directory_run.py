@@ -117,7 +117,7 @@ class DirectoryRun:
         self._header = header
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
-        self._policy = spec.policy.engine_policy()
+        self._policy = spec.engine_policy
         self._signing = self._open_signing(overwrites=spec.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)

@@ -33,10 +33,9 @@ def choose_kind(spec: Spec, location: Location, signed: SignedFile | None) -> Ki
         UsageError: it is standard input, which has no name.
         StorageError: the storage refused or failed.
     """
-    policy = spec.policy
-    if policy is None:
+    policy, engine_policy = spec.policy, spec.engine_policy
+    if policy is None or engine_policy is None:
         return Decryption(spec.aad_prefix, signed, spec.checks.mode)
-    engine_policy = policy.engine_policy()
     if policy.is_chunks:
         return BlobEncryption(engine_policy, policy.chunk_bytes, policy.compresses_chunks)
     reading = _reading_of(location, spec.reading)

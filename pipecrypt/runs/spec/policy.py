@@ -158,7 +158,6 @@ class Policy:
     sign: str | Sequence[str] | None = field(default=None, hash=False)
     digest: str = DEFAULT_DIGEST
     valid_for: timedelta | None = None
-    _engine_policy: EncryptionPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse now what would fail at the first file, and keep a copy of the columns that nobody else changes."""
@@ -175,7 +174,6 @@ class Policy:
             _check_text(reference, f"the key reference of column {pattern}")
         self._check_optional()
         self._check_unlisted()
-        object.__setattr__(self, "_engine_policy", self._make_engine_policy())
         for reference in (*self.engine_policy().key_references(), *self.also, *listed_signing_keys(self.sign)):
             check_key_reference(reference)
         if self.is_chunks:
@@ -248,9 +246,6 @@ class Policy:
 
     def engine_policy(self) -> EncryptionPolicy:
         """Return the policy as the engine takes it."""
-        return self._engine_policy
-
-    def _make_engine_policy(self) -> EncryptionPolicy:
         signing = self.signing
         return EncryptionPolicy(
             rules=tuple(

@@ -34,7 +34,7 @@ from pipecrypt.runs.plan.plan import RunKeys
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, Part, TaskRetried
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running
-from pipecrypt.runs.task import Task, run_task
+from pipecrypt.runs.task import OnBytes, Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.once import mark_given, warnings_given
@@ -148,7 +148,13 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    left, unsent = task.input_bytes, 0
+    _send(connection, FileStarted(task.path))
+    _send(connection, run_task(task, session, _progress(connection, task.input_bytes)))
+
+
+def _progress(connection: Connection, source_bytes: int) -> OnBytes:
+    """Return what tells the driver how much of a source is done."""
+    left, unsent = source_bytes, 0
 
     def on_bytes(count: int) -> None:
         """Tell the driver about progress, now and then, and about the end, just before publishing.
@@ -163,8 +169,7 @@ def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
             _send(connection, BytesDone(unsent))
             unsent = 0
 
-    _send(connection, FileStarted(task.path))
-    _send(connection, run_task(task, session, on_bytes))
+    return on_bytes
 
 
 def _send(connection: Connection, message: Message) -> None:
