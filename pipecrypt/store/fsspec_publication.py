@@ -18,9 +18,8 @@ from pipecrypt.errors import StorageError
 from pipecrypt.store.conditional import repeat_until_known
 from pipecrypt.store.filesystem import RemoteFilesystem, look_up, size_of
 from pipecrypt.store.location import Location
-from pipecrypt.store.problems import describe, map_errors
-from pipecrypt.store.protocol import replaced_meanwhile
-from pipecrypt.store.publication import Publication, occupied, temporary_name, write_fully
+from pipecrypt.store.problems import describe, map_errors, occupied, replaced_meanwhile
+from pipecrypt.store.publication import Publication, temporary_name, write_fully
 from pipecrypt.store.rename import conditional_object, rename
 
 __all__ = ["RemotePublication"]

@@ -15,14 +15,19 @@ import sys
 from typing import Final
 
 from pipecrypt.errors import FormatError, PipecryptError, StorageError
-from pipecrypt.store.beneath import hold_parent, make_directories_above, remove_directory, sync_directory
-from pipecrypt.store.held_directory import HeldDirectory, apply_attributes
+from pipecrypt.store.beneath import (
+    HeldDirectory,
+    apply_attributes,
+    hold_parent,
+    make_directories_above,
+    remove_directory,
+    sync_directory,
+)
 from pipecrypt.store.location import Location
-from pipecrypt.store.problems import map_errors
+from pipecrypt.store.problems import map_errors, occupied
 from pipecrypt.store.publication import (
     Publication,
     is_temporary_of,
-    occupied,
     temporary_name,
     temporary_prefix,
     write_fully,

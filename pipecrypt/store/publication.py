@@ -14,7 +14,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.store.location import NAME_BYTES, Location
 
 __all__ = [
@@ -22,10 +21,8 @@ __all__ = [
     "is_temporary",
     "is_temporary_of",
     "new_token",
-    "occupied",
     "temporary_name",
     "temporary_prefix",
-    "unknown_outcome",
     "write_fully",
 ]
 
@@ -199,16 +196,3 @@ def is_temporary_of(name: str, token: str) -> bool:
     """Say whether `name` is a temporary file of the run `token`."""
     found = _TEMPORARY.fullmatch(name)
     return found is not None and found["token"] == token
-
-
-def occupied(location: Location) -> SinkNotEmptyError:
-    """Return the error for a file that is there already."""
-    return SinkNotEmptyError(f"{location.display} exists already")
-
-
-def unknown_outcome(location: Location, reason: str) -> ConflictError:
-    """Return the error for a file that may or may not have been published."""
-    return ConflictError(
-        f"{location.display} may or may not have been published: {reason}",
-        hint="look whether it is there before running again; nothing was deleted",
-    )

@@ -17,11 +17,11 @@ from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
 from pipecrypt.store.azure import AzureObject
-from pipecrypt.store.conditional import ConditionalChange, ConditionalObject, ObjectHead, carry_out
+from pipecrypt.store.conditional import ConditionalObject, ObjectHead, carry_out
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, size_of
 from pipecrypt.store.gcs import GCSObject
 from pipecrypt.store.location import Location
-from pipecrypt.store.protocol import replaced_meanwhile
+from pipecrypt.store.problems import replaced_meanwhile
 from pipecrypt.store.s3_object import S3Object
 
 __all__ = ["conditional_object", "remove_object", "rename"]
@@ -101,8 +101,11 @@ def remove_object(remote: RemoteFilesystem, info: Mapping[str, Any], place: Loca
     target = conditional_object(remote)
     tag = None if target is None else target.tag_of(info)
     if target is not None and tag is not None:
-        change = ConditionalChange(target, place, tag, lambda: target.remove(expected=tag), lambda head: head is None)
-        if carry_out(change, remote):
+
+        def send() -> None:
+            target.remove(expected=tag)
+
+        if carry_out(target, send, lambda head: head is None, expected=tag, location=place, retry=remote.retry):
             return
     with contextlib.suppress(FileNotFoundError):
         remote.retry.call(lambda: remote.fs.rm_file(remote.path))
@@ -182,7 +185,7 @@ def _copy_on_condition(
     def send() -> None:
         other.copy_from(remote.path, head, expected=expected)
 
-    return carry_out(ConditionalChange(other, place, expected, send, is_done), remote)
+    return carry_out(other, send, is_done, expected=expected, location=place, retry=remote.retry)
 
 
 def _check_copy(
