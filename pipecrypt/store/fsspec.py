@@ -28,7 +28,13 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store.conditional import ObjectHead, carry_out, is_condition_failed, new_write_id
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, read_stored, size_of
-from pipecrypt.store.fsspec_publication import RemotePublication
+from pipecrypt.store.fsspec_changes import (
+    RemotePublication,
+    conditional_object,
+    make_directories_above,
+    remove_object,
+    rename,
+)
 from pipecrypt.store.location import Location
 from pipecrypt.store.patterns import Pattern, has_glob, split_glob
 from pipecrypt.store.preconditions import try_conditions
@@ -46,7 +52,6 @@ from pipecrypt.store.protocol import (
     check_range,
 )
 from pipecrypt.store.publication import Publication, is_temporary, new_token
-from pipecrypt.store.rename import conditional_object, remove_object, rename
 from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
@@ -189,8 +194,7 @@ class FsspecStore(Store):
         """Let the file at another place become the root."""
         target = self._open_filesystem(self.root)
         if not target.uploads_whole:
-            with contextlib.suppress(NotImplementedError, FileExistsError):
-                target.retry.call(lambda: target.fs.makedirs(target.fs._parent(target.path), exist_ok=True))
+            make_directories_above(target)
         try:
             rename(source, target.path, self.root, fingerprint=fingerprint)
         except OSError as error:

@@ -25,7 +25,6 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store import beneath
 from pipecrypt.store.beneath import hold_directory, hold_parent
-from pipecrypt.store.local_publication import LocalPublication, remove_leftovers_beside
 from pipecrypt.store.local_sources import find_local_sources, local_fingerprint
 from pipecrypt.store.location import Location
 from pipecrypt.store.patterns import Pattern
@@ -41,7 +40,14 @@ from pipecrypt.store.protocol import (
     Store,
     check_range,
 )
-from pipecrypt.store.publication import Publication, is_temporary, new_token, write_fully
+from pipecrypt.store.publication import (
+    LocalPublication,
+    Publication,
+    is_temporary,
+    new_token,
+    remove_leftovers_beside,
+    write_fully,
+)
 from pipecrypt.vocabulary.ranges import SourceTraits, read_each
 from pipecrypt.vocabulary.state import take_lock
 

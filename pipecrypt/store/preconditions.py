@@ -17,11 +17,11 @@ from typing import Final
 
 from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating, knows_no_condition
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.store.fsspec_changes import conditional_object
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.store.protocol import Guarantees
 from pipecrypt.store.publication import new_token
-from pipecrypt.store.rename import conditional_object
 from pipecrypt.store.s3_object import S3Object, condition
 
 __all__ = ["try_conditions"]

@@ -16,7 +16,7 @@ from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.store import rename as rename_module
+from pipecrypt.store import fsspec_changes as rename_module
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
