@@ -475,7 +475,7 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
         assert _names(directory) == ["1.json"]
 
 
-def _refuse(location: Location) -> None:
+def _refuse(*_: object) -> None:
     raise StorageError(f"cannot remove {location.display}")
 
 
