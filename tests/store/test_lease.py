@@ -475,8 +475,8 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
         assert _names(directory) == ["1.json"]
 
 
-def _refuse(*_: object) -> None:
-    raise StorageError(f"cannot remove {location.display}")
+def _refuse(directory: Location, number: int) -> None:
+    raise StorageError(f"cannot remove {number} in {directory.display}")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError], ids=["hidepid=2", "hidepid=1"])
