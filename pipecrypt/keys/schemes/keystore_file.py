@@ -44,6 +44,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials, file_failure, read_private_file
+from pipecrypt.keys.public_keys import recipient_id
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.schemes.keystore_document import (
     MAX_COUNTER,
@@ -57,7 +58,6 @@ from pipecrypt.keys.schemes.keystore_document import (
     secret_fingerprint,
     unlock_keystore,
 )
-from pipecrypt.keys.schemes.recipient import recipient_id
 from pipecrypt.vocabulary.documents import Document
 from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.state import StateRecords, state_directory, take_lock
