@@ -44,7 +44,7 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.open import open_store
-from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.protocol import check_writers
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "open_directory_run"]
@@ -338,7 +338,7 @@ def open_directory_run(
     """
     sink = plan.sink
     if spec.run.keeps_journal:
-        check_writers(open_store(sink), Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer)
     with contextlib.ExitStack() as stack:
         signers = None
         if spec.policy.signing is not None:

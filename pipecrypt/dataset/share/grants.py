@@ -19,7 +19,6 @@ from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, encode_grants
 from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.store.small_files import SmallFiles, directories_above
 
 __all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_grants"]
@@ -125,7 +124,7 @@ def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
         after = change(before)
         return None if after == before else encode_grants(after)
 
-    replace_exclusively(open_store(location), apply, max_bytes=MAX_GRANTS_BYTES)
+    open_store(location).replace_exclusively(apply, max_bytes=MAX_GRANTS_BYTES)
 
 
 def _parse(data: bytes | None, name: str) -> Grants:

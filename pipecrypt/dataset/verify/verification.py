@@ -28,7 +28,7 @@ from pipecrypt.errors import (
     StorageError,
     VerificationError,
 )
-from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
+from pipecrypt.store.lease import LeaseHolder, LeaseWatch
 from pipecrypt.store.location import Location
 
 __all__ = ["Patience", "Watcher", "verify"]

@@ -21,8 +21,7 @@ from pipecrypt.dataset.verify.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.journal.journal import trusted_run_files
-from pipecrypt.store.lease import Lease
-from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
+from pipecrypt.store.lease import MAX_LOCK_FILES, Lease, LeaseHolder, LeaseTiming, LeaseWatch
 from pipecrypt.store.location import Location
 from pipecrypt.store.process_identity import ProcessIdentity
 from tests.dataset.verify.test_verification import K, Watched, check, found
