@@ -72,7 +72,6 @@ _CHANGING_METHODS = {
 # fmt: on
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
-    "store/held_directory.py": "likewise",
     "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",

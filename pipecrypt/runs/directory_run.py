@@ -46,7 +46,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.protocol import check_writers
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "SinkState", "open_directory_run"]
@@ -365,7 +365,7 @@ def open_directory_run(
     """
     sink = plan.sink
     if spec.run.keeps_journal:
-        check_writers(open_store(sink), Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer)
     with contextlib.ExitStack() as stack:
         signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
         if signers is not None:

@@ -273,7 +273,7 @@ def test_an_error_of_the_thread_reaches_the_caller(world: World, monkeypatch: py
     def fail(*_: object) -> None:
         raise StorageError("disk full")
 
-    monkeypatch.setattr("pipecrypt.store.local_publication.LocalPublication._append", fail)
+    monkeypatch.setattr("pipecrypt.store.publication.LocalPublication._append", fail)
     writer = open_writer(world)
     with pytest.raises(StorageError):
         write_until_it_fails(writer)
