@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
-from pipecrypt.runs.workers.remote import portable_location
 from pipecrypt.store import beneath, undo
 from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
 from pipecrypt.store.lease import Lease
