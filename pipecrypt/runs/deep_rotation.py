@@ -32,8 +32,8 @@ from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
+from pipecrypt.runs.journal.block import signed_seal
 from pipecrypt.runs.journal.past_runs import put_in_place
-from pipecrypt.runs.journal.seal import signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
@@ -107,13 +107,6 @@ class DeepSummary:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Sessions:
-    reading: KeySession
-    old: KeySession
-    new: KeySession
-
-
 def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credentials) -> DeepSummary:
     """Put all data keys of one master key under another.
 
@@ -132,54 +125,71 @@ def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credent
         lock = place.files.location(place.path + ROTATION_LOCK_SUFFIX)
         held = open_store(location).holding(lock) if place.is_file else locked_sink(location, _ROTATION)
         stack.enter_context(held)
-        signers = _open_signers(stack, place, wish, credentials)
-        earlier = _read_earlier(place, signers)
-        if signers is not None and not place.is_file:
-            put_in_place(location, earlier, signed_seal(signers))  # footers change where their files belong
-        sessions = _Sessions(
-            *(
-                stack.enter_context(KeySession(references, credentials=credentials, also=also))
-                for references, also in (
-                    ((wish.old, *wish.keys, wish.new), ()),
-                    ((wish.old,), ()),
-                    ((wish.new,), wish.also),
-                )
+        signing = _open_signers(stack, place, wish, credentials) if wish.sign else None
+        if signing is not None and not place.is_file:
+            put_in_place(location, signing[1], signed_seal(signing[0]))  # footers change where their files belong
+        sessions = tuple(
+            stack.enter_context(KeySession(references, credentials=credentials, also=also))
+            for references, also in (
+                ((wish.old, *wish.keys, wish.new), ()),
+                ((wish.old,), ()),
+                ((wish.new,), wish.also),
             )
         )
-        return _rotate(place, wish, sessions, signers, earlier, started)
+        return _rotate(place, wish, sessions, signing=signing, started=started)
 
 
-def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
+def _rotate(
     place: EncryptedData,
     wish: DeepRotation,
-    sessions: _Sessions,
-    signers: OpenSigners | None,
-    earlier: VerifiedVersion | None,
+    sessions: Sequence[KeySession],
+    *,
+    signing: tuple[OpenSigners, VerifiedVersion] | None,
     started: float,
 ) -> DeepSummary:
-    new_id = sessions.new.master_key_id(wish.new)
-    old_ids = set(sessions.old.master_key_ids()) - {new_id}
+    """Change all files, and publish what is signed about them.
+
+    Args:
+        place: what is rotated.
+        wish: what is asked for.
+        sessions: that open footers, the old master key, and the new one.
+        signing: the signing keys and the version that they follow; None where nothing is signed.
+        started: when the call began.
+    """
+    reading, old, new = sessions
+    new_id = new.master_key_id(wish.new)
+    old_ids = frozenset(old.master_key_ids()) - {new_id}
     if not old_ids:
         raise UsageError("the old master key is the new one", hint="name another, or make a new version of it first")
     rekeying = Rekeying(
-        old_ids=frozenset(old_ids),
-        session=sessions.new,
+        old_ids=old_ids,
+        session=new,
         key_reference=wish.new,
-        keys_of=lambda file: keys_of_file(file, sessions.reading),
-        before_change=lambda: _store_grants(place, sessions.new),
+        keys_of=lambda file: keys_of_file(file, reading),
+        before_change=lambda: add_grants(place.grants, made) if (made := new.take_grants()) else None,
     )
+    earlier = None if signing is None else signing[1]
     if earlier is None:
         for file, _ in _files(place, earlier):
             rekeying.settle(file)
-    rekeying.dataset_ids = ids = _dataset_ids(place, wish, earlier, sessions)
+        search = search_keks(place, lambda file: keys_of_file(file, reading))
+        ids = check_datasets(place, search, wish.dataset_ids)
+    else:
+        ids = (earlier.manifest.dataset_id,)
+    rekeying.dataset_ids = ids
     try:
         entries = [rekeying.change(file, entry) for file, entry in _files(place, earlier)]
     except BaseException:
         rekeying.roll_back()
         raise
-    if not rekeying.changed and not rekeying.put_back:
-        _check_done_before(place, wish, is_done=new_id in rekeying.seen_master_keys)
-    signed = _sign(place, signers, earlier, [each for each in entries if each is not None], (old_ids, new_id), rekeying)
+    if not rekeying.changed and not rekeying.put_back and new_id not in rekeying.seen_master_keys:
+        # Files that have keys under the new one were rotated before. Where none has, the old one is a mistake.
+        hint = "pipecrypt keys usage tells which keys there are"
+        raise KeyNotFoundError(f"no file of {place.name} has a key under {wish.old}", hint=hint)
+    signed: tuple[SignedStatement, ...] = ()
+    if signing is not None and rekeying.changed:
+        promise = _renamed(signing[1].manifest.policy, old_ids, new_id)
+        signed = (_sign(place, *signing, [each for each in entries if each is not None], promise),)
     rekeying.finish()
     return DeepSummary(
         dataset=place.name,
@@ -191,18 +201,11 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
         bytes_moved=rekeying.bytes_moved,
         total_bytes=rekeying.total_bytes,
         put_back=rekeying.put_back,
-        lost_grants=_lost_grants(place, rekeying, sessions),
+        lost_grants=_lost_grants(place, rekeying, new),
         signed=signed,
-        service_calls=sum(each.service_calls for each in (sessions.reading, sessions.old, sessions.new)),
+        service_calls=sum(each.service_calls for each in sessions),
         seconds=time.perf_counter() - started,
     )
-
-
-def _check_done_before(place: EncryptedData, wish: DeepRotation, *, is_done: bool) -> None:
-    """Pass if files have keys under the new master key; where none has, the old one is a mistake."""
-    if not is_done:
-        hint = "pipecrypt keys usage tells which keys there are"
-        raise KeyNotFoundError(f"no file of {place.name} has a key under {wish.old}", hint=hint)
 
 
 def _check_signing(place: EncryptedData, wish: DeepRotation) -> None:
@@ -231,40 +234,25 @@ def _is_there(place: EncryptedData, suffix: str) -> bool:
 
 def _open_signers(
     stack: ExitStack, place: EncryptedData, wish: DeepRotation, credentials: Credentials
-) -> OpenSigners | None:
-    if not wish.sign:
-        return None
+) -> tuple[OpenSigners, VerifiedVersion]:
+    """Open the signing keys, and return them with the version that they follow; they sign as it was signed."""
     file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
-    if place.manifest is None and not file_signed:
-        _check_none_removed(place)
-        raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
     options = SigningOptions(
         key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None, accepts_future=wish.accepts_future
     )
-    signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))
-    earlier = _read_earlier(place, signers)
-    if earlier is not None:
-        manifest = earlier.manifest
-        valid_for = None if manifest.expires is None else manifest.expires - manifest.created
-        signers.options = replace(options, digest=manifest.digests[0], valid_for=valid_for)
-        if len(manifest.digests) > 1:
-            raise UsageError(f"{place.name} was signed with two digests of each file", hint="rotate it by grants")
-    return signers
-
-
-def _read_earlier(place: EncryptedData, signers: OpenSigners | None) -> VerifiedVersion | None:
-    if signers is None:
-        return None
-    return read_version_to_follow(place.location, signers.memory, signers.requirements, is_file=place.is_file)
-
-
-def _dataset_ids(
-    place: EncryptedData, wish: DeepRotation, earlier: VerifiedVersion | None, sessions: _Sessions
-) -> tuple[str, ...]:
-    if earlier is not None:
-        return (earlier.manifest.dataset_id,)
-    search = search_keks(place, lambda file: keys_of_file(file, sessions.reading))
-    return check_datasets(place, search, wish.dataset_ids)
+    earlier = None
+    if place.manifest is not None or file_signed:
+        signers = stack.enter_context(OpenSigners(options, credentials, VersionMemory.of_user(os.environ)))
+        earlier = read_version_to_follow(place.location, signers.memory, signers.requirements, is_file=place.is_file)
+    if earlier is None:
+        _check_none_removed(place)
+        raise UsageError(f"{place.name} is not signed, so there is nothing to sign anew", hint="leave out --sign")
+    manifest = earlier.manifest
+    if len(manifest.digests) > 1:
+        raise UsageError(f"{place.name} was signed with two digests of each file", hint="rotate it by grants")
+    valid_for = None if manifest.expires is None else manifest.expires - manifest.created
+    signers.options = replace(options, digest=manifest.digests[0], valid_for=valid_for)
+    return signers, earlier
 
 
 def _files(place: EncryptedData, earlier: VerifiedVersion | None) -> Iterator[tuple[Location, FileEntry | None]]:
@@ -278,48 +266,32 @@ def _files(place: EncryptedData, earlier: VerifiedVersion | None) -> Iterator[tu
             yield place.files.location(f"{place.path}/{entry.path}"), entry
 
 
-def _store_grants(place: EncryptedData, session: KeySession) -> None:
-    made = session.take_grants()
-    if made:
-        add_grants(place.grants, made)
-
-
-def _sign(  # noqa: PLR0917
+def _sign(
     place: EncryptedData,
-    signers: OpenSigners | None,
-    earlier: VerifiedVersion | None,
+    signers: OpenSigners,
+    earlier: VerifiedVersion,
     entries: Sequence[FileEntry],
-    ids: tuple[set[str], str],
-    rekeying: Rekeying,
-) -> tuple[SignedStatement, ...]:
-    if signers is None or earlier is None or not rekeying.changed:
-        return ()
-    location, manifest = place.location, earlier.manifest
-    promise = _renamed(manifest.policy, *ids)
+    promise: PromisedPolicy,
+) -> SignedStatement:
+    location, dataset_id = place.location, earlier.manifest.dataset_id
     try:
         if place.is_file:
-            return (
-                publish_file(
-                    location, entries[0], promise, dataset_id=manifest.dataset_id, signers=signers, earlier=earlier
-                ),
-            )
-        return (
-            publish_dataset(
-                location,
-                entries,
-                promise,
-                dataset_id=manifest.dataset_id,
-                signers=signers,
-                earlier=earlier,
-                run=manifest.run,
-            ),
+            return publish_file(location, entries[0], promise, dataset_id=dataset_id, signers=signers, earlier=earlier)
+        return publish_dataset(
+            location,
+            entries,
+            promise,
+            dataset_id=dataset_id,
+            signers=signers,
+            earlier=earlier,
+            run=earlier.manifest.run,
         )
     except ConflictError as error:
         hint = "files are changed and can be put back: run the same command again"
         raise ConflictError(error.message, hint=hint) from error
 
 
-def _renamed(policy: PromisedPolicy, old_ids: set[str], new_id: str) -> PromisedPolicy:
+def _renamed(policy: PromisedPolicy, old_ids: frozenset[str], new_id: str) -> PromisedPolicy:
     def names(ids: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted({new_id if each in old_ids else each for each in ids}))
 
@@ -332,14 +304,6 @@ def _renamed(policy: PromisedPolicy, old_ids: set[str], new_id: str) -> Promised
     )
 
 
-def _lost_grants(place: EncryptedData, rekeying: Rekeying, sessions: _Sessions) -> tuple[str, ...]:
-    kept = set(sessions.new.master_key_ids())
-    return tuple(
-        sorted(
-            {
-                grant.master_key_id
-                for grant in place.read_grants().all
-                if grant.kek_id in rekeying.left_keks and grant.master_key_id not in kept
-            }
-        )
-    )
+def _lost_grants(place: EncryptedData, rekeying: Rekeying, session: KeySession) -> tuple[str, ...]:
+    lost = {grant.master_key_id for grant in place.read_grants().all if grant.kek_id in rekeying.left_keks}
+    return tuple(sorted(lost.difference(session.master_key_ids())))

@@ -30,10 +30,9 @@ from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import covers
-from pipecrypt.runs.journal.block import RunHeader, TaskRecord
+from pipecrypt.runs.journal.block import RunHeader, Seal, TaskRecord, plain_seal, signed_seal
 from pipecrypt.runs.journal.journal import Journal
 from pipecrypt.runs.journal.past_runs import RunHistory, put_in_place
-from pipecrypt.runs.journal.seal import Seal, plain_seal, signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.runs.output import Target, is_of_dataset, open_signers, unnumbered
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, superseded_by, what_goes, written_by

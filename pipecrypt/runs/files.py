@@ -67,7 +67,7 @@ def encrypt(
         workers=workers,
         accept_future_statement=accept_future_statement,
     )
-    return run(spec, credentials=_credentials(credentials), on_event=on_event)
+    return run(spec, credentials=credentials or Credentials.from_environment(), on_event=on_event)
 
 
 def encrypt_spec(
@@ -149,7 +149,7 @@ def decrypt(
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
     asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    given = _credentials(credentials)
+    given = credentials or Credentials.from_environment()
     spec = DecryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),
@@ -174,7 +174,3 @@ def listed_keys(keys: Sequence[str]) -> tuple[str, ...]:
     if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
         raise UsageError("the keys to decrypt with are a list of key references", hint="write keys=[...]")
     return tuple(keys)
-
-
-def _credentials(given: Credentials | None) -> Credentials:
-    return Credentials.from_environment() if given is None else given

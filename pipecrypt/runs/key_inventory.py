@@ -92,7 +92,7 @@ def destroy_keys(
         ConflictError: only grants claim that something else opens the data.
         PipecryptError: see `pipecrypt.errors`; nothing was removed.
     """
-    given = Credentials.from_environment() if credentials is None else credentials
+    given = credentials or Credentials.from_environment()
     doomed = find_doomed(reference, version, given, prove=not dry_run)
     ids = frozenset(each.master_key_id for each in doomed)
     claims = [UsageClaims(find_encrypted_data(Location.of(dataset, None), None)) for dataset in datasets]

@@ -123,7 +123,7 @@ def grant(
         PipecryptError: see `pipecrypt.errors`; no grant was added.
     """
     started = time.perf_counter()
-    given, opening = _opened(credentials), listed_keys(keys)
+    given, opening = credentials or Credentials.from_environment(), listed_keys(keys)
     place = _find(dataset, options, trust, given)
     return _share(place, opening, to, operation="grant", dataset_ids=dataset_ids, credentials=given, started=started)
 
@@ -168,7 +168,7 @@ def rotate(
         PipecryptError: as `grant`.
     """
     started = time.perf_counter()
-    given = _opened(credentials)
+    given = credentials or Credentials.from_environment()
     if not deep and (also or sign or accept_future_statement):
         raise UsageError(
             "also, sign and accept_future_statement belong to a deep rotation", hint="set deep, or leave them out"
@@ -220,7 +220,7 @@ def revoke(
         KeyNotFoundError: there is no grant for it.
         PipecryptError: see `pipecrypt.errors`; no grant was removed.
     """
-    given = _opened(credentials)
+    given = credentials or Credentials.from_environment()
     place = _find(dataset, options, _UNCHECKED, given)
     location = place.grants
     existing = place.read_grants()
@@ -291,10 +291,6 @@ def _find(
 ) -> FoundPlace:
     checks = checks_of(given_trust(trust), os.environ, credentials)
     return find_encrypted_data(Location.of(dataset, options), checks.requirements)
-
-
-def _opened(credentials: Credentials | None) -> Credentials:
-    return Credentials.from_environment() if credentials is None else credentials
 
 
 def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def verify(
     asked = given_trust(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
     if asked.mode is VerifyMode.OFF:
         raise UsageError('a verification cannot be verify="off"', hint="leave verify out of the Trust")
-    given = Credentials.from_environment() if credentials is None else credentials
+    given = credentials or Credentials.from_environment()
     if forget:
         _forget_removed(place)
     requirements = requirements_of(asked.completed(os.environ), _memory(remember=remember, forget=forget), given)

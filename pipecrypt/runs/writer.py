@@ -38,7 +38,7 @@ from pipecrypt.runs.output import (
 )
 from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink, check_signable_sink
+from pipecrypt.runs.spec.spec import check_sink
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.context import new_dataset_id
@@ -291,10 +291,8 @@ class _BatchOutput:
         """Open the signing keys, look at the statements that are there, open the keys and the first file."""
         self._started = time.perf_counter()
         self._sink = sink
-        check_file_limit(max_file_bytes, sink)
-        check_grantable_sink(policy.also, sink)
-        check_signable_sink(policy, sink)
-        given = Credentials.from_environment() if credentials is None else credentials
+        check_sink(policy, sink, max_file_bytes)
+        given = credentials or Credentials.from_environment()
         engine_policy = policy.engine_policy()
         with ExitStack() as stack:
             self._signing = None
@@ -311,7 +309,6 @@ class _BatchOutput:
             self._session = stack.enter_context(
                 KeySession(references, credentials=given, dataset_id=self._dataset_id, also=policy.also)
             )
-            check_file_name(sink)
             target = Target(
                 sink=sink, path=sink.name, token=new_token(), dataset_id=self._dataset_id, overwrite=overwrite
             )

@@ -16,7 +16,7 @@ import pytest
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.errors import NotTrustedError, PipecryptError
 from pipecrypt.runs.journal import journal
-from pipecrypt.runs.journal.seal import open_unchecked
+from pipecrypt.runs.journal.block import open_unchecked
 from tests.faults.scenes import SCENES, Shop, prepare, stop
 
 

@@ -1,4 +1,4 @@
-"""One block of a run's journal as bytes, and back; and how much memory may be taken by what is kept of many.
+"""One block of a run's journal as bytes, and back; its seal; and how much memory what is kept of many may take.
 
 JSON lines: what the run is, each promise that a task of the block made, then a line for each task::
 
@@ -11,9 +11,10 @@ JSON lines: what the run is, each promise that a task of the block made, then a 
                 "service_calls": n, "seconds": s, "bad_rows": n,
                 "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
 
-A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too. A block is
-bounded before it is parsed, and goes when it was read. What is kept of all of them together is charged to a budget
-before the next block is read, however many lie in a sink.
+A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too: one that is
+resumed signs what the journal says was written, so it must have said so itself. A block is bounded before it is parsed,
+and goes when it was read. What is kept of all of them together is charged to a budget before the next block is read,
+however many lie in a sink.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.sign.signers import OpenSigners
+from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, message_to_sign, parse_envelope
 from pipecrypt.dataset.statement.file_list import (
     MAX_LINE_BYTES,
     check_digest,
@@ -44,21 +47,29 @@ from pipecrypt.dataset.statement.promise import (
     encode_policy,
 )
 from pipecrypt.errors import ConflictError
+from pipecrypt.keys.trust import TrustedKeys
 from pipecrypt.runs.report.events import PART_COUNTS, Part
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
 
 __all__ = [
+    "JOURNAL_TYPE",
     "MAX_BLOCK_BYTES",
     "MAX_BLOCK_TASKS",
     "MOST_KEPT_BYTES",
     "Block",
     "MemoryBudget",
     "RunHeader",
+    "Seal",
     "TaskRecord",
     "decode_block",
     "encode_block",
     "memory_of",
+    "open_unchecked",
+    "plain_seal",
+    "signed_seal",
+    "trusted_seal",
+    "unchecked_seal",
 ]
 
 # With a hostile block that is parsed, and those that are fetched ahead, less than 512 MiB. The files that unsigned runs
@@ -297,3 +308,78 @@ def _paths(document: Document, name: str) -> tuple[str, ...]:
     for path in paths:
         check_inside(path)
     return paths
+
+
+JOURNAL_TYPE: Final = "application/vnd.pipecrypt.journal+jsonl"
+_PLAIN_SUFFIX: Final = ".jsonl"
+_SIGNED_SUFFIX: Final = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """How blocks are stored.
+
+    Args:
+        suffix: of their names.
+        max_bytes: the most that one takes.
+        is_trusted: whether it opens those only that keys of the caller's, or keys that it trusts, have signed.
+        open: returns the block that was stored; raises IntegrityError where nobody wrote it who may say so.
+        seal: returns what is stored for a block.
+    """
+
+    suffix: str
+    max_bytes: int
+    is_trusted: bool
+    open: Callable[[bytes], bytes]
+    seal: Callable[[bytes], bytes]
+
+
+def plain_seal() -> Seal:
+    """Return the seal of runs that sign nothing: blocks as they are."""
+    return Seal(_PLAIN_SUFFIX, MAX_BLOCK_BYTES, is_trusted=False, open=bytes, seal=bytes)
+
+
+def signed_seal(signers: OpenSigners) -> Seal:
+    """Return the seal of runs that sign: DSSE envelopes, with a call of each key's service for each block.
+
+    Args:
+        signers: opened before, and wiped by their owner.
+    """
+    return Seal(
+        _SIGNED_SUFFIX,
+        MAX_ENVELOPE_BYTES,
+        is_trusted=True,
+        open=lambda stored: signers.open_payload(stored, JOURNAL_TYPE),
+        seal=lambda block: signers.seal_payload(block, JOURNAL_TYPE),
+    )
+
+
+def trusted_seal(trust: TrustedKeys) -> Seal:
+    """Return what opens blocks that trusted keys signed, for whoever verifies."""
+
+    def open_trusted(stored: bytes) -> bytes:
+        untrusted = parse_envelope(stored, payload_type=JOURNAL_TYPE)
+        trust.verify(message_to_sign(untrusted.payload, payload_type=JOURNAL_TYPE), untrusted.signatures)
+        return untrusted.payload
+
+    return Seal(_SIGNED_SUFFIX, MAX_ENVELOPE_BYTES, is_trusted=True, open=open_trusted, seal=_seal_nothing)
+
+
+def unchecked_seal(names: Sequence[str]) -> Seal:
+    """Return what opens blocks without asking who signed them, for whoever has no key and trusts nothing they say.
+
+    Args:
+        names: of the blocks.
+    """
+    if any(name.endswith(_PLAIN_SUFFIX) for name in names):
+        return Seal(_PLAIN_SUFFIX, MAX_ENVELOPE_BYTES, is_trusted=False, open=bytes, seal=_seal_nothing)
+    return Seal(_SIGNED_SUFFIX, MAX_ENVELOPE_BYTES, is_trusted=False, open=open_unchecked, seal=_seal_nothing)
+
+
+def open_unchecked(stored: bytes) -> bytes:
+    """Return the block in an envelope, whoever signed it."""
+    return parse_envelope(stored, payload_type=JOURNAL_TYPE).payload
+
+
+def _seal_nothing(block: bytes) -> bytes:
+    raise AssertionError("who only reads writes no block")

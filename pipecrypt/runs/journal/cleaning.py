@@ -28,8 +28,8 @@ from pipecrypt.dataset.statement.paths import (
 )
 from pipecrypt.dataset.version import read_version
 from pipecrypt.errors import IntegrityError, UsageError
+from pipecrypt.runs.journal.block import unchecked_seal
 from pipecrypt.runs.journal.journal import JournalRef, find_runs, read_blocks, read_header
-from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked, locked_sink
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.open import open_store

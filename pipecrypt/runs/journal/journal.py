@@ -34,12 +34,13 @@ from pipecrypt.runs.journal.block import (
     Block,
     MemoryBudget,
     RunHeader,
+    Seal,
     TaskRecord,
     decode_block,
     encode_block,
     memory_of,
+    trusted_seal,
 )
-from pipecrypt.runs.journal.seal import Seal, trusted_seal
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.documents import DocumentError

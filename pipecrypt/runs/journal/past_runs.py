@@ -12,12 +12,11 @@ from itertools import chain
 from typing import Final
 
 from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
-from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.dataset.version import VerifiedVersion, Version
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.runs.journal.block import Block, MemoryBudget, TaskRecord, memory_of
+from pipecrypt.runs.journal.block import Block, MemoryBudget, Seal, TaskRecord, memory_of
 from pipecrypt.runs.journal.journal import (
     Journal,
     JournalRef,
@@ -28,7 +27,6 @@ from pipecrypt.runs.journal.journal import (
     read_blocks,
     read_run,
 )
-from pipecrypt.runs.journal.seal import Seal
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
@@ -128,7 +126,8 @@ class RunHistory:
         if not is_signed:
             finished.read(sink, (run for run in runs if run.is_finished), seal_of)
         elif version is not None:
-            finished.done = _signed_files(version.entries.values())
+            entries = version.entries.values()
+            finished.done = {each.path: FinishedFile(each.task_id or "", each.size_bytes) for each in entries}
         return cls(
             run_ids=tuple(run.run_id for run in runs),
             unfinished=unfinished,
@@ -212,11 +211,6 @@ def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
         return all(has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
     except StorageError:
         return False  # it is written again
-
-
-def _signed_files(entries: Iterable[FileEntry]) -> dict[str, FinishedFile]:
-    """Return what a version's list says has been done, by path."""
-    return {entry.path: FinishedFile(entry.task_id or "", entry.size_bytes) for entry in entries}
 
 
 class _FinishedRuns:

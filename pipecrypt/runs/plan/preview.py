@@ -23,8 +23,8 @@ from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_versio
 from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
+from pipecrypt.runs.journal.block import unchecked_seal
 from pipecrypt.runs.journal.past_runs import RunHistory
-from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
 from pipecrypt.runs.plan.plan import Plan, find_sources, make_plan
@@ -277,7 +277,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
         PolicyError: the policy fits none of the sources.
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
-    given = Credentials.from_environment() if credentials is None else credentials
+    given = credentials or Credentials.from_environment()
     check_keys(spec.policy, given)
     plan = make_plan(spec)
     sink = preview_sink(spec, plan, given)

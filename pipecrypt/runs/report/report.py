@@ -10,12 +10,12 @@ import heapq
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.errors import FormatError, InterruptedRunError, PipecryptError, SourceNotFoundError, UsageError
@@ -27,7 +27,6 @@ from pipecrypt.runs.report.events import (
     FileDone,
     RunFinished,
     RunStarted,
-    StageSeconds,
     TaskRetried,
     sum_parts,
 )
@@ -224,7 +223,7 @@ class RunCollector:
             error=_bounded(str(error)) if is_ours else None,
             counts=RunCounts(**self._counts),
             samples=tuple(samples),
-            stages_ms=_stages_ms(self._stages),
+            stages_ms=tuple((name, round(getattr(self._stages, f"{name}_seconds") * 1000)) for name in _STAGES),
             bytes_by_key=tuple(KeyBytes(reference, count) for reference, count in ordered),
             slowest=tuple(file for _, _, file in sorted(self._slowest, reverse=True)),
         )
@@ -278,16 +277,6 @@ def _outcome(error: BaseException | None) -> Outcome:
     return Outcome.INTERRUPTED if isinstance(error, InterruptedRunError | KeyboardInterrupt) else Outcome.FAILED
 
 
-def _stages_ms(stages: StageSeconds) -> tuple[tuple[str, int], ...]:
-    return (
-        ("open", round(stages.open_seconds * 1000)),
-        ("read", round(stages.read_seconds * 1000)),
-        ("work", round(stages.work_seconds * 1000)),
-        ("write", round(stages.write_seconds * 1000)),
-        ("publish", round(stages.publish_seconds * 1000)),
-    )
-
-
 _log = logging.getLogger(__name__)
 _VERSION: Final = 1
 # The texts of 1,000 keys and 20 files, none of them short, and what else there is.
@@ -295,6 +284,7 @@ MAX_REPORT_BYTES: Final = 8 << 20
 _STAGES: Final = ("open", "read", "work", "write", "publish")
 _NAME: Final = "report.json"
 _MEMBERS: Final = tuple(each.name for each in fields(RunReport))
+_Record = TypeVar("_Record", Sample, SlowFile, RunCounts, KeyBytes)
 
 
 def report_path(run_id: str) -> str:
@@ -379,12 +369,10 @@ def _report(document: Document) -> RunReport:
     run_id, outcome = document.text("run_id", max_characters=64), document.text("outcome", max_characters=16)
     if not is_run_id(run_id) or outcome not in list(Outcome):
         raise DocumentError("no run id, or no outcome")
-    samples = tuple(_sample(each) for each in document.documents("samples", max_count=MAX_SAMPLES + 1))
+    samples = _decode_all(Sample, document, "samples", MAX_SAMPLES + 1)
     if any(a.at_ms > b.at_ms for a, b in pairwise(samples)):
         raise DocumentError("samples are not in order")
-    counts, stages = document.document("counts"), document.document("stages_ms")
-    names = [each.name for each in fields(RunCounts)]
-    counts.only(*names)
+    stages = document.document("stages_ms")
     stages.only(*_STAGES)
     return RunReport(
         run_id=run_id,
@@ -395,11 +383,11 @@ def _report(document: Document) -> RunReport:
         outcome=Outcome(outcome),
         error_type=document.text_or_null("error_type", max_characters=MAX_TEXT),
         error=document.text_or_null("error", max_characters=MAX_TEXT),
-        counts=RunCounts(**{name: counts.count(name) for name in names}),
+        counts=_decode(RunCounts, document.document("counts")),
         samples=samples,
         stages_ms=tuple((name, stages.count(name)) for name in _STAGES),
-        bytes_by_key=tuple(_key(each) for each in document.documents("bytes_by_key", max_count=MAX_KEYS)),
-        slowest=tuple(_file(each) for each in document.documents("slowest", max_count=MAX_SLOWEST)),
+        bytes_by_key=_decode_all(KeyBytes, document, "bytes_by_key", MAX_KEYS),
+        slowest=_decode_all(SlowFile, document, "slowest", MAX_SLOWEST),
     )
 
 
@@ -413,17 +401,20 @@ def _time(document: Document, name: str) -> datetime:
         raise DocumentError(f"{name} is not a time") from error
 
 
-def _sample(document: Document) -> Sample:
-    document.only("at_ms", "bytes_done")
-    return Sample(document.count("at_ms"), document.count("bytes_done"))
+# How a member of each type is read.
+_READERS: Final[Mapping[object, Callable[[Document, str], object]]] = {
+    "int": lambda document, name: document.count(name),
+    "str": lambda document, name: document.text(name, max_characters=MAX_TEXT),
+    "str | None": lambda document, name: document.text_or_null(name, max_characters=MAX_TEXT),
+}
 
 
-def _key(document: Document) -> KeyBytes:
-    document.only("key_reference", "page_bytes")
-    return KeyBytes(document.text_or_null("key_reference", max_characters=MAX_TEXT), document.count("page_bytes"))
+def _decode_all(kind: type[_Record], document: Document, name: str, max_count: int) -> tuple[_Record, ...]:
+    return tuple(_decode(kind, each) for each in document.documents(name, max_count=max_count))
 
 
-def _file(document: Document) -> SlowFile:
-    document.only("path", "duration_ms", "source_bytes")
-    path = document.text("path", max_characters=MAX_TEXT)
-    return SlowFile(path, document.count("duration_ms"), document.count("source_bytes"))
+def _decode(kind: type[_Record], document: Document) -> _Record:
+    """Return a dataclass of counts and texts, whose members are those of the document, and no others."""
+    members = fields(kind)
+    document.only(*(each.name for each in members))
+    return kind(**{each.name: _READERS[each.type](document, each.name) for each in members})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
@@ -19,15 +19,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.location import Location
 from pipecrypt.store.patterns import EVERY_FILE, Pattern, all_ending
 
-__all__ = [
-    "DecryptSpec",
-    "EncryptSpec",
-    "Spec",
-    "check_file_limit",
-    "check_file_name",
-    "check_grantable_sink",
-    "check_signable_sink",
-]
+__all__ = ["DecryptSpec", "EncryptSpec", "Spec", "check_sink"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +87,7 @@ class EncryptSpec:
         """Refuse numbers that mean nothing, and make once what each source asks for."""
         object.__setattr__(self, "engine_policy", self.policy.engine_policy())
         _check_workers(self.workers)
-        check_file_limit(self.max_file_bytes, self.sink)
-        check_file_name(self.sink)
-        check_signable_sink(self.policy, self.sink)
-        check_grantable_sink(self.policy.also, self.sink)
+        check_sink(self.policy, self.sink, self.max_file_bytes)
         if self.only_tasks is not None and not self.only_tasks:
             raise UsageError("a run of no tasks does nothing", hint="name tasks, or leave only_tasks out")
         if self.run.executor is ExecutorKind.DASK:
@@ -159,26 +148,31 @@ class DecryptSpec:
 Spec: TypeAlias = EncryptSpec | DecryptSpec
 
 
-def check_file_limit(max_file_bytes: object, sink: Location) -> None:
-    """Check the size at which another output file is begun.
+def check_sink(policy: Policy, sink: Location, max_file_bytes: object = None) -> None:
+    """Check that what a policy makes can be written to a sink, and be signed and granted there.
+
+    Args:
+        policy: what is encrypted.
+        sink: a file or a directory.
+        max_file_bytes: size at which another output file is begun; None for one file each.
 
     Raises:
-        UsageError: it is no number of bytes, or the sink is standard output, which cannot be several files.
+        UsageError: that is no number of bytes. Standard output would be several files, signed or beside grants. The
+            name of a file is not UTF-8, as what is written into it is; or it is that of a statement.
     """
-    if max_file_bytes is None:
-        return
-    if not isinstance(max_file_bytes, int) or isinstance(max_file_bytes, bool) or max_file_bytes < 1:
-        raise UsageError(f"{max_file_bytes!r} is not the size of a file", hint="give a number of bytes")
-    if sink.is_standard_stream:
-        raise UsageError("standard output cannot be several files", hint="give a file name, or no size of files")
-
-
-def check_file_name(sink: Location) -> None:
-    """Check that a sink's name, where it names a file, can be written into that file.
-
-    Raises:
-        UsageError: its bytes are not UTF-8, or not what the locale takes them for.
-    """
+    is_stream, file_hint = sink.is_standard_stream, "give a file name, or leave out"
+    if max_file_bytes is not None:
+        if not isinstance(max_file_bytes, int) or isinstance(max_file_bytes, bool) or max_file_bytes < 1:
+            raise UsageError(f"{max_file_bytes!r} is not the size of a file", hint="give a number of bytes")
+        if is_stream:
+            raise UsageError("standard output cannot be several files", hint=f"{file_hint} the size of files")
+    if is_stream and policy.signing is not None:
+        raise UsageError("what goes to standard output cannot be signed", hint=f"{file_hint} sign")
+    if is_stream and policy.also:
+        raise UsageError("there is no place for grants beside standard output", hint=f"{file_hint} also")
+    if policy.signing is not None and sink.name.endswith(SIGNATURE_SUFFIX):
+        hint = "choose another sink: what has this name is taken for a statement, and nobody could verify it"
+        raise UsageError(f"{sink.display} has the name of a statement, so it cannot be signed", hint=hint)
     if sink.names_directory:
         return
     try:
@@ -186,33 +180,6 @@ def check_file_name(sink: Location) -> None:
     except UnicodeEncodeError as error:
         hint = "choose another name, or use a locale with UTF-8; behind the name of a directory write /"
         raise UsageError(f"{sink.url!a} has a name that is not valid Unicode", hint=hint) from error
-
-
-def check_signable_sink(policy: Policy, sink: Location) -> None:
-    """Check that what is written can be signed, where the policy asks for it.
-
-    Raises:
-        UsageError: it goes to standard output, which has no place for a statement; or it has the name of a statement.
-    """
-    if policy.signing is None:
-        return
-    if sink.is_standard_stream:
-        raise UsageError("what goes to standard output cannot be signed", hint="give a file name, or leave out sign")
-    if sink.name.endswith(SIGNATURE_SUFFIX):
-        hint = "choose another sink: what has this name is taken for a statement, and nobody could verify it"
-        raise UsageError(f"{sink.display} has the name of a statement, so it cannot be signed", hint=hint)
-
-
-def check_grantable_sink(also: Iterable[str], sink: Location) -> None:
-    """Check that grants can lie beside what is written, where the policy asks for some.
-
-    Raises:
-        UsageError: it goes to standard output, which has no place for them.
-    """
-    if any(True for _ in also) and sink.is_standard_stream:
-        raise UsageError(
-            "there is no place for grants beside standard output", hint="give a file name, or leave out also"
-        )
 
 
 def _check_cluster(source: Location, sink: Location) -> None:

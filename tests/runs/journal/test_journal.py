@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES, Block, RunHeader, TaskRecord, decode_block, encode_block
+from pipecrypt.runs.journal.block import (
+    MAX_BLOCK_BYTES,
+    Block,
+    RunHeader,
+    Seal,
+    TaskRecord,
+    decode_block,
+    encode_block,
+    plain_seal,
+)
 from pipecrypt.runs.journal.journal import Journal, RecordedRun, find_runs, read_run
-from pipecrypt.runs.journal.seal import Seal, plain_seal
 from pipecrypt.runs.report.events import PART_COUNTS, Part
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError

@@ -27,11 +27,11 @@ from pipecrypt.runs.journal.block import (
     decode_block,
     encode_block,
     memory_of,
+    plain_seal,
 )
 from pipecrypt.runs.journal.cleaning import CleanSummary, clean
 from pipecrypt.runs.journal.journal import fetch_ahead, find_runs, joined, read_blocks, read_run
 from pipecrypt.runs.journal.past_runs import RunHistory
-from pipecrypt.runs.journal.seal import plain_seal
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 from tests.dataset.statement.world import manifest
@@ -262,7 +262,7 @@ import sys
 from datetime import timedelta
 from pipecrypt.errors import PipecryptError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.runs.journal.seal import unchecked_seal
+from pipecrypt.runs.journal.block import unchecked_seal
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.store.location import Location
 

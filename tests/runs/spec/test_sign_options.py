@@ -9,7 +9,7 @@ import pytest
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import KeyReferenceError, PolicyError, UsageError
 from pipecrypt.runs.spec.policy import Policy, parse_validity
-from pipecrypt.runs.spec.spec import check_signable_sink
+from pipecrypt.runs.spec.spec import check_sink
 from pipecrypt.store.location import Location
 
 KEY, SIGNING = "keystore://./keys.json#pii", "keystore://./keys.json#signing"
@@ -98,5 +98,5 @@ def test_nonsense_is_no_validity(text: str) -> None:
 @pytest.mark.parametrize("sink", ["-", "a.sig.json", "memory://x/a.sig.json", "a.sig.json/"])
 def test_what_has_no_place_for_a_statement_is_not_signed(sink: str) -> None:
     with pytest.raises(UsageError):
-        check_signable_sink(Policy(default=KEY, sign=SIGNING), Location(sink))
-    check_signable_sink(Policy(default=KEY), Location(sink))
+        check_sink(Policy(default=KEY, sign=SIGNING), Location(sink))
+    check_sink(Policy(default=KEY), Location(sink))
