@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, run_path
 from pipecrypt.errors import FormatError, InterruptedRunError, PipecryptError, SourceNotFoundError, UsageError
@@ -402,7 +402,7 @@ def _time(document: Document, name: str) -> datetime:
 
 
 # How a member of each type is read.
-_READERS: Final[Mapping[object, Callable[[Document, str], object]]] = {
+_READERS: Final[Mapping[Any, Callable[[Document, str], Any]]] = {
     "int": lambda document, name: document.count(name),
     "str": lambda document, name: document.text(name, max_characters=MAX_TEXT),
     "str | None": lambda document, name: document.text_or_null(name, max_characters=MAX_TEXT),
