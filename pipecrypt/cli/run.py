@@ -168,7 +168,7 @@ def _show_plan(
 ) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.run import plan as plan_run
-    from pipecrypt.runs.plan.saved_plan import save_plan
+    from pipecrypt.runs.plan.preview import save_plan
 
     report = plan_run(
         config, overwrite=overwrite, resume=resume, workers=workers, accept_future_statement=accept_future

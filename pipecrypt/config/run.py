@@ -15,8 +15,7 @@ from pipecrypt.config.load import LoadedConfig, build_spec, hints_about_paths, l
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
-from pipecrypt.runs.plan.preview import PlanReport, check_keys, preview_sources, report_plan
-from pipecrypt.runs.plan.saved_plan import read_saved_plan
+from pipecrypt.runs.plan.preview import PlanReport, check_keys, preview_sources, read_saved_plan, report_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading
@@ -67,11 +66,9 @@ def run_config(
     with _configured(
         path, environ, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future_statement
     ) as (_, spec):
-        saved = None if plan is None else read_saved_plan(plan)
-        if saved is not None:
-            saved.check_sink(spec.sink)
+        only_tasks = None if plan is None else read_saved_plan(plan, spec.sink)
         return run(
-            spec if saved is None else replace(spec, only_tasks=saved.task_ids),
+            replace(spec, only_tasks=only_tasks),
             credentials=Credentials.from_environment() if credentials is None else credentials,
             on_event=ignore if on_event is None else on_event,
             map_tasks=map_tasks,

@@ -222,7 +222,7 @@ def revoke(
     """
     given = credentials or Credentials.from_environment()
     place = _find(dataset, options, _UNCHECKED, given)
-    location = place.grants
+    location, manifest = place.grants, place.manifest
     existing = place.read_grants()
     ids = _ids_of(key, given)
     removed = remove_grants(location, ids)
@@ -239,7 +239,7 @@ def revoke(
         master_key_ids=ids,
         removed=removed,
         left=left,
-        is_in_files=_is_promised(place, ids),
+        is_in_files=None if manifest is None else not manifest.policy.master_key_ids.isdisjoint(ids),
     )
 
 
@@ -303,7 +303,3 @@ def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:
         return tuple(keyring.master_key_ids())
     finally:
         keyring.wipe()
-
-
-def _is_promised(place: FoundPlace, ids: tuple[str, ...]) -> bool | None:
-    return None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids)

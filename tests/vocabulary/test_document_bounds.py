@@ -25,7 +25,7 @@ from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.wire.fields import BLOB_KEY, LAYOUT_KEY, FileMetaData, KeyValue
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.runs.journal.block import Block, TaskRecord, decode_block, encode_block
-from pipecrypt.runs.plan.saved_plan import read_saved_plan
+from pipecrypt.runs.plan.preview import read_saved_plan
 from pipecrypt.runs.report.report import decode_report, encode_report
 from pipecrypt.store.lease import read_holder
 from pipecrypt.store.location import Location
@@ -47,7 +47,7 @@ def footer_with(key: bytes, value: bytes) -> Struct:
 
 def saved_plan(data: bytes, folder: Path) -> object:
     (folder / "plan.json").write_bytes(data)
-    return read_saved_plan(folder / "plan.json")
+    return read_saved_plan(folder / "plan.json", Location("x"))
 
 
 def lock(data: bytes, folder: Path) -> object:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.file_keys import LazyCodec
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, Task, write_one_file
@@ -49,7 +49,7 @@ class BlobEncryption(Kind):
         Standard input is not held in memory: blocks need no end of the input before its beginning.
         """
         file, context = task.source, Context(task.target.dataset_id or "", task.path)
-        codec = LazyCodec() if self.compress else None
+        codec = ZstdCodec() if self.compress else None
         clock.opened()
         if file.location.is_standard_stream:
             with open_source_file(file) as stream:

@@ -15,11 +15,12 @@ from pipecrypt.dataset.signed_file import SignedFile, check_bytes, check_file, c
 from pipecrypt.dataset.statement.paths import check_inside
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
+from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import decrypt_file
 from pipecrypt.parquet.footer.opened import as_tampering
 from pipecrypt.parquet.report import FileReport, RestoredFile
-from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
+from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, Task, write_one_file
@@ -82,7 +83,7 @@ class Decryption(Kind):
                     output.sink,
                     keys=keys_of_file(task.source.location, output.session),
                     aad_prefix=self.aad_prefix,
-                    codec=LazyCodec(),
+                    codec=ZstdCodec(),
                     bytes_check=None if signed is None else check_bytes(signed),
                     check=None if signed is None else signed.check_footer,
                     check_opened=(

@@ -8,10 +8,11 @@ first. Services elsewhere are not called, and nobody is asked.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final, TypeAlias
 
 from pipecrypt.dataset.governing import check_none_removed
@@ -19,8 +20,17 @@ from pipecrypt.dataset.listing import check_nothing_nested, check_nothing_unsign
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.staged import listed_staged_files
 from pipecrypt.dataset.statement.envelope import ACCEPT_FUTURE_HINT, check_created
+from pipecrypt.dataset.statement.file_list import check_digest
 from pipecrypt.dataset.version import ClaimedVersion, check_follows, read_version
-from pipecrypt.errors import ConflictError, PipecryptError, PolicyError, SinkNotEmptyError, UnlistedColumnError
+from pipecrypt.errors import (
+    ConflictError,
+    FormatError,
+    PipecryptError,
+    PolicyError,
+    SinkNotEmptyError,
+    SourceNotFoundError,
+    UnlistedColumnError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
 from pipecrypt.runs.journal.block import unchecked_seal
@@ -32,12 +42,15 @@ from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns, read_shape
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape, Task
+from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 
 __all__ = [
+    "MAX_PLAN_BYTES",
     "PlanReport",
     "PlannedTask",
     "SchemaDrift",
@@ -45,7 +58,9 @@ __all__ = [
     "check_keys",
     "preview_sink",
     "preview_sources",
+    "read_saved_plan",
     "report_plan",
+    "save_plan",
 ]
 
 
@@ -381,3 +396,71 @@ def _difference(source: str, first: _Schema, other: _Schema) -> SchemaDrift:
         added=tuple(path for path in now if path not in before),
         retyped=tuple(path for path in now if path in before and before[path] != now[path]),
     )
+
+
+_PLAN_VERSION: Final = 1
+MAX_PLAN_BYTES: Final = 64 << 20  # some 150,000 files
+_MAX_TASKS: Final = 1_000_000
+_MAX_ID: Final = 64
+_MAX_TEXT: Final = 4096
+
+
+def save_plan(report: PlanReport, place: str | os.PathLike[str]) -> None:
+    """Write a plan to a file, which is replaced: which tasks, by id, a run shall do and no others.
+
+        {"version": 1, "sink": "<as errors show it>",
+         "tasks": [{"id": "<64 hex>", "source": "<path>", "path": "<path>", "source_bytes": n}, ...]}
+
+    The id of a task is a digest of source, size, version, output and policy, so a source or a policy that changed since
+    makes another task. Storage options, which may hold secrets, are not in it.
+
+    Args:
+        report: of the plan.
+        place: the file.
+
+    Raises:
+        StorageError: the storage refused or failed.
+    """
+    document = {"version": _PLAN_VERSION, "sink": report.sink, "tasks": [asdict(task) for task in report.tasks]}
+    with open_store(Location.of(place)).write(overwrite=True) as sink:
+        sink.write(json.dumps(document, indent=1).encode() + b"\n")
+        sink.publish()
+
+
+def read_saved_plan(place: str | os.PathLike[str], sink: Location) -> frozenset[str]:
+    """Return the ids of the tasks in a file that `save_plan` wrote.
+
+    Args:
+        place: the file.
+        sink: where the run writes.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        FormatError: it is not a plan.
+        ConflictError: it was made for another sink.
+    """
+    location = Location.of(place)
+    data = open_store(location).read_small(max_bytes=MAX_PLAN_BYTES)
+    if data is None:
+        raise SourceNotFoundError(
+            f"{location.display} does not exist", hint="pipecrypt plan CONFIG --out FILE makes it"
+        )
+    try:
+        document = parse_document(data, max_bytes=MAX_PLAN_BYTES)
+        document.only("version", "sink", "tasks")
+        if document.integer("version") != _PLAN_VERSION:
+            raise DocumentError("its version is unknown to this version of pipecrypt")
+        ids = [task.text("id", max_characters=_MAX_ID) for task in document.documents("tasks", max_count=_MAX_TASKS)]
+        if not ids:
+            raise DocumentError("it has no tasks")
+        planned_sink = document.text("sink", max_characters=_MAX_TEXT)
+        for each in ids:
+            check_digest("id", each)
+    except DocumentError as error:
+        raise FormatError(f"{location.display} is not a saved plan: {error}", hint="make it anew") from error
+    if sink.display != planned_sink:
+        raise ConflictError(
+            f"{location.display} was planned for the sink {planned_sink}, not {sink.display}",
+            hint="plan anew for this sink",
+        )
+    return frozenset(ids)

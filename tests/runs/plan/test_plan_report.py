@@ -12,8 +12,7 @@ import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, SourceNotFoundError
 from pipecrypt.keys.keystores import create_key
-from pipecrypt.runs.plan.preview import report_plan
-from pipecrypt.runs.plan.saved_plan import read_saved_plan, save_plan
+from pipecrypt.runs.plan.preview import read_saved_plan, report_plan, save_plan
 from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import OnSourceChange, RunOptions
@@ -98,7 +97,7 @@ def test_a_saved_plan_is_done_as_it_was_planned(world: World, request_of: Encryp
     place = tmp_path / "plan.json"
     save_plan(report_plan(request_of), place)
     write_table(world.raw / "later.parquet", 5)
-    planned = replace(request_of, only_tasks=read_saved_plan(place).task_ids)
+    planned = replace(request_of, only_tasks=read_saved_plan(place, request_of.sink))
     assert run(planned, credentials=world.credentials).files == 3
     write_table(world.raw / NAMES[0], 5)
     with pytest.raises(ConflictError, match="1 of 3 tasks"):
@@ -112,10 +111,10 @@ def test_what_a_saved_plan_leaves_out_is_not_gone(world: World, request_of: Encr
     save_plan(report_plan(request_of), tmp_path / "plan.json")
     write_table(world.raw / "later.parquet", 5)
     run(request_of, credentials=world.credentials)
-    saved = read_saved_plan(tmp_path / "plan.json")
+    saved = read_saved_plan(tmp_path / "plan.json", request_of.sink)
     for choice in OnSourceChange:
         options = replace(request_of.run, on_source_change=choice)
-        planned = replace(request_of, only_tasks=saved.task_ids, run=options)
+        planned = replace(request_of, only_tasks=saved, run=options)
         summary = run(planned, credentials=world.credentials)
         assert (summary.files, summary.removed) == (0, ())
     assert (world.out / "later.parquet").exists()
@@ -124,10 +123,9 @@ def test_what_a_saved_plan_leaves_out_is_not_gone(world: World, request_of: Encr
 
 def test_a_saved_plan_is_for_its_sink(request_of: EncryptSpec, tmp_path: Path) -> None:
     save_plan(report_plan(request_of), tmp_path / "plan.json")
-    saved = read_saved_plan(tmp_path / "plan.json")
-    saved.check_sink(request_of.sink)
+    assert read_saved_plan(tmp_path / "plan.json", request_of.sink)
     with pytest.raises(ConflictError):
-        saved.check_sink(Location(str(tmp_path / "elsewhere")))
+        read_saved_plan(tmp_path / "plan.json", Location(str(tmp_path / "elsewhere")))
 
 
 def test_drift_is_from_the_first_source_though_it_is_done(world: World, request_of: EncryptSpec) -> None:
@@ -151,9 +149,9 @@ def test_drift_is_from_the_first_source_though_it_is_done(world: World, request_
 def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(FormatError):
-        read_saved_plan(tmp_path / "plan.json")
+        read_saved_plan(tmp_path / "plan.json", Location("s"))
     with pytest.raises(SourceNotFoundError):
-        read_saved_plan(tmp_path / "none.json")
+        read_saved_plan(tmp_path / "none.json", Location("s"))
 
 
 def test_a_plan_holds_no_storage_options(world: World, request_of: EncryptSpec, tmp_path: Path) -> None:
