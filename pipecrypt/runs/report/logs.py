@@ -67,16 +67,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines."""
-        lines = [printable(self.formatMessage(_with_message(record)))]
+        record.message = record.getMessage()
+        lines = [printable(self.formatMessage(record))]
         if record.exc_info:
             told = self.formatException(record.exc_info)
             lines += [_INDENT + printable(line) for line in told.split("\n")]
         return "\n".join(lines)
-
-
-def _with_message(record: logging.LogRecord) -> logging.LogRecord:
-    record.message = record.getMessage()
-    return record
 
 
 class JSONFormatter(logging.Formatter):
@@ -178,21 +174,18 @@ def _show_thread_error(told: threading.ExceptHookArgs) -> None:
     if told.exc_type is SystemExit:
         return
     name = "a thread" if told.thread is None else f"thread {told.thread.name}"
-    error = told.exc_value or told.exc_type()
-    logging.getLogger(_LOGGER).error(
-        "%s ended: %s: %s", name, told.exc_type.__name__, error, exc_info=_if_debugging(error)
-    )
+    _log_error(f"{name} ended", told.exc_value or told.exc_type())
 
 
 def _show_unraisable(told: sys.UnraisableHookArgs) -> None:
-    error = told.exc_value or told.exc_type()
-    logging.getLogger(_LOGGER).error(
-        "%s: %s: %s", told.err_msg or "ignored", told.exc_type.__name__, error, exc_info=_if_debugging(error)
-    )
+    _log_error(told.err_msg or "ignored", told.exc_value or told.exc_type())
 
 
-def _if_debugging(error: BaseException) -> BaseException | None:
-    return error if logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG) else None
+def _log_error(what: str, error: BaseException) -> None:
+    """Log an exception that nobody caught; where it was raised is shown for debugging only."""
+    logger = logging.getLogger(_LOGGER)
+    is_debugging = logger.isEnabledFor(logging.DEBUG)
+    logger.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error if is_debugging else None)
 
 
 def current_logs() -> LogSetup | None:
