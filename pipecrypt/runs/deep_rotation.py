@@ -168,20 +168,7 @@ def _rotate(
         keys_of=lambda file: keys_of_file(file, reading),
         before_change=lambda: add_grants(place.grants, made) if (made := new.take_grants()) else None,
     )
-    earlier = None if signing is None else signing[1]
-    if earlier is None:
-        for file, _ in _files(place, earlier):
-            rekeying.settle(file)
-        search = search_keks(place, lambda file: keys_of_file(file, reading))
-        ids = check_datasets(place, search, wish.dataset_ids)
-    else:
-        ids = (earlier.manifest.dataset_id,)
-    rekeying.dataset_ids = ids
-    try:
-        entries = [rekeying.change(file, entry) for file, entry in _files(place, earlier)]
-    except BaseException:
-        rekeying.roll_back()
-        raise
+    entries = _change_files(place, wish, reading, None if signing is None else signing[1], rekeying)
     if not rekeying.changed and not rekeying.put_back and new_id not in rekeying.seen_master_keys:
         # Files that have keys under the new one were rotated before. Where none has, the old one is a mistake.
         hint = "pipecrypt keys usage tells which keys there are"
@@ -189,12 +176,12 @@ def _rotate(
     signed: tuple[SignedStatement, ...] = ()
     if signing is not None and rekeying.changed:
         promise = _renamed(signing[1].manifest.policy, old_ids, new_id)
-        signed = (_sign(place, *signing, [each for each in entries if each is not None], promise),)
+        signed = (_sign(place, *signing, entries, promise),)
     rekeying.finish()
     return DeepSummary(
         dataset=place.name,
         master_key_id=new_id,
-        dataset_ids=ids,
+        dataset_ids=tuple(rekeying.dataset_ids),
         files=rekeying.files,
         changed=len(rekeying.changed),
         data_keys=rekeying.data_keys,
@@ -206,6 +193,25 @@ def _rotate(
         service_calls=sum(each.service_calls for each in sessions),
         seconds=time.perf_counter() - started,
     )
+
+
+def _change_files(
+    place: EncryptedData, wish: DeepRotation, reading: KeySession, earlier: VerifiedVersion | None, rekeying: Rekeying
+) -> list[FileEntry]:
+    """Change all files, and return what is to be signed about them; they are put back where one fails."""
+    if earlier is None:
+        for file, _ in _files(place, earlier):
+            rekeying.settle(file)
+        search = search_keks(place, lambda file: keys_of_file(file, reading))
+        rekeying.dataset_ids = check_datasets(place, search, wish.dataset_ids)
+    else:
+        rekeying.dataset_ids = (earlier.manifest.dataset_id,)
+    try:
+        entries = [rekeying.change(file, entry) for file, entry in _files(place, earlier)]
+    except BaseException:
+        rekeying.roll_back()
+        raise
+    return [each for each in entries if each is not None]
 
 
 def _check_signing(place: EncryptedData, wish: DeepRotation) -> None:

@@ -457,7 +457,7 @@ def test_rolled_over_files_that_are_fewer_now_are_removed(signed: Runs) -> None:
 
 
 def test_a_storage_that_excludes_nobody_is_refused(signed: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ignores(*arguments: object) -> None:
+    def ignores(*arguments: object, **options: object) -> None:
         raise UnsafeSinkError("it does not")
 
     monkeypatch.setattr(directory_run, "check_writers", ignores)
