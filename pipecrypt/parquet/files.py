@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.parquet.blob.decrypt import ignore_restored, opened_blob, restore_blob
+from pipecrypt.parquet.blob.decrypt import ignore_info, opened_blob, restore_blob
 from pipecrypt.parquet.blob.encrypt import encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.blob.format import DEFAULT_BLOCK_BYTES, BlobInfo, check_block_bytes
 from pipecrypt.parquet.blob.view import BlobView, find_blob_view
@@ -21,7 +21,7 @@ from pipecrypt.parquet.footer.stored import (
 )
 from pipecrypt.parquet.pages.sealing import check_first_page
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec
-from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.decrypt import decrypt_table
 from pipecrypt.parquet.table.encrypt import FileEncryption, check_policy, encrypt_file
 from pipecrypt.parquet.table.slice import row_group_sizes, slice_row_groups
@@ -65,7 +65,7 @@ def decrypt_file(
     check: FooterCheck | None = None,
     check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
-    on_restored: Callable[[RestoredFile], None] = ignore_restored,
+    on_info: Callable[[BlobInfo], None] = ignore_info,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
     """Write the plaintext form of the encrypted Parquet file `source` to `sink`: of a blob, its bytes.
@@ -83,7 +83,7 @@ def decrypt_file(
         check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
         check_opened: told how a table is protected, before a byte is written; what it raises passes through.
         checks_digests: check what is in plaintext against the digests that the file stores of it, where it does.
-        on_restored: told what a blob says about the original, before the first byte is written.
+        on_info: told what a blob says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
     Raises:
@@ -102,7 +102,7 @@ def decrypt_file(
         blob = opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
         del sealed, stored  # they hold the whole footer as stored
         if blob is not None:
-            on_restored(blob.restored)
+            on_info(blob.info)
             return restore_blob(blob, opened, source, sink, on_bytes)
         return decrypt_table(
             opened, body_end, source, sink, check_opened=check_opened, checks_digests=checks_digests, on_bytes=on_bytes

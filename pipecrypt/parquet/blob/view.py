@@ -24,7 +24,6 @@ from pipecrypt.parquet.footer.stored import (
 )
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.vocabulary.ranges import RangeSource, read_into, traits_of
 
 __all__ = [
@@ -151,11 +150,6 @@ class BlobView:
     def size_bytes(self) -> int:
         """Size of the original."""
         return self._layout.size_bytes
-
-    @property
-    def restored(self) -> RestoredFile:
-        """What the file says about the original."""
-        return self._blob.restored
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` of the original bytes from `start`; the view is the caller's own.

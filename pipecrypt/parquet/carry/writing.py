@@ -178,14 +178,21 @@ class Body:
         done, self._done = self._done, 0
         self._on_bytes(done)
 
-    def reserve(self, length: int) -> memoryview:
-        """Return room for `length` bytes at the end of the output; `commit` says how many were used."""
-        if self._filled + length > len(self._room):
+    def reserve(self, length: int, *, overlap: int = 0) -> memoryview:
+        """Return room for `length` bytes at the end of the output; `commit` says how many were used.
+
+        With `overlap`, so many bytes come before the room, which the caller gives back as they were: the end of what
+        was committed before, or bytes that are not part of the output.
+        """
+        needed = overlap + length
+        if self._filled + needed > len(self._room):
             if self._filled:
                 self._flush()
-            if length > len(self._room):
-                self._room = self._buffers[0] = allocate_buffer(max(length + length // 8, _BUFFER_BYTES))
-        return self._room[self._filled : self._filled + length]
+            if needed > len(self._room):
+                self._room = self._buffers[0] = allocate_buffer(max(needed + needed // 8, _BUFFER_BYTES))
+        if overlap and self._filled == self._begun:
+            self._begun = self._filled = self._filled + overlap
+        return self._room[self._filled - overlap : self._filled + length]
 
     def commit(self, length: int) -> None:
         """Append the first `length` bytes of the room that `reserve` returned."""

@@ -105,13 +105,7 @@ class Originals:
 
 
 def push_originals(footer: Struct, originals: Originals) -> None:
-    """Append the entry to the footer's key-value metadata.
-
-    Raises:
-        FormatError: the file has such an entry although it is not encrypted.
-    """
-    if entry_values(footer, LAYOUT_KEY):
-        raise FormatError(f"a plaintext file has the key-value entry {LAYOUT_KEY.decode()!r}")
+    """Append the entry to the footer's key-value metadata."""
     originals.has_key_values = footer.has(FileMetaData.KEY_VALUE_METADATA)
     add_entries(footer, {LAYOUT_KEY: _encode(originals)})
 

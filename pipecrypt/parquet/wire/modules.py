@@ -33,6 +33,7 @@ __all__ = [
     "FileAAD",
     "ModuleType",
     "check_footer_signature",
+    "check_module",
     "module_bytes",
     "not_authentic",
     "open_into",
@@ -121,8 +122,7 @@ def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str
         FormatError: the length does not fit.
         IntegrityError: not written with this key at this place.
     """
-    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
-        raise FormatError(f"{what} has a wrong module length")
+    check_module(module, what)
     try:
         return cipher.open(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad)
     except IntegrityError:
@@ -144,6 +144,16 @@ def open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memory
 def not_authentic(what: str) -> IntegrityError:
     """Return the error for a module that was not written with this key at this place."""
     return IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written")
+
+
+def check_module(module: memoryview, what: str) -> None:
+    """Check that a GCM module fills `module`.
+
+    Raises:
+        FormatError: the length does not fit.
+    """
+    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
+        raise FormatError(f"{what} has a wrong module length")
 
 
 def module_bytes(data: memoryview, position: int, what: str) -> int:

@@ -17,9 +17,9 @@ from pipecrypt.dataset.statement.paths import check_inside
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import decrypt_file
+from pipecrypt.parquet.files import BlobInfo, decrypt_file
 from pipecrypt.parquet.footer.opened import as_tampering
-from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
 from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.report.events import FileDone, StageClock
@@ -92,8 +92,8 @@ class Decryption:
     ) -> FileReport:
         signed, mode = self.signed, self.mode
 
-        def restore(file: RestoredFile) -> None:
-            sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+        def restore(info: BlobInfo) -> None:
+            sink.restore_attributes(mode=info.mode, mtime_ns=info.mtime_ns)
 
         def go_on(_: int) -> None:
             on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
@@ -118,6 +118,6 @@ class Decryption:
                         else check_when_opened(signed, checked, mode, on_bytes=go_on)
                     ),
                     checks_digests=mode is not VerifyMode.OFF,
-                    on_restored=restore,
+                    on_info=restore,
                     on_bytes=on_bytes,
                 )
