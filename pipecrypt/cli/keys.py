@@ -113,7 +113,7 @@ def export_key(
     ] = False,
 ) -> None:
     """Print a public key."""
-    from pipecrypt.keys.export import export_public_half
+    from pipecrypt.keys.signers import export_public_half
 
     if not public:
         raise UsageError("only public keys can be exported", hint="add --public; secret keys stay in the keystore")

@@ -22,13 +22,9 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.material import parse_kek_text
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import (
-    EarlierVersions,
     ExplicitKeys,
     KeyServices,
     MasterKey,
-    OpensHere,
-    Replicas,
-    SealsOnly,
     Wipeable,
     WrapsKeys,
     open_key_reference,
@@ -248,7 +244,7 @@ class Keyring:
         dataset_id, sealed = parse_kek_text(wrapped)
         context = Context(dataset_id=dataset_id or "", path="")
         # By the configured key's own id: files may call one key by several, as a replica in another region.
-        costs_calls = not (isinstance(master_key, OpensHere) and master_key.opens_here)
+        costs_calls = not getattr(master_key, "opens_here", False)
         if costs_calls:
             self._wrong.check(master_key.id, wrapped, origin)
         try:
@@ -279,7 +275,7 @@ class Keyring:
     def can_open(self, master_key_id: str) -> bool:
         """Say whether a configured master key opens what one of this id wrapped; nothing is called."""
         master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
-        return master_key is not None and not isinstance(master_key, SealsOnly)
+        return master_key is not None and not _seals_only(master_key)
 
     def find(self, key_metadata: bytes, context: Context) -> DataKey:
         """Return the explicit key for the key metadata of another scheme.
@@ -313,15 +309,16 @@ class Keyring:
             self._explicit.append(opened)
         if isinstance(opened, MasterKey):
             self._by_reference[key_reference] = opened
-            earlier = opened.earlier_versions() if isinstance(opened, EarlierVersions) else ()
-            for master_key in (*earlier, opened):
+            earlier_versions: Callable[[], tuple[MasterKey, ...]] = getattr(opened, "earlier_versions", tuple)
+            for master_key in (*earlier_versions(), opened):
                 # A public key never takes the place of its private half, which answers to the same id.
-                if not (isinstance(master_key, SealsOnly) and master_key.id in self._master_keys):
+                if not (_seals_only(master_key) and master_key.id in self._master_keys):
                     self._master_keys[master_key.id] = master_key
 
     def _replica_of(self, master_key_id: str) -> MasterKey | None:
         for master_key in self._master_keys.values():
-            if isinstance(master_key, Replicas) and master_key.opens_for(master_key_id):
+            opens_for: Callable[[str], bool] | None = getattr(master_key, "opens_for", None)
+            if opens_for is not None and opens_for(master_key_id):
                 return master_key
         return None
 
@@ -352,6 +349,10 @@ class Keyring:
         except Exception as error:
             # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
             raise KeyServiceError(f"the key service of {_shown(str(what))} failed: {type(error).__name__}") from error
+
+
+def _seals_only(master_key: MasterKey) -> bool:
+    return getattr(master_key, "seals_only", False)
 
 
 def _as_text(key_metadata: bytes) -> str:

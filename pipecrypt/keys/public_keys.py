@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from pipecrypt.crypto.recipient import RecipientKey, key_digest
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.errors import UsageError
 from pipecrypt.vocabulary.clock import parse_utc, utc_text
@@ -25,6 +26,7 @@ __all__ = [
     "parse_version_keys",
     "public_blocks",
     "read_public_file",
+    "recipient_id",
     "retired_at",
     "retirement_line",
 ]
@@ -127,6 +129,11 @@ def public_blocks(text: str, name: str) -> tuple[str, ...]:
                 hint="openssl x509 -pubkey -noout prints the public key of a certificate",
             )
     return tuple(block[0] for block in blocks)
+
+
+def recipient_id(key: RecipientKey) -> str:
+    """Return what data files store: `recipient/<algorithm>/<SHA-256 of the public key>`, never a path."""
+    return f"recipient/{key.algorithm}/{key_digest(key)}"
 
 
 def read_public_file(path: Path, name: str) -> str:

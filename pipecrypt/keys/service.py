@@ -12,7 +12,8 @@ import difflib
 import importlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -28,16 +29,12 @@ __all__ = [
     "Context",
     "Credentials",
     "DataKey",
-    "EarlierVersions",
     "ExplicitKeys",
     "FindsKeys",
     "KeyReference",
     "KeyService",
     "KeyServices",
     "MasterKey",
-    "OpensHere",
-    "Replicas",
-    "SealsOnly",
     "Wipeable",
     "WrappingMasterKey",
     "WrapsKeys",
@@ -50,6 +47,7 @@ __all__ = [
     "list_sibling_keys",
     "load_key_service",
     "open_key_reference",
+    "provided_key_service",
 ]
 
 _GROUP: Final = "pipecrypt.key_services"
@@ -59,10 +57,22 @@ _BUILT_IN: Final = frozenset(
     {"aws-kms", "azure-kv", "gcp-kms", "keystore", "pem", "pkcs11", "recipient", "static", "vault"}
 )
 
+_PROVIDED: Final[dict[str, object]] = {}  # by scheme, for as long as a test provides it
+
 
 @runtime_checkable
 class MasterKey(Protocol):
-    """A key that wraps key encryption keys and never leaves its service."""
+    """A key that wraps key encryption keys and never leaves its service.
+
+    What else a master key may have is asked for by name, and counts as absent where it is not there::
+
+        earlier_versions() -> tuple[MasterKey, ...]    versions before it, which still unwrap, each with its own id
+        opens_for(master_key_id) -> bool               the id is that of this key, or of a copy of it elsewhere
+        opens_here: bool                               it opens keys in this process: asking it costs no service call
+        seals_only: bool                               it is a public key: it makes keys, and `unwrap_key` refuses
+
+    `wrap_key` and `wipe` are the protocols WrapsKeys and Wipeable.
+    """
 
     @property
     def id(self) -> str:
@@ -82,40 +92,6 @@ class MasterKey(Protocol):
             KeyServiceError: the service failed or refused.
             IntegrityError: `wrapped` was not made by this master key for `context`.
         """
-
-
-@runtime_checkable
-class EarlierVersions(Protocol):
-    """A second power of a MasterKey: versions before it still unwrap."""
-
-    def earlier_versions(self) -> tuple[MasterKey, ...]:
-        """Return the earlier versions, each with an id of its own."""
-
-
-@runtime_checkable
-class Replicas(Protocol):
-    """A second power of a MasterKey: it opens what copies of it elsewhere wrapped, which have ids of their own."""
-
-    def opens_for(self, master_key_id: str) -> bool:
-        """Say whether an id, which comes from a file, is that of this key or of a copy; nothing is called."""
-
-
-@runtime_checkable
-class SealsOnly(Protocol):
-    """What a MasterKey lacks: it is a public key, makes keys, and `unwrap_key` always refuses."""
-
-    @property
-    def opened_by(self) -> str:
-        """What opens what it sealed, for hints."""
-
-
-@runtime_checkable
-class OpensHere(Protocol):
-    """A second power of a MasterKey: it opens keys in this process, so that asking it costs no service call."""
-
-    @property
-    def opens_here(self) -> bool:
-        """Whether it does."""
 
 
 @runtime_checkable
@@ -281,7 +257,7 @@ def check_key_reference(text: str | KeyReference) -> KeyReference:
         KeyReferenceError: it is malformed, or has an unknown scheme.
     """
     reference = parse_key_reference(text)
-    if reference.scheme not in _BUILT_IN and reference.scheme not in _plugged_in():
+    if reference.scheme not in {*_BUILT_IN, *_PROVIDED} and reference.scheme not in _plugged_in():
         raise _unknown_scheme(reference)
     return reference
 
@@ -328,7 +304,7 @@ def find_key_ids(text: str | KeyReference, credentials: Credentials) -> frozense
 
 def known_schemes() -> tuple[str, ...]:
     """Return the schemes of all key services installed here."""
-    return tuple(sorted({*_BUILT_IN, *_plugged_in()}))
+    return tuple(sorted({*_BUILT_IN, *_PROVIDED, *_plugged_in()}))
 
 
 def load_key_service(reference: KeyReference) -> object:
@@ -341,6 +317,8 @@ def load_key_service(reference: KeyReference) -> object:
     if reference.scheme in _BUILT_IN:
         module = importlib.import_module(f"pipecrypt.keys.schemes.{reference.scheme.replace('-', '_')}")
         return cast(object, module.SERVICE)
+    if reference.scheme in _PROVIDED:
+        return _PROVIDED[reference.scheme]
     entry_point = _plugged_in().get(reference.scheme)
     if entry_point is None:
         raise _unknown_scheme(reference)
@@ -351,6 +329,16 @@ def load_key_service(reference: KeyReference) -> object:
             f"the key service for {reference.text} cannot be loaded: {entry_point.value}",
             hint="reinstall the package that brings it, with its extra",
         ) from error
+
+
+@contextmanager
+def provided_key_service(scheme: str, service: object) -> Iterator[None]:
+    """Let a scheme of no plug-in stand for a service, in this process and until the block ends; for tests."""
+    _PROVIDED[scheme] = service
+    try:
+        yield
+    finally:
+        del _PROVIDED[scheme]
 
 
 def _plugged_in() -> dict[str, EntryPoint]:

@@ -11,26 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+from pipecrypt.crypto.recipient import RecipientKey, encode_pem
 from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature
 from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import VersionKey, parse_version_keys
+from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, recipient_id
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.keys.service import load_key_service
+from pipecrypt.keys.service import Wipeable, load_key_service
 from pipecrypt.vocabulary.once import warn_once
 
 __all__ = [
-    "EarlierPublicKeys",
-    "FoundPublicKeys",
     "LocalSigner",
     "ProvenPublicKeys",
+    "PublicHalf",
     "PublicKeys",
     "PublicVersions",
+    "Recipients",
     "Signer",
     "SigningService",
     "SigningServices",
     "WithPublicKey",
-    "find_signing_service",
+    "export_public_half",
     "make_signatures",
     "open_signer",
     "read_version_keys",
@@ -91,28 +92,6 @@ class PublicKeys(Protocol):
         """
 
 
-@runtime_checkable
-class EarlierPublicKeys(Protocol):
-    """A second power of a Signer: it tells the public keys of the versions before it, proven when it was opened."""
-
-    @property
-    def earlier_public_keys(self) -> tuple[VersionKey, ...]:
-        """The public keys of the earlier versions."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundPublicKeys:
-    """The public keys of a signing key.
-
-    Args:
-        texts: of all versions, oldest first, at least one: PEM, after a line that says of a retired one since when.
-        doubt: why nothing proves them; None where they are proven.
-    """
-
-    texts: tuple[str, ...]
-    doubt: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class PublicVersions:
     """The public keys of a signing key, parsed.
@@ -130,7 +109,7 @@ class PublicVersions:
 class ProvenPublicKeys(Protocol):
     """A power of a key service whose public keys lie where others may write: it proves them, given the secret."""
 
-    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> FoundPublicKeys:
+    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> PublicVersions:
         """Return the public keys; proven where the secret is at hand.
 
         Args:
@@ -144,6 +123,43 @@ class ProvenPublicKeys(Protocol):
             AccessError: the key is missing, or a secret is at hand that does not open it.
             IntegrityError: they were changed.
         """
+
+
+@runtime_checkable
+class Recipients(Protocol):
+    """A power of a key service: it tells the public half of an identity."""
+
+    def find_recipient(
+        self, reference: KeyReference, credentials: Credentials, *, prove: bool
+    ) -> tuple[RecipientKey, str | None] | None:
+        """Return the newest public key, or None where the reference names a key of another kind.
+
+        With it comes why nothing proves it; None where it is proven, or is all that there is.
+
+        Args:
+            reference: names the identity or the recipient.
+            credentials: asked only where the private key has to be opened.
+            prove: open the private key and derive the public key from it.
+
+        Raises:
+            KeyReferenceError: the reference lacks a part or has one too many.
+            AccessError: the key is missing, or the credentials do not open it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PublicHalf:
+    """A public key, and what stands for it elsewhere.
+
+    Args:
+        public_key: PEM, after the line that says of a retired key since when.
+        key_id: what statements store of a signing key, and data files of a recipient.
+        authenticated: something proves it: the key service, or the secret of a keystore.
+    """
+
+    public_key: str
+    key_id: str
+    authenticated: bool
 
 
 SigningServices: TypeAlias = Mapping[str, SigningService | PublicKeys]
@@ -185,18 +201,13 @@ class LocalSigner(WithPublicKey):
         earlier: public keys of the versions before it, proven.
     """
 
-    __slots__ = ("_earlier", "_private_key")
+    __slots__ = ("_private_key", "earlier")
 
     def __init__(self, private_key: PrivateKey, earlier: tuple[VersionKey, ...] = ()) -> None:
         """Keep them."""
         super().__init__(private_key.public_key)
         self._private_key = private_key
-        self._earlier = earlier
-
-    @property
-    def earlier_public_keys(self) -> tuple[VersionKey, ...]:
-        """The public keys of the versions before it."""
-        return self._earlier
+        self.earlier: Final = earlier
 
     def sign(self, message: bytes) -> bytes:
         """Return a signature of `message`."""
@@ -224,7 +235,7 @@ def open_signer(
         IntegrityError: the key was changed after it was stored.
     """
     reference = parse_key_reference(text)
-    service = find_signing_service(reference, services)
+    service = _find_service(reference, services)
     if not isinstance(service, SigningService):
         raise UsageError(f"keys of {reference.scheme}:// sign nothing: {reference.text}", hint=_HINT)
     try:
@@ -284,22 +295,71 @@ def read_version_keys(
         IntegrityError: the public keys were changed.
     """
     reference = parse_key_reference(text)
-    service = find_signing_service(reference, services)
+    service = _find_service(reference, services)
     try:
         if isinstance(service, ProvenPublicKeys):
             found = service.find_public_keys(reference, credentials, prove=prove)
             if found.doubt is not None:
                 warn_once(_logger, _UNPROVEN, reference.text, found.doubt)
-        elif isinstance(service, PublicKeys):
-            found = FoundPublicKeys(service.public_keys(reference), None)
-        else:
-            raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
-        keys = tuple(key for each in found.texts for key in parse_version_keys(each, reference.text))
-        return PublicVersions(keys, found.doubt)
+            return found
+        if isinstance(service, PublicKeys):
+            texts = service.public_keys(reference)
+            return PublicVersions(
+                tuple(key for text in texts for key in parse_version_keys(text, reference.text)), None
+            )
+        raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
     except PipecryptError:
         raise
     except Exception as error:
         raise _foreign(reference.text, error) from error
+
+
+def export_public_half(
+    text: str | KeyReference,
+    credentials: Credentials,
+    *,
+    prove: bool = False,
+    services: SigningServices | None = None,
+) -> PublicHalf:
+    """Return the public half of a key's newest version.
+
+    Args:
+        text: the key reference.
+        credentials: asked only where the private key has to be opened: to prove, and for `pem://`. Else they prove what
+            a keystore says, if they hold its secret.
+        prove: open the private key. Without it and the secret, a keystore is taken at its word: who can write the file
+            can put another public key there.
+        services: as in `open_signer`.
+
+    Raises:
+        KeyReferenceError: it is malformed, or has an unknown scheme.
+        UsageError: the scheme or the key has no public half.
+        AccessError: the key is missing, or the credentials do not open it.
+        IntegrityError: the public key was exchanged.
+    """
+    reference = parse_key_reference(text)
+    service = _find_service(reference, services)
+    try:
+        recipient = (
+            service.find_recipient(reference, credentials, prove=prove) if isinstance(service, Recipients) else None
+        )
+        if recipient is not None:
+            key, doubt = recipient
+            if doubt is not None:
+                _logger.warning("nothing proves the public key of %s: %s; add --verify", reference, doubt)
+            return PublicHalf(encode_pem(key), recipient_id(key), doubt is None)
+        if isinstance(service, ProvenPublicKeys) or (not prove and isinstance(service, PublicKeys)):
+            found = read_version_keys(reference, credentials=credentials, services=services, prove=prove)
+            return PublicHalf(found.keys[-1].text, found.keys[-1].key.key_id, found.doubt is None)
+        signer = open_signer(reference, credentials, services=services)
+        try:
+            public_key = PublicKey(signer.public_key_pem)
+        finally:
+            if isinstance(signer, Wipeable):
+                signer.wipe()
+        return PublicHalf(public_key.pem, public_key.key_id, authenticated=True)
+    finally:
+        credentials.forget()
 
 
 def _make_signature(signer: Signer, message: bytes) -> Signature:
@@ -319,8 +379,7 @@ def _make_signature(signer: Signer, message: bytes) -> Signature:
     return Signature(public_key.key_id, value)
 
 
-def find_signing_service(reference: KeyReference, services: SigningServices | None) -> object:
-    """Return what stands for a scheme, of the services that are given or else of those installed."""
+def _find_service(reference: KeyReference, services: SigningServices | None) -> object:
     return (services or {}).get(reference.scheme) or load_key_service(reference)
 
 

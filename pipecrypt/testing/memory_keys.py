@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from unittest.mock import patch
 
 from pipecrypt.crypto.aead import open_sealed, random_bytes, seal
 from pipecrypt.errors import IntegrityError, KeyNotFoundError, KeyServiceError
-from pipecrypt.keys import service as key_services
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.service import provided_key_service
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
@@ -32,19 +31,8 @@ def use_memory_keys(names: Iterable[str] | None = None) -> Iterator[MemoryKeySer
         names: the only names there are; None for any.
     """
     service = MemoryKeyService(None if names is None else frozenset(names))
-    installed = key_services._plugged_in
-    with patch.object(key_services, "_plugged_in", lambda: {**installed(), "memory": _PlugIn(service)}):
+    with provided_key_service("memory", service):
         yield service
-
-
-@dataclass(frozen=True, slots=True)
-class _PlugIn:
-    """Stands for the entry point of a plug-in that was loaded already."""
-
-    service: MemoryKeyService
-
-    def load(self) -> MemoryKeyService:
-        return self.service
 
 
 @dataclass(frozen=True, slots=True)

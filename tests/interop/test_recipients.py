@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 import pipecrypt as pc
 from pipecrypt.errors import AccessError, KeyNotFoundError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.keystores import create_key
+from pipecrypt.keys.signers import export_public_half
 from tests.crypto.keys import private_pem, public_text
 
 NOBODY = Credentials({})

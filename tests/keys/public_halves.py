@@ -6,8 +6,7 @@ from typing import Any
 
 from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
-from pipecrypt.keys.signers import read_version_keys
+from pipecrypt.keys.signers import export_public_half, read_version_keys
 
 
 def read_public_keys(text: str, **options: Any) -> tuple[PublicKey, ...]:

@@ -18,8 +18,8 @@ from pipecrypt.cli.main import main
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.errors import DamagedKeystoreError, PassphraseError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.keystores import create_key, find_doomed, retire_key
+from pipecrypt.keys.signers import export_public_half
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)
 SECRETS = ("PIPECRYPT_PASSPHRASE", "PIPECRYPT_PASSPHRASE_FILE", "PIPECRYPT_KEY_FILE")

@@ -18,7 +18,7 @@ from pipecrypt.errors import ExpiredError, FutureStatementError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey
 from pipecrypt.keys.service import Wipeable
-from pipecrypt.keys.signers import EarlierPublicKeys, Signer, make_signatures, open_signer, read_version_keys
+from pipecrypt.keys.signers import LocalSigner, Signer, make_signatures, open_signer, read_version_keys
 from pipecrypt.keys.trust import Party, TrustedKeys
 from pipecrypt.vocabulary.clock import utc_now
 from pipecrypt.vocabulary.documents import DocumentError
@@ -153,8 +153,8 @@ class OpenSigners:
 
 
 def _earlier_versions(signer: Signer, reference: str, credentials: Credentials) -> tuple[VersionKey, ...]:
-    if isinstance(signer, EarlierPublicKeys):
-        return signer.earlier_public_keys
+    if isinstance(signer, LocalSigner):
+        return signer.earlier
     try:
         return read_version_keys(reference, credentials=credentials).keys
     except UsageError:

@@ -38,11 +38,12 @@ That a signature is one is checked by `signers.make_signatures`; that an unwrapp
 
 from __future__ import annotations
 
+import importlib
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, pem_text
@@ -59,12 +60,22 @@ from pipecrypt.keys.schemes.caller import (
     import_extra,
     is_this_machine,
     quiet_loggers,
+    take_data_key,
 )
 from pipecrypt.keys.signers import WithPublicKey
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SERVICE", "AWSKMSService", "AWSKeyPlace", "AWSMasterKey", "AWSSigner", "KeyARN", "read_reference"]
+__all__ = [
+    "SERVICE",
+    "AWSKMSService",
+    "AWSKeyPlace",
+    "AWSMasterKey",
+    "AWSSigner",
+    "is_same_key",
+    "parse_key_arn",
+    "read_reference",
+]
 
 _DEFAULT_CALLS_PER_SECOND: Final = 50.0
 _MAX_CALLS_PER_SECOND: Final = 10_000.0
@@ -77,7 +88,7 @@ _ARN: Final = re.compile(
 )
 _NAME: Final = re.compile(rf"{_KEY_ID}|{_ALIAS}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
-_MULTI_REGION: Final = "mrk-"
+_MULTI_REGION: Final = "key/mrk-"
 _FORM: Final = "write aws-kms://alias/NAME?region=REGION, or aws-kms:// and the ARN of the key"
 
 # What the API reference allows.
@@ -98,6 +109,7 @@ _LOGGERS: Final = ("botocore.auth", "botocore.credentials", "botocore.endpoint",
 _MAX_SHOWN_CHARACTERS: Final = 500
 _REFUSED: Final = "AWS KMS refused {action} ({shown})"
 _STATE_HINT: Final = "aws kms describe-key shows the state of the key; then run again"
+_ENDPOINT_HINT: Final = "check the endpoint: something stands between"
 _THROTTLES: Final = frozenset(
     {"ThrottlingException", "Throttling", "ThrottledException", "RequestLimitExceeded", "RequestThrottled",
      "TooManyRequestsException", "SlowDown"}
@@ -171,34 +183,18 @@ _RULES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class KeyARN:
-    """The name of a key, never of an alias, that holds everywhere."""
+def parse_key_arn(text: object) -> str | None:
+    """Return `text` if it is the ARN of a key, which holds everywhere, never of an alias; else None."""
+    match = _ARN.fullmatch(text) if isinstance(text, str) else None
+    return None if match is None or match["key"] is None else match[0]
 
-    partition: str
-    region: str
-    account: str
-    key_id: str
 
-    @classmethod
-    def parse(cls, text: object) -> Self | None:
-        """Return the key ARN that `text` is, or None."""
-        match = _ARN.fullmatch(text) if isinstance(text, str) else None
-        if match is None or match["key"] is None:
-            return None
-        return cls(match["partition"], match["region"], match["account"], match["key"])
-
-    def opens_for(self, other: KeyARN) -> bool:
-        """Say whether both name one key, or the same multi-Region key in two regions."""
-        if self == other:
-            return True
-        is_multi_region = self.key_id.startswith(_MULTI_REGION)
-        ours, theirs = ((each.partition, each.account, each.key_id) for each in (self, other))
-        return is_multi_region and ours == theirs
-
-    def __str__(self) -> str:
-        """Show it as AWS writes it."""
-        return f"arn:{self.partition}:kms:{self.region}:{self.account}:key/{self.key_id}"
+def is_same_key(one: str, other: str) -> bool:
+    """Say whether two key ARNs name one key, or the same multi-Region key in two regions."""
+    if one == other:
+        return True
+    (*before, _, account, key), (*others_before, _, others_account, others_key) = one.split(":"), other.split(":")
+    return key.startswith(_MULTI_REGION) and (before, account, key) == (others_before, others_account, others_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +211,7 @@ class AWSKeyPlace:
 
     text: str
     name: str
-    arn: KeyARN | None
+    arn: str | None
     region: str | None
     profile: str | None
     endpoint: str | None
@@ -239,7 +235,7 @@ def read_reference(reference: KeyReference) -> AWSKeyPlace:
     return AWSKeyPlace(
         text=text,
         name=name,
-        arn=KeyARN.parse(name),
+        arn=parse_key_arn(name),
         region=_region(reference, None if arn is None else arn["region"]),
         profile=reference.option("profile"),
         endpoint=endpoint,
@@ -278,7 +274,7 @@ class AWSMasterKey:
 
     __slots__ = ("_arn", "_client")
 
-    def __init__(self, client: _KMSClient, arn: KeyARN) -> None:
+    def __init__(self, client: _KMSClient, arn: str) -> None:
         """Keep them; nothing is called."""
         self._client = client
         self._arn = arn
@@ -286,12 +282,12 @@ class AWSMasterKey:
     @property
     def id(self) -> str:
         """The key ARN."""
-        return str(self._arn)
+        return self._arn
 
     def opens_for(self, master_key_id: str) -> bool:
         """Say whether an id from a file names this key, or the same multi-Region key in another region."""
-        other = KeyARN.parse(master_key_id)
-        return other is not None and self._arn.opens_for(other)
+        other = parse_key_arn(master_key_id)
+        return other is not None and is_same_key(self._arn, other)
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form; one `GenerateDataKey`."""
@@ -312,7 +308,7 @@ class AWSMasterKey:
             IntegrityError: `wrapped` was not made by this key for `context`.
         """
         if not 1 <= len(wrapped) <= _MAX_WRAPPED_BYTES:
-            text = self._client.place.text
+            text = self._client.text
             raise IntegrityError(f"{text}: the wrapped key has {len(wrapped)} bytes, which AWS KMS never makes")
         return self._data_key(self._ask("Decrypt", CiphertextBlob=wrapped, EncryptionContext=_bound(context)))
 
@@ -331,10 +327,8 @@ class AWSMasterKey:
     def _data_key(self, answer: Mapping[str, object]) -> DataKey:
         # botocore hands out immutable bytes, which nobody can overwrite; they are let go of here.
         key_bytes = self._client.read_bytes(answer, "Plaintext", at_most=DATA_KEY_BYTES)
-        if len(key_bytes) != DATA_KEY_BYTES:
-            text = self._client.place.text
-            raise KeyServiceError(f"{text}: AWS KMS answered with a key of {len(key_bytes) * 8} bits, not 256")
-        return DataKey(key_bytes)
+        refusal = self._client.refusal(f"AWS KMS answered with a key of {len(key_bytes) * 8} bits, not 256")
+        return take_data_key(bytearray(key_bytes), refusal)
 
 
 class AWSSigner(WithPublicKey):
@@ -342,7 +336,7 @@ class AWSSigner(WithPublicKey):
 
     __slots__ = ("_arn", "_client")
 
-    def __init__(self, client: _KMSClient, arn: KeyARN, public_key: PublicKey) -> None:
+    def __init__(self, client: _KMSClient, arn: str, public_key: PublicKey) -> None:
         """Keep them."""
         super().__init__(public_key)
         self._client = client
@@ -353,7 +347,7 @@ class AWSSigner(WithPublicKey):
         algorithm = self._public_key.algorithm
         answer = self._client.ask(
             "Sign",
-            KeyId=str(self._arn),
+            KeyId=self._arn,
             Message=algorithm.digest(message),
             MessageType="DIGEST",
             SigningAlgorithm=_ALGORITHMS[algorithm],
@@ -418,51 +412,46 @@ class AWSKMSService:
 SERVICE: Final = AWSKMSService()
 
 
-class _KMSClient:
-    """boto3's client of one region, and what AWS answers for one key. Safe to use from several threads."""
+class _KMSClient(Caller):
+    """boto3's client of one region, and what AWS answers for one key."""
 
-    __slots__ = ("_caller", "_client", "place")
+    __slots__ = ("_client", "place")
 
-    def __init__(self, client: Any, place: AWSKeyPlace, caller: Caller) -> None:
+    def __init__(self, client: Any, place: AWSKeyPlace, patience: Patience, rate: CallRate) -> None:
+        super().__init__(place.text, _RULES, patience=patience, describe=self._described, loggers=_LOGGERS, rate=rate)
         self._client = client
-        self._caller = caller
         self.place = place
 
     def ask(self, action: str, **parameters: object) -> Mapping[str, object]:
         """Return the answer to one action, such as `GenerateDataKey`; what it holds is for the caller to check."""
         method = re.sub(r"(?<!^)(?=[A-Z])", "_", action).lower()
-        answer = self._caller.call(action, lambda: getattr(self._client, method)(**parameters), lambda answer: answer)
+        answer = self.call(action, lambda: getattr(self._client, method)(**parameters), lambda answer: answer)
         if not isinstance(answer, dict):
-            raise KeyServiceError(f"{self.place.text}: AWS KMS answered {action} with something else")
+            raise self.refusal(f"AWS KMS answered {action} with something else")
         return answer
 
-    def check_key(self, answer: Mapping[str, object], member: str, asked: KeyARN) -> None:
+    def check_key(self, answer: Mapping[str, object], member: str, asked: str) -> None:
         """Pass if the key that was asked answered, or its replica (1)."""
-        arn = KeyARN.parse(answer.get(member))
-        if arn is None or not arn.opens_for(asked):
-            raise KeyServiceError(
-                f"{self.place.text}: AWS KMS answered for another key than {asked}",
-                hint="check the endpoint: something stands between",
-            )
+        arn = parse_key_arn(answer.get(member))
+        if arn is None or not is_same_key(arn, asked):
+            raise self.refusal(f"AWS KMS answered for another key than {asked}", hint=_ENDPOINT_HINT)
 
-    def read_arn(self, answer: Mapping[str, object], member: str) -> KeyARN:
+    def read_arn(self, answer: Mapping[str, object], member: str) -> str:
         """Return the ARN of the key that the reference names, told by AWS; never that of a replica (1)."""
-        arn, place = KeyARN.parse(answer.get(member)), self.place
-        if arn is None or place.arn not in {None, arn} or place.region not in {None, arn.region}:
-            raise KeyServiceError(
-                f"{place.text}: AWS KMS answered with another key", hint="check the endpoint: something stands between"
-            )
+        arn, place = parse_key_arn(answer.get(member)), self.place
+        if arn is None or place.arn not in {None, arn} or place.region not in {None, arn.split(":")[3]}:
+            raise self.refusal("AWS KMS answered with another key", hint=_ENDPOINT_HINT)
         return arn
 
     def read_bytes(self, answer: Mapping[str, object], member: str, *, at_most: int) -> bytes:
         """Return bytes of an answer; they are there, and not too many (2)."""
         value = answer.get(member)
         if not isinstance(value, bytes) or not 1 <= len(value) <= at_most:
-            raise KeyServiceError(f"{self.place.text}: the answer of AWS KMS has no valid {member}")
+            raise self.refusal(f"the answer of AWS KMS has no valid {member}")
         return value
 
-    def __repr__(self) -> str:
-        return f"<_KMSClient {self.place.text}>"
+    def _described(self, error: Exception) -> Failure:
+        return _describe(error, self._client.meta.endpoint_url)
 
 
 def _bound(context: Context) -> dict[str, str]:
@@ -502,24 +491,18 @@ def _open_client(place: AWSKeyPlace, patience: Patience, rate: CallRate) -> _KMS
                 hint="check the shared AWS configuration",
             ) from None
     check_endpoint(client.meta.endpoint_url, place.text)
-    lost = (exceptions.HTTPClientError, exceptions.ConnectionError)
-
-    def describe(error: Exception) -> Failure:
-        return _describe(error, lost, client.meta.endpoint_url)
-
-    caller = Caller(place.text, _RULES, patience=patience, describe=describe, loggers=_LOGGERS, rate=rate)
-    return _KMSClient(client, place, caller)
+    return _KMSClient(client, place, patience, rate)
 
 
-def _describe(error: Exception, lost: tuple[type[Exception], ...], endpoint: str) -> Failure:
-    name = type(error).__name__
+def _describe(error: Exception, endpoint: str) -> Failure:
+    exceptions, name = importlib.import_module("botocore.exceptions"), type(error).__name__
     response = getattr(error, "response", None)
     answer: Mapping[str, Any] = response if isinstance(response, dict) else {}
     code, metadata = answer.get("Error", {}).get("Code"), answer.get("ResponseMetadata", {})
     if code is None:
         if any(part in name for part in ("Credential", "Token", "SSO", "Profile")):
             return Failure(kind=FailureKind.NO_LOGIN, shown=name)
-        if isinstance(error, lost):
+        if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
             return Failure(kind=FailureKind.LOST, shown=f"{endpoint} ({name})")
         return Failure(kind=FailureKind.NONSENSE, shown=name)
     shown = [_shown(code, 100)]
@@ -536,25 +519,25 @@ def _shown(text: object, most: int) -> str:
     return ascii(str(text)[:most])[1:-1]
 
 
-def _look_up(client: _KMSClient) -> KeyARN:
+def _look_up(client: _KMSClient) -> str:
     text = client.place.text
     metadata = client.ask("DescribeKey", KeyId=client.place.name).get("KeyMetadata")
     if not isinstance(metadata, dict):
-        raise KeyServiceError(f"{text}: the answer of AWS KMS describes no key")
+        raise client.refusal("the answer of AWS KMS describes no key")
     if (metadata.get("KeyUsage"), metadata.get("KeySpec")) != (_ENCRYPTS, _SYMMETRIC):
         raise UsageError(
             f"{text} is not a symmetric key, and only such keys wrap others here",
             hint="aws kms create-key without further options makes one",
         )
     if metadata.get("KeyState") != "Enabled":
-        raise KeyServiceError(
-            f"{text}: the key is {_shown(metadata.get('KeyState'), 64)}, not Enabled",
+        raise client.refusal(
+            f"the key is {_shown(metadata.get('KeyState'), 64)}, not Enabled",
             hint="aws kms enable-key switches it on; if it waits for deletion, aws kms cancel-key-deletion comes first",
         )
     return client.read_arn(metadata, "Arn")
 
 
-def _public_key(client: _KMSClient) -> tuple[KeyARN, PublicKey]:
+def _public_key(client: _KMSClient) -> tuple[str, PublicKey]:
     text = client.place.text
     answer = client.ask("GetPublicKey", KeyId=client.place.name)
     arn = client.read_arn(answer, "KeyId")

@@ -42,7 +42,6 @@ from pipecrypt.keys.schemes.caller import (
     Failure,
     FailureKind,
     Patience,
-    RefusedError,
     Rule,
     import_extra,
     retry_after,
@@ -135,7 +134,7 @@ class AzureMasterKey(WrappingMasterKey):
         version: to wrap under, or None for the newest.
     """
 
-    __slots__ = ("_client", "_host", "_name", "_newest", "_text", "_version")
+    __slots__ = ("_client", "_host", "_name", "_newest", "_version")
 
     def __init__(self, client: _AzureClient, host: str, name: str, version: str | None) -> None:
         """Keep them; nothing is called."""
@@ -144,7 +143,6 @@ class AzureMasterKey(WrappingMasterKey):
         self._host = host
         self._name = name
         self._version = version
-        self._text = client.text
         self._newest: tuple[str, int] | None = None
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
@@ -165,7 +163,7 @@ class AzureMasterKey(WrappingMasterKey):
         finally:
             message[:] = bytes(len(message))
         if len(wrapped) not in _WRAPPED_SIZES[suite]:
-            raise KeyServiceError(f"{self._text}: the answer of Key Vault holds no wrapped key")
+            raise self._client.refusal("the answer of Key Vault holds no wrapped key")
         return self._head(suite) + bytes.fromhex(version) + wrapped
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
@@ -195,7 +193,7 @@ class AzureMasterKey(WrappingMasterKey):
         answer = self._client.ask(operation, f"keys/{self._name}/{version}/{operation}", members)
         try:
             if self._version_of(answer.text("kid", max_characters=512)) != version:
-                raise KeyServiceError(f"{self._text}: another version than this answered", hint="check the network")
+                raise self._client.refusal("another version than this answered", hint="check the network")
             return _decode(answer.text("value", max_characters=_MAX_VALUE_CHARACTERS))
         except (DocumentError, ValueError) as error:
             raise self._nonsense(error) from None
@@ -209,12 +207,12 @@ class AzureMasterKey(WrappingMasterKey):
         except DocumentError as error:
             raise self._nonsense(error) from None
         if self._version not in {None, version}:
-            raise KeyServiceError(f"{self._text}: another version than this answered", hint="check the network")
+            raise self._client.refusal("another version than this answered", hint="check the network")
         if not is_enabled:
-            raise KeyServiceError(f"{self._text}: the key is disabled", hint=_DISABLED_HINT)
+            raise self._client.refusal("the key is disabled", hint=_DISABLED_HINT)
         if key_type not in _SUITES:
             raise UsageError(
-                f"{self._text} is a key of type {key_type!a}, which wraps nothing here",
+                f"{self._client.text} is a key of type {key_type!a}, which wraps nothing here",
                 hint="make one of type RSA: az keyvault key create --kty RSA --size 3072",
             )
         return version, _SUITES[key_type]
@@ -222,9 +220,9 @@ class AzureMasterKey(WrappingMasterKey):
     def _version_of(self, kid: str) -> str:
         key, _, version = kid.lower().rpartition("/")
         if key.replace(":443/", "/", 1) != f"https://{self._host}/keys/{self._name}":
-            raise KeyServiceError(f"{self._text}: another key than this answered", hint="check the network")
+            raise self._client.refusal("another key than this answered", hint="check the network")
         if re.fullmatch(r"[0-9a-f]{32}", version) is None:
-            raise KeyServiceError(f"{self._text}: the answer of Key Vault names no version")
+            raise self._client.refusal("the answer of Key Vault names no version")
         return version
 
     def _info(self, context: Context) -> bytes:
@@ -235,7 +233,7 @@ class AzureMasterKey(WrappingMasterKey):
 
     def _nonsense(self, error: Exception) -> KeyServiceError:
         what = str(error) if isinstance(error, DocumentError) else type(error).__name__
-        return KeyServiceError(f"{self._text}: the answer of Key Vault cannot be read: {what}")
+        return self._client.refusal(f"the answer of Key Vault cannot be read: {what}")
 
 
 class AzureKVService:
@@ -302,15 +300,14 @@ class AzureKVService:
 SERVICE: Final = AzureKVService()
 
 
-class _AzureClient:
-    """A KeyClient of one vault, asked for one key. Safe to use from several threads."""
+class _AzureClient(Caller):
+    """A KeyClient of one vault, asked for one key."""
 
-    __slots__ = ("_caller", "_client", "text")
+    __slots__ = ("_client",)
 
     def __init__(self, client: Any, text: str, patience: Patience) -> None:
+        super().__init__(text, _RULES, patience=patience, describe=_describe)
         self._client = client
-        self.text = text
-        self._caller = Caller(text, _RULES, patience=patience, describe=_describe)
 
     def ask(self, operation: str, path: str, members: Mapping[str, str] | None = None) -> Document:
         """Return the answer to one request.
@@ -325,18 +322,17 @@ class _AzureClient:
             try:
                 return parse_document(body, max_bytes=_MAX_ANSWER_BYTES)
             except DocumentError as error:
-                raise KeyServiceError(f"{self.text}: the answer to {operation} makes no sense: {error}") from None
+                raise self.refusal(f"the answer to {operation} makes no sense: {error}") from None
 
-        return self._caller.call(operation, lambda: self._send(path, members), read)
+        return self.call(operation, lambda: self._send(path, members), read)
 
-    def _send(self, path: str, members: Mapping[str, str] | None) -> bytes:
+    def _send(self, path: str, members: Mapping[str, str] | None) -> bytes | Failure:
         request = importlib.import_module("azure.core.rest").HttpRequest
-        patience = self._caller.patience
         response = self._client.send_request(
             request("GET" if members is None else "POST", f"/{path}", json=members),
             stream=True,
-            connection_timeout=patience.connect_seconds,
-            read_timeout=patience.answer_seconds,
+            connection_timeout=self.patience.connect_seconds,
+            read_timeout=self.patience.answer_seconds,
         )
         try:
             body = b""
@@ -346,12 +342,7 @@ class _AzureClient:
                     break
         finally:
             response.close()
-        if response.status_code != 200:
-            raise RefusedError(_refusal(response.status_code, response.headers, body))
-        return body
-
-    def __repr__(self) -> str:
-        return f"<_AzureClient {self.text}>"
+        return body if response.status_code == 200 else _refusal(response.status_code, response.headers, body)
 
 
 def _describe(error: Exception) -> Failure:

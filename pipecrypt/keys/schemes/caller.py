@@ -35,7 +35,6 @@ __all__ = [
     "FailureKind",
     "PassingError",
     "Patience",
-    "RefusedError",
     "Rule",
     "import_extra",
     "is_this_machine",
@@ -165,15 +164,6 @@ class Failure:
     wait_seconds: float = 0.0
 
 
-class RefusedError(Exception):
-    """What a scheme's function that sends raises where an answer is a refusal. Never shown."""
-
-    def __init__(self, failure: Failure) -> None:
-        """Keep it."""
-        super().__init__(failure.shown)
-        self.failure = failure
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One line of an error table. It applies where all that it names holds; what is left empty always does.
@@ -215,7 +205,7 @@ _NONSENSE: Final = Rule(kind=FailureKind.NONSENSE, message="the answer to {actio
 
 
 class Caller:
-    """Calls a key service for one key. Safe to use from several threads.
+    """Calls a key service for one key; a scheme's client is one that knows its requests. Safe across threads.
 
     Args:
         text: the key reference; what errors name.
@@ -246,12 +236,12 @@ class Caller:
         self._loggers = tuple(loggers)
         self._rate = rate
 
-    def call(self, action: str, send: Callable[[], _Answer], read: Callable[[_Answer], _Result]) -> _Result:
+    def call(self, action: str, send: Callable[[], _Answer | Failure], read: Callable[[_Answer], _Result]) -> _Result:
         """Return what `read` makes of the answer to one request, sent again while failures pass.
 
         Args:
             action: what is asked, for errors and hints.
-            send: sends the request once; what it raises is looked up in the error table.
+            send: sends the request once. Where it returns a Failure, or raises, the error table is looked up.
             read: checks the answer; raises PassingError where it was damaged on its way.
 
         Raises:
@@ -268,14 +258,23 @@ class Caller:
                 raise
             except Exception as error:
                 # Its text may hold anything, so neither it nor the exception itself goes on.
-                raise self._mapped(action, error) from None
+                raise self._mapped(action, self._describe(error)) from None
+            if isinstance(answer, Failure):
+                raise self._mapped(action, answer)
             return read(answer)
 
         with quiet_loggers(self._loggers):
             return self.patience.call(attempt)
 
-    def _mapped(self, action: str, error: Exception) -> PipecryptError | PassingError:
-        failure = error.failure if isinstance(error, RefusedError) else self._describe(error)
+    def refusal(self, what: str, *, hint: str | None = None) -> KeyServiceError:
+        """Return the error of an answer that cannot be accepted."""
+        return KeyServiceError(f"{self.text}: {what}", hint=hint)
+
+    def __repr__(self) -> str:
+        """Show the key reference."""
+        return f"<{type(self).__name__} {self.text}>"
+
+    def _mapped(self, action: str, failure: Failure) -> PipecryptError | PassingError:
         rule = next(rule for rule in self._rules if rule.applies(failure, action))
         filled = {"action": action, "shown": failure.shown}
         hint = None if rule.hint is None else rule.hint.format(**filled)

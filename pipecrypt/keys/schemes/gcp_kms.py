@@ -157,15 +157,9 @@ class GCPMasterKey(WrappingMasterKey):
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the wrapped form of a key that exists already; one `Encrypt`."""
-        plaintext, associated_data = bytes(key.expose_key_bytes()), context.key_binding()
-        request = {
-            "name": self._key + self._version,
-            "plaintext": plaintext,
-            "plaintext_crc32c": crc32c(plaintext),
-            "additional_authenticated_data": associated_data,
-            "additional_authenticated_data_crc32c": crc32c(associated_data),
-        }
-        return self._client.ask("encrypt", request, self._wrapped)
+        plaintext = bytes(key.expose_key_bytes())
+        request = {"name": self._key + self._version, "plaintext": plaintext, "plaintext_crc32c": crc32c(plaintext)}
+        return self._client.ask("encrypt", request | _bound(context), self._wrapped)
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Return the key that `wrapped` holds; one `Decrypt`.
@@ -176,15 +170,8 @@ class GCPMasterKey(WrappingMasterKey):
         """
         if not 1 <= len(wrapped) <= _MAX_WRAPPED_BYTES:
             raise IntegrityError(f"{self._client.text}: a wrapped key of {len(wrapped)} bytes is not of Cloud KMS")
-        associated_data = context.key_binding()
-        request = {
-            "name": self._key,
-            "ciphertext": wrapped,
-            "ciphertext_crc32c": crc32c(wrapped),
-            "additional_authenticated_data": associated_data,
-            "additional_authenticated_data_crc32c": crc32c(associated_data),
-        }
-        return self._client.ask("decrypt", request, self._plaintext)
+        request = {"name": self._key, "ciphertext": wrapped, "ciphertext_crc32c": crc32c(wrapped)}
+        return self._client.ask("decrypt", request | _bound(context), self._plaintext)
 
     def _wrapped(self, answer: Any) -> bytes:
         """Return the ciphertext of an answer.
@@ -192,15 +179,15 @@ class GCPMasterKey(WrappingMasterKey):
         What holds: (1) a version of the key that was asked has answered; (2) Google received what was sent; (3) the
         ciphertext has a length that Google makes; (4) it arrived as Google sent it.
         """
-        text, name, ciphertext = self._client.text, str(answer.name), bytes(answer.ciphertext)
+        name, ciphertext = str(answer.name), bytes(answer.ciphertext)
         if not name.startswith(self._key) or not _VERSION.fullmatch(name[len(self._key) :]):  # (1)
-            raise KeyServiceError(f"{text}: another key than this answered", hint="check the endpoint")
+            raise self._client.refusal("another key than this answered", hint="check the endpoint")
         if self._version and not name.endswith(self._version):
-            raise KeyServiceError(f"{text}: another version than this answered", hint="check the endpoint")
+            raise self._client.refusal("another version than this answered", hint="check the endpoint")
         if not (answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c):  # (2)
             raise self._client.damaged()
         if not 1 <= len(ciphertext) <= _MAX_WRAPPED_BYTES:  # (3)
-            raise KeyServiceError(f"{text}: the answer of Cloud KMS holds no wrapped key")
+            raise self._client.refusal("the answer of Cloud KMS holds no wrapped key")
         if answer.ciphertext_crc32c != crc32c(ciphertext):  # (4)
             raise self._client.damaged()
         return ciphertext
@@ -210,8 +197,7 @@ class GCPMasterKey(WrappingMasterKey):
         if len(key_bytes) == DATA_KEY_BYTES and answer.plaintext_crc32c != crc32c(key_bytes):
             key_bytes[:] = bytes(len(key_bytes))
             raise self._client.damaged()
-        refusal = KeyServiceError(f"{self._client.text}: the answer of Cloud KMS holds no 256-bit key")
-        return take_data_key(key_bytes, refusal)
+        return take_data_key(key_bytes, self._client.refusal("the answer of Cloud KMS holds no 256-bit key"))
 
 
 class GCPSigner(WithPublicKey):
@@ -245,7 +231,7 @@ class GCPSigner(WithPublicKey):
         signature = bytes(answer.signature)
         self._client.check_name(answer, self._name)
         if not 1 <= len(signature) <= _MAX_SIGNATURE_BYTES:
-            raise KeyServiceError(f"{self._client.text}: the answer of Cloud KMS holds no signature")
+            raise self._client.refusal("the answer of Cloud KMS holds no signature")
         was_received = answer.verified_digest_crc32c or answer.verified_data_crc32c
         if not was_received or answer.signature_crc32c != crc32c(signature):
             raise self._client.damaged()
@@ -330,35 +316,31 @@ class GCPKMSService:
 SERVICE: Final = GCPKMSService()
 
 
-class _GCPClient:
-    """Google's client, asked for one key. Safe to use from several threads."""
+class _GCPClient(Caller):
+    """Google's client, asked for one key."""
 
-    __slots__ = ("_caller", "_client", "text")
+    __slots__ = ("_client",)
 
     def __init__(self, client: Any, text: str, patience: Patience) -> None:
+        super().__init__(text, _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
         self._client = client
-        self.text = text
-        self._caller = Caller(text, _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
 
     def ask(self, method: str, request: Mapping[str, object], read: Callable[[Any], _Result]) -> _Result:
         """Return what `read` makes of the answer to one call of the library's client, such as `encrypt`."""
-        seconds = self._caller.patience.answer_seconds
-        return self._caller.call(
+        seconds = self.patience.answer_seconds
+        return self.call(
             method, lambda: getattr(self._client, method)(request=request, retry=None, timeout=seconds), read
         )
 
     def check_name(self, answer: Any, name: str) -> None:
         """Pass if the version that was asked has answered."""
         if str(answer.name) != name:
-            raise KeyServiceError(f"{self.text}: another key than this answered", hint="check the endpoint")
+            raise self.refusal("another key than this answered", hint="check the endpoint")
 
     def damaged(self) -> PassingError:
         """Return what to raise where checksums differ: the call may be made again."""
         what = "request or answer was damaged on its way to or from Cloud KMS"
-        return PassingError(KeyServiceError(f"{self.text}: {what}", hint="run again"))
-
-    def __repr__(self) -> str:
-        return f"<_GCPClient {self.text}>"
+        return PassingError(self.refusal(what, hint="run again"))
 
 
 def crc32c(data: bytes | bytearray) -> int:
@@ -369,6 +351,11 @@ def crc32c(data: bytes | bytearray) -> int:
         for _ in range(8):
             register = (register >> 1) ^ (_CRC32C_POLYNOMIAL if register & 1 else 0)
     return register ^ _ALL_ONES
+
+
+def _bound(context: Context) -> dict[str, bytes | int]:
+    bound = context.key_binding()
+    return {"additional_authenticated_data": bound, "additional_authenticated_data_crc32c": crc32c(bound)}
 
 
 def _parse(reference: KeyReference) -> re.Match[str]:

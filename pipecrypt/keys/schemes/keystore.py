@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.crypto.aead import open_sealed, seal
-from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, parse_recipient
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, RecipientKey, parse_recipient
 from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     DamagedKeystoreError,
@@ -30,7 +30,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import parse_version_keys, retirement_line
+from pipecrypt.keys.public_keys import VersionKey
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.schemes.keystore_document import StoredKey
 from pipecrypt.keys.schemes.keystore_file import (
@@ -43,9 +43,9 @@ from pipecrypt.keys.schemes.keystore_file import (
     read_as_can_be,
     read_keystore_if_any,
 )
-from pipecrypt.keys.schemes.recipient import FoundRecipient, IdentityMasterKey
+from pipecrypt.keys.schemes.recipient import IdentityMasterKey
 from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
-from pipecrypt.keys.signers import FoundPublicKeys, LocalSigner
+from pipecrypt.keys.signers import LocalSigner, PublicVersions
 from pipecrypt.vocabulary.clock import parse_utc
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
@@ -165,36 +165,26 @@ class KeystoreService:
             _check_use(place, versions[0], signs=True)
             newest = versions[-1]
             _check_in_use(place, newest)
-            earlier = tuple(key for entry in versions[:-1] for key in parse_version_keys(_text(entry), place.text))
+            earlier = tuple(_version_key(place, entry) for entry in versions[:-1])
             seed = unlocked.open_key(newest)
         return LocalSigner(PrivateKey.from_seed(SignatureAlgorithm(newest.type.value), seed), earlier)
 
-    def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
-        """Return the public keys of all versions of a signing key, oldest first, as the file has them: unproven.
-
-        Raises:
-            KeyReferenceError: the reference names no key.
-            KeystoreError: the keystore is missing or malformed.
-            KeyNotFoundError: it has no such key.
-            UsageError: the key is not a signing key.
-        """
-        return self.find_public_keys(reference, Credentials({}), prove=False).texts
-
-    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> FoundPublicKeys:
+    def find_public_keys(self, reference: KeyReference, credentials: Credentials, *, prove: bool) -> PublicVersions:
         """Return the public keys of all versions of a signing key, oldest first; proven where the secret is at hand.
 
         Raises:
             PassphraseError: a secret is at hand, and does not open the keystore; or there is none to prove with.
             DamagedKeystoreError: the keystore was changed by somebody without the secret, or a public key in it is not
                 of its key's type.
-            KeystoreError, KeyNotFoundError, KeyReferenceError, UsageError: as `public_keys`.
+            KeyReferenceError: the reference names no key.
+            KeystoreError: the keystore is missing or malformed.
+            KeyNotFoundError: it has no such key.
+            UsageError: the key is not a signing key.
         """
         place = locate_key(reference)
         versions, doubt = _read_versions(place, credentials, prove=prove)
         _check_use(place, versions[0], signs=True)
-        for entry in versions:
-            _check_algorithm(place, entry, PublicKey(entry.public_key or "").algorithm)
-        return FoundPublicKeys(tuple(_text(entry) for entry in versions), doubt)
+        return PublicVersions(tuple(_version_key(place, entry) for entry in versions), doubt)
 
     def check_exists(self, reference: KeyReference, credentials: Credentials, *, signs: bool) -> str | None:
         """Pass if the keystore has the key, and return why nothing proves that; None where the secret is at hand.
@@ -240,7 +230,7 @@ class KeystoreService:
 
     def find_recipient(
         self, reference: KeyReference, credentials: Credentials, *, prove: bool
-    ) -> FoundRecipient | None:
+    ) -> tuple[RecipientKey, str | None] | None:
         """Return the public key of an identity's newest version, or None for a key of another type.
 
         Args:
@@ -263,7 +253,7 @@ class KeystoreService:
         _check_in_use(place, newest)
         key = parse_recipient(newest.public_key)
         _check_algorithm(place, newest, key.algorithm)
-        return FoundRecipient(key, doubt)
+        return key, doubt
 
 
 SERVICE: Final = KeystoreService()
@@ -328,7 +318,7 @@ def _check_algorithm(place: KeyPlace, entry: StoredKey, algorithm: SignatureAlgo
         )
 
 
-def _text(entry: StoredKey) -> str:
-    """Return the public key of an entry as PEM, after the line that says since when it is retired."""
-    line = "" if entry.retired is None else retirement_line(parse_utc(entry.retired))
-    return line + (entry.public_key or "")
+def _version_key(place: KeyPlace, entry: StoredKey) -> VersionKey:
+    public_key = PublicKey(entry.public_key or "")
+    _check_algorithm(place, entry, public_key.algorithm)
+    return VersionKey(public_key, None if entry.retired is None else parse_utc(entry.retired))

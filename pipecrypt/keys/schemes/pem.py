@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, parse_identity
+from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, parse_identity
 from pipecrypt.crypto.signature import PrivateKey, is_encrypted_pem
 from pipecrypt.errors import KeyNotFoundError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys.credentials import Credentials, read_private_file
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.schemes.recipient import FoundRecipient, IdentityMasterKey
+from pipecrypt.keys.schemes.recipient import IdentityMasterKey
 from pipecrypt.keys.signers import LocalSigner
 
 __all__ = ["SERVICE", "PEMService"]
@@ -68,7 +68,7 @@ class PEMService:
 
     def find_recipient(
         self, reference: KeyReference, credentials: Credentials, *, prove: bool
-    ) -> FoundRecipient | None:
+    ) -> tuple[RecipientKey, str | None] | None:
         """Return the public half of an identity, or None for a key that signs; errors as in `open_key`.
 
         An RSA key may do either, and its public half is the same: it counts as one that signs.
@@ -77,7 +77,7 @@ class PEMService:
         if identity is None:
             return None
         identity.wipe()
-        return FoundRecipient(identity.public_key)
+        return identity.public_key, None
 
 
 SERVICE: Final = PEMService()

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
 from pipecrypt.errors import (
@@ -30,7 +29,7 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.public_keys import public_blocks, read_public_file, retired_at
+from pipecrypt.keys.public_keys import public_blocks, read_public_file, recipient_id, retired_at
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
 from pipecrypt.vocabulary.clock import utc_text
@@ -39,51 +38,14 @@ from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "SERVICE",
-    "FoundRecipient",
     "IdentityMasterKey",
     "RecipientMasterKey",
     "RecipientService",
-    "Recipients",
-    "recipient_id",
 ]
 
-_SCHEME: Final = "recipient"
 _KEK_LABEL: Final = b"pipecrypt recipient kek v1"
 _PIN: Final = "sha256"
 _PIN_FORM: Final = re.compile(r"[0-9a-fA-F]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRecipient:
-    """The public half of an identity.
-
-    Args:
-        key: the public key.
-        doubt: why nothing proves it; None where it is proven, or is all that there is.
-    """
-
-    key: RecipientKey
-    doubt: str | None = None
-
-
-@runtime_checkable
-class Recipients(Protocol):
-    """A power of a key service: it tells the public half of an identity."""
-
-    def find_recipient(
-        self, reference: KeyReference, credentials: Credentials, *, prove: bool
-    ) -> FoundRecipient | None:
-        """Return the newest public key, or None where the reference names a key of another kind.
-
-        Args:
-            reference: names the identity or the recipient.
-            credentials: asked only where the private key has to be opened.
-            prove: open the private key and derive the public key from it.
-
-        Raises:
-            KeyReferenceError: the reference lacks a part or has one too many.
-            AccessError: the key is missing, or the credentials do not open it.
-        """
 
 
 class RecipientMasterKey(WrappingMasterKey):
@@ -108,12 +70,9 @@ class RecipientMasterKey(WrappingMasterKey):
         return self._key.algorithm
 
     @property
-    def opened_by(self) -> str:
-        """What opens what it sealed, for hints: it is `service.SealsOnly`."""
-        return (
-            f"pass the identity whose public key has the SHA-256 {key_digest(self._key)}: keystore://PATH#NAME, "
-            "or pem://PATH"
-        )
+    def seals_only(self) -> bool:
+        """Whether it opens nothing: it is a public key."""
+        return True
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the sealed form of a key that exists already."""
@@ -125,7 +84,11 @@ class RecipientMasterKey(WrappingMasterKey):
         Raises:
             KeyNotFoundError: always; the hint names the identity.
         """
-        raise KeyNotFoundError(f"{self._name} is a public key, which opens nothing", hint=self.opened_by)
+        raise KeyNotFoundError(
+            f"{self._name} is a public key, which opens nothing",
+            hint=f"pass the identity whose public key has the SHA-256 {key_digest(self._key)}: keystore://PATH#NAME, "
+            "or pem://PATH",
+        )
 
 
 class IdentityMasterKey(WrappingMasterKey):
@@ -226,17 +189,12 @@ class RecipientService:
 
     def find_recipient(
         self, reference: KeyReference, credentials: Credentials, *, prove: bool
-    ) -> FoundRecipient | None:
+    ) -> tuple[RecipientKey, str | None] | None:
         """Return the public key; errors as in `open_key`."""
-        return FoundRecipient(_read(reference))
+        return _read(reference), None
 
 
 SERVICE: Final = RecipientService()
-
-
-def recipient_id(key: RecipientKey) -> str:
-    """Return what data files store: `recipient/<algorithm>/<SHA-256 of the public key>`, never a path."""
-    return f"{_SCHEME}/{key.algorithm}/{key_digest(key)}"
 
 
 def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:

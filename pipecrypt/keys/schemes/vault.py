@@ -49,7 +49,6 @@ from pipecrypt.keys.schemes.caller import (
     Failure,
     FailureKind,
     Patience,
-    RefusedError,
     Rule,
     is_this_machine,
     retry_after,
@@ -260,7 +259,7 @@ class VaultMasterKey(WrappingMasterKey):
             wrapped = answer.text("ciphertext", max_characters=_MAX_WRAPPED_BYTES).encode()
             self._checked(wrapped)
         except (DocumentError, IntegrityError, UnicodeEncodeError):
-            raise KeyServiceError(f"{self._server.place.text}: the server's answer holds no wrapped key") from None
+            raise self._server.refusal("the server's answer holds no wrapped key") from None
         return wrapped
 
     def _plaintext(self, answer: Document) -> DataKey:
@@ -268,8 +267,7 @@ class VaultMasterKey(WrappingMasterKey):
             key_bytes = bytearray(decode_base64(answer.text("plaintext", max_characters=64)))
         except (DocumentError, ValueError):
             key_bytes = bytearray()
-        refusal = KeyServiceError(f"{self._server.place.text}: the server's answer holds no 256-bit key")
-        return take_data_key(key_bytes, refusal)
+        return take_data_key(key_bytes, self._server.refusal("the server's answer holds no 256-bit key"))
 
 
 class VaultSigner(WithPublicKey):
@@ -299,7 +297,7 @@ class VaultSigner(WithPublicKey):
                 raise ValueError("another version")
             return decode_base64(match["value"])
         except (DocumentError, ValueError):
-            raise KeyServiceError(f"{self._server.place.text}: the server's answer holds no signature") from None
+            raise self._server.refusal("the server's answer holds no signature") from None
 
 
 class VaultService:
@@ -329,7 +327,7 @@ class VaultService:
         try:
             key_type, is_derived = answer.text("type", max_characters=64), answer.boolean("derived")
         except DocumentError as error:
-            raise KeyServiceError(f"{reference.text}: the server's answer cannot be read: {error}") from None
+            raise server.refusal(f"the server's answer cannot be read: {error}") from None
         if key_type not in _WRAPPING_TYPES:
             raise UsageError(
                 f"{reference.text} is a key of type {key_type!a}, under which nothing is wrapped here",
@@ -359,7 +357,7 @@ class VaultService:
             version = answer.integer("latest_version")
             return VaultSigner(server, version, _public_key(answer, version, key_type))
         except (DocumentError, ValueError) as error:
-            raise KeyServiceError(f"{reference.text}: the server's answer holds no public key: {error}") from None
+            raise server.refusal(f"the server's answer holds no public key: {error}") from None
 
     def _server(self, reference: KeyReference, credentials: Credentials) -> _VaultServer:
         return _VaultServer(locate_vault_key(reference, credentials.environ), credentials.environ, self._patience)
@@ -368,47 +366,44 @@ class VaultService:
 SERVICE: Final = VaultService()
 
 
-class _VaultServer:
+class _VaultServer(Caller):
     """The server of one key, and the token that is shown to it; nothing is sent when it is made."""
 
-    __slots__ = ("_caller", "_headers", "_server_name", "_tls", "place")
+    __slots__ = ("_headers", "_server_name", "_tls", "place")
 
     def __init__(self, place: VaultPlace, environ: Mapping[str, str], patience: Patience) -> None:
+        super().__init__(place.text, _RULES, patience=patience, describe=_describe)
         self.place = place
         self._headers = {"X-Vault-Request": "true", "X-Vault-Token": _token(environ)}
         if place.namespace:
             self._headers["X-Vault-Namespace"] = place.namespace
         self._tls = _tls_context(environ) if place.address.tls else None
         self._server_name = _variable(environ, "TLS_SERVER_NAME") or place.address.host
-        self._caller = Caller(place.text, _RULES, patience=patience, describe=_describe)
 
     def ask(self, operation: str, members: _Members | None = None) -> Document:
         """Return the "data" of the answer to one request about the key; it is read without `members`."""
-        return self._caller.call(operation, lambda: self._send(operation, members), self._read)
+        return self.call(operation, lambda: self._send(operation, members), self._read)
 
-    def _send(self, operation: str, members: _Members | None) -> bytes:
+    def _send(self, operation: str, members: _Members | None) -> bytes | Failure:
         method, body, headers = "GET", None, self._headers
         if members is not None:
             method, body = "POST", json.dumps(members).encode()
             headers = {**headers, "Content-Type": "application/json"}
-        patience = self._caller.patience
-        connection = self._connection(patience.connect_seconds)
+        connection = self._connection(self.patience.connect_seconds)
         try:
             connection.connect()
-            connection.sock.settimeout(patience.answer_seconds)
+            connection.sock.settimeout(self.patience.answer_seconds)
             connection.request(method, f"/v1/{self.place.path(operation)}", body, headers)
             response = connection.getresponse()
             answer = response.read(_MAX_ANSWER_BYTES + 1)
         finally:
             connection.close()
         if response.status != http.client.OK:
-            raise RefusedError(
-                Failure(
-                    status=response.status,
-                    words=_texts(answer, "errors"),
-                    shown=str(response.status),
-                    wait_seconds=retry_after(response.headers),
-                )
+            return Failure(
+                status=response.status,
+                words=_texts(answer, "errors"),
+                shown=str(response.status),
+                wait_seconds=retry_after(response.headers),
             )
         return answer
 
@@ -420,17 +415,14 @@ class _VaultServer:
 
     def _read(self, answer: bytes) -> Document:
         if "associated_data" in _texts(answer, "warnings"):
-            raise KeyServiceError(
-                f"{self.place.text}: the server is too old to bind associated data",
+            raise self.refusal(
+                "the server is too old to bind associated data",
                 hint="use Vault 1.13 or newer, or a key that was made with derived=true",
             )
         try:
             return parse_document(answer, max_bytes=_MAX_ANSWER_BYTES).document("data")
         except DocumentError as error:
-            raise KeyServiceError(f"{self.place.text}: the server's answer cannot be read: {error}") from None
-
-    def __repr__(self) -> str:
-        return f"<_VaultServer {self.place.address.host}:{self.place.address.port}>"
+            raise self.refusal(f"the server's answer cannot be read: {error}") from None
 
 
 class _NamedHTTPSConnection(http.client.HTTPSConnection):

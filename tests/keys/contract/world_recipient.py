@@ -10,8 +10,8 @@ from typing import ClassVar
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.keystores import create_key
+from pipecrypt.keys.signers import export_public_half
 from tests.crypto.keys import private_pem
 from tests.keys.conftest import CHEAP_KDF
 from tests.keys.contract.worlds import Servers, Trouble, World

@@ -16,7 +16,6 @@ from pipecrypt.keys.schemes.caller import (
     FailureKind,
     PassingError,
     Patience,
-    RefusedError,
     Rule,
     quiet_loggers,
     retry_after,
@@ -70,8 +69,8 @@ def _raising(error: Exception) -> Callable[[], str]:
     return send
 
 
-def _refused(**failure: object) -> Callable[[], str]:
-    return _raising(RefusedError(Failure(**failure)))  # type: ignore[arg-type]
+def _refused(**failure: object) -> Callable[[], str | Failure]:
+    return lambda: Failure(**failure)  # type: ignore[arg-type]
 
 
 def test_passing_failures_are_waited_for() -> None:
@@ -151,10 +150,8 @@ def test_the_first_rule_that_applies_counts() -> None:
 def test_what_passes_is_sent_again_and_then_shown() -> None:
     time, failures = FakeTime(), [503, 500]
 
-    def send() -> str:
-        if failures:
-            raise RefusedError(Failure(status=failures.pop()))
-        return "an answer"
+    def send() -> str | Failure:
+        return Failure(status=failures.pop()) if failures else "an answer"
 
     assert _caller(time).call("encrypt", send, len) == 9
     assert len(time.slept) == 2

@@ -33,7 +33,7 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes import keystore_document
 from pipecrypt.keys.schemes import keystore_document as keystore_seal
 from pipecrypt.keys.schemes.keystore import SERVICE, KeystoreMasterKey
-from pipecrypt.keys.service import EarlierVersions, MasterKey
+from pipecrypt.keys.service import MasterKey
 from pipecrypt.keys.session import KeySession
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.secret import DataKey
@@ -84,7 +84,7 @@ def test_a_kek_is_bound_to_its_dataset(keystore: Reference, credentials: Credent
     _create(keystore("pii"), credentials)
     master_key = SERVICE.open_key(parse_key_reference(keystore("pii")), credentials)
     assert isinstance(master_key, MasterKey)
-    assert isinstance(master_key, EarlierVersions)
+    assert isinstance(master_key, KeystoreMasterKey)
     here, there = Context(PLACE.dataset_id, ""), Context(new_dataset_id(), "")
     key, wrapped = master_key.generate_key(here)
     assert master_key.unwrap_key(wrapped, here).same_as(key)

@@ -20,10 +20,10 @@ from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signin
 from pipecrypt.errors import DamagedKeystoreError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys import keystores
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.keystores import NewKeystore, create_key, import_key, read_keys, remove_keys
 from pipecrypt.keys.schemes import keystore_file
 from pipecrypt.keys.schemes.keystore_document import KeystoreDocument
+from pipecrypt.keys.signers import export_public_half
 from pipecrypt.keys.trust import MAX_TRUSTED_KEYS, TrustedKeys
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)

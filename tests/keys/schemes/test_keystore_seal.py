@@ -32,13 +32,12 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys import keystores
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.keystores import create_key, find_doomed, import_key, read_keys, remove_keys, retire_key
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes import keystore_document
 from pipecrypt.keys.schemes.keystore import SERVICE
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.signers import open_signer, read_version_keys
+from pipecrypt.keys.signers import export_public_half, open_signer, read_version_keys
 from pipecrypt.keys.trust import TrustedKeys
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)

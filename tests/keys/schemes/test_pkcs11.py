@@ -23,12 +23,11 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.schemes import pkcs11
 from pipecrypt.keys.schemes.pkcs11 import SERVICE, TokenMasterKey, parse_token_key
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.signers import make_signatures, open_signer
+from pipecrypt.keys.signers import export_public_half, make_signatures, open_signer
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.keys.softhsm import OTHER_PIN, PIN, REPLICA, TOKEN, TWINS, Tokens, log_out, softhsm
 

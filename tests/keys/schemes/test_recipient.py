@@ -22,13 +22,12 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.export import export_public_half
 from pipecrypt.keys.grants import check_strengths
 from pipecrypt.keys.keystores import create_key, import_key, read_keys
 from pipecrypt.keys.schemes.recipient import IdentityMasterKey, RecipientMasterKey
 from pipecrypt.keys.service import MasterKey, open_key_reference
 from pipecrypt.keys.session import KeySession
-from pipecrypt.keys.signers import open_signer
+from pipecrypt.keys.signers import export_public_half, open_signer
 from pipecrypt.testing.memory_keys import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.crypto.keys import private_pem, public_text
