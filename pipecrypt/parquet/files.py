@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipecrypt.parquet.blob.decrypt import ignore_info, opened_blob, restore_blob
 from pipecrypt.parquet.blob.encrypt import encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.blob.format import DEFAULT_BLOCK_BYTES, BlobInfo, check_block_bytes
-from pipecrypt.parquet.blob.view import BlobView, find_blob_view
+from pipecrypt.parquet.blob.view import BlobView
 from pipecrypt.parquet.carry.reading import Gatherer
 from pipecrypt.parquet.carry.writing import ignore_bytes
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
@@ -20,6 +20,7 @@ from pipecrypt.parquet.footer.stored import (
     read_stored_footer,
 )
 from pipecrypt.parquet.pages.sealing import check_first_page
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.decrypt import decrypt_table
@@ -48,6 +49,7 @@ __all__ = [
     "encrypt_blob_stream",
     "encrypt_file",
     "is_parquet",
+    "open_table_view",
     "open_view",
     "row_group_sizes",
     "slice_row_groups",
@@ -99,7 +101,7 @@ def decrypt_file(
     sealed, stored = read_sealed_footer(source, check=check, bytes_check=bytes_check)
     body_end = stored.body_end
     with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
-        blob = opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
+        blob = opened_blob(opened, body_end, codec=codec)
         del sealed, stored  # they hold the whole footer as stored
         if blob is not None:
             on_info(blob.info)
@@ -138,19 +140,56 @@ def open_view(
         FormatError: no Parquet file, truncated or malformed.
         AccessError: the footer is encrypted, and its key is missing or was refused.
         IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    stored = read_stored_footer(source, stored=stored)
-    is_signed = check_opened is not None
-    blob = find_blob_view(source, stored, keys=keys, aad_prefix=aad_prefix, codec=codec, is_signed=is_signed)
-    if blob is not None:
-        return blob
+    stored = stored or read_stored_footer(source)
+    opened = _open_footer(source, stored, keys, aad_prefix)
+    if opened is not None and opened.mode is FooterMode.ENCRYPTED:  # which footers of blobs always are
+        try:
+            blob = opened_blob(opened, stored.body_end, codec=codec)
+            if blob is not None:
+                return BlobView(source, opened, blob, is_signed=check_opened is not None)
+        except BaseException:
+            opened.close()
+            raise
     return TableView(
         source,
-        keys=keys,
-        aad_prefix=aad_prefix,
+        stored,
+        opened,
         missing=missing,
         cache=cache,
-        stored=stored,
         check_opened=check_opened,
         checks_digests=checks_digests,
     )
+
+
+def open_table_view(
+    source: RangeSource,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None = None,
+    missing: MissingKeys = MissingKeys.ERROR,
+    cache: ChunkCache | None = None,
+    stored: StoredFooter | None = None,
+    check_opened: OpenedCheck | None = None,
+    checks_digests: bool = True,
+) -> TableView:
+    """Return the view of a table, as `open_view` does; a blob is shown as the table of its blocks."""
+    stored = stored or read_stored_footer(source)
+    return TableView(
+        source,
+        stored,
+        _open_footer(source, stored, keys, aad_prefix),
+        missing=missing,
+        cache=cache,
+        check_opened=check_opened,
+        checks_digests=checks_digests,
+    )
+
+
+def _open_footer(
+    source: RangeSource, stored: StoredFooter, keys: DataKeys, aad_prefix: bytes | None
+) -> OpenedFile | None:
+    if stored.sealed is None:
+        return None
+    return OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)

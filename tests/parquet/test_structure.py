@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, LimitError, PipecryptError
-from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.files import open_table_view
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import RowsAndBatches, check_opened_structure, check_structure
@@ -200,9 +200,9 @@ def test_checking_changes_nothing_for_who_opens_the_file_next() -> None:
     data = encrypt(small_file(), only("email"), keys)
     stored = read_stored_footer(MemorySource(data))
     seen.append(check_structure(stored, "memory.parquet"))
-    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
+    with open_table_view(MemorySource(data), keys=keys, stored=stored) as view:
         shown = bytes(view.read_range(0, view.size_bytes))
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == shown
     assert seen == [(6, 2)]
 

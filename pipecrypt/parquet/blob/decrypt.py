@@ -86,34 +86,30 @@ class BlockGroup:
         return len(self.bounds) - 1
 
 
-def opened_blob(
-    opened: OpenedFile, mode: FooterMode, body_end: int, *, name: str, codec: PageCodec | None
-) -> OpenedBlob | None:
+def opened_blob(opened: OpenedFile, body_end: int, *, codec: PageCodec | None) -> OpenedBlob | None:
     """Return the blocks of a blob, or None where it is a table.
 
     Args:
         opened: the file, its footer authenticated.
-        mode: of its footer.
         body_end: where its footer begins.
-        name: what errors call the file.
         codec: decompresses pages.
 
     Raises:
         FormatError: the entry and the rest of the footer contradict each other.
         UnsupportedError: the pages are compressed and there is no codec.
     """
-    entry = find_blob_entry(opened.footer, name)
+    entry, name = find_blob_entry(opened.footer, opened.name), opened.name
     if entry is None:
         return None
     # pipecrypt writes the entry into encrypted footers only, and refuses to encrypt a table that has one.
-    if mode is not FooterMode.ENCRYPTED or opened.originals is None or not opened.is_authenticated:
+    if opened.mode is not FooterMode.ENCRYPTED or opened.originals is None or not opened.is_authenticated:
         raise FormatError(f"{name} says that it holds chunks, but was not written as such")
     layout, compression, info = entry
     if compression is not BlobCompression.ZSTD:
         codec = None
     elif codec is None:
         raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
-    return OpenedBlob(opened, layout, info, body_end=body_end, name=name, codec=codec)
+    return OpenedBlob(opened, layout, info, body_end=body_end, codec=codec)
 
 
 class OpenedBlob:
@@ -131,26 +127,18 @@ class OpenedBlob:
         layout: of its blocks, as it says.
         info: what it says about the original.
         body_end: where its footer begins.
-        name: what errors call the file.
         codec: decompresses pages; None where they are not compressed.
     """
 
     def __init__(
-        self,
-        opened: OpenedFile,
-        layout: BlobLayout,
-        info: BlobInfo,
-        *,
-        body_end: int,
-        name: str,
-        codec: PageCodec | None,
+        self, opened: OpenedFile, layout: BlobLayout, info: BlobInfo, *, body_end: int, codec: PageCodec | None
     ) -> None:
         """Check the counts."""
         self.layout = layout
         self.info = info
         self.body_end = body_end
         self._opened = opened
-        self._name = name
+        self._name = name = opened.name
         self._codec = codec
         if leaf_columns(opened.footer, name) != (BLOCK_LEAF,):  # (1)
             raise FormatError(f"{name} says that it holds chunks, but has other columns")

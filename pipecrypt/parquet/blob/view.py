@@ -16,64 +16,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.errors import FormatError, PipecryptError
-from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob, opened_blob
+from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob
 from pipecrypt.parquet.blob.format import PREFIX_BYTES, ROW_GROUP_BLOCKS
 from pipecrypt.parquet.footer.opened import OpenedFile, as_tampering
-from pipecrypt.parquet.footer.stored import (
-    StoredFooter,
-)
-from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import DataKeys, PageCodec
 from pipecrypt.vocabulary.ranges import RangeSource, read_into, traits_of
 
-__all__ = [
-    "BlobView",
-    "find_blob_view",
-]
+__all__ = ["BlobView"]
 
 _RANGE_BYTES: Final = 4 << 20  # what is read at once, at most, unless a single block is larger
 _KEPT_BYTES: Final = 8 << 20
 _LEAST_KEPT: Final = 2
 _KEPT_ROW_GROUPS: Final = 16
-
-
-def find_blob_view(
-    source: RangeSource,
-    stored: StoredFooter,
-    *,
-    keys: DataKeys,
-    aad_prefix: bytes | None = None,
-    codec: PageCodec | None = None,
-    is_signed: bool = False,
-) -> BlobView | None:
-    """Return the view of a blob, or None where the file is a table, encrypted or not.
-
-    Args:
-        source: the file.
-        stored: its footer; after None, a TableView can still open it.
-        keys: finds data keys.
-        aad_prefix: of a file that does not store it.
-        codec: decompresses pages, where they are compressed.
-        is_signed: the footer is a signed one: blocks that are malformed raise IntegrityErrors.
-
-    Raises:
-        FormatError: malformed.
-        AccessError: the footer is encrypted, and its key is missing or was refused.
-        IntegrityError: the footer was not written with this key.
-    """
-    sealed = stored.sealed
-    if sealed is None or sealed.mode is not FooterMode.ENCRYPTED:
-        return None  # which footers of blobs never are
-    opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
-    try:
-        blob = opened_blob(opened, sealed.mode, stored.body_end, name=source.name, codec=codec)
-    except BaseException:
-        opened.close()
-        raise
-    if blob is None:
-        opened.close()
-        return None
-    return BlobView(source, opened, blob, is_signed=is_signed)
 
 
 @dataclass(slots=True)

@@ -115,6 +115,7 @@ class OpenedFile:
         """Open the footer."""
         self._allow_missing_keys = allow_missing_keys
         self.is_authenticated = True
+        self.mode = sealed.mode
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
         self.name = name

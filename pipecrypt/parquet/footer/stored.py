@@ -163,13 +163,13 @@ def is_parquet(source: RangeSource) -> bool:
     return any(bytes(source.read_range(start, MAGIC_BYTES)) in (PLAIN_MAGIC, _SEALED_MAGIC) for start in both)
 
 
-def read_stored_footer(source: RangeSource, *, stored: StoredFooter | None = None) -> StoredFooter:
-    """Return a file's footer, plain or encrypted, unauthenticated: `stored` where it was read before.
+def read_stored_footer(source: RangeSource) -> StoredFooter:
+    """Return a file's footer, plain or encrypted, unauthenticated.
 
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
     """
-    return stored or parse_footer(read_footer_bytes(source))
+    return parse_footer(read_footer_bytes(source))
 
 
 @dataclass(frozen=True, slots=True)

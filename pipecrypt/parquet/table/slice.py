@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from pipecrypt.errors import AlreadyEncryptedError, FormatError
+from pipecrypt.errors import FormatError
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import chunk_parts
-from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_stored_footer
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.ranges import RangeSource, read_each, read_into, traits_of
@@ -35,8 +35,7 @@ def row_group_sizes(source: RangeSource) -> list[int]:
         AlreadyEncryptedError: the file is encrypted.
         ContentError: no Parquet file, truncated or malformed.
     """
-    footer, _ = _read_footer(source)
-    row_groups = RowGroups(footer, source.name)
+    row_groups = RowGroups(read_plain_footer(source)[0], source.name)
     sizes = []
     for index in row_groups.ordinals:
         sizes.append(_declared_bytes(row_groups, index))
@@ -57,7 +56,7 @@ def slice_row_groups(source: RangeSource, chosen: range) -> RowGroupSlice:
         AlreadyEncryptedError: the file is encrypted.
         ContentError: no Parquet file, truncated or malformed; or it has no such row groups.
     """
-    footer, body_end = _read_footer(source)
+    footer, body_end = read_plain_footer(source)
     all_row_groups: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
     if not 0 <= chosen.start < chosen.stop <= len(all_row_groups) or chosen.step != 1:
         what = f"row groups {chosen.start} to {chosen.stop - 1} are due"
@@ -67,13 +66,6 @@ def slice_row_groups(source: RangeSource, chosen: range) -> RowGroupSlice:
     part_bytes = MAGIC_BYTES + _renumber(footer, name)
     end = b"".join(encode_plain_footer(footer))
     return RowGroupSlice(source, body_end, end, name=name, part_bytes=part_bytes + len(end))
-
-
-def _read_footer(source: RangeSource) -> tuple[Struct, int]:
-    stored = read_stored_footer(source)
-    if stored.sealed is not None or stored.metadata is None:
-        raise AlreadyEncryptedError(f"{source.name} is already encrypted")
-    return stored.metadata, stored.body_end
 
 
 def _declared_bytes(row_groups: RowGroups, index: int) -> int:

@@ -23,9 +23,8 @@ from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer.entries import entry_values
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, as_tampering
 from pipecrypt.parquet.footer.segments import SegmentKind
-from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
+from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.parquet.pages.sealing import PageAADs, open_pages
-from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.table.view_layout import MissingKeys, ViewLayout, ViewPart, lay_out
 from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.ranges import RangeSource
@@ -53,51 +52,46 @@ class TableView:
 
     Args:
         source: the file, encrypted or not.
-        keys: finds data keys.
-        aad_prefix: of a file that does not store it.
+        stored: its footer.
+        opened: the same, open, allowed to lack keys of columns; the view changes and closes it. None where the file is
+            not encrypted.
         missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
         cache: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
-        stored: the file's footer, where it was read before; the view changes it.
         check_opened: told how the table is protected, before a byte is shown; what it raises passes through. With it,
             the footer is taken for a signed one: pages that are malformed raise IntegrityErrors.
         checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
-        FormatError: no Parquet file, truncated or malformed.
-        KeyNotFoundError: the key of an encrypted footer is missing.
-        IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        FormatError: malformed.
+        IntegrityError: metadata was not written with these keys, or digests do not fit the footer.
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
 
     def __init__(
         self,
         source: RangeSource,
+        stored: StoredFooter,
+        opened: OpenedFile | None,
         *,
-        keys: DataKeys,
-        aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
         cache: ChunkCache | None = None,
-        stored: StoredFooter | None = None,
         check_opened: OpenedCheck | None = None,
         checks_digests: bool = True,
     ) -> None:
-        """Open the footer; columns whose key is missing stay closed until they are read."""
+        """Lay out the view; columns whose key is missing stay closed until they are read."""
         self._source = source
         self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
-        self._opened: OpenedFile | None = None
+        self._opened = opened
         self._shown = ViewLayout((), source.size_bytes, source.size_bytes)
         self._cache = cache or ChunkCache(_KEPT_BYTES)
         self._owner = object()
         weakref.finalize(self, self._cache.forget, self._owner)
         # One for each chunk that is read in part, so that none is decrypted twice at once.
         self._locks: dict[int, threading.Lock] = {}
-        stored = read_stored_footer(source, stored=stored)
         self._plain_schema = stored.metadata
-        if stored.sealed is not None:
-            opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
+        if opened is not None:
             self._wipe = weakref.finalize(self, opened.close)
-            self._opened = opened
             try:
                 self._shown = lay_out(
                     opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
