@@ -98,16 +98,15 @@ def decrypt_file(
             plaintext was changed; names file, row group and column.
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    sealed, stored = read_sealed_footer(source, check=check, bytes_check=bytes_check)
-    body_end = stored.body_end
-    with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
-        blob = opened_blob(opened, body_end, codec=codec)
-        del sealed, stored  # they hold the whole footer as stored
+    sealed = read_sealed_footer(source, check=check, bytes_check=bytes_check)
+    with OpenedFile(sealed, keys=keys, aad_prefix=aad_prefix) as opened:
+        blob = opened_blob(opened, codec)
+        del sealed  # it holds the whole footer as stored
         if blob is not None:
             on_info(blob.info)
             return restore_blob(blob, opened, source, sink, on_bytes)
         return decrypt_table(
-            opened, body_end, source, sink, check_opened=check_opened, checks_digests=checks_digests, on_bytes=on_bytes
+            opened, source, sink, check_opened=check_opened, checks_digests=checks_digests, on_bytes=on_bytes
         )
 
 
@@ -143,10 +142,10 @@ def open_view(
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
     stored = stored or read_stored_footer(source)
-    opened = _open_footer(source, stored, keys, aad_prefix)
+    opened = _open_footer(stored, keys, aad_prefix)
     if opened is not None and opened.mode is FooterMode.ENCRYPTED:  # which footers of blobs always are
         try:
-            blob = opened_blob(opened, stored.body_end, codec=codec)
+            blob = opened_blob(opened, codec)
             if blob is not None:
                 return BlobView(source, opened, blob, is_signed=check_opened is not None)
         except BaseException:
@@ -179,7 +178,7 @@ def open_table_view(
     return TableView(
         source,
         stored,
-        _open_footer(source, stored, keys, aad_prefix),
+        _open_footer(stored, keys, aad_prefix),
         missing=missing,
         cache=cache,
         check_opened=check_opened,
@@ -187,9 +186,6 @@ def open_table_view(
     )
 
 
-def _open_footer(
-    source: RangeSource, stored: StoredFooter, keys: DataKeys, aad_prefix: bytes | None
-) -> OpenedFile | None:
-    if stored.sealed is None:
-        return None
-    return OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
+def _open_footer(stored: StoredFooter, keys: DataKeys, aad_prefix: bytes | None) -> OpenedFile | None:
+    sealed = stored.sealed
+    return None if sealed is None else OpenedFile(sealed, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)

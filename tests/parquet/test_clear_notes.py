@@ -92,7 +92,7 @@ def policy(mode: ClearNotes = ClearNotes.STRIP, footer: FooterMode = FooterMode.
 
 
 def shown_entries(data: bytes) -> dict[bytes, bytes]:
-    sealed, _ = read_sealed_footer(MemorySource(data, "x"))
+    sealed = read_sealed_footer(MemorySource(data, "x"))
     assert sealed.metadata is not None
     return {pair.binary(1) or b"": pair.binary(2) or b"" for pair in sealed.metadata.structs(5)}
 

@@ -47,7 +47,7 @@ def test_the_algorithm_beside_an_encrypted_footer_cannot_be_weakened() -> None:
     start = len(encrypted) - 8 - int.from_bytes(encrypted[-8:-4], "little")
     assert encrypted[start : start + 2] == b"\x1c\x1c"
     encrypted[start + 1] = 0x2C
-    assert read_sealed_footer(MemorySource(bytes(encrypted)))[0].algorithm.ctr_pages
+    assert read_sealed_footer(MemorySource(bytes(encrypted))).algorithm.ctr_pages
     with pytest.raises(IntegrityError):
         decrypt(bytes(encrypted), keys)
     with pytest.raises(IntegrityError):
@@ -57,7 +57,7 @@ def test_the_algorithm_beside_an_encrypted_footer_cannot_be_weakened() -> None:
 def test_a_given_prefix_must_be_the_stored_one() -> None:
     keys = RandomKeys()
     encrypted = encrypt(parquet_bytes(sample_table(10)), all_columns(), keys, path="a.parquet")
-    stored = read_sealed_footer(MemorySource(encrypted))[0].algorithm.aad_prefix
+    stored = read_sealed_footer(MemorySource(encrypted)).algorithm.aad_prefix
     assert stored is not None
     assert decrypt(encrypted, keys, stored)
     with pytest.raises(IntegrityError):
@@ -176,8 +176,8 @@ def test_every_data_key_is_wiped() -> None:
 def test_zeros_follow_the_last_page_of_a_shown_chunk() -> None:
     keys = RandomKeys()
     encrypted = encrypt(parquet_bytes(sample_table(100), write_page_checksum=True), only("email"), keys)
-    sealed, _ = read_sealed_footer(MemorySource(encrypted))
-    with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
+    sealed = read_sealed_footer(MemorySource(encrypted))
+    with OpenedFile(sealed, keys=keys, aad_prefix=None) as opened:
         metadata = next(chunk for chunk in opened.open_row_group(0) if chunk.leaf.dotted == "email").metadata
         start = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET) or 0
         end = start + (metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)

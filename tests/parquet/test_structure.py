@@ -46,15 +46,14 @@ def check(data: bytes) -> RowsAndBatches | None:
 
 
 def check_with_keys(data: bytes, keys: object, *, allow_missing_keys: bool = False) -> RowsAndBatches:
-    sealed, stored = read_sealed_footer(MemorySource(data))
+    sealed = read_sealed_footer(MemorySource(data))
     with OpenedFile(
         sealed,
-        "memory.parquet",
         keys=keys,  # type: ignore[arg-type]
         aad_prefix=None,
         allow_missing_keys=allow_missing_keys,
     ) as opened:
-        return check_opened_structure(opened, stored.body_end)
+        return check_opened_structure(opened)
 
 
 @pytest.mark.parametrize("footer", FooterMode)

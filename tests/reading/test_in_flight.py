@@ -211,7 +211,7 @@ def dressed_up(plain: bytes, *, key_metadata: bytes, ctr: bool = False) -> bytes
 
 
 def footer_key_of(message: bytes) -> bytes:
-    sealed, _ = read_sealed_footer(MemorySource(message, "x"))
+    sealed = read_sealed_footer(MemorySource(message, "x"))
     return sealed.key_metadata
 
 

@@ -180,16 +180,16 @@ class _Search:
         sealed, location = stored.sealed, file.location
         if sealed is None:
             return
-        footer = footer_key_use(sealed, source.name)
+        footer = footer_key_use(sealed)
         self._add(footer.key_metadata, footer.context, location)
         try:
-            metadata = open_clear_or_sealed(sealed, source.name, self._keys_of(location))
+            metadata = open_clear_or_sealed(sealed, self._keys_of(location))
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
             raise
         except AccessError:
             self._hidden.append(location.display)
             return
-        for use in column_key_uses(sealed, metadata, source.name):
+        for use in column_key_uses(sealed, metadata):
             self._add(use.key_metadata, use.context, location)
 
     def _add(self, key_metadata: bytes, context: Context, file: Location) -> None:

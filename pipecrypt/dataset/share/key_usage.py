@@ -214,14 +214,14 @@ class _Tally:
         if sealed is None:
             self.plaintext += 1
             return
-        seen = self._named(footer_key_use(sealed, source.name).key_metadata, file)
+        seen = self._named(footer_key_use(sealed).key_metadata, file)
         if seen is not None:
             seen.footers += 1
         if sealed.metadata is None:
             self.hidden += 1
             return
         known: set[bytes] = set()
-        for use in column_key_uses(sealed, sealed.metadata, source.name):
+        for use in column_key_uses(sealed, sealed.metadata):
             self._count(use, file, is_new=use.key_metadata not in known)
             known.add(use.key_metadata)
 

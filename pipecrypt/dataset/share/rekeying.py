@@ -159,7 +159,7 @@ class Rekeying:
         self.files += 1
         self.total_bytes += source.size_bytes
         keys = self.rewrapper.for_file(self.keys_of(file))
-        new = rekey_footer(stored, file.display, keys.open_key, keys.rewrap)
+        new = rekey_footer(stored, keys.open_key, keys.rewrap)
         if new is None:
             return entry
         made = None if entry is None else _new_entry(source, entry, new, keys)

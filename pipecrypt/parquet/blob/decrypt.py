@@ -86,12 +86,11 @@ class BlockGroup:
         return len(self.bounds) - 1
 
 
-def opened_blob(opened: OpenedFile, body_end: int, *, codec: PageCodec | None) -> OpenedBlob | None:
+def opened_blob(opened: OpenedFile, codec: PageCodec | None) -> OpenedBlob | None:
     """Return the blocks of a blob, or None where it is a table.
 
     Args:
         opened: the file, its footer authenticated.
-        body_end: where its footer begins.
         codec: decompresses pages.
 
     Raises:
@@ -109,7 +108,7 @@ def opened_blob(opened: OpenedFile, body_end: int, *, codec: PageCodec | None) -
         codec = None
     elif codec is None:
         raise UnsupportedError(f"{name} is compressed with zstd", hint="pass a codec that decompresses it")
-    return OpenedBlob(opened, layout, info, body_end=body_end, codec=codec)
+    return OpenedBlob(opened, layout, info, codec)
 
 
 class OpenedBlob:
@@ -126,17 +125,13 @@ class OpenedBlob:
         opened: the file; whoever opened it closes it.
         layout: of its blocks, as it says.
         info: what it says about the original.
-        body_end: where its footer begins.
         codec: decompresses pages; None where they are not compressed.
     """
 
-    def __init__(
-        self, opened: OpenedFile, layout: BlobLayout, info: BlobInfo, *, body_end: int, codec: PageCodec | None
-    ) -> None:
+    def __init__(self, opened: OpenedFile, layout: BlobLayout, info: BlobInfo, codec: PageCodec | None) -> None:
         """Check the counts."""
         self.layout = layout
         self.info = info
-        self.body_end = body_end
         self._opened = opened
         self._name = name = opened.name
         self._codec = codec
@@ -152,8 +147,8 @@ class OpenedBlob:
             self._check_end(layout.sealed_bounds(row_groups - 1)[-1] if row_groups else MAGIC_BYTES)  # (3)
 
     def _check_end(self, end: int) -> None:
-        if end != self.body_end:
-            raise FormatError(f"the chunks of {self._name} end at {end}, its footer begins at {self.body_end}")
+        if end != self._opened.body_end:
+            raise FormatError(f"the chunks of {self._name} end at {end}, its footer begins at {self._opened.body_end}")
 
     def row_group(self, index: int, source: RangeSource) -> BlockGroup:
         """Return a row group; `source` is read only where pages are compressed.
@@ -197,7 +192,7 @@ class OpenedBlob:
         what = f"offset index of {chunk.what}"
         offset = chunk.entry.integer(ColumnChunk.OFFSET_INDEX_OFFSET) or 0
         length = chunk.entry.integer(ColumnChunk.OFFSET_INDEX_LENGTH) or 0
-        if not (0 < length <= _MOST_INDEX_BYTES and MAGIC_BYTES <= offset <= self.body_end - length):
+        if not (0 < length <= _MOST_INDEX_BYTES and MAGIC_BYTES <= offset <= self._opened.body_end - length):
             raise FormatError(f"{what} is missing or misplaced")
         aad = self._opened.aad.module(ModuleType.OFFSET_INDEX, chunk.row_group, chunk.column)
         data = open_module(cipher, source.read_range(offset, length), aad, what)
@@ -211,7 +206,7 @@ class OpenedBlob:
             bounds.append(position)
             position += page_bytes
         bounds.append(position)
-        if len(locations) != rows or position != offset or position > self.body_end:
+        if len(locations) != rows or position != offset or position > self._opened.body_end:
             raise FormatError(f"{what} does not fit its pages")
         return bounds, offset + length
 

@@ -101,14 +101,14 @@ class KeyUse:
     batch: int | None
 
 
-def footer_key_use(sealed: SealedFooter, name: str) -> KeyUse:
+def footer_key_use(sealed: SealedFooter) -> KeyUse:
     """Return the use of the footer's data key."""
-    prefix = resolve_prefix(sealed, None, name)
+    prefix = resolve_prefix(sealed, None)
     context = Context.from_aad_prefix(prefix) or Context("", "")
     return KeyUse(sealed.key_metadata, context.for_footer(), None)
 
 
-def open_clear_or_sealed(sealed: SealedFooter, name: str, keys: DataKeys) -> Struct:
+def open_clear_or_sealed(sealed: SealedFooter, keys: DataKeys) -> Struct:
     """Return a footer's content: as it is where it stands in clear, else opened with its key.
 
     Raises:
@@ -117,27 +117,26 @@ def open_clear_or_sealed(sealed: SealedFooter, name: str, keys: DataKeys) -> Str
     """
     if sealed.metadata is not None:
         return sealed.metadata
-    use = footer_key_use(sealed, name)
-    aad = FileAAD(resolve_prefix(sealed, None, name), sealed.algorithm.file_unique)
+    use = footer_key_use(sealed)
+    aad = FileAAD(resolve_prefix(sealed, None), sealed.algorithm.file_unique)
     with keys.open_data_key(use.key_metadata, use.context) as key:
-        return open_footer(sealed, MessageCipher(key), aad, name)
+        return open_footer(sealed, MessageCipher(key), aad)
 
 
-def column_key_uses(sealed: SealedFooter, metadata: Struct, name: str) -> Iterator[KeyUse]:
+def column_key_uses(sealed: SealedFooter, metadata: Struct) -> Iterator[KeyUse]:
     """Yield the use of the data key of each encrypted column chunk that has one of its own.
 
     Args:
-        sealed: what stands in clear.
+        sealed: the footer.
         metadata: the result of `open_clear_or_sealed`; row groups in it are opened one at a time.
-        name: what errors call the file.
 
     Raises:
         FormatError: malformed.
     """
-    context = footer_key_use(sealed, name).context
+    context = footer_key_use(sealed).context
     originals = read_originals(metadata)
     per_batch = originals is not None and originals.data_keys is KeyScope.BATCH
-    for chunk in RowGroups(metadata, name, is_sealed=True).each_chunk():
+    for chunk in RowGroups(metadata, sealed.name, is_sealed=True).each_chunk():
         if chunk.column_key is not None:
             at = context.for_column(chunk.leaf.path, chunk.row_group if per_batch else None)
             yield KeyUse(chunk.column_key.binary(ColumnCrypto.KEY_METADATA) or b"", at, chunk.row_group)
@@ -256,7 +255,7 @@ class NewFooter:
     data_keys: int
 
 
-def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rewrap) -> NewFooter | None:
+def rekey_footer(stored: StoredFooter, open_key: OpenKey, rewrap: Rewrap) -> NewFooter | None:
     """Return the footer with other key metadata, or None where all of it stays.
 
     What holds when it returns: (1) pipecrypt wrote the file; (2) its footer's tag fits the footer key, so that nothing
@@ -265,7 +264,6 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
 
     Args:
         stored: the footer, which this changes.
-        name: what errors call the file.
         open_key: opens data keys.
         rewrap: says what becomes of each.
 
@@ -277,11 +275,11 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
     sealed = stored.sealed
     if sealed is None:
         return None
-    footer = footer_key_use(sealed, name)
+    footer = footer_key_use(sealed)
     aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique)
     with open_key(footer.key_metadata, footer.context) as key:
         cipher = MessageCipher(key)
-        metadata = open_footer(sealed, cipher, aad, name)  # (2)
+        metadata = open_footer(sealed, cipher, aad)  # (2)
         # By the old: in a file with one data key for each column, its bytes must stay the same in all row groups.
         rewrapped: dict[bytes, bytes | None] = {}
 
@@ -291,7 +289,7 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
             return rewrapped[key_metadata]
 
         new_key_metadata = rewrap_once(footer.key_metadata, footer.context)
-        _rekey_columns(metadata, name, footer.context, rewrap_once)  # (1), (3)
+        _rekey_columns(metadata, sealed.name, footer.context, rewrap_once)  # (1), (3)
         count = sum(each is not None for each in rewrapped.values())
         if not count:
             return None

@@ -255,12 +255,11 @@ def check_structure(stored: StoredFooter, name: str) -> RowsAndBatches | None:
     return _check_row_groups(footer, row_groups, row_groups.chunks, stored.body_end, name)
 
 
-def check_opened_structure(opened: OpenedFile, body_end: int) -> RowsAndBatches:
+def check_opened_structure(opened: OpenedFile) -> RowsAndBatches:
     """Check the structure of a file that is open, as `check_structure` does, whatever its footer mode.
 
     Args:
         opened: the file; opening made sure of (1) and (3). Where it lacks a key, hidden metadata is left out.
-        body_end: where its footer begins.
 
     Raises:
         FormatError: something does not hold.
@@ -269,7 +268,7 @@ def check_opened_structure(opened: OpenedFile, body_end: int) -> RowsAndBatches:
         AccessError: a key is missing or was refused.
         IntegrityError: metadata was not written with its key at its place.
     """
-    return _check_row_groups(opened.footer, opened.row_groups, opened.open_row_group, body_end, opened.name)
+    return _check_row_groups(opened.footer, opened.row_groups, opened.open_row_group, opened.body_end, opened.name)
 
 
 def _check_row_groups(

@@ -45,7 +45,6 @@ __all__ = ["decrypt_table"]
 
 def decrypt_table(
     opened: OpenedFile,
-    body_end: int,
     source: RangeSource,
     sink: AppendSink,
     *,
@@ -54,7 +53,9 @@ def decrypt_table(
     on_bytes: Callable[[int], None],
 ) -> FileReport:
     """Write the plaintext form of an opened table to `sink`; arguments and errors are those of `files.decrypt_file`."""
-    segments = _survey(opened, body_end)
+    # Every row group's metadata is authenticated then.
+    parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
+    segments = order_segments(parts, opened.body_end, opened.row_groups)
     if check_opened is not None:
         check_opened(opened.protection)
     digests = _expected_digests(opened, segments, source.name) if checks_digests else None
@@ -77,12 +78,6 @@ def decrypt_table(
         read_seconds=body.read_seconds,
         write_seconds=body.write_seconds,
     )
-
-
-def _survey(opened: OpenedFile, body_end: int) -> Segments:
-    """Return the segments in order; every row group's metadata was authenticated then."""
-    parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
-    return order_segments(parts, body_end, opened.row_groups)
 
 
 def _expected_digests(opened: OpenedFile, segments: Segments, name: str) -> ExpectedDigests | None:

@@ -93,9 +93,7 @@ class TableView:
         if opened is not None:
             self._wipe = weakref.finalize(self, opened.close)
             try:
-                self._shown = lay_out(
-                    opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
-                )
+                self._shown = lay_out(opened, source.size_bytes, missing, checks_digests=checks_digests)
                 if check_opened is not None:
                     check_opened(opened.protection)
             except BaseException:

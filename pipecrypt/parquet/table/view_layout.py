@@ -203,14 +203,11 @@ class ViewLayout:
     digests: ExpectedDigests | None = None
 
 
-def lay_out(
-    opened: OpenedFile, body_end: int, source_bytes: int, missing: MissingKeys, *, checks_digests: bool
-) -> ViewLayout:
+def lay_out(opened: OpenedFile, source_bytes: int, missing: MissingKeys, *, checks_digests: bool) -> ViewLayout:
     """Return the layout. The footer of `opened` is changed into the plain one; its keys stay open.
 
     Args:
         opened: the encrypted file, allowed to lack keys.
-        body_end: where its footer begins.
         source_bytes: its size.
         missing: what is shown of locked columns.
         checks_digests: check plaintext chunks, where the file stores digests of them.
@@ -220,12 +217,12 @@ def lay_out(
         IntegrityError: digests are missing or left over, or of an unknown algorithm.
         LimitError: more chunks, or more nulls, than memory should hold.
     """
-    plan = _Layout(opened, body_end, missing, checks_digests=checks_digests)
+    plan = _Layout(opened, missing, checks_digests=checks_digests)
     parts = [ViewPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable]
     footer = b"".join(encode_plain_footer(opened.footer))
     size = max(source_bytes, plan.end + len(footer))
     parts.append(ViewPart(size - len(footer), len(footer), data=footer))
-    return ViewLayout(tuple(parts), body_end if plan.digests is None else 0, size, plan.digests)
+    return ViewLayout(tuple(parts), opened.body_end if plan.digests is None else 0, size, plan.digests)
 
 
 class _Layout:
@@ -234,11 +231,10 @@ class _Layout:
     Row groups are opened one at a time: of each chunk, only places are kept.
     """
 
-    def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys, *, checks_digests: bool) -> None:
+    def __init__(self, opened: OpenedFile, missing: MissingKeys, *, checks_digests: bool) -> None:
         opened.row_groups.check_size()
-        self.end = body_end
+        self.end = opened.body_end
         self.unreadable: list[ViewPart] = []
-        self._body_end = body_end
         self._opened = opened
         self._null_pages = 0
         self._nulls: dict[int, LeafLevels] = {}  # by column
@@ -258,9 +254,9 @@ class _Layout:
                 self._nulls = _null_columns(opened)
             for index in opened.row_groups.ordinals:
                 self._show(index)
-        if self.end >= self._body_end + LOCKED_GAP_BYTES:
+        if self.end >= opened.body_end + LOCKED_GAP_BYTES:
             self.end += LOCKED_GAP_BYTES
-        self._segments = order_segments(parts, body_end, opened.row_groups)
+        self._segments = order_segments(parts, opened.body_end, opened.row_groups)
         self.digests = self._expected_digests() if checks_digests else None
 
     def _look_at(self, chunks: list[Chunk]) -> Iterator[Part]:
