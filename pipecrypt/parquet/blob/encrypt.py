@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
@@ -188,89 +189,57 @@ def _built_row_groups(
 ) -> Generator[_BuiltRowGroup, None, None]:
     """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
 
+    A thread builds them in two buffers in turn. It may hang in a stream that gives nothing for a while. When something
+    else failed, or the user had enough, that must not keep the process: so it is waited for only so long, and does not
+    outlive the process.
+
     Args:
-        stream: read on another thread.
+        stream: read on that thread.
         block_bytes: of each block.
         name: what errors call the file.
         codec: compresses pages; None for none.
     """
-    ordinal = 0
-    with _Filler(stream, block_bytes, name, codec) as filler:
-        filler.begin(0)
-        while True:
-            built = filler.built()
-            is_last = built[1] < ROW_GROUP_BLOCKS * block_bytes
+    is_over = threading.Event()
+    builders = [_RowGroupBuilder(stream, block_bytes, name, codec, is_over) for _ in range(2)]
+    ordinals: SimpleQueue[int | None] = SimpleQueue()
+    built: SimpleQueue[_BuiltRowGroup | BaseException] = SimpleQueue()
+
+    def build() -> None:
+        while (ordinal := ordinals.get()) is not None:
+            try:
+                built.put(builders[ordinal % 2].build(ordinal))
+            except BaseException as error:  # for the thread that asks
+                built.put(error)
+
+    thread = threading.Thread(target=build, name="pipecrypt-fill", daemon=True)
+    thread.start()
+    try:
+        ordinals.put(0)
+        for ordinal in count():
+            row_group = built.get()
+            if isinstance(row_group, BaseException):
+                raise row_group
+            is_last = row_group[1] < ROW_GROUP_BLOCKS * block_bytes
             if not is_last:
-                filler.begin(ordinal + 1)
-            if built[1] or not ordinal:
-                yield built
+                ordinals.put(ordinal + 1)
+            if row_group[1] or not ordinal:
+                yield row_group
             if is_last:
                 return
-            ordinal += 1
+    finally:
+        is_over.set()
+        ordinals.put(None)
+        thread.join(_GRACE_SECONDS)
 
 
-class _Filler:
-    """A thread that builds row groups in two buffers in turn.
-
-    It may hang in a stream that gives nothing for a while. When something else failed, or the user had enough, that
-    must not keep the process: so it is waited for only so long, and does not outlive the process.
-    """
-
-    def __init__(self, stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None) -> None:
-        self._is_over = False
-        self._stream = stream
-        self._name = name
-        first = _Builder(self._fill_block, block_bytes, name, codec)
-        self._builders = (first, _Builder(self._fill_block, block_bytes, name, codec))
-        self._ordinals: SimpleQueue[int | None] = SimpleQueue()
-        self._built: SimpleQueue[_BuiltRowGroup | BaseException] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="pipecrypt-fill", daemon=True)
-
-    def __enter__(self) -> _Filler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over = True
-        self._ordinals.put(None)
-        self._thread.join(_GRACE_SECONDS)
-
-    def _fill_block(self, out: memoryview) -> int:
-        """Fill a block as far as there are bytes; return how many."""
-        filled = 0
-        while filled < len(out) and not self._is_over:
-            count = self._stream.readinto(out[filled:])
-            if count is None:
-                raise StorageError(f"{self._name} has no bytes at the moment", hint="open it so that reading waits")
-            if not count:
-                break
-            filled += count
-        return filled
-
-    def begin(self, ordinal: int) -> None:
-        self._ordinals.put(ordinal)
-
-    def built(self) -> _BuiltRowGroup:
-        built = self._built.get()
-        if isinstance(built, BaseException):
-            raise built
-        return built
-
-    def _run(self) -> None:
-        while (ordinal := self._ordinals.get()) is not None:
-            try:
-                self._built.put(self._builders[ordinal % 2].build(ordinal))
-            except BaseException as error:  # for the thread that asks
-                self._built.put(error)
-
-
-class _Builder:
-    """Builds one row group after another in one buffer."""
+class _RowGroupBuilder:
+    """Builds one row group after another in one buffer, until `is_over` is set."""
 
     def __init__(
-        self, fill_block: Callable[[memoryview], int], block_bytes: int, name: str, codec: PageCodec | None
+        self, stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None, is_over: threading.Event
     ) -> None:
-        self._fill_block = fill_block
+        self._stream = stream
+        self._is_over = is_over
         self._block_bytes = block_bytes
         self._name = name
         self._codec = codec
@@ -295,6 +264,18 @@ class _Builder:
                 break
         self._append_footer(ordinal, bounds, unstored_bytes)
         return MemorySource(memoryview(self._buffer)[: self._end], self._name), plain_bytes
+
+    def _fill_block(self, out: memoryview) -> int:
+        """Fill a block as far as there are bytes; return how many."""
+        filled = 0
+        while filled < len(out) and not self._is_over.is_set():
+            read = self._stream.readinto(out[filled:])
+            if read is None:
+                raise StorageError(f"{self._name} has no bytes at the moment", hint="open it so that reading waits")
+            if not read:
+                break
+            filled += read
+        return filled
 
     def _append_footer(self, ordinal: int, bounds: list[int], unstored_bytes: int) -> None:
         rows, index, start = len(bounds) - 1, None, self._end

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -37,7 +36,6 @@ from pipecrypt.vocabulary.secret import DataKey
 __all__ = [
     "OpenedCheck",
     "OpenedFile",
-    "Protection",
     "as_tampering",
     "resolve_prefix",
 ]
@@ -63,23 +61,6 @@ def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None) -> bytes:
             hint="pass it as aad_prefix, or --aad-prefix",
         )
     return aad_prefix or b""
-
-
-@dataclass(frozen=True, slots=True)
-class Protection:
-    """What of a table is encrypted, and what its footer authenticates.
-
-    Args:
-        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
-        authenticates_all: every page has a tag, or a digest in the footer.
-    """
-
-    clear_columns: tuple[tuple[str, ...], ...]
-    authenticates_all: bool
-
-
-# Raises IntegrityError to refuse a file before anything of it is used.
-OpenedCheck: TypeAlias = Callable[[Protection], None]
 
 
 class OpenedFile:
@@ -198,10 +179,14 @@ class OpenedFile:
         return frozenset(self._clear_columns)
 
     @property
-    def protection(self) -> Protection:
-        """What is encrypted and authenticated, once all row groups were opened."""
-        clear = tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
-        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
+    def clear_paths(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of these columns."""
+        return tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
+
+    @property
+    def authenticates_all(self) -> bool:
+        """Whether every page has a tag, or a digest in the footer; known once all row groups were opened."""
+        return not self.ctr_pages and (not self._clear_columns or self.digests_entry is not None)
 
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).
@@ -311,6 +296,10 @@ def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) 
         return keys.open_data_key(key_metadata, context)
     except (AccessError, FormatError, IntegrityError, UnsupportedError) as error:
         raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
+
+
+# Raises IntegrityError to refuse a file before anything of it is used, when all its row groups were opened.
+OpenedCheck: TypeAlias = Callable[[OpenedFile], None]
 
 
 @contextmanager

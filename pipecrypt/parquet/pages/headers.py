@@ -328,7 +328,8 @@ _LIST_START_BYTES: Final = 16
 
 def most_modules(chunk: Chunk) -> int:
     """Return an upper bound of the modules that encrypting the chunk makes."""
-    return _most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES
+    most_pages = min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
+    return most_pages * _MODULES_PER_PAGE + _OTHER_MODULES
 
 
 def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
@@ -343,10 +344,6 @@ def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
                 f"{name} would need {modules} encryptions under one data key; the limit is {MAX_INVOCATIONS}",
                 hint="use data_keys: batch, and no uniform encryption",
             )
-
-
-def _most_pages(chunk: Chunk) -> int:
-    return min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
 
 
 def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:

@@ -39,7 +39,7 @@ from pipecrypt.parquet.wire.modules import (
     seal_module,
 )
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_zigzag
-from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct
+from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct, read_zigzag
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",
@@ -284,29 +284,16 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
         if location.start() != position:
             raise IndexError
         offset, size, rest = location.groups()
-        moved, growth = move.moved_page(_zigzag(offset))
-        if not growth:
-            moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), index[location.end(1) : location.end()])
-            position, count = location.end(), count - 1
-            continue
-        moved_index += b"%c%b%c%b%b" % (
-            _OFFSET_FIELD,
-            encode_zigzag(moved),
-            _SIZE_FIELD,
-            encode_zigzag(_zigzag(size) + growth),
-            rest,
-        )
+        moved, growth = move.moved_page(read_zigzag(offset, 0)[0])
+        if growth:
+            rest = b"%c%b%b" % (_SIZE_FIELD, encode_zigzag(read_zigzag(size, 0)[0] + growth), rest)
+        else:
+            rest = index[location.end(1) : location.end()]
+        moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), rest)
         position, count = location.end(), count - 1
     if count:
         raise IndexError
     return bytes(moved_index + index[position:])
-
-
-def _zigzag(varint: bytes) -> int:
-    value = 0
-    for byte in reversed(varint):
-        value = value << 7 | byte & 127
-    return (value >> 1) ^ -(value & 1)
 
 
 _OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64

@@ -57,7 +57,7 @@ def decrypt_table(
     parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
     segments = order_segments(parts, opened.body_end, opened.row_groups)
     if check_opened is not None:
-        check_opened(opened.protection)
+        check_opened(opened)
     digests = _expected_digests(opened, segments, source.name) if checks_digests else None
     rows = row_count(opened.footer, source.name)
     batches, encrypted = len(opened.row_groups), opened.encrypted_columns
@@ -145,9 +145,6 @@ class _Decryption(TableWalk):
             return open_module(MessageCipher(key), memoryview(data), aad, what)
         if self._digests is not None:
             self._digests.check(segment.place, data)
-        return data
-
-    def _index_to_write(self, _: Segment, data: bytes) -> bytes:
         return data
 
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:

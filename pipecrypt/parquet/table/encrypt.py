@@ -377,9 +377,6 @@ class _Encryption(TableWalk):
         data = self._body.read(segment.start, length)
         return length, seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk)
 
-    def _read_index(self, _: Segment, data: bytes) -> bytes:
-        return data
-
     def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
         place = (segment.row_group, segment.column)
         if self._keys.is_sealed(segment.column):

@@ -87,13 +87,13 @@ class TableWalk(ABC):
     def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
         """Return how long an encrypted column's Bloom filter was, and what becomes of it."""
 
-    @abstractmethod
-    def _read_index(self, segment: Segment, data: bytes) -> bytes:
-        """Return an index in plaintext."""
+    def _read_index(self, _segment: Segment, data: bytes) -> bytes:
+        """Return an index in plaintext: as it is, unless it is encrypted."""
+        return data
 
-    @abstractmethod
-    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
-        """Return what is written of an index in plaintext that names the new places."""
+    def _index_to_write(self, _segment: Segment, data: bytes) -> bytes:
+        """Return what is written of an index in plaintext that names the new places: the same, unless it is sealed."""
+        return data
 
     @abstractmethod
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
