@@ -35,7 +35,14 @@ from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import AppendSink, PageCodec
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, OffsetIndex, PageLocation, RowGroup
-from pipecrypt.parquet.wire.modules import LENGTH_BYTES, MODULE_OVERHEAD_BYTES, ModuleType, open_into, open_module
+from pipecrypt.parquet.wire.modules import (
+    LENGTH_BYTES,
+    MODULE_OVERHEAD_BYTES,
+    ModuleType,
+    PageAADs,
+    open_into,
+    open_module,
+)
 from pipecrypt.parquet.wire.thrift_read import read_struct
 from pipecrypt.vocabulary.ranges import RangeSource
 
@@ -64,16 +71,14 @@ class BlockGroup:
         bounds: where its pages begin in the file, and where the last one ends.
         end: where the row group ends, its offset index included.
         cipher: of its pages.
-        header_aad: what the AADs of its page headers begin with.
-        page_aad: what the AADs of its pages begin with.
+        aads: of its pages.
     """
 
     ordinal: int
     bounds: array[int]
     end: int
     cipher: MessageCipher
-    header_aad: bytes
-    page_aad: bytes
+    aads: PageAADs
 
     @property
     def first_block(self) -> int:
@@ -176,15 +181,7 @@ class OpenedBlob:
         if (place.start, place.start + place.declared_bytes) != (bounds[0], bounds[-1]):  # (6)
             raise FormatError(f"{chunk.what} does not lie where it must")
         self._opened.row_groups.release(index)
-        aad = self._opened.aad
-        return BlockGroup(
-            index,
-            bounds,
-            end,
-            cipher,
-            aad.module(ModuleType.DATA_PAGE_HEADER, index, chunk.column),
-            aad.module(ModuleType.DATA_PAGE, index, chunk.column),
-        )
+        return BlockGroup(index, bounds, end, cipher, self._opened.aad.pages(index, chunk.column))
 
     def _indexed_bounds(
         self, chunk: Chunk, rows: int, cipher: MessageCipher, source: RangeSource
@@ -227,8 +224,8 @@ class OpenedBlob:
         what = f"{self._name} chunk {block}"
         plain_bytes = self.layout.plain_bytes(block)
         plain = out[: PREFIX_BYTES + plain_bytes]
-        body = self._open_header(row_group, row, sealed, what)
-        aad = row_group.page_aad + row.to_bytes(2, "little")
+        header_aad, aad = row_group.aads.data_page(row)
+        body = self._open_header(row_group, block, sealed, header_aad, what)
         if self._codec is None:
             open_into(row_group.cipher, body, aad, plain, what)  # (7)
         else:
@@ -241,9 +238,9 @@ class OpenedBlob:
             raise FormatError(f"{what} does not have {plain_bytes} bytes")
         return plain_bytes
 
-    def _open_header(self, row_group: BlockGroup, row: int, sealed: memoryview, what: str) -> memoryview:
+    def _open_header(self, row_group: BlockGroup, block: int, sealed: memoryview, aad: bytes, what: str) -> memoryview:
         """Check a page's header; return the module of its body."""
-        plain_bytes = self.layout.plain_bytes(row_group.first_block + row)
+        plain_bytes = self.layout.plain_bytes(block)
         header_bytes = int.from_bytes(sealed[:LENGTH_BYTES], "little") + LENGTH_BYTES
         body = sealed[header_bytes:]
         stored_bytes = len(body) - MODULE_OVERHEAD_BYTES
@@ -255,7 +252,6 @@ class OpenedBlob:
         found = (header_bytes, int.from_bytes(body[:LENGTH_BYTES], "little"))
         if not least <= stored_bytes <= most or lengths != found:
             raise FormatError(f"{what} is truncated or malformed")
-        aad = row_group.header_aad + row.to_bytes(2, "little")
         if open_module(row_group.cipher, sealed[:header_bytes], aad, what) != header:
             raise FormatError(f"{what} has another page header than it must have")
         return body

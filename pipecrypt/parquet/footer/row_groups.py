@@ -221,6 +221,17 @@ class RowGroups:
         self.chunks(index)
         return self._structs[index - self._first]
 
+    def rows(self, index: int) -> int:
+        """Return how many rows a row group has.
+
+        Raises:
+            FormatError: it does not say.
+        """
+        rows = self.struct(index).integer(RowGroup.NUM_ROWS)
+        if rows is None or rows < 0:
+            raise FormatError(f"{self._name} row group {index} has no row count")
+        return rows
+
     def release(self, index: int) -> None:
         """Forget that an unchanged row group was opened, unless the footer is small."""
         if self._is_large:

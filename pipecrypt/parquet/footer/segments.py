@@ -281,18 +281,12 @@ def _check_row_groups(
         for chunk in chunks_of(index):  # (4)
             if chunk.metadata.entries or not chunk.is_sealed:
                 parts += chunk_parts(chunk)
-        found += _rows(row_groups.struct(index), index, name)
+        ordinal = row_groups.struct(index).integer(RowGroup.ORDINAL)
+        if ordinal is not None and ordinal != index:  # (5)
+            raise FormatError(f"{name} row group {index} says that it is number {ordinal}")
+        found += row_groups.rows(index)  # (6)
         row_groups.release(index)
     if found != rows:  # (6)
         raise FormatError(f"{name} has {rows} rows, its row groups have {found}")
     order_segments(parts, body_end, row_groups)  # (7)
     return rows, len(row_groups)
-
-
-def _rows(row_group: Struct, index: int, name: str) -> int:
-    ordinal, rows = row_group.integer(RowGroup.ORDINAL), row_group.integer(RowGroup.NUM_ROWS)
-    if ordinal is not None and ordinal != index:  # (5)
-        raise FormatError(f"{name} row group {index} says that it is number {ordinal}")
-    if rows is None or rows < 0:  # (6)
-        raise FormatError(f"{name} row group {index} has no row count")
-    return rows

@@ -31,7 +31,7 @@ from pipecrypt.parquet.pages.moves import (
     restore_row_group,
     sealed_bloom_filter_bytes,
 )
-from pipecrypt.parquet.pages.sealing import PageAADs, PageOpener
+from pipecrypt.parquet.pages.sealing import PageOpener
 from pipecrypt.parquet.protocols import AppendSink
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.walk import TableWalk, index_module
@@ -108,7 +108,7 @@ class _Decryption(TableWalk):
             place.num_values,
             room_bytes=min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES),
             cipher=opened.cipher(chunk),
-            aads=PageAADs(opened.aad, *chunk.ordinals),
+            aads=opened.aad.pages(*chunk.ordinals),
             ctr=opened.ctr_pages,
             what=chunk.what,
         )

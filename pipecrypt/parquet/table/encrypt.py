@@ -44,7 +44,7 @@ from pipecrypt.parquet.pages.moves import (
     relocate_row_group,
     seal_bloom_filter,
 )
-from pipecrypt.parquet.pages.sealing import PageAADs, PageSealer, sealed_bound
+from pipecrypt.parquet.pages.sealing import PageSealer, sealed_bound
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
@@ -330,7 +330,7 @@ class _Encryption(TableWalk):
 
     def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
         scan, new_start, body = _scan(segment, chunk), self._body.position, self._body
-        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, *chunk.ordinals))
+        sealer = PageSealer(self._keys.cipher(chunk), self._aad.pages(*chunk.ordinals))
         while not scan.is_done:
             window = body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
             pages = scan.scan(window)

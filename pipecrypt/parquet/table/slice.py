@@ -77,10 +77,7 @@ def _renumber(footer: Struct, name: str) -> int:
     row_groups, rows, declared_bytes = RowGroups(footer, name), 0, 0
     for index in row_groups.ordinals:
         struct = row_groups.struct(index)
-        count = struct.integer(RowGroup.NUM_ROWS)
-        if count is None or count < 0:
-            raise FormatError(f"{name} row group {index} has no row count")
-        rows += count
+        rows += row_groups.rows(index)
         declared_bytes += _declared_bytes(row_groups, index)
         if struct.has(RowGroup.ORDINAL):
             struct.set(RowGroup.ORDINAL, WireType.I16, index)

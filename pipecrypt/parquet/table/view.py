@@ -24,7 +24,7 @@ from pipecrypt.parquet.footer.entries import entry_values
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, as_tampering
 from pipecrypt.parquet.footer.segments import SegmentKind
 from pipecrypt.parquet.footer.stored import StoredFooter
-from pipecrypt.parquet.pages.sealing import PageAADs, open_pages
+from pipecrypt.parquet.pages.sealing import open_pages
 from pipecrypt.parquet.table.view_layout import MissingKeys, ViewLayout, ViewPart, lay_out
 from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.ranges import RangeSource
@@ -309,7 +309,7 @@ class TableView:
                 place.num_values,
                 out=out,
                 cipher=opened.cipher_at(*chunk),
-                aads=PageAADs(opened.aad, *chunk),
+                aads=opened.aad.pages(*chunk),
                 ctr=opened.ctr_pages,
                 what=opened.row_groups.what(*chunk),
             )

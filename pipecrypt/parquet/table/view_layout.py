@@ -53,7 +53,6 @@ from pipecrypt.parquet.wire.fields import (
     FileMetaData,
     PageHeader,
     PageType,
-    RowGroup,
     SchemaElement,
 )
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint, keep_encoded
@@ -101,14 +100,6 @@ def leaf_levels(schema: Sequence[Struct]) -> list[LeafLevels]:
         else:
             found.append(LeafLevels(root, definition, repetition))
     return found
-
-
-def make_root_optional(element: Struct) -> bool:
-    """Let a required root be null; say whether it was required, so that its leaves have one more definition level."""
-    if (element.integer(SchemaElement.REPETITION_TYPE) or _REQUIRED) != _REQUIRED:
-        return False
-    element.set(SchemaElement.REPETITION_TYPE, WireType.I32, _OPTIONAL)
-    return True
 
 
 def null_pages(levels: LeafLevels, rows: int) -> bytes:
@@ -274,9 +265,9 @@ class _Layout:
         for chunk in self._opened.open_row_group(index):
             error = self._opened.locked.get(chunk.ordinals)
             if chunk.column in self._nulls:
-                self.unreadable.append(self._null_part(chunk, self._rows(chunk)))
+                self.unreadable.append(self._null_part(chunk, self._opened.row_groups.rows(index)))
             elif error is not None:
-                self.unreadable.append(self._locked_part(chunk, self._rows(chunk), error))
+                self.unreadable.append(self._locked_part(chunk, self._opened.row_groups.rows(index), error))
             _show_plain(chunk)
         self._opened.row_groups.close(index)
 
@@ -306,12 +297,6 @@ class _Layout:
             return None
         in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
         return ExpectedDigests(entry, in_plaintext, self._opened.row_groups.what, self._opened.name)
-
-    def _rows(self, chunk: Chunk) -> int:
-        rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS)
-        if rows is None or rows < 0:
-            raise FormatError(f"the row group of {chunk.what} has no row count")
-        return rows
 
     def _null_part(self, chunk: Chunk, rows: int) -> ViewPart:
         self._null_pages += max(1, -(-rows // PAGE_ROWS))
@@ -345,7 +330,11 @@ def _null_columns(opened: OpenedFile) -> dict[int, LeafLevels]:
     schema = opened.footer.structs(FileMetaData.SCHEMA)
     levels = leaf_levels(schema)
     locked_roots = {levels[column].root for _, column in opened.locked}
-    added = {root: int(make_root_optional(schema[root])) for root in locked_roots}
+    added = dict.fromkeys(locked_roots, 0)
+    for root in locked_roots:
+        if (schema[root].integer(SchemaElement.REPETITION_TYPE) or _REQUIRED) == _REQUIRED:
+            schema[root].set(SchemaElement.REPETITION_TYPE, WireType.I32, _OPTIONAL)
+            added[root] = 1
     return {
         column: LeafLevels(leaf.root, leaf.definition + added[leaf.root], leaf.repetition)
         for column, leaf in enumerate(levels)
