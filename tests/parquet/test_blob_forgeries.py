@@ -32,7 +32,6 @@ from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
     FileMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
 )
@@ -520,7 +519,7 @@ def test_a_gap_between_compressed_row_groups() -> None:
         index, _ = read_struct(
             open_module(cipher, memoryview(data)[at : at + (length or 0)], aad, "x"), 0, OFFSET_INDEX, "x"
         )
-        for location in index.structs(OffsetIndex.PAGE_LOCATIONS):
+        for location in index.structs(PageLocation.LIST):
             location.set(PageLocation.OFFSET, WireType.I64, (location.integer(PageLocation.OFFSET) or 0) + len(gap))
         resealed = seal_module(cipher, encode_struct(index), aad)
         assert len(resealed) == length

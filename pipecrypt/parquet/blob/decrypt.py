@@ -34,7 +34,7 @@ from pipecrypt.parquet.footer.stored import MAGIC_BYTES
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import AppendSink, PageCodec
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, OffsetIndex, PageLocation, RowGroup
+from pipecrypt.parquet.wire.fields import OFFSET_INDEX, ColumnChunk, PageLocation, RowGroup
 from pipecrypt.parquet.wire.modules import (
     LENGTH_BYTES,
     MODULE_OVERHEAD_BYTES,
@@ -193,7 +193,7 @@ class OpenedBlob:
             raise FormatError(f"{what} is missing or misplaced")
         aad = self._opened.aad.module(ModuleType.OFFSET_INDEX, chunk.row_group, chunk.column)
         data = open_module(cipher, source.read_range(offset, length), aad, what)
-        locations = read_struct(data, 0, OFFSET_INDEX, what)[0].structs(OffsetIndex.PAGE_LOCATIONS)
+        locations = read_struct(data, 0, OFFSET_INDEX, what)[0].structs(PageLocation.LIST)
         bounds, most_bytes = array("q"), _most_stored_bytes(self.layout.block_bytes) + _MOST_HEADER_BYTES
         position = locate_pages(chunk).start
         for location in locations:

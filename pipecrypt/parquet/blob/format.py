@@ -39,7 +39,6 @@ from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     ColumnChunk,
     FileMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
     SchemaElement,
@@ -360,5 +359,5 @@ def plain_offset_index(bounds: Sequence[int]) -> bytes:
         location.set(_FIRST_ROW_FIELD, WireType.I64, row)
         locations.append(location)
     index = Struct()
-    index.set_list(OffsetIndex.PAGE_LOCATIONS, WireType.STRUCT, locations)
+    index.set_list(PageLocation.LIST, WireType.STRUCT, locations)
     return encode_struct(index)

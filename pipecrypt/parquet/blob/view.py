@@ -11,9 +11,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob
@@ -29,12 +28,8 @@ _LEAST_KEPT: Final = 2
 _KEPT_ROW_GROUPS: Final = 16
 
 
-@dataclass(slots=True)
-class _OpenBlock:
-    """A block in the clear, behind its length prefix."""
-
-    data: bytearray
-    length: int
+# A block in the clear, behind its length prefix, and its length without that.
+_Block: TypeAlias = tuple[bytearray, int]
 
 
 class BlobView:
@@ -61,7 +56,7 @@ class BlobView:
         self._is_open = True
         self._lock = threading.Lock()  # of all that follows
         self._source_lock = threading.RLock()  # of the source, the keys and the row groups
-        self._kept: OrderedDict[int, _OpenBlock] = OrderedDict()
+        self._kept: OrderedDict[int, _Block] = OrderedDict()
         self._spare: list[bytearray] = []
         self._spare_sealed = bytearray()
         self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
@@ -157,12 +152,17 @@ class BlobView:
         row_group, count = self._plan(first, last)
         row = first - row_group.first_block
         start, end = row_group.bounds[row], row_group.bounds[row + count]
-        buffer = self._take_sealed(end - start)
+        with self._lock:  # fresh buffers would cost page faults, so the longest one is used again
+            buffer, self._spare_sealed = self._spare_sealed, bytearray()
+        if len(buffer) < end - start:
+            buffer = bytearray(end - start)
         sealed, copied = self._read(start, memoryview(buffer)[: end - start]), 0
         for number in range(row, row + count):
+            with self._lock:
+                room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
             page = sealed[row_group.bounds[number] - start : row_group.bounds[number + 1] - start]
             try:
-                block = self._open_block(row_group, number, page)
+                block = room, self._blob.open_block(row_group, number, page, memoryview(room))
             except PipecryptError:
                 if copied == len(out):
                     break  # nobody asked for this block yet
@@ -172,12 +172,6 @@ class BlobView:
         with self._lock:
             self._spare_sealed = buffer
         return copied
-
-    def _take_sealed(self, length: int) -> bytearray:
-        """Return a buffer for what is read, which fresh would cost page faults; the longest one is used again."""
-        with self._lock:
-            buffer, self._spare_sealed = self._spare_sealed, bytearray()
-        return buffer if len(buffer) >= length else bytearray(length)
 
     def _plan(self, first: int, last: int) -> tuple[BlockGroup, int]:
         """Return the row group of a block and how many blocks to read: those asked for, and some ahead."""
@@ -206,12 +200,7 @@ class BlobView:
             read_into(self._source, start, out)
         return out
 
-    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _OpenBlock:
-        with self._lock:
-            room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
-        return _OpenBlock(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
-
-    def _keep(self, index: int, block: _OpenBlock) -> None:
+    def _keep(self, index: int, block: _Block) -> None:
         with self._lock:
             if not self._is_open:
                 return
@@ -220,10 +209,11 @@ class BlobView:
             if replaced is None and len(self._kept) > self._most_kept:
                 _, replaced = self._kept.popitem(last=False)
             if replaced is not None:
-                self._spare.append(replaced.data)  # the next block takes its room: fresh memory costs page faults
+                self._spare.append(replaced[0])  # the next block takes its room: fresh memory costs page faults
 
 
-def _copy(block: _OpenBlock, at: int, out: memoryview) -> int:
-    piece = memoryview(block.data)[PREFIX_BYTES + at : PREFIX_BYTES + block.length][: len(out)]
+def _copy(block: _Block, at: int, out: memoryview) -> int:
+    data, length = block
+    piece = memoryview(data)[PREFIX_BYTES + at : PREFIX_BYTES + length][: len(out)]
     out[: len(piece)] = piece
     return len(piece)

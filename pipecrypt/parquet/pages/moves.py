@@ -20,12 +20,11 @@ from pipecrypt.parquet.footer.row_groups import Chunk
 from pipecrypt.parquet.footer.segments import MAX_INDEX_BYTES
 from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.wire.fields import (
+    BLOOM_FILTER_BYTES,
     BLOOM_FILTER_HEADER,
     OFFSET_INDEX,
-    BloomFilterHeader,
     ColumnChunk,
     ColumnMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
 )
@@ -310,7 +309,7 @@ _LEAST_ALLOWANCE: Final = 96 << 20
 
 def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:
     struct, end = read_struct(index, 0, OFFSET_INDEX, what, allowance=Allowance(len(index), least=_LEAST_ALLOWANCE))
-    for location in struct.structs(OffsetIndex.PAGE_LOCATIONS):
+    for location in struct.structs(PageLocation.LIST):
         offset = location.integer(PageLocation.OFFSET)
         size = location.integer(PageLocation.COMPRESSED_PAGE_SIZE)
         try:
@@ -333,7 +332,7 @@ def bloom_filter_bytes(filter_start: memoryview, room_bytes: int, chunk: Chunk) 
     """
     what = f"Bloom filter of {chunk.what}"
     header, end = read_struct(filter_start, 0, BLOOM_FILTER_HEADER, what)
-    bitset_bytes = header.integer(BloomFilterHeader.NUM_BYTES)
+    bitset_bytes = header.integer(BLOOM_FILTER_BYTES)
     if bitset_bytes is None or not 0 <= bitset_bytes <= room_bytes - end:
         raise FormatError(f"{what} is truncated or malformed")
     _check_bloom_filter(end + bitset_bytes, what)

@@ -45,7 +45,7 @@ from pipecrypt.parquet.pages.moves import (
     seal_bloom_filter,
 )
 from pipecrypt.parquet.pages.sealing import PageSealer, sealed_bound
-from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
+from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.keys import WritingKeys
@@ -194,7 +194,7 @@ class FileEncryption:
         self.body.open_input(source)
         segments = self._survey(source, row_groups, body_end)
         if is_first:
-            self._keys.make_footer_key()
+            self._keys.footer()  # before all others: a key service that refuses is met before the first byte
             self.body.write(magic(self._policy.footer))
         originals = Originals(self._policy.data_keys, 0)
         _Encryption(
@@ -207,7 +207,7 @@ class FileEncryption:
         ).run(segments)
         self.body.close_input()
         self._keys.end_batches()
-        if self._keys.are_of_batches:
+        if not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH:
             self._modules_by_key.clear()
         self._add_row_groups(footer, source, originals)
 
@@ -246,7 +246,7 @@ class FileEncryption:
             seal_notes(footer, self._plain_roots, self._policy.clear_notes, cipher, self._aad)
         self._originals.source_bytes = self._source_bytes
         push_originals(footer, self._originals)
-        if self._digests is not None and self._keys.leave_plaintext:
+        if self._digests is not None and self._keys.clear_columns():
             self.body.settle()
             add_entries(footer, {INTEGRITY_KEY: self._digests.encode()})
         footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
