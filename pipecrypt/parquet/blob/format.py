@@ -32,7 +32,7 @@ from typing import Final
 
 from pipecrypt.errors import FormatError, LimitError, UsageError
 from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
-from pipecrypt.parquet.footer.entries import entry_values
+from pipecrypt.parquet.footer.entries import entry_value
 from pipecrypt.parquet.footer.row_groups import plain_metadata
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer
 from pipecrypt.parquet.wire.fields import (
@@ -240,13 +240,12 @@ def find_blob_entry(footer: Struct, name: str) -> tuple[BlobLayout, BlobCompress
     Raises:
         FormatError: malformed, or there twice.
     """
-    found, what = entry_values(footer, BLOB_KEY), f"the key-value entry {BLOB_KEY.decode()!r} of {name}"
-    if not found:
+    what = f"the key-value entry {BLOB_KEY.decode()!r} of {name}"
+    value = entry_value(footer, BLOB_KEY, what)
+    if value is None:
         return None
     try:
-        if len(found) != 1 or found[0] is None:
-            raise ValueError
-        document = parse_document(found[0], max_bytes=_MOST_ENTRY_BYTES)
+        document = parse_document(value, max_bytes=_MOST_ENTRY_BYTES)
         if document.integer("v") != _VERSION:
             raise FormatError(f"{what} has another version than {_VERSION}", hint="upgrade pipecrypt")
         return _decode(document)

@@ -209,42 +209,38 @@ def parse_footer(found: FooterBytes, *, small_shape: Mapping[int, Shape] = FILE_
         LimitError: it has more parts than its size explains.
     """
     stored, what = memoryview(found.stored), f"footer of {found.name}"
-    end = (found.name, found.size_bytes - _END_BYTES - len(stored))
+    body_end = found.size_bytes - _END_BYTES - len(stored)
+    metadata: Struct | None = None
+    signature: memoryview | None = None
     if found.ending == _SEALED_MAGIC:
-        crypto, at = read_struct(found.stored, 0, FILE_CRYPTO_META_DATA, what)
+        crypto, end = read_struct(found.stored, 0, FILE_CRYPTO_META_DATA, what)
         algorithm = crypto.struct(FileCryptoMetaData.ENCRYPTION_ALGORITHM)
         if algorithm is None:
             raise FormatError(f"{what} names no encryption algorithm")
-        return SealedFooter(
-            *end,
-            None,
-            found.size_bytes,
-            found.sha256,
-            mode=FooterMode.ENCRYPTED,
-            algorithm=_parse_algorithm(algorithm, what),
-            key_metadata=crypto.binary(FileCryptoMetaData.KEY_METADATA) or b"",
-            stored=stored[at:],
-            signature=None,
-        )
-    shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
-    metadata, at = read_struct(found.stored, 0, shape, what)
-    algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
-    if algorithm is None:
-        if at != len(stored):
-            raise FormatError(f"{what} is followed by {len(stored) - at} bytes that nothing names")
-        return StoredFooter(*end, metadata, found.size_bytes, found.sha256)
-    if at + FOOTER_SIGNATURE_BYTES != len(stored):
-        raise FormatError(f"{what} has no signature")
+        key_metadata, stored = crypto.binary(FileCryptoMetaData.KEY_METADATA), stored[end:]
+    else:
+        shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
+        metadata, end = read_struct(found.stored, 0, shape, what)
+        algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
+        if algorithm is None:
+            if end != len(stored):
+                raise FormatError(f"{what} is followed by {len(stored) - end} bytes that nothing names")
+            return StoredFooter(found.name, body_end, metadata, found.size_bytes, found.sha256)
+        if end + FOOTER_SIGNATURE_BYTES != len(stored):
+            raise FormatError(f"{what} has no signature")
+        key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
+        stored, signature = stored[:end], stored[end:]
     return SealedFooter(
-        *end,
+        found.name,
+        body_end,
         metadata,
         found.size_bytes,
         found.sha256,
-        mode=FooterMode.PLAINTEXT,
+        mode=FooterMode.ENCRYPTED if metadata is None else FooterMode.PLAINTEXT,
         algorithm=_parse_algorithm(algorithm, what),
-        key_metadata=metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA) or b"",
-        stored=stored[:at],
-        signature=stored[at:],
+        key_metadata=key_metadata or b"",
+        stored=stored,
+        signature=signature,
     )
 
 

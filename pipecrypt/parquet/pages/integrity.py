@@ -25,12 +25,13 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester, digest
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import Segment, SegmentKind
 from pipecrypt.parquet.wire.fields import INTEGRITY_KEY
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 
-__all__ = ["ExpectedDigests", "SegmentDigests"]
+__all__ = ["ExpectedDigests", "SegmentDigests", "expected_digests"]
 
 _VERSION: Final = 1
 _COLUMN_BITS: Final = 32
@@ -166,6 +167,12 @@ class ExpectedDigests:
     def pages_bytes(self, row_group: int, column: int, declared_bytes: int) -> int:
         """Return how many bytes a chunk's pages take, of which the metadata declares `declared_bytes`."""
         return self._longer.get((row_group, column), declared_bytes)
+
+
+def expected_digests(opened: OpenedFile, segments: Iterable[Segment]) -> ExpectedDigests | None:
+    """Return the digests that a file stores of its plaintext parts; None where it stores none."""
+    entry = opened.digests_entry
+    return None if entry is None else ExpectedDigests(entry, segments, opened.row_groups.what, opened.name)
 
 
 def _code_of(segment: Segment) -> int:

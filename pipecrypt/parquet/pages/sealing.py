@@ -26,7 +26,6 @@ from pipecrypt.parquet.pages.headers import (
     read_page_header,
     resized_header,
     resized_usual_header,
-    with_checksum,
 )
 from pipecrypt.parquet.wire.fields import PageType
 from pipecrypt.parquet.wire.modules import (
@@ -111,7 +110,7 @@ class PageSealer:
             encrypt_into(page_nonce, plain, page_aad, out[module + CTR_OVERHEAD_BYTES : next_position])
             if crc is not None:
                 checksum = _moved_checksum(crc, plain, out[module:next_position])
-                header = with_checksum(window, page, sealed_bytes, checksum)
+                header = resized_header(window, page, sealed_bytes, checksum)
                 module = _shifted(out, module, position + len(header) + MODULE_OVERHEAD_BYTES, sealed_bytes)
                 next_position = module + sealed_bytes
             start_module(out, position, module - position - LENGTH_BYTES, header_nonce)
@@ -244,7 +243,7 @@ class PageOpener(PageWalk):
         self._open_body(sealed, page_aad, out[body:end])
         if page.crc is not None:
             checksum = _moved_checksum(page.crc, sealed, out[body:end])
-            plain_header = with_checksum(header, page, plain_bytes, checksum)
+            plain_header = resized_header(header, page, plain_bytes, checksum)
             body = _shifted(out, body, len(plain_header), plain_bytes)
             end = body + plain_bytes
         out[:body] = plain_header

@@ -15,7 +15,6 @@ from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
     Segment,
-    Segments,
     chunk_parts,
     order_segments,
 )
@@ -23,7 +22,7 @@ from pipecrypt.parquet.footer.stored import (
     PLAIN_MAGIC,
     encode_plain_footer,
 )
-from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.pages.integrity import ExpectedDigests, expected_digests
 from pipecrypt.parquet.pages.moves import (
     ChunkMove,
     open_bloom_filter,
@@ -58,7 +57,8 @@ def decrypt_table(
     segments = order_segments(parts, opened.body_end, opened.row_groups)
     if check_opened is not None:
         check_opened(opened)
-    digests = _expected_digests(opened, segments, source.name) if checks_digests else None
+    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
+    digests = expected_digests(opened, in_plaintext) if checks_digests else None
     rows = row_count(opened.footer, source.name)
     batches, encrypted = len(opened.row_groups), opened.encrypted_columns
     with Body(sink, on_bytes, digests) as body:
@@ -78,13 +78,6 @@ def decrypt_table(
         read_seconds=body.read_seconds,
         write_seconds=body.write_seconds,
     )
-
-
-def _expected_digests(opened: OpenedFile, segments: Segments, name: str) -> ExpectedDigests | None:
-    if opened.digests_entry is None:
-        return None
-    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
-    return ExpectedDigests(opened.digests_entry, in_plaintext, opened.row_groups.what, name)
 
 
 class _Decryption(TableWalk):

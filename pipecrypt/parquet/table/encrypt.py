@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
@@ -67,7 +67,6 @@ from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 __all__ = ["FileEncryption", "check_policy", "encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
-_NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 def encrypt_file(
@@ -227,7 +226,7 @@ class FileEncryption:
         self._rows += row_count(footer, source.name)
         self._source_bytes += source.size_bytes if part_bytes is None else part_bytes
 
-    def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
+    def finish(self, key_values: Mapping[bytes, bytes] | None = None) -> FileReport:
         """Write the footer and return the counts; at least one file was appended.
 
         Args:

@@ -46,7 +46,7 @@ from pipecrypt.parquet.footer.segments import (
     order_segments,
 )
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
-from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.pages.integrity import ExpectedDigests, expected_digests
 from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
@@ -248,7 +248,8 @@ class _Layout:
         if self.end >= opened.body_end + LOCKED_GAP_BYTES:
             self.end += LOCKED_GAP_BYTES
         self._segments = order_segments(parts, opened.body_end, opened.row_groups)
-        self.digests = self._expected_digests() if checks_digests else None
+        in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
+        self.digests = expected_digests(opened, in_plaintext) if checks_digests else None
 
     def _look_at(self, chunks: list[Chunk]) -> Iterator[Part]:
         for chunk in chunks:
@@ -290,13 +291,6 @@ class _Layout:
             what = self._opened.row_groups.what(segment.row_group, segment.column)
             raise FormatError(f"{what} has pages that reach over other parts")
         return ViewPart(segment.start, length, (segment.row_group, segment.column))
-
-    def _expected_digests(self) -> ExpectedDigests | None:
-        entry = self._opened.digests_entry
-        if entry is None:
-            return None
-        in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
-        return ExpectedDigests(entry, in_plaintext, self._opened.row_groups.what, self._opened.name)
 
     def _null_part(self, chunk: Chunk, rows: int) -> ViewPart:
         self._null_pages += max(1, -(-rows // PAGE_ROWS))
