@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
@@ -36,6 +36,7 @@ from pipecrypt.keys.schemes.keystore_document import (
     StoredKey,
     UnlockedKeystore,
     encode_keystore,
+    has_secret,
     new_keystore,
     parse_keystore,
     reprotected,
@@ -43,19 +44,19 @@ from pipecrypt.keys.schemes.keystore_document import (
 )
 from pipecrypt.keys.schemes.keystore_file import (
     KeyPlace,
-    KeystoreMemory,
-    LockedDirectory,
     ReadKeystore,
+    check_none_stood,
     find_versions,
     keystore_path,
+    last_counter,
     locate_key,
     locked_directory,
     master_key_id,
-    missing_secret,
     open_keystore,
     read_as_can_be,
     read_keystore,
     read_keystore_if_any,
+    remember,
 )
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.documents import decode_base64
@@ -77,7 +78,8 @@ __all__ = [
 ]
 
 # What the keystore is, of the present version -> the keys that it has from then on.
-Change = Callable[[UnlockedKeystore], Iterable[StoredKey]]
+Change: TypeAlias = Callable[[UnlockedKeystore], Iterable[StoredKey]]
+Put: TypeAlias = Callable[[bytes], None]  # writes the keystore whose directory is locked
 _LONGEST_LEAP: Final = 1_000_000  # changes since a backup was made; all that the counter holds are 9e15
 _logger = logging.getLogger(__name__)
 
@@ -116,13 +118,13 @@ def change_passphrase(path: Path, credentials: Credentials, kdf: KDFParameters |
         with (
             open_keystore(path, credentials) as unlocked,
             reprotected(unlocked, others, kdf or new_parameters()) as rehearsed,
-            locked_directory(path) as directory,
+            locked_directory(path) as put,
             open_keystore(path, credentials) as again,
         ):
             if again.document == unlocked.document:
-                return _write(path, credentials, directory, rehearsed, rehearsed.document.keys)
+                return _write(path, credentials, put, rehearsed, rehearsed.document.keys)
             with reprotected(again, others, kdf or new_parameters()) as fresh:
-                return _write(path, credentials, directory, fresh, fresh.document.keys)
+                return _write(path, credentials, put, fresh, fresh.document.keys)
     finally:
         credentials.forget()
         others.forget()
@@ -137,17 +139,16 @@ def accept_backup(path: Path, credentials: Credentials) -> KeystoreDocument:
     Raises:
         KeystoreError, PassphraseError, DamagedKeystoreError: as `create_key`, but for its age.
     """
-    memory = KeystoreMemory.of_user(credentials.environ)
     try:
         unlock_keystore(read_keystore(path), str(path), credentials).wipe()  # may wait for a person: before the lock
-        with locked_directory(path) as directory:
+        with locked_directory(path) as put:
             document = read_keystore(path)
             with (
                 unlock_keystore(document, str(path), credentials) as unlocked,
                 _of_present_version(unlocked, credentials) as present,
             ):
-                accepted = _counter_above(document.counter, memory.counter(document))
-                return _write(path, credentials, directory, present, present.document.keys, accepted=accepted)
+                accepted = _counter_above(document.counter, last_counter(document, credentials.environ))
+                return _write(path, credentials, put, present, present.document.keys, accepted=accepted)
     finally:
         credentials.forget()
 
@@ -169,28 +170,28 @@ def _change_keystore(
             return _make(path, credentials, change, new)
         with open_keystore(path, credentials) as unlocked, _of_present_version(unlocked, credentials) as present:
             change(present)
-        with locked_directory(path) as directory:
-            return _change(path, credentials, change, directory)
+        with locked_directory(path) as put:
+            return _change(path, credentials, change, put)
     finally:
         credentials.forget()
 
 
 def _make(path: Path, credentials: Credentials, change: Change, new: NewKeystore) -> KeystoreDocument:
     if not new.replaces_lost:
-        KeystoreMemory.of_user(credentials.environ).check_none_stood(path)
+        check_none_stood(path, credentials.environ)
     with new_keystore(str(uuid.uuid4()), str(path), credentials, new.kdf or new_parameters()) as empty:
         change(empty)
-        with locked_directory(path) as directory:
+        with locked_directory(path) as put:
             if read_keystore_if_any(path) is not None:  # another writer was faster: what is there is extended
-                return _change(path, credentials, change, directory)
-            made = _write(path, credentials, directory, empty, change(empty))
+                return _change(path, credentials, change, put)
+            made = _write(path, credentials, put, empty, change(empty))
     new.made(path)
     return made
 
 
-def _change(path: Path, credentials: Credentials, change: Change, directory: LockedDirectory) -> KeystoreDocument:
+def _change(path: Path, credentials: Credentials, change: Change, put: Put) -> KeystoreDocument:
     with open_keystore(path, credentials) as unlocked, _of_present_version(unlocked, credentials) as present:
-        document = _write(path, credentials, directory, present, change(present))
+        document = _write(path, credentials, put, present, change(present))
     if not unlocked.document.is_sealed:
         _logger.warning("keystore %s is sealed as a whole from now on; older releases cannot open it", path)
     return document
@@ -203,7 +204,7 @@ def _of_present_version(unlocked: UnlockedKeystore, credentials: Credentials) ->
 def _write(
     path: Path,
     credentials: Credentials,
-    directory: LockedDirectory,
+    put: Put,
     unlocked: UnlockedKeystore,
     keys: Iterable[StoredKey],
     *,
@@ -221,9 +222,9 @@ def _write(
         parse_keystore(data, str(path))  # never write what could not be read, such as one key too many
     except DamagedKeystoreError as error:
         raise KeystoreError(error.message, hint="nothing was changed") from error
-    directory.replace(data)
+    put(data)
     try:
-        KeystoreMemory.of_user(credentials.environ).remember(document, path, replaces=accepted is not None)
+        remember(document, path, credentials.environ, replaces=accepted is not None)
     except DamagedKeystoreError as error:  # the keystore is written, which no record undoes
         _logger.warning("keystore %s is written, and cannot be remembered: %s", path, error.message)
     return document
@@ -366,7 +367,7 @@ def read_keys(reference: str, credentials: Credentials) -> KeyList:
     except PassphraseError as error:
         read = ReadKeystore(read_keystore(path), error.message)  # a list widens nothing, and says so
     keys = read.document.keys if place is None else find_versions(read.document, place)
-    return KeyList(read.doubt is None, _entries_of(keys), read.doubt)
+    return KeyList(read.doubt is None, tuple(map(_entry, keys)), read.doubt)
 
 
 def _add_key(
@@ -394,7 +395,7 @@ def _add_key(
         return *unlocked.document.keys, unlocked.seal_key(entry, key)
 
     document = _change_keystore(place.path, credentials, change, keystore)
-    return _entries_of(document.keys[-1:])[0]
+    return _entry(document.keys[-1])
 
 
 def _check_addable(place: KeyPlace, key_type: KeyType, earlier: tuple[StoredKey, ...], *, new_version: bool) -> None:
@@ -445,16 +446,12 @@ def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
     )
 
 
-def _entries_of(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
-    """Return what is told about keys.
+def _entry(key: StoredKey) -> KeystoreEntry:
+    """Return what is told about a key.
 
     Raises:
-        KeystoreError: a public key is not valid.
+        KeystoreError: its public key is not valid.
     """
-    return tuple(_entry(key) for key in keys)
-
-
-def _entry(key: StoredKey) -> KeystoreEntry:
     try:
         return KeystoreEntry(
             name=key.name,
@@ -493,10 +490,10 @@ def find_doomed(
     """
     place = locate_key(parse_key_reference(reference))
     if not prove:
-        return _entries_of(_chosen(read_as_can_be(place.path, credentials).document, place, version))
+        return tuple(map(_entry, _chosen(read_as_can_be(place.path, credentials).document, place, version)))
     try:
         with open_keystore(place.path, credentials) as unlocked:
-            return _entries_of(_chosen(unlocked.document, place, version))
+            return tuple(map(_entry, _chosen(unlocked.document, place, version)))
     finally:
         credentials.forget()
 
@@ -513,7 +510,7 @@ def usable_beside(reference: str, credentials: Credentials, *, ask: bool) -> tup
         KeystoreError, PassphraseError, DamagedKeystoreError: as `find_doomed`.
     """
     place = locate_key(parse_key_reference(reference))
-    if not ask and missing_secret(place.path, credentials) is not None:
+    if not ask and not has_secret(read_keystore(place.path), str(place.path), credentials):
         return None
     with open_keystore(place.path, credentials) as unlocked:
         names = dict.fromkeys(key.name for key in unlocked.document.keys if not key.type.signs)
@@ -535,7 +532,7 @@ def remove_keys(reference: str, version: int | None, credentials: Credentials) -
         return tuple(key for key in unlocked.document.keys if key not in removed)
 
     _change_keystore(place.path, credentials, change)
-    return _entries_of(removed)
+    return tuple(map(_entry, removed))
 
 
 def retire_key(
@@ -586,7 +583,7 @@ def retire_key(
         return tuple(changed[0] if key == entry else key for key in unlocked.document.keys)
 
     _change_keystore(place.path, credentials, change)
-    return _entries_of(tuple(changed))[0]
+    return _entry(changed[0])
 
 
 def _chosen(document: KeystoreDocument, place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:

@@ -15,10 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
+from typing import ClassVar, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
+from pipecrypt.errors import IntegrityError, KeyReferenceError, MissingExtraError, RetiredKeyError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.vocabulary.context import Context
@@ -35,6 +35,7 @@ __all__ = [
     "KeyService",
     "KeyServices",
     "MasterKey",
+    "SealingMasterKey",
     "Wipeable",
     "WrappingMasterKey",
     "WrapsKeys",
@@ -208,6 +209,60 @@ class WrappingMasterKey(ABC):
     def __repr__(self) -> str:
         """Show the id."""
         return f"<{type(self).__name__} {self.id}>"
+
+
+class SealingMasterKey(WrappingMasterKey):
+    """A master key that seals KEKs bound to its label, its id and the context; see `bind_to_master_key`.
+
+    Args:
+        key_id: what data files store.
+        earlier: the versions before it.
+        is_retired: it opens what it sealed, and seals nothing more.
+    """
+
+    __slots__ = ("_earlier", "_is_retired")
+
+    label: ClassVar[bytes]
+    opens_here: ClassVar[bool] = True
+
+    def __init__(self, key_id: str, earlier: tuple[MasterKey, ...] = (), *, is_retired: bool = False) -> None:
+        """Keep them."""
+        super().__init__(key_id)
+        self._earlier = earlier
+        self._is_retired = is_retired
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the sealed form of a key that exists already.
+
+        Raises:
+            RetiredKeyError: this version is retired.
+        """
+        if self._is_retired:
+            raise RetiredKeyError(f"the newest version of master key {self._id} is retired")
+        return self._seal(key.expose_key_bytes(), bind_to_master_key(self.label, self._id, context))
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds.
+
+        Raises:
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+        try:
+            return DataKey(self._open(wrapped, bind_to_master_key(self.label, self._id, context)))
+        except (IntegrityError, ValueError) as error:
+            raise IntegrityError(
+                f"the key encryption key was not wrapped by master key {self._id} for this dataset"
+            ) from error
+
+    def earlier_versions(self) -> tuple[MasterKey, ...]:
+        """Return the versions before it."""
+        return self._earlier
+
+    @abstractmethod
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes: ...
+
+    @abstractmethod
+    def _open(self, sealed: bytes, info: bytes) -> bytes: ...
 
 
 def bind_to_master_key(label: bytes, master_key_id: str, context: Context) -> bytes:
