@@ -55,17 +55,15 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.schemes.caller import import_extra
-from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
+from pipecrypt.keys.service import SealingMasterKey
 from pipecrypt.keys.signers import WithPublicKey
-from pipecrypt.vocabulary.context import Context
-from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["MODULE_VARIABLE", "SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "TokenSigner", "parse_token_key"]
 
 MODULE_VARIABLE: Final = "PIPECRYPT_PKCS11_MODULE"
 _SCHEME: Final = "pkcs11"
-_KEK_LABEL: Final = b"pipecrypt pkcs11 kek v1"
 _WRAPPED_BYTES: Final = NONCE_BYTES + DATA_KEY_BYTES + TAG_BYTES
 _PSS_SALT_BYTES: Final = 32
 _TEXTS: Final = ("token", "manufacturer", "model", "serial", "object", "type")
@@ -138,10 +136,13 @@ def parse_token_key(reference: KeyReference, *, key_type: str) -> TokenKey:
     )
 
 
-class TokenMasterKey(WrappingMasterKey):
-    """A 256-bit AES key in a token. It owns its session, which `wipe` closes."""
+class TokenMasterKey(SealingMasterKey):
+    """A 256-bit AES key in a token. It owns its session, which `wipe` closes. Each seal or opening is one call."""
 
     __slots__ = ("_key", "_session")
+
+    label = b"pipecrypt pkcs11 kek v1"
+    opens_here = False
 
     def __init__(self, session: _TokenSession, key: Any, key_id: str) -> None:
         """Keep them."""
@@ -149,33 +150,18 @@ class TokenMasterKey(WrappingMasterKey):
         self._session = session
         self._key = key
 
-    def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the wrapped form of a key that exists already; one call to the token."""
-        nonce = random_bytes(NONCE_BYTES)
-        return nonce + self._session.encrypt(self._key, nonce, bytes(key.expose_key_bytes()), self._aad(context))
-
-    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
-        """Return the key that `wrapped` holds; one call to the token.
-
-        Raises:
-            KeyServiceError: the token failed or refused.
-            IntegrityError: `wrapped` was not made by this master key for `context`.
-        """
-        refusal = f"the key encryption key was not wrapped by master key {self.id} for this dataset"
-        if len(wrapped) != _WRAPPED_BYTES:
-            raise IntegrityError(refusal)
-        nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        try:
-            return DataKey(self._session.decrypt(self._key, nonce, sealed, self._aad(context)))
-        except (IntegrityError, ValueError) as error:
-            raise IntegrityError(refusal) from error
-
     def wipe(self) -> None:
         """Let go of the token; the last key of this process logs out."""
         self._session.close()
 
-    def _aad(self, context: Context) -> bytes:
-        return bind_to_master_key(_KEK_LABEL, self.id, context)
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes:
+        nonce = random_bytes(NONCE_BYTES)
+        return nonce + self._session.encrypt(self._key, nonce, bytes(key_bytes), info)
+
+    def _open(self, sealed: bytes, info: bytes) -> bytes:
+        if len(sealed) != _WRAPPED_BYTES:
+            raise IntegrityError(f"a wrapped key has {_WRAPPED_BYTES} bytes, not {len(sealed)}")
+        return self._session.decrypt(self._key, sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], info)
 
 
 class TokenSigner(WithPublicKey):
