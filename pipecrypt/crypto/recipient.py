@@ -52,7 +52,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey, Suite
 
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
 from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, read_private_pem
 from pipecrypt.errors import IntegrityError, UsageError
@@ -70,7 +69,6 @@ __all__ = [
     "RecipientKey",
     "encode_pem",
     "key_digest",
-    "new_seed",
     "parse_identity",
     "parse_recipient",
     "read_seed_pem",
@@ -214,11 +212,6 @@ class HPKEIdentity:
     def __reduce__(self) -> NoReturn:
         """Refuse: no key crosses a process border, and no second owner keeps one unwiped."""
         raise TypeError("an HPKEIdentity cannot be pickled or copied")
-
-
-def new_seed() -> DataKey:
-    """Return the seed of a fresh private key, of either algorithm."""
-    return DataKey(random_bytes(SEED_BYTES))
 
 
 def _suite(algorithm: RecipientAlgorithm) -> Suite:

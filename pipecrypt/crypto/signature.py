@@ -44,13 +44,9 @@ __all__ = [
     "Signature",
     "SignatureAlgorithm",
     "check_rsa",
-    "ecdsa_scheme",
     "is_encrypted_pem",
     "load_private_pem",
-    "new_signing_seed",
     "pem_text",
-    "pss_padding",
-    "pss_scheme",
     "public_pem",
     "read_private_pem",
 ]
@@ -88,9 +84,6 @@ class SignatureAlgorithm(StrEnum):
         return hashlib.new(self.digest_name, message).digest()
 
 
-_HASHES: Final = MappingProxyType(
-    {SignatureAlgorithm.ECDSA_P256: hashes.SHA256(), SignatureAlgorithm.ECDSA_P384: hashes.SHA384()}
-)
 _CURVES: Final = MappingProxyType(
     {"secp256r1": SignatureAlgorithm.ECDSA_P256, "secp384r1": SignatureAlgorithm.ECDSA_P384}
 )
@@ -132,12 +125,12 @@ class PublicKey:
 
     def _verify(self, message: bytes, signature: bytes) -> None:
         if isinstance(self._public, ec.EllipticCurvePublicKey):
-            self._public.verify(signature, message, ecdsa_scheme(self.algorithm))
+            self._public.verify(signature, message, _ECDSA[self.algorithm])
         elif isinstance(self._public, rsa.RSAPublicKey):
             # RFC 8017 8.1.2 step 1, which OpenSSL leaves out where the first bytes are zero.
             if len(signature) != (self._public.key_size + 7) // 8:
                 raise InvalidSignature
-            self._public.verify(signature, message, pss_padding(), pss_scheme())
+            self._public.verify(signature, message, _PSS, hashes.SHA256())
         else:
             self._public.verify(signature, message)
 
@@ -174,19 +167,12 @@ def check_rsa(public: rsa.RSAPublicKey, *, max_bits: int = _MAX_RSA_BITS) -> Non
         raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")
 
 
-def ecdsa_scheme(algorithm: SignatureAlgorithm) -> ec.ECDSA:
-    """Return how a curve signs: the hash is as long as the curve's order, never chosen by the signature."""
-    return ec.ECDSA(_HASHES[algorithm])
-
-
-def pss_scheme() -> hashes.HashAlgorithm:
-    """Return the one hash of RSA-PSS."""
-    return hashes.SHA256()
-
-
-def pss_padding() -> padding.PSS:
-    """Return the one padding of RSA-PSS. The salt's length is fixed: `AUTO` would accept any."""
-    return padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size)
+# How a curve signs: the hash is as long as the curve's order, never chosen by the signature.
+_ECDSA: Final = MappingProxyType(
+    {SignatureAlgorithm.ECDSA_P256: ec.ECDSA(hashes.SHA256()), SignatureAlgorithm.ECDSA_P384: ec.ECDSA(hashes.SHA384())}
+)
+# The one padding of RSA-PSS. The salt's length is fixed: `AUTO` would accept any.
+_PSS: Final = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size)
 
 
 def _parse(pem: str) -> _PublicObject:
@@ -304,8 +290,8 @@ class PrivateKey:
         if isinstance(self._secret, DataKey):
             return _from_seed(self.algorithm, self._secret).sign(message)
         if isinstance(self._secret, ec.EllipticCurvePrivateKey):
-            return self._secret.sign(message, ecdsa_scheme(self.algorithm))
-        return self._secret.sign(message, pss_padding(), pss_scheme())
+            return self._secret.sign(message, _ECDSA[self.algorithm])
+        return self._secret.sign(message, _PSS, hashes.SHA256())
 
     def wipe(self) -> None:
         """Overwrite a seed, or let go of OpenSSL's object. Safe to call twice."""
@@ -320,22 +306,6 @@ class PrivateKey:
     def __reduce__(self) -> NoReturn:
         """Refuse: no key crosses a process border, and no second owner keeps one unwiped."""
         raise TypeError("a PrivateKey cannot be pickled or copied")
-
-
-def new_signing_seed(algorithm: SignatureAlgorithm) -> DataKey:
-    """Return the seed of a fresh Ed25519 or ML-DSA-65 private key.
-
-    Raises:
-        UsageError: this OpenSSL lacks the algorithm.
-    """
-    try:
-        if algorithm is SignatureAlgorithm.ED25519:
-            return DataKey(Ed25519PrivateKey.generate().private_bytes_raw())
-        if algorithm is SignatureAlgorithm.MLDSA65:
-            return DataKey(MLDSA65PrivateKey.generate().private_bytes_raw())
-    except UnsupportedAlgorithm as error:
-        raise _unsupported(algorithm) from error
-    raise AssertionError(f"private keys of {algorithm} are not seeds")
 
 
 def public_pem(algorithm: SignatureAlgorithm, seed: DataKey) -> str:

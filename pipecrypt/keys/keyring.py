@@ -30,6 +30,7 @@ from pipecrypt.keys.service import (
     open_key_reference,
 )
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.printable import quoted
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = ["MAX_CACHED_KEKS", "KEKLimits", "Keyring", "RequestOrigin", "WrongKEKs"]
@@ -142,7 +143,6 @@ class WrongKEKs:
         return len(of_key or ())
 
 
-_SHOWN_CHARACTERS: Final = 200
 _Result = TypeVar("_Result")
 
 
@@ -287,7 +287,8 @@ class Keyring:
             key = keys.find_key(key_metadata, context)
             if key is not None:
                 return key
-        named = f"with key metadata {_shown(_as_text(key_metadata))}" if key_metadata else "without key metadata"
+        text = key_metadata.decode(errors="replace")
+        named = f"with key metadata {quoted(text)}" if text else "without key metadata"
         raise KeyNotFoundError(
             f"another program wrote the file, {named}; none of the configured keys fits: {self._configured()}",
             hint="list the key in a JSON file and pass static://FILE",
@@ -328,7 +329,7 @@ class Keyring:
             if key is not None:
                 return key
         raise KeyNotFoundError(
-            f"the file needs master key {_shown(master_key_id)}, which is not one of the configured keys: "
+            f"the file needs master key {quoted(master_key_id)}, which is not one of the configured keys: "
             f"{self._configured()}",
             hint="pass the key reference of that master key; pipecrypt inspect shows which keys a file needs",
         )
@@ -348,17 +349,8 @@ class Keyring:
             raise
         except Exception as error:
             # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
-            raise KeyServiceError(f"the key service of {_shown(str(what))} failed: {type(error).__name__}") from error
+            raise KeyServiceError(f"the key service of {quoted(str(what))} failed: {type(error).__name__}") from error
 
 
 def _seals_only(master_key: MasterKey) -> bool:
     return getattr(master_key, "seals_only", False)
-
-
-def _as_text(key_metadata: bytes) -> str:
-    return key_metadata[: 4 * _SHOWN_CHARACTERS].decode(errors="replace")
-
-
-def _shown(text: str) -> str:
-    # Escaped, because the text comes from a file and may hold control sequences of a terminal.
-    return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")

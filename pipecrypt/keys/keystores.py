@@ -17,8 +17,8 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
-from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, new_seed, read_seed_pem
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, read_seed_pem
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, public_pem
 from pipecrypt.errors import (
     ConflictError,
     DamagedKeystoreError,
@@ -306,7 +306,7 @@ def create_key(
     if key_type not in set(KeyType):
         raise UsageError(f"a keystore makes no keys of type {key_type!a}", hint=f"it makes {', '.join(KeyType)}")
     wanted = KeyType(key_type)
-    with _make_key(wanted) as key:
+    with DataKey(random_bytes(DATA_KEY_BYTES)) as key:  # or a seed, of whichever algorithm
         new = replace(keystore, kdf=kdf)
         return _add_key(place, wanted, key, credentials, new, new_version=new_version, created=clock())
 
@@ -412,12 +412,6 @@ def _check_addable(place: KeyPlace, key_type: KeyType, earlier: tuple[StoredKey,
         raise UsageError(
             f"{place.text} is of type {earlier[0].type}, not {key_type}", hint="a key's versions are of one type"
         )
-
-
-def _make_key(key_type: KeyType) -> DataKey:
-    if key_type is KeyType.AES256:
-        return DataKey(random_bytes(DATA_KEY_BYTES))
-    return new_seed() if key_type.is_identity else new_signing_seed(SignatureAlgorithm(key_type.value))
 
 
 def _public_key(key_type: KeyType, key: DataKey) -> str | None:

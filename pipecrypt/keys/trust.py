@@ -24,13 +24,13 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
 from pipecrypt.keys.signers import SigningServices, read_version_keys
 from pipecrypt.vocabulary.clock import utc_text
+from pipecrypt.vocabulary.printable import quoted
 
 __all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "TrustedKeys"]
 
 # At worst each signature is tried with each key: some seconds, of which a stranger who writes signatures decides.
 MAX_SIGNATURES: Final = 64
 MAX_TRUSTED_KEYS: Final = 1024
-_SHOWN_CHARACTERS: Final = 64
 _SHOWN_IGNORED: Final = 4
 _PEM: Final = "pem"
 _MAX_PATH_CHARACTERS: Final = 4096
@@ -164,7 +164,10 @@ class TrustedKeys:
             key_id = self._signer_of(message, signature)  # (2), (3)
             if key_id is None:
                 ignored.append(signature.key_id)
-                _logger.info("no trusted key made the signature of %s; it is ignored", _shown(signature.key_id))
+                _logger.info(
+                    "no trusted key made the signature of %s; it is ignored",
+                    quoted(signature.key_id),
+                )
             else:
                 signed[key_id] = None  # (4)
         retired = self._retired_by_then(signed, signed_at)  # (5)
@@ -221,12 +224,12 @@ class TrustedKeys:
         if not given:
             return NotTrustedError("there is no signature")
         if retired and (since := self._keys[retired[0]].retired) is not None:
-            shown = f"{_shown(retired[0])} signed it, and is retired since {utc_text(since)}"
+            shown = f"{quoted(retired[0])} signed it, and is retired since {utc_text(since)}"
             return NotTrustedError(
                 f"{votes} of {self.threshold} trusted parties signed; {shown}",
                 hint="what it signed before counts, where it says so: take the newest version from its writer",
             )
-        shown = ", ".join(_shown(key_id) for key_id in ignored[:_SHOWN_IGNORED])
+        shown = ", ".join(quoted(key_id) for key_id in ignored[:_SHOWN_IGNORED])
         more = ", ..." if len(ignored) > _SHOWN_IGNORED else ""
         others = f"; no trusted key made those that claim to be of {shown}{more}" if ignored else ""
         return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")
@@ -288,8 +291,3 @@ def _path_name(text: str) -> str:
     if not text.isprintable() or len(text) > _MAX_PATH_CHARACTERS or _LIKE_A_KEY.fullmatch(text):
         return f"the text of {len(text)} characters given as public key file"
     return f"public key file {text or '(no name)'}"
-
-
-def _shown(key_id: str) -> str:
-    # Escaped, because the text comes from a file and may hold control sequences of a terminal.
-    return ascii(key_id if len(key_id) <= _SHOWN_CHARACTERS else key_id[:_SHOWN_CHARACTERS] + "...")

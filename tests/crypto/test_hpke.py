@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from pipecrypt.crypto.recipient import (
     HPKERecipient,
     RecipientAlgorithm,
     key_digest,
-    new_seed,
     parse_recipient,
 )
 from pipecrypt.errors import IntegrityError, UsageError
@@ -43,7 +43,7 @@ both = pytest.mark.parametrize("algorithm", list(_KEMS))
 
 
 def _identity(algorithm: RecipientAlgorithm, seed: bytes | None = None) -> HPKEIdentity:
-    return HPKEIdentity(algorithm, new_seed() if seed is None else DataKey(seed))
+    return HPKEIdentity(algorithm, DataKey(os.urandom(32)) if seed is None else DataKey(seed))
 
 
 @pytest.mark.parametrize("vector", _KNOWN, ids=lambda vector: f"{vector['origin']}-{vector['aead_id']}")
@@ -200,7 +200,7 @@ def test_an_openssl_without_ml_kem_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     raw = _identity(RecipientAlgorithm.MLKEM768X25519).public_key.raw
     monkeypatch.setattr(recipient, "MLKEM768PrivateKey", _Lacking)
     monkeypatch.setattr(recipient, "MLKEM768PublicKey", _Lacking)
-    seed = new_seed()
+    seed = DataKey(os.urandom(32))
     with pytest.raises(UsageError):
         HPKEIdentity(RecipientAlgorithm.MLKEM768X25519, seed)
     with pytest.raises(RuntimeError):

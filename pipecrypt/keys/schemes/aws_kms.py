@@ -107,7 +107,6 @@ _ALGORITHMS: Final[Mapping[SignatureAlgorithm, str]] = {
 # Answers hold keys in the clear; these write whole answers and signed headers into their debug logs.
 _LOGGERS: Final = ("botocore.auth", "botocore.credentials", "botocore.endpoint", "botocore.parsers", "botocore.utils")
 _MAX_SHOWN_CHARACTERS: Final = 500
-_REFUSED: Final = "AWS KMS refused {action} ({shown})"
 _STATE_HINT: Final = "aws kms describe-key shows the state of the key; then run again"
 _ENDPOINT_HINT: Final = "check the endpoint: something stands between"
 _THROTTLES: Final = frozenset(
@@ -139,47 +138,40 @@ _RULES: Final = (
     ),
     Rule(
         codes=_THROTTLES,
-        message=_REFUSED,
         hint="the account calls too often: run fewer workers, give max_calls_per_second, or ask AWS for a higher quota",
         passes=True,
     ),
-    Rule(codes=_PASSING, message=_REFUSED, hint=_STATE_HINT, passes=True),
-    Rule(statuses=range(500, 600), message=_REFUSED, hint=_STATE_HINT, passes=True),
+    Rule(codes=_PASSING, hint=_STATE_HINT, passes=True),
+    Rule(statuses=range(500, 600), hint=_STATE_HINT, passes=True),
     Rule(
-        codes=frozenset({"InvalidCiphertextException", "IncorrectKeyException"}),
+        codes={"InvalidCiphertextException", "IncorrectKeyException"},
         message="the key encryption key was not wrapped by this key for this dataset",
         error=IntegrityError,
     ),
     Rule(
-        codes=frozenset({"NotFoundException"}),
+        codes={"NotFoundException"},
         message="AWS KMS has no such key here",
         hint="check account and region; what was deleted never returns",
         error=KeyNotFoundError,
     ),
     Rule(
-        codes=frozenset({"InvalidKeyUsageException"}),
+        codes={"InvalidKeyUsageException"},
         message="the key is not for {action}",
         hint="name a symmetric key to encrypt, another to sign",
         error=UsageError,
     ),
-    Rule(
-        codes=frozenset({"AccessDeniedException"}),
-        message=_REFUSED,
-        hint="allow kms:{action} on the key to this identity",
-    ),
+    Rule(codes={"AccessDeniedException"}, hint="allow kms:{action} on the key to this identity"),
     Rule(
         codes=_REFUSED_CREDENTIALS,
-        message=_REFUSED,
         hint="log in again and check this machine's clock; aws sts get-caller-identity shows who you are",
     ),
-    Rule(codes=frozenset({"DisabledException"}), message=_REFUSED, hint="aws kms enable-key switches it on again"),
+    Rule(codes={"DisabledException"}, hint="aws kms enable-key switches it on again"),
     Rule(
-        codes=frozenset({"KMSInvalidStateException"}),
-        message=_REFUSED,
+        codes={"KMSInvalidStateException"},
         hint="aws kms describe-key shows its state; one that waits for deletion: aws kms cancel-key-deletion, "
         "enable-key",
     ),
-    Rule(message=_REFUSED, hint=_STATE_HINT),
+    Rule(hint=_STATE_HINT),
 )
 
 
@@ -418,7 +410,9 @@ class _KMSClient(Caller):
     __slots__ = ("_client", "place")
 
     def __init__(self, client: Any, place: AWSKeyPlace, patience: Patience, rate: CallRate) -> None:
-        super().__init__(place.text, _RULES, patience=patience, describe=self._described, loggers=_LOGGERS, rate=rate)
+        super().__init__(
+            place.text, "AWS KMS", _RULES, patience=patience, describe=self._described, loggers=_LOGGERS, rate=rate
+        )
         self._client = client
         self.place = place
 

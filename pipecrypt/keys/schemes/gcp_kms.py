@@ -89,12 +89,11 @@ _LOGGERS: Final = (
 )
 _LOGIN_HINT: Final = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
 _BUSY_HINT: Final = "the service is busy, or the project's quota is used up"
-_REFUSED: Final = "Cloud KMS refused {action} ({shown})"
 _RETRYABLE: Final = "retryable"
 _RULES: Final = (
     Rule(
         kind=FailureKind.NO_LOGIN,
-        codes=frozenset({_RETRYABLE}),
+        codes={_RETRYABLE},
         message="Google refuses the credentials ({shown})",
         hint=_LOGIN_HINT,
         passes=True,
@@ -106,31 +105,30 @@ _RULES: Final = (
         hint="check the network, then run again",
         passes=True,
     ),
-    Rule(statuses=BUSY_STATUSES, message=_REFUSED, hint=_BUSY_HINT, passes=True),
-    Rule(words=("checksum",), message=_REFUSED, hint=_BUSY_HINT, passes=True),
+    Rule(statuses=BUSY_STATUSES, hint=_BUSY_HINT, passes=True),
+    Rule(words=("checksum",), hint=_BUSY_HINT, passes=True),
     Rule(
-        statuses=frozenset({401, 403}),
-        message=_REFUSED,
+        statuses={401, 403},
         hint="grant the permission to {action} on the key to this identity; a key that is missing is told so too",
     ),
     Rule(
-        statuses=frozenset({404}),
+        statuses={404},
         message="Cloud KMS has no such key",
         hint="check project, location, key ring and key",
         error=KeyNotFoundError,
     ),
     Rule(
-        codes=frozenset({"FAILED_PRECONDITION"}),
+        codes={"FAILED_PRECONDITION"},
         message="this version of the key is disabled or destroyed",
         hint="gcloud kms keys versions list shows the state of each version; only enabled ones are used",
     ),
     Rule(
-        codes=frozenset({"INVALID_ARGUMENT"}),
-        actions=frozenset({"decrypt"}),
+        codes={"INVALID_ARGUMENT"},
+        actions={"decrypt"},
         message="the key encryption key was not wrapped by this master key for this dataset",
         error=IntegrityError,
     ),
-    Rule(message=_REFUSED),
+    Rule(),
 )
 
 
@@ -322,7 +320,7 @@ class _GCPClient(Caller):
     __slots__ = ("_client",)
 
     def __init__(self, client: Any, text: str, patience: Patience) -> None:
-        super().__init__(text, _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
+        super().__init__(text, "Cloud KMS", _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
         self._client = client
 
     def ask(self, method: str, request: Mapping[str, object], read: Callable[[Any], _Result]) -> _Result:

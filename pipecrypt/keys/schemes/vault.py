@@ -93,7 +93,7 @@ _RULES: Final = (
         hint="name the certificate of its authority in VAULT_CACERT",
     ),
     Rule(
-        statuses=frozenset({429}),
+        statuses={429},
         message="the server has too many requests (status {shown})",
         hint="look at vault status, then run again",
         passes=True,
@@ -105,7 +105,7 @@ _RULES: Final = (
         passes=True,
     ),
     Rule(
-        statuses=frozenset({404}),
+        statuses={404},
         message="the server has no such key",
         hint="check mount, namespace and name of the key",
         error=KeyNotFoundError,
@@ -117,7 +117,7 @@ _RULES: Final = (
         error=KeyNotFoundError,
     ),
     Rule(
-        statuses=frozenset({401, 403}),
+        statuses={401, 403},
         message="the server denied it (status {shown})",
         hint="the token may have expired, or its policy lacks a path that the documentation lists",
     ),
@@ -372,7 +372,7 @@ class _VaultServer(Caller):
     __slots__ = ("_headers", "_server_name", "_tls", "place")
 
     def __init__(self, place: VaultPlace, environ: Mapping[str, str], patience: Patience) -> None:
-        super().__init__(place.text, _RULES, patience=patience, describe=_describe)
+        super().__init__(place.text, "the server", _RULES, patience=patience, describe=_describe)
         self.place = place
         self._headers = {"X-Vault-Request": "true", "X-Vault-Token": _token(environ)}
         if place.namespace:
