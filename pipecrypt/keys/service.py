@@ -18,7 +18,15 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.errors import IntegrityError, KeyReferenceError, MissingExtraError, RetiredKeyError, UsageError
+from pipecrypt.errors import (
+    IntegrityError,
+    KeyReferenceError,
+    KeyServiceError,
+    MissingExtraError,
+    PipecryptError,
+    RetiredKeyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.vocabulary.context import Context
@@ -47,6 +55,7 @@ __all__ = [
     "known_schemes",
     "list_sibling_keys",
     "load_key_service",
+    "mapped_errors",
     "open_key_reference",
     "provided_key_service",
 ]
@@ -394,6 +403,22 @@ def provided_key_service(scheme: str, service: object) -> Iterator[None]:
         yield
     finally:
         del _PROVIDED[scheme]
+
+
+@contextmanager
+def mapped_errors(what: str) -> Iterator[None]:
+    """Let only errors of our own leave a call to a key service; `what` is its key.
+
+    Raises:
+        KeyServiceError: in the place of an exception that a plug-in should have mapped. Its text may hold anything, so
+            it is not repeated.
+    """
+    try:
+        yield
+    except PipecryptError:
+        raise
+    except Exception as error:
+        raise KeyServiceError(f"the key service of {what} failed: {type(error).__name__}") from error
 
 
 def _plugged_in() -> dict[str, EntryPoint]:

@@ -25,8 +25,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
-from pipecrypt.keys.keks import KEKCache, WritingKEKs
-from pipecrypt.keys.keyring import KEKLimits, Keyring, RequestOrigin, WrongKEKs
+from pipecrypt.keys.keyring import KEKCache, KEKLimits, Keyring, RequestOrigin, WritingKEKs, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,

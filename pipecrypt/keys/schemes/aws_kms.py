@@ -43,6 +43,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -62,20 +63,12 @@ from pipecrypt.keys.schemes.caller import (
     quiet_loggers,
     take_data_key,
 )
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.service import WrappingMasterKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = [
-    "SERVICE",
-    "AWSKMSService",
-    "AWSKeyPlace",
-    "AWSMasterKey",
-    "AWSSigner",
-    "is_same_key",
-    "parse_key_arn",
-    "read_reference",
-]
+__all__ = ["SERVICE", "AWSKMSService", "AWSMasterKey"]
 
 _DEFAULT_CALLS_PER_SECOND: Final = 50.0
 _MAX_CALLS_PER_SECOND: Final = 10_000.0
@@ -254,7 +247,7 @@ def check_endpoint(url: str, text: str) -> None:
         )
 
 
-class AWSMasterKey:
+class AWSMasterKey(WrappingMasterKey):
     """A symmetric KMS key. It holds no key bytes: those never leave AWS.
 
     The wrapped form of a KEK is the `CiphertextBlob` as AWS made it.
@@ -264,22 +257,17 @@ class AWSMasterKey:
         arn: the key.
     """
 
-    __slots__ = ("_arn", "_client")
+    __slots__ = ("_client",)
 
     def __init__(self, client: _KMSClient, arn: str) -> None:
         """Keep them; nothing is called."""
+        super().__init__(arn)
         self._client = client
-        self._arn = arn
-
-    @property
-    def id(self) -> str:
-        """The key ARN."""
-        return self._arn
 
     def opens_for(self, master_key_id: str) -> bool:
         """Say whether an id from a file names this key, or the same multi-Region key in another region."""
         other = parse_key_arn(master_key_id)
-        return other is not None and is_same_key(self._arn, other)
+        return other is not None and is_same_key(self.id, other)
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form; one `GenerateDataKey`."""
@@ -304,13 +292,9 @@ class AWSMasterKey:
             raise IntegrityError(f"{text}: the wrapped key has {len(wrapped)} bytes, which AWS KMS never makes")
         return self._data_key(self._ask("Decrypt", CiphertextBlob=wrapped, EncryptionContext=_bound(context)))
 
-    def __repr__(self) -> str:
-        """Show the ARN."""
-        return f"<AWSMasterKey {self._arn}>"
-
     def _ask(self, action: str, **parameters: object) -> Mapping[str, object]:
         answer = self._client.ask(action, KeyId=self.id, **parameters)
-        self._client.check_key(answer, "KeyId", self._arn)
+        self._client.check_key(answer, "KeyId", self.id)
         return answer
 
     def _wrapped(self, answer: Mapping[str, object]) -> bytes:
@@ -323,29 +307,17 @@ class AWSMasterKey:
         return take_data_key(bytearray(key_bytes), refusal)
 
 
-class AWSSigner(WithPublicKey):
-    """An asymmetric KMS key that signs. The message is digested here; only its digest goes to AWS."""
-
-    __slots__ = ("_arn", "_client")
-
-    def __init__(self, client: _KMSClient, arn: str, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._client = client
-        self._arn = arn
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`, ECDSA in DER; one `Sign`."""
-        algorithm = self._public_key.algorithm
-        answer = self._client.ask(
-            "Sign",
-            KeyId=self._arn,
-            Message=algorithm.digest(message),
-            MessageType="DIGEST",
-            SigningAlgorithm=_ALGORITHMS[algorithm],
-        )
-        self._client.check_key(answer, "KeyId", self._arn)
-        return self._client.read_bytes(answer, "Signature", at_most=_MAX_SIGNATURE_BYTES)
+def _sign(client: _KMSClient, arn: str, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message`, ECDSA in DER; one `Sign`. Only the digest of the message goes to AWS."""
+    answer = client.ask(
+        "Sign",
+        KeyId=arn,
+        Message=algorithm.digest(message),
+        MessageType="DIGEST",
+        SigningAlgorithm=_ALGORITHMS[algorithm],
+    )
+    client.check_key(answer, "KeyId", arn)
+    return client.read_bytes(answer, "Signature", at_most=_MAX_SIGNATURE_BYTES)
 
 
 class AWSKMSService:
@@ -374,7 +346,7 @@ class AWSKMSService:
         client = self._client(reference)
         return AWSMasterKey(client, client.place.arn or _look_up(client))
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> AWSSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Return a signing key, with one `GetPublicKey`.
 
         Raises:
@@ -382,7 +354,8 @@ class AWSKMSService:
             PipecryptError: as `open_key`.
         """
         client = self._client(reference)
-        return AWSSigner(client, *_public_key(client))
+        arn, public_key = _public_key(client)
+        return ServiceSigner(public_key, partial(_sign, client, arn, public_key.algorithm))
 
     def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
         """Return the public key of a signing key; it has one version. Raises what `open_signer` raises."""

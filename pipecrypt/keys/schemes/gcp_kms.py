@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -47,12 +48,12 @@ from pipecrypt.keys.schemes.caller import (
     take_data_key,
 )
 from pipecrypt.keys.service import WrappingMasterKey
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey", "GCPSigner", "crc32c"]
+__all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey", "crc32c"]
 
 _Result = TypeVar("_Result")
 _NAME: Final = re.compile(
@@ -198,42 +199,25 @@ class GCPMasterKey(WrappingMasterKey):
         return take_data_key(key_bytes, self._client.refusal("the answer of Cloud KMS holds no 256-bit key"))
 
 
-class GCPSigner(WithPublicKey):
-    """One version of a signing key.
+def _sign(client: _GCPClient, name: str, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message` by the version of a key; one `AsymmetricSign`."""
 
-    Args:
-        client: of the service.
-        name: the resource name of the version.
-        public_key: of that version, as Google told it.
-    """
-
-    __slots__ = ("_client", "_name")
-
-    def __init__(self, client: _GCPClient, name: str, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._client = client
-        self._name = name
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one `AsymmetricSign`."""
-        algorithm = self._public_key.algorithm
-        if algorithm is SignatureAlgorithm.ED25519:
-            sent: dict[str, object] = {"data": message, "data_crc32c": crc32c(message)}
-        else:
-            digest = algorithm.digest(message)
-            sent = {"digest": {algorithm.digest_name: digest}, "digest_crc32c": crc32c(digest)}
-        return self._client.ask("asymmetric_sign", {"name": self._name, **sent}, self._signature)
-
-    def _signature(self, answer: Any) -> bytes:
+    def read(answer: Any) -> bytes:
         signature = bytes(answer.signature)
-        self._client.check_name(answer, self._name)
+        client.check_name(answer, name)
         if not 1 <= len(signature) <= _MAX_SIGNATURE_BYTES:
-            raise self._client.refusal("the answer of Cloud KMS holds no signature")
+            raise client.refusal("the answer of Cloud KMS holds no signature")
         was_received = answer.verified_digest_crc32c or answer.verified_data_crc32c
         if not was_received or answer.signature_crc32c != crc32c(signature):
-            raise self._client.damaged()
+            raise client.damaged()
         return signature
+
+    if algorithm is SignatureAlgorithm.ED25519:
+        sent: dict[str, object] = {"data": message, "data_crc32c": crc32c(message)}
+    else:
+        digest = algorithm.digest(message)
+        sent = {"digest": {algorithm.digest_name: digest}, "digest_crc32c": crc32c(digest)}
+    return client.ask("asymmetric_sign", {"name": name, **sent}, read)
 
 
 class GCPKMSService:
@@ -262,7 +246,7 @@ class GCPKMSService:
         match = _parse(reference)
         return GCPMasterKey(self._client(reference), match["key"], match["version"] or "")
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> GCPSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Return a signing key, with one `GetPublicKey`.
 
         Raises:
@@ -287,7 +271,8 @@ class GCPKMSService:
                 raise client.damaged()
             return _public_key(pem, getattr(answer.algorithm, "name", ""), reference.text)
 
-        return GCPSigner(client, name, client.ask("get_public_key", {"name": name}, read))
+        public_key = client.ask("get_public_key", {"name": name}, read)
+        return ServiceSigner(public_key, partial(_sign, client, name, public_key.algorithm))
 
     def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
         """Return the public key of the version that is named. Raises what `open_signer` raises."""

@@ -36,6 +36,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes
@@ -56,11 +57,11 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.schemes.caller import import_extra
 from pipecrypt.keys.service import SealingMasterKey
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES
 from pipecrypt.vocabulary.state import take_lock
 
-__all__ = ["MODULE_VARIABLE", "SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "TokenSigner", "parse_token_key"]
+__all__ = ["MODULE_VARIABLE", "SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "parse_token_key"]
 
 MODULE_VARIABLE: Final = "PIPECRYPT_PKCS11_MODULE"
 _SCHEME: Final = "pkcs11"
@@ -164,30 +165,15 @@ class TokenMasterKey(SealingMasterKey):
         return self._session.decrypt(self._key, sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], info)
 
 
-class TokenSigner(WithPublicKey):
-    """A private key in a token that signs. It owns its session, which `wipe` closes."""
-
-    __slots__ = ("_key", "_session")
-
-    def __init__(self, session: _TokenSession, key: Any, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._session = session
-        self._key = key
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one call to the token."""
-        p11, algorithm = _package(), self._public_key.algorithm
-        if algorithm is SignatureAlgorithm.RSA_PSS:
-            parameters = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
-            return self._session.sign(self._key, message, p11.Mechanism.SHA256_RSA_PKCS_PSS, parameters)
-        # Digested here, because CKM_ECDSA is what all tokens have; they return r || s.
-        signature = self._session.sign(self._key, algorithm.digest(message), p11.Mechanism.ECDSA)
-        return bytes(p11.util.ec.encode_ecdsa_signature(signature))
-
-    def wipe(self) -> None:
-        """Let go of the token; the last key of this process logs out."""
-        self._session.close()
+def _sign(session: _TokenSession, key: Any, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message`; one call to the token."""
+    p11 = _package()
+    if algorithm is SignatureAlgorithm.RSA_PSS:
+        parameters = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
+        return session.sign(key, message, p11.Mechanism.SHA256_RSA_PKCS_PSS, parameters)
+    # Digested here, because CKM_ECDSA is what all tokens have; they return r || s.
+    signature = session.sign(key, algorithm.digest(message), p11.Mechanism.ECDSA)
+    return bytes(p11.util.ec.encode_ecdsa_signature(signature))
 
 
 class TokenService:
@@ -219,13 +205,14 @@ class TokenService:
             session.close()
             raise
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> TokenSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Log in, and find a private key and its public half; errors as in `open_key`."""
         wanted = parse_token_key(reference, key_type="private")
         session = _open_token(wanted, credentials)
         try:
             key = session.find_key(wanted, private=True)
-            return TokenSigner(session, key, _public_key(session, key, wanted))
+            public_key = _public_key(session, key, wanted)
+            return ServiceSigner(public_key, partial(_sign, session, key, public_key.algorithm), session.close)
         except BaseException:
             session.close()
             raise

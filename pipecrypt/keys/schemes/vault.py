@@ -35,6 +35,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
@@ -55,12 +56,12 @@ from pipecrypt.keys.schemes.caller import (
     take_data_key,
 )
 from pipecrypt.keys.service import WrappingMasterKey
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["SERVICE", "VaultAddress", "VaultMasterKey", "VaultPlace", "VaultService", "VaultSigner", "locate_vault_key"]
+__all__ = ["SERVICE", "VaultAddress", "VaultMasterKey", "VaultPlace", "VaultService", "locate_vault_key"]
 
 _DEFAULT_PORT: Final = 8200
 _LOCATION: Final = re.compile(
@@ -270,34 +271,16 @@ class VaultMasterKey(WrappingMasterKey):
         return take_data_key(key_bytes, self._server.refusal("the server's answer holds no 256-bit key"))
 
 
-class VaultSigner(WithPublicKey):
-    """One version of a signing key.
-
-    Args:
-        server: the connection.
-        version: of the key.
-        public_key: of that version.
-    """
-
-    __slots__ = ("_server", "_version")
-
-    def __init__(self, server: _VaultServer, version: int, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._server = server
-        self._version = version
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one request."""
-        members = {"key_version": self._version, **_input(self._public_key.algorithm, message)}
-        answer = self._server.ask("sign", members)
-        try:
-            match = _VERSIONED.fullmatch(answer.text("signature", max_characters=_MAX_SIGNATURE_CHARACTERS))
-            if match is None or int(match["version"]) != self._version:
-                raise ValueError("another version")
-            return decode_base64(match["value"])
-        except (DocumentError, ValueError):
-            raise self._server.refusal("the server's answer holds no signature") from None
+def _sign(server: _VaultServer, version: int, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message` by one version of a key; one request."""
+    answer = server.ask("sign", {"key_version": version, **_input(algorithm, message)})
+    try:
+        match = _VERSIONED.fullmatch(answer.text("signature", max_characters=_MAX_SIGNATURE_CHARACTERS))
+        if match is None or int(match["version"]) != version:
+            raise ValueError("another version")
+        return decode_base64(match["value"])
+    except (DocumentError, ValueError):
+        raise server.refusal("the server's answer holds no signature") from None
 
 
 class VaultService:
@@ -335,7 +318,7 @@ class VaultService:
             )
         return VaultMasterKey(server, is_derived=is_derived)
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> VaultSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Ask the server for the public key of the newest version; one request.
 
         Raises:
@@ -355,9 +338,10 @@ class VaultService:
                     hint=f"make one of type ecdsa-p256: vault write {server.place.path('keys')} type=ecdsa-p256",
                 )
             version = answer.integer("latest_version")
-            return VaultSigner(server, version, _public_key(answer, version, key_type))
+            public_key = _public_key(answer, version, key_type)
         except (DocumentError, ValueError) as error:
             raise server.refusal(f"the server's answer holds no public key: {error}") from None
+        return ServiceSigner(public_key, partial(_sign, server, version, public_key.algorithm))
 
     def _server(self, reference: KeyReference, credentials: Credentials) -> _VaultServer:
         return _VaultServer(locate_vault_key(reference, credentials.environ), credentials.environ, self._patience)
