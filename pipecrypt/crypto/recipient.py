@@ -141,18 +141,6 @@ class HPKERecipient:
         self.raw: Final = raw
         self._public: Final = _public_object(algorithm, raw)
 
-    @classmethod
-    def from_spki(cls, spki: bytes) -> HPKERecipient | None:
-        """Return the key of a DER SubjectPublicKeyInfo, or None where it is of another algorithm.
-
-        Raises:
-            UsageError: it is one of ours and malformed.
-        """
-        for algorithm, head in _SPKI_HEADS.items():
-            if spki.startswith(head):
-                return cls(algorithm, spki[len(head) :])
-        return None
-
     @property
     def spki(self) -> bytes:
         """The DER SubjectPublicKeyInfo."""
@@ -381,9 +369,9 @@ def parse_recipient(pem: str) -> RecipientKey:
     """
     block = _PUBLIC.search(pem)
     spki = None if block is None else _decode(block[1])
-    recipient = None if spki is None else HPKERecipient.from_spki(spki)
-    if recipient is not None:
-        return recipient
+    for algorithm, head in _SPKI_HEADS.items():
+        if spki is not None and spki.startswith(head):
+            return HPKERecipient(algorithm, spki[len(head) :])
     try:
         public = serialization.load_pem_public_key(pem.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +56,7 @@ from pipecrypt.keys.schemes.keystore_file import (
     read_as_can_be,
     read_keystore,
     read_keystore_if_any,
+    read_versions,
     remember,
 )
 from pipecrypt.vocabulary.clock import utc_now, utc_text
@@ -302,7 +303,7 @@ def create_key(
         PassphraseError: passphrase or key file is missing or wrong; nothing was written.
         KeystoreError: the keystore is malformed, cannot be written, or is gone from where it was seen before.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     if key_type not in set(KeyType):
         raise UsageError(f"a keystore makes no keys of type {key_type!a}", hint=f"it makes {', '.join(KeyType)}")
     wanted = KeyType(key_type)
@@ -336,7 +337,7 @@ def import_key(
     Raises:
         UsageError: `data` is not such a key.
     """
-    place, (key_type, key) = locate_key(parse_key_reference(reference)), _read_key(data)
+    place, (key_type, key) = locate_key(reference), _read_key(data)
     with key:
         new = replace(keystore, kdf=kdf)
         return _add_key(place, key_type, key, credentials, new, new_version=new_version, created=clock())
@@ -482,14 +483,12 @@ def find_doomed(
         KeyNotFoundError: it has no such key, or no such version of it.
         KeyReferenceError: the reference is malformed, or names no key.
     """
-    place = locate_key(parse_key_reference(reference))
-    if not prove:
-        return tuple(map(_entry, _chosen(read_as_can_be(place.path, credentials).document, place, version)))
+    place = locate_key(reference)
     try:
-        with open_keystore(place.path, credentials) as unlocked:
-            return tuple(map(_entry, _chosen(unlocked.document, place, version)))
+        versions, _ = read_versions(place, credentials, prove=prove)
     finally:
         credentials.forget()
+    return tuple(map(_entry, _chosen(versions, place, version)))
 
 
 def usable_beside(reference: str, credentials: Credentials, *, ask: bool) -> tuple[str, ...] | None:
@@ -503,7 +502,7 @@ def usable_beside(reference: str, credentials: Credentials, *, ask: bool) -> tup
     Raises:
         KeystoreError, PassphraseError, DamagedKeystoreError: as `find_doomed`.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     if not ask and not has_secret(read_keystore(place.path), str(place.path), credentials):
         return None
     with open_keystore(place.path, credentials) as unlocked:
@@ -517,12 +516,12 @@ def remove_keys(reference: str, version: int | None, credentials: Credentials) -
     Raises:
         PassphraseError: passphrase or key file is missing or wrong; nothing was removed.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     removed: tuple[StoredKey, ...] = ()
 
     def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
         nonlocal removed
-        removed = _chosen(unlocked.document, place, version)
+        removed = _chosen(find_versions(unlocked.document, place), place, version)
         return tuple(key for key in unlocked.document.keys if key not in removed)
 
     _change_keystore(place.path, credentials, change)
@@ -556,7 +555,7 @@ def retire_key(
         PassphraseError: passphrase or key file is missing or wrong; nothing was changed.
         KeystoreError, DamagedKeystoreError: as `find_doomed`.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     now = clock()
     moment = now if at is None else at
     if moment > now:
@@ -567,7 +566,7 @@ def retire_key(
     changed: list[StoredKey] = []
 
     def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
-        (entry,) = _chosen(unlocked.document, place, version)
+        (entry,) = _chosen(find_versions(unlocked.document, place), place, version)
         if entry.retired is not None and entry.retired <= since:
             raise ConflictError(
                 f"{place.text}: version {version} is retired already, since {entry.retired}",
@@ -580,8 +579,7 @@ def retire_key(
     return _entry(changed[0])
 
 
-def _chosen(document: KeystoreDocument, place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:
-    versions = find_versions(document, place)
+def _chosen(versions: Sequence[StoredKey], place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:
     found = tuple(each for each in versions if version in (None, each.version))
     if not found:
         there = ", ".join(str(each) for each in sorted(each.version for each in versions))

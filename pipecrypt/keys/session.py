@@ -188,10 +188,10 @@ class KeySession:
         Args:
             key_metadata: as the file has it; b"" where it has none.
             context: what the reader opened.
-            external: returns the entries of the file's external key material; see `for_file`.
+            external: returns the entries of the file's external key material; see `FileKeys`.
             grants: finds grants of a KEK; asked only where the master key that the file names does not open it.
             origin: the file or message, whose wrong KEKs count against it; None for all that the session is asked
-                without one. See `for_file`.
+                without one. See `FileKeys`.
 
         Raises:
             KeyNotFoundError: none of the configured keys fits.
@@ -241,16 +241,6 @@ class KeySession:
         """Return the KEKs made since the last call, wrapped for the further master keys; the caller stores them."""
         with self._lock:
             return self._writing.take_grants()
-
-    def for_file(self, read_external: ExternalEntries, grants: FindGrants | None = None) -> FileKeys:
-        """Return the keys of one file.
-
-        Args:
-            read_external: returns the entries of `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none. Called
-                once, and only if a key of the file is kept there: looking may be denied to who may read the file.
-            grants: finds grants of a KEK; see `open_data_key`.
-        """
-        return FileKeys(self, read_external, grants)
 
     def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str, origin: RequestOrigin | None = None) -> DataKey:
         """Return the key in a text of "wrappedKEK", or of a singly wrapped "wrappedDEK"; the caller wipes it.
@@ -374,8 +364,9 @@ class FileKeys:
 
     Args:
         session: makes and opens the keys; it stays its owner's.
-        read_external: as for `KeySession.for_file`.
-        grants: as for `KeySession.for_file`.
+        read_external: returns the entries of `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none. Called once,
+            and only if a key of the file is kept there: looking may be denied to who may read the file.
+        grants: finds grants of a KEK; see `KeySession.open_data_key`.
     """
 
     __slots__ = ("_entries", "_grants", "_kek_ids", "_origin", "_read_external", "_reader", "_session", "_was_read")

@@ -31,6 +31,7 @@ __all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "TrustedKe
 # At worst each signature is tried with each key: some seconds, of which a stranger who writes signatures decides.
 MAX_SIGNATURES: Final = 64
 MAX_TRUSTED_KEYS: Final = 1024
+_SHOWN_CHARACTERS: Final = 64
 _SHOWN_IGNORED: Final = 4
 _PEM: Final = "pem"
 _MAX_PATH_CHARACTERS: Final = 4096
@@ -229,7 +230,7 @@ class TrustedKeys:
                 f"{votes} of {self.threshold} trusted parties signed; {shown}",
                 hint="what it signed before counts, where it says so: take the newest version from its writer",
             )
-        shown = ", ".join(quoted(key_id) for key_id in ignored[:_SHOWN_IGNORED])
+        shown = ", ".join(quoted(key_id, most=_SHOWN_CHARACTERS) for key_id in ignored[:_SHOWN_IGNORED])
         more = ", ..." if len(ignored) > _SHOWN_IGNORED else ""
         others = f"; no trusted key made those that claim to be of {shown}{more}" if ignored else ""
         return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")

@@ -174,10 +174,7 @@ class Document:
         Raises:
             DocumentError: missing, of another type, too long, or not Unicode.
         """
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{quoted(name)} is missing or not a list of at most {max_count} strings")
-        return tuple(_text(name, entry, max_characters) for entry in value)
+        return tuple(_text(name, entry, max_characters) for entry in self._list(name, max_count, "strings"))
 
     def document(self, name: str) -> Document:
         """Return a member that is an object.
@@ -196,9 +193,7 @@ class Document:
         Raises:
             DocumentError: missing, of another type, or too long.
         """
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{quoted(name)} is missing or not a list of at most {max_count} objects")
+        value = self._list(name, max_count, "objects")
         found = tuple(entry for entry in value if isinstance(entry, Document))
         if len(found) != len(value):
             raise DocumentError(f"{quoted(name)} holds something that is not an object")
@@ -213,6 +208,12 @@ class Document:
         unknown = sorted(set(self).difference(names))
         if unknown:
             raise DocumentError(f"{quoted(unknown[0])} is not known")
+
+    def _list(self, name: str, max_count: int, of: str) -> list[JSONValue]:
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{quoted(name)} is missing or not a list of at most {max_count} {of}")
+        return value
 
     def _get(self, name: str) -> JSONValue:
         self._check_duplicates()

@@ -13,7 +13,6 @@ __all__ = ["printable", "printable_json", "quoted"]
 # Python's rule of what can be shown leaves out C0, C1, DEL, line and paragraph separators, marks of direction, lone
 # surrogates, and all spaces but one: what only looks like a space, or like nothing, is shown as what it is.
 _BASIC_PLANE: Final = 0xFFFF
-_MOST_QUOTED: Final = 200  # characters
 
 
 def printable(text: str) -> str:
@@ -34,9 +33,9 @@ def printable_json(text: str) -> str:
     return "".join(each if each.isprintable() else _json_escape(ord(each)) for each in text)
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, *, most: int = 200) -> str:
     """Return a text from a file in quotes and cut off; escaped, for it may hold control sequences of a terminal."""
-    return ascii(text if len(text) <= _MOST_QUOTED else text[:_MOST_QUOTED] + "...")
+    return ascii(text if len(text) <= most else text[:most] + "...")
 
 
 def _escape(character: str) -> str:

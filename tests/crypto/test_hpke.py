@@ -21,6 +21,7 @@ from pipecrypt.crypto.recipient import (
     key_digest,
     parse_recipient,
 )
+from pipecrypt.crypto.signature import pem_text
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto import hpke_reference as reference
@@ -179,11 +180,12 @@ def test_private_keys_do_not_leak(algorithm: RecipientAlgorithm) -> None:
 def test_the_head_of_a_structure_decides_the_algorithm() -> None:
     for algorithm in _KEMS:
         spki = _identity(algorithm).public_key.spki
-        again = HPKERecipient.from_spki(spki)
-        assert again is not None
+        again = parse_recipient(pem_text("PUBLIC KEY", spki))
+        assert isinstance(again, HPKERecipient)
         assert (again.algorithm, again.spki) == (algorithm, spki)
         assert len(again.raw) == RAW_PUBLIC_BYTES[algorithm]
-    assert HPKERecipient.from_spki(b"") is None
+    with pytest.raises(UsageError):
+        parse_recipient(pem_text("PUBLIC KEY", b""))
 
 
 class _Lacking:

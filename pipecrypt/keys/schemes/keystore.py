@@ -40,6 +40,7 @@ from pipecrypt.keys.schemes.keystore_file import (
     open_versions,
     read_as_can_be,
     read_keystore_if_any,
+    read_versions,
 )
 from pipecrypt.keys.schemes.recipient import IdentityMasterKey
 from pipecrypt.keys.service import MasterKey, SealingMasterKey
@@ -231,17 +232,14 @@ def _read_if_any(place: KeyPlace, credentials: Credentials) -> ReadKeystore | No
 def _read_versions(
     place: KeyPlace, credentials: Credentials, *, prove: bool
 ) -> tuple[tuple[StoredKey, ...], str | None]:
-    if prove:
-        unlocked, versions = open_versions(place, credentials)
-        unlocked.wipe()
-        return versions, None
     try:
-        read = read_as_can_be(place.path, credentials)
+        return read_versions(place, credentials, prove=prove)
     except PassphraseError as error:
+        if prove:
+            raise
         raise PassphraseError(
             error.message, hint="name the public key's PEM file instead, from pipecrypt keys export --public --verify"
         ) from error
-    return find_versions(read.document, place), read.doubt
 
 
 def _quoted(text: str) -> str:

@@ -44,7 +44,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials, file_failure, read_private_file
 from pipecrypt.keys.public_keys import recipient_id
-from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.schemes.keystore_document import (
     MAX_COUNTER,
     KeystoreDocument,
@@ -76,6 +76,7 @@ __all__ = [
     "read_as_can_be",
     "read_keystore",
     "read_keystore_if_any",
+    "read_versions",
     "remember",
 ]
 
@@ -104,13 +105,14 @@ def keystore_path(reference: KeyReference) -> Path:
     return reference.local_path
 
 
-def locate_key(reference: KeyReference) -> KeyPlace:
+def locate_key(reference: str | KeyReference) -> KeyPlace:
     """Return the keystore and key that a reference names; neither has to exist.
 
     Raises:
         UsageError: the reference is of another scheme.
         KeyReferenceError: it names no key, or not in the form of a name.
     """
+    reference = parse_key_reference(reference)
     path = keystore_path(reference)
     if not reference.fragment:
         raise reference.malformed("names no key", hint="append #NAME, such as #pii")
@@ -347,6 +349,28 @@ def read_as_can_be(path: Path, credentials: Credentials) -> ReadKeystore:
     remember(document, path, credentials.environ)
     _warn_of_old_version(document, path)
     return ReadKeystore(document, None)
+
+
+def read_versions(
+    place: KeyPlace, credentials: Credentials, *, prove: bool
+) -> tuple[tuple[StoredKey, ...], str | None]:
+    """Return the versions of a key, oldest first, and why nothing proves them; None where they are proven.
+
+    Args:
+        place: of the key.
+        credentials: what may hold the secret.
+        prove: ask for the secret where it is not at hand.
+
+    Raises:
+        KeyNotFoundError: there is no such key.
+        KeystoreError, PassphraseError, DamagedKeystoreError: as `open_keystore` or `read_as_can_be`.
+    """
+    if prove:
+        unlocked, versions = open_versions(place, credentials)
+        unlocked.wipe()
+        return versions, None
+    read = read_as_can_be(place.path, credentials)
+    return find_versions(read.document, place), read.doubt
 
 
 def _warn_of_old_version(document: KeystoreDocument, path: Path) -> None:
