@@ -210,15 +210,6 @@ class Keyring:
             )
         return master_key
 
-    def check_makes_keys(self) -> None:
-        """Pass if all references name master keys, so that each can wrap new keys.
-
-        Raises:
-            UsageError: one names keys that only open files.
-        """
-        for key_reference in self._opened:
-            self.master_key(key_reference)
-
     def generate(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its form wrapped by a master key; one service call.
 

@@ -112,10 +112,9 @@ class KeySession:
         self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(limits, clock))
         self._writing = WritingKEKs(self._keyring, limits, clock, also)
         try:
-            if dataset_id is not None:
-                self._keyring.check_makes_keys()
-            if also:
-                check_strengths(self._keyring.master_key(each).id for each in (*references, *also))
+            if dataset_id is not None or also:  # all of them are to wrap new keys
+                ids = [self._keyring.master_key(each).id for each in (*references, *also)]
+                check_strengths(ids if also else ())
         except BaseException:
             self.close()
             raise
@@ -149,7 +148,8 @@ class KeySession:
         key = DataKey(random_bytes(DATA_KEY_BYTES))
         try:
             with self._lock:
-                self._check_dataset(context)
+                if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
+                    raise RuntimeError("this session writes another dataset")
                 key_metadata = self._writing.wrap(key_reference, key, context, self._dataset_id)
         except BaseException:
             key.wipe()
@@ -278,10 +278,6 @@ class KeySession:
     ) -> None:
         """Close the session."""
         self.close()
-
-    def _check_dataset(self, context: Context) -> None:
-        if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
-            raise RuntimeError("this session writes another dataset")
 
     def _open_material(
         self, material: KeyMaterial, context: Context, grants: FindGrants | None, origin: RequestOrigin, take: _Take

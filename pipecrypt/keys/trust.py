@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
@@ -193,7 +194,7 @@ class TrustedKeys:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the keys: workers verify too."""
         parties = tuple(tuple(self._keys[key_id] for key_id in party) for party in self._parties)
-        return _rebuild, (parties, self.threshold)
+        return partial(TrustedKeys, threshold=self.threshold), (parties,)
 
     def _compared(self) -> tuple[object, ...]:
         retired = frozenset((key_id, each.retired) for key_id, each in self._keys.items())
@@ -234,10 +235,6 @@ class TrustedKeys:
         more = ", ..." if len(ignored) > _SHOWN_IGNORED else ""
         others = f"; no trusted key made those that claim to be of {shown}{more}" if ignored else ""
         return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")
-
-
-def _rebuild(parties: tuple[tuple[VersionKey, ...], ...], threshold: int) -> TrustedKeys:
-    return TrustedKeys(parties, threshold=threshold)
 
 
 def _each_once(parties: Iterable[Iterable[VersionKey]]) -> dict[str, VersionKey]:
