@@ -59,7 +59,6 @@ from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "RAW_PUBLIC_BYTES",
-    "SEED_BYTES",
     "HPKEIdentity",
     "HPKERecipient",
     "Identity",

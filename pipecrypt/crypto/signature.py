@@ -38,7 +38,6 @@ from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
-    "MAX_PEM_CHARACTERS",
     "PrivateKey",
     "PublicKey",
     "Signature",

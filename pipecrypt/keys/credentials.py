@@ -33,10 +33,7 @@ from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
-    "KEY_FILE_VARIABLE",
     "MAX_PRIVATE_FILE_BYTES",
-    "MIN_PASSPHRASE_CHARACTERS",
-    "PASSPHRASE_FILE_VARIABLE",
     "PASSPHRASE_VARIABLE",
     "PIN_VARIABLE",
     "Credentials",

@@ -20,7 +20,6 @@ from pipecrypt.vocabulary.clock import parse_utc
 from pipecrypt.vocabulary.printable import quoted
 
 __all__ = [
-    "MOST_INTEGER",
     "Document",
     "DocumentError",
     "check_parts",

@@ -61,7 +61,7 @@ from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES
 from pipecrypt.vocabulary.state import take_lock
 
-__all__ = ["MODULE_VARIABLE", "SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "parse_token_key"]
+__all__ = ["SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "parse_token_key"]
 
 MODULE_VARIABLE: Final = "PIPECRYPT_PKCS11_MODULE"
 _SCHEME: Final = "pkcs11"
