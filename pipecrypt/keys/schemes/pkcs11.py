@@ -157,7 +157,7 @@ class TokenMasterKey(SealingMasterKey):
 
     def _seal(self, key_bytes: bytearray, info: bytes) -> bytes:
         nonce = random_bytes(NONCE_BYTES)
-        return nonce + self._session.encrypt(self._key, nonce, bytes(key_bytes), info)
+        return nonce + self._session.use(self._key, "encrypt", bytes(key_bytes), **_gcm(nonce, info))
 
     def _open(self, sealed: bytes, info: bytes) -> bytes:
         if len(sealed) != _WRAPPED_BYTES:
@@ -169,10 +169,10 @@ def _sign(session: _TokenSession, key: Any, algorithm: SignatureAlgorithm, messa
     """Return a signature of `message`; one call to the token."""
     p11 = _package()
     if algorithm is SignatureAlgorithm.RSA_PSS:
-        parameters = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
-        return session.sign(key, message, p11.Mechanism.SHA256_RSA_PKCS_PSS, parameters)
+        pss = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
+        return session.use(key, "sign", message, mechanism=p11.Mechanism.SHA256_RSA_PKCS_PSS, mechanism_param=pss)
     # Digested here, because CKM_ECDSA is what all tokens have; they return r || s.
-    signature = session.sign(key, algorithm.digest(message), p11.Mechanism.ECDSA)
+    signature = session.use(key, "sign", algorithm.digest(message), mechanism=p11.Mechanism.ECDSA)
     return bytes(p11.util.ec.encode_ecdsa_signature(signature))
 
 
@@ -283,10 +283,10 @@ class _TokenSession:
 
         return self.call(read)
 
-    def encrypt(self, key: Any, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-        """Return ciphertext || tag under AES-GCM."""
-        self._check_power(key, "encrypt")
-        return bytes(self.call(lambda _: key.encrypt(plaintext, **_gcm(nonce, associated_data))))
+    def use(self, key: Any, power: str, data: bytes, **parameters: Any) -> bytes:
+        """Return what a key makes of some bytes by one of its powers, such as encrypt."""
+        self._check_power(key, power)
+        return bytes(self.call(lambda _: getattr(key, power)(data, **parameters)))
 
     def decrypt(self, key: Any, nonce: bytes, sealed: bytes, associated_data: bytes) -> bytes:
         """Return the plaintext of ciphertext || tag under AES-GCM.
@@ -309,11 +309,6 @@ class _TokenSession:
             self._check_works(key)
             raise IntegrityError("authentication failed")
         return opened
-
-    def sign(self, key: Any, message: bytes, mechanism: Any, parameters: Any = None) -> bytes:
-        """Return what the token makes of `message`."""
-        self._check_power(key, "sign")
-        return bytes(self.call(lambda _: key.sign(message, mechanism=mechanism, mechanism_param=parameters)))
 
     def close(self) -> None:
         """Let go of the login; the last user logs out. Safe to call twice."""
@@ -350,7 +345,7 @@ class _TokenSession:
     def _check_works(self, key: Any) -> None:
         """Pass if the token opens what it seals now; without, a failing token would pass for changed data."""
         nonce, plaintext = random_bytes(NONCE_BYTES), bytes(NONCE_BYTES)
-        sealed = self.encrypt(key, nonce, plaintext, b"")
+        sealed = self.use(key, "encrypt", plaintext, **_gcm(nonce, b""))
         if self.call(lambda _: bytes(key.decrypt(sealed, **_gcm(nonce, b"")))) != plaintext:
             raise KeyServiceError(f"{self._name}: the token does not open what it seals", hint="check the token")
 
