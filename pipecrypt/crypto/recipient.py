@@ -53,7 +53,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey, Suite
 
 from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
-from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, read_private_pem
+from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, seed_of
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
 
@@ -412,12 +412,20 @@ def read_seed_pem(pem: bytes) -> tuple[str, DataKey]:
     seed = _xwing_seed(pem)
     if seed is not None:
         return RecipientAlgorithm.MLKEM768X25519.value, seed
-    if b"PRIVATE KEY-----" in pem and not is_encrypted_pem(pem):
-        private = load_private_pem(pem, None)
-        if isinstance(private, X25519PrivateKey):
-            return RecipientAlgorithm.X25519.value, DataKey(private.private_bytes_raw())
-    algorithm, seed = read_private_pem(pem)
-    return algorithm.value, seed
+    if b"PUBLIC KEY-----" in pem and b"PRIVATE KEY-----" not in pem:
+        raise UsageError("this is a public key, which needs no keystore", hint="name its file where a key is trusted")
+    if is_encrypted_pem(pem):
+        raise UsageError("the private key is encrypted", hint="decrypt it with openssl pkey, or make a new one")
+    private = load_private_pem(pem, None)
+    if isinstance(private, X25519PrivateKey):
+        return RecipientAlgorithm.X25519.value, DataKey(private.private_bytes_raw())
+    seeded = seed_of(private)
+    if seeded is None:
+        raise UsageError(
+            "the private key is of an algorithm that a keystore does not hold",
+            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
+        )
+    return seeded[0].value, seeded[1]
 
 
 def _xwing_seed(pem: bytes) -> DataKey | None:

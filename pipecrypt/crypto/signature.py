@@ -47,7 +47,7 @@ __all__ = [
     "load_private_pem",
     "pem_text",
     "public_pem",
-    "read_private_pem",
+    "seed_of",
 ]
 
 MAX_PEM_CHARACTERS: Final = 64 * 1024
@@ -268,13 +268,11 @@ class PrivateKey:
             PassphraseError: the text is encrypted, and the passphrase does not open it.
         """
         private = load_private_pem(pem, passphrase)
-        if isinstance(private, _SeedObject):
-            return cls.from_seed(_seed_algorithm(private), DataKey(private.private_bytes_raw()))
+        seeded = seed_of(private)
+        if seeded is not None:
+            return cls.from_seed(*seeded)
         if not isinstance(private, _OpenSSLObject):
-            raise UsageError(
-                "the private key is of an algorithm that signs nothing here",
-                hint="use Ed25519, ML-DSA-65, ECDSA on P-256 or P-384, or RSA",
-            )
+            raise UsageError("the private key is of an algorithm that signs nothing here", hint=_HINT)
         return cls(private, PublicKey(_public_text(private)))
 
     @property
@@ -312,23 +310,13 @@ def public_pem(algorithm: SignatureAlgorithm, seed: DataKey) -> str:
     return _public_text(_from_seed(algorithm, seed))
 
 
-def read_private_pem(pem: bytes) -> tuple[SignatureAlgorithm, DataKey]:
-    """Return algorithm and seed of an unencrypted Ed25519 or ML-DSA-65 private key in PKCS #8.
-
-    Raises:
-        UsageError: no such PEM, encrypted, or another algorithm.
-    """
-    if b"PUBLIC KEY-----" in pem and b"PRIVATE KEY-----" not in pem:
-        raise UsageError("this is a public key, which needs no keystore", hint="name its file where a key is trusted")
-    if is_encrypted_pem(pem):
-        raise UsageError("the private key is encrypted", hint="decrypt it with openssl pkey, or make a new one")
-    private = load_private_pem(pem, None)
-    if not isinstance(private, _SeedObject):
-        raise UsageError(
-            "the private key is of an algorithm that a keystore does not hold",
-            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
-        )
-    return _seed_algorithm(private), DataKey(private.private_bytes_raw())
+def seed_of(private: object) -> tuple[SignatureAlgorithm, DataKey] | None:
+    """Return the algorithm and the seed of a private key of the library, or None of one that signs without a seed."""
+    if isinstance(private, Ed25519PrivateKey):
+        return SignatureAlgorithm.ED25519, DataKey(private.private_bytes_raw())
+    if isinstance(private, MLDSA65PrivateKey):
+        return SignatureAlgorithm.MLDSA65, DataKey(private.private_bytes_raw())
+    return None
 
 
 def load_private_pem(pem: bytes, passphrase: str | None) -> object:
@@ -370,11 +358,6 @@ def _from_seed(algorithm: SignatureAlgorithm, seed: DataKey) -> _SeedObject:
     except UnsupportedAlgorithm as error:
         raise _unsupported(algorithm) from error
     raise AssertionError(f"private keys of {algorithm} are not seeds")
-
-
-def _seed_algorithm(private: _SeedObject) -> SignatureAlgorithm:
-    is_ed25519 = isinstance(private, Ed25519PrivateKey)
-    return SignatureAlgorithm.ED25519 if is_ed25519 else SignatureAlgorithm.MLDSA65
 
 
 def _public_text(private: _SeedObject | _OpenSSLObject) -> str:

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from pipecrypt.crypto import signature as private_key_module
+from pipecrypt.crypto.recipient import read_seed_pem
 from pipecrypt.crypto.signature import (
     PrivateKey,
     SignatureAlgorithm,
     is_encrypted_pem,
     public_pem,
-    read_private_pem,
 )
 from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
@@ -95,7 +95,7 @@ def test_mldsa65_example_of_rfc_9881() -> None:
     lines = key.public_key.pem.splitlines()
     assert lines[1] == "MIIHsjALBglghkgBZQMEAxIDggehAEhoPZGXjjHrPd24sEc0gtK4il9iWUn9j1il"
     assert lines[-3:-1] == ["8tU4E5SKaToPk+ecRspdWm3KPSjKUK0YvRP8pVBZ3ZsYX3n5xHGWpOgbIQS8RgoF", "HgLy6ERP"]
-    assert read_private_pem(pem)[1].expose_key_bytes() == bytes(range(32))
+    assert read_seed_pem(pem)[1].expose_key_bytes() == bytes(range(32))
 
 
 def test_mldsa65_signs_without_a_context() -> None:
@@ -137,8 +137,8 @@ def test_only_two_algorithms_have_seeds(algorithm: SignatureAlgorithm) -> None:
 
 def test_reads_a_private_pem_for_a_keystore() -> None:
     key = Ed25519PrivateKey.generate()
-    algorithm, seed = read_private_pem(private_pem(key))
-    assert algorithm is SignatureAlgorithm.ED25519
+    algorithm, seed = read_seed_pem(private_pem(key))
+    assert algorithm == SignatureAlgorithm.ED25519.value
     assert seed.expose_key_bytes() == key.private_bytes_raw()
 
 
@@ -152,7 +152,7 @@ def test_a_keystore_refuses_other_private_keys_without_quoting_them() -> None:
         PrivateKey.from_pem(private_pem(key)).public_key.pem.encode(),
     ):
         with pytest.raises(UsageError) as caught:
-            read_private_pem(pem)
+            read_seed_pem(pem)
         assert "c2Vj" not in str(caught.value)
 
 
