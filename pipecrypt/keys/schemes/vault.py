@@ -74,6 +74,7 @@ _FORM: Final = "write vault://HOST/MOUNT/KEY, or vault:///MOUNT/KEY with the hos
 _MAX_ANSWER_BYTES: Final = 256 * 1024
 _MAX_TOKEN_CHARACTERS: Final = 8192
 _MAX_WRAPPED_BYTES: Final = 1024
+_MAX_KEY_BYTES: Final = 48
 _MAX_PEM_CHARACTERS: Final = 8192
 _MAX_SIGNATURE_CHARACTERS: Final = 1024
 _TOKEN_FILE: Final = ".vault-token"  # noqa: S105 - a name, no secret
@@ -237,7 +238,9 @@ class VaultMasterKey(WrappingMasterKey):
             IntegrityError: `wrapped` was not made by this master key for `context`.
             KeyServiceError: the server refused, failed, or answered nonsense.
         """
-        text = self._checked(wrapped)
+        text = wrapped.decode("ascii", errors="replace")
+        if len(wrapped) > _MAX_WRAPPED_BYTES or _VERSIONED.fullmatch(text) is None:
+            raise IntegrityError(f"the key encryption key was not wrapped by master key {self.id}")
         return self._plaintext(self._server.ask("decrypt", {"ciphertext": text, **self._binding(context)}))
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
@@ -249,24 +252,16 @@ class VaultMasterKey(WrappingMasterKey):
         # Vault ignores a context for keys that are not derived, without a word. So it is never sent alone to one.
         return {"context" if self._is_derived else "associated_data": encode_base64(context.key_binding())}
 
-    def _checked(self, wrapped: bytes) -> str:
-        text = wrapped.decode("ascii", errors="replace")
-        if len(wrapped) > _MAX_WRAPPED_BYTES or _VERSIONED.fullmatch(text) is None:
-            raise IntegrityError(f"the key encryption key was not wrapped by master key {self.id}")
-        return text
-
     def _wrapped(self, answer: Document) -> bytes:
         try:
-            wrapped = answer.text("ciphertext", max_characters=_MAX_WRAPPED_BYTES).encode()
-            self._checked(wrapped)
-        except (DocumentError, IntegrityError, UnicodeEncodeError):
+            return answer.text("ciphertext", max_characters=_MAX_WRAPPED_BYTES, pattern=_VERSIONED).encode()
+        except DocumentError:
             raise self._server.refusal("the server's answer holds no wrapped key") from None
-        return wrapped
 
     def _plaintext(self, answer: Document) -> DataKey:
         try:
-            key_bytes = bytearray(decode_base64(answer.text("plaintext", max_characters=64)))
-        except (DocumentError, ValueError):
+            key_bytes = bytearray(answer.base64("plaintext", max_bytes=_MAX_KEY_BYTES))
+        except DocumentError:
             key_bytes = bytearray()
         return take_data_key(key_bytes, self._server.refusal("the server's answer holds no 256-bit key"))
 
