@@ -398,11 +398,13 @@ def load_key_service(reference: KeyReference) -> object:
 @contextmanager
 def provided_key_service(scheme: str, service: object) -> Iterator[None]:
     """Let a scheme of no plug-in stand for a service, in this process and until the block ends; for tests."""
+    before = dict(_PROVIDED)
     _PROVIDED[scheme] = service
     try:
         yield
     finally:
-        del _PROVIDED[scheme]
+        _PROVIDED.clear()
+        _PROVIDED.update(before)
 
 
 @contextmanager
