@@ -305,7 +305,7 @@ def open_key_reference(
         AccessError: the key is missing, or the credentials do not open it.
     """
     reference = parse_key_reference(reference)
-    service = (services or {}).get(reference.scheme) or load_key_service(reference)
+    service = load_key_service(reference, services)
     if not isinstance(service, KeyService):
         raise UsageError(
             f"keys of {reference.scheme}:// encrypt nothing: {reference.text}",
@@ -371,13 +371,20 @@ def known_schemes() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *_PROVIDED, *_plugged_in()}))
 
 
-def load_key_service(reference: KeyReference) -> object:
+def load_key_service(reference: KeyReference, services: Mapping[str, object] | None = None) -> object:
     """Return what stands for a reference's scheme; the caller asks for the power it needs.
+
+    Args:
+        reference: names the scheme.
+        services: by scheme; they are asked before those installed.
 
     Raises:
         KeyReferenceError: an unknown scheme.
         MissingExtraError: its plug-in cannot be loaded.
     """
+    given = (services or {}).get(reference.scheme)
+    if given is not None:
+        return given
     if reference.scheme in _BUILT_IN:
         module = importlib.import_module(f"pipecrypt.keys.schemes.{reference.scheme.replace('-', '_')}")
         return cast(object, module.SERVICE)

@@ -244,7 +244,7 @@ def open_signer(
         IntegrityError: the key was changed after it was stored.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = load_key_service(reference, services)
     if not isinstance(service, SigningService):
         raise UsageError(f"keys of {reference.scheme}:// sign nothing: {reference.text}", hint=_HINT)
     try:
@@ -301,7 +301,7 @@ def read_version_keys(
         IntegrityError: the public keys were changed.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = load_key_service(reference, services)
     with mapped_errors(reference.text):
         if isinstance(service, ProvenPublicKeys):
             found = service.find_public_keys(reference, credentials, prove=prove)
@@ -338,7 +338,7 @@ def export_public_half(
         IntegrityError: the public key was exchanged.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = load_key_service(reference, services)
     try:
         recipient = (
             service.find_recipient(reference, credentials, prove=prove) if isinstance(service, Recipients) else None
@@ -374,7 +374,3 @@ def _make_signature(signer: Signer, message: bytes) -> Signature:
             hint="check that private and public key belong together",
         ) from error
     return Signature(public_key.key_id, value)
-
-
-def _find_service(reference: KeyReference, services: SigningServices | None) -> object:
-    return (services or {}).get(reference.scheme) or load_key_service(reference)

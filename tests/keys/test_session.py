@@ -258,14 +258,14 @@ def test_external_material(memory: MemoryKeyService) -> None:
         assert (
             FileKeys(session, lambda: parse_external_material(external)).open_data_key(key_metadata, EMAIL).same_as(key)
         )
-        for keys in (session, session.for_file(lambda: None), session.for_file(dict)):
+        for keys in (session, FileKeys(session), FileKeys(session, dict)):
             with pytest.raises(KeyNotFoundError):
                 keys.open_data_key(key_metadata, EMAIL)
         with pytest.raises(FormatError):
             FileKeys(session, lambda: parse_external_material(b"")).open_data_key(key_metadata, EMAIL)
-        made, own = session.for_file(lambda: None).new_data_key(PII, EMAIL)
+        made, own = FileKeys(session).new_data_key(PII, EMAIL)
         assert session.open_data_key(own, EMAIL).same_as(made)
-        assert session.for_file(_denied).open_data_key(own, EMAIL).same_as(made)
+        assert FileKeys(session, _denied).open_data_key(own, EMAIL).same_as(made)
 
 
 def _denied() -> None:
