@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt import errors
-from pipecrypt.config.load import load_config
+from pipecrypt.config.load import build_spec, load_config
 from pipecrypt.config.run import check_config
-from pipecrypt.config.spec import build_spec
 from pipecrypt.errors import PipecryptError
 from tools.size import kinds_of, measure
 
@@ -73,14 +72,13 @@ _CHANGING_METHODS = {
 # fmt: on
 _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
-    "store/held_directory.py": "likewise",
     "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
-    "cli/init.py": "writes where the user says",
     "cli/render.py": "opens /dev/null",
     "cli/report.py": "writes a page where the user says",
+    "cli/run.py": "writes a first configuration where the user says",
     "keys/schemes/keystore_file.py": "a keystore that the user names, held by its directory",
     "keys/keystores.py": "likewise, through keystore_file.py",
     "vocabulary/state.py": "the state directory of this user",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,16 +19,7 @@ if TYPE_CHECKING:
     from pipecrypt.keys.keystores import KeystoreEntry
     from pipecrypt.runs.key_inventory import Destruction
 
-__all__ = [
-    "KeyTypeChoice",
-    "accept_backup",
-    "destroy",
-    "keys_app",
-    "passphrase",
-    "retire",
-    "rotate_key",
-    "usage",
-]
+__all__ = ["keys_app"]
 
 _MAX_IMPORT_BYTES = 64 * 1024
 
@@ -81,11 +70,9 @@ def new_key(
         raise UsageError(
             f"a key of type {wanted} is not an identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
         )
-    made: list[Path] = []
-    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
+    keystore = NewKeystore(replaces_lost=new_keystore, made=_note_made)
     entry = create_key(reference, wanted.value, credentials(), new_version=new_version, keystore=keystore)
-    show(entry, lambda: [f"made {entry_text(entry)}"])
-    _note_made(made)
+    show(entry, lambda: [f"made {_entry_text(entry)}"])
 
 
 @command(keys_app, "list")
@@ -99,7 +86,9 @@ def list_all(
     entries = sorted(found.keys, key=lambda entry: (entry.name, entry.version))
     if found.doubt is not None:
         note(f"not authenticated: {found.doubt}")
-    show({"authenticated": found.authenticated, "keys": entries}, lambda: entry_lines(entries))
+    head = ("name", "type", "version", "created", "id")
+    rows = [(each.name, each.type, str(each.version), each.created, _entry_id(each) + _end(each)) for each in entries]
+    show({"authenticated": found.authenticated, "keys": entries}, lambda: aligned([head, *rows], right=(2,)))
 
 
 @command(keys_app, "export")
@@ -133,16 +122,13 @@ def import_from_file(
     """Put an existing key into a keystore."""
     from pipecrypt.keys.keystores import NewKeystore, import_key
 
-    made: list[Path] = []
-    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
+    keystore = NewKeystore(replaces_lost=new_keystore, made=_note_made)
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version, keystore=keystore)
-    show(entry, lambda: [f"imported {entry_text(entry)}"])
-    _note_made(made)
+    show(entry, lambda: [f"imported {_entry_text(entry)}"])
 
 
-def _note_made(made: list[Path]) -> None:
-    for path in made:
-        note(f"made keystore {path}")
+def _note_made(keystore: Path) -> None:
+    note(f"made keystore {keystore}")
 
 
 def _read_key_bytes(file: Path) -> bytes:
@@ -161,16 +147,14 @@ _Keystore = Annotated[Path, typer.Argument(metavar="KEYSTORE", help="Path of a k
 
 
 @command(keys_app, "rotate")
-def rotate_key(
-    reference: _Reference,
-) -> None:
+def rotate_key(reference: _Reference) -> None:
     """Make a new version of a key: it replaces the key for new data, and its earlier versions still open old data."""
     from pipecrypt.keys.credentials import Credentials
     from pipecrypt.keys.keystores import create_key, read_keys
 
     newest = read_keys(reference, Credentials({})).keys[-1]
     entry = create_key(reference, newest.type, credentials(), new_version=True)
-    show(entry, lambda: [f"made {entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
+    show(entry, lambda: [f"made {_entry_text(entry)}", "for data that exists: pipecrypt rotate DATASET"])
 
 
 @command(keys_app, "retire")
@@ -185,24 +169,21 @@ def retire(
     """Take a version of a key out of use: it signs and wraps nothing more, and what it signed since does not count."""
     from pipecrypt.keys.keystores import retire_key
 
-    entry = retire_key(reference, version, credentials(), at=None if at is None else _parse_time(at))
-    show(
-        entry,
-        lambda: (
-            [
-                f"retired {entry_text(entry)}, since {entry.retired}",
-                "give its public key to readers again: pipecrypt keys export KEYREF --public",
-            ]
-            if entry.key_id
-            else [f"retired {entry_text(entry)}, since {entry.retired}; it still opens what it wrapped"]
-        ),
-    )
+    try:
+        since = None if at is None else parse_utc(at)
+    except ValueError:
+        raise UsageError(f"{at!a} is not a time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None
+    entry = retire_key(reference, version, credentials(), at=since)
+    lines = [f"retired {_entry_text(entry)}, since {entry.retired}"]
+    if entry.key_id:
+        lines.append("give its public key to readers again: pipecrypt keys export KEYREF --public")
+    else:
+        lines[0] += "; it still opens what it wrapped"
+    show(entry, lambda: lines)
 
 
 @command(keys_app, "passphrase")
-def passphrase(
-    keystore: _Keystore,
-) -> None:
+def passphrase(keystore: _Keystore) -> None:
     """Put a keystore under another passphrase or key file; copies of it keep the old one.
 
     The new one comes from PIPECRYPT_NEW_PASSPHRASE, the file PIPECRYPT_NEW_PASSPHRASE_FILE, PIPECRYPT_NEW_KEY_FILE or a
@@ -221,9 +202,7 @@ def passphrase(
 
 
 @command(keys_app, "accept-backup")
-def accept_backup(
-    keystore: _Keystore,
-) -> None:
+def accept_backup(keystore: _Keystore) -> None:
     """Take a keystore that you put back from a backup for the newest: what was changed since is gone from it."""
     from pipecrypt.keys.keystores import accept_backup as accept
 
@@ -314,7 +293,7 @@ def _key_lines(key: KeyUsage) -> list[str]:
 
 def _destruction_lines(done: Destruction) -> list[str]:
     verb = "would remove" if done.is_dry_run else "removed"
-    lines = [f"{verb} {entry_text(entry)}" for entry in done.keys]
+    lines = [f"{verb} {_entry_text(entry)}" for entry in done.keys]
     for loss in done.losses:
         key = loss.key
         lines.append(f"{loss.dataset}: nothing else opens {key.only_opener_of} of its {key.keks} key encryption keys")
@@ -331,21 +310,7 @@ def _destruction_lines(done: Destruction) -> list[str]:
     return [*lines, "not reached: copies and backups of the keystore, and keys that were unwrapped before"]
 
 
-def _parse_time(text: str) -> datetime:
-    try:
-        return parse_utc(text)
-    except ValueError:
-        raise UsageError(f"{text!a} is not a time", hint="write it in UTC, as 2026-11-30T12:00:00Z") from None
-
-
-def entry_lines(entries: Sequence[KeystoreEntry]) -> Iterator[str]:
-    """Yield the keys of a keystore."""
-    head = ("name", "type", "version", "created", "id")
-    rows = [(each.name, each.type, str(each.version), each.created, _entry_id(each) + _end(each)) for each in entries]
-    yield from aligned([head, *rows], right=(2,))
-
-
-def entry_text(entry: KeystoreEntry) -> str:
+def _entry_text(entry: KeystoreEntry) -> str:
     """Return one key in one line."""
     return f"{entry.type} key {entry.name}, version {entry.version}: {_entry_id(entry)}"
 

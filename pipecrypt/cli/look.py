@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -142,7 +142,8 @@ def format_rows(names: Sequence[str], batches: Iterable[Sequence[Row]], kind: Ro
             one row a line. csv: RFC 4180 with a header and plain line ends; a null is empty, an empty text is `""`.
             Where there is a single column, both are `""`: readers take an empty line for no row at all.
     """
-    return _FORMATS[kind](names, batches)
+    write_rows = {RowFormat.TABLE: _table, RowFormat.JSON: _json, RowFormat.CSV: _csv}[kind]
+    return write_rows(names, batches)
 
 
 def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
@@ -150,7 +151,8 @@ def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[s
     right: tuple[int, ...] = ()
     for batch in batches:
         right = _numeric(names, batch) if head else right
-        cells = [[_cell(value) for value in row] for row in batch]
+        texts = [["null" if value is None else text_value(value) or "" for value in row] for row in batch]
+        cells = [[clipped(text, _MAX_CELL) for text in row] for row in texts]
         yield "".join(line + "\n" for line in aligned(head + cells, right=right))
         head = []
     yield "".join(line + "\n" for line in aligned(head))
@@ -158,17 +160,8 @@ def _table(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[s
 
 def _numeric(names: Sequence[str], batch: Sequence[Row]) -> tuple[int, ...]:
     """Return which columns hold numbers, as far as the first batch shows."""
-    columns = ([row[at] for row in batch if row[at] is not None] for at in range(len(names)))
-    return tuple(index for index, values in enumerate(columns) if values and all(map(_is_number, values)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-
-
-def _cell(value: object) -> str:
-    text = text_value(value)
-    return "null" if text is None else clipped(text, _MAX_CELL)
+    kinds = ({type(row[at]) for row in batch if row[at] is not None} for at in range(len(names)))
+    return tuple(index for index, each in enumerate(kinds) if each and each <= {int, float, Decimal})
 
 
 def _json(names: Sequence[str], batches: Iterable[Sequence[Row]]) -> Iterator[str]:
@@ -202,13 +195,6 @@ def _csv_field(text: str | None) -> str:
     if text and _CSV_SPECIAL.isdisjoint(text) and text == text.strip():
         return text
     return '"' + text.replace('"', '""') + '"'
-
-
-_FORMATS: Mapping[RowFormat, Callable[[Sequence[str], Iterable[Sequence[Row]]], Iterator[str]]] = {
-    RowFormat.TABLE: _table,
-    RowFormat.JSON: _json,
-    RowFormat.CSV: _csv,
-}
 
 
 def file_lines(summary: FileSummary) -> Iterator[str]:

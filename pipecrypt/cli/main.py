@@ -17,13 +17,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipecrypt import __version__
-from pipecrypt.cli.init import init
 from pipecrypt.cli.keys import keys_app
 from pipecrypt.cli.look import cat, inspect
 from pipecrypt.cli.options import command, output_options
 from pipecrypt.cli.render import OUTPUT, flush, prepare_streams, show, show_error, silence
 from pipecrypt.cli.report import clean, report
-from pipecrypt.cli.run import config_app, plan, run
+from pipecrypt.cli.run import config_app, init, plan, run
 from pipecrypt.cli.sharing import grant, revoke, rotate
 from pipecrypt.cli.transfer import decrypt, encrypt
 from pipecrypt.cli.verify import verify

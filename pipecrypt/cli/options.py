@@ -40,7 +40,6 @@ __all__ = [
     "join_names",
     "output_options",
     "parse_aad_prefix",
-    "set_log_level",
     "split_names",
 ]
 
@@ -67,7 +66,8 @@ def _take_json(value: bool) -> bool:
 
 def _take_log_level(value: LogLevel | None) -> LogLevel | None:
     if value is not None:
-        set_log_level(value)
+        # Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
+        write_logs(LogSetup(getattr(logging, value.upper()), _logs().format))
     return value
 
 
@@ -156,14 +156,6 @@ Prefix = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, max=256, help="Files done at once, each in a process of its own.")]
-
-
-def set_log_level(level: LogLevel) -> None:
-    """Log what pipecrypt does from this level on.
-
-    Only our own logger: the SDKs below log requests, which may hold secrets, at their debug level.
-    """
-    write_logs(LogSetup(getattr(logging, level.upper()), _logs().format))
 
 
 def credentials() -> Credentials:

@@ -10,8 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipecrypt.cli.render import OUTPUT, aligned, count, write_event, write_progress
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileDone, FileStarted, RunStarted, TaskRetried
@@ -19,7 +18,7 @@ from pipecrypt.runs.report.run_id import current_run_id
 from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.runs.report.events import Summary
@@ -38,34 +37,27 @@ _MAX_SOURCES = 20
 Clock: TypeAlias = Callable[[], float]
 
 
-class _Display(Protocol):
-    def on_event(self, event: Event) -> None:
-        """Take in what happened."""
-
-
 @contextmanager
 def show_progress(clock: Clock = time.monotonic) -> Iterator[Callable[[Event], None]]:
     """Yield what a run is to call with its events; show them until the block ends."""
     if OUTPUT.as_json:
         yield _JSONLines(clock).on_event
     elif sys.stderr.isatty():
-        with _bar() as display:
-            yield display.on_event
+        with _bar(clock) as bar:
+            yield bar.on_event
     else:
         yield _PlainLines(clock).on_event
 
 
-@dataclass(slots=True)
 class _Counts:
     """How far a run is."""
 
-    began: float
-    files: int = 0
-    bytes: int = 0
-    files_done: int = 0
-    bytes_done: int = 0
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = self._last = clock()
+        self.files = self.bytes = self.files_done = self.bytes_done = 0
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self.files, self.bytes = event.files, event.bytes
         elif isinstance(event, BytesDone):
@@ -75,54 +67,46 @@ class _Counts:
         elif isinstance(event, FileDone | FileChecked):
             self.files_done += 1
 
-    def bytes_per_second(self, now: float) -> float:
-        return self.bytes_done / max(now - self.began, 1e-9)
+    def seconds_due(self, interval: float) -> float | None:
+        """Return for how long the run goes on, if a line is due after so many seconds since the last one."""
+        now = self._clock()
+        if now - self._last < interval:
+            return None
+        self._last = now
+        return now - self._began
 
-    def seconds_left(self, now: float) -> float | None:
-        rate = self.bytes_per_second(now)
+    def bytes_per_second(self, seconds: float) -> float:
+        return self.bytes_done / max(seconds, 1e-9)
+
+    def seconds_left(self, seconds: float) -> float | None:
+        rate = self.bytes_per_second(seconds)
         return max(self.bytes - self.bytes_done, 0) / rate if rate > 0 else None
 
 
-class _PlainLines:
+class _PlainLines(_Counts):
     """One line every few seconds, for logs."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._counts = _Counts(clock())
-        self._last = clock()
-
     def on_event(self, event: Event) -> None:
-        self._counts.take(event)
-        now = self._clock()
+        self.add(event)
         if isinstance(event, TaskRetried):
             write_progress(_retrying(event))
-        if now - self._last >= _LINE_SECONDS:
-            self._last = now
-            write_progress(self._line(now))
-
-    def _line(self, now: float) -> str:
-        tally = self._counts
-        percent = 100 * tally.bytes_done // tally.bytes if tally.bytes else 100
-        left = tally.seconds_left(now)
-        return (
-            f"{percent} %, {tally.files_done} of {tally.files} files, "
-            f"{tally.bytes_done / _MB:,.0f} of {tally.bytes / _MB:,.0f} MB, "
-            f"{tally.bytes_per_second(now) / _MB:,.0f} MB/s"
-            + ("" if left is None else f", {left:,.0f} s left")
-            + f", {now - tally.began:,.0f} s so far"
-        )
+        if (seconds := self.seconds_due(_LINE_SECONDS)) is not None:
+            percent = 100 * self.bytes_done // self.bytes if self.bytes else 100
+            left = self.seconds_left(seconds)
+            write_progress(
+                f"{percent} %, {self.files_done} of {self.files} files, "
+                f"{self.bytes_done / _MB:,.0f} of {self.bytes / _MB:,.0f} MB, "
+                f"{self.bytes_per_second(seconds) / _MB:,.0f} MB/s"
+                + ("" if left is None else f", {left:,.0f} s left")
+                + f", {seconds:,.0f} s so far"
+            )
 
 
-class _JSONLines:
+class _JSONLines(_Counts):
     """One object a line: files as they start and end, and the bytes once a second."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._counts = _Counts(clock())
-        self._last = clock()
-
     def on_event(self, event: Event) -> None:
-        self._counts.take(event)
+        self.add(event)
         if isinstance(event, RunStarted):
             self._write("run_started", files=event.files, bytes=event.bytes)
         elif isinstance(event, FileStarted):
@@ -134,25 +118,18 @@ class _JSONLines:
             self._write("task_retried", path=event.path, attempt=event.attempt, reason=event.reason)
         elif isinstance(event, FileChecked):
             self._write("file_checked", path=event.path, findings=event.findings)
-        elif isinstance(event, BytesDone):
-            self._progress()
-
-    def _progress(self) -> None:
-        now, tally = self._clock(), self._counts
-        if now - self._last < _JSON_SECONDS:
-            return
-        self._last = now
-        left = tally.seconds_left(now)
-        self._write(
-            "progress",
-            files=tally.files,
-            files_done=tally.files_done,
-            bytes=tally.bytes,
-            bytes_done=tally.bytes_done,
-            megabytes_per_second=round(tally.bytes_per_second(now) / _MB, 1),
-            seconds=round(now - tally.began, 1),
-            seconds_left=None if left is None else round(left, 1),
-        )
+        elif isinstance(event, BytesDone) and (seconds := self.seconds_due(_JSON_SECONDS)) is not None:
+            left = self.seconds_left(seconds)
+            self._write(
+                "progress",
+                files=self.files,
+                files_done=self.files_done,
+                bytes=self.bytes,
+                bytes_done=self.bytes_done,
+                megabytes_per_second=round(self.bytes_per_second(seconds) / _MB, 1),
+                seconds=round(seconds, 1),
+                seconds_left=None if left is None else round(left, 1),
+            )
 
     def _write(self, event_name: str, **members: object) -> None:
         run_id = current_run_id()
@@ -160,18 +137,17 @@ class _JSONLines:
         write_event(event_name, **named, **members)
 
 
-class _Bar:
-    """A bar with rate and time left."""
+class _Bar(_Counts):
+    """A bar with rate and time left, and the names of some files at work."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, clock: Clock, progress: Progress) -> None:
+        super().__init__(clock)
         self._progress = progress
-        self._task = task
-        self._counts = _Counts(0.0)
+        self._task = progress.add_task("", total=None, files="0/0", at_work="")
         self._at_work: dict[str, None] = {}
 
     def on_event(self, event: Event) -> None:
-        tally = self._counts
-        tally.take(event)
+        self.add(event)
         if isinstance(event, TaskRetried):
             self._progress.console.print(printable(_retrying(event)), markup=False, highlight=False)
         if isinstance(event, FileStarted):
@@ -179,24 +155,19 @@ class _Bar:
         elif isinstance(event, FileChecked | TaskRetried):
             self._at_work.pop(event.path, None)
         elif isinstance(event, FileDone):
-            self._leave(event)
+            for part in event.parts:
+                # A file that is rolled over began under the name without a number.
+                began = part.path if part.path in self._at_work else _NUMBER.sub("", part.path)
+                self._at_work.pop(began, None)
+        names = [printable(path) for path in self._at_work]
         self._progress.update(
             self._task,
-            completed=tally.bytes_done,
-            total=tally.bytes or None,
-            files=f"{tally.files_done}/{tally.files}",
-            at_work=self._names(),
+            completed=self.bytes_done,
+            total=self.bytes or None,
+            files=f"{self.files_done}/{self.files}",
+            at_work=", ".join(names[:_MOST_NAMES])
+            + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES)),
         )
-
-    def _leave(self, event: FileDone) -> None:
-        for part in event.parts:
-            # A file that is rolled over began under the name without a number.
-            began = part.path if part.path in self._at_work else _NUMBER.sub("", part.path)
-            self._at_work.pop(began, None)
-
-    def _names(self) -> str:
-        names = [printable(path) for path in self._at_work]
-        return ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES))
 
 
 def _retrying(event: TaskRetried) -> str:
@@ -204,7 +175,7 @@ def _retrying(event: TaskRetried) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[_Display]:
+def _bar(clock: Clock) -> Iterator[_Bar]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -231,7 +202,7 @@ def _bar() -> Iterator[_Display]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         OUTPUT.set_aside = lambda: _stopped(progress)
         try:
-            yield _Bar(progress, progress.add_task("", total=None, files="0/0", at_work=""))
+            yield _Bar(clock, progress)
         finally:
             OUTPUT.set_aside = nullcontext
 
@@ -256,27 +227,22 @@ def run_lines(summary: Summary) -> Iterator[str]:
         f"{done} {count(summary.files, 'file')} in {summary.seconds:.2f} s, "
         f"{summary.megabytes_per_second:,.1f} MB/s of input"
     )
+    # What is None has no line.
     counts = {
         "source bytes": summary.source_bytes,
         "sink bytes": summary.sink_bytes,
         "rows": summary.rows,
-        **_left_alone(summary),
-        **({"bad rows left out": summary.bad_rows} if summary.bad_rows else {}),
+        "done by an earlier run": summary.skipped or None,
+        "replaced": len(summary.replaced) or None,
+        "removed": len(summary.removed) or None,
+        "bad rows left out": summary.bad_rows or None,
         "batches": summary.batches,
         "data keys": summary.data_keys,
         "key service calls": summary.service_calls,
     }
-    yield from aligned([(name, f"{value:,}") for name, value in counts.items()], right=(1,), indent="  ")
+    shown = [(name, f"{value:,}") for name, value in counts.items() if value is not None]
+    yield from aligned(shown, right=(1,), indent="  ")
     yield from _signed_lines(summary.signed)
-
-
-def _left_alone(summary: Summary) -> dict[str, int]:
-    found = {
-        "done by an earlier run": summary.skipped,
-        "replaced": len(summary.replaced),
-        "removed": len(summary.removed),
-    }
-    return {name: number for name, number in found.items() if number}
 
 
 def _signed_lines(signed: Sequence[SignedStatement]) -> Iterator[str]:

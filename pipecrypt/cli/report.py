@@ -6,7 +6,7 @@ security policy says so once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape as escape_html
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipecrypt.vocabulary.printable import printable
 
 if TYPE_CHECKING:
     from pipecrypt.runs.journal.cleaning import CleanSummary
-    from pipecrypt.runs.report.report import RunReport, Sample
+    from pipecrypt.runs.report.report import RunCounts, RunReport, Sample
 
 __all__ = ["clean", "report", "report_page"]
 
@@ -67,13 +67,6 @@ def report(
     if html is None:
         show(found, lambda: _lines(found))
         return
-    _write_page(html, found)
-    show({"run_id": found.run_id, "html": str(html)}, lambda: [f"wrote {html}"])
-
-
-def _write_page(html: Path, found: RunReport) -> None:
-    from pipecrypt.cli.report import report_page
-
     try:
         html.write_text(report_page(found), encoding="utf-8")
     except OSError as error:
@@ -81,11 +74,12 @@ def _write_page(html: Path, found: RunReport) -> None:
         raise OutputError(
             f"{html} cannot be written: {reason}", hint="give a file in a directory that exists"
         ) from error
+    show({"run_id": found.run_id, "html": str(html)}, lambda: [f"wrote {html}"])
 
 
 def _lines(found: RunReport) -> Iterator[str]:
     counts = found.counts
-    yield f"run {found.run_id}: {found.operation}, {found.outcome.value}, {found.duration_ms / 1000:,.1f} s"
+    yield f"run {found.run_id}: {found.operation}, {found.outcome.value}, {_seconds(found.duration_ms)}"
     if found.error_type is not None:
         yield f"  {found.error_type}: {found.error or 'the message is not kept'}"
     facts = [
@@ -93,37 +87,27 @@ def _lines(found: RunReport) -> Iterator[str]:
         ("ended", f"{found.ended:%Y-%m-%d %H:%M:%S} UTC"),
         ("files", f"{counts.files:,} published, of {counts.planned_files:,} sources"),
         ("source bytes", f"{counts.source_bytes:,} of {counts.planned_bytes:,}"),
-        ("sink bytes", f"{counts.sink_bytes:,}"),
-        ("rows", f"{counts.rows:,}"),
-        ("bad rows left out", f"{counts.bad_rows:,}"),
-        ("batches", f"{counts.batches:,}"),
-        ("data keys", f"{counts.data_keys:,}"),
-        ("key service calls", f"{counts.service_calls:,}"),
-        ("statements signed", f"{counts.statements:,}"),
-        ("retries", f"{counts.retries:,}"),
+        *((name, f"{value:,}") for name, value in _written(counts)),
     ]
     yield from aligned(facts, indent="  ")
     yield "time by stage, of all files"
-    yield from aligned([(name, f"{value / 1000:,.1f} s") for name, value in found.stages_ms], right=(1,), indent="  ")
+    yield from aligned([(name, _seconds(value)) for name, value in found.stages_ms], right=(1,), indent="  ")
     if found.bytes_by_key:
         yield "bytes by master key"
         rows = [(each.key_reference or "plaintext", f"{each.page_bytes:,}") for each in found.bytes_by_key]
         yield from aligned(rows, right=(1,), indent="  ")
     if found.slowest:
         yield "slowest files"
-        files = [
-            (each.path, f"{each.duration_ms / 1000:,.1f} s", f"{each.source_bytes / _MB:,.1f} MB")
-            for each in found.slowest
-        ]
+        files = [(each.path, _seconds(each.duration_ms), _megabytes(each.source_bytes)) for each in found.slowest]
         yield from aligned(files, right=(1, 2), indent="  ")
 
 
 def report_page(report: RunReport) -> str:
     """Return the page."""
-    return "\n".join(_parts(report)) + "\n"
+    return "\n".join(_page_lines(report)) + "\n"
 
 
-def _parts(report: RunReport) -> Iterable[str]:
+def _page_lines(report: RunReport) -> Iterator[str]:
     yield f"{_HEAD}<title>Run {_text(report.run_id)}</title><style>{_STYLE}</style></head><body>"
     yield f"<h1>Run {_text(report.run_id)}</h1>"
     yield f'<p>{_text(report.operation)}: <span class="{report.outcome.value}">{report.outcome.value}</span></p>'
@@ -132,7 +116,11 @@ def _parts(report: RunReport) -> Iterable[str]:
     times = f"{report.started:%Y-%m-%d %H:%M:%S} to {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     yield f"<p>{times}, {_seconds(report.duration_ms)}</p>"
     yield "<h2>Counts</h2>"
-    yield _table((name, f"{value:,}") for name, value in _counts(report))
+    counts = report.counts
+    planned = [("files planned", counts.planned_files), ("files published", counts.files)]
+    planned += [("bytes planned", counts.planned_bytes), ("source bytes", counts.source_bytes)]
+    cells = "".join(_row(name, f"{value:,}") for name, value in (*planned, *_written(counts)))
+    yield f"<table>{cells}</table>"
     yield "<h2>Throughput, MB/s of input</h2>"
     yield _throughput(report.samples)
     yield "<h2>Time by stage, of all files</h2>"
@@ -153,12 +141,8 @@ def _parts(report: RunReport) -> Iterable[str]:
     yield "</body></html>"
 
 
-def _counts(report: RunReport) -> Iterable[tuple[str, int]]:
-    counts = report.counts
-    yield "files planned", counts.planned_files
-    yield "files published", counts.files
-    yield "bytes planned", counts.planned_bytes
-    yield "source bytes", counts.source_bytes
+def _written(counts: RunCounts) -> Iterator[tuple[str, int]]:
+    """Yield what a run made of what it read."""
     yield "sink bytes", counts.sink_bytes
     yield "rows", counts.rows
     yield "bad rows left out", counts.bad_rows
@@ -169,25 +153,17 @@ def _counts(report: RunReport) -> Iterable[tuple[str, int]]:
     yield "retries", counts.retries
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f'<tr><td>{_text(name)}</td><td class="n">{_text(value)}</td></tr>' for name, value in rows)
-    return f"<table>{cells}</table>"
+def _row(name: str, number: str, bar: str = "") -> str:
+    return f'<tr><td>{_text(name)}</td>{bar}<td class="n">{_text(number)}</td></tr>'
 
 
 def _bars(rows: Sequence[tuple[str, int, str]]) -> str:
     if not rows:
         return "<p>none</p>"
     most = max(1, *(value for _, value, _ in rows))
-    return (
-        "<table>"
-        + "".join(
-            f'<tr><td>{_text(name)}</td><td class="b"><svg viewBox="0 0 200 12" role="img">'
-            f'<rect width="{200 * value / most:.1f}" height="12" rx="2"/></svg></td>'
-            f'<td class="n">{_text(shown)}</td></tr>'
-            for name, value, shown in rows
-        )
-        + "</table>"
-    )
+    bar = '<td class="b"><svg viewBox="0 0 200 12" role="img"><rect width="{:.1f}" height="12" rx="2"/></svg></td>'
+    cells = "".join(_row(name, shown, bar.format(200 * value / most)) for name, value, shown in rows)
+    return f"<table>{cells}</table>"
 
 
 def _throughput(samples: Sequence[Sample]) -> str:

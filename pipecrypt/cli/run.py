@@ -1,28 +1,26 @@
-"""The commands that a configuration describes: run, plan, config check, config schema."""
+"""The commands about configurations: init writes one; run, plan and config do, show and check what it says."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
-from pipecrypt.cli.options import (
-    AcceptFuture,
-    command,
-    credentials,
-)
+from pipecrypt.cli.options import AcceptFuture, NewKeystoreOption, command, credentials
 from pipecrypt.cli.render import aligned, count, show, write
-from pipecrypt.errors import UsageError
+from pipecrypt.errors import ConflictError, StorageError, UsageError
 from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
 if TYPE_CHECKING:
     from pipecrypt.config.run import ConfigPlan
     from pipecrypt.runs.plan.preview import PlanReport, SchemaDrift
 
-__all__ = ["config_app", "plan", "run", "show_plan"]
+__all__ = ["config_app", "init", "plan", "run"]
 
 _SHOWN = 10
 _MOST_TYPES = 50
@@ -30,6 +28,85 @@ _CONFLICT = 5
 _MAX_SOURCES = 20
 _HOUR_SECONDS = 3600
 _DAY_HOURS = 24
+_CONFIG_NAME = "pipecrypt.yaml"
+_KEYSTORE_NAME = "keys.json"
+_KEY_NAME = "main"
+_CONFIG = """\
+# A pipecrypt configuration: what is read, where it goes, what is encrypted under which key.
+# Check it with `pipecrypt config check pipecrypt.yaml`, run it with `pipecrypt run pipecrypt.yaml`.
+# Relative paths start from the directory of this file, wherever pipecrypt is started.
+# ${VAR} and ${VAR:-default} stand for environment variables, $$ for a dollar sign.
+
+source:
+  url: ./data/**/*.parquet      # a file, a directory or a glob; a path or any fsspec URL (s3://..., gs://..., az://...)
+  # options: {}                 # storage options for fsspec
+
+sink:
+  url: ./encrypted/             # every source file goes to the same relative path below it
+
+encrypt:
+  default: main                 # the key of every column that no entry below lists; leave out: those stay plaintext
+  # columns:                    # names, nested paths (customer.email), roots (customer) or globs ("card_*")
+  #   - { match: [email, ssn, "card_*"], key: main }
+  footer: plaintext             # or encrypted: hides schema, row counts and statistics from readers without keys
+  data_keys: batch              # or file: one data key per column and file, for Spark
+
+keys:                           # names for key references
+  main: keystore://./keys.json#main
+
+run:
+  workers: 1                    # files encrypted at once, each in a process of its own
+"""
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it does not exist.")] = Path(),
+    new_keystore: NewKeystoreOption = False,
+) -> None:
+    """Write a commented configuration and a keystore with one key; overwrites nothing."""
+    from pipecrypt.keys.keystores import NewKeystore, create_key
+
+    config, keystore = directory / _CONFIG_NAME, directory / _KEYSTORE_NAME
+    _check_absent(config, keystore)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make directory {directory}: {str(error.strerror).lower()}") from None
+    # The keystore first: it asks for a passphrase, and without one there is nothing to configure.
+    made = NewKeystore(replaces_lost=new_keystore)
+    reference = f"keystore://{quote(str(keystore.absolute()))}#{_KEY_NAME}"
+    entry = create_key(reference, "aes256", credentials(), keystore=made)
+    _write_new(config)
+    document = {"config": str(config), "keystore": str(keystore), "key": entry}
+    show(document, lambda: _next_lines(config, keystore))
+
+
+def _next_lines(config: Path, keystore: Path) -> list[str]:
+    written = shlex.quote(str(config))
+    return [
+        f"wrote {config}",
+        f"wrote {keystore} with key {_KEY_NAME}; keep a copy of it: without it the data is lost",
+        "next:",
+        f"  edit {written}: the source is {config.parent / 'data'} until you say otherwise",
+        f"  pipecrypt config check {written}",
+        f"  pipecrypt run {written}",
+    ]
+
+
+def _check_absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise ConflictError(f"{path} exists already", hint="choose another directory, or move the file away")
+
+
+def _write_new(path: Path) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(_CONFIG)
+    except FileExistsError:
+        _check_absent(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {str(error.strerror).lower()}") from None
 
 
 def run(
@@ -52,7 +129,7 @@ def run(
     if dry_run:
         if plan is not None:
             raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
-        return show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
+        return _show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
     opens = credentials()  # asks whether there is a terminal, which a bar hides
     with show_progress() as on_event:
         summary = run_config(
@@ -77,10 +154,10 @@ def plan(
     accept_future: AcceptFuture = False,
 ) -> int:
     """Show what a run would do: files, keys, calls, conflicts; opens no key, and writes nothing to the sink."""
-    return show_plan(config, out=out, accept_future=accept_future)
+    return _show_plan(config, out=out, accept_future=accept_future)
 
 
-def show_plan(
+def _show_plan(
     config: Path,
     *,
     out: Path | None = None,
@@ -98,11 +175,11 @@ def show_plan(
     )
     if out is not None:
         save_plan(report, out)
-    show(report, lambda: _lines(report))
+    show(report, lambda: _plan_lines(report))
     return _CONFLICT if report.conflicts else 0
 
 
-def _lines(report: PlanReport) -> Iterator[str]:
+def _plan_lines(report: PlanReport) -> Iterator[str]:
     yield f"{count(report.to_do, 'file')} to encrypt, {report.source_bytes:,} bytes; {report.skipped:,} done before"
     facts = {
         "batches": "unknown before they are read" if report.batches is None else f"{report.batches:,}",
@@ -115,7 +192,7 @@ def _lines(report: PlanReport) -> Iterator[str]:
     for reference, columns in report.columns_by_key:
         yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + reference}"
     if report.delimiter is not None:
-        yield f"  delimiter of the first source: {delimiter_word(report.delimiter)}"
+        yield f"  delimiter of the first source: {_delimiter_word(report.delimiter)}"
     if report.types:
         yield "  types of the first source, inferred where source.types does not give them:"
         yield from aligned(list(report.types[:_MOST_TYPES]), indent="    ")
@@ -151,7 +228,7 @@ def check(
     from pipecrypt.config.run import check_config
 
     plan = check_config(config, offline=offline)
-    show(plan, lambda: plan_lines(plan))
+    show(plan, lambda: _check_lines(plan))
 
 
 @command(config_app, "schema")
@@ -162,7 +239,7 @@ def schema() -> None:
     write(dumps(config_schema(), indent=2) + "\n")
 
 
-def plan_lines(plan: ConfigPlan) -> Iterator[str]:
+def _check_lines(plan: ConfigPlan) -> Iterator[str]:
     """Yield what a configuration would do."""
     yield f"{plan.config} is valid"
     facts = {
@@ -184,7 +261,7 @@ def plan_lines(plan: ConfigPlan) -> Iterator[str]:
             yield f"  and {len(plan.sources) - _MAX_SOURCES:,} more"
     if plan.columns is not None:
         yield ""
-        between = "" if plan.delimiter is None else f", delimiter: {delimiter_word(plan.delimiter)}"
+        between = "" if plan.delimiter is None else f", delimiter: {_delimiter_word(plan.delimiter)}"
         yield f"columns of the first source{between}"
         rows = [
             (each.path, each.type or "", each.key or "-", each.key_reference or "plaintext") for each in plan.columns
@@ -202,6 +279,6 @@ def _signed_as(plan: ConfigPlan) -> str:
     return f"digests with {plan.digest}, valid for {' and '.join(validity)}"
 
 
-def delimiter_word(delimiter: str) -> str:
+def _delimiter_word(delimiter: str) -> str:
     """Return how to call a delimiter: `comma`, `tab`; the character where it has no name here."""
     return "space" if delimiter == " " else DETECTABLE_DELIMITERS.get(delimiter, delimiter)

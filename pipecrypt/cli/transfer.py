@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,113 +26,17 @@ from pipecrypt.cli.render import OUTPUT, note, show, show_aside
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import UsageError
-from pipecrypt.formats.options import BadRows, Codec, SourceFormat
+from pipecrypt.formats.options import DEFAULT_BATCH_ROWS, BadRows, Codec, SourceFormat
 from pipecrypt.parquet.policy import ClearNotes, FooterMode, KeyScope, Unlisted
 
 if TYPE_CHECKING:
     from pipecrypt.keys.credentials import Credentials
-    from pipecrypt.runs.spec.options import RunOptions
     from pipecrypt.runs.spec.spec import DecryptSpec, EncryptSpec
 
-__all__ = [
-    "Also",
-    "BatchRows",
-    "Chunks",
-    "ClearMetadata",
-    "Columns",
-    "Compression",
-    "DataKeys",
-    "Delimiter",
-    "Encoding",
-    "FileFormat",
-    "Footer",
-    "FooterKey",
-    "Key",
-    "MaxFileBytes",
-    "NoBindPath",
-    "OnBadRows",
-    "Sign",
-    "SignDigest",
-    "Types",
-    "Uniform",
-    "UnlistedColumns",
-    "ValidFor",
-    "decrypt",
-    "encrypt",
-]
+__all__ = ["decrypt", "encrypt"]
 
 # A tab is hard to give in a shell.
 _DELIMITER_WORDS = {"tab": "\t", "\\t": "\t"}
-
-
-Key = Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="A,B.C",
-        help="Names, nested paths, roots or globs; '\"a, b\"' is one name; may be repeated; default: all columns.",
-    ),
-]
-UnlistedColumns = Annotated[
-    Unlisted | None,
-    typer.Option(
-        "--unlisted", help="Columns that are not listed: plaintext, under --key, or an error; default: as files before."
-    ),
-]
-ClearMetadata = Annotated[
-    ClearNotes,
-    typer.Option(
-        "--clear-metadata",
-        help="Bounds, defaults, labels of encrypted columns that a plaintext footer would show.",
-    ),
-]
-Footer = Annotated[FooterMode, typer.Option(help="Whether readers without keys can open it.")]
-DataKeys = Annotated[
-    KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
-]
-FooterKey = Annotated[str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")]
-Uniform = Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")]
-NoBindPath = Annotated[bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")]
-Chunks = Annotated[
-    bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
-]
-FileFormat = Annotated[
-    SourceFormat | None, typer.Option("--format", help="Of the source; default: by each file's name.")
-]
-Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="Of CSV, one character; default: found in each file's first rows.")
-]
-Encoding = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")
-]
-Types = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--type", metavar="COLUMN=TYPE", help="Type of a CSV or JSON column, as id=string; may be given several times."
-    ),
-]
-OnBadRows = Annotated[
-    BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
-]
-BatchRows = Annotated[int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")]
-Compression = Annotated[
-    Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
-]
-MaxFileBytes = Annotated[
-    int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
-]
-Sign = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEYREF", help="Signing key; may be given several times. What is written is then signed."),
-]
-Also = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEYREF", help="Further key or recipient that shall open it; may be given several times."),
-]
-SignDigest = Annotated[DigestAlgorithm, typer.Option("--digest", help="Of files that are signed.")]
-ValidFor = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Until readers refuse the signature, such as 30d or 12h.")
-]
 
 
 _Source = Annotated[
@@ -147,84 +51,132 @@ _Sink = Annotated[
 def encrypt(
     source: _Source,
     sink: _Sink,
-    key: Key,
-    columns: Columns = None,
-    unlisted: UnlistedColumns = None,
-    clear_metadata: ClearMetadata = ClearNotes.STRIP,
-    footer: Footer = FooterMode.PLAINTEXT,
-    data_keys: DataKeys = KeyScope.BATCH,
-    footer_key: FooterKey = None,
-    uniform: Uniform = False,
-    no_bind_path: NoBindPath = False,
-    chunks: Chunks = False,
-    file_format: FileFormat = None,
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    types: Types = None,
-    on_bad_rows: OnBadRows = BadRows.FAIL,
-    batch_rows: BatchRows = None,
-    compression: Compression = None,
-    max_file_bytes: MaxFileBytes = None,
-    also: Also = None,
-    sign: Sign = None,
-    digest: SignDigest = DigestAlgorithm.SHA256,
-    valid_for: ValidFor = None,
+    key: Annotated[str, typer.Option(metavar="KEYREF", help="Master key, such as keystore://./keys.json#pii.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B.C",
+            help="Names, nested paths, roots or globs; '\"a, b\"' is one name; may be repeated; default: all columns.",
+        ),
+    ] = None,
+    unlisted: Annotated[
+        Unlisted | None,
+        typer.Option(
+            "--unlisted",
+            help="Columns that are not listed: plaintext, under --key, or an error; default: as files before.",
+        ),
+    ] = None,
+    clear_metadata: Annotated[
+        ClearNotes,
+        typer.Option(
+            "--clear-metadata", help="Bounds, defaults, labels of encrypted columns that a plaintext footer would show."
+        ),
+    ] = ClearNotes.STRIP,
+    footer: Annotated[
+        FooterMode, typer.Option(help="Whether readers without keys can open it.")
+    ] = FooterMode.PLAINTEXT,
+    data_keys: Annotated[
+        KeyScope, typer.Option(help="A data key per column and row group, or (for Spark) per column and file.")
+    ] = KeyScope.BATCH,
+    footer_key: Annotated[
+        str | None, typer.Option(metavar="KEYREF", help="Master key of the footer; default: --key.")
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="All columns under the footer's data key.")] = False,
+    no_bind_path: Annotated[
+        bool, typer.Option("--no-bind-path", help="Store no AAD prefix; DuckDB reads only such files.")
+    ] = False,
+    chunks: Annotated[
+        bool, typer.Option("--chunks", help="Files of any kind, as they are; a directory is mirrored whole.")
+    ] = False,
+    file_format: Annotated[
+        SourceFormat | None, typer.Option("--format", help="Of the source; default: by each file's name.")
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(metavar="CHAR", help="Of CSV, one character; default: found in each file's first rows."),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of CSV and JSON, such as latin-1 or utf-16; default: utf-8.")
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="COLUMN=TYPE",
+            help="Type of a CSV or JSON column, as id=string; may be given several times.",
+        ),
+    ] = None,
+    on_bad_rows: Annotated[
+        BadRows, typer.Option(help="Rows of CSV and JSON that do not fit: stop, or leave them out and count them.")
+    ] = BadRows.FAIL,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a row group, where the source is not Parquet.")
+    ] = None,
+    compression: Annotated[
+        Codec | None, typer.Option(help="Of such sources, default zstd; of chunks, zstd or none, default none.")
+    ] = None,
+    max_file_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Begin another file at this size, where the source is not Parquet.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEYREF", help="Further key or recipient that shall open it; may be given several times."),
+    ] = None,
+    sign: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEYREF", help="Signing key; may be given several times. What is written is then signed."),
+    ] = None,
+    digest: Annotated[
+        DigestAlgorithm, typer.Option("--digest", help="Of files that are signed.")
+    ] = DigestAlgorithm.SHA256,
+    valid_for: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Until readers refuse the signature, such as 30d or 12h.")
+    ] = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     accept_future: AcceptFuture = False,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
-    from pipecrypt.runs.spec.options import Reading
-    from pipecrypt.runs.spec.policy import Mode, Policy
+    from pipecrypt.runs.spec.options import Reading, RunOptions
+    from pipecrypt.runs.spec.policy import Policy, parse_validity
     from pipecrypt.runs.spec.spec import EncryptSpec
     from pipecrypt.store.location import Location
 
-    policy = Policy(
-        dict.fromkeys(split_names(columns or []), key),
-        None if columns else key,
-        footer.value,
-        data_keys.value,
-        footer_key=footer_key,
-        uniform=uniform,
-        bind_path=not no_bind_path,
-        mode=(Mode.CHUNKS if chunks else Mode.COLUMNS).value,
-        unlisted=None if unlisted is None else unlisted.value,
-        clear_metadata=clear_metadata.value,
-        compression=None if compression is None else compression.value,
-        also=also or (),
-        **_signing(sign, digest, valid_for),
-        **_batches(batch_rows),
-    )
-    # In chunks every file is taken for bytes, so whatever format is given says nothing.
-    given = None if file_format is None or chunks else file_format.value
-    request = EncryptSpec(
+    spec = EncryptSpec(
         source=Location(source),
         sink=Location(sink),
-        policy=policy,
-        reading=Reading(format=given, on_bad_rows=on_bad_rows.value, **_text_options(delimiter, encoding, types)),
+        policy=Policy(
+            dict.fromkeys(split_names(columns or []), key),
+            None if columns else key,
+            footer.value,
+            data_keys.value,
+            footer_key=footer_key,
+            uniform=uniform,
+            bind_path=not no_bind_path,
+            mode="chunks" if chunks else "columns",
+            unlisted=None if unlisted is None else unlisted.value,
+            clear_metadata=clear_metadata.value,
+            compression=None if compression is None else compression.value,
+            also=also or (),
+            sign=sign or None,
+            digest=digest.value,
+            valid_for=None if valid_for is None else parse_validity(valid_for),
+            batch_rows=DEFAULT_BATCH_ROWS if batch_rows is None else batch_rows,
+        ),
+        reading=Reading(
+            # In chunks every file is taken for bytes, so whatever format is given says nothing.
+            format=None if file_format is None or chunks else file_format.value,
+            delimiter=None if delimiter is None else _DELIMITER_WORDS.get(delimiter, delimiter),
+            encoding=encoding,
+            types=_types(types or []),
+            on_bad_rows=on_bad_rows.value,
+        ),
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
-        run=_run_options(accepts_future=accept_future),
+        run=RunOptions(accepts_future_statement=accept_future),
     )
-    _carry_out(request, credentials())
-
-
-def _run_options(*, accepts_future: bool) -> RunOptions:
-    from pipecrypt.runs.spec.options import RunOptions
-
-    return RunOptions(accepts_future_statement=accepts_future)
-
-
-def _batches(batch_rows: int | None) -> dict[str, Any]:
-    """Return what a policy takes about row groups."""
-    return {} if batch_rows is None else {"batch_rows": batch_rows}
-
-
-def _text_options(delimiter: str | None, encoding: str | None, types: list[str] | None) -> dict[str, Any]:
-    """Return what a reading takes about text formats."""
-    given = None if delimiter is None else _DELIMITER_WORDS.get(delimiter, delimiter)
-    return {"delimiter": given, "encoding": encoding, "types": _types(types or [])}
+    _carry_out(spec, credentials())
 
 
 def _types(values: list[str]) -> dict[str, str]:
@@ -236,14 +188,6 @@ def _types(values: list[str]) -> dict[str, str]:
             raise UsageError(f"--type {value!r} names no type", hint="write the column and its type, as id=string")
         types[column] = kind
     return types
-
-
-def _signing(sign: list[str] | None, digest: DigestAlgorithm, valid_for: str | None) -> dict[str, Any]:
-    """Return what a policy takes about signatures."""
-    from pipecrypt.runs.spec.policy import parse_validity
-
-    validity = None if valid_for is None else parse_validity(valid_for)
-    return {"sign": sign or None, "digest": digest.value, "valid_for": validity}
 
 
 def decrypt(

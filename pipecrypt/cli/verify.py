@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipecrypt.cli.options import (
-    DatasetID,
-    MinVersion,
-    Threshold,
-    TrustedKeys,
-    credentials,
-)
+from pipecrypt.cli.options import DatasetID, MinVersion, Threshold, TrustedKeys, credentials
 from pipecrypt.cli.render import OUTPUT, aligned, count, show, show_refusal
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
 from pipecrypt.dataset.trust import Trust
@@ -24,16 +17,7 @@ from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError, Verifi
 if TYPE_CHECKING:
     from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
 
-__all__ = [
-    "Refusal",
-    "brief_error",
-    "finding_lines",
-    "refusal_document",
-    "refusal_of",
-    "report_document",
-    "report_lines",
-    "verify",
-]
+__all__ = ["finding_lines", "report_document", "report_lines", "verify"]
 
 _MAX_FINDINGS = 50
 _MAX_NAMES = 20
@@ -91,53 +75,27 @@ def verify(
                 on_event=on_event,
             )
     except (IntegrityError, NotInPlaceError) as error:
-        refusal = refusal_of(error, path)
-        shown = error if OUTPUT.as_json else brief_error(refusal, error)
-        return show_refusal(refusal_document(refusal), lambda: finding_lines(refusal), shown)
+        return _show_refusal(error, path)
     show(report_document(report), lambda: report_lines(report))
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What was found, in a dataset or already in its statement.
-
-    Args:
-        name: what was verified, as the caller wrote it.
-        findings: at least one.
-        report: None where the statement itself was refused, so that no file was looked at.
-    """
-
-    name: str
-    findings: tuple[Finding, ...]
-    report: VerifyReport | None
-
-
-def refusal_of(error: IntegrityError | NotInPlaceError, path: str) -> Refusal:
-    """Return the refusal that an error of a verification of `path` stands for."""
+def _show_refusal(error: IntegrityError | NotInPlaceError, path: str) -> int:
+    """Write what was found, in a dataset or already in its statement, and return the exit code."""
     if isinstance(error, VerificationError | NotInPlaceError):
         report: VerifyReport = error.report
-        return Refusal(path, report.findings, report)
-    return Refusal(path, (finding_of(error, path),), None)
-
-
-def brief_error(refusal: Refusal, error: IntegrityError | NotInPlaceError) -> IntegrityError | NotInPlaceError:
-    """Return the error to show below the lines of a refusal, which say already how far two clocks are apart."""
-    if refusal.report is not None or refusal.findings[0].kind is not FindingKind.FROM_FUTURE:
-        return error
-    return type(error)(f"{refusal.name}: the statement is from the future", hint=error.hint)
+        return show_refusal(report_document(report), lambda: finding_lines(path, report.findings, report), error)
+    finding, shown = finding_of(error, path), error
+    if finding.kind is FindingKind.FROM_FUTURE and not OUTPUT.as_json:
+        # The lines say already how far the two clocks are apart.
+        shown = type(error)(f"{path}: the statement is from the future", hint=error.hint)
+    document = {"verified": False, "root": path, "findings": [finding]}
+    return show_refusal(document, lambda: finding_lines(path, [finding]), shown)
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:
     """Return the JSON twin of a report."""
     return {"verified": not report.findings, **dataclasses.asdict(report)}
-
-
-def refusal_document(refusal: Refusal) -> dict[str, Any]:
-    """Return the JSON twin of a refusal."""
-    if refusal.report is not None:
-        return report_document(refusal.report)
-    return {"verified": False, "root": refusal.name, "findings": list(refusal.findings)}
 
 
 def report_lines(report: VerifyReport) -> Iterator[str]:
@@ -153,27 +111,25 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
     yield from _facts(report)
 
 
-def finding_lines(refusal: Refusal) -> Iterator[str]:
-    """Yield what was found, grouped by kind."""
-    findings, report = refusal.findings, refusal.report
-    yield f"not verified: {count(len(findings), 'finding')} in {refusal.name}"
+def finding_lines(path: str, findings: Sequence[Finding], report: VerifyReport | None = None) -> Iterator[str]:
+    """Yield what was found, grouped by kind.
+
+    Args:
+        path: what was verified, as the caller wrote it.
+        findings: at least one.
+        report: None where the statement itself was refused, so that no file was looked at.
+    """
+    yield f"not verified: {count(len(findings), 'finding')} in {path}"
     for kind in FindingKind:
-        of_kind = [finding for finding in findings if finding.kind is kind]
-        if of_kind:
-            yield from _kind_lines(kind, of_kind)
+        if of_kind := [finding for finding in findings if finding.kind is kind]:
+            yield from ("", f"{kind.value}: {len(of_kind):,}")
+            yield from aligned([(each.path, each.detail) for each in of_kind[:_MAX_FINDINGS]], indent="  ")
+            if len(of_kind) > _MAX_FINDINGS:
+                yield f"  and {len(of_kind) - _MAX_FINDINGS:,} more; --json names all"
     if report is not None:
-        yield ""
-        yield f"checked {_files(report)}, {_size(report.bytes)}"
+        yield from ("", f"checked {_files(report)}, {_size(report.bytes)}")
         yield from _facts(report)
         yield from _unchecked_lines(report)
-
-
-def _kind_lines(kind: FindingKind, findings: Sequence[Finding]) -> Iterator[str]:
-    yield ""
-    yield f"{kind.value}: {len(findings):,}"
-    yield from aligned([(finding.path, finding.detail) for finding in findings[:_MAX_FINDINGS]], indent="  ")
-    if len(findings) > _MAX_FINDINGS:
-        yield f"  and {len(findings) - _MAX_FINDINGS:,} more; --json names all"
 
 
 def _unchecked_lines(report: VerifyReport) -> Iterator[str]:
@@ -189,19 +145,18 @@ def _unchecked_lines(report: VerifyReport) -> Iterator[str]:
 def _facts(report: VerifyReport) -> Iterator[str]:
     megabytes_per_second = report.bytes / max(report.seconds, 1e-9) / _MEGABYTE
     tags = "and the tag of every encrypted page" if report.tags_checked else "tags of pages need keys: --decrypt"
+    unfinished = count(report.unfinished_files, "table")
     facts = {
         "signed": report.created.isoformat(),
         "expires": "never" if report.expires is None else report.expires.isoformat(),
         "promised": _promise(report.policy),
         "compared": f"{', '.join(report.digests)}; {tags}",
-        **({"unfinished": _unfinished(report.unfinished_files)} if report.unfinished_files else {}),
+        "unfinished": f"{unfinished} of a run that has not published its version, in _pipecrypt/",
         "time": f"{report.seconds:.2f} s, {megabytes_per_second:,.1f} MB/s",
     }
+    if not report.unfinished_files:
+        del facts["unfinished"]
     yield from aligned(list(facts.items()), indent="  ")
-
-
-def _unfinished(files: int) -> str:
-    return f"{count(files, 'table')} of a run that has not published its version, in _pipecrypt/"
 
 
 def _promise(policy: PolicySummary) -> str:

@@ -1,4 +1,4 @@
-"""YAML text to plain values, each with its line and column. Every problem names its place.
+"""YAML text to plain values, each with its line and column, variables replaced. Every problem names its place.
 
 A file may come from anywhere, so its size, depth and number of values (aliases counted each time) are bounded, and
 only plain YAML is taken: mappings with text keys, lists, text, numbers, booleans and null.
@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 from ruamel.yaml import YAML
@@ -27,7 +28,6 @@ __all__ = [
     "Value",
     "ValuePath",
     "config_error",
-    "interpolate_document",
     "nearest_name",
     "parse_document",
 ]
@@ -128,13 +128,19 @@ class Document:
         return self.names.get(path) or self.value_position(path)
 
 
-def parse_document(data: bytes, name: str) -> Document:
-    """Return the values of a YAML file.
+def parse_document(data: bytes, name: str, environ: Mapping[str, str]) -> Document:
+    """Return the values of a YAML file, with every variable in them replaced; keys of mappings stay as they are.
+
+    Args:
+        data: the file.
+        name: what errors call it.
+        environ: values of variables.
 
     Raises:
-        ConfigError: not UTF-8, not YAML, not a mapping, or more than a configuration can be.
+        ConfigError: not UTF-8, not YAML, not a mapping, or more than a configuration can be; or a variable is not set
+            and has no default, or its spelling is wrong: all of those are named.
     """
-    reading = _Parser(name)
+    reading = _Parser(name, environ)
     if len(data) > MAX_CONFIG_BYTES:
         reading.fail(_START, f"the file has {len(data)} bytes", f"a configuration has at most {MAX_CONFIG_BYTES}")
     root = _compose(_decode(data, reading), reading)
@@ -142,7 +148,10 @@ def parse_document(data: bytes, name: str) -> Document:
         reading.fail(_START, "the file is empty", "pipecrypt init writes one to begin with")
     if not isinstance(root, MappingNode):
         reading.fail(_position(root), "a configuration is a mapping, such as `source: ...`")
-    return Document(name, reading.mapping(root, ()), reading.values, reading.names)
+    document = Document(name, reading.mapping(root, ()), reading.values, reading.names)
+    if reading.problems:
+        raise config_error(name, reading.problems)
+    return document
 
 
 def _decode(data: bytes, reading: _Parser) -> str:
@@ -189,8 +198,10 @@ class _Parser:
     """One walk over the nodes of a file."""
 
     name: str
+    environ: Mapping[str, str]
     values: dict[ValuePath, Position] = field(default_factory=dict)
     names: dict[ValuePath, Position] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def fail(self, position: Position, text: str, hint: str | None = None) -> NoReturn:
         raise config_error(self.name, [Problem(position, text, hint)]) from None
@@ -206,14 +217,17 @@ class _Parser:
         if isinstance(node, SequenceNode):
             self.check_tag(node, "seq")
             return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
-        return self.scalar(node)
+        found = self.scalar(node)
+        # What a variable holds is put in as it is: it adds neither structure nor further variables.
+        return _DOLLAR.sub(partial(self.variable, _position(node)), found) if isinstance(found, str) else found
 
     def mapping(self, node: MappingNode, path: ValuePath) -> dict[str, Value]:
         self.values[path] = _position(node)
         self.check_tag(node, "map")
         result: dict[str, Value] = {}
         for key_node, value_node in node.value:
-            key = self.mapping_key(key_node)
+            if not isinstance(key_node, ScalarNode) or not isinstance(key := self.scalar(key_node), str):
+                self.fail(_position(key_node), "a key must be text", "put it in quotes")
             if key in result:
                 first = self.names[(*path, key)].line
                 self.fail(_position(key_node), f"{key!r} stands here twice, first on line {first}", "remove one")
@@ -228,11 +242,6 @@ class _Parser:
         if tag not in {_TAG + kind, "!"}:
             self.fail(_position(node), f"{tag.removeprefix(_TAG)} is not a kind of value that a configuration has")
 
-    def mapping_key(self, node: Node) -> str:
-        if not isinstance(node, ScalarNode) or not isinstance(key := self.scalar(node), str):
-            self.fail(_position(node), "a key must be text", "put it in quotes")
-        return key
-
     def scalar(self, node: Node) -> str | int | float | bool | None:
         """Return the scalar's value by YAML 1.2's core schema; dates stay text."""
         text, tag = str(node.value), str(node.tag)
@@ -246,60 +255,25 @@ class _Parser:
             if tag == _TAG + "int":
                 return int(text.replace("_", ""), 0)
             if tag == _TAG + "float":
-                return _float(text)
+                return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
             pass
         self.fail(_position(node), f"{tag.removeprefix(_TAG)} is not a kind of value that a configuration has")
 
-
-def _float(text: str) -> float:
-    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def interpolate_document(document: Document, environ: Mapping[str, str]) -> Document:
-    """Return the document with every variable replaced; keys of mappings stay as they are.
-
-    Raises:
-        ConfigError: a variable is not set and has no default, or its spelling is wrong; all of them are named.
-    """
-    problems: list[Problem] = []
-
-    def walk(value: Value, path: ValuePath) -> Value:
-        if isinstance(value, dict):
-            return {key: walk(child, (*path, key)) for key, child in value.items()}
-        if isinstance(value, list):
-            return [walk(child, (*path, index)) for index, child in enumerate(value)]
-        if isinstance(value, str) and "$" in value:
-            return _DOLLAR.sub(lambda match: replace(match, path), value)
-        return value
-
-    def replace(match: re.Match[str], path: ValuePath) -> str:
-        text, said = _replacement(match, environ)
-        if said is not None:
-            problems.append(Problem(document.value_position(path), *said))
-        return text
-
-    root = {key: walk(child, (key,)) for key, child in document.root.items()}
-    if problems:
-        raise config_error(document.name, problems)
-    return Document(document.name, root, document.values, document.names)
-
-
-def _replacement(match: re.Match[str], environ: Mapping[str, str]) -> tuple[str, tuple[str, str] | None]:
-    if match["escaped"]:
-        return "$", None
-    if match["malformed"] is not None:
-        return "", (
-            f"${match['malformed']} is not a variable",
-            "write ${VAR} or ${VAR:-default}, or $$ for a dollar sign",
-        )
-    if match["bare"] is not None:
-        name = match["bare"]
-        return "", (f"${name} is not replaced", f"write ${{{name}}}, or $${name} for a dollar sign")
-    name, default = match["name"], match["default"]
-    found = environ.get(name)
-    if default is not None:
-        return found or default, None
-    if found is None:
-        return "", (f"the environment variable {name} is not set", f"set it, or write ${{{name}:-default}}")
-    return found, None
+    def variable(self, position: Position, match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if match["escaped"]:
+            return "$"
+        if match["malformed"] is not None:
+            text = f"${match['malformed']} is not a variable"
+            hint = "write ${VAR} or ${VAR:-default}, or $$ for a dollar sign"
+        elif (bare := match["bare"]) is not None:
+            text, hint = f"${bare} is not replaced", f"write ${{{bare}}}, or $${bare} for a dollar sign"
+        elif default is not None:
+            return self.environ.get(name) or default
+        elif name in self.environ:
+            return self.environ[name]
+        else:
+            text, hint = f"the environment variable {name} is not set", f"set it, or write ${{{name}:-default}}"
+        self.problems.append(Problem(position, text, hint))
+        return ""

@@ -1,16 +1,21 @@
-"""From a YAML file to a checked configuration. The next step is spec.
+"""From a YAML file to a checked configuration, and from that to what a run takes.
 
-The steps: bytes -> values with positions (document) -> variables replaced (interpolate) -> the models (model) -> the
-names of keys looked up and the key references parsed. No key is opened and no storage is touched.
+The steps: bytes -> values with positions, variables replaced (document) -> the models (model) -> the names of keys
+looked up and the key references parsed -> the spec. No key is opened and no storage is touched. This is the one place
+where the names of keys are looked up: everything below sees key references only. Relative paths start from the
+directory of the configuration, wherever pipecrypt is started: those of local sources, sinks and, by keys/reference, of
+files that key references name. URLs of other storages are taken as they are.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,7 +27,6 @@ from pipecrypt.config.document import (
     Value,
     ValuePath,
     config_error,
-    interpolate_document,
     nearest_name,
     parse_document,
 )
@@ -35,12 +39,18 @@ from pipecrypt.config.model import (
     SinkModel,
     SourceModel,
 )
-from pipecrypt.errors import ConfigError, KeyReferenceError, UsageError
-from pipecrypt.keys.reference import anchored_reference
+from pipecrypt.errors import AccessError, ConfigError, KeyReferenceError, PolicyError, SourceNotFoundError, UsageError
+from pipecrypt.keys.reference import anchored_reference, parse_key_reference
 from pipecrypt.keys.service import check_key_reference
+from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
+from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
+from pipecrypt.runs.spec.spec import EncryptSpec
+from pipecrypt.store.location import Location
+from pipecrypt.store.patterns import has_glob
 
-__all__ = ["LoadedConfig", "load_config"]
+__all__ = ["LoadedConfig", "build_spec", "hints_about_paths", "load_config"]
 
+_log: Final = logging.getLogger(__name__)
 _MODELS: dict[ValuePath, type[BaseModel]] = {
     (): ConfigModel,
     ("source",): SourceModel,
@@ -85,12 +95,18 @@ class LoadedConfig:
         """Return the key reference that a name under `keys` stands for, its path absolute."""
         return anchored_reference(self.model.keys[name], self.directory)
 
-    def signing_keys(self) -> tuple[str, ...]:
-        """Return the key references that `sign` names, their paths absolute; none where nothing is signed."""
-        sign = self.model.sign
-        if sign is None:
-            return ()
-        return tuple(anchored_reference(self.model.keys.get(each, each), self.directory) for each in sign.keys)
+    def problem(self, path: ValuePath, text: str, hint: str | None = None) -> Problem:
+        """Return something that is wrong with the value at a path."""
+        return Problem(self.document.value_position(_as_written(path, self.document)), text, hint)
+
+    @contextmanager
+    def errors_at(self, *path: str | int) -> Iterator[None]:
+        """Let errors about the value at a path name its place in the file."""
+        try:
+            yield
+        except UsageError as error:
+            problem = self.problem(path, error.message, error.hint)
+            raise config_error(self.document.name, [problem]) from None
 
     def key_spellings(self) -> dict[str, str]:
         """Return how the key references under `keys`, and what stands before their `#`, are written there."""
@@ -110,7 +126,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
         ConfigError: anything in it is wrong; the message names file, line and column of every problem found.
     """
     name = os.fspath(path)
-    document = interpolate_document(parse_document(_read(name), name), environ)
+    document = parse_document(_read(name), name, environ)
     empty = {
         path: Problem(document.value_position(path), f"{_dotted(path)} must be filled in", _EMPTY_HINT)
         for path in _empty_values(document.root, ())
@@ -124,7 +140,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
     if empty:
         raise config_error(name, empty.values())
     loaded = LoadedConfig(model, document, os.path.realpath(os.path.dirname(name) or "."))
-    if problems := [*_unknown_key_names(loaded), *_bad_key_references(loaded), *_bad_signing(loaded)]:
+    if problems := list(_bad_names(loaded)):
         raise config_error(name, problems)
     return loaded
 
@@ -205,52 +221,36 @@ def _names_at(path: ValuePath) -> tuple[str, ...]:
     return tuple(model.model_fields) if model else ()
 
 
-def _unknown_key_names(loaded: LoadedConfig) -> Iterator[Problem]:
-    encrypt, names = loaded.model.encrypt, loaded.model.keys
+def _bad_names(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Yield what is wrong with names of keys, with key references, and with how long a signature is valid."""
+    encrypt, sign, names = loaded.model.encrypt, loaded.model.sign, loaded.model.keys
     used: list[tuple[ValuePath, str | None]] = [
         (("encrypt", "default"), encrypt.default),
         (("encrypt", "footer_key"), encrypt.footer_key),
         *((("encrypt", "also", index), name) for index, name in enumerate(encrypt.also)),
+        *((("encrypt", "columns", index, "key"), entry.key) for index, entry in enumerate(encrypt.columns)),
+        *((("sign", "keys", index), name) for index, name in enumerate(sign.keys if sign else ())),
     ]
-    used += [(("encrypt", "columns", index, "key"), entry.key) for index, entry in enumerate(encrypt.columns)]
+    references: dict[ValuePath, str] = {("keys", name): reference for name, reference in names.items()}
     for path, name in used:
         if name is None or name in names:
             continue
-        position = loaded.document.value_position(path)
-        if "://" in name:
+        if path[0] == "sign" and ":" in name:
+            references[path] = name
+        elif "://" in name:
             hint = "give the key reference a name under `keys` and use that name here"
-            yield Problem(position, f"{_dotted(path)} holds a key reference, not a name under `keys`", hint)
+            yield loaded.problem(path, f"{_dotted(path)} holds a key reference, not a name under `keys`", hint)
         else:
-            yield Problem(position, f"no key {name!r} under `keys`", nearest_name(name, names))
-
-
-def _bad_key_references(loaded: LoadedConfig) -> Iterator[Problem]:
-    for name, reference in loaded.model.keys.items():
+            yield loaded.problem(path, f"no key {name!r} under `keys`", nearest_name(name, names))
+    for path, reference in references.items():
         try:
             check_key_reference(reference)
         except KeyReferenceError as error:
-            yield Problem(loaded.document.value_position(("keys", name)), error.message, error.hint)
-
-
-def _bad_signing(loaded: LoadedConfig) -> Iterator[Problem]:
-    sign, names = loaded.model.sign, loaded.model.keys
-    if sign is None:
-        return
-    for index, each in enumerate(sign.keys):
-        position = loaded.document.value_position(_as_written(("sign", "keys", index), loaded.document))
-        if each in names:
-            continue
-        if ":" not in each:
-            yield Problem(position, f"no key {each!r} under `keys`", nearest_name(each, names))
-            continue
-        try:
-            check_key_reference(each)
-        except KeyReferenceError as error:
-            yield Problem(position, error.message, error.hint)
+            yield loaded.problem(path, error.message, error.hint)
     try:
-        sign.validity()
+        _ = sign and sign.validity()
     except UsageError as error:
-        yield Problem(loaded.document.value_position(("sign", "valid_for")), error.message, error.hint)
+        yield loaded.problem(("sign", "valid_for"), error.message, error.hint)
 
 
 def _as_written(path: ValuePath, document: Document) -> ValuePath:
@@ -269,3 +269,160 @@ def _dotted(path: ValuePath) -> str:
 
 def _inside(path: ValuePath) -> str:
     return f" in {_dotted(path)}" if path else ""
+
+
+@contextmanager
+def hints_about_paths(loaded: LoadedConfig) -> Iterator[None]:
+    """Where a path of the configuration leads nowhere, but would from the current directory, say so.
+
+    An error's hint does, and where nothing else would, because a sink need not exist, a warning.
+    """
+    try:
+        if hint := _elsewhere(loaded, loaded.model.sink.url):
+            _log.warning("%s", hint)
+        yield
+    except (SourceNotFoundError, AccessError) as error:
+        sign = loaded.model.sign
+        references = (*loaded.model.keys.values(), *(sign.keys if sign else ()))
+        places = [loaded.model.source.url, *map(_path_of, references)]
+        hint = next((text for place in places if (text := _elsewhere(loaded, place))), None)
+        if hint:
+            error.add_hint(hint)
+        raise
+
+
+def _elsewhere(loaded: LoadedConfig, written: str | None) -> str | None:
+    """Return what to say about a path that is there from the current directory, and not from the configuration's."""
+    if written is None:
+        return None
+    location = Location(written)
+    meant = location.anchored(loaded.directory)
+    if meant == location or _is_there(meant) or not _is_there(location):
+        return None
+    return (
+        f"relative paths in {loaded.document.name} start from its own directory, {loaded.directory}: "
+        f"{written} exists in the current directory, {os.getcwd()}, which is another one"
+    )
+
+
+def _is_there(location: Location) -> bool:
+    path = location.local_path
+    while has_glob(path) and not os.path.lexists(path):
+        path = os.path.dirname(path) or "."
+    return os.path.lexists(path)
+
+
+def _path_of(reference: str) -> str | None:
+    if anchored_reference(reference, "/") == reference:
+        return None
+    try:
+        return parse_key_reference(reference).location
+    except KeyReferenceError:
+        return None
+
+
+def build_spec(
+    loaded: LoadedConfig,
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    resumes: bool = False,
+    accepts_future: bool = False,
+) -> EncryptSpec:
+    """Return what the configuration asks for; nothing is opened.
+
+    Args:
+        loaded: the configuration.
+        overwrite: replace what the sink holds.
+        workers: instead of `run.workers`.
+        resumes: continue the run that was not finished.
+        accepts_future: follow a signed version of a signer whose clock was ahead.
+
+    Raises:
+        ConfigError: the policy contradicts itself, or a URL cannot be one.
+        UsageError: what the sink is does not go with the rest.
+    """
+    model = loaded.model
+    with loaded.errors_at("source", "url"):
+        source = Location(model.source.url, model.source.options).anchored(loaded.directory)
+    with loaded.errors_at("sink", "url"):
+        sink = Location(model.sink.url, model.sink.options).anchored(loaded.directory)
+    with loaded.errors_at("run"):
+        run = RunOptions(
+            keeps_journal=True,
+            resumes=resumes,
+            on_source_change=OnSourceChange(model.run.on_source_change),
+            split_bytes=model.run.split_bytes,
+            executor=ExecutorKind(model.run.executor),
+            address=model.run.address,
+            attempts=model.run.attempts,
+            worker_wait_seconds=model.run.worker_wait_seconds,
+            is_only_writer=model.run.only_writer,
+            accepts_future_statement=accepts_future,
+        )
+    return EncryptSpec(
+        source=source,
+        sink=sink,
+        policy=_policy(loaded),
+        reading=_reading(loaded),
+        max_file_bytes=model.sink.max_file_bytes,
+        overwrite=overwrite,
+        workers=model.run.workers if workers is None else workers,
+        run=run,
+        known_keys=tuple(loaded.key_reference(name) for name in model.keys),
+        key_spellings=loaded.key_spellings(),
+    )
+
+
+def _reading(loaded: LoadedConfig) -> Reading:
+    source = loaded.model.source
+    csv = source.csv.model_dump()
+    with loaded.errors_at("source", "csv"):
+        if None not in {source.encoding, csv["encoding"]} and source.encoding != csv["encoding"]:
+            raise UsageError("source.encoding says something else", hint="leave out one of the two encodings")
+        csv["encoding"] = csv["encoding"] if source.encoding is None else source.encoding
+        return Reading(format=source.format, types=source.types, on_bad_rows=source.on_bad_rows, **csv)
+
+
+def _policy(loaded: LoadedConfig) -> Policy:
+    encrypt, signing = loaded.model.encrypt, _signing(loaded)
+    columns, optional = _columns(loaded)
+    with loaded.errors_at("encrypt"):
+        policy = Policy(
+            columns=columns,
+            optional=optional,
+            default=None if encrypt.default is None else loaded.key_reference(encrypt.default),
+            footer_key=None if encrypt.footer_key is None else loaded.key_reference(encrypt.footer_key),
+            also=[loaded.key_reference(name) for name in encrypt.also],
+            # All else is called the same there.
+            **encrypt.model_dump(exclude={"columns", "default", "footer_key", "also"}, exclude_none=True),
+            **signing,
+        )
+        policy.engine_policy()
+    return policy
+
+
+def _signing(loaded: LoadedConfig) -> dict[str, Any]:
+    """Return what a policy takes about signatures."""
+    sign = loaded.model.sign
+    if sign is None:
+        return {}
+    references = tuple(anchored_reference(loaded.model.keys.get(each, each), loaded.directory) for each in sign.keys)
+    with loaded.errors_at("sign"):
+        keys, validity = listed_signing_keys(references), sign.validity()
+        make_signing_options(keys, sign.digest, validity)
+    return {"sign": keys, "digest": sign.digest, "valid_for": validity}
+
+
+def _columns(loaded: LoadedConfig) -> tuple[dict[str, str], list[str]]:
+    """Return the key reference of each pattern, refusing one under two keys, and those that no entry requires."""
+    columns: dict[str, str] = {}
+    entries = loaded.model.encrypt.columns
+    for index, entry in enumerate(entries):
+        reference = loaded.key_reference(entry.key)
+        for item, pattern in enumerate(entry.match):
+            with loaded.errors_at("encrypt", "columns", index, "match", item):
+                if columns.setdefault(pattern, reference) != reference:
+                    raise PolicyError(f"{pattern!r} stands under two keys", hint="remove one of the two")
+    required = {pattern for entry in entries if not entry.optional for pattern in entry.match}
+    return columns, [pattern for entry in entries for pattern in entry.match if pattern not in required]

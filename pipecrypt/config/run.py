@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import overload
 
-from pipecrypt.config.document import Problem, config_error
-from pipecrypt.config.load import LoadedConfig, load_config
-from pipecrypt.config.spec import build_spec, hints_about_paths
+from pipecrypt.config.load import LoadedConfig, build_spec, hints_about_paths, load_config
 from pipecrypt.errors import StorageAccessError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.files import encrypt_spec
@@ -25,7 +23,7 @@ from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape
-from pipecrypt.runs.workers.mapped import MapTasks
+from pipecrypt.runs.workers.remote import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -66,20 +64,18 @@ def run_config(
         ConfigError: the configuration is wrong; names file, line and column.
         PipecryptError: the run failed; see `pipecrypt.errors`.
     """
-    changes = _Changes(overwrite, resume, workers, accept_future_statement)
-    with _configured(path, environ, changes) as (_, spec):
+    with _configured(
+        path, environ, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future_statement
+    ) as (_, spec):
+        saved = None if plan is None else read_saved_plan(plan)
+        if saved is not None:
+            saved.check_sink(spec.sink)
         return run(
-            spec if plan is None else _of_saved_plan(spec, plan),
+            spec if saved is None else replace(spec, only_tasks=saved.task_ids),
             credentials=Credentials.from_environment() if credentials is None else credentials,
             on_event=ignore if on_event is None else on_event,
             map_tasks=map_tasks,
         )
-
-
-def _of_saved_plan(spec: EncryptSpec, path: str | os.PathLike[str]) -> EncryptSpec:
-    saved = read_saved_plan(path)
-    saved.check_sink(spec.sink)
-    return replace(spec, only_tasks=saved.task_ids)
 
 
 @overload
@@ -159,8 +155,14 @@ def plan(
     of_source |= {"source_options": source_options, "sink_options": sink_options}
     if sink is None and policy is None:
         _refuse_given(of_source, "a configuration says that itself: pass them with a source, a sink and a policy")
-        changes = _Changes(overwrite, resume, workers, accept_future_statement)
-        with _configured(source, environ, changes) as (_, spec):
+        with _configured(
+            source,
+            environ,
+            overwrite=overwrite,
+            resume=resume,
+            workers=workers,
+            accept_future=accept_future_statement,
+        ) as (_, spec):
             return report_plan(spec, credentials)
     if sink is None or policy is None:
         raise UsageError("a plan needs a sink and a policy", hint="write plan(source, sink, policy) or plan(config)")
@@ -186,29 +188,19 @@ def _refuse_given(given: Mapping[str, object], hint: str) -> None:
         raise UsageError(f"a plan of this kind takes no {names[0]}", hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """What a caller says beside the configuration."""
-
-    overwrite: bool = False
-    resumes: bool = False
-    workers: int | None = None
-    accepts_future: bool = False
-
-
 @contextmanager
 def _configured(
-    path: str | os.PathLike[str], environ: Mapping[str, str] | None, changes: _Changes
+    path: str | os.PathLike[str],
+    environ: Mapping[str, str] | None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    accept_future: bool = False,
 ) -> Iterator[tuple[LoadedConfig, EncryptSpec]]:
     """Yield a configuration and what it asks for; errors about paths that lead nowhere get a hint."""
     loaded = load_config(path, os.environ if environ is None else environ)
-    spec = build_spec(
-        loaded,
-        overwrite=changes.overwrite,
-        workers=changes.workers,
-        resumes=changes.resumes,
-        accepts_future=changes.accepts_future,
-    )
+    spec = build_spec(loaded, overwrite=overwrite, workers=workers, resumes=resume, accepts_future=accept_future)
     with hints_about_paths(loaded):
         yield loaded, spec
 
@@ -304,12 +296,12 @@ def check_config(
     if offline:
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
-    with _configured(path, environ, _Changes()) as (loaded, spec):
+    with _configured(path, environ) as (loaded, spec):
         check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        preview = preview_sources(spec)
-        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
+        files, first = preview_sources(spec)
+        columns, delimiter = _columns(loaded, first), first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in files)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 
@@ -345,12 +337,9 @@ def _check_sink(loaded: LoadedConfig, sink: Location) -> None:
     while not os.path.lexists(place):
         place = os.path.dirname(place)
     if not os.path.isdir(place):
-        problem = Problem(
-            loaded.document.value_position(("sink", "url")),
-            f"the sink {sink.display} cannot be made: {place} is not a directory",
-            "choose another sink, or move what is there away",
-        )
-        raise config_error(loaded.document.name, [problem])
+        hint = "choose another sink, or move what is there away"
+        with loaded.errors_at("sink", "url"):
+            raise UsageError(f"the sink {sink.display} cannot be made: {place} is not a directory", hint=hint)
     if not os.access(place, os.W_OK | os.X_OK):
         raise StorageAccessError(f"the sink {sink.display} cannot be written: {place} does not permit it")
 

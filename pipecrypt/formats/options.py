@@ -16,6 +16,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.formats.compression import EXTENSIONS, Compression
 
 __all__ = [
+    "DEFAULT_BATCH_ROWS",
     "DETECTABLE_DELIMITERS",
     "MAGIC_BYTES",
     "BadRows",
@@ -32,6 +33,7 @@ __all__ = [
     "sniff_format",
 ]
 
+DEFAULT_BATCH_ROWS: Final = 131_072
 # Parquet's own bound of pyarrow's writer for one row group.
 _MAX_BATCH_ROWS: Final = 64 << 20
 _MAX_TEXT_BYTES: Final = 512 << 20
@@ -182,7 +184,7 @@ class EncodeOptions:
         compression: codec of the pages.
     """
 
-    batch_rows: int = 131072
+    batch_rows: int = DEFAULT_BATCH_ROWS
     compression: Codec = Codec.ZSTD
 
     def __post_init__(self) -> None:

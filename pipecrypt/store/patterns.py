@@ -6,10 +6,13 @@ where the pattern spells that first character: other readers of datasets skip th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+
+from pipecrypt.store.location import Location
 
 __all__ = [
     "ALL_PARQUET",
@@ -19,6 +22,7 @@ __all__ = [
     "all_ending",
     "all_parquet_and_hidden",
     "has_glob",
+    "split_glob",
 ]
 
 _ANY_DEPTH: Final = "**"
@@ -112,6 +116,30 @@ def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
 def has_glob(text: str) -> bool:
     """Say whether `text` has a character that globs use."""
     return any(character in text for character in "*?[")
+
+
+def split_glob(location: Location) -> tuple[Location, Pattern]:
+    """Split a glob into the directory that it starts from and the pattern below.
+
+    Local directories that exist under a name with glob characters belong to the directory.
+    """
+    head, slash, rest = location.url.partition("://")
+    parts = (rest if slash else head).split("/")
+    prefix = head + slash if slash else ""
+    fixed = 0
+    while fixed < len(parts) - 1 and _is_fixed(location, prefix + "/".join(parts[: fixed + 1]), parts[fixed]):
+        fixed += 1
+    base = prefix + "/".join(parts[:fixed])
+    if fixed and not parts[fixed - 1]:
+        base += "/"  # the root of the file system
+    directory = Location(base or ".", location.options)
+    return directory, Pattern(tuple(part for part in parts[fixed:] if part))
+
+
+def _is_fixed(location: Location, url: str, part: str) -> bool:
+    if not has_glob(part):
+        return True
+    return location.is_local and os.path.isdir(Location(url).local_path)
 
 
 def _is_hidden(name: str) -> bool:

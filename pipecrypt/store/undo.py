@@ -37,7 +37,6 @@ __all__ = [
     "drop_undo",
     "has_undo",
     "is_undo",
-    "put_back",
     "read_undo",
     "replace_tail",
     "undo_place",
@@ -128,7 +127,7 @@ def write_undo(source: SourceFile, body_end: int) -> int:
         raise LimitError(f"the footer of {source.location.display} is longer than {MAX_END_BYTES} bytes")
     with open_range_source(source) as opened:
         tail = bytes(opened.read_range(body_end, source.size_bytes - body_end))
-    seen = bytes.fromhex(digest(_seen(source, body_end) + tail))
+        seen = bytes.fromhex(digest(_seen(opened, body_end) + tail))
     with open_store(undo_place(source.location)).write(overwrite=True, token=_RUN) as sink:
         sink.write(_MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + tail)
         sink.publish()
@@ -176,23 +175,13 @@ def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
         IntegrityError: the undo file is of another file: the body of this one ends elsewhere, or otherwise.
         StorageError: the storage refused or failed.
     """
-    if undo.body_end > source.size_bytes or digest(_seen(source, undo.body_end) + undo.tail) != undo.sha256:
-        raise IntegrityError(
-            f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
-            hint="remove it if that file was replaced meanwhile",
-        )
     with open_range_source(source) as opened:
+        if undo.body_end > source.size_bytes or digest(_seen(opened, undo.body_end) + undo.tail) != undo.sha256:
+            raise IntegrityError(
+                f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
+                hint="remove it if that file was replaced meanwhile",
+            )
         yield AsBefore(opened, undo)
-
-
-def put_back(source: SourceFile, undo: Undo) -> None:
-    """Let a file end as it did before, which the caller has made sure of. Safe to repeat.
-
-    Raises:
-        ConflictError: the file is not the one that was pinned.
-        StorageError: the storage refused or failed.
-    """
-    replace_tail(source, undo.body_end, undo.tail)
 
 
 def drop_undo(file: Location) -> None:
@@ -203,14 +192,13 @@ def drop_undo(file: Location) -> None:
 
 
 def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
-    """Replace everything from `body_end` on; see `Store.replace_end`."""
+    """Replace everything from `body_end` on; see `Store.replace_end`. To put an old end back so is safe to repeat."""
     return open_store(source.location).replace_end(source, body_end, tail)
 
 
-def _seen(source: SourceFile, body_end: int) -> bytes:
+def _seen(opened: RangeSource, body_end: int) -> bytes:
     start = max(0, body_end - _SEEN_BYTES)
-    with open_range_source(source) as opened:
-        return bytes(opened.read_range(start, body_end - start))
+    return bytes(opened.read_range(start, body_end - start))
 
 
 def undo_place(file: Location) -> Location:

@@ -61,7 +61,7 @@ def _run(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_a_log_gets_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     lines = _run(capsys)
 
-    assert lines[0].startswith("49 %, 0 of 2 files, 49 of 100 MB, 9 MB/s, ")
+    assert lines[0].startswith("49 %, 0 of 2 files, 49 of 100 MB, 10 MB/s, ")
     assert lines[0].endswith(" s left, 5 s so far")
     assert 1 <= len(lines) <= 3
 

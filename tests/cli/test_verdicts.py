@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipecrypt.cli.verify import finding_lines, refusal_document, refusal_of, report_document, report_lines
+from pipecrypt.cli.verify import finding_lines, report_document, report_lines
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.statement.findings import Finding, FindingKind
 from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
-from pipecrypt.errors import ExpiredError, VerificationError
 
 REPORT = VerifyReport(
     root="file:///data",
@@ -61,25 +60,20 @@ def test_what_could_not_be_checked_is_named_beside_findings() -> None:
         unchecked=(Unchecked("", "StorageError", "not listed"), Unchecked("b\x1b", "AccessError", "no key")),
         unchecked_files=30,
     )
-    refusal = refusal_of(VerificationError("x", report=report), "data/")
-    lines = list(finding_lines(refusal))
+    lines = list(finding_lines("data/", report.findings, report))
 
     assert lines[0] == "not verified: 1 finding in data/"
     at = lines.index("could not be checked: 30")
     assert lines[at + 1].split("  ")[1:] == ["file:///data", "not listed"]
     assert lines[at + 2].strip().startswith(r"b\x1b")
     assert lines[at + 3] == "  and 28 more"
-    assert refusal_document(refusal)["verified"] is False
+    assert report_document(report)["verified"] is False
 
 
 def test_a_refused_statement_has_no_report() -> None:
-    refusal = refusal_of(ExpiredError("over"), "data/")
-
-    assert list(finding_lines(refusal)) == [
+    assert list(finding_lines("data/", [Finding(FindingKind.EXPIRED, "data/", "over")])) == [
         "not verified: 1 finding in data/",
         "",
         "expired: 1",
         "  data/  over",
     ]
-    document = refusal_document(refusal)
-    assert (document["verified"], document["root"]) == (False, "data/")

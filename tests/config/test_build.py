@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.config.load import load_config
+from pipecrypt.config.load import build_spec, load_config
 from pipecrypt.config.run import check_config
-from pipecrypt.config.spec import build_spec
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ConfigError, UsageError
 from pipecrypt.runs.spec.spec import EncryptSpec

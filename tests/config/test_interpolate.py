@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.config.document import interpolate_document, parse_document
+from pipecrypt.config.document import parse_document
 from pipecrypt.errors import ConfigError
 
 
 def _value(text: str, **environ: str) -> object:
-    document = parse_document(b"a: " + text.encode(), "c.yaml")
-    return interpolate_document(document, environ).root["a"]
+    return parse_document(b"a: " + text.encode(), "c.yaml", environ).root["a"]
 
 
 @pytest.mark.parametrize(
@@ -35,9 +34,9 @@ def test_a_value_cannot_add_structure_or_further_variables() -> None:
 
 
 def test_values_are_replaced_everywhere_but_keys_are_not() -> None:
-    document = parse_document(b"${X}: [{b: '${X}'}, 5, true, null]", "c.yaml")
+    document = parse_document(b"${X}: [{b: '${X}'}, 5, true, null]", "c.yaml", {"X": "x"})
 
-    assert interpolate_document(document, {"X": "x"}).root == {"${X}": [{"b": "x"}, 5, True, None]}
+    assert document.root == {"${X}": [{"b": "x"}, 5, True, None]}
 
 
 @pytest.mark.parametrize("text", ["${UNSET}", "$UNSET", "${}", "${1X}", "${X", "${X-default}", "${X:default}"])
@@ -49,10 +48,8 @@ def test_what_cannot_be_replaced_is_refused(text: str) -> None:
 
 
 def test_every_unset_variable_is_named() -> None:
-    document = parse_document(b"a: ${ONE}\nb:\n  - ${TWO}\n", "c.yaml")
-
     with pytest.raises(ConfigError) as caught:
-        interpolate_document(document, {})
+        parse_document(b"a: ${ONE}\nb:\n  - ${TWO}\n", "c.yaml", {})
 
     assert [line.split(": ")[0] for line in caught.value.message.splitlines()] == ["c.yaml:1:4", "c.yaml:3:5"]
     assert "ONE" in caught.value.message

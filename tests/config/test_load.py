@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.config.load import LoadedConfig, load_config
+from pipecrypt.config.load import LoadedConfig, build_spec, load_config
 from pipecrypt.errors import ConfigError
 
 _GOOD = """\
@@ -146,9 +146,9 @@ def test_signing_keys_are_names_or_references(tmp_path: Path, sign: str, expecte
         with pytest.raises(ConfigError):
             _load(tmp_path, f"{_GOOD}sign: {sign}\n")
     else:
-        found = _load(tmp_path, f"{_GOOD}sign: {sign}\n").signing_keys()
+        found = build_spec(_load(tmp_path, f"{_GOOD}sign: {sign}\n")).policy.sign
         assert found == tuple(each.replace("://./", f"://{tmp_path}/") for each in expected)
 
 
 def test_nothing_is_signed_by_default(tmp_path: Path) -> None:
-    assert _load(tmp_path, _GOOD).signing_keys() == ()
+    assert build_spec(_load(tmp_path, _GOOD)).policy.sign is None

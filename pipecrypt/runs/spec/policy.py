@@ -14,7 +14,7 @@ from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.sign.records import SigningOptions
 from pipecrypt.dataset.statement.envelope import MAX_SIGNATURES
 from pipecrypt.errors import PolicyError, UsageError
-from pipecrypt.formats.options import Codec, EncodeOptions
+from pipecrypt.formats.options import DEFAULT_BATCH_ROWS, Codec, EncodeOptions
 from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.files import DEFAULT_BLOCK_BYTES, check_block_bytes
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode, KeyScope, Unlisted
@@ -151,7 +151,7 @@ class Policy:
     unlisted: str | None = None
     optional: Sequence[str] = ()
     clear_metadata: str = ClearNotes.STRIP.value
-    batch_rows: int = EncodeOptions().batch_rows
+    batch_rows: int = DEFAULT_BATCH_ROWS
     compression: str | None = None
     chunk_bytes: int = DEFAULT_BLOCK_BYTES
     also: Sequence[str] = ()
@@ -245,11 +245,7 @@ class Policy:
         check_block_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
 
     def engine_policy(self) -> EncryptionPolicy:
-        """Return the policy as the engine takes it.
-
-        Raises:
-            PolicyError: the policy contradicts itself.
-        """
+        """Return the policy as the engine takes it."""
         signing = self.signing
         return EncryptionPolicy(
             rules=tuple(
