@@ -23,9 +23,8 @@ from pipecrypt.errors import (
     StorageError,
     UsageError,
 )
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import Location, Pattern, has_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 

@@ -23,8 +23,8 @@ from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.store.location import PARQUET_SUFFIXES
 from pipecrypt.store.open import open_range_source
-from pipecrypt.store.patterns import PARQUET_SUFFIXES
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.context import Context
