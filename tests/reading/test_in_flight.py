@@ -26,7 +26,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.stored import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData
@@ -312,7 +312,7 @@ def test_no_byte_of_a_column_in_plaintext_changes_unnoticed(keys: Keys, footer: 
 
 
 def _view(message: bytes, session: KeySession) -> TableView:
-    return open_table_view(MemorySource(message, "message"), keys=session.for_file(lambda: None))
+    return open_table_view(MemorySource(message, "message"), keys=FileKeys(session))
 
 
 def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:
