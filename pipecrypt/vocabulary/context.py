@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
 
-__all__ = ["FORMAT_VERSION", "Context", "new_dataset_id"]
+__all__ = ["Context", "new_dataset_id"]
 
 FORMAT_VERSION = 1
 _PREFIX = re.compile(r"\Apipecrypt/(?P<version>\d{1,4})/(?P<dataset>[0-9a-f]{32})/(?P<path>.*)\Z", re.DOTALL)

@@ -17,9 +17,9 @@ from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import decrypt_file
+from pipecrypt.parquet.files import BlobInfo, decrypt_file
 from pipecrypt.parquet.footer.opened import as_tampering
-from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
@@ -66,8 +66,8 @@ class Decryption(Kind):
     def _decrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
         signed, mode = self.signed, self.mode
 
-        def restore(file: RestoredFile) -> None:
-            output.publication.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+        def restore(info: BlobInfo) -> None:
+            output.publication.restore_attributes(mode=info.mode, mtime_ns=info.mtime_ns)
 
         def go_on(_: int) -> None:
             on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
@@ -92,6 +92,6 @@ class Decryption(Kind):
                         else check_when_opened(signed, checked, mode, on_bytes=go_on)
                     ),
                     checks_digests=mode is not VerifyMode.OFF,
-                    on_restored=restore,
+                    on_info=restore,
                     on_bytes=on_bytes,
                 )
