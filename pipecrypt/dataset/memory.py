@@ -22,7 +22,7 @@ from typing import Final, Self
 from pipecrypt.crypto.digest import digest
 from pipecrypt.dataset.statement.envelope import MAX_CLOCK_SKEW, RememberedVersion
 from pipecrypt.errors import ConflictError, IntegrityError, RolledBackError
-from pipecrypt.vocabulary.clock import parse_utc, utc_now, utc_text
+from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError
 from pipecrypt.vocabulary.state import STATE_VARIABLE, StateRecords, state_directory
 
@@ -160,10 +160,7 @@ def _parse(document: Document, *, accepts_future: bool) -> RememberedVersion:
 
 def _read_time(document: Document, *, accepts_future: bool) -> datetime:
     """Return when a statement was last found; not later than now, or what a retired key signed before would be lost."""
-    try:
-        accepted = parse_utc(document.text("accepted", max_characters=32))
-    except ValueError as error:
-        raise DocumentError("'accepted' is not a time") from error
+    accepted = document.time("accepted")
     now = utc_now()
     if accepted > now + MAX_CLOCK_SKEW and not accepts_future:
         raise DocumentError(f"'accepted' is {utc_text(accepted)}, in the future by the clock of this machine")

@@ -21,7 +21,7 @@ from typing import Final
 from pipecrypt.crypto.recipient import RecipientAlgorithm
 from pipecrypt.errors import FormatError, PolicyError
 from pipecrypt.keys.material import MAX_KEY_METADATA_BYTES, MAX_MASTER_KEY_ID_CHARACTERS, dataset_of_kek_text
-from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = ["MAX_GRANTS_BYTES", "Grant", "Grants", "check_strengths", "encode_grants", "parse_grants"]
@@ -150,14 +150,9 @@ def check_strengths(master_key_ids: Iterable[str]) -> None:
 
 def _read(document: Document) -> Grant:
     document.only("kek", "master_key", "wrapped", "since")
-    since = document.text("since", max_characters=32)
-    try:
-        parse_utc(since)
-    except ValueError as error:
-        raise DocumentError("'since' is not a time in UTC") from error
     return Grant(
         kek_id=document.text("kek", max_characters=_MAX_KEK_ID_CHARACTERS),
         master_key_id=document.text("master_key", max_characters=MAX_MASTER_KEY_ID_CHARACTERS),
         wrapped=document.text("wrapped", max_characters=MAX_KEY_METADATA_BYTES),
-        since=since,
+        since=utc_text(document.time("since")),
     )

@@ -25,7 +25,7 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.process_identity import ProcessIdentity, is_running, this_process
 from pipecrypt.store.protocol import Entry
-from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 
 __all__ = [
     "HELD_HERE",
@@ -155,7 +155,7 @@ def _decode(directory: Location, number: int, data: bytes) -> LeaseHolder:
         document = parse_document(data, max_bytes=_MAX_BYTES)
         process = ProcessIdentity(
             document.text("place", max_characters=_MAX_TEXT),
-            _at_least(document, "process", 1),  # what is less means several processes where one is asked for
+            document.integer("process", least=1),  # what is less means several processes where one is asked for
             document.text("started", max_characters=_MAX_TEXT),
         )
         return LeaseHolder(
@@ -164,20 +164,13 @@ def _decode(directory: Location, number: int, data: bytes) -> LeaseHolder:
             document.text("write_id", max_characters=_MAX_TEXT),
             process,
             document.integer("interval_seconds"),  # whoever waits bounds it
-            _at_least(document, "beat", 0),
+            document.integer("beat", least=0),
         )
     except DocumentError as error:
         place = directory.child(f"{number}.json").display
         raise ConflictError(
             f"{place} is not a lock of pipecrypt: {error}", hint="if no run is writing there, remove it"
         ) from error
-
-
-def _at_least(document: Document, name: str, least: int) -> int:
-    number = document.integer(name)
-    if number < least:
-        raise DocumentError(f"{name} is less than {least}")
-    return number
 
 
 def write_holder(place: Location, holder: LeaseHolder, *, overwrite: bool) -> None:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Final, NoReturn, TypeAlias
+
+from pipecrypt.vocabulary.clock import parse_utc
 
 __all__ = [
     "MOST_INTEGER",
@@ -27,6 +31,7 @@ __all__ = [
 ]
 
 MOST_INTEGER: Final = (1 << 64) - 1
+_MOST_COUNT: Final = (1 << 63) - 1
 # What CPython takes for a part, rounded up, by the character that each part has. Characters inside of texts count too.
 _COSTS: Final = ((b"{", 200), (b"[", 96), (b":", 100), (b",", 40), (b'"', 32))
 # What parsing may take: so many times the text, no less than the second, no more than the third.
@@ -34,6 +39,7 @@ _COST_FACTOR: Final = 18
 _LEAST_COST: Final = 1 << 20
 _MOST_COST: Final = 288 << 20
 _SHOWN_CHARACTERS: Final = 60
+_TIME_CHARACTERS: Final = 64
 _MOST_FLOAT: Final = sys.float_info.max  # Python reads 1e999 as infinity
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
 
@@ -65,13 +71,35 @@ class Document:
         self._check_duplicates()
         return iter(self._members)
 
-    def text(self, name: str, *, max_characters: int) -> str:
-        """Return a string member.
+    def text(self, name: str, *, max_characters: int, pattern: re.Pattern[str] | None = None) -> str:
+        """Return a string member, which has the form of a pattern as a whole where one is given.
+
+        Raises:
+            DocumentError: missing, of another type or form, too long, or not Unicode.
+        """
+        value = _text(name, self._get(name), max_characters)
+        if pattern is not None and pattern.fullmatch(value) is None:
+            raise DocumentError(f"{_shown(name)} has no valid form")
+        return value
+
+    def text_or_null(self, name: str, *, max_characters: int) -> str | None:
+        """Return a string member, or None where it is null; it may not be missing.
 
         Raises:
             DocumentError: missing, of another type, too long, or not Unicode.
         """
-        return _text(name, self._get(name), max_characters)
+        return None if self.is_null(name) else self.text(name, max_characters=max_characters)
+
+    def time(self, name: str) -> datetime:
+        """Return a time in UTC, in the form in which our documents write it.
+
+        Raises:
+            DocumentError: missing, of another type, or in another form.
+        """
+        try:
+            return parse_utc(self.text(name, max_characters=_TIME_CHARACTERS))
+        except ValueError as error:
+            raise DocumentError(f"{_shown(name)} is {error}") from error
 
     def base64(self, name: str, *, max_bytes: int) -> bytes:
         """Return a string member in base64, decoded.
@@ -84,16 +112,26 @@ class Document:
         except ValueError as error:
             raise DocumentError(f"{_shown(name)} is not base64") from error
 
-    def integer(self, name: str) -> int:
-        """Return an integer member; the caller bounds it.
+    def integer(self, name: str, *, least: int = -MOST_INTEGER, most: int = MOST_INTEGER) -> int:
+        """Return an integer member, from the least to the most.
 
         Raises:
-            DocumentError: missing or of another type.
+            DocumentError: missing, of another type, or out of this range.
         """
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_INTEGER:
             raise DocumentError(f"{_shown(name)} is missing or not an integer of 64 bits")
+        if not least <= value <= most:
+            raise DocumentError(f"{_shown(name)} is out of range")
         return value
+
+    def count(self, name: str) -> int:
+        """Return a member that is a size or a number of things: an integer from 0 to 2^63 - 1.
+
+        Raises:
+            DocumentError: missing, of another type, or out of this range.
+        """
+        return self.integer(name, least=0, most=_MOST_COUNT)
 
     def number(self, name: str) -> float:
         """Return a member that is a number; the caller bounds it.

@@ -60,7 +60,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
         (b"? [a]\n: b", "1:3", "a key must be text"),
         (b"a: &x [*x]", "1:4", "deep"),
         (b"a: " + b"[" * 40 + b"]" * 40, "1:36", "deep"),
-        (b"a: " + b"[" * 20_000, "1:1", "deep"),
+        (b"a: " + b"[" * 2_000, "1:1", "deep"),
         (_BOMB, "1:34", "20000 values"),
         (b"a" * (MAX_CONFIG_BYTES + 1), "1:1", "bytes"),
         (b"a: {b: ${X}}", "1:9", "not YAML"),

@@ -149,7 +149,7 @@ class _ForgottenKeys(RandomKeys):
 
 def test_memory_grows_by_the_footer_and_by_nothing_else() -> None:
     data = parquet_bytes(pa.table({f"column{index}": [1, 2, 3] for index in range(50)}))
-    sink, counts = _LengthOnly(), (20, 120)
+    sink, counts = _LengthOnly(), (20, 70)
     held: list[int] = []
     tracemalloc.start()
     with FileEncryption(

@@ -514,7 +514,7 @@ def test_a_promise_that_the_signer_broke(
 # ---- every bit, and nothing before ----
 
 
-@pytest.mark.parametrize("step", [397, pytest.param(97, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [1009, pytest.param(97, marks=pytest.mark.long)])
 @pytest.mark.parametrize("has_digests", [True, False])
 def test_full_notices_every_flipped_bit(world: World, tmp_path: Path, has_digests: bool, step: int) -> None:
     made = tmp_path / "made"

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.documents import DocumentError, decode_base64, encode_base64, parse_document
 
 
@@ -93,3 +96,29 @@ def test_lists_of_texts_and_nulls() -> None:
             document.texts(name, max_count=2, max_characters=1)
     with pytest.raises(DocumentError):
         document.texts("a", max_count=1, max_characters=1)
+
+
+def test_bounds_forms_and_times() -> None:
+    document = parse_document(
+        b'{"i":-3,"n":9223372036854775807,"m":9223372036854775808,"t":"ab","z":null,"at":"2026-11-30T12:00:00Z"}',
+        max_bytes=200,
+    )
+    assert document.integer("i", least=-3, most=-3) == -3
+    assert document.count("n") == 2**63 - 1
+    assert document.text("t", max_characters=2, pattern=re.compile("[ab]+")) == "ab"
+    assert document.text_or_null("t", max_characters=2) == "ab"
+    assert document.text_or_null("z", max_characters=2) is None
+    assert utc_text(document.time("at")) == "2026-11-30T12:00:00Z"
+    for refused in (
+        lambda: document.integer("i", least=-2),
+        lambda: document.integer("i", most=-4),
+        lambda: document.count("i"),
+        lambda: document.count("m"),
+        lambda: document.text("t", max_characters=2, pattern=re.compile("a")),
+        lambda: document.text_or_null("missing", max_characters=2),
+        lambda: document.text_or_null("i", max_characters=2),
+        lambda: document.time("t"),
+        lambda: document.time("z"),
+    ):
+        with pytest.raises(DocumentError):
+            refused()

@@ -53,7 +53,7 @@ from pipecrypt.dataset.statement.promise import (
     fits_clear_columns,
 )
 from pipecrypt.errors import IntegrityError
-from pipecrypt.vocabulary.clock import parse_utc, utc_text
+from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
@@ -239,11 +239,9 @@ def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Mani
     return Manifest(
         dataset_id=predicate.text("dataset", max_characters=_TEXT_CHARACTERS),
         version=version,
-        previous_sha256=None
-        if predicate.is_null("previous_sha256")
-        else predicate.text("previous_sha256", max_characters=_DIGEST_CHARACTERS),
-        created=_decode_time(predicate, "created"),
-        expires=None if predicate.is_null("expires") else _decode_time(predicate, "expires"),
+        previous_sha256=predicate.text_or_null("previous_sha256", max_characters=_DIGEST_CHARACTERS),
+        created=predicate.time("created"),
+        expires=None if predicate.is_null("expires") else predicate.time("expires"),
         policy=decode_policy(predicate.document("policy")),
         digests=digests,
         files=_decode_list(version, predicate.document(body), subject)
@@ -319,10 +317,3 @@ def _decode_digests(predicate: Document) -> tuple[DigestAlgorithm, ...]:
         return tuple(map(DigestAlgorithm, names))
     except ValueError as error:
         raise DocumentError("'digests' names one that is unknown to this version of pipecrypt") from error
-
-
-def _decode_time(predicate: Document, name: str) -> datetime:
-    try:
-        return parse_utc(predicate.text(name, max_characters=_TEXT_CHARACTERS))
-    except ValueError as error:
-        raise DocumentError(f"{name!r} is not a time in UTC, such as 2026-01-31T12:00:00Z") from error

@@ -48,7 +48,7 @@ from pipecrypt.crypto.mac import authenticate, is_authentic
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError, KeystoreError, PassphraseError
 from pipecrypt.keys.credentials import MAX_PRIVATE_FILE_BYTES, Credentials
 from pipecrypt.keys.service import join_parts
-from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 from pipecrypt.vocabulary.secret import DataKey
 
@@ -262,11 +262,11 @@ def _read_keystore(document: Document, *, is_sealed: bool) -> KeystoreDocument:
     keys = tuple(_read_key(entry, is_sealed=is_sealed) for entry in document.documents("keys", max_count=_MAX_KEYS))
     _check_unique(keys)
     return KeystoreDocument(
-        id=_read_pattern(document, "id", _UUID),
+        id=document.text("id", max_characters=64, pattern=_UUID),
         protection=_read_protection(document.document("protection")),
         verifier=_read_base64(document, "verifier", _MAX_SEALED_BYTES),
         keys=keys,
-        counter=_read_number(document, "counter", MAX_COUNTER) if is_sealed else 0,
+        counter=document.integer("counter", least=1, most=MAX_COUNTER) if is_sealed else 0,
         seal=_read_base64(document, "seal", _MAX_SEALED_BYTES) if is_sealed else b"",
         is_sealed=is_sealed,
     )
@@ -296,12 +296,12 @@ def _read_key(document: Document, *, is_sealed: bool) -> StoredKey:
     if has_public_key is (key_type is KeyType.AES256):
         raise DocumentError("signing keys and identities have a public key, others have none")
     return StoredKey(
-        name=_read_pattern(document, "name", _NAME),
-        id=_read_pattern(document, "id", _UUID),
+        name=document.text("name", max_characters=64, pattern=_NAME),
+        id=document.text("id", max_characters=64, pattern=_UUID),
         type=key_type,
-        version=_read_number(document, "version", _MAX_KEYS),
-        created=_read_time(document, "created"),
-        retired=_read_time(document, "retired") if "retired" in document else None,
+        version=document.integer("version", least=1, most=_MAX_KEYS),
+        created=utc_text(document.time("created")),
+        retired=utc_text(document.time("retired")) if "retired" in document else None,
         public_key=document.text("public_key", max_characters=_MAX_PEM_CHARACTERS) if has_public_key else None,
         sealed=_read_base64(document, "sealed", _MAX_SEALED_BYTES),
     )
@@ -313,29 +313,6 @@ def _read_base64(document: Document, name: str, max_bytes: int) -> bytes:
     if encode_base64(data) != document.text(name, max_characters=(max_bytes + 2) // 3 * 4):
         raise DocumentError(f"{name!r} is not base64")
     return data
-
-
-def _read_number(document: Document, name: str, largest: int) -> int:
-    number = document.integer(name)
-    if not 1 <= number <= largest:
-        raise DocumentError(f"{name!r} is out of range")
-    return number
-
-
-def _read_pattern(document: Document, name: str, pattern: re.Pattern[str]) -> str:
-    text = document.text(name, max_characters=64)
-    if pattern.fullmatch(text) is None:
-        raise DocumentError(f"{name!r} has no valid form")
-    return text
-
-
-def _read_time(document: Document, name: str) -> str:
-    text = document.text(name, max_characters=64)
-    try:
-        parse_utc(text)
-    except ValueError as error:
-        raise DocumentError(f"{name!r} is not a time") from error
-    return text
 
 
 def _check_unique(keys: tuple[StoredKey, ...]) -> None:

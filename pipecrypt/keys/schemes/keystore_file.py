@@ -58,7 +58,7 @@ from pipecrypt.keys.schemes.keystore_document import (
     unlock_keystore,
 )
 from pipecrypt.keys.schemes.recipient import recipient_id
-from pipecrypt.vocabulary.documents import Document, DocumentError
+from pipecrypt.vocabulary.documents import Document
 from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.state import StateRecords, state_directory, take_lock
 
@@ -277,9 +277,7 @@ class KeystoreMemory:
 
 
 def _parse(document: Document) -> _LastSeal:
-    counter = document.integer("counter")
-    if not 0 < counter <= MAX_COUNTER:
-        raise DocumentError("'counter' is out of range")
+    counter = document.integer("counter", least=1, most=MAX_COUNTER)
     return _LastSeal(counter, document.text("seal_sha256", max_characters=64))
 
 

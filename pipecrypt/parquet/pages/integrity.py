@@ -206,7 +206,5 @@ def _decode_longer(document: Document, count: int) -> Iterable[tuple[tuple[int, 
         return
     for each in document.documents("longer", max_count=count):
         each.only("row_group", "column", "bytes")
-        row_group, column, pages_bytes = (each.integer(name) for name in ("row_group", "column", "bytes"))
-        if not (0 <= row_group <= MAX_ORDINALS and 0 <= column <= MAX_ORDINALS and 0 < pages_bytes < 2**63):
-            raise DocumentError("'longer' holds an impossible number")
-        yield (row_group, column), pages_bytes
+        row_group, column = (each.integer(name, least=0, most=MAX_ORDINALS) for name in ("row_group", "column"))
+        yield (row_group, column), each.integer("bytes", least=1, most=2**63 - 1)

@@ -28,7 +28,6 @@ from typing import Final
 from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.dataset.statement.file_list import (
     MAX_LINE_BYTES,
-    check_count,
     check_digest,
     decode_file_line,
     encode_file_line,
@@ -232,7 +231,7 @@ def decode_block(data: bytes) -> Block:
     records = tuple(_record(document, promises) for document in rest if "promise" not in document)
     removes, replaces = _paths(first, "removes"), _paths(first, "replaces")
     clear = decode_clear_columns(first, "clear") if "clear" in first else None
-    return Block(_header(first), _count(first, "sequence"), records, removes, replaces, clear)
+    return Block(_header(first), first.count("sequence"), records, removes, replaces, clear)
 
 
 def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[str, object]:
@@ -257,8 +256,8 @@ def _header(document: Document) -> RunHeader:
     parse_run_id(run_id)
     return RunHeader(
         run_id=run_id,
-        dataset_id=_matching(document, "dataset", _DATASET_ID),
-        token=_matching(document, "token", _TOKEN),
+        dataset_id=document.text("dataset", max_characters=_MAX_TEXT, pattern=_DATASET_ID),
+        token=document.text("token", max_characters=_MAX_TEXT, pattern=_TOKEN),
         is_staged=document.boolean("staged"),
     )
 
@@ -280,7 +279,7 @@ def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecor
 
 def _part(document: Document) -> Part:
     document.only("path", "seconds", "entry", "promise", *_COUNTS)
-    counts = {name: _count(document, name) for name in _COUNTS}
+    counts = {name: document.count(name) for name in _COUNTS}
     path = document.text("path", max_characters=_MAX_TEXT)
     check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
     seconds = document.number("seconds")
@@ -291,23 +290,7 @@ def _part(document: Document) -> Part:
 
 def _signable(document: Document, promises: Sequence[PromisedPolicy]) -> SignableFile:
     entry = decode_file_line(document.text("entry", max_characters=MAX_LINE_BYTES).encode())
-    number = document.integer("promise")
-    if not 0 <= number < len(promises):
-        raise DocumentError("'promise' is not the number of a line")
-    return SignableFile(entry, promises[number])
-
-
-def _matching(document: Document, name: str, pattern: re.Pattern[str]) -> str:
-    text = document.text(name, max_characters=_MAX_TEXT)
-    if pattern.fullmatch(text) is None:
-        raise DocumentError(f"{name!r} is not as pipecrypt makes it")
-    return text
-
-
-def _count(document: Document, name: str) -> int:
-    value = document.integer(name)
-    check_count(name, value)
-    return value
+    return SignableFile(entry, promises[document.integer("promise", least=0, most=len(promises) - 1)])
 
 
 def _paths(document: Document, name: str) -> tuple[str, ...]:

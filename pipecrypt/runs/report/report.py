@@ -294,7 +294,6 @@ _log = logging.getLogger(__name__)
 _VERSION: Final = 1
 # The texts of 1,000 keys and 20 files, none of them short, and what else there is.
 MAX_REPORT_BYTES: Final = 8 << 20
-_MOST: Final = (1 << 63) - 1
 _STAGES: Final = ("open", "read", "work", "write", "publish")
 _NAME: Final = "report.json"
 _MEMBERS: Final = tuple(each.name for each in fields(RunReport))
@@ -394,23 +393,16 @@ def _report(document: Document) -> RunReport:
         operation=document.text("operation", max_characters=64),
         started=_time(document, "started"),
         ended=_time(document, "ended"),
-        duration_ms=_number(document, "duration_ms"),
+        duration_ms=document.count("duration_ms"),
         outcome=Outcome(outcome),
-        error_type=_text_or_null(document, "error_type"),
-        error=_text_or_null(document, "error"),
-        counts=RunCounts(**{name: _number(counts, name) for name in names}),
+        error_type=document.text_or_null("error_type", max_characters=MAX_TEXT),
+        error=document.text_or_null("error", max_characters=MAX_TEXT),
+        counts=RunCounts(**{name: counts.count(name) for name in names}),
         samples=samples,
-        stages_ms=tuple((name, _number(stages, name)) for name in _STAGES),
+        stages_ms=tuple((name, stages.count(name)) for name in _STAGES),
         bytes_by_key=tuple(_key(each) for each in document.documents("bytes_by_key", max_count=MAX_KEYS)),
         slowest=tuple(_file(each) for each in document.documents("slowest", max_count=MAX_SLOWEST)),
     )
-
-
-def _number(document: Document, name: str) -> int:
-    value = document.integer(name)
-    if not 0 <= value <= _MOST:
-        raise DocumentError(f"{name} is out of range")
-    return value
 
 
 def _time(document: Document, name: str) -> datetime:
@@ -423,21 +415,17 @@ def _time(document: Document, name: str) -> datetime:
         raise DocumentError(f"{name} is not a time") from error
 
 
-def _text_or_null(document: Document, name: str) -> str | None:
-    return None if document.is_null(name) else document.text(name, max_characters=MAX_TEXT)
-
-
 def _sample(document: Document) -> Sample:
     document.only("at_ms", "bytes_done")
-    return Sample(_number(document, "at_ms"), _number(document, "bytes_done"))
+    return Sample(document.count("at_ms"), document.count("bytes_done"))
 
 
 def _key(document: Document) -> KeyBytes:
     document.only("key_reference", "page_bytes")
-    return KeyBytes(_text_or_null(document, "key_reference"), _number(document, "page_bytes"))
+    return KeyBytes(document.text_or_null("key_reference", max_characters=MAX_TEXT), document.count("page_bytes"))
 
 
 def _file(document: Document) -> SlowFile:
     document.only("path", "duration_ms", "source_bytes")
     path = document.text("path", max_characters=MAX_TEXT)
-    return SlowFile(path, _number(document, "duration_ms"), _number(document, "source_bytes"))
+    return SlowFile(path, document.count("duration_ms"), document.count("source_bytes"))
