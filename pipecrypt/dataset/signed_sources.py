@@ -135,7 +135,7 @@ def _list_signed(location: Location, requirements: Requirements, below: Pattern)
     due = {path: dataset.entries[path] for path in expected}
     found = {prefix + source.relative_path: source for source in sources}
     in_place = {path for path, entry in due.items() if path in found and found[path].size_bytes == entry.size_bytes}
-    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due, in_place=in_place)
+    staged = listed_staged_files(files.location(dataset.root), dataset.manifest.run, due, in_place=in_place)
     itself = prefix.rstrip("/")  # where the location names a file that is not at its place
     found |= {path: _below(prefix, file, is_named=path == itself) for path, file in staged.items()}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
@@ -152,7 +152,7 @@ def _single(source: SourceFile, location: Location, requirements: Requirements) 
     below = dataset.below(path) or ""
     signed = dataset.file(below)
     due = {below: signed.entry}
-    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due).get(below)
+    staged = listed_staged_files(files.location(dataset.root), dataset.manifest.run, due).get(below)
     if staged is not None:
         source = replace(staged, relative_path=source.relative_path)
     return SignedSource(source, signed, is_named=True)

@@ -277,9 +277,9 @@ class StatementFinder:
     def _staged(self, known: _OpenDataset, places: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Return what the storage says about files that are staged, by their places; nobody has looked into them."""
         dataset = known.dataset
-        if dataset.verified.manifest.run is None:
+        if dataset.manifest.run is None:
             return {}
-        base = f"{dataset.root}/{staged_path(dataset.verified.manifest.run)}"
+        base = f"{dataset.root}/{staged_path(dataset.manifest.run)}"
         with map_errors(f"cannot list {self._files.display(base)}"):
             try:
                 found = self._fs.find(base, detail=True)
@@ -319,13 +319,13 @@ class StatementFinder:
         if dataset is None:
             return None
         known = self._open.get(dataset.root)
-        if known is not None and known.dataset.verified.statement_sha256 != dataset.verified.statement_sha256:
+        if known is not None and known.dataset.statement_sha256 != dataset.statement_sha256:
             self._generation += 1
         self._open[dataset.root] = found = _OpenDataset(dataset, tuple(dataset.entries))
         return found
 
     def _is_expired(self, known: _OpenDataset) -> bool:
-        expires = known.dataset.verified.manifest.expires
+        expires = known.dataset.manifest.expires
         return expires is not None and self._requirements.clock() >= expires
 
 

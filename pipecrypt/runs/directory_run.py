@@ -197,7 +197,7 @@ class DirectoryRun:
     @property
     def _is_expired(self) -> bool:
         earlier = self._state.earlier
-        return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
+        return earlier is not None and earlier.manifest.expires is not None and utc_now() >= earlier.manifest.expires
 
     def _remove_unsigned(self) -> None:
         """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""

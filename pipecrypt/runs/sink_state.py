@@ -87,7 +87,7 @@ def decide_run(spec: EncryptSpec, plan: Plan, state: SinkState, credentials: Cre
         ConflictError: what is there stands in the way; see `find_conflicts`.
     """
     there = state.there if state.signers is None else None
-    promise = None if state.earlier is None else state.earlier.policy
+    promise = None if state.earlier is None else state.earlier.manifest.policy
 
     def find(done: Mapping[str, FinishedFile]) -> Mapping[str, str]:
         opens = partial(_open_ids, plan.key_references, credentials)
@@ -119,7 +119,7 @@ def make_header(spec: EncryptSpec, plan: Plan, state: SinkState, decision: Decis
         return decision.continued.header
     dataset_id = plan.dataset_id
     if state.earlier is not None:
-        dataset_id = state.earlier.dataset_id
+        dataset_id = state.earlier.manifest.dataset_id
     elif state.past is not None and state.past.dataset_id is not None and not spec.overwrite:
         dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.listing import (
     check_nothing_nested,
     check_nothing_unsigned,
@@ -176,7 +175,7 @@ class DatasetSigning:
                 f"the files of {self._sink.display} that stay have no digests with {digest}",
                 hint="sign with the digest of the version before, or replace all files",
             )
-        self._stays = tuple(_with_only(entry, digest) for entry in self._stays)
+        self._stays = tuple(entry.with_digests({digest: entry.digests()[digest]}) for entry in self._stays)
 
 
 class FileSigning:
@@ -242,8 +241,3 @@ class FileSigning:
             )
             for file in self._added
         )
-
-
-def _with_only(entry: FileEntry, digest: DigestAlgorithm) -> FileEntry:
-    kept = {algorithm.value: value for algorithm, value in entry.digests().items() if algorithm is digest}
-    return replace(entry, sha256=kept.get(DigestAlgorithm.SHA256), blake3=kept.get(DigestAlgorithm.BLAKE3))

@@ -17,7 +17,7 @@ from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.records import SignedStatement
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.statement.envelope import MAX_ENVELOPE_BYTES, RememberedVersion, parse_envelope
-from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
+from pipecrypt.dataset.statement.file_list import FileEntry, FileListSummary, encode_file_list
 from pipecrypt.dataset.statement.manifest import Manifest, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, file_list_path, signature_path
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
@@ -63,10 +63,8 @@ def publish_dataset(
         StorageError: the storage refused or failed.
         UsageError: a statement cannot hold it.
     """
-    encoder = FileListEncoder((signers.options.digest,))
     try:
-        blocks = list(encoder.encode(entries))
-        summary = encoder.summary()
+        blocks, summary = encode_file_list(entries, (signers.options.digest,))
     except DocumentError as error:
         raise UsageError(f"{sink.display} cannot be signed: {error}", hint="encrypt into several sinks") from error
     if clear_columns is None and earlier is not None:

@@ -137,7 +137,7 @@ class _Cleaning:
         """Look, and remove; the caller holds the lock."""
         version = read_version(*locate(self._sink), None)
         if version is not None:
-            self._entries, self._run = tuple(version.entries.values()), version.run
+            self._entries, self._run = tuple(version.entries.values()), version.manifest.run
             self._listed = frozenset(version.entries)
         self._found = dict(self._look())
         self._files_of = _by_run(self._found)

@@ -136,7 +136,7 @@ class RunHistory:
             adopted={} if unfinished is None else _adopted(sink, unfinished),
             done=finished.done,
             going=last.removes
-            if last is not None and version is not None and last.header.run_id == version.run
+            if last is not None and version is not None and last.header.run_id == version.manifest.run
             else (),
             dataset_id=finished.dataset_id,
             clear_columns=_clear_columns(finished.clear, unfinished),
@@ -180,7 +180,11 @@ def _is_over(past: RecordedRun, version: Version | None) -> bool:
     header = past.header
     if version is None:
         return header.is_staged
-    return not header.is_staged or header.run_id == version.run or header.dataset_id != version.dataset_id
+    return (
+        not header.is_staged
+        or header.run_id == version.manifest.run
+        or header.dataset_id != version.manifest.dataset_id
+    )
 
 
 def _adopted(sink: Location, past: RecordedRun) -> dict[str, TaskRecord]:

@@ -114,7 +114,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
     past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)
     found = sizes_below(spec.sink)
     there = None if is_signed else found
-    promise = version.policy if is_signed and version is not None else None
+    promise = version.manifest.policy if is_signed and version is not None else None
 
     def find_ids(reference: str) -> frozenset[str] | None:
         return find_key_ids(reference, credentials)
@@ -134,7 +134,7 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
             conflicts += _problems([lambda: check_nothing_nested(spec.sink, found)])
         if is_signed and version is not None:
             conflicts += _problems(_checks_of_signed(spec, version, decision, _without(found, past.going)))
-    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    is_expired = version is not None and version.manifest.expires is not None and utc_now() >= version.manifest.expires
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
@@ -171,7 +171,7 @@ def _checks_of_signed(
     goes = what_goes(decision, frozenset(entries), is_staged=True, overwrites=spec.overwrite)
     stays = [entry for entry in entries.values() if not goes(entry.path)]
     in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
-    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
+    right = listed_staged_files(sink, version.manifest.run, entries, in_place=in_place)
     staged = {path: file.size_bytes for path, file in right.items()}
     yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
     yield lambda: check_signed_is_there(sink, stays, found, staged)

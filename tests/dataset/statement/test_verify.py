@@ -73,7 +73,7 @@ def test_nothing_else_makes_a_verified_manifest() -> None:
     verified = _verify()
 
     with pytest.raises(RuntimeError):
-        VerifiedManifest(object(), manifest(), key_ids=("x",), sha256="x")
+        VerifiedManifest(manifest(), ("x",), "x", object())
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError):
             copied(verified)
