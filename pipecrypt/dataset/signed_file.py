@@ -53,7 +53,6 @@ __all__ = [
     "check_file",
     "check_when_opened",
     "compare_encryption",
-    "dataset_id_of",
     "master_keys_of",
     "written_as",
 ]
@@ -166,14 +165,8 @@ class SignedFile:
         return compare_encryption(self.manifest, path, encryption), compare_file(self.entry, seen, known=known)
 
 
-def dataset_id_of(file: SourceFile) -> str | None:
-    """Return the id of the dataset that a file says it belongs to; None where it says none, or cannot be read."""
-    context = written_as(file)
-    return None if context is None else context.dataset_id
-
-
 def written_as(file: SourceFile) -> Context | None:
-    """Return the dataset and the path that a file says it was written for; None as `dataset_id_of`."""
+    """Return the dataset and the path that a file says it was written for; None where that cannot be told."""
     seen = _read(file)
     if seen is None or seen.dataset_id is None or seen.path is None:
         return None

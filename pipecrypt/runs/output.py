@@ -17,7 +17,7 @@ from typing import Final, Self
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.sign.promises import note_file
 from pipecrypt.dataset.sign.records import SignableFile
-from pipecrypt.dataset.signed_file import dataset_id_of, written_as
+from pipecrypt.dataset.signed_file import written_as
 from pipecrypt.dataset.statement.paths import signature_path
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
 from pipecrypt.keys.session import FileKeys, KeySession
@@ -119,7 +119,8 @@ def is_of_dataset(sink: Location, path: str, dataset_id: str) -> bool:
         StorageError: the storage refused or failed.
     """
     file = open_store(sink).stat(path).regular()
-    return file is not None and dataset_id_of(file) == dataset_id
+    context = None if file is None else written_as(file)
+    return context is not None and context.dataset_id == dataset_id
 
 
 def numbered(path: str, index: int) -> str:

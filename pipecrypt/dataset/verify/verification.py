@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.statement.findings import FindingKind
+from pipecrypt.dataset.statement.findings import FindingKind, refusal
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
@@ -193,11 +193,9 @@ def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | N
             report=report,
         )
     if report.findings:
-        first, more = report.findings[0], len(report.findings) - 1
-        text = f"{name}: {first.path!a}: {first.kind.value}: {first.detail}"
         kinds = {finding.kind for finding in report.findings}
         hint = _STOPPED if kinds <= {FindingKind.NOT_IN_PLACE, FindingKind.LEFT_OVER} else None
-        raise VerificationError(text + (f", and {more} more" if more else ""), hint=hint, report=report)
+        raise VerificationError(refusal(report.findings, name=name).message, hint=hint, report=report)
     if failure is not None:
         raise failure
     if not check.due and not report.whole_dataset:

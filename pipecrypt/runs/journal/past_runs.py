@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
+from pipecrypt.dataset.staged import finish_version, is_listed, staged_files
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
@@ -213,7 +213,7 @@ def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
     if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
         return False
     try:
-        return all(has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+        return all(is_listed(found[each.entry.path], each.entry) for each in record.signable)
     except StorageError:
         return False  # it is written again
 
