@@ -35,11 +35,7 @@ from pipecrypt.dataset.statement.envelope import (
 )
 from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, extra, refusal
-from pipecrypt.dataset.statement.manifest import (
-    Manifest,
-    decode_statement,
-    statement_sha256,
-)
+from pipecrypt.dataset.statement.manifest import Manifest, decode_statement, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
