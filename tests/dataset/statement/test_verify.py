@@ -236,7 +236,7 @@ def test_the_time_has_a_zone() -> None:
             _verify(now=now)
 
 
-# 8: which digests.
+# Which digests.
 
 
 def test_one_digest_of_each_file_is_enough() -> None:
