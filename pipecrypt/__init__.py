@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from pipecrypt.runs.spec.options import Reading as Reading
     from pipecrypt.runs.spec.policy import Policy as Policy
     from pipecrypt.runs.verifying import verify as verify
-    from pipecrypt.runs.workers.mapped import TaskCall as TaskCall
+    from pipecrypt.runs.workers.remote import TaskCall as TaskCall
     from pipecrypt.runs.writer import ParquetWriter as ParquetWriter
     from pipecrypt.runs.writer import encrypt_batches as encrypt_batches
 
@@ -161,7 +161,7 @@ _HOMES = {
     "SignedStatement": "pipecrypt.dataset.sign.records:SignedStatement",
     "StageSeconds": "pipecrypt.runs.report.events:StageSeconds",
     "Summary": "pipecrypt.runs.report.events:Summary",
-    "TaskCall": "pipecrypt.runs.workers.mapped:TaskCall",
+    "TaskCall": "pipecrypt.runs.workers.remote:TaskCall",
     "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
     "Unchecked": "pipecrypt.dataset.verify.report:Unchecked",
     "Trust": "pipecrypt.dataset.trust:Trust",

@@ -30,7 +30,7 @@ from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ContentError, FormatError, PipecryptError
 from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption, observe_encryption
-from pipecrypt.parquet.footer.opened import OpenedCheck, Protection
+from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.footer.stored import (
     BytesCheck,
     FooterBytes,
@@ -250,9 +250,9 @@ def check_when_opened(
         on_bytes: likewise.
     """
 
-    def check(protection: Protection) -> None:
-        signed.check_clear(protection.clear_columns)
-        if not protection.authenticates_all and not source.is_checked:
+    def check(opened: OpenedFile) -> None:
+        signed.check_clear(opened.clear_paths)
+        if not opened.authenticates_all and not source.is_checked:
             _check_digests(signed, source, on_bytes=on_bytes)
 
     return check

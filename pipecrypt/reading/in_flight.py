@@ -23,7 +23,7 @@ from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import FileEncryption, TableView
+from pipecrypt.parquet.files import FileEncryption, TableView, open_table_view
 from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.spec.policy import Policy
@@ -103,7 +103,7 @@ def decrypt_bytes(
         raise UsageError("the message is not bytes", hint="pass what encrypt_bytes returned")
     source = MemorySource(data, _NAME)
     session = _SESSIONS.reading(listed_keys(keys), credentials)
-    with TableView(source, keys=session.for_file(lambda: None)) as view:
+    with open_table_view(source, keys=session.for_file(lambda: None)) as view:
         if not view.is_encrypted:
             raise NotEncryptedError(f"{_NAME} is not encrypted")
         for column in sorted(view.locked_columns):

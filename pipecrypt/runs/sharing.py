@@ -239,7 +239,7 @@ def revoke(
         master_key_ids=ids,
         removed=removed,
         left=left,
-        is_in_files=None if place.manifest is None else not place.manifest.policy.master_key_ids().isdisjoint(ids),
+        is_in_files=None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids),
     )
 
 

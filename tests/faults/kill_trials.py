@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipecrypt.dataset.share import rekeying
-from pipecrypt.runs import directory_run, sink_state
+from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal
 from pipecrypt.store import publication
 from tests.faults.other_machine import act
@@ -232,7 +232,7 @@ def _nothing() -> None:
 
 def _no_staging() -> None:
     """Write into a signed dataset in place."""
-    sink_state.SinkState.is_staged = False  # type: ignore[assignment,misc]
+    directory_run.SinkState.is_staged = False  # type: ignore[assignment,misc]
 
 
 def _no_temporary_names() -> None:
@@ -266,7 +266,7 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    sink_state.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
+    directory_run.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
         lambda cls, *_, **__: cls()
     )
 

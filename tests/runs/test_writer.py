@@ -138,7 +138,7 @@ def test_a_forked_child_leaves_its_parents_file(world: World) -> None:
 import os, sys, pyarrow as pa, pipecrypt as pc
 table, policy = pa.table({{"id": range(1000)}}), pc.Policy(default={world.key!r}, batch_rows=100)
 with pc.ParquetWriter({str(world.out / "x.parquet")!r}, table.schema, policy) as writer:
-    writer._job._output._publications[0].write(b"")  # the temporary file is there
+    writer._job._output.files._publications[0].write(b"")  # the temporary file is there
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
     else:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
-from pipecrypt.runs.workers.remote import portable_location
 from pipecrypt.store import beneath, undo
 from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
 from pipecrypt.store.lease import Lease
@@ -250,7 +249,7 @@ def test_storage_of_a_place_keeps_to_what_was_named(tmp_path: Path, victim: Path
 
 def test_what_was_not_named_stays_known_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = portable_location(Location("sink").child(PATH))
+    place = Location("sink").child(PATH).absolute()
     assert (place.url, place.depth) == (f"{tmp_path}/sink/{PATH}", 3)
 
 

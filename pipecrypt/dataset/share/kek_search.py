@@ -154,15 +154,15 @@ class KEKSearch:
         sealed, location = stored.sealed, file.location
         if sealed is None:
             return
-        self._add(footer_key_use(sealed, source.name), location)
+        self._add(footer_key_use(sealed), location)
         try:
-            metadata = open_clear_or_sealed(sealed, source.name, self._keys_of(location))
+            metadata = open_clear_or_sealed(sealed, self._keys_of(location))
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
             raise
         except AccessError:
             self.hidden.append(location.display)
             return
-        for use in column_key_uses(sealed, metadata, source.name):
+        for use in column_key_uses(sealed, metadata):
             self._add(use, location)
 
     def _add(self, use: KeyUse, file: Location) -> None:

@@ -184,14 +184,14 @@ class UsageClaims:
         if sealed is None:
             self._plaintext += 1
             return
-        seen = self._named(footer_key_use(sealed, source.name).key_metadata, file)
+        seen = self._named(footer_key_use(sealed).key_metadata, file)
         if seen is not None:
             seen.footers += 1
         if sealed.metadata is None:
             self._hidden += 1
             return
         known: set[bytes] = set()
-        for use in column_key_uses(sealed, sealed.metadata, source.name):
+        for use in column_key_uses(sealed, sealed.metadata):
             seen = self._named(use.key_metadata, file)
             if seen is not None:
                 path = ".".join(use.context.column or ())

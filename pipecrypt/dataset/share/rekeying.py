@@ -108,7 +108,7 @@ class Rekeying:
             made.add(wrapped[2])
             return wrapped[0]
 
-        new = rekey_footer(stored, file.display, keys.open_data_key, rewrap)
+        new = rekey_footer(stored, keys.open_data_key, rewrap)
         if new is None:
             return entry
         self.left_keks |= left

@@ -113,8 +113,9 @@ class PromisedPolicy:
         """Return the master keys under one of which a leaf column is encrypted, or None if it is plaintext."""
         return self._keys_of.get(path, self.other_key_ids)
 
+    @property
     def master_key_ids(self) -> frozenset[str]:
-        """Return the ids of all master keys that it names."""
+        """The ids of all master keys that it names."""
         lists = (self.footer_key_ids, self.other_key_ids or (), *self._keys_of.values())
         return frozenset(key_id for key_ids in lists for key_id in key_ids)
 

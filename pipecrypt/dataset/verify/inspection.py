@@ -80,11 +80,11 @@ class Unlocking:
             AccessError: a key is missing or was refused.
         """
         keys = self.keys_of(location)
-        sealed, stored = read_sealed_footer(opened, bytes_check=check_bytes(signed))
-        with OpenedFile(sealed, opened.name, keys=keys, aad_prefix=None) as file:
-            structure = check_opened_structure(file, stored.body_end)
-        if structure.rows != signed.entry.rows:
-            raise FormatError(f"{opened.name} has {structure.rows} rows, but {signed.entry.rows} were signed")
+        sealed = read_sealed_footer(opened, bytes_check=check_bytes(signed))
+        with OpenedFile(sealed, keys=keys, aad_prefix=None) as file:
+            rows, _ = check_opened_structure(file)
+        if rows != signed.entry.rows:
+            raise FormatError(f"{opened.name} has {rows} rows, but {signed.entry.rows} were signed")
         decrypt_file(opened, _Nowhere(), keys=keys, codec=self.codec, on_bytes=on_bytes)
 
 

@@ -44,7 +44,7 @@ class PolicySummary:
             footer=policy.footer.value,
             columns=tuple(".".join(column.path) for column in policy.columns),
             others="plaintext" if policy.other_key_ids is None else "encrypted",
-            master_key_ids=tuple(sorted(policy.master_key_ids())),
+            master_key_ids=tuple(sorted(policy.master_key_ids)),
             bind_path=policy.bind_path,
         )
 

@@ -5,7 +5,7 @@ Row groups are opened when they are needed and closed when they are done: opened
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -221,6 +221,17 @@ class RowGroups:
         self.chunks(index)
         return self._structs[index - self._first]
 
+    def rows(self, index: int) -> int:
+        """Return how many rows a row group has.
+
+        Raises:
+            FormatError: it does not say.
+        """
+        rows = self.struct(index).integer(RowGroup.NUM_ROWS)
+        if rows is None or rows < 0:
+            raise FormatError(f"{self._name} row group {index} has no row count")
+        return rows
+
     def release(self, index: int) -> None:
         """Forget that an unchanged row group was opened, unless the footer is small."""
         if self._is_large:
@@ -232,20 +243,15 @@ class RowGroups:
             self._structs[index - self._first] = encode_in_place(self.struct(index))
         del self._open[index]
 
-    def edit_indexes(self, index: int) -> list[Struct]:
-        """Return the entries of a closed row group with nothing opened but the places of indexes.
-
-        `close_indexes` writes them back.
-        """
+    def place_indexes(self, index: int, places: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """Write into a closed row group where indexes are: column, field and value of offset, likewise of length."""
         at = index - self._first
         opened = open_encoded(self._structs[at], ROW_GROUP_INDEXES, f"footer of {self._name}")
-        self._structs[at] = opened
-        return opened.structs(RowGroup.COLUMNS)
-
-    def close_indexes(self, index: int) -> None:
-        """Write the places of indexes back."""
-        if self._is_large:
-            self._structs[index - self._first] = encode_in_place(self._structs[index - self._first])
+        entries = opened.structs(RowGroup.COLUMNS)
+        for column, offset_field, offset, length_field, length in places:
+            entries[column].set(offset_field, WireType.I64, offset)
+            entries[column].set(length_field, WireType.I32, length)
+        self._structs[at] = encode_in_place(opened) if self._is_large else opened
 
     @property
     def _is_large(self) -> bool:

@@ -62,11 +62,6 @@ class WritingKeys:
         """Say whether a leaf column is encrypted."""
         return self._chosen[column] is not None
 
-    @property
-    def leave_plaintext(self) -> bool:
-        """Whether a leaf column stays in plaintext."""
-        return None in self._chosen
-
     def sealed_columns(self) -> tuple[SealedColumn, ...]:
         """Return the encrypted leaf columns, each with the master key that it is under."""
         footer = self._policy.footer_key_reference()
@@ -94,26 +89,17 @@ class WritingKeys:
         ordered = sorted(counts.items(), key=lambda item: item[0] is None)
         return tuple(KeyBytes(reference, page_bytes) for reference, page_bytes in ordered)
 
-    @property
-    def are_of_batches(self) -> bool:
-        """Whether every column has another key in each batch."""
-        return not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH
-
     def place(self, row_group: int, column: int) -> KeyPlace | None:
         """Return what tells one data key from another: None is the footer's."""
         if self._policy.uniform:
             return None
         return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
 
-    def make_footer_key(self) -> None:
-        """Make the footer's key, before all others: a key service that refuses is met before the first byte."""
-        self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
-        self.made += 1
-
     def footer(self) -> _KeyAndMetadata:
-        """Return the footer's key and key metadata."""
+        """Return the footer's key and key metadata, made on the first call."""
         if self._footer is None:
-            raise AssertionError("the footer key is made first")
+            self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
+            self.made += 1
         return self._footer
 
     def of(self, chunk: Chunk) -> _KeyAndMetadata:
