@@ -99,7 +99,7 @@ def cat(
         chosen = RowFormat.JSON if OUTPUT.as_json else row_format
         # A table is for people; what a program reads is not escaped for a locale.
         out = write_data if chosen is RowFormat.CSV else write
-        for text in format_rows(rows.column_names, rows.value_batches(), chosen):
+        for text in format_rows(rows.column_names, rows.batches(), chosen):
             out(text)
 
 

@@ -45,7 +45,10 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
         UnsupportedError: CSV cannot hold a given type.
     """
     start = read_start(transcoded(read, options.csv.encoding, name), name)
-    dialect = options.csv if options.csv.delimiter is not None else _with_delimiter(options.csv, start, name)
+    dialect = options.csv
+    if dialect.delimiter is None:
+        fields = None if dialect.names is None else len(dialect.names)
+        dialect = replace(dialect, delimiter=detect_delimiter(start, dialect.quote, name, fields=fields))
     types = parse_types(dialect.types)
     row_ends = RowEnds(_delimiter(dialect).encode(), dialect.quote.encode() if dialect.quote else None)
     blocks = cut_blocks(
@@ -61,11 +64,6 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
     with mapped_errors(name):
         parser.infer(first.data if first else b"", name)
     return TextStream(chain_blocks(first, blocks), parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
-
-
-def _with_delimiter(dialect: CSVOptions, start: TextStart, name: str) -> CSVOptions:
-    fields = None if dialect.names is None else len(dialect.names)
-    return replace(dialect, delimiter=detect_delimiter(start, dialect.quote, name, fields=fields))
 
 
 def _delimiter(dialect: CSVOptions) -> str:
@@ -97,7 +95,8 @@ class _CSVParser:
         self._many = pc.ReadOptions(use_threads=True, block_size=_WHOLE, column_names=self._field_names)
         self._few = pc.ReadOptions(use_threads=False, block_size=_WHOLE, column_names=self._field_names)
         self._parse_options = _parsing(dialect)
-        self._convert_options = self._converting(self._read_as())
+        # Columns whose type is inferred are read as text.
+        self._convert_options = self._converting({each: types.get(each, pa.string()) for each in names})
 
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block."""
@@ -168,10 +167,6 @@ class _CSVParser:
     def _check(self, column: str) -> Callable[[memoryview], bool]:
         options = self._converting({column: self._given.get(column, pa.string())}, only=[column])
         return lambda data: self._typed(self._parsed(data, options)) is not None
-
-    def _read_as(self) -> dict[str, pa.DataType]:
-        """Return what Arrow makes of the columns: those whose type was inferred are read as text."""
-        return {each: self._given.get(each, pa.string()) for each in self._names}
 
     def _typed(self, table: pa.Table | None) -> pa.Table | None:
         """Return a table with the inferred types, or None where a text does not fit its own."""

@@ -289,7 +289,7 @@ class _Job:
     def _check(self, schema: Any, policy: Policy) -> None:
         """Refuse now what would fail at the first row group."""
         empty = next(iter(encode_row_groups(batches_of([], schema), self._encoding)))
-        check_policy(MemorySource(empty.data, self._sink.display), policy.engine_policy())
+        check_policy(MemorySource(empty, self._sink.display), policy.engine_policy())
 
     def _encrypt(self) -> None:
         try:
