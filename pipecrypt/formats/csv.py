@@ -14,7 +14,7 @@ from pipecrypt.errors import FormatError, UnsupportedError, UsageError
 from pipecrypt.formats.lines import Block, RowEnds, TextStart, cut_blocks, encoding_hint, read_start, transcoded
 from pipecrypt.formats.options import DETECTABLE_DELIMITERS, CSVOptions, ReadOptions
 from pipecrypt.formats.stream import mapped_errors
-from pipecrypt.formats.text_rows import TextStream, chain_blocks
+from pipecrypt.formats.text_rows import TextStream
 from pipecrypt.formats.text_types import InferredColumn, infer_column
 from pipecrypt.formats.type_names import parse_types
 
@@ -63,7 +63,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
     parser = _CSVParser(names, types, dialect, row_ends)
     with mapped_errors(name):
         parser.infer(first.data if first else b"", name)
-    return TextStream(chain_blocks(first, blocks), parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
+    return TextStream(first, blocks, parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
 
 
 def _delimiter(dialect: CSVOptions) -> str:
