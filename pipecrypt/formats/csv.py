@@ -126,16 +126,8 @@ class _CSVParser:
 
     def ragged_rows(self, data: bytes, rows: Sequence[tuple[int, int]]) -> set[int]:
         """Return the rows with a wrong number of fields, all in one parse; none where Arrow cannot report them all."""
-        texts: list[str] = []
-
-        def note(invalid: pc.InvalidRow) -> str:
-            texts.append(invalid.text)
-            return "skip"
-
-        first = self._converting({self._names[0]: pa.binary()}, only=[self._names[0]])
-        noting = _parsing(self._dialect, invalid_row_handler=note)
         try:
-            pc.read_csv(pa.py_buffer(_guarded(data)), self._few, noting, first)
+            texts = [invalid.text for invalid in self._invalid_rows(data, self._names[:1])]
         except (pa.ArrowInvalid, UnicodeError):
             return set()
         # The same text is as wrong in every row.
@@ -145,24 +137,27 @@ class _CSVParser:
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which column does not fit, or how many fields there are."""
-        counts: list[int] = []
-
-        def count(invalid: pc.InvalidRow) -> str:
-            counts.append(invalid.actual_columns)
-            return "skip"
-
-        as_bytes = self._converting({each: pa.binary() for each in self._names})
-        counting = _parsing(self._dialect, invalid_row_handler=count)
-        # As one byte a character: what is not UTF-8 could not be handed to `count`.
-        pc.read_csv(pa.py_buffer(_guarded(row.decode("latin-1").encode())), self._few, counting, as_bytes)
-        if counts:
-            extra = 1 if self._dialect.trailing_delimiter else 0
-            found = counts[0] - extra
+        # As one byte a character: what is not UTF-8 could not be handed over.
+        if invalid := self._invalid_rows(row.decode("latin-1").encode(), self._names):
+            found = invalid[0].actual_columns - (1 if self._dialect.trailing_delimiter else 0)
             return f"{found} field{'' if found == 1 else 's'} instead of {len(self._names)}", _FIELDS_HINT
         for field in self.schema:
             if not self._check(field.name)(memoryview(row)):
                 return _misfit(field, row, given=field.name in self._given)
         return "the row cannot be parsed", _FIELDS_HINT
+
+    def _invalid_rows(self, data: bytes, columns: list[str]) -> list[pc.InvalidRow]:
+        """Return the rows with a wrong number of fields; of the others, these columns are converted to bytes."""
+        found: list[pc.InvalidRow] = []
+
+        def note(invalid: pc.InvalidRow) -> str:
+            found.append(invalid)
+            return "skip"
+
+        as_bytes = self._converting(dict.fromkeys(columns, pa.binary()), only=columns)
+        noting = _parsing(self._dialect, invalid_row_handler=note)
+        pc.read_csv(pa.py_buffer(_guarded(data)), self._few, noting, as_bytes)
+        return found
 
     def _check(self, column: str) -> Callable[[memoryview], bool]:
         options = self._converting({column: self._given.get(column, pa.string())}, only=[column])
