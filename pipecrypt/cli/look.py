@@ -19,7 +19,6 @@ from pipecrypt.cli.options import (
     Verify,
     credentials,
     join_names,
-    parse_aad_prefix,
     split_names,
 )
 from pipecrypt.cli.render import (
@@ -82,6 +81,7 @@ def cat(
     from pipecrypt.dataset.requirements import checks_of
     from pipecrypt.reading.rows import read_rows
     from pipecrypt.store.location import Location
+    from pipecrypt.vocabulary.context import parse_aad_prefix
 
     opens = credentials()
     given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
@@ -90,7 +90,7 @@ def cat(
         keys=tuple(key or ()),
         columns=split_names(columns) if columns else None,
         limit=limit,
-        aad_prefix=parse_aad_prefix(aad_prefix),
+        aad_prefix=None if aad_prefix is None else parse_aad_prefix(aad_prefix),
         checks=checks_of(given, os.environ, opens),
         credentials=opens,
     ) as rows:

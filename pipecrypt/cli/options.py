@@ -39,11 +39,9 @@ __all__ = [
     "credentials",
     "join_names",
     "output_options",
-    "parse_aad_prefix",
     "split_names",
 ]
 
-_HEX = "hex:"
 _NAME = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|\Z)|(?!\s*")(?P<plain>[^,]*)')
 
 
@@ -155,21 +153,6 @@ def credentials() -> Credentials:
 
     can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     return Credentials.from_environment(_prompt if can_ask else None)
-
-
-def parse_aad_prefix(text: str | None) -> bytes | None:
-    """Return the bytes of `--aad-prefix`.
-
-    Raises:
-        UsageError: `hex:` without hex digits behind it.
-    """
-    if text is None or not text.startswith(_HEX):
-        return None if text is None else text.encode(errors="surrogateescape")
-    try:
-        return bytes.fromhex(text.removeprefix(_HEX))
-    except ValueError:
-        hint = "write hex: and pairs of hex digits"
-        raise UsageError(f"--aad-prefix {text!r} is not hexadecimal", hint=hint) from None
 
 
 def split_names(values: list[str]) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ class Statements:
         for each in self._listings.showing(path, root):
             start = each.directory if known.dataset.below(each.directory) is not None else root
             if root in each.partial or _missing(known, start, each.found, each.shown_as):
-                self._listings.tell(each, root)
+                self._listings.mark_partial(each, root)
                 listed = self._files.display(each.directory)
                 raise MovedError(
                     f"{known.dataset.name} was signed after {listed} was listed, which showed a part of it",
@@ -354,7 +354,7 @@ class UncheckedListings:
             oldest = self._kept.pop(next(iter(self._kept)))
             self._names -= sum(len(each.found) for each in oldest)
 
-    def tell(self, listing: Listing, root: str) -> None:
+    def mark_partial(self, listing: Listing, root: str) -> None:
         """Note that a listing showed a part of a dataset: so it is until the dataset is listed again."""
         if not listing.partial:
             self._partial.append(listing)

@@ -33,12 +33,12 @@ from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.filesystem import fingerprint_of, read_stored, size_of
 from pipecrypt.store.problems import map_errors
+from pipecrypt.vocabulary.context import parse_aad_prefix
 from pipecrypt.vocabulary.ranges import SourceTraits
 
 __all__ = ["FileRanges", "StoredFile", "Views", "check_names", "view_options"]
 
 _KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
-_HEX: Final = "hex:"
 _NAMES: Final = (
     "keys",
     "trust",
@@ -93,18 +93,8 @@ def view_options(
         raise UsageError(
             f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
         ) from None
-    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix), trust)
-
-
-def _prefix(given: str | bytes | None) -> bytes | None:
-    if not isinstance(given, str):
-        return given
-    if not given.startswith(_HEX):
-        return given.encode()
-    try:
-        return bytes.fromhex(given.removeprefix(_HEX))
-    except ValueError:
-        raise UsageError(f"the AAD prefix {given!r} is not hex", hint="write hex: and pairs of hex digits") from None
+    prefix = parse_aad_prefix(aad_prefix) if isinstance(aad_prefix, str) else aad_prefix
+    return ViewOptions(None if keys is None else listed_keys(keys), missing, prefix, trust)
 
 
 def check_names(others: Collection[str]) -> None:
