@@ -38,7 +38,7 @@ demo: $(VENV)/.demo ## Set up, encrypt TPC-H lineitem, inspect it, read it back 
 		"keystore://$(DEMO)/keys.json#prices" "keystore://$(DEMO)/keys.json#pii"
 
 test: lint ## Lint, check types and layers, run the tests with coverage
-	pytest -n 2 --dist worksteal -m "not long" --cov --cov-report=term:skip-covered
+	pytest -n 3 --dist worksteal -m "not long" --cov --cov-report=term:skip-covered
 
 # In an environment of its own, with less in it.
 test-system: ## Run the tests of sources, parquet and crypto under the system's own Python, if it is another one

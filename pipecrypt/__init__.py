@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from pipecrypt.runs.spec.options import Reading
     from pipecrypt.runs.spec.policy import Policy
     from pipecrypt.runs.verifying import verify
-    from pipecrypt.runs.workers.mapped import TaskCall
+    from pipecrypt.runs.workers.remote import TaskCall
     from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
 
 __all__ = [
@@ -156,7 +156,7 @@ _MODULES = {
     "pipecrypt.runs.spec.options": ("Reading",),
     "pipecrypt.runs.spec.policy": ("Policy",),
     "pipecrypt.runs.verifying": ("verify",),
-    "pipecrypt.runs.workers.mapped": ("TaskCall",),
+    "pipecrypt.runs.workers.remote": ("TaskCall",),
     "pipecrypt.runs.writer": ("ParquetWriter", "encrypt_batches"),
 }
 _RENAMED = {"open": "open_dataset", "run": "run_config"}

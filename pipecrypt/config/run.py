@@ -23,7 +23,7 @@ from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import SourceShape
-from pipecrypt.runs.workers.mapped import MapTasks
+from pipecrypt.runs.workers.remote import MapTasks
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -299,9 +299,9 @@ def check_config(
     with _configured(path, environ) as (loaded, spec):
         check_keys(spec.policy, Credentials.from_environment())
         _check_sink(loaded, spec.sink)
-        preview = preview_sources(spec)
-        columns, delimiter = _columns(loaded, preview.first), preview.first.delimiter
-    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in preview.sources)
+        files, first = preview_sources(spec)
+        columns, delimiter = _columns(loaded, first), first.delimiter
+    sources = tuple(PlannedSource(file.relative_path, file.size_bytes) for file in files)
     return replace(_described(loaded, spec), sources=sources, columns=columns, delimiter=delimiter)
 
 

@@ -7,19 +7,20 @@ and by the digests in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.checked_source import CheckedSource, computable, ignore_bytes
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.findings import (
-    NOTHING_KNOWN,
     Finding,
     FindingKind,
     KnownDigests,
     ObservedFile,
     compare_file,
+    nothing_known,
     refusal,
     refuse,
 )
@@ -28,9 +29,8 @@ from pipecrypt.dataset.statement.paths import staged_path
 from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ContentError, FormatError, PipecryptError
-from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption
-from pipecrypt.parquet.footer.keys import observe_encryption as read_encryption
-from pipecrypt.parquet.footer.opened import OpenedCheck, Protection
+from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption, observe_encryption
+from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.footer.stored import (
     BytesCheck,
     FooterBytes,
@@ -47,7 +47,6 @@ from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_OTHER_FOOTER_BYTES",
-    "Observation",
     "Origin",
     "SignedFile",
     "check_bytes",
@@ -56,12 +55,8 @@ __all__ = [
     "compare_encryption",
     "dataset_id_of",
     "master_keys_of",
-    "observe",
-    "observe_footer",
     "written_as",
 ]
-# What a footer shows of the file and of its encryption.
-Observation = tuple[ObservedFile, FooterEncryption]
 # A footer that is not the signed one is parsed only to name what was done to the file, and only where it is small.
 MAX_OTHER_FOOTER_BYTES: Final = 1 << 20
 
@@ -126,7 +121,8 @@ class SignedFile:
         Raises:
             IntegrityError: something differs; nothing of the file may be used.
         """
-        refuse(self.compare_footer(stored), name=self.name)
+        broken, differing = self.compare(stored)
+        refuse(broken + differing, name=self.name)
 
     def check_clear(self, columns: Iterable[tuple[str, ...]]) -> None:
         """Pass if none of the columns that a file shows in plaintext was promised to be encrypted.
@@ -140,51 +136,34 @@ class SignedFile:
         broken = [f"column {'.'.join(column)!a} is not encrypted" for column in columns if promised(column) is not None]
         refuse([Finding(FindingKind.PLAINTEXT, path, detail) for detail in broken], name=self.name)
 
-    def compare_footer(self, stored: StoredFooter) -> tuple[Finding, ...]:
-        """Return what a footer shows to be different from what was signed, the broken promises first."""
+    def compare(
+        self,
+        stored: StoredFooter,
+        digests: Mapping[DigestAlgorithm, str] = MappingProxyType({}),
+        *,
+        known: Callable[[], KnownDigests] = nothing_known,
+    ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+        """Return which promises a footer shows to be broken, and how the file differs from what was signed.
+
+        Args:
+            stored: the footer, of the very bytes that were parsed.
+            digests: of the whole file, where they were made.
+            known: tells swapped and old files from modified ones.
+        """
         path = self.entry.path
+        seen = ObservedFile(stored.size_bytes, digests, stored.sha256)
         try:
-            file, encryption = observe(stored, path)
+            encryption = observe_encryption(stored, path)
         except ContentError as error:
             # Another footer than the signed one is a finding also where it makes no sense.
-            findings = compare_file(self.entry, observe_footer(stored))
+            findings = compare_file(self.entry, seen, known=known)
             if not findings and not isinstance(error, FormatError):
                 raise
-            return findings or (Finding(FindingKind.MODIFIED, path, error.message),)
-        return compare_encryption(self.manifest, path, encryption) + compare_file(self.entry, file)
-
-    def compare_digests(
-        self, size_bytes: int, digests: Mapping[DigestAlgorithm, str], known: KnownDigests = NOTHING_KNOWN
-    ) -> tuple[Finding, ...]:
-        """Return how the whole file differs from the signed one."""
-        return compare_file(self.entry, ObservedFile(size_bytes, digests), known=known)
-
-
-def observe_footer(stored: StoredFooter) -> ObservedFile:
-    """Return size and footer digest, of the very bytes that were parsed."""
-    return ObservedFile(stored.size_bytes, footer_sha256=stored.sha256)
-
-
-def observe(stored: StoredFooter, name: str) -> Observation:
-    """Return all that a footer shows without a key.
-
-    Rows and KEK ids are None where an encrypted footer hides them: of its KEKs it shows its own only.
-
-    Args:
-        stored: the footer, which stays as it is.
-        name: what errors call the file.
-
-    Raises:
-        FormatError: the footer is malformed.
-    """
-    seen, metadata = read_encryption(stored, name), stored.metadata
-    file = ObservedFile(
-        stored.size_bytes,
-        footer_sha256=stored.sha256,
-        rows=stored.rows,
-        kek_ids=None if metadata is None else seen.kek_ids,
-    )
-    return file, seen
+            return (), findings or (Finding(FindingKind.MODIFIED, path, error.message),)
+        # An encrypted footer hides rows, and of its KEKs it shows its own only.
+        kek_ids = None if stored.metadata is None else encryption.kek_ids
+        seen = replace(seen, rows=stored.rows, kek_ids=kek_ids)
+        return compare_encryption(self.manifest, path, encryption), compare_file(self.entry, seen, known=known)
 
 
 def dataset_id_of(file: SourceFile) -> str | None:
@@ -212,7 +191,7 @@ def master_keys_of(file: SourceFile) -> frozenset[str]:
 def _read(file: SourceFile) -> FooterEncryption | None:
     try:
         with open_range_source(file) as source:
-            return read_encryption(read_stored_footer(source), source.name)
+            return observe_encryption(read_stored_footer(source), source.name)
     except PipecryptError:
         return None
 
@@ -276,9 +255,9 @@ def check_when_opened(
         on_bytes: likewise.
     """
 
-    def check(protection: Protection) -> None:
-        signed.check_clear(protection.clear_columns)
-        if not protection.authenticates_all and not source.is_checked:
+    def check(opened: OpenedFile) -> None:
+        signed.check_clear(opened.clear_paths)
+        if not opened.authenticates_all and not source.is_checked:
             _check_digests(signed, source, on_bytes=on_bytes)
 
     return check
@@ -287,7 +266,7 @@ def check_when_opened(
 def _check_digests(signed: SignedFile, source: CheckedSource, *, on_bytes: Callable[[int], None]) -> None:
     """Pass if the whole file is the signed one, byte for byte."""
     digests = source.digest(computable(signed.entry.digests()), on_bytes=on_bytes)
-    refuse(signed.compare_digests(source.size_bytes, digests), name=signed.name)
+    refuse(compare_file(signed.entry, ObservedFile(source.size_bytes, digests)), name=signed.name)
 
 
 def _read_footer(signed: SignedFile, source: RangeSource) -> FooterBytes:
@@ -308,7 +287,8 @@ def _named(signed: SignedFile, found: FooterBytes) -> tuple[Finding, ...]:
     if len(found.stored) > MAX_OTHER_FOOTER_BYTES:
         return ()
     try:
-        return signed.compare_footer(parse_footer(found))
+        broken, differing = signed.compare(parse_footer(found))
+        return broken + differing
     except ContentError:
         return ()
 

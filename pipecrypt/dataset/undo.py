@@ -81,9 +81,9 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
             stored = read_stored_footer(before)
             if stored.body_end != undo.body_end:  # 1
                 raise refused_undo(source, "more than a footer is in it")
-            with _opened(stored, before.name, keys) as opened:  # 2
+            with _opened(stored, keys) as opened:  # 2
                 check_first_page(before, opened)  # 4
-                check_opened_structure(opened, stored.body_end)  # 3
+                check_opened_structure(opened)  # 3
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
             raise
         except (ContentError, IntegrityError, KeyNotFoundError) as error:
@@ -99,7 +99,7 @@ def is_authentic(source: SourceFile, keys: DataKeys) -> bool:
     """
     with open_range_source(source) as file:
         try:
-            with _opened(read_stored_footer(file), file.name, keys):
+            with _opened(read_stored_footer(file), keys):
                 return True
         except DamagedKeystoreError:  # an error of the caller's keystore, not of the undo file
             raise
@@ -118,13 +118,13 @@ def is_of_another_file(source: SourceFile, undo: Undo) -> bool:
         return now is not None and now != _file_unique(before)
 
 
-def _opened(stored: StoredFooter, name: str, keys: DataKeys) -> OpenedFile:
+def _opened(stored: StoredFooter, keys: DataKeys) -> OpenedFile:
     if stored.sealed is None:
-        raise IntegrityError(f"{name} is not encrypted")
-    opened = OpenedFile(stored.sealed, name, keys=keys, aad_prefix=None, allow_missing_keys=True)
+        raise IntegrityError(f"{stored.name} is not encrypted")
+    opened = OpenedFile(stored.sealed, keys=keys, aad_prefix=None, allow_missing_keys=True)
     if not opened.is_authenticated:
         opened.close()
-        raise KeyNotFoundError(f"no key opens the footer of {name}")
+        raise KeyNotFoundError(f"no key opens the footer of {stored.name}")
     return opened
 
 

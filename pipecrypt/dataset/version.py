@@ -35,7 +35,7 @@ from pipecrypt.dataset.statement.envelope import (
     verify_envelope,
 )
 from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry, FileListSummary
-from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, extra, refusal
+from pipecrypt.dataset.statement.findings import Finding, FindingKind, extra, refusal
 from pipecrypt.dataset.statement.manifest import (
     Manifest,
     decode_statement,
@@ -151,10 +151,6 @@ class VerifiedVersion(Version):
         """Return a path of the storage as one below the root, or None if it lies elsewhere."""
         prefix = self.root + "/"
         return path[len(prefix) :] if path.startswith(prefix) else None
-
-    def known_digests(self) -> KnownDigests:
-        """Return what tells swapped files from modified ones."""
-        return KnownDigests({value: path for path, each in self.entries.items() for value in each.digests().values()})
 
 
 @overload

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.parquet.blob.decrypt import ignore_restored, opened_blob, restore_blob
+from pipecrypt.parquet.blob.decrypt import ignore_info, opened_blob, restore_blob
 from pipecrypt.parquet.blob.encrypt import encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.blob.format import DEFAULT_BLOCK_BYTES, BlobInfo, check_block_bytes
-from pipecrypt.parquet.blob.view import BlobView, find_blob_view
+from pipecrypt.parquet.blob.view import BlobView
 from pipecrypt.parquet.carry.reading import Gatherer
 from pipecrypt.parquet.carry.writing import ignore_bytes
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
@@ -20,8 +20,9 @@ from pipecrypt.parquet.footer.stored import (
     read_stored_footer,
 )
 from pipecrypt.parquet.pages.sealing import check_first_page
+from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec
-from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.decrypt import decrypt_table
 from pipecrypt.parquet.table.encrypt import FileEncryption, check_policy, encrypt_file
 from pipecrypt.parquet.table.slice import row_group_sizes, slice_row_groups
@@ -48,6 +49,7 @@ __all__ = [
     "encrypt_blob_stream",
     "encrypt_file",
     "is_parquet",
+    "open_table_view",
     "open_view",
     "row_group_sizes",
     "slice_row_groups",
@@ -65,7 +67,7 @@ def decrypt_file(
     check: FooterCheck | None = None,
     check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
-    on_restored: Callable[[RestoredFile], None] = ignore_restored,
+    on_info: Callable[[BlobInfo], None] = ignore_info,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
     """Write the plaintext form of the encrypted Parquet file `source` to `sink`: of a blob, its bytes.
@@ -83,7 +85,7 @@ def decrypt_file(
         check: called with the footer before a key is asked for or a byte is written; what it raises passes through.
         check_opened: told how a table is protected, before a byte is written; what it raises passes through.
         checks_digests: check what is in plaintext against the digests that the file stores of it, where it does.
-        on_restored: told what a blob says about the original, before the first byte is written.
+        on_info: told what a blob says about the original, before the first byte is written.
         on_bytes: told how many bytes of the input were done.
 
     Raises:
@@ -96,16 +98,15 @@ def decrypt_file(
             plaintext was changed; names file, row group and column.
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    sealed, stored = read_sealed_footer(source, check=check, bytes_check=bytes_check)
-    body_end = stored.body_end
-    with OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix) as opened:
-        blob = opened_blob(opened, sealed.mode, body_end, name=source.name, codec=codec)
-        del sealed, stored  # they hold the whole footer as stored
+    sealed = read_sealed_footer(source, check=check, bytes_check=bytes_check)
+    with OpenedFile(sealed, keys=keys, aad_prefix=aad_prefix) as opened:
+        blob = opened_blob(opened, codec)
+        del sealed  # it holds the whole footer as stored
         if blob is not None:
-            on_restored(blob.restored)
+            on_info(blob.info)
             return restore_blob(blob, opened, source, sink, on_bytes)
         return decrypt_table(
-            opened, body_end, source, sink, check_opened=check_opened, checks_digests=checks_digests, on_bytes=on_bytes
+            opened, source, sink, check_opened=check_opened, checks_digests=checks_digests, on_bytes=on_bytes
         )
 
 
@@ -138,19 +139,53 @@ def open_view(
         FormatError: no Parquet file, truncated or malformed.
         AccessError: the footer is encrypted, and its key is missing or was refused.
         IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
-    stored = read_stored_footer(source, stored=stored)
-    is_signed = check_opened is not None
-    blob = find_blob_view(source, stored, keys=keys, aad_prefix=aad_prefix, codec=codec, is_signed=is_signed)
-    if blob is not None:
-        return blob
+    stored = stored or read_stored_footer(source)
+    opened = _open_footer(stored, keys, aad_prefix)
+    if opened is not None and opened.mode is FooterMode.ENCRYPTED:  # which footers of blobs always are
+        try:
+            blob = opened_blob(opened, codec)
+            if blob is not None:
+                return BlobView(source, opened, blob, is_signed=check_opened is not None)
+        except BaseException:
+            opened.close()
+            raise
     return TableView(
         source,
-        keys=keys,
-        aad_prefix=aad_prefix,
+        stored,
+        opened,
         missing=missing,
         cache=cache,
-        stored=stored,
         check_opened=check_opened,
         checks_digests=checks_digests,
     )
+
+
+def open_table_view(
+    source: RangeSource,
+    *,
+    keys: DataKeys,
+    aad_prefix: bytes | None = None,
+    missing: MissingKeys = MissingKeys.ERROR,
+    cache: ChunkCache | None = None,
+    stored: StoredFooter | None = None,
+    check_opened: OpenedCheck | None = None,
+    checks_digests: bool = True,
+) -> TableView:
+    """Return the view of a table, as `open_view` does; a blob is shown as the table of its blocks."""
+    stored = stored or read_stored_footer(source)
+    return TableView(
+        source,
+        stored,
+        _open_footer(stored, keys, aad_prefix),
+        missing=missing,
+        cache=cache,
+        check_opened=check_opened,
+        checks_digests=checks_digests,
+    )
+
+
+def _open_footer(stored: StoredFooter, keys: DataKeys, aad_prefix: bytes | None) -> OpenedFile | None:
+    sealed = stored.sealed
+    return None if sealed is None else OpenedFile(sealed, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)

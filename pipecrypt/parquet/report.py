@@ -4,26 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FileReport", "KeyBytes", "RestoredFile", "SealedColumn"]
-
-
-@dataclass(frozen=True, slots=True)
-class RestoredFile:
-    """What a file of chunks says about the file that it was made of; None where it does not say.
-
-    Whoever wrote the file chose it, so it is applied with care.
-
-    Args:
-        name: its own name: no path, no separators.
-        mode: permission bits (0o777).
-        mtime_ns: time of its last change, in nanoseconds since 1970.
-        size: in bytes.
-    """
-
-    name: str | None
-    mode: int | None
-    mtime_ns: int | None
-    size: int
+__all__ = ["FileReport", "KeyBytes", "SealedColumn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +44,6 @@ class FileReport:
         source_bytes: size of the input.
         sink_bytes: size of the output.
         encrypted_columns: leaf columns that are encrypted in the encrypted file.
-        restored: set where a file of chunks was decrypted.
         footer_sha256: of everything behind the last segment of an encrypted file, in hex; empty for a decrypted one.
         sealed_columns: which columns were encrypted under which master key, by ordinal; empty for a decrypted file.
         clear_columns: paths of the leaf columns that stay in plaintext; empty for a decrypted file.
@@ -78,7 +58,6 @@ class FileReport:
     source_bytes: int
     sink_bytes: int
     encrypted_columns: int
-    restored: RestoredFile | None = None
     footer_sha256: str = ""
     sealed_columns: tuple[SealedColumn, ...] = ()
     clear_columns: tuple[tuple[str, ...], ...] = ()

@@ -22,8 +22,8 @@ from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, N
 from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import FileEncryption, TableView
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.parquet.files import FileEncryption, TableView, open_table_view
 from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.runs.spec.policy import Policy

@@ -116,8 +116,8 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
     found = find_file(Location(path))
     session_credentials = credentials or Credentials.from_environment()
     with open_range_source(found) as source, KeySession(keys, credentials=session_credentials) as session:
-        sealed, _ = read_sealed_footer(source)
-        with OpenedFile(sealed, source.name, keys=keys_of_file(found.location, session), aad_prefix=None) as opened:
+        sealed = read_sealed_footer(source)
+        with OpenedFile(sealed, keys=keys_of_file(found.location, session), aad_prefix=None) as opened:
             return ExposedKeys(bytes(opened.footer_key().expose_key_bytes()), _column_keys(opened))
 
 

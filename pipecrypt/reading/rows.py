@@ -17,7 +17,7 @@ from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.columns import match_columns
 from pipecrypt.reading.view_file import ViewFile
 from pipecrypt.runs.file_keys import keys_of_file
@@ -176,7 +176,7 @@ def read_rows(
         found, signed, ranges = _open_ranges(location, checks.requirements, stack)
         source = CheckedSource(ranges)
         session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
-        view = TableView(
+        view = open_table_view(
             source,
             keys=keys_of_file(found.location, session),
             aad_prefix=aad_prefix,

@@ -18,19 +18,18 @@ from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.share.granting import check_datasets
-from pipecrypt.dataset.share.grants import add_grants, read_grants
+from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData, search_keks
-from pipecrypt.dataset.share.rekeying import Rekeying, Rewrapper
+from pipecrypt.dataset.share.rekeying import Rekeying
 from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file
 from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.statement.file_list import FileEntry
-from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, ROTATION_LOCK_SUFFIX, SIGNATURE_SUFFIX
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
 from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.errors import ConflictError, KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.journal.past_runs import put_in_place
@@ -40,7 +39,7 @@ from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import Kind
-from pipecrypt.store.small_files import directories_above, locate
+from pipecrypt.store.small_files import directories_above
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
 
@@ -130,7 +129,8 @@ def rotate_deeply(place: EncryptedData, wish: DeepRotation, credentials: Credent
     with ExitStack() as stack:
         # Another rotation would take the undo files of this one for those of a dead process, and put files back.
         location = place.files.location(place.path)
-        held = open_store(location).holding(place.rotation_lock) if place.is_file else locked_sink(location, _ROTATION)
+        lock = place.files.location(place.path + ROTATION_LOCK_SUFFIX)
+        held = open_store(location).holding(lock) if place.is_file else locked_sink(location, _ROTATION)
         stack.enter_context(held)
         signers = _open_signers(stack, place, wish, credentials)
         earlier = _read_earlier(place, signers)
@@ -161,22 +161,24 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
     old_ids = set(sessions.old.master_key_ids()) - {new_id}
     if not old_ids:
         raise UsageError("the old master key is the new one", hint="name another, or make a new version of it first")
-    rewrapper = Rewrapper(old_ids, sessions.new, wish.new)
     rekeying = Rekeying(
-        rewrapper, lambda file: keys_of_file(file, sessions.reading), lambda: _store_grants(place, sessions.new)
+        old_ids=frozenset(old_ids),
+        session=sessions.new,
+        key_reference=wish.new,
+        keys_of=lambda file: keys_of_file(file, sessions.reading),
+        before_change=lambda: _store_grants(place, sessions.new),
     )
     if earlier is None:
         for file, _ in _files(place, earlier):
             rekeying.settle(file)
-    ids = _dataset_ids(place, wish, earlier, sessions)
-    rewrapper.allow(ids)
+    rekeying.dataset_ids = ids = _dataset_ids(place, wish, earlier, sessions)
     try:
         entries = [rekeying.change(file, entry) for file, entry in _files(place, earlier)]
     except BaseException:
         rekeying.roll_back()
         raise
     if not rekeying.changed and not rekeying.put_back:
-        _check_done_before(place, wish, is_done=new_id in rewrapper.seen_master_keys)
+        _check_done_before(place, wish, is_done=new_id in rekeying.seen_master_keys)
     signed = _sign(place, signers, earlier, [each for each in entries if each is not None], (old_ids, new_id), rekeying)
     rekeying.finish()
     return DeepSummary(
@@ -189,7 +191,7 @@ def _rotate(  # noqa: PLR0917 - what one call opened, each by its owner
         bytes_moved=rekeying.bytes_moved,
         total_bytes=rekeying.total_bytes,
         put_back=rekeying.put_back,
-        lost_grants=_lost_grants(place, rewrapper, sessions),
+        lost_grants=_lost_grants(place, rekeying, sessions),
         signed=signed,
         service_calls=sum(each.service_calls for each in (sessions.reading, sessions.old, sessions.new)),
         seconds=time.perf_counter() - started,
@@ -330,15 +332,14 @@ def _renamed(policy: PromisedPolicy, old_ids: set[str], new_id: str) -> Promised
     )
 
 
-def _lost_grants(place: EncryptedData, rewrapper: Rewrapper, sessions: _Sessions) -> tuple[str, ...]:
-    existing = read_grants(place.files, locate(place.grants)[1]) or Grants()
+def _lost_grants(place: EncryptedData, rekeying: Rekeying, sessions: _Sessions) -> tuple[str, ...]:
     kept = set(sessions.new.master_key_ids())
     return tuple(
         sorted(
             {
                 grant.master_key_id
-                for grant in existing.all
-                if grant.kek_id in rewrapper.left_keks and grant.master_key_id not in kept
+                for grant in place.read_grants().all
+                if grant.kek_id in rekeying.left_keks and grant.master_key_id not in kept
             }
         )
     )

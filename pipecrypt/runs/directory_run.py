@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from pipecrypt.dataset.listing import name_some, sizes_below
-from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.next_version import DatasetSigning
 from pipecrypt.dataset.sign.promises import check_columns, check_frame
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
@@ -28,28 +26,58 @@ from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, staged_path
 from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
+from pipecrypt.dataset.version import VerifiedVersion, read_version_to_follow
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import covers
 from pipecrypt.runs.journal.block import RunHeader, TaskRecord
 from pipecrypt.runs.journal.journal import Journal
+from pipecrypt.runs.journal.past_runs import RunHistory, put_in_place
+from pipecrypt.runs.journal.seal import Seal, plain_seal, signed_seal
 from pipecrypt.runs.journal.sink_locking import locked_sink
-from pipecrypt.runs.output import Target, is_of_dataset, unnumbered
-from pipecrypt.runs.plan.decision import Decision, superseded_by, what_goes, written_by
+from pipecrypt.runs.output import Target, is_of_dataset, open_signers, unnumbered
+from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, superseded_by, what_goes, written_by
 from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part, Summary
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
-from pipecrypt.runs.sink_state import SinkState, decide_run, look_at_sink, make_header
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import Lease
+from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.preconditions import Writers, check_writers
+from pipecrypt.store.protocol import check_writers
 from pipecrypt.vocabulary.clock import utc_now
 
-__all__ = ["DirectoryRun", "open_directory_run"]
+__all__ = ["DirectoryRun", "SinkState", "open_directory_run"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkState:
+    """What the sink holds as the run begins.
+
+    Args:
+        sink: the directory.
+        seal: how blocks of journals are stored.
+        signers: open, where the run signs.
+        earlier: the signed version that is there.
+        past: what journals say; None where the run keeps none.
+        there: sizes in bytes of the outputs that are there.
+    """
+
+    sink: Location
+    seal: Seal
+    signers: OpenSigners | None
+    earlier: VerifiedVersion | None
+    past: RunHistory | None
+    there: Mapping[str, int | None]
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether files wait elsewhere until their version is signed: there is a version already."""
+        return self.earlier is not None
 
 
 class DirectoryRun:
@@ -89,15 +117,15 @@ class DirectoryRun:
         self._header = header
         self._columns = columns
         self._clear: set[tuple[str, ...]] = set()
-        self._policy = spec.policy.engine_policy()
+        self._policy = spec.engine_policy
         self._signing = self._open_signing(overwrites=spec.overwrite)
         for record in decision.adopted.values():
             self._sign(record.task_id, record.signable)
-        self._tasks = {task.id: task for task in decision.changes.to_do}
+        self._tasks = {task.id: task for task in decision.to_do}
         self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
         self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
-        writing = _writing_plan(plan, decision.changes.to_do, header, self._may_replace(overwrites=spec.overwrite))
+        writing = _writing_plan(plan, decision.to_do, header, self._may_replace(overwrites=spec.overwrite))
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = spec.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
@@ -115,13 +143,10 @@ class DirectoryRun:
 
     def described(self, summary: Summary) -> Summary:
         """Return the summary of the run, with what it left alone, replaced and removed."""
-        changes, dropped = self.decision.changes, self.decision.dropped
+        decision = self.decision
+        removed = tuple(sorted({*decision.removed, *decision.dropped}))
         return replace(
-            summary,
-            run_id=self.run_id,
-            skipped=changes.skipped,
-            replaced=changes.replaced,
-            removed=tuple(sorted({*changes.removed, *dropped})),
+            summary, run_id=self.run_id, skipped=decision.skipped, replaced=decision.replaced, removed=removed
         )
 
     def begin(self) -> None:
@@ -140,9 +165,11 @@ class DirectoryRun:
         if self._signing is not None:
             self._signing.rename_tasks(self.decision.rotated)
             return
-        for task_id, paths in _by_task(self.decision.rotated).items():
-            parts = tuple(Part.found(path, self._state.there[path] or 0) for path in paths)
-            self._journal.add(TaskRecord(task_id, self._sources[task_id], parts))
+        parts: dict[str, list[Part]] = {}
+        for path, task_id in sorted(self.decision.rotated.items()):
+            parts.setdefault(task_id, []).append(Part.found(path, self._state.there[path] or 0))
+        for task_id, found in parts.items():
+            self._journal.add(TaskRecord(task_id, self._sources[task_id], tuple(found)))
 
     def _replaced(self) -> tuple[str, ...]:
         """Return which outputs may be written over before the run is over. A signed one writes beside what is there."""
@@ -201,10 +228,10 @@ class DirectoryRun:
 
     def _remove_unsigned(self) -> None:
         """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
-        changes, done = self.decision.changes, {} if self._state.past is None else self._state.past.done
+        decision, done = self.decision, {} if self._state.past is None else self._state.past.done
         superseded = superseded_by(self._own)
         left = {path for path in self._state.there if superseded(path)} - self._written
-        gone = {*changes.removed, *changes.replaced, *changes.made_again, *self._lost_attempts()} - self._written
+        gone = {*decision.removed, *decision.replaced, *decision.made_again, *self._lost_attempts()} - self._written
         gone |= left.intersection(done)
         if left - gone:
             names = name_some(self._state.sink, left - gone)
@@ -280,15 +307,15 @@ class DirectoryRun:
             covers=partial(covers, self._policy),
         )
         if signing.staying_promise is not None:
-            todo, without = self.decision.changes.to_do, signing.stays_without
+            todo, without = self.decision.to_do, signing.stays_without
             _check_promise(todo, signing.staying_promise, self._columns, without)
         return signing
 
     def _known_paths(self) -> set[str]:
         """Return paths where runs that kept journals wrote what may be written over, or goes."""
-        changes, continued = self.decision.changes, self.decision.continued
+        decision, continued = self.decision, self.decision.continued
         noted = () if continued is None else (part.path for each in continued.records.values() for part in each.parts)
-        return {*changes.replaced, *changes.removed, *changes.made_again, *noted}
+        return {*decision.replaced, *decision.removed, *decision.made_again, *noted}
 
     def _may_replace(self, *, overwrites: bool) -> Callable[[str], bool]:
         """Return what says of a task's path whether its output may replace a file.
@@ -338,25 +365,75 @@ def open_directory_run(
     """
     sink = plan.sink
     if spec.run.keeps_journal:
-        check_writers(open_store(sink), Writers.ONE if spec.run.is_only_writer else Writers.SEVERAL)
+        check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer)
     with contextlib.ExitStack() as stack:
-        signers = None
-        if spec.policy.signing is not None:
-            signing = replace(spec.policy.signing, accepts_future=spec.run.accepts_future_statement)
-            signers = stack.enter_context(OpenSigners(signing, credentials, VersionMemory.of_user(os.environ)))
+        signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
+        if signers is not None:
+            stack.enter_context(signers)
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        state = look_at_sink(spec, sink, signers)
-        decision = decide_run(spec, plan, state, credentials)
-        columns = PlannedColumns(
-            spec.policy, plan.tasks, decision.changes.to_do, past=state.past, version=state.earlier
-        )
+        state = _read_sink(spec, sink, signers)
+        decision = _decide(spec, plan, state, credentials)
+        columns = PlannedColumns(spec.policy, plan.tasks, decision.to_do, past=state.past, version=state.earlier)
         columns.check()
         earlier_ids = _earlier_ids(state)
         if any(earlier >= run_id for earlier in earlier_ids):  # of the same second, or of a clock that is ahead
             run_id = new_run_id(now, earlier=earlier_ids)
-        header = make_header(spec, plan, state, decision, run_id)
+        header = _make_header(spec, plan, state, decision, run_id)
         yield DirectoryRun(spec, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
+
+
+def _read_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None) -> SinkState:
+    """Return what a sink holds, once what was left half done there is put in place; the caller holds the lock."""
+    seal: Seal = plain_seal() if signers is None else signed_seal(signers)
+    earlier = None if signers is None else read_version_to_follow(sink, signers.memory, signers.requirements)
+    put_in_place(sink, earlier, seal)
+    past = None
+    if spec.run.keeps_journal:
+        past = RunHistory.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
+        if past.over is not None:
+            Journal(sink, past.over.header, seal).finish(utc_now())
+    return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
+
+
+def _decide(spec: EncryptSpec, plan: Plan, state: SinkState, credentials: Credentials) -> Decision:
+    """Return what a run does, once nothing that is there stands in the way."""
+
+    def open_ids(reference: str) -> frozenset[str]:
+        with KeySession((reference,), credentials=credentials) as session:
+            return frozenset(session.master_key_ids())
+
+    decision = decide(
+        spec,
+        plan,
+        past=state.past,
+        version=state.earlier,
+        found=state.there,
+        ids_of=open_ids,
+        credentials=credentials,
+    )
+    for check in find_conflicts(spec, state.past, decision, state.there):
+        check()
+    if decision.lost:
+        _log.warning("%s: written before and gone, so made again", name_some(state.sink, decision.lost))
+    if decision.orphaned:
+        names = name_some(state.sink, decision.orphaned)
+        _log.warning("%s: the sources are gone, and these stay; run.on_source_change: replace removes them", names)
+    return decision
+
+
+def _make_header(spec: EncryptSpec, plan: Plan, state: SinkState, decision: Decision, run_id: str) -> RunHeader:
+    """Return what a run is: that of the run that it continues, or a new one of the dataset that is there."""
+    if decision.continued is not None:
+        return decision.continued.header
+    dataset_id = plan.dataset_id
+    if state.earlier is not None:
+        dataset_id = state.earlier.dataset_id
+    elif state.past is not None and state.past.dataset_id is not None and not spec.overwrite:
+        dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
+    if dataset_id is None:
+        raise AssertionError("what is encrypted has a dataset")
+    return RunHeader(run_id=run_id, dataset_id=dataset_id, token=plan.tasks[0].target.token, is_staged=state.is_staged)
 
 
 def _earlier_ids(state: SinkState) -> tuple[str, ...]:
@@ -387,14 +464,7 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
         for task in to_do
     )
     workers = max(1, min(plan.workers, len(tasks)))
-    return replace(plan, tasks=tasks, dataset_id=header.dataset_id, workers=workers)
-
-
-def _by_task(rotated: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for path, task_id in sorted(rotated.items()):
-        found.setdefault(task_id, []).append(path)
-    return found
+    return replace(plan, tasks=tasks, keys=replace(plan.keys, dataset_id=header.dataset_id), workers=workers)
 
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecrypt.dataset.share.kek_search import find_encrypted_data
-from pipecrypt.dataset.share.key_usage import DatasetUsage, GrantProofs, KeyUsage, UsageClaims, read_claims, read_usage
+from pipecrypt.dataset.share.key_usage import DatasetUsage, GrantProofs, KeyUsage, UsageClaims
 from pipecrypt.errors import ConflictError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import KeystoreEntry, find_doomed, remove_keys, usable_beside
@@ -61,7 +61,7 @@ def key_usage(dataset: Place, *, options: Mapping[str, object] | None = None) ->
     Raises:
         PipecryptError: a footer cannot be read, or nothing is there.
     """
-    return read_usage(find_encrypted_data(Location.of(dataset, options), None))
+    return UsageClaims(find_encrypted_data(Location.of(dataset, options), None)).usage
 
 
 def destroy_keys(
@@ -95,7 +95,7 @@ def destroy_keys(
     given = Credentials.from_environment() if credentials is None else credentials
     doomed = find_doomed(reference, version, given, prove=not dry_run)
     ids = frozenset(each.master_key_id for each in doomed)
-    claims = [read_claims(find_encrypted_data(Location.of(dataset, None), None)) for dataset in datasets]
+    claims = [UsageClaims(find_encrypted_data(Location.of(dataset, None), None)) for dataset in datasets]
     # Without the secret nothing can be proven, and a look asks for none.
     beside = usable_beside(reference, given, ask=not dry_run or bool(keys)) if claims else None
     if beside is None:
@@ -113,7 +113,7 @@ def _losses(claims: UsageClaims, ids: frozenset[str], proofs: GrantProofs | None
     found: list[Loss] = []
     for claimed in claims.usage.keys:
         if claimed.master_key_id in ids:
-            wrapped = claims.wrapped.get(claimed.master_key_id, {})
+            wrapped = claims.wrapped(claimed.master_key_id)
             key = claimed if proofs is None else proofs.applied_to(claimed, wrapped, claims.grants)
             found.append(Loss(claims.usage.dataset, claims.usage.hidden_files, key))
     return found

@@ -6,25 +6,33 @@ a file is noted while it is written: bytes are digested on their way to the stor
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
+from pipecrypt.dataset.memory import VersionMemory
+from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.sign.promises import note_file
 from pipecrypt.dataset.sign.records import SignableFile
+from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.signed_file import dataset_id_of, written_as
-from pipecrypt.dataset.statement.paths import signature_path
+from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX, signature_path
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
+from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.files import MAX_ORDINALS, FileEncryption
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
+from pipecrypt.runs.report.events import Part
+from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.publication import Publication
@@ -40,7 +48,10 @@ __all__ = [
     "is_of_dataset",
     "is_written_as",
     "numbered",
+    "open_signers",
+    "parts_of",
     "sidecar_files",
+    "store_grants",
     "unnumbered",
 ]
 
@@ -181,26 +192,29 @@ class DigestingSink:
 
 
 class SignableOutput:
-    """Where one encrypted file is written, and the keys it is written with.
+    """Where one file is written, and the keys it is written with.
 
     Attributes:
         sink: what the engine writes to.
         keys: what the engine makes data keys with.
 
     Args:
-        sink: where the bytes go.
-        session: makes data keys.
-        policy: under which the file is written; without a digest nothing is noted.
+        publication: of the file.
+        session: makes data keys, or opens them.
+        policy: under which the file is written; without a digest nothing is noted. None for plaintext.
     """
 
-    __slots__ = ("_digesting", "_policy", "_recording", "keys", "sink")
+    __slots__ = ("_digesting", "_policy", "_recording", "keys", "publication", "session", "sink")
 
-    def __init__(self, sink: AppendSink, session: KeySession, policy: EncryptionPolicy) -> None:
+    def __init__(self, publication: Publication, session: KeySession, policy: EncryptionPolicy | None) -> None:
         """Stand between engine and storage, if the policy asks for it."""
+        self.publication = publication
+        self.session = session
         self._policy = policy
-        self._digesting = None if policy.digest is None else DigestingSink(sink, policy.digest)
+        algorithm = None if policy is None else policy.digest
+        self._digesting = None if algorithm is None else DigestingSink(publication, algorithm)
         self._recording = FileKeys(session)
-        self.sink: AppendSink = sink if self._digesting is None else self._digesting
+        self.sink: AppendSink = publication if self._digesting is None else self._digesting
         self.keys: DataKeys = session if self._digesting is None else self._recording
 
     def note(self, path: str, report: FileReport) -> tuple[SignableFile, ...]:
@@ -213,7 +227,7 @@ class SignableOutput:
         Raises:
             UsageError: a statement cannot hold it.
         """
-        if self._digesting is None:
+        if self._digesting is None or self._policy is None:
             return ()
         digest = self._digesting.hexdigest()
         return (note_file(path, report, digest, policy=self._policy, keys=self._recording),)
@@ -232,6 +246,81 @@ class WrittenFile:
     path: str
     report: FileReport
     signable: tuple[SignableFile, ...]
+
+
+def parts_of(
+    written: Sequence[WrittenFile],
+    *,
+    service_calls: int,
+    seconds: float,
+    source_bytes: Sequence[int | None] | None = None,
+    bad_rows: int = 0,
+) -> tuple[Part, ...]:
+    """Return the records of files that were made of one input; what cannot be told apart counts for the first.
+
+    Args:
+        written: the files.
+        service_calls: calls to key services.
+        seconds: that all of them took.
+        source_bytes: how much of the input went into each; None for what the engine read.
+        bad_rows: rows of the input that were left out.
+    """
+    parts = []
+    for index, (file, share) in enumerate(zip(written, source_bytes or [None] * len(written), strict=True)):
+        report, is_first = file.report, index == 0
+        parts.append(
+            Part(
+                path=file.path,
+                source_bytes=report.source_bytes if share is None else share,
+                sink_bytes=report.sink_bytes,
+                rows=report.rows,
+                batches=report.batches,
+                data_keys=report.data_keys,
+                service_calls=service_calls if is_first else 0,
+                seconds=seconds if is_first else 0.0,
+                bad_rows=bad_rows if is_first else 0,
+            )
+        )
+    return tuple(parts)
+
+
+def store_grants(sink: Location, paths: Iterable[str], grants: Sequence[Grant], *, is_single_file: bool) -> None:
+    """Store grants for more master keys beside what was written.
+
+    Args:
+        sink: a directory, or a file.
+        paths: of the files that appeared, below the sink; their names where the sink is a file.
+        grants: to be stored; may be none.
+        is_single_file: whether it is a file; several, then, if it is rolled over.
+
+    Raises:
+        ConflictError: another command holds the lock of the grants.
+        PipecryptError: the storage refused or failed; the files stay, and `pipecrypt grant` makes up for it.
+    """
+    if not grants:
+        return
+    if not is_single_file:
+        add_grants(sink.child(GRANTS_PATH), grants)
+        return
+    for path in paths:
+        add_grants(sink.sibling(path + GRANTS_SUFFIX), grants)
+
+
+def open_signers(policy: Policy | None, credentials: Credentials, *, accepts_future: bool) -> OpenSigners | None:
+    """Open the signing keys that a policy names, for this user; the caller closes them. None where it names none.
+
+    Args:
+        policy: None where nothing is encrypted.
+        credentials: what opens the keys.
+        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+
+    Raises:
+        AccessError: a signing key is missing, or the credentials do not open it.
+    """
+    options = None if policy is None else policy.signing
+    if options is None:
+        return None
+    return OpenSigners(replace(options, accepts_future=accepts_future), credentials, VersionMemory.of_user(os.environ))
 
 
 class _OutputFile:

@@ -11,29 +11,27 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.next_version import FileSigning
 from pipecrypt.dataset.sign.records import SignedStatement
-from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.grants import Grant
 from pipecrypt.runs.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.runs.journal.sink_locking import check_unlocked
+from pipecrypt.runs.output import open_signers, store_grants
 from pipecrypt.runs.plan.output_checks import statement_places
 from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.report.events import Event, FileDone, Part, RunFinished, RunStarted, Summary, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
-from pipecrypt.runs.sidecars import RunGrants
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
-from pipecrypt.runs.workers.executor import Executor, InProcessExecutor, OnEvent
-from pipecrypt.runs.workers.local import LocalExecutor, WorkerSetup
-from pipecrypt.runs.workers.mapped import MappedExecutor, MapTasks
-from pipecrypt.runs.workers.remote import RemoteSetup, portable_location, portable_lock
+from pipecrypt.runs.workers.executor import OnEvent, run_here
+from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
+from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
 from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.clock import utc_now
 
@@ -68,10 +66,10 @@ def run(
     with Interruption() as interruption:
         try:
             plan = _make_plan(spec)
-            work = _Work(credentials, interruption, map_tasks)
             with _opened(spec, plan, credentials) as opened, _reported(opened, on_event) as tell:
                 tell(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
-                parts, signed = _carry_out(opened, work, tell) if opened.has_work else ([], ())
+                carried_out = opened.has_work and _carry_out(opened, tell, credentials, interruption, map_tasks)
+                parts, signed = carried_out or ([], ())
                 seconds = time.perf_counter() - started
                 summary = opened.described(Summary.of(plan.name, parts, seconds, signed=signed))
                 tell(RunFinished(summary))
@@ -145,12 +143,11 @@ def _opened(spec: Spec, plan: Plan, credentials: Credentials) -> Iterator[FileRu
         with open_directory_run(spec, plan, credentials, now=utc_now()) as directory_run:
             yield directory_run
         return
-    options = None if spec.policy is None else spec.policy.signing
-    if options is None:
+    signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
+    if signers is None:
         yield FileRun(plan, None)
         return
-    options = replace(options, accepts_future=spec.run.accepts_future_statement)
-    with OpenSigners(options, credentials, VersionMemory.of_user(os.environ)) as signers:
+    with signers:
         yield FileRun(plan, FileSigning(statement_places(plan.sink, plan.tasks), signers, overwrite=spec.overwrite))
 
 
@@ -176,24 +173,23 @@ def _reported(opened: FileRun | DirectoryRun, on_event: Callable[[Event], None])
         store_report(opened.plan.sink, collector.report())
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Who does the tasks."""
-
-    credentials: Credentials
-    interruption: Interruption
-    map_tasks: MapTasks | None
-
-
 def _carry_out(
-    opened: FileRun | DirectoryRun, work: _Work, on_event: OnEvent
+    opened: FileRun | DirectoryRun,
+    on_event: OnEvent,
+    credentials: Credentials,
+    interruption: Interruption,
+    map_tasks: MapTasks | None,
 ) -> tuple[list[Part], tuple[SignedStatement, ...]]:
     plan, parts = opened.plan, list[Part]()
-    grants = RunGrants(plan.sink, is_single_file=plan.is_single_file)
+    grants = list[Grant]()
 
     def on_event_too(event: Event) -> None:
         if isinstance(event, FileDone):
-            grants.store((part.path for part in event.parts), event.grants)
+            grants.extend(event.grants)
+            # Files under a KEK of an earlier one need its grants beside them.
+            due = grants if plan.is_single_file else event.grants
+            paths = [part.path for part in event.parts]
+            store_grants(plan.sink, paths, due, is_single_file=plan.is_single_file)
             opened.add(event)
         else:
             opened.check_quickly()
@@ -201,9 +197,7 @@ def _carry_out(
 
     try:
         if plan.tasks:
-            parts = run_tasks(
-                plan, work.credentials, on_event_too, work.interruption, work.map_tasks, on_ready=opened.begin
-            )
+            parts = run_tasks(plan, credentials, on_event_too, interruption, map_tasks, on_ready=opened.begin)
         else:
             opened.begin()
     except BaseException:
@@ -245,19 +239,17 @@ def run_tasks(
     with plan.keys.open(credentials) as session:
         on_ready()
         if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
-            return InProcessExecutor(session, interruption).run(plan.tasks, on_event)
+            return run_here(plan.tasks, on_event, session, interruption)
+    options = plan.options
     if map_tasks is not None and is_mapped:
-        return MappedExecutor(_remote_setup(plan), map_tasks).run(plan.tasks, on_event)
-    return _choose_executor(plan, credentials).run(plan.tasks, on_event)
-
-
-def _choose_executor(plan: Plan, credentials: Credentials) -> Executor:
+        return run_mapped(plan.tasks, on_event, _remote_setup(plan), map_tasks)
     if plan.is_on_cluster:
         # Dask and its network are loaded where a run wants them, and only there.
-        from pipecrypt.runs.workers.dask import DaskExecutor  # noqa: PLC0415
+        from pipecrypt.runs.workers.dask import run_on_dask  # noqa: PLC0415
 
-        options = plan.options
-        return DaskExecutor(
+        return run_on_dask(
+            plan.tasks,
+            on_event,
             _remote_setup(plan),
             address=options.address,
             workers=plan.workers,
@@ -265,11 +257,12 @@ def _choose_executor(plan: Plan, credentials: Credentials) -> Executor:
             wait_seconds=options.worker_wait_seconds,
         )
     setup = WorkerSetup(os.getcwd(), plan.keys, credentials)
-    return LocalExecutor(setup, workers=plan.workers, attempts=plan.options.attempts)
+    return run_in_processes(plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts)
 
 
 def _remote_setup(plan: Plan) -> RemoteSetup:
-    name, lock = new_token() + new_token(), portable_lock(plan.lock)
+    """Return what processes elsewhere need to know of a run: where they are, relative paths lead elsewhere."""
+    lock = None if plan.lock is None else replace(plan.lock, directory=plan.lock.directory.absolute())
     run_id = current_run_id()
-    attempts = None if run_id is None else portable_location(plan.sink.child(attempts_path(run_id)))
-    return RemoteSetup(name, plan.keys, lock, attempts)
+    attempts = None if run_id is None else plan.sink.child(attempts_path(run_id)).absolute()
+    return RemoteSetup(new_token() + new_token(), plan.keys, lock, attempts)

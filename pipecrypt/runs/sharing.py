@@ -13,20 +13,19 @@ from typing import Final
 
 from pipecrypt.dataset.requirements import checks_of
 from pipecrypt.dataset.share.granting import Grantee, check_datasets, share_keks
-from pipecrypt.dataset.share.grants import read_grants, remove_grants
+from pipecrypt.dataset.share.grants import remove_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData as FoundPlace
 from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
 from pipecrypt.dataset.trust import Trust, given_trust
+from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.deep_rotation import DeepRotation, DeepSummary, rotate_deeply
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.location import Location, Place
-from pipecrypt.store.small_files import locate
 
 __all__ = ["GrantSummary", "RevokeSummary", "grant", "revoke", "rotate"]
 
@@ -224,7 +223,7 @@ def revoke(
     given = _opened(credentials)
     place = _find(dataset, options, _UNCHECKED, given)
     location = place.grants
-    existing = read_grants(place.files, locate(location)[1]) or Grants()
+    existing = place.read_grants()
     ids = _ids_of(key, given)
     removed = remove_grants(location, ids)
     if not removed:
@@ -278,10 +277,10 @@ def _share(
             granted=shared.granted,
             already=shared.already,
             unopened=shared.unopened,
-            hidden_files=search.hidden,
+            hidden_files=tuple(search.hidden),
             footers_read=search.footers_read,
             used_manifest=place.manifest is not None,
-            manifest_verified=place.is_verified,
+            manifest_verified=isinstance(place.version, VerifiedVersion),
             service_calls=sum(each.service_calls for each in (reading, opening, session)),
             seconds=time.perf_counter() - started,
         )
@@ -311,9 +310,4 @@ def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:
 
 
 def _is_promised(place: FoundPlace, ids: tuple[str, ...]) -> bool | None:
-    if place.manifest is None:
-        return None
-    policy = place.manifest.policy
-    named = {*policy.footer_key_ids, *(policy.other_key_ids or ())}
-    named.update(*(column.master_key_ids for column in policy.columns))
-    return not named.isdisjoint(ids)
+    return None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids)

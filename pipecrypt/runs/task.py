@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import errno
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.crypto.digest import digest
-from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
@@ -22,11 +20,10 @@ from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.output import Target, numbered, unnumbered
-from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
+from pipecrypt.runs.output import SignableOutput, Target, WrittenFile, numbered, parts_of, unnumbered
+from pipecrypt.runs.report.events import FileDone, StageClock, bytes_by_key
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
@@ -36,6 +33,7 @@ __all__ = [
     "SourceShape",
     "Task",
     "chosen_columns",
+    "file_done",
     "run_task",
     "task_id",
     "write_one_file",
@@ -85,8 +83,12 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
 class Kind(Protocol):
     """What is done with one source: a frozen dataclass that can be pickled, in a file of its own.
 
-    Whoever plans and runs asks it, and knows no kind by name; `kinds/table.py` lists them.
+    Whoever plans and runs asks it, and knows no kind by name; `kinds/table.py` chooses one. What is not said otherwise
+    holds of a source that stays whole, becomes one file and has no columns. A dataclass writes `policy: ... = field()`:
+    otherwise it would take the property here for its default.
     """
+
+    __slots__ = ()
 
     @property
     def policy(self) -> EncryptionPolicy | None:
@@ -95,10 +97,12 @@ class Kind(Protocol):
     @property
     def rolls_over(self) -> bool:
         """Whether the output may become several files, numbered."""
+        return False
 
     @property
     def share_bytes(self) -> int | None:
         """How much of the source's size counts as this task's, where several tasks share it; None for all of it."""
+        return None
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output below a sink, for that of the source.
@@ -114,6 +118,7 @@ class Kind(Protocol):
             ConflictError: the source is not, or no longer, the one that was pinned.
             StorageError: the storage refused or failed.
         """
+        return ()
 
     def shape(self, source: SourceFile) -> SourceShape:
         """Look at the columns of a source, without keys and without writing.
@@ -122,6 +127,7 @@ class Kind(Protocol):
             ColumnNotFoundError: the policy names a column that is not there.
             PipecryptError: the source cannot be read.
         """
+        return SourceShape(None)
 
     def carry_out(
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
@@ -219,8 +225,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-# Writes all of an output, tells the clock when its input is open, and the callback what it has done of the input.
-OutputWriter: TypeAlias = Callable[[Publication, StageClock, OnBytes], tuple[FileReport, tuple[SignableFile, ...]]]
+# Writes all of a task's output, tells the clock when its input is open, and the callback what it has done of the input.
+OutputWriter: TypeAlias = Callable[[Task, SignableOutput, StageClock, OnBytes], FileReport]
 
 
 def write_one_file(
@@ -238,18 +244,55 @@ def write_one_file(
     Raises:
         PipecryptError: as `run_task`.
     """
-    started, calls_before = time.perf_counter(), session.service_calls
-    share = task.kind.share_bytes
+    calls_before, share = session.service_calls, task.kind.share_bytes
     progress, clock = _Progress(on_bytes, share), StageClock()
-    with task.target.open(expected_bytes=task.input_bytes or None) as sink:
-        report, signable = write(sink, clock, progress)
+    with task.target.open(expected_bytes=task.input_bytes or None) as publication:
+        output = SignableOutput(publication, session, task.kind.policy)
+        report = write(task, output, clock, progress)
+        written = WrittenFile(task.path, report, output.note(task.path, report))
         clock.worked([report])
         on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
-        sink.publish(just_before=before_publishing)
-    calls, seconds = session.service_calls - calls_before, time.perf_counter() - started
-    part = Part.of(task.path, report, service_calls=calls, seconds=seconds, source_bytes=share)
-    grants, stages = session.take_grants(), clock.published()
-    return FileDone(task.id, (part,), signable, grants, stages, bytes_by_key([report]), clear=report.clear_columns)
+        publication.publish(just_before=before_publishing)
+    return file_done(task, session, clock, [written], calls_before=calls_before, source_bytes=[share])
+
+
+def file_done(
+    task: Task,
+    session: KeySession,
+    clock: StageClock,
+    written: Sequence[WrittenFile],
+    *,
+    calls_before: int,
+    source_bytes: Sequence[int | None],
+    bad_rows: int = 0,
+) -> FileDone:
+    """Return the record of a task whose files were published just now.
+
+    Args:
+        task: that was carried out.
+        session: its keys.
+        clock: begun with the task.
+        written: its files.
+        calls_before: how many calls the session had made when the task began.
+        source_bytes: how much of the input went into each file; None for what the engine read.
+        bad_rows: rows of the input that were left out.
+    """
+    stages, reports = clock.published(), [file.report for file in written]
+    return FileDone(
+        task.id,
+        parts_of(
+            written,
+            service_calls=session.service_calls - calls_before,
+            seconds=clock.seconds(),
+            source_bytes=source_bytes,
+            bad_rows=bad_rows,
+        ),
+        signable=tuple(noted for file in written for noted in file.signable),
+        grants=session.take_grants(),
+        stages=stages,
+        bytes_by_key=bytes_by_key(reports),
+        clear=reports[0].clear_columns,  # all files of one source have its columns
+    )
 
 
 class _Progress:

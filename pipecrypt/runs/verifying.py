@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from pipecrypt.dataset.governing import forget_removed
@@ -24,7 +25,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
-from pipecrypt.runs.journal.journal import TrustedJournals
+from pipecrypt.runs.journal.journal import trusted_run_files
 from pipecrypt.runs.report.events import BytesDone, Event, FileChecked, FileStarted, RunStarted, ignore
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
@@ -107,7 +108,7 @@ def verify(
                 unlocking=unlocking,
                 workers=count,
                 watcher=watcher,
-                journals=lambda directory: TrustedJournals(directory, requirements.trust),
+                run_files=partial(trusted_run_files, requirements.trust),
             )
         except KeyboardInterrupt:
             raise _stopped(interruption) from None

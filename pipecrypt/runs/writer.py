@@ -11,24 +11,37 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Mapping
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pipecrypt.dataset.sign.next_version import FileSigning
 from pipecrypt.dataset.sign.records import SignedStatement
+from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_file
+from pipecrypt.dataset.statement.paths import check_signable_paths
 from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.formats.batches import BatchStream, batches_of
+from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.formats.row_groups import encode_row_groups
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import check_policy
 from pipecrypt.runs.kinds.ingest import encrypt_rows
-from pipecrypt.runs.output import RollingOutput, Target, WrittenFile
-from pipecrypt.runs.report.events import Part, Summary
-from pipecrypt.runs.sidecars import RunGrants, SignedOutput
+from pipecrypt.runs.output import (
+    RollingOutput,
+    Target,
+    WrittenFile,
+    open_signers,
+    parts_of,
+    sidecar_files,
+    store_grants,
+)
+from pipecrypt.runs.report.events import Summary
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink
+from pipecrypt.runs.spec.spec import check_file_limit, check_file_name, check_grantable_sink, check_signable_sink
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.publication import new_token
+from pipecrypt.vocabulary.context import new_dataset_id
 from pipecrypt.vocabulary.ranges import MemorySource
 
 __all__ = ["Feed", "ParquetWriter", "encrypt_batches"]
@@ -148,17 +161,15 @@ class ParquetWriter:
         """Open the keys and the sink; nothing is made before the first row group."""
         self.schema = schema
         self.summary: Summary | None = None
-        self._started = time.perf_counter()
         self._key_values: dict[bytes, bytes] = {}
-        self._job = _Job(
-            where,
-            schema,
-            policy,
-            overwrite=overwrite,
-            options=storage_options,
-            credentials=credentials,
-            accepts_future=accept_future_statement,
+        sink, encoding = Location.of(where, storage_options), _checked_policy(policy).encode_options()
+        # What would fail at the first row group is refused now.
+        empty = next(iter(encode_row_groups(batches_of([], schema), encoding)))
+        check_policy(MemorySource(empty.data, sink.display), policy.engine_policy())
+        output = _BatchOutput(
+            sink, policy, overwrite=overwrite, credentials=credentials, accepts_future=accept_future_statement
         )
+        self._job = _WriterThread(Feed(schema), output, encoding, sink.display)
         # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
         self._if_forgotten = weakref.finalize(self, self._job.abandon)
 
@@ -220,12 +231,9 @@ class ParquetWriter:
             return
         self._job.check_process()
         try:
-            written = self._job.finish(self._key_values)
-            signed = self._job.sign(written)
+            self.summary = self._job.finish(self._key_values)
         finally:
             self._abandon()
-        part = self._job.part(written, time.perf_counter() - self._started)
-        self.summary = Summary.of("encrypt", (part,), part.seconds, signed=signed)
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -246,71 +254,126 @@ class ParquetWriter:
             self._abandon()
 
 
-class _Job:
-    """The thread behind a writer, and what it uses."""
+class _BatchOutput:
+    """What batches are encrypted into: one file or several, with their keys, grants and statements.
+
+    Closing it discards what was not published and wipes all keys; it may be done twice.
+
+    Attributes:
+        files: that row groups are appended to.
+
+    Args:
+        sink: the file; with `max_file_bytes`, numbers are added to its name.
+        policy: what is encrypted under which key, and whether it is signed.
+        max_file_bytes: begin another file once one is as large.
+        overwrite: whether files and their statements may be replaced.
+        credentials: what opens the keys; default: the environment of this process.
+        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+
+    Raises:
+        UsageError: standard output cannot be signed, or the name cannot.
+        AccessError: a key is missing, or the credentials do not open it.
+        ConflictError: a statement would become false.
+        NotTrustedError: other keys signed what is there.
+        SinkNotEmptyError: the file exists.
+    """
 
     def __init__(
         self,
-        where: Place,
-        schema: Any,
+        sink: Location,
         policy: Policy,
         *,
+        max_file_bytes: int | None = None,
         overwrite: bool,
-        options: Mapping[str, object] | None,
         credentials: Credentials | None,
         accepts_future: bool,
     ) -> None:
+        """Open the signing keys, look at the statements that are there, open the keys and the first file."""
+        self._started = time.perf_counter()
+        self._sink = sink
+        check_file_limit(max_file_bytes, sink)
+        check_grantable_sink(policy.also, sink)
+        check_signable_sink(policy, sink)
+        given = Credentials.from_environment() if credentials is None else credentials
+        engine_policy = policy.engine_policy()
+        with ExitStack() as stack:
+            self._signing = None
+            if not sink.is_standard_stream:
+                files = _check_beside(
+                    sink, is_signed=policy.signing is not None, is_numbered=max_file_bytes is not None
+                )
+                signers = open_signers(policy, given, accepts_future=accepts_future)
+                if signers is not None:
+                    self._signing = FileSigning(files, stack.enter_context(signers), overwrite=overwrite)
+            known = None if self._signing is None else self._signing.dataset_id
+            self._dataset_id = known or new_dataset_id()
+            references = engine_policy.key_references()
+            self._session = stack.enter_context(
+                KeySession(references, credentials=given, dataset_id=self._dataset_id, also=policy.also)
+            )
+            check_file_name(sink)
+            target = Target(
+                sink=sink, path=sink.name, token=new_token(), dataset_id=self._dataset_id, overwrite=overwrite
+            )
+            self.files = stack.enter_context(
+                RollingOutput(target, engine_policy, self._session, max_file_bytes=max_file_bytes)
+            )
+            self.close = stack.pop_all().close
+
+    def publish(self, key_values: Mapping[bytes, bytes]) -> Summary:
+        """Make all files appear, then their grants, then their statements."""
+        written = self.files.finish(key_values)
+        self.files.publish()
+        grants = self._session.take_grants()
+        store_grants(self._sink, [each.path for each in written], grants, is_single_file=True)
+        signed: tuple[SignedStatement, ...] = ()
+        if self._signing is not None:
+            self._signing.add(noted for file in written for noted in file.signable)
+            signed = self._signing.publish(self._dataset_id)
+        seconds = time.perf_counter() - self._started
+        parts = parts_of(written, service_calls=self._session.service_calls, seconds=seconds)
+        return Summary.of("encrypt", parts, seconds, signed=signed)
+
+
+def _check_beside(sink: Location, *, is_signed: bool, is_numbered: bool) -> list[Location]:
+    """Pass if no statement would become false, and the names can be signed; return the files that may have one."""
+    check_outside_datasets(sink)
+    files = sidecar_files(sink, is_numbered=is_numbered)
+    if is_signed:
+        check_signable_paths([files[0].name])
+    else:
+        for file in files:
+            check_unsigned_file(file)
+    return files
+
+
+class _WriterThread:
+    """The thread behind a writer, and what it uses."""
+
+    def __init__(self, feed: Feed, output: _BatchOutput, encoding: EncodeOptions, name: str) -> None:
         self._process = os.getpid()
-        self._sink = Location.of(where, options)
-        self._encoding = _checked_policy(policy).encode_options()
-        check_grantable_sink(policy.also, self._sink)
-        self.feed = Feed(schema)
+        self.feed = feed
+        self._output = output
+        self._encoding = encoding
+        self._name = name
         self._error: BaseException | None = None
-        self._check(schema, policy)
-        given = _credentials(credentials)
-        self._signed = SignedOutput(
-            policy, self._sink, given, overwrite=overwrite, is_numbered=False, accepts_future=accepts_future
-        )
-        try:
-            self._session = _session(policy, given, self._signed.dataset_id)
-            try:
-                target = _target(self._sink, self._signed.dataset_id, overwrite=overwrite)
-                self._output = RollingOutput(target, policy.engine_policy(), self._session)
-            except BaseException:
-                self._session.close()
-                raise
-        except BaseException:
-            self._signed.close()
-            raise
-        self._process = os.getpid()
         self._thread = threading.Thread(target=self._encrypt, name="pipecrypt-encrypt", daemon=True)
         self._thread.start()
 
-    def _check(self, schema: Any, policy: Policy) -> None:
-        """Refuse now what would fail at the first row group."""
-        empty = next(iter(encode_row_groups(batches_of([], schema), self._encoding)))
-        check_policy(MemorySource(empty, self._sink.display), policy.engine_policy())
-
     def _encrypt(self) -> None:
         try:
-            encrypt_rows(self.feed, self._output, self._encoding, name=self._sink.display, on_batch=_ignore)
+            encrypt_rows(self.feed, self._output.files, self._encoding, name=self._name, on_batch=_ignore)
         except BaseException as error:  # raised again on the caller's thread
             self._error = error
-            self._tidy_up()
+            self._output.close()
         finally:
             self.feed.close()
 
-    def finish(self, key_values: Mapping[bytes, bytes]) -> WrittenFile:
+    def finish(self, key_values: Mapping[bytes, bytes]) -> Summary:
         self.feed.finish()
         self._thread.join()
         self.reraise()
-        (written,) = self._output.finish(key_values)
-        self._output.publish()
-        RunGrants(self._sink, is_single_file=True).store([self._sink.name], self._session.take_grants())
-        return written
-
-    def sign(self, written: WrittenFile) -> tuple[SignedStatement, ...]:
-        return self._signed.publish((written,))
+        return self._output.publish(key_values)
 
     def reraise(self) -> None:
         if self._error is not None:
@@ -339,17 +402,7 @@ class _Job:
             return
         self.feed.abort()
         self._thread.join()
-        self._tidy_up()
-
-    def _tidy_up(self) -> None:
-        try:
-            self._output.discard()
-        finally:
-            self._session.close()
-            self._signed.close()
-
-    def part(self, written: WrittenFile, seconds: float) -> Part:
-        return Part.of(written.path, written.report, service_calls=self._session.service_calls, seconds=seconds)
+        self._output.close()
 
 
 def encrypt_batches(
@@ -384,37 +437,19 @@ def encrypt_batches(
         PipecryptError: see `pipecrypt.errors`; nothing is published then, unless publishing failed after the first of
             several files.
     """
-    started, location, given = time.perf_counter(), Location.of(sink, storage_options), _credentials(credentials)
-    check_file_limit(max_file_bytes, location)
-    check_grantable_sink(_checked_policy(policy).also, location)
-    encoding = _checked_policy(policy).encode_options()
+    location, encoding = Location.of(sink, storage_options), _checked_policy(policy).encode_options()
     stream = batches_of(reader, schema)
-    is_numbered = max_file_bytes is not None
-    with SignedOutput(
-        policy,
+    output = _BatchOutput(
         location,
-        given,
+        policy,
+        max_file_bytes=max_file_bytes,
         overwrite=overwrite,
-        is_numbered=is_numbered,
+        credentials=credentials,
         accepts_future=accept_future_statement,
-    ) as signed_output:
-        dataset_id = signed_output.dataset_id
-        target, engine_policy = _target(location, dataset_id, overwrite=overwrite), policy.engine_policy()
-        with _session(policy, given, dataset_id) as session:
-            with RollingOutput(target, engine_policy, session, max_file_bytes=max_file_bytes) as output:
-                encrypt_rows(stream, output, encoding, name="the batches", on_batch=_ignore)
-                written = output.finish()
-                output.publish()
-            paths = [each.path for each in written]
-            RunGrants(location, is_single_file=True).store(paths, session.take_grants())
-            calls = session.service_calls
-        signed = signed_output.publish(written)
-    seconds = time.perf_counter() - started
-    parts = [
-        Part.of(each.path, each.report, service_calls=0 if index else calls, seconds=0.0 if index else seconds)
-        for index, each in enumerate(written)
-    ]
-    return Summary.of("encrypt", parts, seconds, signed=signed)
+    )
+    with closing(output):
+        encrypt_rows(stream, output.files, encoding, name="the batches", on_batch=_ignore)
+        return output.publish({})
 
 
 def _checked_policy(policy: object) -> Policy:
@@ -425,20 +460,6 @@ def _checked_policy(policy: object) -> Policy:
     if policy.is_chunks:
         raise UsageError("batches are not bytes that chunks could be made of", hint="use a policy of mode columns")
     return policy
-
-
-def _credentials(given: Credentials | None) -> Credentials:
-    return Credentials.from_environment() if given is None else given
-
-
-def _session(policy: Policy, credentials: Credentials, dataset_id: str) -> KeySession:
-    references = policy.engine_policy().key_references()
-    return KeySession(references, credentials=credentials, dataset_id=dataset_id, also=policy.also)
-
-
-def _target(sink: Location, dataset_id: str, *, overwrite: bool) -> Target:
-    check_file_name(sink)
-    return Target(sink=sink, path=sink.name, token=new_token(), dataset_id=dataset_id, overwrite=overwrite)
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -15,11 +15,14 @@ from fsspec.asyn import sync
 from pipecrypt.errors import StorageError
 from pipecrypt.store.conditional import WRITE_ID, ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.problems import too_large
+from pipecrypt.store.protocol import Revision
 
 __all__ = ["AzureObject"]
 
 _T = TypeVar("_T")
 _WRITE_ID: Final = WRITE_ID.replace("-", "_")  # names of metadata are identifiers there
+_NOT_FOUND: Final = 404
 _POLL_SECONDS: Final = 0.2
 _LONGEST_COPY_SECONDS: Final = 3600.0
 
@@ -39,35 +42,30 @@ class AzureObject:
 
     def head(self) -> ObjectHead | None:
         """Return what is there, or None if nothing is."""
-        try:
-            return self._sync(self._head)
-        except Exception as error:
-            if _is_missing(error):
-                return None
-            raise
+
+        async def head() -> ObjectHead:
+            async with self._client() as blob:
+                found = await blob.get_blob_properties()
+            metadata = {str(name).lower(): value for name, value in (found.metadata or {}).items()}
+            return ObjectHead(int(found.size), metadata.get(_WRITE_ID), str(found.etag))
+
+        return self._found(head)
 
     def tag_of(self, info: Mapping[str, Any]) -> str | None:
         """Return the tag in what adlfs says about a blob."""
         return info.get("etag")
 
-    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
-        """Return the beginning of a blob, and its tag."""
+    def read(self, max_bytes: int, name: str) -> Revision | None:
+        """Return a whole small blob and its tag."""
 
-        async def read() -> tuple[bytes, str]:
+        async def read() -> Revision:
             async with self._client() as blob:
                 stream = await blob.download_blob()
-                tag = str(stream.properties.etag)
-                if stream.properties.size <= max_bytes:
-                    return bytes(await stream.readall()), tag
-                part = await blob.download_blob(offset=0, length=max_bytes, **_condition(tag))
-                return bytes(await part.readall()), tag
+                if stream.properties.size > max_bytes:
+                    raise too_large(name, max_bytes)
+                return Revision(bytes(await stream.readall()), str(stream.properties.etag))
 
-        try:
-            return self._sync(read)
-        except Exception as error:
-            if _is_missing(error):
-                return None
-            raise
+        return self._found(read)
 
     def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:
         """Store a whole blob in place of one with this tag."""
@@ -120,17 +118,19 @@ class AzureObject:
         found = await asyncio.wait_for(blob.get_blob_properties(), self._seconds)
         return None if found.copy.status is None else str(found.copy.status)
 
-    async def _head(self) -> ObjectHead:
-        async with self._client() as blob:
-            found = await blob.get_blob_properties()
-        metadata = {str(name).lower(): value for name, value in (found.metadata or {}).items()}
-        return ObjectHead(int(found.size), metadata.get(_WRITE_ID), str(found.etag))
-
     def _client(self) -> Any:
         return self._fs.service_client.get_blob_client(self._container, self._name)
 
     def _sync(self, action: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         return sync(self._fs.loop, action, timeout=self._seconds)  # type: ignore[no-any-return]
+
+    def _found(self, action: Callable[[], Coroutine[Any, Any, _T]]) -> _T | None:
+        try:
+            return self._sync(action)
+        except Exception as error:
+            if getattr(error, "status_code", None) == _NOT_FOUND:
+                return None
+            raise
 
 
 def _condition(tag: str | None) -> dict[str, Any]:
@@ -147,7 +147,3 @@ def _absent() -> dict[str, Any]:
     from azure.core import MatchConditions  # noqa: PLC0415 - of an extra
 
     return {"match_condition": MatchConditions.IfMissing}
-
-
-def _is_missing(error: BaseException) -> bool:
-    return getattr(error, "status_code", None) == 404

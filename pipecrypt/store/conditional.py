@@ -9,21 +9,19 @@ before it is said to have failed. How each store says it is in s3_object, gcs an
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import Location
-from pipecrypt.store.problems import describe
-from pipecrypt.store.protocol import replaced_meanwhile
-from pipecrypt.store.publication import unknown_outcome
+from pipecrypt.store.problems import describe, replaced_meanwhile, unknown_outcome
+from pipecrypt.store.protocol import Revision
 from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient
 
 __all__ = [
     "WRITE_ID",
-    "ConditionalChange",
     "ConditionalObject",
     "ObjectHead",
     "asks_to_repeat",
@@ -31,6 +29,7 @@ __all__ = [
     "is_condition_failed",
     "is_worth_repeating",
     "knows_no_condition",
+    "new_write_id",
     "precondition_failed",
     "repeat_until_known",
     "settle",
@@ -38,6 +37,13 @@ __all__ = [
 
 WRITE_ID = "pipecrypt-write-id"
 """Name of the metadata that tells which write made an object."""
+_WRITE_ID_BYTES: Final = 16
+_log = logging.getLogger(__name__)
+
+
+def new_write_id() -> str:
+    """Return a random id for one write."""
+    return secrets.token_hex(_WRITE_ID_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,6 @@ class ObjectHead:
     size_bytes: int
     write_id: str | None
     tag: str | None = None
-
-
-_log = logging.getLogger(__name__)
 
 
 def repeat_until_known(
@@ -133,8 +136,12 @@ class ConditionalObject(Protocol):
     def tag_of(self, info: Mapping[str, Any]) -> str | None:
         """Return the tag in what fsspec says about an object; None where it says none."""
 
-    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
-        """Return at most so many bytes from the beginning, and the tag of the object that they are of."""
+    def read(self, max_bytes: int, name: str) -> Revision | None:
+        """Return a whole small object and its tag, or None if nothing is there.
+
+        Raises:
+            FormatError: `name` is larger than that; nothing of it was read.
+        """
 
     def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:
         """Store a whole object if the one that is there has the tag `expected`; None: if nothing is there."""
@@ -146,27 +153,24 @@ class ConditionalObject(Protocol):
         """Remove the object, if it has the tag `expected`; None: whatever it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionalChange:
-    """What is asked of an object.
+def carry_out(
+    target: ConditionalObject,
+    send: Callable[[], None],
+    is_done: Callable[[ObjectHead | None], bool],
+    *,
+    expected: str | None,
+    location: Location,
+    retry: Retry,
+) -> bool:
+    """Make a request that has a condition, until it is known whether it took effect.
 
     Args:
         target: the object.
-        location: what errors call it.
-        expected: the tag that it had; None where nothing was there.
         send: makes the request once.
         is_done: says of what is there whether the request took effect.
-    """
-
-    target: ConditionalObject
-    location: Location
-    expected: str | None
-    send: Callable[[], None]
-    is_done: Callable[[ObjectHead | None], bool]
-
-
-def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> bool:
-    """Make a request that has a condition, until it is known whether it took effect.
+        expected: the tag that the object had; None where nothing was there.
+        location: what errors call the object.
+        retry: how often the request is made.
 
     Returns:
         Whether the store compares there; where it has no such condition, it did nothing.
@@ -179,15 +183,15 @@ def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> bool:
     def look(error: Exception) -> Exception | None:
         if not is_condition_failed(error) and not is_transient(error) and not asks_to_repeat(error):
             return error
-        head = remote.retry.call(change.target.head)
-        if change.is_done(head):
+        head = retry.call(target.head)
+        if is_done(head):
             return None
-        if is_condition_failed(error) or (None if head is None else head.tag) != change.expected:
-            return replaced_meanwhile(change.location)
+        if is_condition_failed(error) or (None if head is None else head.tag) != expected:
+            return replaced_meanwhile(location)
         return error
 
     try:
-        repeat_until_known(change.send, look, change.location, remote.retry, is_passing=is_worth_repeating)
+        repeat_until_known(send, look, location, retry, is_passing=is_worth_repeating)
     except ConflictError:
         raise
     except Exception as error:
@@ -195,7 +199,7 @@ def carry_out(change: ConditionalChange, remote: RemoteFilesystem) -> bool:
             return False
         if is_transient(error) and http_status(error) not in _NOT_DONE:
             # It may be under way still: nothing that the store was asked is ever known not to arrive.
-            raise unknown_outcome(change.location, describe(error)) from error
+            raise unknown_outcome(location, describe(error)) from error
         raise
     return True
 

@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipecrypt.errors import StorageError, UsageError
-from pipecrypt.store.held_directory import open_regular
+from pipecrypt.store.beneath import open_regular
 from pipecrypt.store.location import OPTION, Location, TransferSettings, transfer_settings
 from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.vocabulary.retry import Retry, http_status, is_transient
@@ -94,13 +94,13 @@ def open_filesystem(location: Location) -> RemoteFilesystem:
     settings = transfer_settings(location.options)
     options = _options(location)
     protocol = protocol_of(location)
-    if protocol in S3_PROTOCOLS and not location.is_chained:
+    if protocol in S3_PROTOCOLS:
         given = options.get("config_kwargs")
         options["config_kwargs"] = _ONE_ATTEMPT | (dict(given) if isinstance(given, Mapping) else {})
     with _map_open_errors(location):
         fs, path = fsspec.core.url_to_fs(location.url, **options)
     remote = RemoteFilesystem(fs, str(path), protocol, settings, Retry(settings.deadline_seconds))
-    if remote.is_s3 and not location.is_chained:
+    if remote.is_s3:
         fs.retries = 1  # of this instance, which nobody has who did not ask for one attempt
     return remote
 
@@ -154,8 +154,8 @@ def _map_open_errors(location: Location) -> Iterator[None]:
 
 
 def protocol_of(location: Location) -> str:
-    """Return the scheme of a location that is not local."""
-    return location.url.split("://", 1)[0].split("::", 1)[0]
+    """Return the scheme of a location that is not local; of a chain, what is no scheme of one storage."""
+    return location.url.split("://", 1)[0]
 
 
 def strip_protocol(location: Location) -> tuple[str, str]:

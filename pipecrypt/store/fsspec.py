@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,42 +20,37 @@ from typing import Any, Final
 
 from pipecrypt.errors import (
     ConflictError,
-    FormatError,
     IntegrityError,
     NoRegularFileError,
     SinkNotEmptyError,
     SourceNotFoundError,
     StorageError,
 )
-from pipecrypt.store.conditional import ConditionalChange, carry_out, is_condition_failed
+from pipecrypt.store.conditional import ObjectHead, carry_out, is_condition_failed, new_write_id
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up, open_filesystem, read_stored, size_of
-from pipecrypt.store.fsspec_publication import RemotePublication
-from pipecrypt.store.local_sources import split_glob
-from pipecrypt.store.location import Location
-from pipecrypt.store.operations import rewrite_as, rewrite_end
-from pipecrypt.store.patterns import Pattern, has_glob
+from pipecrypt.store.fsspec_changes import (
+    RemotePublication,
+    conditional_object,
+    make_directories_above,
+    remove_object,
+    rename,
+)
+from pipecrypt.store.location import Location, Pattern, has_glob, split_glob
 from pipecrypt.store.preconditions import try_conditions
-from pipecrypt.store.problems import describe, map_errors
+from pipecrypt.store.problems import changed, describe, map_errors, not_regular, replaced_meanwhile, too_large
 from pipecrypt.store.protocol import (
     Admits,
     Entry,
     Guarantees,
     Kind,
-    Preconditions,
     Publish,
     Ranges,
     Revision,
     SourceFile,
     Store,
-    changed,
     check_range,
-    check_small,
-    not_regular,
-    replaced_meanwhile,
-    too_large,
 )
 from pipecrypt.store.publication import Publication, is_temporary, new_token
-from pipecrypt.store.rename import conditional_object, remove_object, rename
 from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
@@ -67,7 +61,6 @@ _ONCE: Final = Retry(0)
 # Stores name the time of an object's last change differently: S3, Azure, GCS, and what keeps files in memory.
 _TIME_FIELDS: Final = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 _NANOSECONDS: Final = 1_000_000_000
-_WRITE_ID_BYTES: Final = 16
 _RANGE_NOT_SATISFIABLE: Final = 416  # the object became shorter
 _LOCK_SUFFIX: Final = ".lock"
 _MAX_LOCK_BYTES: Final = 1024
@@ -76,88 +69,69 @@ _LOCK_WAIT_SECONDS: Final = 0.25
 
 
 class FsspecStore(Store):
-    """Files that fsspec reaches; see `Store`.
-
-    Args:
-        root: the place.
-    """
+    """Files that fsspec reaches; see `Store`."""
 
     answers_late = True
     is_remote = True
 
-    def __init__(self, root: Location) -> None:
-        """Look at nothing yet."""
-        self.root = root
-
-    def _at(self, path: str) -> Location:
-        return self.root.child(path) if path else self.root
-
     def _open_filesystem(self, place: Location) -> RemoteFilesystem:
         return open_filesystem(place)
+
+    @contextmanager
+    def _reach(self, doing: str, path: str = "") -> Iterator[tuple[Location, RemoteFilesystem]]:
+        with self._doing(doing, path) as place:
+            yield place, self._open_filesystem(place)
 
     def guarantees(self) -> Guarantees:
         """Try what the storage does in spite of conditions."""
         if self.root.is_in_this_process:
-            return Guarantees(Preconditions.BY_OTHER_MEANS, "files lie in the memory of one process")
+            return Guarantees("files lie in the memory of one process")
         return try_conditions(self.root)
 
     # ---- looking ----
 
     def stat(self, path: str = "") -> Entry:
         """Return what is at a path."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
-            info = look_up(self._open_filesystem(place))
+        with self._reach("read", path) as (place, remote):
+            info = look_up(remote)
             if info is None:
                 return Entry(self.root, path, Kind.NOTHING)
             if info.get("type") == "directory":
                 return Entry(self.root, path, Kind.DIRECTORY)
-            return Entry(self.root, path, Kind.FILE, _pinned(place, path or place.name, info))
+            return Entry(self.root, path, Kind.FILE, _source(place, path or place.name, info, _modified_ns(info)))
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
-        start = self._at(path)
-        with map_errors(f"cannot list {start.display}"):
-            for relative_path, info in _find(self._open_filesystem(start)):
+        with self._reach("list", path) as (start, remote):
+            for below, info in _find(remote):
                 # An empty object whose name ends so stands for a directory.
-                is_marker = relative_path.endswith("/") and not info.get("size")
-                if info.get("type", "file") != "directory" and relative_path and not is_marker:
+                is_marker = below.endswith("/") and not info.get("size")
+                if info.get("type", "file") != "directory" and below and not is_marker:
                     try:
-                        source = _pinned(start.child(relative_path), relative_path, info)
+                        source = _source(start.child(below), below, info, _modified_ns(info))
                     except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
                         source = None
-                    yield Entry(start, relative_path, Kind.FILE, source)
+                    yield Entry(start, below, Kind.FILE, source)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Say whether nothing is at the root, or a directory without files."""
-        with map_errors(f"cannot read {self.root.display}"):
-            return not any(
-                info.get("type", "file") == "file"
-                and not path.endswith("/")
-                and not is_temporary(path.rsplit("/", 1)[-1])
-                and (besides is None or not path.startswith(besides + "/"))
-                for path, info in _find(self._open_filesystem(self.root))
-            )
+        with self._reach("read") as (_, remote):
+            return all(besides is not None and path.startswith(besides + "/") for path, _ in _find_whole_files(remote))
 
     def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
         """Yield the files that the root names."""
-        with map_errors(f"cannot read {self.root.display}"):
-            info = look_up(self._open_filesystem(self.root))
+        with self._reach("read") as (_, remote):
+            info, directory = look_up(remote), self.root
+            if info is not None and info.get("type") != "directory":
+                yield _source(self.root, self.root.name, info)
+                return
             if info is None:
                 if not has_glob(self.root.url):
                     raise SourceNotFoundError(f"{self.root.display} does not exist")
-                yield from self._find_matching(*split_glob(self.root))
-            elif info.get("type") == "directory":
-                yield from self._find_matching(self.root, below)
-            else:
-                yield _source(self.root, self.root.name, info)
-
-    def _find_matching(self, directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
-        for relative_path, info in _find(self._open_filesystem(directory)):
-            # An empty object that stands for a directory, or what a run that was killed left behind.
-            is_other = relative_path.endswith("/") or is_temporary(relative_path.rsplit("/", 1)[-1])
-            if info.get("type", "file") == "file" and not is_other and pattern.matches(relative_path.split("/")):
-                yield _source(directory.listed(relative_path), relative_path, info)
+                directory, below = split_glob(self.root)
+            for path, found in _find_whole_files(self._open_filesystem(directory)):
+                if below.matches(path.split("/")):
+                    yield _source(directory.listed(path), path, found)
 
     # ---- reading ----
 
@@ -165,31 +139,19 @@ class FsspecStore(Store):
         """Open a pinned file."""
         return RemoteRanges(self._open_filesystem(source.location), source)
 
-    def read_small(self, path: str = "", *, max_bytes: int) -> bytes | None:
-        """Return a whole small file."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
-            remote = self._open_filesystem(place)
-            return read_small_object(remote.fs, remote.path, max_bytes, place.display, remote.retry)
-
     def read_start(self, length: int, path: str = "") -> bytes:
         """Return the first bytes of a file."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
-            remote = self._open_filesystem(place)
+        with self._reach("read", path) as (place, remote):
             return remote.retry.call(lambda: _start(remote.fs, remote.path, length, place.display))
 
     def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
         """Return a small file as `replace` compares it."""
-        place = self._at(path)
-        remote = self._open_filesystem(place)
-        target = None if place.is_chained else conditional_object(remote)
-        if target is None:
-            data = self.read_small(path, max_bytes=max_bytes)
+        with self._reach("read", path) as (place, remote):
+            target = conditional_object(remote)
+            if target is not None:
+                return remote.retry.call(lambda: target.read(max_bytes, place.display))
+            data = read_small_object(remote.fs, remote.path, max_bytes, place.display, remote.retry)
             return None if data is None else Revision(data)
-        with map_errors(f"cannot read {place.display}"):
-            found = remote.retry.call(lambda: target.read(max_bytes + 1))
-        return None if found is None else Revision(check_small(found[0], max_bytes, place.display), found[1])
 
     # ---- writing ----
 
@@ -202,9 +164,8 @@ class FsspecStore(Store):
 
     def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         """Let a small file appear, if there is what was read there before."""
-        place = self._at(path)
-        with map_errors(f"cannot publish {place.display}"):
-            if not place.is_chained and self._replace_on_condition(place, data, expected):
+        with self._reach("publish", path) as (place, remote):
+            if _replace_on_condition(remote, place, data, expected):
                 return
         self._check_same(path, expected)
         try:
@@ -212,39 +173,9 @@ class FsspecStore(Store):
         except SinkNotEmptyError as error:
             raise replaced_meanwhile(place) from error
 
-    def _replace_on_condition(self, place: Location, data: bytes, expected: Revision | None) -> bool:
-        remote = self._open_filesystem(place)
-        target = conditional_object(remote)
-        tag = None if expected is None else expected.tag
-        if target is None or (expected is not None and tag is None):
-            return False
-        write_id = secrets.token_hex(_WRITE_ID_BYTES)
-        change = ConditionalChange(
-            target,
-            place,
-            tag,
-            lambda: target.replace(data, write_id, expected=tag),
-            lambda head: head is not None and head.write_id == write_id,
-        )
-        return carry_out(change, remote)
-
-    def _check_same(self, path: str, expected: Revision | None) -> None:
-        wanted = None if expected is None else expected.data
-        try:
-            found = self.read_small(path, max_bytes=len(wanted or b""))
-        except FormatError as error:  # a longer one
-            raise replaced_meanwhile(self._at(path)) from error
-        if found != wanted:
-            raise replaced_meanwhile(self._at(path))
-
-    def _write(self, data: bytes, path: str, *, overwrite: bool) -> None:
-        with self.write(path, overwrite=overwrite) as sink:
-            sink.write(data)
-            sink.publish()
-
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
         """Replace everything from `body_end` on, by a new object."""
-        return rewrite_end(self, source, body_end, tail)
+        return self._rewrite_end(source, body_end, tail)
 
     # ---- moving and removing ----
 
@@ -255,14 +186,13 @@ class FsspecStore(Store):
             try:
                 target._take_name(self._open_filesystem(place), fingerprint)
             except NotImplementedError:
-                rewrite_as(type(self)(place), target)
+                type(self)(place)._rewrite_as(target)
 
     def _take_name(self, source: RemoteFilesystem, fingerprint: str | None) -> None:
         """Let the file at another place become the root."""
         target = self._open_filesystem(self.root)
         if not target.uploads_whole:
-            with contextlib.suppress(NotImplementedError, FileExistsError):
-                target.retry.call(lambda: target.fs.makedirs(target.fs._parent(target.path), exist_ok=True))
+            make_directories_above(target)
         try:
             rename(source, target.path, self.root, fingerprint=fingerprint)
         except OSError as error:
@@ -274,9 +204,7 @@ class FsspecStore(Store):
 
     def remove(self, path: str = "") -> None:
         """Remove the file that is there now, and nothing that has come in its place."""
-        place = self._at(path)
-        with map_errors(f"cannot remove {place.display}"), contextlib.suppress(FileNotFoundError):
-            remote = self._open_filesystem(place)
+        with self._reach("remove", path) as (place, remote), contextlib.suppress(FileNotFoundError):
             info = look_up(remote)
             if info is not None:
                 remove_object(remote, info, place)
@@ -314,7 +242,7 @@ class FsspecStore(Store):
         lock, token = type(self)(place), new_token().encode()
         for _ in range(_LOCK_TRIES):
             with contextlib.suppress(SinkNotEmptyError):
-                lock._write(token, "", overwrite=False)
+                lock._write(token, overwrite=False)
                 break
             sleep(_LOCK_WAIT_SECONDS)
         else:
@@ -338,6 +266,23 @@ class FsspecStore(Store):
                 _log.warning("the lock stays: %s", describe(error))
 
 
+def _replace_on_condition(remote: RemoteFilesystem, place: Location, data: bytes, expected: Revision | None) -> bool:
+    """Replace a small file where the storage compares; say whether it does."""
+    target = conditional_object(remote)
+    tag = None if expected is None else expected.tag
+    if target is None or (expected is not None and tag is None):
+        return False
+    write_id = new_write_id()
+
+    def send() -> None:
+        target.replace(data, write_id, expected=tag)
+
+    def is_done(head: ObjectHead | None) -> bool:
+        return head is not None and head.write_id == write_id
+
+    return carry_out(target, send, is_done, expected=tag, location=place, retry=remote.retry)
+
+
 # ---- what file systems say ----
 
 
@@ -352,13 +297,17 @@ def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
         yield path[len(base) :] if path.startswith(base) else path.lstrip("/"), info
 
 
-def _source(location: Location, relative_path: str, info: Mapping[str, Any]) -> SourceFile:
-    return SourceFile(location, relative_path, size_of(info, location.display), fingerprint_of(info))
+def _find_whole_files(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Leave out an empty object that stands for a directory, and what a run that was killed left behind."""
+    for path, info in _find(remote):
+        is_other = path.endswith("/") or is_temporary(path.rsplit("/", 1)[-1])
+        if info.get("type", "file") == "file" and not is_other:
+            yield path, info
 
 
-def _pinned(location: Location, relative_path: str, info: Mapping[str, Any]) -> SourceFile:
+def _source(location: Location, relative_path: str, info: Mapping[str, Any], mtime_ns: int | None = None) -> SourceFile:
     size = size_of(info, location.display)
-    return SourceFile(location, relative_path, size, fingerprint_of(info), mtime_ns=_modified_ns(info))
+    return SourceFile(location, relative_path, size, fingerprint_of(info), mtime_ns=mtime_ns)
 
 
 def _modified_ns(info: Mapping[str, Any]) -> int | None:
@@ -395,7 +344,9 @@ def read_small_object(fs: Any, path: str, max_bytes: int, name: str, retry: Retr
             return None
         except (IsADirectoryError, NoRegularFileError) as error:
             raise not_regular(name) from error
-    return check_small(data, max_bytes, name)
+    if len(data) > max_bytes:
+        raise too_large(name, max_bytes)
+    return data
 
 
 def _start(fs: Any, path: str, length: int, name: str, *, refuse_from: int | None = None) -> bytes:
@@ -497,7 +448,7 @@ class RemoteRanges:
                 ) from error
             except Exception as error:
                 if is_condition_failed(error) or http_status(error) == _RANGE_NOT_SATISFIABLE:
-                    raise changed(self._source) from error
+                    raise changed(self._source.location) from error
                 raise
 
     def _fetch_once(self, start: int, length: int) -> bytes:
@@ -521,7 +472,7 @@ class RemoteRanges:
         with map_errors(f"cannot read {self.name}"):
             info = look_up(self._remote)
         if info is None or fingerprint_of(info) != self._source.fingerprint:
-            raise changed(self._source)
+            raise changed(self._source.location)
         self._note(info)
 
     def _note(self, info: Mapping[str, Any]) -> None:

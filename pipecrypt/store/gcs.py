@@ -17,6 +17,8 @@ from fsspec.asyn import sync
 from pipecrypt.errors import StorageError
 from pipecrypt.store.conditional import WRITE_ID, ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.problems import too_large
+from pipecrypt.store.protocol import Revision
 
 __all__ = ["GCSObject"]
 
@@ -54,21 +56,23 @@ class GCSObject:
         generation = info.get("generation")
         return None if generation is None else str(generation)
 
-    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
-        """Return the beginning of an object, and its tag."""
+    def read(self, max_bytes: int, name: str) -> Revision | None:
+        """Return a whole small object and its tag."""
         for _ in range(_READS):
             head = self.head()
             if head is None:
                 return None
-            if not head.size_bytes or head.tag is None:
-                return b"", head.tag or _NOTHING
-            wanted = {"Range": f"bytes=0-{min(max_bytes, head.size_bytes) - 1}"}
+            if head.size_bytes > max_bytes:
+                raise too_large(name, max_bytes)
+            if not head.size_bytes:
+                return Revision(b"", head.tag)
+            wanted = {"Range": f"bytes=0-{head.size_bytes - 1}"}
             try:
                 url = f"{self._fs._location}/download/storage/v1/b/{quote(self._bucket)}/o/{quote(self._key, safe='')}"
                 _, data = self._call("GET", url, headers=wanted, alt="media", generation=head.tag)
             except FileNotFoundError:
                 continue  # that generation went away a moment ago
-            return bytes(data), head.tag
+            return Revision(bytes(data), head.tag)
         raise TimeoutError(f"{self._key} is replaced all the time")
 
     def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:

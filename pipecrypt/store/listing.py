@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.errors import SourceNotFoundError, UsageError
 from pipecrypt.store.filesystem import strip_protocol
-from pipecrypt.store.local_sources import split_glob
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import ALL_PARQUET, PARQUET_SUFFIXES, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import ALL_PARQUET, PARQUET_SUFFIXES, Pattern, has_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.publication import is_temporary
 
@@ -93,12 +90,6 @@ def _check_relative_path(file: SourceFile) -> None:
         raise UsageError(f"{file.location.url!a} has a name that is not valid Unicode", hint="rename it") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    store: str
-    parts: tuple[str, ...]
-
-
 def check_disjoint(source: Location, sink: Location, below: Pattern = ALL_PARQUET) -> None:
     """Refuse a sink that is the source or lies inside it, links resolved.
 
@@ -116,12 +107,10 @@ def check_disjoint(source: Location, sink: Location, below: Pattern = ALL_PARQUE
         return
     directory, pattern = _reach(source, below)
     source_place, sink_place = _place(directory), _place(sink)
-    if source_place.store != sink_place.store:
+    depth = len(source_place)
+    if sink_place[:depth] != source_place:
         return
-    depth = len(source_place.parts)
-    if sink_place.parts[:depth] != source_place.parts:
-        return
-    names = sink_place.parts[depth:]
+    names = sink_place[depth:]
     if not names and pattern is None:
         raise UsageError(f"the sink {sink.display} is the source", hint=_HINT)
     if pattern is not None and (not names or pattern.admits_directory(names) or pattern.matches(names)):
@@ -135,7 +124,7 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
         UsageError: two files would be at one place.
     """
     inputs = {_place(file.location) for file in sources if not file.location.is_standard_stream}
-    taken: dict[_Place, Location] = {}
+    taken: dict[tuple[str, ...], Location] = {}
     for output in outputs:
         place = _place(output)
         if place in inputs:
@@ -144,30 +133,31 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
             raise UsageError(f"two source files would be written to {output.display}", hint="name them apart")
         taken[place] = output
     for place, output in taken.items():
-        for depth in range(1, len(place.parts)):
-            if (above := taken.get(_Place(place.store, place.parts[:depth]))) is not None:
+        for depth in range(2, len(place)):
+            if (above := taken.get(place[:depth])) is not None:
                 what = f"{above.display} would be a file and the directory of {output.display}"
                 raise UsageError(what, hint="name the source files apart")
 
 
 def _reach(source: Location, below: Pattern) -> tuple[Location, Pattern | None]:
     """Return where a source starts, and what it takes below: None for a single file."""
-    if source.is_local:
-        if os.path.isdir(source.local_path):
-            return source, below
-        is_exact = os.path.lexists(source.local_path)
-    else:
-        is_exact = not has_glob(source.url)
-    if is_exact and source.is_local:
+    if source.is_local and os.path.isdir(source.local_path):
+        return source, below
+    if source.is_local and os.path.lexists(source.local_path):
         return source, None
-    return (source, below) if is_exact else split_glob(source)
+    if not source.is_local and not has_glob(source.url):
+        return source, below
+    return split_glob(source)
 
 
-def _place(location: Location) -> _Place:
+def _place(location: Location) -> tuple[str, ...]:
+    """Return the one name of a place: its storage, then the parts of its path."""
     if location.is_standard_stream:
-        return _Place("standard stream", (location.url,))
+        return "standard stream", location.url
     if location.is_local:
-        return _Place("file", tuple(part for part in os.path.realpath(location.local_path).split("/") if part))
-    kind, path = strip_protocol(location)
-    options = [f"{name}={location.options[name]}" for name in _STORE_OPTIONS if name in location.options]
-    return _Place(" ".join([kind, *options]), tuple(part for part in path.split("/") if part))
+        store, path = "file", os.path.realpath(location.local_path)
+    else:
+        kind, path = strip_protocol(location)
+        options = [f"{name}={location.options[name]}" for name in _STORE_OPTIONS if name in location.options]
+        store = " ".join([kind, *options])
+    return store, *(part for part in path.split("/") if part)

@@ -18,7 +18,6 @@ from typing import Final
 
 from pipecrypt.errors import (
     ConflictError,
-    FormatError,
     LinkError,
     NoRegularFileError,
     SinkNotEmptyError,
@@ -26,67 +25,53 @@ from pipecrypt.errors import (
 )
 from pipecrypt.store import beneath
 from pipecrypt.store.beneath import hold_directory, hold_parent
-from pipecrypt.store.local_publication import LocalPublication, remove_leftovers_beside
 from pipecrypt.store.local_sources import find_local_sources, local_fingerprint
-from pipecrypt.store.location import Location
-from pipecrypt.store.operations import rewrite_as, rewrite_end
-from pipecrypt.store.patterns import Pattern
-from pipecrypt.store.problems import map_errors
+from pipecrypt.store.location import Location, Pattern
+from pipecrypt.store.problems import changed, map_errors, not_regular, replaced_meanwhile, too_large
 from pipecrypt.store.protocol import (
     Admits,
     Entry,
     Guarantees,
     Kind,
-    Preconditions,
     Publish,
     Revision,
     SourceFile,
     Store,
-    changed,
     check_range,
-    check_small,
-    everywhere,
-    not_regular,
-    replaced_meanwhile,
-    too_large,
 )
-from pipecrypt.store.publication import Publication, is_temporary, new_token, write_fully
+from pipecrypt.store.publication import (
+    LocalPublication,
+    Publication,
+    is_temporary,
+    new_token,
+    remove_leftovers_beside,
+    write_fully,
+)
 from pipecrypt.vocabulary.ranges import SourceTraits, read_each
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["LocalStore"]
 
 _UNTOLD_BYTES: Final = 64 * 1024  # of a file that does not tell its size
+_LEADS_NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what a link says that does
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL})
 
 
 class LocalStore(Store):
-    """Local files below a directory, or one file; see `Store`.
-
-    Args:
-        root: the place.
-    """
+    """Local files below a directory, or one file; see `Store`."""
 
     answers_late = False
     is_remote = False
 
-    def __init__(self, root: Location) -> None:
-        """Look at nothing yet."""
-        self.root = root
-
-    def _at(self, path: str) -> Location:
-        return self.root.child(path) if path else self.root
-
     def guarantees(self) -> Guarantees:
         """Say that files appear by a link."""
-        return Guarantees(Preconditions.BY_OTHER_MEANS, "files appear by a link, which never replaces one")
+        return Guarantees("files appear by a link, which never replaces one")
 
     # ---- looking ----
 
     def stat(self, path: str = "") -> Entry:
         """Return what is at a path."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+        with self._doing("read", path) as place:
             try:
                 found = beneath.own_status(place)
             except LinkError:  # on the way
@@ -94,9 +79,12 @@ class LocalStore(Store):
             except (FileNotFoundError, NotADirectoryError):
                 return Entry(self.root, path, Kind.NOTHING)
             if stat.S_ISLNK(found.st_mode) and not place.depth:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    return replace(self._entry(path, place, _followed(place)), follows_link=True)
-                return Entry(self.root, path, Kind.FILE, follows_link=True)  # leads nowhere
+                try:
+                    return replace(self._entry(path, place, beneath.status(place)), follows_link=True)
+                except OSError as error:
+                    if error.errno not in _LEADS_NOWHERE:
+                        raise
+                return Entry(self.root, path, Kind.FILE, follows_link=True)
             return self._entry(path, place, found)
 
     def _entry(self, path: str, place: Location, found: os.stat_result) -> Entry:
@@ -112,17 +100,16 @@ class LocalStore(Store):
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
-        start = self._at(path)
-        below = self if not path else LocalStore(start)
-        with map_errors(f"cannot list {start.display}"):
-            for names, found in beneath.walk(start, admits or everywhere):
+        with self._doing("list", path) as start:
+            below = self if not path else LocalStore(start)
+            for names, found in beneath.walk(start, admits or (lambda _: True)):
                 name = "/".join(names)
                 yield below._entry(name, start.child(name), found)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Say whether nothing is at the root, or a directory without files."""
         left_out = None if besides is None else tuple(besides.split("/"))
-        with map_errors(f"cannot read {self.root.display}"):
+        with self._doing("read"):
             entry = self.stat()
             if not entry.is_directory():
                 return not entry.exists()
@@ -139,26 +126,21 @@ class LocalStore(Store):
         """Open a pinned file."""
         return _LocalRanges(source)
 
-    def read_small(self, path: str = "", *, max_bytes: int) -> bytes | None:
-        """Return a whole small file."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+    def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
+        """Return a whole small file, whose bytes are what `replace` compares."""
+        with self._doing("read", path) as place:
             try:
                 data = _start(place, max_bytes + 1, refuse_from=max_bytes + 1)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        return check_small(data, max_bytes, place.display)
+        if len(data) > max_bytes:
+            raise too_large(place.display, max_bytes)
+        return Revision(data)
 
     def read_start(self, length: int, path: str = "") -> bytes:
         """Return the first bytes of a file."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+        with self._doing("read", path) as place:
             return _start(place, length)
-
-    def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
-        """Return a small file as `replace` compares it."""
-        data = self.read_small(path, max_bytes=max_bytes)
-        return None if data is None else Revision(data)
 
     # ---- writing ----
 
@@ -180,19 +162,6 @@ class LocalStore(Store):
             self._check_same(path, expected)
             self._write(data, path, overwrite=True)
 
-    def _check_same(self, path: str, expected: Revision) -> None:
-        try:
-            found = self.read_small(path, max_bytes=len(expected.data))
-        except FormatError as error:  # a longer one
-            raise replaced_meanwhile(self._at(path)) from error
-        if found != expected.data:
-            raise replaced_meanwhile(self._at(path))
-
-    def _write(self, data: bytes, path: str, *, overwrite: bool) -> None:
-        with self.write(path, overwrite=overwrite) as sink:
-            sink.write(data)
-            sink.publish()
-
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
         """Replace everything from `body_end` on, in place.
 
@@ -203,9 +172,9 @@ class LocalStore(Store):
             try:
                 found = os.fstat(descriptor)
                 if local_fingerprint(found) != source.fingerprint:
-                    raise changed(source)
+                    raise changed(source.location)
                 if found.st_nlink > 1:
-                    return rewrite_end(self, source, body_end, tail, mode=found.st_mode)
+                    return self._rewrite_end(source, body_end, tail, mode=found.st_mode)
                 os.lseek(descriptor, body_end, os.SEEK_SET)
                 write_fully(descriptor, memoryview(tail))
                 os.ftruncate(descriptor, body_end + len(tail))
@@ -225,12 +194,11 @@ class LocalStore(Store):
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                rewrite_as(LocalStore(place), LocalStore(new))  # a directory of the dataset is a file system of its own
+                LocalStore(place)._rewrite_as(LocalStore(new))  # a directory of the dataset is a file system of its own
 
     def remove(self, path: str = "") -> None:
         """Remove the file that is there now."""
-        place = self._at(path)
-        with map_errors(f"cannot remove {place.display}"), contextlib.suppress(FileNotFoundError):
+        with self._doing("remove", path) as place, contextlib.suppress(FileNotFoundError):
             beneath.remove(place)
 
     def remove_leftovers(self, token: str, path: str = "", *, of_any_name: bool = False) -> None:
@@ -254,7 +222,7 @@ class LocalStore(Store):
         with map_errors(f"cannot lock {self.root.above.display}"):
             beneath.make_directories_above(self.root)
             with self._locked_directory("", wait=sleep):
-                yield lambda data, _: self._write(data, "", overwrite=True)
+                yield lambda data, _: self._write(data, overwrite=True)
 
     @contextmanager
     def _locked_directory(self, path: str, *, wait: Callable[[float], None] | None) -> Iterator[None]:
@@ -296,15 +264,6 @@ class LocalStore(Store):
                 os.close(descriptor)
                 raise
         return descriptor
-
-
-def _followed(place: Location) -> os.stat_result:
-    try:
-        return beneath.status(place)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise FileNotFoundError(errno.ENOENT, "the link leads to itself", place.display) from error
 
 
 def _lock_where_possible(descriptor: int, directory: str) -> None:
@@ -354,10 +313,10 @@ class _LocalRanges:
             try:
                 self._file = beneath.open_to_read(source.location)
             except (FileNotFoundError, NoRegularFileError) as error:
-                raise changed(source) from error
+                raise changed(source.location) from error
             if local_fingerprint(os.fstat(self._file)) != source.fingerprint:  # another file by that name
                 os.close(self._file)
-                raise changed(source)
+                raise changed(source.location)
             self._check_end()
         self.traits = SourceTraits(seeks_cheaply=True, reads_in_flight=1, descriptor=self._file)
 
@@ -368,7 +327,7 @@ class _LocalRanges:
         has_grown = local_fingerprint(os.fstat(self._file)) != self._source.fingerprint
         os.close(self._file)
         if has_grown:
-            raise changed(self._source)
+            raise changed(self._source.location)
         raise StorageError(
             f"{self.name} holds more than the {self.size_bytes} bytes that its file system reports",
             hint="copy it to a file first, or send it to standard input",
@@ -388,7 +347,7 @@ class _LocalRanges:
             while filled < len(out):  # one call reads at most 2 GiB
                 count = os.preadv(self._file, [out[filled:]], start + filled)
                 if not count:
-                    raise changed(self._source)
+                    raise changed(self._source.location)
                 filled += count
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
@@ -399,9 +358,9 @@ class _LocalRanges:
             try:
                 found = beneath.status(self._source.location)
             except FileNotFoundError as error:
-                raise changed(self._source) from error
+                raise changed(self._source.location) from error
         if local_fingerprint(found) != self._source.fingerprint:
-            raise changed(self._source)
+            raise changed(self._source.location)
 
     def close(self) -> None:
         os.close(self._file)

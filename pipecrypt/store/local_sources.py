@@ -11,16 +11,14 @@ import stat
 from collections.abc import Iterator
 
 from pipecrypt.errors import NoRegularFileError, SourceNotFoundError
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern, has_glob
+from pipecrypt.store.location import Location, Pattern, has_glob, split_glob
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 
-__all__ = ["find_local_sources", "local_fingerprint", "split_glob"]
+__all__ = ["find_local_sources", "local_fingerprint"]
 
 _PERMISSION_BITS = 0o777
-_Identity = tuple[int, int]  # device and inode
 
 
 def local_fingerprint(status: os.stat_result) -> str:
@@ -65,8 +63,8 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
     if not os.path.isdir(directory.local_path):
         return
     status = os.stat(directory.local_path)
-    # Each directory with its names below the first one and the identities of its ancestors, to see circles.
-    pending: list[tuple[tuple[str, ...], tuple[_Identity, ...]]] = [((), ((status.st_dev, status.st_ino),))]
+    # Each directory with its names below the first one and the devices and inodes of its ancestors, to see circles.
+    pending: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = [((), ((status.st_dev, status.st_ino),))]
     while pending:
         names, ancestors = pending.pop()
         path = os.path.join(directory.local_path, *names)
@@ -74,7 +72,8 @@ def _walk_local(directory: Location, pattern: Pattern) -> Iterator[SourceFile]:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 below = (*names, entry.name)
                 if _is_directory(entry):
-                    identity = _identity(entry)
+                    status = os.stat(entry.path)
+                    identity = status.st_dev, status.st_ino
                     if identity not in ancestors and pattern.admits_directory(below):
                         pending.append((below, (*ancestors, identity)))
                 elif pattern.matches(below) and not is_temporary(entry.name):
@@ -88,32 +87,3 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         if error.errno != errno.ELOOP:  # a link to itself is not a file either, and is named where it counts
             raise
         return False
-
-
-def _identity(entry: os.DirEntry[str]) -> _Identity:
-    status = os.stat(entry.path)
-    return status.st_dev, status.st_ino
-
-
-def split_glob(location: Location) -> tuple[Location, Pattern]:
-    """Split a glob into the directory that it starts from and the pattern below.
-
-    Local directories that exist under a name with glob characters belong to the directory.
-    """
-    head, slash, rest = location.url.partition("://")
-    parts = (rest if slash else head).split("/")
-    prefix = head + slash if slash else ""
-    fixed = 0
-    while fixed < len(parts) - 1 and _is_fixed(location, prefix + "/".join(parts[: fixed + 1]), parts[fixed]):
-        fixed += 1
-    base = prefix + "/".join(parts[:fixed])
-    if fixed and not parts[fixed - 1]:
-        base += "/"  # the root of the file system
-    directory = Location(base or ".", location.options)
-    return directory, Pattern(tuple(part for part in parts[fixed:] if part))
-
-
-def _is_fixed(location: Location, url: str, part: str) -> bool:
-    if not has_glob(part):
-        return True
-    return location.is_local and os.path.isdir(Location(url).local_path)

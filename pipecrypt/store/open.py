@@ -1,22 +1,27 @@
-"""Open the store of a place, whichever kind it is, and open sources as ranges or as Python files."""
+"""Open the store of a place, whichever kind it is, and open sources as ranges or as Python files.
+
+Standard input as a source and standard output as a sink are both called `-`. Neither is a file: input has no size and
+cannot be read twice, and what was written to output cannot be taken back.
+"""
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Final, cast
 
-from pipecrypt.store.filesystem import S3_PROTOCOLS, protocol_of
+from pipecrypt.errors import StorageError, UsageError
+from pipecrypt.store.filesystem import S3_PROTOCOLS, RemoteFilesystem, protocol_of
 from pipecrypt.store.fsspec import FsspecStore
 from pipecrypt.store.local import LocalStore
-from pipecrypt.store.location import Location
-from pipecrypt.store.operations import opened
+from pipecrypt.store.location import Location, Pattern
 from pipecrypt.store.problems import map_errors
-from pipecrypt.store.protocol import Ranges, SourceFile, Store
+from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile, Store
+from pipecrypt.store.publication import Publication
 from pipecrypt.store.s3 import S3Store
-from pipecrypt.store.streams import StandardStreams, standard_input
-from pipecrypt.vocabulary.ranges import RangeSource, read_into
+from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_into
 
 __all__ = [
     "RangeFile",
@@ -26,29 +31,23 @@ __all__ = [
     "open_store",
 ]
 
+_STANDARD_INPUT: Final = "standard input"
+
 
 def open_store(location: Location) -> Store:
     """Return the store whose root is this place; nothing is looked at yet."""
     if location.is_standard_stream:
-        return StandardStreams(location)
+        return _StandardStreams(location)
     if location.is_local:
         return LocalStore(location)
-    if protocol_of(location) in S3_PROTOCOLS and not location.is_chained:
+    if protocol_of(location) in S3_PROTOCOLS:
         return S3Store(location)
     return FsspecStore(location)
 
 
 def open_range_source(source: SourceFile) -> AbstractContextManager[Ranges]:
-    """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
-
-    The caller publishes what it made from the file only after leaving the block.
-
-    Raises:
-        ConflictError: the file is not, or no longer, the one that was pinned. This also replaces an error about the
-            content, which a file that changes under the reader is bound to give.
-        StorageError: the storage refused or failed.
-    """
-    return opened(open_store(source.location), source)
+    """Open a pinned file, wherever it is; see `Store.opened`."""
+    return open_store(source.location).opened(source)
 
 
 @contextmanager
@@ -60,7 +59,7 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
         StorageError: the storage refused or failed.
     """
     if source.location.is_standard_stream:
-        yield StreamFile(standard_input(), source.location.display)
+        yield StreamFile(_standard_input(), source.location.display)
         return
     with open_range_source(source) as opened:
         yield RangeFile(opened)
@@ -139,3 +138,102 @@ class RangeFile(io.RawIOBase):
             self._position += count
             self.bytes_read += count
         return count
+
+
+# ---- standard input and output ----
+
+
+def _standard_input() -> BinaryIO:
+    """Return standard input as bytes.
+
+    Raises:
+        StorageError: this process has none.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise StorageError("there is no standard input", hint="give a file")
+    return cast("BinaryIO", sys.stdin.buffer)
+
+
+class _StandardStreams(FsspecStore):
+    """Both streams as a store that holds nothing: it can be read once and written once, and has no other file."""
+
+    answers_late = False
+    is_remote = False
+
+    def _open_filesystem(self, place: Location) -> RemoteFilesystem:
+        raise UsageError(f"{self.root.display} is not a file", hint="give a file")
+
+    def stat(self, path: str = "") -> Entry:
+        """Say that nothing is there."""
+        return Entry(self.root, path, Kind.NOTHING)
+
+    def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
+        """Yield nothing."""
+        return iter(())
+
+    def is_empty(self, *, besides: str | None = None) -> bool:
+        """Say yes."""
+        return True
+
+    def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
+        """Yield standard input."""
+        yield SourceFile(self.root, self.root.name, 0, "")
+
+    def open(self, source: SourceFile) -> Ranges:
+        """Read all of standard input."""
+        return _StandardInput()
+
+    def write(
+        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+    ) -> Publication:
+        """Open standard output."""
+        return _StandardOutput(self.root)
+
+
+class _StandardInput(MemorySource):
+    """All of standard input, held in memory: what is read from its end needs the end first.
+
+    It is never spooled to a disk, where plaintext would be left after a crash.
+    """
+
+    def __init__(self) -> None:
+        """Read everything."""
+        with map_errors(f"cannot read {_STANDARD_INPUT}"):
+            super().__init__(_standard_input().read(), _STANDARD_INPUT)
+
+    def check_unchanged(self) -> None:
+        """Pass: nobody changes it."""
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._data = memoryview(b"")
+
+
+class _StandardOutput(Publication):
+    """Standard output. It appears as it is written; a failure in the middle shows in the exit code only."""
+
+    def __init__(self, location: Location) -> None:
+        """Look whether there is one.
+
+        Raises:
+            StorageError: this process has none.
+        """
+        super().__init__(location)
+        if sys.stdout is None or sys.stdout.closed:
+            raise StorageError("there is no standard output", hint="give a file")
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return "standard output"
+
+    def _append(self, data: memoryview) -> None:
+        with map_errors(f"cannot write {self.name}"):
+            sys.stdout.buffer.write(data)
+
+    def _publish(self) -> None:
+        with map_errors(f"cannot write {self.name}"):
+            sys.stdout.buffer.flush()
+
+    def _discard(self) -> None:
+        """Do nothing: what was written is gone."""

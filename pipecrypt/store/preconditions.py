@@ -10,52 +10,27 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 from typing import Final
 
-from pipecrypt.errors import UnsafeSinkError
 from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating, knows_no_condition
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
+from pipecrypt.store.fsspec_changes import conditional_object
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import describe, map_errors
-from pipecrypt.store.protocol import Guarantees, Preconditions, Store
+from pipecrypt.store.protocol import Guarantees
 from pipecrypt.store.publication import new_token
-from pipecrypt.store.rename import conditional_object
-from pipecrypt.store.s3_object import S3Object
+from pipecrypt.store.s3_object import S3Object, condition
 
-__all__ = ["Writers", "check_writers", "try_conditions"]
+__all__ = ["try_conditions"]
 
 _log = logging.getLogger(__name__)
 _DIRECTORY: Final = "_pipecrypt"
 _CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
 _BESIDE: Final = "-copy"
 _STALE_TAG: Final = '"00000000000000000000000000000000"'  # the MD5 of nothing that anybody knows
-
-
-class Writers(Enum):
-    """How many runs the user lets write to a sink at once."""
-
-    SEVERAL = "several"
-    ONE = "one"
-
-
-def check_writers(store: Store, writers: Writers) -> Guarantees:
-    """Refuse a sink that cannot keep two writers apart, unless the user says that there is only one.
-
-    Raises:
-        UnsafeSinkError: it cannot, and there may be several.
-        StorageError: the storage refused or failed.
-    """
-    report, sink = store.guarantees(), store.root
-    if not report.lets_several_write:
-        if writers is Writers.SEVERAL:
-            raise UnsafeSinkError(f"{sink.display} cannot keep two writers apart: {report.reason}")
-        _log.warning("%s cannot keep two writers apart, and one was promised: %s", sink.display, report.reason)
-    elif report.ignored:
-        _log.info("%s %s in spite of a condition", sink.display, " and ".join(report.ignored))
-    return report
 
 
 def try_conditions(sink: Location) -> Guarantees:
@@ -69,37 +44,36 @@ def try_conditions(sink: Location) -> Guarantees:
         StorageAccessError: it denied making objects there.
     """
     remote = open_filesystem(sink.child(f"{_DIRECTORY}/probe-{new_token()}{new_token()}"))
-    if remote.is_s3 and not sink.is_chained:
+    if remote.is_s3:
         with map_errors(f"cannot try whether {sink.display} honours If-None-Match"):
             return _try_s3(remote)
-    if remote.protocol in _CREATES_IF_ABSENT and not sink.is_chained:
+    if remote.protocol in _CREATES_IF_ABSENT:
         with map_errors(f"cannot try whether {sink.display} creates objects only where none is"):
             return _try_create(remote)
-    reason = f"{remote.protocol}:// has no way to create a file only where none is"
-    return Guarantees(Preconditions.IGNORED, reason)
+    return _unsafe(f"{remote.protocol}:// has no way to create a file only where none is")
+
+
+def _unsafe(reason: str) -> Guarantees:
+    return Guarantees(reason, keeps_writers_apart=False)
 
 
 def _try_s3(remote: RemoteFilesystem) -> Guarantees:
     probe, call = S3Object(remote), remote.retry.call
     # Not conditional: a store that does not know conditions may refuse the first one already.
     call(lambda: probe.put(b"", "probe"))
-    try:
+    with _removed(remote, probe.remove):
         creations = {
-            "took a second object in spite of If-None-Match": lambda: probe.put(b"", "probe", if_absent=True),
+            "took a second object in spite of If-None-Match": lambda: probe.put(
+                b"", "probe", condition=condition(None)
+            ),
             "completed an upload in parts in spite of If-None-Match": lambda: _upload(probe),
-            "replaced an object in spite of If-Match": lambda: probe.put(b"", "probe", if_match=_STALE_TAG),
+            "replaced an object in spite of If-Match": lambda: probe.put(b"", "probe", condition=condition(_STALE_TAG)),
         }
         for reason, create in creations.items():
             if not _refuses(remote, create):
-                return Guarantees(Preconditions.IGNORED, f"the store {reason}")
-        return Guarantees(
-            Preconditions.HONOURED, "the store refused a second object, in one piece and in parts", _ignored(remote)
-        )
-    finally:
-        try:
-            call(probe.remove)
-        except Exception as error:
-            _log.warning("%s stays: %s", remote.path, describe(error))
+                return _unsafe(f"the store {reason}")
+        reason = "the store refused a second object, in one piece and in parts"
+        return Guarantees(reason, ignored=_ignored(remote))
 
 
 def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:
@@ -122,32 +96,38 @@ def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:
 def _try_create(remote: RemoteFilesystem) -> Guarantees:
     probe, call = conditional_object(remote), remote.retry.call
     if probe is None:
-        return Guarantees(Preconditions.IGNORED, "its client takes no conditions")
+        return _unsafe("its client takes no conditions")
     with tempfile.NamedTemporaryFile(prefix="pipecrypt-probe-") as spool:
         spool.write(b"probe")
         spool.flush()
         call(lambda: remote.fs.put_file(spool.name, remote.path, mode="overwrite"))
-        try:
+        with _removed(remote, lambda: remote.fs.rm_file(remote.path)):
             if not _refuses(remote, lambda: remote.fs.put_file(spool.name, remote.path, mode="create")):
-                return Guarantees(Preconditions.IGNORED, "the store took a second object where one was")
+                return _unsafe("the store took a second object where one was")
             head = call(probe.head)
             call(lambda: probe.replace(b"another", "probe", expected=None if head is None else head.tag))
             if not _refuses(remote, lambda: probe.replace(b"probe", "probe", expected=None if not head else head.tag)):
-                reason = "the store replaced an object that was not the expected one"
-                return Guarantees(Preconditions.IGNORED, reason)
-            return Guarantees(Preconditions.HONOURED, "the store refused a second object")
-        finally:
-            try:
-                call(lambda: remote.fs.rm_file(remote.path))
-            except Exception as error:
-                _log.warning("%s stays: %s", remote.path, describe(error))
+                return _unsafe("the store replaced an object that was not the expected one")
+            return Guarantees("the store refused a second object")
+
+
+@contextmanager
+def _removed(remote: RemoteFilesystem, remove: Callable[[], None]) -> Iterator[None]:
+    """Remove the object that was made for trying, when that is over."""
+    try:
+        yield
+    finally:
+        try:
+            remote.retry.call(remove)
+        except Exception as error:
+            _log.warning("%s stays: %s", remote.path, describe(error))
 
 
 def _upload(probe: S3Object) -> None:
     upload_id = probe.begin_upload("probe")
     try:
         tag = probe.put_part(upload_id, 1, b"probe")
-        probe.complete_upload(upload_id, [tag], if_absent=True)
+        probe.complete_upload(upload_id, [tag], condition=condition(None))
     finally:
         probe.abort_upload(upload_id)
 

@@ -1,4 +1,4 @@
-"""Turn what storages raise into our errors. Deciding what to do about them is left to the callers."""
+"""Turn what storages raise into our errors, and name what all stores refuse alike."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pipecrypt.errors import MissingExtraError, PipecryptError, StorageAccessError, StorageError
+from pipecrypt.errors import (
+    ConflictError,
+    FormatError,
+    MissingExtraError,
+    PipecryptError,
+    SinkNotEmptyError,
+    StorageAccessError,
+    StorageError,
+)
+from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.retry import http_status
 
-__all__ = ["describe", "map_errors"]
+__all__ = [
+    "changed",
+    "describe",
+    "map_errors",
+    "not_regular",
+    "occupied",
+    "replaced_meanwhile",
+    "too_large",
+    "unknown_outcome",
+]
 
 _HINTS: Final = {
     errno.ENOSPC: "free some space, then run again",
@@ -32,6 +50,7 @@ _DENIED: Final = frozenset({401, 403})
 _SECRET_QUERY: Final = re.compile(r"([?&][\w.-]+=)[^&\s'\"]+")
 _USER_INFO: Final = re.compile(r"://(?:[^/@:\s]*:(?!\d+(?:/|\s|$))[^\s'\"]*@|[^/@\s]*@)")
 _SHOWN_CHARACTERS: Final = 300
+_NOT_EXPECTED: Final = "this is not what it should be"
 
 
 @contextmanager
@@ -81,3 +100,44 @@ def _missing_extra(what: str, error: ImportError) -> MissingExtraError:
             return MissingExtraError(f"{what}: {module} is not installed", hint=f"pip install 'pipecrypt[{extra}]'")
     hint = "install the fsspec package for this kind of URL"
     return MissingExtraError(f"{what}: {describe(error)}", hint=hint)
+
+
+# ---- what all stores refuse alike ----
+
+
+def too_large(name: str, max_bytes: int) -> FormatError:
+    """Return the error for a small file that is not small."""
+    return FormatError(f"{name} is larger than {max_bytes} bytes", hint=_NOT_EXPECTED)
+
+
+def not_regular(name: str) -> FormatError:
+    """Return the error for what should be a small file, and is no file."""
+    return FormatError(f"{name} is not a regular file", hint=_NOT_EXPECTED)
+
+
+def changed(location: Location) -> ConflictError:
+    """Return the error for a file that is not the pinned one any more."""
+    return ConflictError(
+        f"{location.display} changed while it was read", hint="wait until its writer is done, then run again"
+    )
+
+
+def occupied(location: Location) -> SinkNotEmptyError:
+    """Return the error for a file that is there already."""
+    return SinkNotEmptyError(f"{location.display} exists already")
+
+
+def replaced_meanwhile(location: Location) -> ConflictError:
+    """Return the error for an object that is not the one any more that was looked at."""
+    return ConflictError(
+        f"{location.display} was replaced by another run in the meantime",
+        hint="let one run at a time write here; look which one goes on, then run again",
+    )
+
+
+def unknown_outcome(location: Location, reason: str) -> ConflictError:
+    """Return the error for a file that may or may not have been published."""
+    return ConflictError(
+        f"{location.display} may or may not have been published: {reason}",
+        hint="look whether it is there before running again; nothing was deleted",
+    )

@@ -7,16 +7,25 @@ A store keeps no state between calls, so that any number of threads may use one.
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
-from pipecrypt.errors import ConflictError, FormatError, LinkError, NoRegularFileError
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern
+from pipecrypt.errors import (
+    FormatError,
+    IntegrityError,
+    LinkError,
+    NoRegularFileError,
+    StorageError,
+    UnsafeSinkError,
+)
+from pipecrypt.store.location import Location, Pattern
+from pipecrypt.store.problems import map_errors, replaced_meanwhile
 from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.ranges import DescribedSource
 
@@ -25,24 +34,19 @@ __all__ = [
     "Entry",
     "Guarantees",
     "Kind",
-    "Preconditions",
     "Publish",
     "Ranges",
     "Revision",
     "SourceFile",
     "Store",
-    "changed",
     "check_range",
-    "check_small",
-    "everywhere",
-    "not_regular",
-    "replaced_meanwhile",
-    "too_large",
+    "check_writers",
 ]
 
 Admits: TypeAlias = Callable[[tuple[str, ...]], bool]
 """Says of the names that lead to a directory whether a walk goes into it."""
-_NOT_EXPECTED: Final = "this is not what it should be"
+_log = logging.getLogger(__name__)
+_PIECE_BYTES: Final = 8 << 20
 
 
 # ---- what is there ----
@@ -194,36 +198,21 @@ class Revision:
 # ---- what is promised ----
 
 
-class Preconditions(Enum):
-    """How a store keeps two writers of one name apart."""
-
-    HONOURED = "honoured"
-    """The store refuses the second object, and to replace one that is not the expected one; this was tried."""
-    BY_OTHER_MEANS = "by other means"
-    """Links of a local file system, or one process's memory."""
-    IGNORED = "ignored"
-    """Nothing does: the second writer replaces the first one's object."""
-
-
 @dataclass(frozen=True, slots=True)
 class Guarantees:
-    """How a store keeps two writers apart, and how that is known.
+    """How a store keeps two writers of one name apart, and how that is known.
 
     Args:
-        outcome: the answer.
         reason: one phrase for people.
+        keeps_writers_apart: whether the second of two objects is refused, and to replace one that is not the expected
+            one; else the second writer replaces the first one's object.
         ignored: what the store does in spite of a condition although it honours others, in words for people. A request
             that a network held back for longer than a lock lasts may then still copy or remove something newer.
     """
 
-    outcome: Preconditions
     reason: str
+    keeps_writers_apart: bool = True
     ignored: tuple[str, ...] = ()
-
-    @property
-    def lets_several_write(self) -> bool:
-        """Whether two runs may write to one directory at once."""
-        return self.outcome is not Preconditions.IGNORED
 
 
 # ---- the store ----
@@ -243,6 +232,20 @@ class Store(Protocol):
     root: Location
     answers_late: bool
     is_remote: bool
+
+    def __init__(self, root: Location) -> None:
+        """Look at nothing yet."""
+        self.root = root
+
+    def _at(self, path: str) -> Location:
+        return self.root.child(path) if path else self.root
+
+    @contextmanager
+    def _doing(self, what: str, path: str = "") -> Iterator[Location]:
+        """Yield the location of a path; errors of the storage say what was being done there."""
+        place = self._at(path)
+        with map_errors(f"cannot {what} {place.display}"):
+            yield place
 
     def guarantees(self) -> Guarantees:
         """Say how two writers of one name are kept apart below the root. On object stores this takes some ten requests.
@@ -297,13 +300,6 @@ class Store(Protocol):
             ConflictError: it is not the file any more that was pinned.
         """
 
-    def read_small(self, path: str = "", *, max_bytes: int) -> bytes | None:
-        """Return a whole small file, or None if there is none.
-
-        Raises:
-            FormatError: it is larger than `max_bytes`, or not a regular file.
-        """
-
     def read_start(self, length: int, path: str = "") -> bytes:
         """Return the first bytes of a file, at most `length`.
 
@@ -312,7 +308,11 @@ class Store(Protocol):
         """
 
     def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
-        """Return a small file as `replace` compares it; otherwise as `read_small`."""
+        """Return a whole small file as `replace` compares it, or None if there is none.
+
+        Raises:
+            FormatError: it is larger than `max_bytes`, or not a regular file.
+        """
 
     def write(
         self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
@@ -427,13 +427,127 @@ class Store(Protocol):
             ConflictError: another holds it, or the lock file was taken away meanwhile.
         """
 
+    # ---- what all stores do alike, by the methods above alone ----
 
-def everywhere(names: tuple[str, ...]) -> bool:
-    """Admit every directory."""
-    return True
+    def read_small(self, path: str = "", *, max_bytes: int) -> bytes | None:
+        """Return a whole small file, or None if there is none; as `read_revision`."""
+        found = self.read_revision(path, max_bytes=max_bytes)
+        return None if found is None else found.data
+
+    @contextmanager
+    def opened(self, source: SourceFile) -> Iterator[Ranges]:
+        """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
+
+        The caller publishes what it made from the file only after leaving the block.
+
+        Raises:
+            ConflictError: the file is not, or no longer, the one that was pinned. This also replaces an error about the
+                content, which a file that changes under the reader is bound to give.
+        """
+        ranges = self.open(source)
+        try:
+            ranges.check_unchanged()
+            yield ranges
+            ranges.check_unchanged()
+        except (FormatError, IntegrityError):
+            ranges.check_unchanged()
+            raise
+        finally:
+            ranges.close()
+
+    def replace_exclusively(
+        self,
+        change: Callable[[bytes | None], bytes | None],
+        *,
+        max_bytes: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Replace the root, a small file, by what `change` makes of it, while no other caller of this does.
+
+        Args:
+            change: given its content, None where it does not exist, returns the new one, None to leave it as it is. It
+                calls nothing slow: others wait.
+            max_bytes: of the file.
+            sleep: waits, in seconds, where another holds the lock.
+
+        Raises:
+            ConflictError: another holds the lock for too long, or replaced the file all the same.
+            FormatError: the file is larger than `max_bytes`.
+            IntegrityError: what was read back is not what was written.
+        """
+        with self.changing(sleep) as publish:
+            before = self.read_revision(max_bytes=max_bytes)
+            data = change(None if before is None else before.data)
+            if data is None:
+                return
+            publish(data, before)
+            if self.read_small(max_bytes=max_bytes) != data:
+                raise IntegrityError(
+                    f"{self.root.display} is not what was written to it",
+                    hint="another program writes there too, or the storage serves old content; run again",
+                )
+
+    def _write(self, data: bytes, path: str = "", *, overwrite: bool) -> None:
+        with self.write(path, overwrite=overwrite) as sink:
+            sink.write(data)
+            sink.publish()
+
+    def _check_same(self, path: str, expected: Revision | None) -> None:
+        wanted = None if expected is None else expected.data
+        try:
+            found = self.read_small(path, max_bytes=len(wanted or b""))
+        except FormatError as error:  # a longer one
+            raise replaced_meanwhile(self._at(path)) from error
+        if found != wanted:
+            raise replaced_meanwhile(self._at(path))
+
+    def _rewrite_end(self, source: SourceFile, body_end: int, tail: bytes, *, mode: int | None = None) -> int:
+        """Replace the end of the root by writing all of it once more; see `replace_end`."""
+        with self.write(overwrite=True) as sink:
+            sink.restore_attributes(mode=mode, mtime_ns=None)
+            self._copy(source, body_end, sink)
+            sink.write(tail)
+            sink.publish()
+        return body_end + len(tail)
+
+    def _rewrite_as(self, target: Store) -> None:
+        """Move the root to another one by writing it once more and removing the old one; see `move`."""
+        source = self._existing()
+        with target.write(overwrite=True, expected_bytes=source.size_bytes) as sink:
+            self._copy(source, source.size_bytes, sink)
+            sink.publish()
+        written = target._existing().size_bytes
+        if written != source.size_bytes:
+            raise StorageError(f"the storage kept {written} of {source.size_bytes} bytes of {target.root.display}")
+        self.remove()
+
+    def _copy(self, source: SourceFile, end: int, sink: Publication) -> None:
+        with self.opened(source) as before:
+            for start in range(0, end, _PIECE_BYTES):
+                sink.write(before.read_range(start, min(_PIECE_BYTES, end - start)))
+
+    def _existing(self) -> SourceFile:
+        found = self.stat().file()
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, f"there is no file {self.root.display}")
+        return found
 
 
-# ---- what all stores refuse alike ----
+def check_writers(store: Store, *, is_only_writer: bool) -> Guarantees:
+    """Refuse a sink that cannot keep two writers apart, unless the user says that there is only one.
+
+    Raises:
+        UnsafeSinkError: it cannot, and there may be several.
+        StorageError: the storage refused or failed.
+    """
+    report, sink = store.guarantees(), store.root
+    if not report.keeps_writers_apart:
+        if not is_only_writer:
+            raise UnsafeSinkError(f"{sink.display} cannot keep two writers apart: {report.reason}")
+        _log.warning("%s cannot keep two writers apart, and one was promised: %s", sink.display, report.reason)
+    elif report.ignored:
+        _log.info("%s %s in spite of a condition", sink.display, " and ".join(report.ignored))
+    return report
 
 
 def check_range(source: SourceFile, start: int, length: int) -> None:
@@ -447,39 +561,3 @@ def check_range(source: SourceFile, start: int, length: int) -> None:
         raise FormatError(
             f"{source.location.display} has {source.size_bytes} bytes, but bytes {start} to {end} are due"
         )
-
-
-def check_small(data: bytes, max_bytes: int, name: str) -> bytes:
-    """Return what was read of a small file; refuse one that is larger than it may be.
-
-    Raises:
-        FormatError: it is larger than `max_bytes`.
-    """
-    if len(data) > max_bytes:
-        raise too_large(name, max_bytes)
-    return data
-
-
-def too_large(name: str, max_bytes: int) -> FormatError:
-    """Return the error for a small file that is not small."""
-    return FormatError(f"{name} is larger than {max_bytes} bytes", hint=_NOT_EXPECTED)
-
-
-def not_regular(name: str) -> FormatError:
-    """Return the error for what should be a small file, and is no file."""
-    return FormatError(f"{name} is not a regular file", hint=_NOT_EXPECTED)
-
-
-def changed(source: SourceFile) -> ConflictError:
-    """Return the error for a file that is not the pinned one any more."""
-    return ConflictError(
-        f"{source.location.display} changed while it was read", hint="wait until its writer is done, then run again"
-    )
-
-
-def replaced_meanwhile(location: Location) -> ConflictError:
-    """Return the error for an object that is not the one any more that was looked at."""
-    return ConflictError(
-        f"{location.display} was replaced by another run in the meantime",
-        hint="let one run at a time write here; look which one goes on, then run again",
-    )

@@ -13,11 +13,9 @@ at most 10,000 parts.
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pipecrypt.errors import PipecryptError, StorageError
 from pipecrypt.store.conditional import (
@@ -26,6 +24,7 @@ from pipecrypt.store.conditional import (
     is_condition_failed,
     is_worth_repeating,
     knows_no_condition,
+    new_write_id,
     precondition_failed,
     repeat_until_known,
     settle,
@@ -33,11 +32,19 @@ from pipecrypt.store.conditional import (
 from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up
 from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
 from pipecrypt.store.location import Location
-from pipecrypt.store.problems import describe, map_errors
-from pipecrypt.store.protocol import Ranges, SourceFile, replaced_meanwhile
-from pipecrypt.store.publication import Publication, occupied, unknown_outcome
-from pipecrypt.store.s3_object import PartUpload, S3Object, copied_ranges, first_part_bytes, part_bytes
-from pipecrypt.vocabulary.retry import Retry, error_code, http_status, is_transient
+from pipecrypt.store.problems import describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
+from pipecrypt.store.protocol import Ranges, SourceFile
+from pipecrypt.store.publication import Publication
+from pipecrypt.store.s3_object import (
+    UNCONDITIONAL,
+    PartUpload,
+    S3Object,
+    condition,
+    copied_ranges,
+    first_part_bytes,
+    part_bytes,
+)
+from pipecrypt.vocabulary.retry import error_code, http_status, is_transient
 
 __all__ = [
     "MIN_BODY_BYTES",
@@ -45,18 +52,10 @@ __all__ = [
     "S3Store",
 ]
 
-_NO_SUCH_UPLOAD: Final = 404
 _log = logging.getLogger(__name__)
-_WRITE_ID_BYTES: Final = 16
 _NOT_FOUND: Final = 404
 _FIRST_REFUSAL: Final = 400
 _FIRST_SERVER_FAULT: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    if_absent: bool = False
-    if_match: str | None = None
 
 
 class S3Publication(Publication):
@@ -82,40 +81,39 @@ class S3Publication(Publication):
         super().__init__(location)
         self._overwrite = overwrite
         self._settings = remote.settings
-        self._retry = Retry(remote.settings.deadline_seconds)
+        self._retry = remote.retry
         self._object = S3Object(remote)
-        self._write_id = secrets.token_hex(_WRITE_ID_BYTES)
+        self._write_id = new_write_id()
         self._first_bytes = first_part_bytes(remote.settings, expected_bytes)
         self._buffer = bytearray()
         self._upload: PartUpload | None = None
-        self._tags: list[str] = []
         with map_errors(f"cannot write {self.name}"):
             self._condition = self._look()
 
-    def _look(self) -> _Condition:
+    def _look(self) -> Mapping[str, str]:
         """Return what must hold when the object appears: a request that was held back replaces nothing newer."""
         try:
             head = self._retry.call(self._object.head)
         except PermissionError:
             # Whoever may write need not be allowed to look: the condition of the write decides, as far as it can.
-            return _Condition(if_absent=not self._overwrite)
+            return UNCONDITIONAL if self._overwrite else condition(None)
         if head is not None and not self._overwrite:
             raise occupied(self.location)
-        return _Condition(if_absent=head is None, if_match=None if head is None else head.tag)
+        if head is None:
+            return condition(None)
+        return UNCONDITIONAL if head.tag is None else condition(head.tag)
 
     def _append(self, data: memoryview) -> None:
         octets, taken = data.cast("B"), 0
         with map_errors(f"cannot write {self.name}"):
             while taken < len(octets):
-                room = self._part_bytes() - len(self._buffer)
+                number = self._upload.next_number if self._upload else 1
+                room = part_bytes(self._first_bytes, number) - len(self._buffer)
                 if not room:  # more follows, so this is not the only part
                     self._send()
                     continue
                 self._buffer += octets[taken : taken + room]
                 taken += min(room, len(octets) - taken)
-
-    def _part_bytes(self) -> int:
-        return part_bytes(self._first_bytes, self._upload.next_number if self._upload else 1)
 
     def _send(self) -> None:
         if self._upload is None:
@@ -128,7 +126,7 @@ class S3Publication(Publication):
             with map_errors(f"cannot write {self.name}"):
                 if self._buffer:
                     self._send()
-                self._tags = self._upload.finish()
+                self._upload.finish()
 
     def _park(self) -> None:
         # Many small files may wait to be published together: the store keeps them, not the memory.
@@ -139,17 +137,15 @@ class S3Publication(Publication):
 
     def _publish(self) -> None:
         with map_errors(f"cannot publish {self.name}"):
-            upload = self._upload
-            if upload is None:
-                self._settled(lambda condition: self._object.put(self._buffer, self._write_id, **asdict(condition)))
+            if self._upload is None:
+                self._settled(lambda given: self._object.put(self._buffer, self._write_id, condition=given))
             else:
-                self._publish_parts(upload)
+                self._publish_parts(self._upload)
         self._buffer = bytearray()
 
     def _publish_parts(self, upload: PartUpload) -> None:
-        identifier, tags = upload.upload_id, self._tags
         try:
-            self._settled(lambda condition: self._object.complete_upload(identifier, tags, **asdict(condition)))
+            self._settled(lambda given: self._object.complete_upload(upload.upload_id, upload.tags, condition=given))
         except PipecryptError:
             raise
         except Exception as error:
@@ -159,24 +155,25 @@ class S3Publication(Publication):
         self._upload = None
         self._check_size(upload.size_bytes)
 
-    def _settled(self, send: Callable[[_Condition], None]) -> None:
+    def _settled(self, send: Callable[[Mapping[str, str]], None]) -> None:
         """Make the call that lets the object appear, until it is known whether it did."""
-        try:
-            self._repeated(send)
-        except Exception as error:
-            if self._condition.if_match is None or not knows_no_condition(error):
-                raise
-            self._condition = _Condition()  # nothing was done; that such a store has one writer is asked of the user
-            self._repeated(send)
 
-    def _repeated(self, send: Callable[[_Condition], None]) -> None:
         def is_passing(error: BaseException) -> bool:
             # A condition that failed though nothing is there: the other object went away meanwhile.
             return is_worth_repeating(error) or precondition_failed(error)
 
-        repeat_until_known(
-            lambda: send(self._condition), self._look_after, self.location, self._retry, is_passing=is_passing
-        )
+        def attempt() -> None:
+            repeat_until_known(
+                lambda: send(self._condition), self._look_after, self.location, self._retry, is_passing=is_passing
+            )
+
+        try:
+            attempt()
+        except Exception as error:
+            if "IfMatch" not in self._condition or not knows_no_condition(error):
+                raise
+            self._condition = UNCONDITIONAL  # nothing was done; that such a store has one writer is asked of the user
+            attempt()
 
     def _look_after(self, error: Exception) -> Exception | None:
         """Say what a failed call left there; see `settle`."""
@@ -187,7 +184,11 @@ class S3Publication(Publication):
             return None
         if head is not None and not self._overwrite:
             return occupied(self.location)
-        return replaced_meanwhile(self.location) if self._is_replaced(head, error) else error
+        if "IfMatch" in self._condition:
+            is_replaced = head is None or head.tag != self._condition["IfMatch"]
+        else:
+            is_replaced = head is not None and precondition_failed(error)
+        return replaced_meanwhile(self.location) if is_replaced else error
 
     def _look_after_abort(self, error: Exception, *, is_over: bool) -> Exception | None:
         if self._is_ours(self._read_back()):
@@ -196,12 +197,6 @@ class S3Publication(Publication):
             return error
         self._upload = None  # the object may still appear
         return unknown_outcome(self.location, describe(error))
-
-    def _is_replaced(self, head: ObjectHead | None, error: Exception) -> bool:
-        """Say whether what is there, and is not ours, is not what may be replaced."""
-        if self._condition.if_match is None:
-            return head is not None and precondition_failed(error)
-        return head is None or head.tag != self._condition.if_match
 
     def _read_back(self) -> ObjectHead | None:
         try:
@@ -255,7 +250,7 @@ class S3Publication(Publication):
             self._retry.call(lambda: self._object.abort_upload(upload.upload_id))
             return True
         except Exception as error:
-            if http_status(error) == _NO_SUCH_UPLOAD:
+            if http_status(error) == _NOT_FOUND:
                 return True
             _log.warning("parts of %s stay at the storage, see docs/storage.md: %s", self.name, describe(error))
             return False
@@ -270,7 +265,6 @@ def _was_refused(error: Exception) -> bool:
 
 
 MIN_BODY_BYTES: Final = 5 << 20
-_T = TypeVar("_T")
 _WEAK: Final = "W/"
 _UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
@@ -297,8 +291,10 @@ class S3Store(FsspecStore):
         """Replace everything from `body_end` on; the store copies what is before, where it can."""
         remote = self._open_filesystem(source.location)
         copies = body_end >= MIN_BODY_BYTES and remote.is_s3 and S3Object(remote).takes_conditions
-        if copies and _EndReplacement(remote, source).carry_out(body_end, tail):
-            return len(tail)
+        if copies:
+            with map_errors(f"cannot write {source.location.display}"):
+                if _replace_copied_end(remote, source, body_end, tail):
+                    return len(tail)
         return super().replace_end(source, body_end, tail)
 
 
@@ -318,68 +314,49 @@ class _S3Ranges(RemoteRanges):
         return self._object.get(start, length, self._tag)
 
 
-class _EndReplacement:
-    """Replaces the end of one object, by an upload whose first parts the store copies."""
+def _replace_copied_end(remote: RemoteFilesystem, source: SourceFile, body_end: int, tail: bytes) -> bool:
+    """Replace the end of an object by an upload whose first parts the store copies; say whether it can.
 
-    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
-        self._remote = remote
-        self._source = source
-        self._object = S3Object(remote)
-        self._write_id = secrets.token_hex(_WRITE_ID_BYTES)
+    Raises:
+        ConflictError: the object is not the pinned one any more, or nobody knows what became of it.
+    """
+    target, write_id = S3Object(remote), new_write_id()
+    call = partial(remote.retry.call, is_passing=is_worth_repeating)
 
-    def carry_out(self, body_end: int, tail: bytes) -> bool:
-        """Replace everything from `body_end` on; say whether that was done, or this store cannot after all."""
-        with map_errors(f"cannot write {self._source.location.display}"):
-            tag = self._check_unchanged().get("ETag")
-            if not tag:
-                return False
-            upload_id = self._call(lambda: self._object.begin_upload(self._write_id))
-            try:
-                self._upload(upload_id, str(tag), body_end, tail)
-            except BaseException as error:
-                self._abort(upload_id)
-                if error_code(error) in _UNKNOWN_CALL:
-                    return False
-                if precondition_failed(error):
-                    raise replaced_meanwhile(self._source.location) from error
-                raise
-            return True
+    def pinned_tag() -> str | None:
+        info = look_up(remote)
+        if info is None or fingerprint_of(info) != source.fingerprint:
+            raise replaced_meanwhile(source.location)
+        return target.tag_of(info)
 
-    def _upload(self, upload_id: str, tag: str, body_end: int, tail: bytes) -> None:
-        keep, put = self._object.keep_part, self._object.put_part
-        tags = [
-            self._call(partial(keep, upload_id, number, kept, tag))
-            for number, kept in enumerate(copied_ranges(body_end), 1)
-        ]
-        tags.append(self._call(lambda: put(upload_id, len(tags) + 1, tail)))
-        self._check_unchanged()  # for servers that ignore conditions
-        self._complete(upload_id, tags, tag)
+    def look(error: Exception) -> Exception | None:
+        head = call(target.head)
+        if head is not None and head.tag == tag:
+            return error
+        is_ours = head is not None and head.write_id == write_id
+        return None if is_ours else replaced_meanwhile(source.location)
 
-    def _complete(self, upload_id: str, tags: Sequence[str], tag: str) -> None:
-        def look(error: Exception) -> Exception | None:
-            head = self._call(self._object.head)
-            if head is not None and head.tag == tag:
-                return error
-            is_ours = head is not None and head.write_id == self._write_id
-            return None if is_ours else replaced_meanwhile(self._source.location)
+    def upload(upload_id: str, tag: str) -> None:
+        copied = enumerate(copied_ranges(body_end), 1)
+        tags = [call(partial(target.copy_part, upload_id, *each, tag)) for each in copied]
+        tags.append(call(lambda: target.put_part(upload_id, len(tags) + 1, tail)))
+        pinned_tag()  # for servers that ignore conditions
 
         def send() -> None:
-            self._object.complete_upload(upload_id, tags, if_match=tag)
+            target.complete_upload(upload_id, tags, condition=condition(tag))
 
-        repeat_until_known(send, look, self._source.location, self._remote.retry, is_passing=is_worth_repeating)
+        repeat_until_known(send, look, source.location, remote.retry, is_passing=is_worth_repeating)
 
-    def _check_unchanged(self) -> dict[str, Any]:
-        info = look_up(self._remote)
-        if info is None or fingerprint_of(info) != self._source.fingerprint:
-            raise replaced_meanwhile(self._source.location)
-        return info
-
-    def _abort(self, upload_id: str) -> None:
-        """Drop the parts of this upload, if it is not complete; those of others are theirs."""
-        try:
-            self._call(lambda: self._object.abort_upload(upload_id))
-        except Exception as error:
-            _log.warning("parts of an upload of %s stay: %s", self._source.location.display, describe(error))
-
-    def _call(self, action: Callable[[], _T]) -> _T:
-        return self._remote.retry.call(action, is_passing=is_worth_repeating)
+    tag = pinned_tag()
+    if not tag:
+        return False
+    try:
+        with target.upload(write_id, call) as upload_id:
+            upload(upload_id, tag)
+    except Exception as error:
+        if error_code(error) in _UNKNOWN_CALL:
+            return False
+        if precondition_failed(error):
+            raise replaced_meanwhile(source.location) from error
+        raise
+    return True

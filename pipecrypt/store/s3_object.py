@@ -8,10 +8,10 @@ them hold 5 TiB.
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
@@ -21,21 +21,31 @@ from pipecrypt.errors import LimitError
 from pipecrypt.store.conditional import WRITE_ID, ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import TransferSettings
+from pipecrypt.store.problems import describe, too_large
+from pipecrypt.store.protocol import Revision
 from pipecrypt.vocabulary.retry import Retry, TruncatedError
 
 __all__ = [
     "MOST_PARTS",
+    "UNCONDITIONAL",
     "PartUpload",
     "S3Object",
+    "condition",
     "copied_ranges",
     "first_part_bytes",
     "part_bytes",
 ]
 
-_IF_ABSENT: Final = {"IfNoneMatch": "*"}
+_log = logging.getLogger(__name__)
+UNCONDITIONAL: Final[Mapping[str, str]] = {}
 _MOST_COPIED_BYTES: Final = 5 << 30  # in one request
 _COPIED_PART_BYTES: Final = 256 << 20  # the answer comes when the part is copied: small enough for usual timeouts
 _MOST_COPIED_PARTS: Final = 9_000
+
+
+def condition(expected: str | None) -> dict[str, str]:
+    """Return what a request says so that it replaces the object with this tag, or that none is there, and no other."""
+    return {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
 
 
 class S3Object:
@@ -72,52 +82,77 @@ class S3Object:
         """Return the tag in what s3fs says about an object; see `ConditionalObject`."""
         return info.get("ETag")
 
-    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
-        """Return the beginning of an object, and its tag; see `ConditionalObject`."""
+    def read(self, max_bytes: int, name: str) -> Revision | None:
+        """Return a whole small object and its tag, by one request; see `ConditionalObject`."""
         try:
-            answer, data = sync(self._fs.loop, _get_whole, self._fs, self._place, max_bytes, timeout=self._seconds)
+            found = sync(self._fs.loop, _get_small, self._fs, self._place, max_bytes, timeout=self._seconds)
         except FileNotFoundError:
             return None
-        return data, str(answer["ETag"])
+        if found is None:
+            raise too_large(name, max_bytes)
+        return Revision(*found)
 
     def replace(self, data: bytes | bytearray, write_id: str, *, expected: str | None) -> None:
         """Store a whole object in place of one with this tag; see `ConditionalObject`."""
-        self.put(data, write_id, if_absent=expected is None, if_match=expected)
+        self.put(data, write_id, condition=condition(expected))
 
     def copy_from(self, path: str, head: ObjectHead, *, expected: str | None) -> None:
         """Become a copy of another object, with its metadata; see `ConditionalObject`."""
         bucket, key, _ = self._fs.split_path(path)
-        source = {"CopySource": {"Bucket": bucket, "Key": key}, "CopySourceIfMatch": head.tag}
-        condition = _condition(if_absent=expected is None, if_match=expected)
+        source = {"Bucket": bucket, "Key": key}
         if head.size_bytes <= _MOST_COPIED_BYTES:
-            self._call("copy_object", **source, **condition)
-        else:
-            self._copy_in_parts(source, head, condition)
-
-    def _copy_in_parts(self, source: dict[str, Any], head: ObjectHead, condition: dict[str, str]) -> None:
-        upload_id = self.begin_upload(head.write_id or "")
-        try:
+            self._call("copy_object", CopySource=source, CopySourceIfMatch=head.tag, **condition(expected))
+            return
+        with self.upload(head.write_id or "", lambda action: action()) as upload_id:
             ranges = enumerate(copied_ranges(head.size_bytes), 1)
-            self._complete(upload_id, [self._copy_part(upload_id, *each, source) for each in ranges], condition)
-        except BaseException:
-            with contextlib.suppress(Exception):  # another error is on its way
-                self.abort_upload(upload_id)
-            raise
+            tags = [self.copy_part(upload_id, *each, str(head.tag), source=source) for each in ranges]
+            self.complete_upload(upload_id, tags, condition=condition(expected))
 
-    def keep_part(self, upload_id: str, number: int, kept: tuple[int, int], tag: str) -> str:
-        """Let a part be a range (start, end) of the object as it is, if it has this tag; return the tag of the part."""
-        return self._copy_part(upload_id, number, kept, {"CopySource": dict(self._place), "CopySourceIfMatch": tag})
+    def copy_part(
+        self,
+        upload_id: str,
+        number: int,
+        copied: tuple[int, int],
+        tag: str,
+        *,
+        source: Mapping[str, str] | None = None,
+    ) -> str:
+        """Let a part be a range (start, end) of an object that has this tag, of this one where none is named.
 
-    def _copy_part(self, upload_id: str, number: int, copied: tuple[int, int], source: dict[str, Any]) -> str:
-        chosen = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={copied[0]}-{copied[1] - 1}"}
-        return str(self._call("upload_part_copy", **source, **chosen)["CopyPartResult"]["ETag"])
+        Returns:
+            The tag of the part.
+        """
+        answer = self._call(
+            "upload_part_copy",
+            CopySource=dict(source or self._place),
+            CopySourceIfMatch=tag,
+            CopySourceRange=f"bytes={copied[0]}-{copied[1] - 1}",
+            UploadId=upload_id,
+            PartNumber=number,
+        )
+        return str(answer["CopyPartResult"]["ETag"])
 
-    def put(
-        self, data: bytes | bytearray, write_id: str, *, if_absent: bool = False, if_match: str | None = None
-    ) -> None:
+    def put(self, data: bytes | bytearray, write_id: str, *, condition: Mapping[str, str] = UNCONDITIONAL) -> None:
         """Store a whole object."""
-        condition = _condition(if_absent=if_absent, if_match=if_match)
         self._call("put_object", Body=data, Metadata=self._metadata(write_id), **condition)
+
+    @contextmanager
+    def upload(self, write_id: str, call: Callable[[Callable[[], Any]], Any]) -> Iterator[str]:
+        """Begin an upload in parts and yield its id; drop its parts where the block fails.
+
+        Args:
+            write_id: what the object is marked with.
+            call: makes a request, again where that helps.
+        """
+        upload_id = call(lambda: self.begin_upload(write_id))
+        try:
+            yield upload_id
+        except BaseException:
+            try:
+                call(lambda: self.abort_upload(upload_id))
+            except Exception as error:  # another one is on its way
+                _log.warning("parts of an upload of %s stay: %s", self._place["Key"], describe(error))
+            raise
 
     def begin_upload(self, write_id: str) -> str:
         """Begin an upload in parts and return its id."""
@@ -129,12 +164,9 @@ class S3Object:
         return str(answer["ETag"])
 
     def complete_upload(
-        self, upload_id: str, tags: Sequence[str], *, if_absent: bool = False, if_match: str | None = None
+        self, upload_id: str, tags: Sequence[str], *, condition: Mapping[str, str] = UNCONDITIONAL
     ) -> None:
         """Make the object appear, of the parts with these tags."""
-        self._complete(upload_id, tags, _condition(if_absent=if_absent, if_match=if_match))
-
-    def _complete(self, upload_id: str, tags: Sequence[str], condition: dict[str, str]) -> None:
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
         self._call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition)
 
@@ -151,8 +183,8 @@ class S3Object:
         Raises:
             TruncatedError: fewer bytes, or more, came.
         """
-        condition = {"IfMatch": tag} if tag else {}
-        chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **condition}
+        pinned = {"IfMatch": tag} if tag else {}
+        chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **pinned}
         data: bytes = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
         if len(data) != length:
             raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
@@ -160,7 +192,7 @@ class S3Object:
 
     def remove(self, *, expected: str | None = None) -> None:
         """Remove the object, if it has this tag; see `ConditionalObject`."""
-        self._call("delete_object", **_condition(if_absent=False, if_match=expected))
+        self._call("delete_object", **({} if expected is None else condition(expected)))
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         answer = self._fs.call_s3(method, **self._place, **arguments, timeout=self._seconds)
@@ -182,22 +214,18 @@ async def _get(fs: Any, arguments: dict[str, Any]) -> bytes:
         return bytes(await body.read())
 
 
-async def _get_whole(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[dict[str, Any], bytes]:
+async def _get_small(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[bytes, str] | None:
+    """Return an object and its tag; None, with none of it read, where it is larger."""
     answer = await fs._call_s3("get_object", **place)
-    data, length = bytearray(), min(max_bytes, int(answer["ContentLength"]))
     async with answer["Body"] as body:
-        while len(data) < length:
-            piece = await body.read(length - len(data))
-            if not piece:
-                raise TruncatedError(f"{len(data)} bytes came where {length} were said to be there")
+        data, length = bytearray(), int(answer["ContentLength"])
+        if length > max_bytes:
+            return None
+        while len(data) < length and (piece := await body.read(length - len(data))):
             data += piece
-    return answer, bytes(data)
-
-
-def _condition(*, if_absent: bool, if_match: str | None = None) -> dict[str, str]:
-    if if_match is not None:
-        return {"IfMatch": if_match}
-    return _IF_ABSENT if if_absent else {}
+    if len(data) < length:
+        raise TruncatedError(f"{len(data)} bytes came where {length} were said to be there")
+    return bytes(data), str(answer["ETag"])
 
 
 MOST_PARTS: Final = 10_000
@@ -238,9 +266,10 @@ class PartUpload:
         self._retry = Retry(settings.deadline_seconds)
         self._in_flight_bytes = settings.parts_in_flight * settings.part_bytes
         self._parts: list[Future[str]] = []
-        self._running: deque[Future[str]] = deque()
+        self._running: list[Future[str]] = []
         self._pool = ThreadPoolExecutor(settings.parts_in_flight, thread_name_prefix="pipecrypt-upload")
         self.size_bytes = 0
+        self.tags: list[str] = []
         self.upload_id = self._retry.call(lambda: target.begin_upload(write_id))
 
     @property
@@ -264,15 +293,14 @@ class PartUpload:
         self._running.append(part)
         self.size_bytes += len(data)
 
-    def finish(self) -> list[str]:
-        """Wait for all parts and return their tags.
+    def finish(self) -> None:
+        """Wait for all parts and keep their tags.
 
         Raises:
             Exception: a part could not be stored.
         """
-        tags = [part.result() for part in self._parts]
+        self.tags = [part.result() for part in self._parts]
         self._pool.shutdown()
-        return tags
 
     def abandon(self) -> None:
         """Stop, and wait for the calls under way: only then an abort leaves nothing behind."""
@@ -281,14 +309,13 @@ class PartUpload:
 
     def _make_room(self, length: int) -> None:
         most = max(1, self._in_flight_bytes // max(1, length))
-        while self._running and self._running[0].done():
-            self._running.popleft().result()
-        while len(self._running) >= most:
-            wait(self._running, return_when="FIRST_COMPLETED")
-            done = [part for part in self._running if part.done()]
-            for part in done:
+        while True:
+            for part in [each for each in self._running if each.done()]:
                 part.result()
                 self._running.remove(part)
+            if len(self._running) < most:
+                return
+            wait(self._running, return_when="FIRST_COMPLETED")
 
     def _store(self, number: int, data: bytes | bytearray) -> str:
         return self._retry.call(lambda: self._target.put_part(self.upload_id, number, data))

@@ -37,8 +37,18 @@ class SmallFiles(Protocol):
     def display(self, path: str) -> str:
         """Return how errors name a path: a URL without secrets, `file://` for local files."""
 
+    def _is_local(self, path: str) -> bool: ...
+
     def place(self, path: str, *, follows_name: bool = True) -> str:
         """Return the one name of a place, however it is spelled: links are resolved, doubled slashes dropped."""
+        real_path, url = self.real_path(path, follows_name=follows_name), self.display(path)
+        if real_path is not None:
+            return f"file://{real_path}"
+        scheme, separator, below = url.rpartition("::")[2].partition("://")
+        if not separator:
+            return url
+        steps = [step for step in below.split("/") if step not in {"", "."}]
+        return f"{_SAME_STORAGE.get(scheme.lower(), scheme.lower())}://{'/'.join(steps)}"
 
     def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
         """Return a path with its links resolved; None where the storage has none.
@@ -47,10 +57,16 @@ class SmallFiles(Protocol):
             path: of a file or a directory.
             follows_name: whether its last part is resolved, too; not that of a file which is never read through a link.
         """
+        if not self._is_local(path):
+            return None
+        directory, _, name = path.rpartition("/")
+        real = os.path.realpath((path if follows_name else directory) or "/")
+        real = "" if real == "/" else real
+        return real if follows_name else f"{real}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
-class LocatedFiles:
+class LocatedFiles(SmallFiles):
     """The storage of a location.
 
     Args:
@@ -71,13 +87,8 @@ class LocatedFiles:
         location = self.location(path)
         return f"file://{path}" if location.is_local else location.display
 
-    def place(self, path: str, *, follows_name: bool = True) -> str:
-        """Return the one name of a place; see `SmallFiles`."""
-        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
-
-    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
-        """Return a path with its links resolved; see `SmallFiles`."""
-        return _resolved(path, follows_name=follows_name) if self.location(path).is_local else None
+    def _is_local(self, path: str) -> bool:
+        return self.location(path).is_local
 
     def location(self, path: str) -> Location:
         """Return the location of a path.
@@ -96,7 +107,7 @@ class LocatedFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class FilesystemFiles:
+class FilesystemFiles(SmallFiles):
     """The storage of an fsspec file system.
 
     Args:
@@ -111,36 +122,14 @@ class FilesystemFiles:
 
     def display(self, path: str) -> str:
         """Return the path as a URL; see `SmallFiles`."""
+        return f"{self._protocols()[0]}://{path}"
+
+    def _is_local(self, path: str) -> bool:
+        return "file" in self._protocols()
+
+    def _protocols(self) -> tuple[str, ...]:
         protocol = self.fs.protocol
-        return f"{protocol if isinstance(protocol, str) else protocol[0]}://{path}"
-
-    def place(self, path: str, *, follows_name: bool = True) -> str:
-        """Return the one name of a place; see `SmallFiles`."""
-        return _place(self.display(path), self.real_path(path, follows_name=follows_name))
-
-    def real_path(self, path: str, *, follows_name: bool = True) -> str | None:
-        """Return a path with its links resolved; see `SmallFiles`."""
-        protocol = self.fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return _resolved(path, follows_name=follows_name) if "file" in names else None
-
-
-def _resolved(path: str, *, follows_name: bool) -> str:
-    if not follows_name:
-        directory, _, name = path.rpartition("/")
-        return f"{_resolved(directory, follows_name=True)}/{name}"
-    real = os.path.realpath(path or "/")
-    return "" if real == "/" else real
-
-
-def _place(url: str, real_path: str | None) -> str:
-    if real_path is not None:
-        return f"file://{real_path}"
-    scheme, separator, path = url.rpartition("::")[2].partition("://")
-    if not separator:
-        return url
-    steps = [step for step in path.split("/") if step not in {"", "."}]
-    return f"{_SAME_STORAGE.get(scheme.lower(), scheme.lower())}://{'/'.join(steps)}"
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
 def locate(location: Location) -> tuple[LocatedFiles, str]:

@@ -128,7 +128,7 @@ def write_undo(source: SourceFile, body_end: int) -> int:
         raise LimitError(f"the footer of {source.location.display} is longer than {MAX_END_BYTES} bytes")
     with open_range_source(source) as opened:
         tail = bytes(opened.read_range(body_end, source.size_bytes - body_end))
-    seen = bytes.fromhex(digest(_seen(source, body_end) + tail))
+        seen = bytes.fromhex(digest(_seen(opened, body_end) + tail))
     with open_store(undo_place(source.location)).write(overwrite=True, token=_RUN) as sink:
         sink.write(_MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + tail)
         sink.publish()
@@ -176,12 +176,12 @@ def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
         IntegrityError: the undo file is of another file: the body of this one ends elsewhere, or otherwise.
         StorageError: the storage refused or failed.
     """
-    if undo.body_end > source.size_bytes or digest(_seen(source, undo.body_end) + undo.tail) != undo.sha256:
-        raise IntegrityError(
-            f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
-            hint="remove it if that file was replaced meanwhile",
-        )
     with open_range_source(source) as opened:
+        if undo.body_end > source.size_bytes or digest(_seen(opened, undo.body_end) + undo.tail) != undo.sha256:
+            raise IntegrityError(
+                f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
+                hint="remove it if that file was replaced meanwhile",
+            )
         yield AsBefore(opened, undo)
 
 
@@ -207,10 +207,9 @@ def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
     return open_store(source.location).replace_end(source, body_end, tail)
 
 
-def _seen(source: SourceFile, body_end: int) -> bytes:
+def _seen(opened: RangeSource, body_end: int) -> bytes:
     start = max(0, body_end - _SEEN_BYTES)
-    with open_range_source(source) as opened:
-        return bytes(opened.read_range(start, body_end - start))
+    return bytes(opened.read_range(start, body_end - start))
 
 
 def undo_place(file: Location) -> Location:

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Self
 
-from pipecrypt.errors import UsageError
-
-__all__ = ["FORMAT_VERSION", "Context", "new_dataset_id", "parse_aad_prefix"]
+__all__ = ["Context", "new_dataset_id"]
 
 FORMAT_VERSION = 1
 _HEX: Final = "hex:"

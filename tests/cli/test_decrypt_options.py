@@ -22,7 +22,7 @@ def sealed(world: Path, run: Run, keyref: str) -> Path:
 
 
 def stored_prefix(file: Path) -> bytes:
-    return read_sealed_footer(MemorySource(file.read_bytes(), "x"))[0].algorithm.aad_prefix or b""
+    return read_sealed_footer(MemorySource(file.read_bytes(), "x")).algorithm.aad_prefix or b""
 
 
 def test_the_prefix_that_a_file_stores_may_be_given_too(sealed: Path, run: Run, keyref: str, world: Path) -> None:

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signature import PrivateKey
-from pipecrypt.dataset.signed_file import observe
 from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, statement_sha256
@@ -24,6 +23,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.signers import LocalSigner, make_signatures
 from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.parquet.footer.keys import observe_encryption
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.store.location import Location
@@ -123,22 +123,22 @@ def half_rotate(dataset: Path, name: str) -> Path:
 
 
 def entry_of(path: str, data: bytes, digests: Sequence[DigestAlgorithm] = SHA256) -> FileEntry:
-    seen, _ = observe(read_stored_footer(MemorySource(data, path)), path)
-    assert seen.footer_sha256 is not None
+    stored = read_stored_footer(MemorySource(data, path))
+    seen = observe_encryption(stored, path)
     return FileEntry(
         path,
         len(data),
-        seen.rows or 0,
+        stored.rows or 0,
         digest(data) if DigestAlgorithm.SHA256 in digests else None,
-        seen.footer_sha256,
-        seen.kek_ids or (),
+        stored.sha256,
+        () if stored.metadata is None else seen.kek_ids,
         digest(data, DigestAlgorithm.BLAKE3) if DigestAlgorithm.BLAKE3 in digests else None,
     )
 
 
 def promise_of(path: str, data: bytes) -> PromisedPolicy:
     """Return the promise that fits an encrypted file."""
-    _, seen = observe(read_stored_footer(MemorySource(data, path)), path)
+    seen = observe_encryption(read_stored_footer(MemorySource(data, path)), path)
     assert seen.mode is not None
     if seen.mode is FooterMode.ENCRYPTED:
         return PromisedPolicy(seen.mode, seen.footer_key_ids, other_key_ids=seen.footer_key_ids)
@@ -200,7 +200,7 @@ def next_version(manifest: Manifest) -> dict[str, object]:
 
 
 def _manifest(path: str, data: bytes) -> Manifest:
-    _, seen = observe(read_stored_footer(MemorySource(data, path)), path)
+    seen = observe_encryption(read_stored_footer(MemorySource(data, path)), path)
     return Manifest(
         dataset_id=seen.dataset_id or "0" * 32,
         version=1,

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from pipecrypt.dataset.share import rekeying
-from pipecrypt.runs import directory_run, sink_state
+from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal
-from pipecrypt.store import local_publication
+from pipecrypt.store import publication
 from tests.faults.other_machine import act
 from tests.faults.scenes import SCENES, Shop, commitments, in_one_process, prepare, repeated_keys
 
@@ -232,18 +232,18 @@ def _nothing() -> None:
 
 def _no_staging() -> None:
     """Write into a signed dataset in place."""
-    sink_state.SinkState.is_staged = False  # type: ignore[assignment,misc]
+    directory_run.SinkState.is_staged = False  # type: ignore[assignment,misc]
 
 
 def _no_temporary_names() -> None:
     """Write files under their own names, a byte at a time for all to see."""
-    real = local_publication.LocalPublication.__init__
+    real = publication.LocalPublication.__init__
 
     def init(self: Any, location: Any, **options: Any) -> None:
         real(self, location, **options)
         self._temporary, self._overwrite = location.name, True
 
-    local_publication.LocalPublication.__init__ = init  # type: ignore[method-assign]
+    publication.LocalPublication.__init__ = init  # type: ignore[method-assign]
 
 
 def _nothing_set_aside() -> None:
@@ -266,7 +266,7 @@ def _same_keys() -> None:
 
 def _no_journal() -> None:
     """Forget what earlier runs noted."""
-    sink_state.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
+    directory_run.RunHistory.look = classmethod(  # type: ignore[assignment,method-assign]
         lambda cls, *_, **__: cls()
     )
 

@@ -20,7 +20,7 @@ import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
 from pipecrypt.runs import directory_run
 from pipecrypt.runs.journal import journal, sink_locking
-from pipecrypt.store import lease, lease_holders, s3_object
+from pipecrypt.store import lease, s3_object
 from pipecrypt.store.process_identity import ProcessIdentity, this_process
 from tests.faults.scenes import SCENES, Shop
 
@@ -91,7 +91,7 @@ def beat_each_second() -> None:
     real = sink_locking.Lease
 
     def lock(directory: Any, who: str) -> lease.Lease:
-        return real(directory, who, timing=lease_holders.LeaseTiming(BEAT_SECONDS))
+        return real(directory, who, timing=lease.LeaseTiming(BEAT_SECONDS))
 
     sink_locking.Lease = lock  # type: ignore[assignment,misc]
 
@@ -102,12 +102,11 @@ def _elsewhere() -> ProcessIdentity:
 
 def _no_conditions() -> None:
     """Let no request say what it has seen, and let nobody try whether that would matter."""
-    directory_run.check_writers = lambda *_: None  # type: ignore[attr-defined,assignment]
-    s3_object._condition = lambda **_: {}  # type: ignore[attr-defined,misc,assignment]
+    directory_run.check_writers = lambda *_, **__: None  # type: ignore[attr-defined,assignment]
     real = s3_object.S3Object._call
 
     def call(self: Any, method: str, **arguments: Any) -> Any:
-        return real(self, method, **{name: each for name, each in arguments.items() if not name.endswith("IfMatch")})
+        return real(self, method, **{name: each for name, each in arguments.items() if not name.endswith("Match")})
 
     s3_object.S3Object._call = call  # type: ignore[method-assign]
 
@@ -119,7 +118,7 @@ _SABOTAGE: dict[str, Callable[[], None]] = {
 
 
 def _main(request: dict[str, Any]) -> tuple[int, str]:
-    lease.this_process = lease_holders.this_process = _elsewhere  # type: ignore[attr-defined]
+    lease.this_process = _elsewhere  # type: ignore[attr-defined]
     journal._FLUSH_SECONDS = 0.0  # type: ignore[misc]
     beat_each_second()
     _SABOTAGE[request["sabotage"]]()

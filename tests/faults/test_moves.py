@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import PipecryptError, UnsafeSinkError
-from pipecrypt.store import rename as rename_module
+from pipecrypt.store import fsspec_changes as rename_module
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys
 
 _CHANGES = ("cp_file", "rm_file", "put_file", "pipe_file")

@@ -23,7 +23,7 @@ from pipecrypt.runs import run as run_module
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.report.events import Event, FileStarted
 from pipecrypt.runs.report.run_id import new_run_id
-from pipecrypt.store import local, local_publication, publication
+from pipecrypt.store import local, publication
 from tests.doubles.faulty_store import Faults, patched_os
 from tests.faults.scenes import SCENES, Shop, commitments, prepare, repeated_keys, write_source
 
@@ -75,13 +75,13 @@ def second(tmp_path: Path) -> Shop:
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.long)])
 def test_the_disk_is_full_from_any_write_on(shop: Shop, step: int) -> None:
-    with patched_os(Faults(), local_publication, publication) as seen:
+    with patched_os(Faults(), publication) as seen:
         shop.fresh(f"counted-{step}").run()
     assert seen.calls["write"] > 10
     for at in range(1, seen.calls["write"] + 1, step):
         full = shop.fresh(f"full-{step}-{at}")
         before = full.seen() if full.scene.is_second and full.scene.is_signed else None
-        with patched_os(_FullDisk(at=at, error=errno.ENOSPC), local_publication, publication):
+        with patched_os(_FullDisk(at=at, error=errno.ENOSPC), publication):
             failed = _failed(full)
         # Only the report, which comes last, may be missing without a failure.
         assert failed or (at > seen.calls["write"] - _REPORT_WRITES and full.plaintext() == full.expected())
@@ -212,7 +212,7 @@ def _three_runs(shop: Shop, skew: timedelta, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_grace_period_goes_by_the_clock_that_cleans(second: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     full = _FullDisk(at=12, error=errno.ENOSPC)
-    with patched_os(full, local_publication, publication), pytest.raises(StorageError):
+    with patched_os(full, publication), pytest.raises(StorageError):
         second.run()
     left = second.leftovers()
     assert left != []
@@ -224,8 +224,8 @@ def test_the_grace_period_goes_by_the_clock_that_cleans(second: Shop, monkeypatc
 
 
 def test_without_tidying_up_a_full_disk_is_noticed(second: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_publication.LocalPublication, "_discard", lambda self: None)
-    with patched_os(_FullDisk(at=5, error=errno.ENOSPC), local_publication, publication), pytest.raises(StorageError):
+    monkeypatch.setattr(publication.LocalPublication, "_discard", lambda self: None)
+    with patched_os(_FullDisk(at=5, error=errno.ENOSPC), publication), pytest.raises(StorageError):
         second.run()
     assert [name for name in second.files() if name.rpartition("/")[2].startswith(".")]
 

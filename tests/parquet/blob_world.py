@@ -77,13 +77,13 @@ def show(data: bytes, keys: object) -> bytes:
 
 def edit_footer(data: bytes, keys: RandomKeys, edit: Callable[[Struct], None]) -> bytes:
     """Rewrite the footer as somebody could who has its key."""
-    sealed, stored = read_sealed_footer(MemorySource(data))
+    sealed = read_sealed_footer(MemorySource(data))
     key = keys.open_data_key(sealed.key_metadata, keys.by_metadata[sealed.key_metadata][1])
     aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique)
-    footer = open_footer(sealed, MessageCipher(key), aad, "memory.parquet")
+    footer = open_footer(sealed, MessageCipher(key), aad)
     edit(footer)
     pieces = encode_sealed_footer(footer, sealed.mode, sealed.algorithm, sealed.key_metadata, MessageCipher(key))
-    return data[: stored.body_end] + b"".join(pieces)
+    return data[: sealed.body_end] + b"".join(pieces)
 
 
 def with_entry(data: bytes, keys: RandomKeys, *values: bytes) -> bytes:

@@ -32,7 +32,6 @@ from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
     FileMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
 )
@@ -76,7 +75,7 @@ def refuse(data: bytes, keys: RandomKeys) -> None:
 
 
 def body_end(data: bytes) -> int:
-    return read_sealed_footer(MemorySource(data))[1].body_end
+    return read_sealed_footer(MemorySource(data)).body_end
 
 
 def pages(size: int) -> list[tuple[int, int]]:
@@ -90,9 +89,9 @@ def pages(size: int) -> list[tuple[int, int]]:
 
 def row_group_starts(data: bytes, keys: RandomKeys) -> list[int]:
     """Return where row groups begin, and where the last one ends."""
-    sealed, stored = read_sealed_footer(MemorySource(data))
-    end = stored.body_end
-    with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
+    sealed = read_sealed_footer(MemorySource(data))
+    end = sealed.body_end
+    with OpenedFile(sealed, keys=keys, aad_prefix=None) as opened:
         return [*(locate_pages(opened.open_row_group(index)[0]).start for index in opened.row_groups.ordinals), end]
 
 
@@ -504,7 +503,7 @@ def test_a_gap_between_compressed_row_groups() -> None:
     policy = EncryptionPolicy(default="master", uniform=True)
     data, _ = seal(original, keys, codec=ZSTD, policy=policy)
     start, gap = row_group_starts(data, keys)[1], b"junk"
-    sealed, _ = read_sealed_footer(MemorySource(data))
+    sealed = read_sealed_footer(MemorySource(data))
     cipher = MessageCipher(DataKey(keys.by_metadata[sealed.key_metadata][0]))
     aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique).module(
         ModuleType.OFFSET_INDEX, 1, 0
@@ -520,7 +519,7 @@ def test_a_gap_between_compressed_row_groups() -> None:
         index, _ = read_struct(
             open_module(cipher, memoryview(data)[at : at + (length or 0)], aad, "x"), 0, OFFSET_INDEX, "x"
         )
-        for location in index.structs(OffsetIndex.PAGE_LOCATIONS):
+        for location in index.structs(PageLocation.LIST):
             location.set(PageLocation.OFFSET, WireType.I64, (location.integer(PageLocation.OFFSET) or 0) + len(gap))
         resealed = seal_module(cipher, encode_struct(index), aad)
         assert len(resealed) == length

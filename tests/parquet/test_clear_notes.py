@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import IntegrityError, UnsupportedError
-from pipecrypt.parquet.files import TableView, check_policy
+from pipecrypt.parquet.files import check_policy, open_table_view
 from pipecrypt.parquet.footer.notes import strip_arrow_schema, strip_note
 from pipecrypt.parquet.footer.stored import read_sealed_footer
 from pipecrypt.parquet.policy import ClearNotes, ColumnRule, EncryptionPolicy, FooterMode
@@ -92,7 +92,7 @@ def policy(mode: ClearNotes = ClearNotes.STRIP, footer: FooterMode = FooterMode.
 
 
 def shown_entries(data: bytes) -> dict[bytes, bytes]:
-    sealed, _ = read_sealed_footer(MemorySource(data, "x"))
+    sealed = read_sealed_footer(MemorySource(data, "x"))
     assert sealed.metadata is not None
     return {pair.binary(1) or b"": pair.binary(2) or b"" for pair in sealed.metadata.structs(5)}
 
@@ -168,7 +168,7 @@ def test_a_reader_with_the_footer_key_sees_all_and_one_without_sees_what_is_show
     with_key = encrypt(data, policy(), keys)
     without = encrypt(data, EncryptionPolicy(rules=policy().rules, footer_key="lost"), keys)
     for sealed, is_told in ((with_key, True), (without, False)):
-        with TableView(MemorySource(sealed, "x"), keys=keys) as view:
+        with open_table_view(MemorySource(sealed, "x"), keys=keys) as view:
             entries = pq.read_metadata(io.BytesIO(bytes(view.read_range(0, view.size_bytes)))).metadata
         assert bool(told(entries)) is is_told
         assert NOTES_KEY not in entries

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, PipecryptError, PolicyError
-from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.files import open_table_view
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from tests.parquet.world import (
@@ -199,7 +199,7 @@ def test_any_table_comes_back(data: st.DataObject) -> None:
         table = pq.read_table(io.BytesIO(original))
     except pa.ArrowException:
         return  # pyarrow 26 writes list pages of a few bytes that it does not read back
-    with TableView(MemorySource(encrypted), keys=keys) as view:
+    with open_table_view(MemorySource(encrypted), keys=keys) as view:
         shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
         assert pq.read_table(shown).equals(table)
 

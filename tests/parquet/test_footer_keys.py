@@ -8,7 +8,7 @@ import os
 import pyarrow as pa
 import pytest
 
-from pipecrypt.parquet.files import TableView, encrypt_file
+from pipecrypt.parquet.files import encrypt_file, open_table_view
 from pipecrypt.parquet.footer.keys import FooterColumn, FooterEncryption, KeyNames, observe_encryption, read_key_names
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
@@ -114,9 +114,9 @@ def test_looking_changes_nothing_for_who_opens_the_file_next(open_chunks: int, m
     data = encrypt(parquet_bytes(sample_table(100), row_group_size=30), all_columns(), keys)
     stored = read_stored_footer(MemorySource(data))
     seen.append(observe_encryption(stored, "x"))
-    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
+    with open_table_view(MemorySource(data), keys=keys, stored=stored) as view:
         looked_at = bytes(view.read_range(0, view.size_bytes))
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == looked_at
     assert seen[0].mode is FooterMode.PLAINTEXT
 

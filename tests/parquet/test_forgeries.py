@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import FormatError, IntegrityError, LimitError, UnsupportedError
-from pipecrypt.parquet.files import MissingKeys, TableView
+from pipecrypt.parquet.files import MissingKeys, open_table_view
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
 from pipecrypt.parquet.footer.stored import encode_plain_footer, read_plain_footer, read_sealed_footer
@@ -47,17 +47,17 @@ def test_the_algorithm_beside_an_encrypted_footer_cannot_be_weakened() -> None:
     start = len(encrypted) - 8 - int.from_bytes(encrypted[-8:-4], "little")
     assert encrypted[start : start + 2] == b"\x1c\x1c"
     encrypted[start + 1] = 0x2C
-    assert read_sealed_footer(MemorySource(bytes(encrypted)))[0].algorithm.ctr_pages
+    assert read_sealed_footer(MemorySource(bytes(encrypted))).algorithm.ctr_pages
     with pytest.raises(IntegrityError):
         decrypt(bytes(encrypted), keys)
     with pytest.raises(IntegrityError):
-        TableView(MemorySource(bytes(encrypted)), keys=keys)
+        open_table_view(MemorySource(bytes(encrypted)), keys=keys)
 
 
 def test_a_given_prefix_must_be_the_stored_one() -> None:
     keys = RandomKeys()
     encrypted = encrypt(parquet_bytes(sample_table(10)), all_columns(), keys, path="a.parquet")
-    stored = read_sealed_footer(MemorySource(encrypted))[0].algorithm.aad_prefix
+    stored = read_sealed_footer(MemorySource(encrypted)).algorithm.aad_prefix
     assert stored is not None
     assert decrypt(encrypted, keys, stored)
     with pytest.raises(IntegrityError):
@@ -96,7 +96,7 @@ def test_offsets_that_point_nowhere(field: int, value: int, column: str) -> None
     for policy in (only("email"), all_columns()):
         encrypted = encrypt(odd, policy, keys)
         assert decrypt(encrypted, keys) == odd
-        with TableView(MemorySource(encrypted), keys=keys) as view:
+        with open_table_view(MemorySource(encrypted), keys=keys) as view:
             shown = io.BytesIO(bytes(view.read_range(0, view.size_bytes)))
         if (field, value) != (ColumnMetaData.DATA_PAGE_OFFSET, 0):  # pyarrow takes 0 at its word, in the original too
             assert pq.read_table(shown).equals(pq.read_table(io.BytesIO(original)))
@@ -176,12 +176,12 @@ def test_every_data_key_is_wiped() -> None:
 def test_zeros_follow_the_last_page_of_a_shown_chunk() -> None:
     keys = RandomKeys()
     encrypted = encrypt(parquet_bytes(sample_table(100), write_page_checksum=True), only("email"), keys)
-    sealed, _ = read_sealed_footer(MemorySource(encrypted))
-    with OpenedFile(sealed, "memory.parquet", keys=keys, aad_prefix=None) as opened:
+    sealed = read_sealed_footer(MemorySource(encrypted))
+    with OpenedFile(sealed, keys=keys, aad_prefix=None) as opened:
         metadata = next(chunk for chunk in opened.open_row_group(0) if chunk.leaf.dotted == "email").metadata
         start = metadata.integer(ColumnMetaData.DICTIONARY_PAGE_OFFSET) or 0
         end = start + (metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0)
-    with TableView(MemorySource(encrypted), keys=keys) as view:
+    with open_table_view(MemorySource(encrypted), keys=keys) as view:
         assert bytes(view.read_range(end - 64, 64)) == bytes(64)
 
 
@@ -197,4 +197,4 @@ def test_row_counts_make_no_more_nulls_than_memory_holds(rows: int, expected: ty
     metadata = next(name for name, (_, context) in keys.by_metadata.items() if context.column)
     del keys.by_metadata[metadata]
     with pytest.raises(expected):
-        TableView(MemorySource(data), keys=keys, missing=MissingKeys.NULL)
+        open_table_view(MemorySource(data), keys=keys, missing=MissingKeys.NULL)

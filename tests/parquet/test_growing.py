@@ -13,7 +13,7 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, LimitError
-from pipecrypt.parquet.files import FileEncryption, TableView
+from pipecrypt.parquet.files import FileEncryption, open_table_view
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import FileReport
@@ -70,7 +70,7 @@ def test_the_whole_is_the_concatenation(footer: FooterMode, data_keys: KeyScope,
     assert file.read().equals(table.cast(file.schema_arrow))
     assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [100, 30] * 7 + [90]
     assert file.metadata.num_rows == 1000
-    with TableView(MemorySource(encrypted), keys=keys) as view:
+    with open_table_view(MemorySource(encrypted), keys=keys) as view:
         shown = pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes))))
     assert shown.equals(file.read())
 
@@ -81,7 +81,7 @@ def test_columns_left_in_plaintext_are_read_by_anybody(digest: DigestAlgorithm |
     encrypted, _ = grow(slices(table, 200, write_page_index=True), only("email", digest=digest), keys)
     plain = pq.read_table(io.BytesIO(decrypt(encrypted, keys)))
     assert plain.equals(table.cast(plain.schema))
-    with TableView(MemorySource(encrypted), keys=keys) as view:
+    with open_table_view(MemorySource(encrypted), keys=keys) as view:
         assert pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes)))).equals(plain)
     assert pq.read_table(io.BytesIO(encrypted), columns=["id", "tags"]).equals(table.select(["id", "tags"]))
 

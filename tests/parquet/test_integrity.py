@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipecrypt.crypto import digest as digest_module
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, MissingExtraError, PipecryptError
-from pipecrypt.parquet.files import ChunkCache, TableView, decrypt_file, encrypt_file
+from pipecrypt.parquet.files import ChunkCache, decrypt_file, encrypt_file, open_table_view
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import Segment, SegmentKind, chunk_parts
 from pipecrypt.parquet.footer.stored import read_stored_footer
@@ -100,7 +100,7 @@ def plaintext_parts(data: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]
 
 
 def show(data: bytes, keys: object, **options: bool) -> pa.Table:
-    with TableView(MemorySource(data), keys=keys, **options) as view:  # type: ignore[arg-type]
+    with open_table_view(MemorySource(data), keys=keys, **options) as view:  # type: ignore[arg-type]
         return pq.read_table(io.BytesIO(bytes(view.read_range(0, view.size_bytes))))
 
 
@@ -260,11 +260,11 @@ def test_without_the_footers_key_digests_are_still_compared() -> None:
     data = encrypt(small_file(), policy, keys)
     place, part = next(iter(plaintext_parts(data)))
     at = data.index(part)
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         assert not view.is_authenticated
         assert bytes(view.read_range(at, len(part))) == part
     changed = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
-    with TableView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
+    with open_table_view(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
         view.read_range(at + 3, 1)
     assert place == (0, 0, SegmentKind.PAGES)
 
@@ -284,7 +284,7 @@ def test_a_piece_is_checked_once_with_its_whole_chunk_and_kept(monkeypatch: pyte
     monkeypatch.setattr(ExpectedDigests, "check", counted)
     (_, part), source = next(iter(plaintext_parts(data))), SideBySide(data)
     start = data.index(part)
-    with TableView(source, keys=keys, cache=ChunkCache(1 << 20)) as view:
+    with open_table_view(source, keys=keys, cache=ChunkCache(1 << 20)) as view:
         source.calls.clear()
         assert bytes(view.read_range(start + 2, 5)) == part[2:7]
         assert bytes(view.read_range(start + 4, 5)) == part[4:9]
@@ -299,11 +299,11 @@ def test_what_is_no_part_is_shown_as_zeros() -> None:
     data = encrypt(small_file(), only("email", digest=SHA256), keys)
     hidden = [part for place, part in plaintext_parts(data) if place[-1] != SegmentKind.PAGES]
     assert len(hidden) > 8
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         for part in hidden:
             assert bytes(view.read_range(data.index(part), len(part))) == bytes(len(part))
         assert bytes(view.read_range(0, 4)) == b"PAR1"
-    with TableView(MemorySource(data), keys=keys, checks_digests=False) as view:
+    with open_table_view(MemorySource(data), keys=keys, checks_digests=False) as view:
         assert bytes(view.read_range(data.index(hidden[0]), len(hidden[0]))) == hidden[0]
 
 
@@ -328,7 +328,7 @@ def test_pages_behind_the_declared_end_are_digested_too(footer: FooterMode, colu
     data = encrypt(original, policy, keys)
     if footer is FooterMode.PLAINTEXT:
         assert [each["column"] for each in entry_of(data)["longer"]] == [_SMALL.schema.names.index(column)]  # type: ignore[attr-defined]
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         part = next(
             part for part in view._shown.parts if part.chunk is not None and view.leaves[part.chunk[1]].dotted == column
         )
@@ -337,7 +337,7 @@ def test_pages_behind_the_declared_end_are_digested_too(footer: FooterMode, colu
         assert bytes(view.read_range(start, end - start)) == data[start:end]
     assert data[start:end] in original
     changed = data[: end - 1] + bytes((data[end - 1] ^ 1,)) + data[end:]
-    with TableView(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
+    with open_table_view(MemorySource(changed), keys=keys) as view, pytest.raises(IntegrityError):
         view.read_range(start, 1)
     keys.withheld.clear()
     assert decrypt(data, keys) == original
@@ -437,7 +437,7 @@ def test_hostile_entries_end_in_our_errors(data: st.DataObject) -> None:
     written = SegmentDigests(SHA256)
     written.expect(segments)
     for segment in segments:
-        written.put_data(segment.place, b"%d" % segment.column)
+        written.put(segment.place, f"{segment.column:02}" * 32)
     written.lengthen(0, 2, 10)
     entry = bytearray(written.encode())
     for _ in range(data.draw(st.integers(1, 4))):

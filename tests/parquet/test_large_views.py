@@ -10,7 +10,7 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AccessError
-from pipecrypt.parquet.files import MissingKeys, TableView
+from pipecrypt.parquet.files import MissingKeys, TableView, open_table_view
 from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.vocabulary.ranges import MemorySource
@@ -44,7 +44,7 @@ def test_all_of_it_is_shown(plain: bytes, footer: FooterMode, digest: DigestAlgo
     sealed = encrypt(plain, policy, keys)
     assert decrypt(sealed, keys) == plain
     for missing in MissingKeys:
-        with TableView(MemorySource(sealed, "x"), keys=keys, missing=missing) as view:
+        with open_table_view(MemorySource(sealed, "x"), keys=keys, missing=missing) as view:
             assert read(view).equals(pq.read_table(io.BytesIO(plain)))
             assert view.locked_columns == frozenset()
             assert len(view.clear_columns) == (0 if every else _COLUMNS - 11)
@@ -58,7 +58,7 @@ def test_columns_whose_key_is_missing(plain: bytes, footer: FooterMode, digest: 
     sealed = encrypt(plain, EncryptionPolicy(rules=rules, footer=footer, footer_key="open", digest=digest), keys)
     locked = {7, *range(210, 220)}
     true = pq.read_table(io.BytesIO(plain))
-    with TableView(MemorySource(sealed, "x"), keys=keys, missing=MissingKeys.NULL) as view:
+    with open_table_view(MemorySource(sealed, "x"), keys=keys, missing=MissingKeys.NULL) as view:
         shown = read(view)
         assert view.locked_columns == locked
     for index, name in enumerate(true.column_names):
@@ -66,7 +66,7 @@ def test_columns_whose_key_is_missing(plain: bytes, footer: FooterMode, digest: 
             assert shown[name].null_count == _GROUPS
         else:
             assert shown[name].equals(true[name])
-    with TableView(MemorySource(sealed, "x"), keys=keys) as view:
+    with open_table_view(MemorySource(sealed, "x"), keys=keys) as view:
         file = read_file(view, pre_buffer=False)
         readable = [name for index, name in enumerate(true.column_names) if index not in locked]
         assert file.read(columns=readable).equals(true.select(readable))

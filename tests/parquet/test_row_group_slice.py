@@ -12,7 +12,7 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import AlreadyEncryptedError, FormatError
-from pipecrypt.parquet.files import TableView, encrypt_file, row_group_sizes, slice_row_groups
+from pipecrypt.parquet.files import encrypt_file, open_table_view, row_group_sizes, slice_row_groups
 from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.footer.segments import check_structure
 from pipecrypt.parquet.footer.stored import read_plain_footer, read_stored_footer
@@ -79,7 +79,7 @@ def test_a_part_is_a_possible_file_and_nothing_points_out_of_it(footer: FooterMo
         PARTS, parts_of(data, only("email", footer=footer, digest=DigestAlgorithm.SHA256)), strict=True
     ):
         structure = check_structure(read_stored_footer(MemorySource(part)), "part")
-        assert (structure.rows, structure.batches) == (100 * len(chosen), len(chosen))
+        assert structure == (100 * len(chosen), len(chosen))
         metadata = pq.ParquetFile(io.BytesIO(part)).metadata
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
@@ -146,7 +146,7 @@ def test_the_size_of_a_part_is_its_own() -> None:
     back = decrypt(encrypted, keys)
     assert originals.values == {}
     assert abs(originals.source_bytes - len(back)) <= 0.02 * len(back)
-    with TableView(MemorySource(encrypted), keys=keys) as view:
+    with open_table_view(MemorySource(encrypted), keys=keys) as view:
         assert view.size_bytes < len(data) * 0.25
     assert len(back) < len(data) * 0.25
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError, LimitError, PipecryptError
-from pipecrypt.parquet.files import TableView
+from pipecrypt.parquet.files import open_table_view
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import RowGroups
-from pipecrypt.parquet.footer.segments import Structure, check_opened_structure, check_structure
+from pipecrypt.parquet.footer.segments import RowsAndBatches, check_opened_structure, check_structure
 from pipecrypt.parquet.footer.stored import read_sealed_footer, read_stored_footer
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, FileMetaData, RowGroup
@@ -41,20 +41,19 @@ from tests.parquet.world import (
 MISCOUNTED = "repeated_no_annotation.parquet"
 
 
-def check(data: bytes) -> Structure:
+def check(data: bytes) -> RowsAndBatches | None:
     return check_structure(read_stored_footer(MemorySource(data)), "memory.parquet")
 
 
-def check_with_keys(data: bytes, keys: object, *, allow_missing_keys: bool = False) -> Structure:
-    sealed, stored = read_sealed_footer(MemorySource(data))
+def check_with_keys(data: bytes, keys: object, *, allow_missing_keys: bool = False) -> RowsAndBatches:
+    sealed = read_sealed_footer(MemorySource(data))
     with OpenedFile(
         sealed,
-        "memory.parquet",
         keys=keys,  # type: ignore[arg-type]
         aad_prefix=None,
         allow_missing_keys=allow_missing_keys,
     ) as opened:
-        return check_opened_structure(opened, stored.body_end)
+        return check_opened_structure(opened)
 
 
 @pytest.mark.parametrize("footer", FooterMode)
@@ -65,17 +64,17 @@ def test_counts_of_tables(footer: FooterMode, open_chunks: int, monkeypatch: pyt
     for policy in (all_columns(footer), only("email", footer=footer)):
         data = encrypt(parquet_bytes(sample_table(1000), row_group_size=300, write_page_index=True), policy, keys)
         hidden = footer is FooterMode.ENCRYPTED
-        assert check(data) == (Structure(None, None) if hidden else Structure(1000, 4))
-        assert check_with_keys(data, keys) == Structure(1000, 4)
-    assert check(parquet_bytes(sample_table(1000), row_group_size=300)) == Structure(1000, 4)
-    assert check(encrypt(no_row_groups(sample_table(1).schema), all_columns(), keys)) == Structure(0, 0)
+        assert check(data) == (None if hidden else (1000, 4))
+        assert check_with_keys(data, keys) == (1000, 4)
+    assert check(parquet_bytes(sample_table(1000), row_group_size=300)) == (1000, 4)
+    assert check(encrypt(no_row_groups(sample_table(1).schema), all_columns(), keys)) == (0, 0)
 
 
 def test_counts_of_a_file_of_chunks() -> None:
     keys = RandomKeys()
     data, report = seal(bytes(300_000), keys)
-    assert check(data) == Structure(None, None)
-    assert check_with_keys(data, keys) == Structure(report.rows, report.batches)
+    assert check(data) is None
+    assert check_with_keys(data, keys) == (report.rows, report.batches)
 
 
 @needs_vectors
@@ -89,14 +88,14 @@ def test_files_of_other_writers_are_possible(name: str) -> None:
     structure = check(data)
     if name in PLAIN and name != "incorrect_map_schema.parquet":  # which pyarrow does not open
         metadata = pq.read_metadata(io.BytesIO(data))
-        assert structure == Structure(metadata.num_rows, metadata.num_row_groups)
+        assert structure == (metadata.num_rows, metadata.num_row_groups)
 
 
 def test_missing_keys_hide_what_they_hide() -> None:
     keys = SomeKeys(missing="lost")
     policy = EncryptionPolicy(rules=(ColumnRule("email", "lost"),), footer=FooterMode.ENCRYPTED, footer_key="open")
     data = encrypt(parquet_bytes(sample_table(100)), policy, keys)
-    assert check_with_keys(data, keys, allow_missing_keys=True) == Structure(100, 1)
+    assert check_with_keys(data, keys, allow_missing_keys=True) == (100, 1)
 
 
 def _move(field: int, offset: int) -> Callable[[Struct, RowGroups], None]:
@@ -171,7 +170,7 @@ def test_impossible_files(name: str, footer: FooterMode | None) -> None:
     def edit(metadata: Struct) -> None:
         _IMPOSSIBLE[name](metadata, RowGroups(metadata, "x", is_sealed=True))
 
-    assert check_with_keys(edit_footer(data, keys, lambda _: None), keys) == Structure(6, 2)
+    assert check_with_keys(edit_footer(data, keys, lambda _: None), keys) == (6, 2)
     forged = edit_footer(data, keys, edit)
     with pytest.raises(FormatError):
         check_with_keys(forged, keys)
@@ -190,21 +189,21 @@ def test_an_encrypted_footer_fills_its_place() -> None:
 
 def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encrypt(small_file(), only("email"), RandomKeys())
-    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_CHUNKS", 5)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._MAX_CHUNKS", 5)
     with pytest.raises(LimitError):
         check(data)
 
 
 def test_checking_changes_nothing_for_who_opens_the_file_next() -> None:
-    keys, seen = RandomKeys(), list[Structure]()
+    keys, seen = RandomKeys(), list[RowsAndBatches | None]()
     data = encrypt(small_file(), only("email"), keys)
     stored = read_stored_footer(MemorySource(data))
     seen.append(check_structure(stored, "memory.parquet"))
-    with TableView(MemorySource(data), keys=keys, stored=stored) as view:
+    with open_table_view(MemorySource(data), keys=keys, stored=stored) as view:
         shown = bytes(view.read_range(0, view.size_bytes))
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         assert bytes(view.read_range(0, view.size_bytes)) == shown
-    assert seen == [Structure(6, 2)]
+    assert seen == [(6, 2)]
 
 
 _BASE = encrypt(small_file(), only("email"), RandomKeys())

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipecrypt.errors import AccessError, FormatError, KeyNotFoundError
-from pipecrypt.parquet.files import ChunkCache, MissingKeys, TableView
+from pipecrypt.parquet.files import ChunkCache, MissingKeys, TableView, open_table_view
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode
 from pipecrypt.parquet.table import view as view_module
 from pipecrypt.parquet.table.view_layout import LOCKED_GAP_BYTES
@@ -114,14 +114,14 @@ def some(*patterns: str, footer: FooterMode) -> EncryptionPolicy:
 def opened(table: pa.Table, policy: EncryptionPolicy, missing: MissingKeys) -> TableView:
     keys = SomeKeys()
     data = encrypt(parquet_bytes(table, row_group_size=300), policy, keys)
-    return TableView(MemorySource(data), keys=keys, missing=missing)  # type: ignore[arg-type]
+    return open_table_view(MemorySource(data), keys=keys, missing=missing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("footer", FooterMode)
 def test_the_view_is_as_large_as_the_file_and_reads_as_the_table(footer: FooterMode) -> None:
     table, keys = sample(), RandomKeys()
     data = encrypt(parquet_bytes(table, row_group_size=300), all_columns(footer), keys)
-    with TableView(MemorySource(data), keys=keys) as view:
+    with open_table_view(MemorySource(data), keys=keys) as view:
         assert view.size_bytes == len(data)
         assert read_file(view).read().equals(table)
         assert sorted(view.column_keys) == list(range(len(view.leaves)))
@@ -207,7 +207,7 @@ def test_every_kind_of_column_can_be_null(version: str) -> None:
     names = [name for name in table.schema.names if name != "open"]
     policy = some(*names, footer=FooterMode.PLAINTEXT)
     data = encrypt(parquet_bytes(table, row_group_size=300, data_page_version=version), policy, keys)
-    with TableView(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
+    with open_table_view(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
         shown = read_file(view).read()
         assert shown["open"].equals(table["open"])
         assert all(shown[name].null_count == 700 for name in names)
@@ -217,14 +217,14 @@ def test_every_kind_of_column_can_be_null(version: str) -> None:
 def test_a_row_group_of_more_nulls_than_a_page_holds() -> None:
     table, keys = pa.table({"a": pa.nulls(2_500_000, pa.int8())}), SomeKeys()
     data = encrypt(parquet_bytes(table, row_group_size=2_500_000), some("a", footer=FooterMode.PLAINTEXT), keys)
-    with TableView(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
+    with open_table_view(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
         assert read_file(view).read()["a"].null_count == 2_500_000
 
 
 def test_any_range_is_the_same_in_one_piece_and_in_many() -> None:
     table, keys = sample(), RandomKeys()
     data = encrypt(parquet_bytes(table, row_group_size=300, write_page_checksum=True), all_columns(), keys)
-    with TableView(OneBuffer(data), keys=keys) as view:
+    with open_table_view(OneBuffer(data), keys=keys) as view:
         whole = bytes(view.read_range(0, view.size_bytes))
         dice = random.Random(5)  # noqa: S311  # no secret
         ranges = [(start := dice.randrange(len(whole)), dice.randrange(len(whole) - start + 1)) for _ in range(200)]
@@ -240,7 +240,7 @@ def test_any_range_is_the_same_in_one_piece_and_in_many() -> None:
 def test_many_threads_read_one_view() -> None:
     table, keys = sample(5000), RandomKeys()
     data = encrypt(parquet_bytes(table, row_group_size=500, data_page_size=1000), all_columns(), keys)
-    with TableView(OneBuffer(data), keys=keys, cache=ChunkCache(50_000)) as view:
+    with open_table_view(OneBuffer(data), keys=keys, cache=ChunkCache(50_000)) as view:
         whole = bytes(view.read_range(0, view.size_bytes))
 
         def read_some(seed: int) -> bool:
@@ -264,7 +264,7 @@ def test_a_chunk_is_decrypted_once_and_its_neighbours_are_fetched_with_it(monkey
     monkeypatch.setattr(
         view_module, "open_pages", lambda *args, **named: decrypted.append(named["what"]) or real(*args, **named)
     )
-    with TableView(source, keys=keys) as view:
+    with open_table_view(source, keys=keys) as view:
         metadata = read_file(view).metadata.row_group(0)
         first, third = metadata.column(0), metadata.column(2)
         start = first.dictionary_page_offset
@@ -290,7 +290,7 @@ def test_keys_are_wiped_with_the_view() -> None:
     made: list[DataKey] = []
     real = keys.open_data_key
     keys.open_data_key = lambda *args: made.append(real(*args)) or made[-1]  # type: ignore[method-assign,func-returns-value]
-    view = TableView(MemorySource(data), keys=keys)
+    view = open_table_view(MemorySource(data), keys=keys)
     assert made
     del view
     for key in made:
@@ -313,7 +313,7 @@ def test_pruning_needs_statistics_of_encrypted_columns() -> None:
 def test_files_of_other_writers_read_as_nulls(name: str) -> None:
     plain, keys = (DATA / name).read_bytes(), SomeKeys()
     data = encrypt(plain, EncryptionPolicy(default="secret", footer_key="open"), keys)
-    with TableView(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
+    with open_table_view(MemorySource(data), keys=keys, missing=MissingKeys.NULL) as view:  # type: ignore[arg-type]
         shown = read_file(view).read()
         assert shown.num_rows == pq.read_table(io.BytesIO(plain)).num_rows
         assert all(not any(column.to_pylist()) for column in shown.columns)
@@ -328,7 +328,7 @@ def test_several_views_keep_plaintext_within_one_bound() -> None:
         return sum(len(plain) for plain in kept._chunks.values())
 
     for _ in range(5):
-        views.append(TableView(MemorySource(data), keys=keys, cache=kept))
+        views.append(open_table_view(MemorySource(data), keys=keys, cache=kept))
         for start in range(4, len(data) - 4, 500):
             views[-1].read_range(start, 3)
         assert 10_000 < held_bytes() == kept._bytes <= 20_000

@@ -26,8 +26,8 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import TableView
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.stored import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct
@@ -211,7 +211,7 @@ def dressed_up(plain: bytes, *, key_metadata: bytes, ctr: bool = False) -> bytes
 
 
 def footer_key_of(message: bytes) -> bytes:
-    sealed, _ = read_sealed_footer(MemorySource(message, "x"))
+    sealed = read_sealed_footer(MemorySource(message, "x"))
     return sealed.key_metadata
 
 
@@ -312,7 +312,7 @@ def test_no_byte_of_a_column_in_plaintext_changes_unnoticed(keys: Keys, footer: 
 
 
 def _view(message: bytes, session: KeySession) -> TableView:
-    return TableView(MemorySource(message, "message"), keys=session.for_file(lambda: None))
+    return open_table_view(MemorySource(message, "message"), keys=FileKeys(session))
 
 
 def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:

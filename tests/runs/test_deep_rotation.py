@@ -133,7 +133,7 @@ def test_one_data_key_for_a_column_keeps_one_spelling(world: World) -> None:
     stored = read_stored_footer(MemorySource((world.out / "a.parquet").read_bytes(), "a"))
     assert stored.sealed is not None
     assert stored.metadata is not None
-    uses = list(column_key_uses(stored.sealed, stored.metadata, "a"))
+    uses = list(column_key_uses(stored.sealed, stored.metadata))
     assert len(uses) == 4
     assert len({use.key_metadata for use in uses}) == 1
     assert {use.context.batch for use in uses} == {None}

@@ -34,7 +34,7 @@ from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, RunFinished, RunStarted
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.store import beneath, held_directory, local_publication, publication
+from pipecrypt.store import beneath, publication
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source
@@ -224,12 +224,12 @@ def test_a_source_that_changes_meanwhile(world: World) -> None:
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "close"])
 def test_a_disk_that_fails_in_the_middle(world: World, call: str) -> None:
     """The n-th call fails, for every n: all that is there is whole, and nothing else is."""
-    with patched_os(Faults(), beneath, held_directory, local_publication, publication) as faults:
+    with patched_os(Faults(), beneath, publication) as faults:
         encrypt(world.raw, world.root / "count", Policy(default=world.key), credentials=world.credentials)
     assert faults.calls[call] >= 3
     for at in range(1, faults.calls[call] + 1):
         sink = world.root / f"{call}{at}"
-        with patched_os(Faults(call, at), beneath, held_directory, local_publication, publication):
+        with patched_os(Faults(call, at), beneath, publication):
             try:
                 encrypt(world.raw, sink, Policy(default=world.key), credentials=world.credentials)
             except StorageError:

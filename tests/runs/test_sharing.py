@@ -29,7 +29,6 @@ from pipecrypt.parquet.footer.inspect import inspect_file
 from pipecrypt.runs.sharing import GrantSummary
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.vocabulary.ranges import MemorySource
 from tests.runs.conftest import NAMES, World
 
@@ -276,11 +275,8 @@ def test_on_other_storages_one_holds_a_lock_file(world: World) -> None:
         lock.write(b"another")
         lock.publish()
     with pytest.raises(ConflictError):
-        replace_exclusively(
-            open_store(Location(f"{place}/out/_pipecrypt/grants.json")),
-            lambda data: data,
-            max_bytes=1 << 20,
-            sleep=lambda _: None,
+        open_store(Location(f"{place}/out/_pipecrypt/grants.json")).replace_exclusively(
+            lambda data: data, max_bytes=1 << 20, sleep=lambda _: None
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipecrypt.parquet.report import FileReport, SealedColumn
 from pipecrypt.runs.output import DigestingSink, SignableOutput
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
+from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.context import Context
 from tests.runs.conftest import World
 
@@ -86,7 +88,7 @@ def test_without_a_digest_nothing_stands_in_between(world: World) -> None:
 def test_a_file_is_noted_with_its_keys(world: World) -> None:
     policy, inner = EncryptionPolicy(default=world.key, digest=DigestAlgorithm.SHA256), _Sink()
     with _session(world) as session:
-        output = SignableOutput(inner, session, policy)
+        output = SignableOutput(cast("Publication", inner), session, policy)
         output.sink.write(b"data")
         output.keys.new_data_key(world.key, Context("0" * 32, "x"))
         (noted,) = output.note("x", _report(sealed_columns=(SealedColumn(("a",), world.key),)))
@@ -102,7 +104,7 @@ def test_a_file_is_noted_with_its_keys(world: World) -> None:
 def test_what_a_statement_cannot_hold(world: World) -> None:
     policy = EncryptionPolicy(rules=(ColumnRule("a", world.key),), digest=DigestAlgorithm.SHA256)
     with _session(world) as session:
-        output = SignableOutput(_Sink(), session, policy)
+        output = SignableOutput(cast("Publication", _Sink()), session, policy)
         sealed = (SealedColumn(("a",), world.key),)
         assert output.note("x", _report(sealed_columns=sealed))
         with pytest.raises(UsageError):

@@ -138,7 +138,7 @@ def test_a_forked_child_leaves_its_parents_file(world: World) -> None:
 import os, sys, pyarrow as pa, pipecrypt as pc
 table, policy = pa.table({{"id": range(1000)}}), pc.Policy(default={world.key!r}, batch_rows=100)
 with pc.ParquetWriter({str(world.out / "x.parquet")!r}, table.schema, policy) as writer:
-    writer._job._output._publications[0].write(b"")  # the temporary file is there
+    writer._job._output.files._publications[0].write(b"")  # the temporary file is there
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
     else:
@@ -273,7 +273,7 @@ def test_an_error_of_the_thread_reaches_the_caller(world: World, monkeypatch: py
     def fail(*_: object) -> None:
         raise StorageError("disk full")
 
-    monkeypatch.setattr("pipecrypt.store.local_publication.LocalPublication._append", fail)
+    monkeypatch.setattr("pipecrypt.store.publication.LocalPublication._append", fail)
     writer = open_writer(world)
     with pytest.raises(StorageError):
         write_until_it_fails(writer)

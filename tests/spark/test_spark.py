@@ -64,7 +64,7 @@ def read_with_spark(tmp_path: Path, classes: Path, policy: EncryptionPolicy, tab
 
 
 def read_file_with_spark(tmp_path: Path, classes: Path, data: bytes, session: KeySession) -> tuple[str, str]:
-    sealed, _ = read_sealed_footer(MemorySource(data))
+    sealed = read_sealed_footer(MemorySource(data))
     material = json.loads(sealed.key_metadata)
     with session.unwrap_kek_text(material["wrappedKEK"], material["masterKeyID"]) as kek:
         line = f"{material['wrappedKEK']} {base64.b64encode(kek.expose_key_bytes()).decode()}\n"

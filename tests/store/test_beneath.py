@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import IntegrityError, LinkError, PipecryptError, StorageError
-from pipecrypt.runs.workers.remote import portable_location
-from pipecrypt.store import held_directory, undo
+from pipecrypt.store import beneath, undo
 from pipecrypt.store.beneath import open_to_read, own_status, remove_empty, walk
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import locate
 
@@ -51,7 +49,7 @@ OPERATIONS: dict[str, Callable[[Location], object]] = {
     "write": write,
     "remove": lambda place: open_store(place).remove(),
     "change the end": change_end,
-    "replace": lambda place: replace_exclusively(open_store(place), lambda _: b"new", max_bytes=100),
+    "replace": lambda place: open_store(place).replace_exclusively(lambda _: b"new", max_bytes=100),
     "move away": lambda place: open_store(place).move(place.sibling("moved")),
     "move onto": lambda place: open_store(place.above.above.above.child("spare")).move(place),
     "read": lambda place: open_store(place).read_small(max_bytes=100),
@@ -140,14 +138,14 @@ def test_a_link_put_in_place_after_the_directory_was_opened_changes_nothing(
 ) -> None:
     (tmp_path / "sink/one/two").mkdir(parents=True)
     place = Location(str(tmp_path / "sink")).child(PATH)
-    real = held_directory.HeldDirectory.create
+    real = beneath.HeldDirectory.create
 
-    def swap(self: held_directory.HeldDirectory, name: str, mode: int) -> int:
+    def swap(self: beneath.HeldDirectory, name: str, mode: int) -> int:
         (tmp_path / "sink/one").rename(tmp_path / "sink/aside")
         (tmp_path / "sink/one").symlink_to(victim)
         return real(self, name, mode)
 
-    monkeypatch.setattr(held_directory.HeldDirectory, "create", swap)
+    monkeypatch.setattr(beneath.HeldDirectory, "create", swap)
     write(place)
     assert (tmp_path / "sink/aside/two/file").read_bytes() == b"new"
 
@@ -251,7 +249,7 @@ def test_storage_of_a_place_keeps_to_what_was_named(tmp_path: Path, victim: Path
 
 def test_what_was_not_named_stays_known_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = portable_location(Location("sink").child(PATH))
+    place = Location("sink").child(PATH).absolute()
     assert (place.url, place.depth) == (f"{tmp_path}/sink/{PATH}", 3)
 
 
@@ -267,7 +265,7 @@ def test_links_among_sources_are_the_users_own(tmp_path: Path) -> None:
 def test_deep_trees_are_walked_and_emptied(tmp_path: Path) -> None:
     """Deeper than a path can be long."""
     for depth in range(40):
-        with held_directory.HeldDirectory.beneath(str(tmp_path), ("d" * 200,) * depth) as directory:
+        with beneath.HeldDirectory.beneath(str(tmp_path), ("d" * 200,) * depth) as directory:
             directory.make("d" * 200)
     assert list(walk(Location(str(tmp_path)), lambda _: True)) == []
     remove_empty(Location(str(tmp_path)).child("d" * 200))

@@ -14,7 +14,6 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store import azure, gcs
 from pipecrypt.store.azure import AzureObject
 from pipecrypt.store.conditional import (
-    ConditionalChange,
     ConditionalObject,
     ObjectHead,
     asks_to_repeat,
@@ -92,8 +91,8 @@ class _Store:
 
 def carry(store: _Store, seconds: float = 60) -> None:
     retry = Retry(seconds, clock=lambda: float(store.attempts), pause=lambda _: False)
-    remote = cast(RemoteFilesystem, SimpleNamespace(retry=retry))
-    carry_out(ConditionalChange(cast(ConditionalObject, store), PLACE, "tag", store.write, lambda head: False), remote)
+    target = cast(ConditionalObject, store)
+    carry_out(target, store.write, lambda head: False, expected="tag", location=PLACE, retry=retry)
 
 
 def test_what_was_not_decided_is_tried_again() -> None:

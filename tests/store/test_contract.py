@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, PipecryptError, SinkNotEmptyError
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import ALL_PARQUET, EVERY_FILE, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.operations import opened, replace_exclusively
-from pipecrypt.store.patterns import ALL_PARQUET, EVERY_FILE
-from pipecrypt.store.protocol import Kind, Preconditions, SourceFile, Store
+from pipecrypt.store.protocol import Kind, SourceFile, Store
 
 _SERVERS = {
     "moto": "moto_s3_server",
@@ -166,7 +164,7 @@ def test_emptiness(store: Store) -> None:
 def test_ranges(store: Store) -> None:
     data = bytes(range(256)) * 10
     put(store, "a", data)
-    with opened(store, pinned(store, "a")) as ranges:
+    with store.opened(pinned(store, "a")) as ranges:
         assert ranges.size_bytes == len(data)
         assert bytes(ranges.read_range(0, len(data))) == data
         assert bytes(ranges.read_range(300, 7)) == data[300:307]
@@ -179,12 +177,12 @@ def test_ranges(store: Store) -> None:
 def test_a_file_that_is_replaced_is_not_read(store: Store) -> None:
     put(store, "a", b"12345")
     before = pinned(store, "a")
-    with pytest.raises(ConflictError), opened(store, before):
+    with pytest.raises(ConflictError), store.opened(before):
         put(store, "a", b"54321", overwrite=True)
-    with pytest.raises(ConflictError), opened(store, before):
+    with pytest.raises(ConflictError), store.opened(before):
         pass
     store.remove("a")
-    with pytest.raises(ConflictError), opened(store, before):
+    with pytest.raises(ConflictError), store.opened(before):
         pass
 
 
@@ -271,14 +269,14 @@ def test_a_small_file_is_changed_by_one_at_a_time(store: Store) -> None:
         return (before or b"") + b"+"
 
     threads = [
-        threading.Thread(target=replace_exclusively, args=(file, change), kwargs={"max_bytes": MOST}) for _ in range(3)
+        threading.Thread(target=file.replace_exclusively, args=(change,), kwargs={"max_bytes": MOST}) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert get(store, "grants.json") == b"+++"
-    replace_exclusively(file, lambda before: None, max_bytes=MOST)
+    file.replace_exclusively(lambda before: None, max_bytes=MOST)
     assert names(store) == ["grants.json"]
 
 
@@ -293,14 +291,14 @@ def test_what_is_held_is_refused_to_others(store: Store) -> None:
 
 
 def test_two_writers_are_kept_apart(store: Store) -> None:
-    assert store.guarantees().outcome is not Preconditions.IGNORED
+    assert store.guarantees().keeps_writers_apart
     assert store.is_empty()
 
 
 def test_many_files_are_in_flight_at_once(store: Store) -> None:
     def pass_through(number: int) -> bytes | None:
         put(store, f"{number % 4}/{number}", b"%d" % number)
-        with opened(store, pinned(store, f"{number % 4}/{number}")) as ranges:
+        with store.opened(pinned(store, f"{number % 4}/{number}")) as ranges:
             data = bytes(ranges.read_range(0, ranges.size_bytes))
         store.move(store.root.child(f"done/{number}"), f"{number % 4}/{number}")
         return data if get(store, f"done/{number}") == data else None

@@ -19,13 +19,13 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import ConflictError, StorageError
-from pipecrypt.store import lease, lease_holders, process_identity
-from pipecrypt.store.lease import HeldLease, Lease
-from pipecrypt.store.lease_holders import (
+from pipecrypt.store import lease, process_identity
+from pipecrypt.store.lease import (
+    HeldLease,
+    Lease,
     LeaseTiming,
     LeaseWatch,
     ProcessIdentity,
-    current_holder,
     is_running,
     this_process,
 )
@@ -60,12 +60,12 @@ def _names(directory: Location) -> list[str]:
 
 def test_a_second_run_is_told_who_holds_the_lock(directory: Location) -> None:
     with Lease(directory, "run-1", timing=LeaseTiming(sleep=_never)):
-        holder = current_holder(directory, timing=LeaseTiming(sleep=_never))
+        holder = LeaseWatch(directory, LeaseTiming(sleep=_never)).living()
         assert holder is not None
         assert holder.who == "run-1"
         with pytest.raises(ConflictError, match="run-1"):
             Lease(directory, "run-2", timing=LeaseTiming(sleep=_never))
-    assert current_holder(directory) is None
+    assert LeaseWatch(directory).living() is None
     assert _names(directory) == []
     Lease(directory, "run-2", timing=LeaseTiming(sleep=_never)).release()
 
@@ -110,7 +110,7 @@ def test_a_lock_that_names_a_process_that_runs_is_watched_where_it_is_not_fresh(
     directory, waited = Location(str(tmp_path / "lock")), list[float]()
     parent = os.getppid()
     _put(directory, 7, place=this_process().place, process=parent, started=_start_of(parent), interval_seconds=10)
-    assert current_holder(directory, timing=LeaseTiming(sleep=_never)) is not None  # as long as it may be about to beat
+    assert LeaseWatch(directory, LeaseTiming(sleep=_never)).living() is not None  # as long as it may be about to beat
     written = time.time() - age_seconds
     os.utime(tmp_path / "lock" / "7.json", (written, written))
     with Lease(directory, "next", timing=LeaseTiming(sleep=waited.append)):
@@ -221,7 +221,7 @@ def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch:
         seen.append(transfer_settings(directory.options).deadline_seconds)
         raise StorageError("no network")
 
-    monkeypatch.setattr(lease_holders, "numbers", numbers)
+    monkeypatch.setattr(lease, "numbers", numbers)
     given = Location("memory://nowhere/lock", {"transfer": {"part_bytes": 16 << 20, "deadline_seconds": 900}})
     with pytest.raises(StorageError):
         Lease(given, "run", timing=LeaseTiming(interval_seconds=7))
@@ -267,7 +267,7 @@ def test_many_that_are_silent_keep_nobody_waiting_longer_than_one(directory: Loc
     for number, interval in enumerate([60, 1, 10, -1, 7, 10**9] * 5, start=1):
         _put(directory, number, interval_seconds=interval)
     waits: list[float] = []
-    assert current_holder(directory, timing=LeaseTiming(sleep=waits.append)) is None
+    assert LeaseWatch(directory, LeaseTiming(sleep=waits.append)).living() is None
     assert waits == [10, 10, 10]
     Lease(directory, "next", timing=LeaseTiming(sleep=waits.append)).release()
     assert waits == [10] * 6
@@ -282,7 +282,7 @@ def test_among_many_that_are_silent_one_that_beats_is_seen(directory: Location, 
 
     def beat_late(seconds: float) -> None:
         waits.append(seconds)
-        if sum(waits) > 2 * lease_holders.LONGEST_INTERVAL_SECONDS:
+        if sum(waits) > 2 * lease.LONGEST_INTERVAL_SECONDS:
             _put(directory, number, holder=f"run-{number}", interval_seconds=10, beat=1)
 
     with pytest.raises(ConflictError, match=f"run-{number}"):
@@ -311,11 +311,14 @@ def test_no_lock_is_held_with_beats_that_nobody_waits_for() -> None:
 
 
 def test_more_lock_files_than_runs_leave_are_named(directory: Location) -> None:
-    for number in range(1, lease_holders.MAX_LOCK_FILES + 1):
+    for number in range(1, lease.MAX_LOCK_FILES + 1):
         _put(directory, number)
-    assert current_holder(directory, timing=LeaseTiming(sleep=lambda _: None)) is None
+    assert LeaseWatch(directory, LeaseTiming(sleep=lambda _: None)).living() is None
     _put(directory, 5000)
-    for ask in (current_holder, lambda place, timing: Lease(place, "run", timing=timing)):
+    for ask in (
+        lambda place, timing: LeaseWatch(place, timing).living(),
+        lambda place, timing: Lease(place, "run", timing=timing),
+    ):
         with pytest.raises(ConflictError, match="33 lock files") as caught:
             ask(directory, timing=LeaseTiming(sleep=_never))
         assert directory.display in caught.value.message
@@ -358,9 +361,9 @@ def test_a_lock_whose_owner_is_interrupted_before_it_has_it_is_given_back(direct
 
 def test_the_holder_beats_and_notices_its_loss(directory: Location) -> None:
     with Lease(directory, "run", timing=LeaseTiming(interval_seconds=0)) as lock:  # beats without a pause
-        first = current_holder(directory)
+        first = LeaseWatch(directory).living()
         assert first is not None
-        _wait(lambda: (current_holder(directory) or first).beat > first.beat)
+        _wait(lambda: (LeaseWatch(directory).living() or first).beat > first.beat)
         _put(directory, 2)
         _wait(lambda: lock.is_lost)
 
@@ -397,19 +400,19 @@ def test_what_is_no_lock_is_told(directory: Location, content: bytes) -> None:
 
 
 def test_a_dead_holder_with_the_highest_number_is_named(directory: Location) -> None:
-    _put(directory, lease_holders.MAX_LOCK_NUMBER)
-    with pytest.raises(ConflictError, match=f"{lease_holders.MAX_LOCK_NUMBER}.json"):
+    _put(directory, lease.MAX_LOCK_NUMBER)
+    with pytest.raises(ConflictError, match=f"{lease.MAX_LOCK_NUMBER}.json"):
         Lease(directory, "run", timing=LeaseTiming(patience=1, sleep=lambda _: None))
-    open_store(directory.child(f"{lease_holders.MAX_LOCK_NUMBER}.json")).remove()
+    open_store(directory.child(f"{lease.MAX_LOCK_NUMBER}.json")).remove()
     Lease(directory, "run", timing=LeaseTiming(sleep=_never)).release()
 
 
-@pytest.mark.parametrize("number", [lease_holders.MAX_LOCK_NUMBER + 1, 10**12 - 1, 10**12])
+@pytest.mark.parametrize("number", [lease.MAX_LOCK_NUMBER + 1, 10**12 - 1, 10**12])
 def test_a_number_that_no_lock_can_have_keeps_nobody_out(directory: Location, number: int) -> None:
     _put(directory, number)
     with Lease(directory, "run", timing=LeaseTiming(sleep=_never)) as lock:
         lock.check()
-        assert current_holder(directory, timing=LeaseTiming(sleep=_never)) is not None
+        assert LeaseWatch(directory, LeaseTiming(sleep=_never)).living() is not None
 
 
 def test_a_huge_file_is_no_lock(directory: Location) -> None:
@@ -472,8 +475,8 @@ def test_a_lock_in_the_making_that_is_cleaned_up_is_made_again(tmp_path: Path, m
         assert _names(directory) == ["1.json"]
 
 
-def _refuse(location: Location) -> None:
-    raise StorageError(f"cannot remove {location.display}")
+def _refuse(directory: Location, number: int) -> None:
+    raise StorageError(f"cannot remove {number} in {directory.display}")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError], ids=["hidepid=2", "hidepid=1"])

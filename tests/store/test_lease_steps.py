@@ -13,9 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
-from pipecrypt.store import lease, lease_holders
-from pipecrypt.store.lease import Lease
-from pipecrypt.store.lease_holders import LeaseHolder, LeaseTiming, LeaseWatch
+from pipecrypt.store import lease
+from pipecrypt.store.lease import Lease, LeaseHolder, LeaseTiming, LeaseWatch
 from pipecrypt.store.location import Location
 from pipecrypt.store.process_identity import ProcessIdentity
 
@@ -116,15 +115,15 @@ class _World:
         self.step()
         return self.files.get(number)
 
-    def write(self, place: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
+    def write(self, _: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
         self.step()
         if holder.number in self.files and not overwrite:
-            raise SinkNotEmptyError(f"{place.display} exists")
+            raise SinkNotEmptyError(f"{holder.number} exists")
         self.files[holder.number] = holder
 
-    def remove(self, place: Location) -> None:
+    def remove(self, _: Location, number: int) -> None:
         self.step()
-        self.files.pop(int(place.url.rpartition("/")[2].removesuffix(".json")), None)
+        self.files.pop(number, None)
 
     def living(self, seen: dict[int, LeaseHolder]) -> LeaseHolder | None:
         """Say what beats would say in the end: the living beat, and what was given back is gone."""
@@ -141,10 +140,9 @@ def _holder(number: int, who: str) -> LeaseHolder:
 def explore(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], _World]:
     def look(seed: int) -> _World:
         world = _World(random.Random(seed))  # noqa: S311
-        for module in (lease, lease_holders):  # each calls them by its own names
-            monkeypatch.setattr(module, "numbers", world.numbers)
-            monkeypatch.setattr(module, "read_holder", world.read)
-            monkeypatch.setattr(module, "write_holder", world.write)
+        monkeypatch.setattr(lease, "numbers", world.numbers)
+        monkeypatch.setattr(lease, "read_holder", world.read)
+        monkeypatch.setattr(lease, "write_holder", world.write)
         monkeypatch.setattr(LeaseWatch, "living", lambda _, seen: world.living(seen))
         monkeypatch.setattr(lease, "remove_holder", world.remove)
         monkeypatch.setattr(Lease, "_beat", lambda _: None)

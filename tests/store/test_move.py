@@ -16,7 +16,7 @@ from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from pipecrypt.errors import StorageError
-from pipecrypt.store import rename as rename_module
+from pipecrypt.store import fsspec_changes as rename_module
 from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -217,7 +217,7 @@ def test_where_the_storage_copies_or_renames(kind: type[_Copying], there: bytes 
 
 
 def test_where_it_offers_neither_the_file_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipecrypt.store.operations._PIECE_BYTES", 4)
+    monkeypatch.setattr("pipecrypt.store.protocol._PIECE_BYTES", 4)
     _Bare.put("staged/a", BODY)
     open_store(_place(_Bare, "staged/a", protocol="abfss")).move(_place(_Bare, "day=1/a", protocol="abfss"))
     assert _is_moved(_Bare)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,15 +14,14 @@ from pipecrypt.store.conditional import ObjectHead
 from pipecrypt.store.filesystem import RemoteFilesystem
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.preconditions import Writers, check_writers
-from pipecrypt.store.protocol import Preconditions
-from pipecrypt.store.s3_object import S3Object
+from pipecrypt.store.protocol import check_writers
+from pipecrypt.store.s3_object import UNCONDITIONAL, S3Object
 from tests.store.test_s3_sink import Bucket
 
 
 def test_servers_that_honour_them(s3_server: Any) -> None:
     bucket = Bucket(s3_server)
-    assert check_writers(open_store(bucket.location("out")), Writers.SEVERAL).outcome is Preconditions.HONOURED
+    assert check_writers(open_store(bucket.location("out")), is_only_writer=False).keeps_writers_apart
     assert bucket.names() == []
     assert bucket.uploads() == []
 
@@ -36,9 +36,9 @@ def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(S3Object, method, ignoring)  # as a server that does not look at the header
     bucket = Bucket(moto_s3_server)
     with pytest.raises(UnsafeSinkError) as caught:
-        check_writers(open_store(bucket.location("out/")), Writers.SEVERAL)
+        check_writers(open_store(bucket.location("out/")), is_only_writer=False)
     assert caught.value.exit_code == 5
-    assert check_writers(open_store(bucket.location("out/")), Writers.ONE).outcome is Preconditions.IGNORED
+    assert not check_writers(open_store(bucket.location("out/")), is_only_writer=True).keeps_writers_apart
     assert bucket.names() == []
     assert bucket.uploads() == []
 
@@ -46,12 +46,12 @@ def test_servers_that_ignore_them(moto_s3_server: Any, monkeypatch: pytest.Monke
 def test_a_server_that_replaces_in_spite_of_a_tag(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = S3Object.put
 
-    def ignoring(self: S3Object, *arguments: Any, if_absent: bool = False, if_match: str | None = None) -> None:
-        real(self, *arguments, if_absent=if_absent)
+    def ignoring(self: S3Object, *arguments: Any, condition: Mapping[str, str] = UNCONDITIONAL) -> None:
+        real(self, *arguments, condition={} if "IfMatch" in condition else condition)
 
     monkeypatch.setattr(S3Object, "put", ignoring)
     bucket = Bucket(moto_s3_server)
-    assert open_store(bucket.location("out")).guarantees().outcome is Preconditions.IGNORED
+    assert not open_store(bucket.location("out")).guarantees().keeps_writers_apart
     assert bucket.names() == []
 
 
@@ -75,7 +75,7 @@ def test_a_server_that_does_not_know_the_header(
         real(self, *arguments)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert open_store(Bucket(moto_s3_server).location("out")).guarantees().outcome is Preconditions.IGNORED
+    assert not open_store(Bucket(moto_s3_server).location("out")).guarantees().keeps_writers_apart
 
 
 def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_server_that_is_busy_is_tried_again(moto_s3_server: Any, monkeypatch: 
         real(self, *arguments, **conditions)
 
     monkeypatch.setattr(S3Object, "put", put)
-    assert open_store(Bucket(moto_s3_server).location("out")).guarantees().outcome is Preconditions.HONOURED
+    assert open_store(Bucket(moto_s3_server).location("out")).guarantees().keeps_writers_apart
     assert not busy
 
 
@@ -98,12 +98,12 @@ def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
 
 def test_sinks_that_have_other_means(tmp_path: Path) -> None:
     for url in (str(tmp_path), "memory://x", "-"):
-        assert open_store(Location(url)).guarantees().outcome is Preconditions.BY_OTHER_MEANS
+        assert open_store(Location(url)).guarantees().keeps_writers_apart
 
 
 def test_sinks_that_have_none(faulty: object) -> None:
     with pytest.raises(UnsafeSinkError):
-        check_writers(open_store(Location("faulty://b/out")), Writers.SEVERAL)
+        check_writers(open_store(Location("faulty://b/out")), is_only_writer=False)
 
 
 def test_a_store_that_fails(moto_s3_server: Any) -> None:
@@ -152,6 +152,5 @@ def test_stores_that_take_a_mode_and_tags_are_tried(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(preconditions, "conditional_object", _Blob)
     if overlooks is not None:
         monkeypatch.setattr(_Blobs, overlooks, True)
-    expected = Preconditions.HONOURED if overlooks is None else Preconditions.IGNORED
-    assert open_store(Location("abfs://box/out")).guarantees().outcome is expected
+    assert open_store(Location("abfs://box/out")).guarantees().keeps_writers_apart is (overlooks is None)
     assert not [name for name in _Blobs.store if "probe" in name]

@@ -13,7 +13,7 @@ from fsspec.registry import _registry
 
 from pipecrypt.errors import ConflictError, FormatError, PipecryptError, SinkNotEmptyError, StorageError
 from pipecrypt.parquet.protocols import CopiesRanges
-from pipecrypt.store import beneath, held_directory, local_publication, publication
+from pipecrypt.store import beneath, publication
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.publication import new_token
@@ -144,7 +144,7 @@ def test_too_long_name(tmp_path: Path) -> None:
 
 def _count_calls(tmp_path: Path, *, overwrite: bool) -> dict[str, int]:
     (tmp_path / "count").mkdir()
-    with patched_os(Faults(), beneath, held_directory, local_publication, publication) as faults:
+    with patched_os(Faults(), beneath, publication) as faults:
         _publish(tmp_path / "count" / "x" / "a", overwrite=overwrite)
     return dict(faults.calls)
 
@@ -159,7 +159,7 @@ def test_every_call_fails_once(tmp_path: Path, overwrite: bool) -> None:
         for at in range(1, times + 1):
             root = tmp_path / f"{call}{at}"
             root.mkdir()
-            with patched_os(Faults(call, at), beneath, held_directory, local_publication, publication):
+            with patched_os(Faults(call, at), beneath, publication):
                 try:
                     _publish(root / "x" / "a", overwrite=overwrite)
                 except StorageError as error:
@@ -180,11 +180,7 @@ def test_every_call_fails_once(tmp_path: Path, overwrite: bool) -> None:
 @pytest.mark.parametrize("call", ["write", "fsync", "rename", "close", "open"])
 def test_failing_to_replace_keeps_the_old_file(tmp_path: Path, call: str) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    modules = (
-        (local_publication, publication)
-        if call == "close"
-        else (beneath, held_directory, local_publication, publication)
-    )
+    modules = (publication,) if call == "close" else (beneath, publication)
     with patched_os(Faults(call), *modules), pytest.raises(StorageError):
         _publish(tmp_path / "a", overwrite=True)
     assert _tree(tmp_path) == {"a": b"old"}
@@ -197,7 +193,7 @@ def test_interrupts_inside_calls_leave_nothing(tmp_path: Path, call: str, at: in
     for after in (False, True):
         faults = Faults(call, at, error=KeyboardInterrupt(), after=after)
         with (
-            patched_os(faults, beneath, held_directory, local_publication, publication),
+            patched_os(faults, beneath, publication),
             pytest.raises(KeyboardInterrupt),
         ):
             _publish(tmp_path / "x/a")
@@ -206,7 +202,7 @@ def test_interrupts_inside_calls_leave_nothing(tmp_path: Path, call: str, at: in
 
 
 def test_the_fault_suite_notices_when_faults_are_off(tmp_path: Path) -> None:
-    with patched_os(Faults("", 1), local_publication, publication):
+    with patched_os(Faults("", 1), publication):
         _publish(tmp_path / "a")
     assert _tree(tmp_path) == {"a": DATA}
 
@@ -235,7 +231,7 @@ def test_large_files_are_on_their_way_to_the_disk_before_their_end(
 
 
 def test_short_writes_are_continued(tmp_path: Path) -> None:
-    with patched_os(Faults("write", at=0, short_bytes=777), local_publication, publication):
+    with patched_os(Faults("write", at=0, short_bytes=777), publication):
         _publish(tmp_path / "a")
     assert _tree(tmp_path) == {"a": DATA}
 
@@ -247,7 +243,7 @@ def test_short_writes_are_continued(tmp_path: Path) -> None:
 def test_errors_name_path_and_reason(tmp_path: Path, number: int, word: str) -> None:
     faults = Faults("write", error=number)
     with (
-        patched_os(faults, beneath, held_directory, local_publication, publication),
+        patched_os(faults, beneath, publication),
         pytest.raises(StorageError) as caught,
     ):
         _publish(tmp_path / "a")
@@ -258,7 +254,7 @@ def test_errors_name_path_and_reason(tmp_path: Path, number: int, word: str) -> 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
 def test_file_systems_without_hard_links(tmp_path: Path, number: int) -> None:
-    with patched_os(Faults("link", at=0, error=number), local_publication, publication):
+    with patched_os(Faults("link", at=0, error=number), publication):
         _publish(tmp_path / "a")
         assert _tree(tmp_path) == {"a": DATA}
         with pytest.raises(SinkNotEmptyError), open_store(Location(str(tmp_path / "b"))).write(overwrite=False) as sink:
@@ -474,7 +470,7 @@ def test_file_systems_without_sendfile(
     def fail(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(local_publication.os, "sendfile", fail)
+    monkeypatch.setattr(publication.os, "sendfile", fail)
     data = os.urandom(3 << 20)
     (tmp_path / "in").write_bytes(data)
     with (

@@ -12,11 +12,10 @@ import fsspec
 import pytest
 
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
-from pipecrypt.store import held_directory
+from pipecrypt.store import beneath
 from pipecrypt.store.listing import check_disjoint, list_sources
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import EVERY_FILE, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import EVERY_FILE
 from pipecrypt.store.publication import temporary_name
 
 LONG_AGO = 1_000_000_000_123_456_789
@@ -135,7 +134,7 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path, umask: int) 
 def test_the_umask_where_the_system_does_not_tell_it(
     tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_directory, "_STATUS", str(tmp_path / "missing"))
+    monkeypatch.setattr(beneath, "_STATUS", str(tmp_path / "missing"))
     assert stat.S_IMODE(_publish(tmp_path / "x", 0o777, None).st_mode) == 0o755
     assert os.umask(umask) == umask
 

@@ -40,8 +40,8 @@ def forge_page(file: Path, scene: Scene) -> None:
     data, status = file.read_bytes(), file.stat()
     world = scene.world
     with KeySession(world.keys, credentials=world.credentials) as session:
-        sealed, _ = read_sealed_footer(MemorySource(data, "x"))
-        with OpenedFile(sealed, "x", keys=keys_of_file(Location(str(file)), session), aad_prefix=None) as opened:
+        sealed = read_sealed_footer(MemorySource(data, "x"))
+        with OpenedFile(sealed, keys=keys_of_file(Location(str(file)), session), aad_prefix=None) as opened:
             chunk = opened.open_row_group(0)[_FIRST]
             header = locate_pages(chunk).start
             start = header + 4 + int.from_bytes(data[header : header + 4], "little")

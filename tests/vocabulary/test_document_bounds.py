@@ -27,7 +27,7 @@ from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.runs.journal.block import Block, TaskRecord, decode_block, encode_block
 from pipecrypt.runs.plan.saved_plan import read_saved_plan
 from pipecrypt.runs.report.report import decode_report, encode_report
-from pipecrypt.store.lease_holders import read_holder
+from pipecrypt.store.lease import read_holder
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from tests.dataset.statement.world import entry, manifest

@@ -20,7 +20,6 @@ from pipecrypt.keys.schemes import keystore_file
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.vocabulary import state
 from pipecrypt.vocabulary.state import take_lock
 
@@ -76,7 +75,7 @@ def test_a_file_system_without_locks_is_told(descriptor: int, monkeypatch: pytes
 
 
 def _replace(place: Location, sleep: Callable[[float], None]) -> None:
-    replace_exclusively(open_store(place), lambda _: b"new", max_bytes=10, sleep=sleep)
+    open_store(place).replace_exclusively(lambda _: b"new", max_bytes=10, sleep=sleep)
 
 
 def _hold(place: Location, sleep: Callable[[float], None]) -> None:

@@ -5,11 +5,11 @@ No data file is touched, and no signature changes: grants lie beside the manifes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipecrypt.dataset.share.grants import add_grants, grants_above, read_grants
+from pipecrypt.dataset.share.grants import add_grants, grants_above
 from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
 from pipecrypt.errors import (
     AccessError,
@@ -19,15 +19,10 @@ from pipecrypt.errors import (
     KeyNotFoundError,
     UsageError,
 )
-from pipecrypt.keys.grants import (
-    Grant,
-    Grants,
-    check_strengths,
-)
+from pipecrypt.keys.grants import Grant, Grants, check_strengths
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import WrappedKEK, dataset_of_kek_text
-from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.store.location import Location
+from pipecrypt.keys.session import KeySession
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.secret import DataKey
@@ -83,7 +78,7 @@ def check_datasets(place: EncryptedData, search: KEKSearch, dataset_ids: Sequenc
         IntegrityError: there are KEKs of a dataset that is not meant.
         UsageError: there are several, and the caller named none.
     """
-    found = {dataset_of_kek_text(_wrapped(kek)) or "": kek for kek in search.keks}
+    found = {_dataset_of(kek): kek for kek in search.keks}
     meant = set(dataset_ids) or ({place.manifest.dataset_id} if place.manifest is not None else set(found))
     for dataset_id, kek in found.items():
         if dataset_id not in meant:
@@ -121,7 +116,7 @@ def share_keks(
         ConflictError: another command holds the lock of the grants.
         PipecryptError: a key service or the storage failed; nothing was changed.
     """
-    existing = read_grants(place.files, _path_of(place.grants)) or Grants()
+    existing = place.read_grants()
     since = utc_text(now or utc_now())
     made, already, unopened, failure = list[Grant](), 0, set[str](), None
     origins: dict[str, RequestOrigin] = {}  # what is wrong in one file counts against that one
@@ -138,7 +133,10 @@ def share_keks(
     if failure is not None and not made and not already:
         raise failure
     if made:
-        _check_recipients(search.keks, existing, made)
+        own = {kek.id: kek.material.master_key_id for kek in search.keks}
+        for grant in made:
+            others = [each.master_key_id for each in existing.of(grant.kek_id)]
+            check_strengths([own[grant.kek_id], *others, grant.master_key_id])
         add_grants(place.grants, made)
     return SharingResult(len(made), already, tuple(sorted(unopened)))
 
@@ -147,19 +145,16 @@ def _share(  # noqa: PLR0917
     place: EncryptedData, kek: FoundKEK, opening: KeySession, target: Grantee, since: str, origin: RequestOrigin
 ) -> Grant:
     _, path = locate(kek.file)
-    dataset_id = dataset_of_kek_text(_wrapped(kek)) or ""
-    with _opened(kek, opening, grants_above(opening, place.files, path), origin) as key:
-        wrapped = target.session.wrap_kek(target.key_reference, key, dataset_id)
-    return Grant(kek.id, target.master_key_id, wrapped, since)
-
-
-def _opened(kek: FoundKEK, opening: KeySession, grants: FindGrants, origin: RequestOrigin) -> DataKey:
+    grants = grants_above(opening, place.files, path)
     try:
-        return opening.open_kek(kek.material, kek.context, grants, origin=origin)
+        key = opening.open_kek(kek.material, kek.context, grants, origin=origin)
     except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
         raise
     except (FormatError, IntegrityError) as error:
         raise type(error)(f"{kek.file.display}: {error.message}", hint=error.hint) from error
+    with key:
+        wrapped = target.session.wrap_kek(target.key_reference, key, _dataset_of(kek))
+    return Grant(kek.id, target.master_key_id, wrapped, since)
 
 
 def _is_granted(kek: FoundKEK, existing: Grants, target: Grantee, opening: KeySession, origin: RequestOrigin) -> bool:
@@ -193,16 +188,9 @@ def _is_the_one(granted: DataKey, kek: FoundKEK, opening: KeySession, origin: Re
         return True
 
 
-def _check_recipients(keks: Iterable[FoundKEK], existing: Grants, made: Iterable[Grant]) -> None:
-    own = {kek.id: kek.material.master_key_id for kek in keks}
-    for grant in made:
-        others = [each.master_key_id for each in existing.of(grant.kek_id)]
-        check_strengths([own[grant.kek_id], *others, grant.master_key_id])
+def _dataset_of(kek: FoundKEK) -> str:
+    return dataset_of_kek_text(_wrapped(kek)) or ""
 
 
 def _wrapped(kek: FoundKEK) -> str:
     return "" if kek.material.kek is None else kek.material.kek.wrapped
-
-
-def _path_of(location: Location) -> str:
-    return locate(location)[1]

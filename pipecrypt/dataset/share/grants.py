@@ -19,7 +19,6 @@ from pipecrypt.keys.grants import MAX_GRANTS_BYTES, Grant, Grants, encode_grants
 from pipecrypt.keys.session import FindGrants, KeySession
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.operations import replace_exclusively
 from pipecrypt.store.small_files import SmallFiles, directories_above
 
 __all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_grants"]
@@ -28,7 +27,6 @@ __all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_gr
 _logger = logging.getLogger(__name__)
 _AGE_SECONDS: Final = 300.0
 _MAX_PLACES: Final = 256
-_NONE: Final = Grants()
 
 
 class KeptGrants:
@@ -52,11 +50,11 @@ class KeptGrants:
         if kept is not None and now - kept[0] < _AGE_SECONDS:
             return kept[1]
         try:
-            found = read_grants(files, place) or _NONE
+            found = read_grants(files, place)
         except StorageError as error:
             # Many stores answer so where nothing is, to who may not list. The missing key is the better error.
             _logger.warning("cannot look for grants: %s", error.message)
-            found = _NONE
+            found = Grants()
         with self._lock:
             if len(self._places) >= _MAX_PLACES:
                 self._places.clear()
@@ -84,20 +82,14 @@ def grants_above(session: KeySession, files: SmallFiles, path: str) -> FindGrant
     return find
 
 
-def read_grants(files: SmallFiles, place: str) -> Grants | None:
-    """Return the grants at a place, or None if nothing is there.
+def read_grants(files: SmallFiles, place: str) -> Grants:
+    """Return the grants at a place; none if nothing is there.
 
     Raises:
         FormatError: malformed, or larger than grants may be.
         StorageError: the storage refused or failed.
     """
-    data = files.read(place, MAX_GRANTS_BYTES)
-    if data is None:
-        return None
-    try:
-        return parse_grants(data)
-    except FormatError as error:
-        raise FormatError(f"{files.display(place)}: {error.message}", hint=error.hint) from error
+    return _parse(files.read(place, MAX_GRANTS_BYTES), files.display(place))
 
 
 def add_grants(location: Location, made: Iterable[Grant]) -> None:
@@ -128,14 +120,18 @@ def remove_grants(location: Location, master_key_ids: Iterable[str]) -> int:
 
 def _change(location: Location, change: Callable[[Grants], Grants]) -> None:
     def apply(data: bytes | None) -> bytes | None:
-        try:
-            before = Grants() if data is None else parse_grants(data)
-        except FormatError as error:
-            raise FormatError(f"{location.display}: {error.message}", hint=error.hint) from error
+        before = _parse(data, location.display)
         after = change(before)
         return None if after == before else encode_grants(after)
 
-    replace_exclusively(open_store(location), apply, max_bytes=MAX_GRANTS_BYTES)
+    open_store(location).replace_exclusively(apply, max_bytes=MAX_GRANTS_BYTES)
+
+
+def _parse(data: bytes | None, name: str) -> Grants:
+    try:
+        return Grants() if data is None else parse_grants(data)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def _places(path: str) -> Iterator[str]:

@@ -6,22 +6,20 @@ lists nothing, so all footers are read. An encrypted footer hides the KEKs of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
 from pipecrypt.dataset.requirements import Requirements
+from pipecrypt.dataset.share.grants import read_grants
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.manifest import Manifest
-from pipecrypt.dataset.statement.paths import (
-    GRANTS_PATH,
-    GRANTS_SUFFIX,
-    ROTATION_LOCK_SUFFIX,
-)
-from pipecrypt.dataset.version import VerifiedVersion, Version, read_version
+from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX
+from pipecrypt.dataset.version import Version, read_version
 from pipecrypt.errors import AccessError, DamagedKeystoreError, SourceNotFoundError, UsageError
+from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
-from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, open_clear_or_sealed
+from pipecrypt.parquet.footer.keys import KeyUse, column_key_uses, footer_key_use, open_clear_or_sealed
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import list_in_place
@@ -59,19 +57,17 @@ class EncryptedData:
         return None if self.version is None else self.version.manifest
 
     @property
-    def is_verified(self) -> bool:
-        """Whether trusted keys signed the manifest."""
-        return isinstance(self.version, VerifiedVersion)
-
-    @property
     def grants(self) -> Location:
         """Where its grants lie."""
-        return self.files.location(self.path + GRANTS_SUFFIX if self.is_file else f"{self.path}/{GRANTS_PATH}")
+        return self.files.location(self._grants_path)
+
+    def read_grants(self) -> Grants:
+        """Return its grants; raises as `grants.read_grants`."""
+        return read_grants(self.files, self._grants_path)
 
     @property
-    def rotation_lock(self) -> Location:
-        """The file by which a deep rotation holds a single file, where the storage is not local."""
-        return self.files.location(self.path + ROTATION_LOCK_SUFFIX)
+    def _grants_path(self) -> str:
+        return self.path + GRANTS_SUFFIX if self.is_file else f"{self.path}/{GRANTS_PATH}"
 
     @property
     def name(self) -> str:
@@ -94,23 +90,6 @@ class FoundKEK:
     material: KeyMaterial
     context: Context
     file: Location
-
-
-@dataclass(frozen=True, slots=True)
-class KEKSearch:
-    """What a search found.
-
-    Args:
-        keks: each once, or several times where files claim different things about one id.
-        footers_read: how many footers were read for it.
-        hidden: files whose footer is encrypted and was not opened, so that the KEKs of their columns are not known.
-        single_wrapped: master keys that wrapped data keys without a KEK, which no grant can share.
-    """
-
-    keks: tuple[FoundKEK, ...]
-    footers_read: int
-    hidden: tuple[str, ...]
-    single_wrapped: tuple[str, ...]
 
 
 def find_encrypted_data(location: Location, requirements: Requirements | None) -> EncryptedData:
@@ -137,6 +116,64 @@ def find_encrypted_data(location: Location, requirements: Requirements | None) -
     return EncryptedData(location, files, path, is_file=False, version=version)
 
 
+class KEKSearch:
+    """The KEKs that files were found to use.
+
+    Args:
+        keys_of: opens encrypted footers.
+
+    Attributes:
+        kek_ids: of all that were found.
+        footers_read: how many footers were read for it.
+        hidden: files whose footer is encrypted and was not opened, so that the KEKs of their columns are not known.
+    """
+
+    def __init__(self, keys_of: Callable[[Location], DataKeys]) -> None:
+        """Begin with none."""
+        self.kek_ids: set[str] = set()
+        self.footers_read = 0
+        self.hidden: list[str] = []
+        self._keys_of = keys_of
+        self._reader = MaterialReader()
+        self._found: dict[tuple[str, str, str], FoundKEK] = {}
+
+    @property
+    def keks(self) -> tuple[FoundKEK, ...]:
+        """Each once, or several times where files claim different things about one id."""
+        return tuple(self._found.values())
+
+    def read(self, file: SourceFile) -> None:
+        """Add the KEKs of a file.
+
+        Raises:
+            PipecryptError: its footer cannot be read, or is malformed.
+        """
+        self.footers_read += 1
+        with open_range_source(file) as source:
+            stored = read_stored_footer(source)
+        sealed, location = stored.sealed, file.location
+        if sealed is None:
+            return
+        self._add(footer_key_use(sealed), location)
+        try:
+            metadata = open_clear_or_sealed(sealed, self._keys_of(location))
+        except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
+            raise
+        except AccessError:
+            self.hidden.append(location.display)
+            return
+        for use in column_key_uses(sealed, metadata):
+            self._add(use, location)
+
+    def _add(self, use: KeyUse, file: Location) -> None:
+        material = self._reader.parse(use.key_metadata)
+        # Keys of another scheme, or kept outside, or wrapped without a KEK: nothing that a grant could share.
+        if isinstance(material, KeyMaterial) and material.kek is not None:
+            found = FoundKEK(encode_base64(material.kek.id), material, use.context, file)
+            self.kek_ids.add(found.id)
+            self._found.setdefault((found.id, material.master_key_id, material.kek.wrapped), found)
+
+
 def search_keks(place: EncryptedData, keys_of: Callable[[Location], DataKeys]) -> KEKSearch:
     """Return the KEKs of all files at a place.
 
@@ -147,66 +184,15 @@ def search_keks(place: EncryptedData, keys_of: Callable[[Location], DataKeys]) -
     Raises:
         PipecryptError: a footer that must be read cannot be, or is malformed.
     """
-    search = _Search(keys_of)
+    search = KEKSearch(keys_of)
     if place.version is None:
         for source in list_in_place(place.location, ENCRYPTED_FILES):
             search.read(source)
-        return search.result()
+        return search
     for entry in place.version.entries.values():
-        if not search.knows(entry.kek_ids):
+        if not search.kek_ids.issuperset(entry.kek_ids):
             search.read(_listed(place, entry))
-    return search.result()
-
-
-class _Search:
-    """What was found so far."""
-
-    def __init__(self, keys_of: Callable[[Location], DataKeys]) -> None:
-        self._keys_of = keys_of
-        self._reader = MaterialReader()
-        self._found: dict[tuple[str, str, str], FoundKEK] = {}
-        self._ids: set[str] = set()
-        self._single: dict[str, None] = {}
-        self._hidden: list[str] = []
-        self._footers = 0
-
-    def knows(self, kek_ids: Iterable[str]) -> bool:
-        return self._ids.issuperset(kek_ids)
-
-    def read(self, file: SourceFile) -> None:
-        self._footers += 1
-        with open_range_source(file) as source:
-            stored = read_stored_footer(source)
-        sealed, location = stored.sealed, file.location
-        if sealed is None:
-            return
-        footer = footer_key_use(sealed, source.name)
-        self._add(footer.key_metadata, footer.context, location)
-        try:
-            metadata = open_clear_or_sealed(sealed, source.name, self._keys_of(location))
-        except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
-            raise
-        except AccessError:
-            self._hidden.append(location.display)
-            return
-        for use in column_key_uses(sealed, metadata, source.name):
-            self._add(use.key_metadata, use.context, location)
-
-    def _add(self, key_metadata: bytes, context: Context, file: Location) -> None:
-        material = self._reader.parse(key_metadata)
-        if not isinstance(material, KeyMaterial):
-            return  # keys of another scheme, or kept outside: nothing that a grant could share
-        if material.kek is None:
-            self._single[material.master_key_id] = None
-            return
-        kek_id = encode_base64(material.kek.id)
-        self._ids.add(kek_id)
-        self._found.setdefault(
-            (kek_id, material.master_key_id, material.kek.wrapped), FoundKEK(kek_id, material, context, file)
-        )
-
-    def result(self) -> KEKSearch:
-        return KEKSearch(tuple(self._found.values()), self._footers, tuple(self._hidden), tuple(self._single))
+    return search
 
 
 def _listed(place: EncryptedData, entry: FileEntry) -> SourceFile:

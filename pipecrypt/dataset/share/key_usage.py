@@ -8,23 +8,22 @@ the caller's opens the grant, and both give the same 256 bits. What the doomed k
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
-from pipecrypt.dataset.share.grants import read_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData
 from pipecrypt.errors import AccessError, DamagedKeystoreError, FormatError, IntegrityError, UnsupportedError
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer.keys import KeyUse, column_key_uses, footer_key_use, read_key_names
+from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, read_key_names
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.secret import DataKey
 
@@ -35,8 +34,6 @@ __all__ = [
     "KeyUsage",
     "UsageClaims",
     "WrappedKEK",
-    "read_claims",
-    "read_usage",
 ]
 
 
@@ -114,7 +111,7 @@ class DatasetUsage:
     keys: tuple[KeyUsage, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WrappedKEK:
     """What files hold of a KEK under one master key.
 
@@ -124,152 +121,121 @@ class WrappedKEK:
         files: that name it so.
     """
 
-    texts: frozenset[str]
-    has_unreadable: bool
-    files: frozenset[str] = frozenset()
+    texts: set[str] = field(default_factory=set)
+    has_unreadable: bool = False
+    files: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class _KeyClaims:
+    """What was seen of a master key so far; what belongs to columns is by their dotted paths."""
+
+    files: set[str] = field(default_factory=set)
+    footers: int = 0
+    keks: dict[str, WrappedKEK] = field(default_factory=dict)
+    column_files: dict[str, set[str]] = field(default_factory=dict)
+    batches: Counter[str] = field(default_factory=Counter)
+    data_keys: Counter[str] = field(default_factory=Counter)
+
+
 class UsageClaims:
     """What footers, manifest and grants claim, and what a proof of it takes.
 
     Args:
+        place: where all footers are read.
+
+    Attributes:
         usage: as they claim it.
-        wrapped: by master key and KEK id, what files hold of it.
         grants: of the dataset.
-    """
-
-    usage: DatasetUsage
-    wrapped: Mapping[str, Mapping[str, WrappedKEK]]
-    grants: Grants
-
-
-def read_usage(place: EncryptedData) -> DatasetUsage:
-    """Return which master key protects what at a place, as footers, manifest and grants claim; as `read_claims`."""
-    return read_claims(place).usage
-
-
-def read_claims(place: EncryptedData) -> UsageClaims:
-    """Return which master key protects what at a place, as footers, manifest and grants claim.
 
     Raises:
         PipecryptError: a footer cannot be read or is malformed, or there is no file.
     """
-    grants = read_grants(place.files, locate(place.grants)[1]) or Grants()
-    tally = _Tally()
-    for source in list_sources(place.location, ENCRYPTED_FILES):
-        tally.look_into(source)
-    manifest = place.manifest
-    usage = DatasetUsage(
-        dataset=place.name,
-        version=None if manifest is None else manifest.version,
-        since=None if manifest is None else utc_text(manifest.created),
-        files=tally.files,
-        plaintext_files=tally.plaintext,
-        hidden_files=tally.hidden,
-        unnamed_keys=tally.unnamed,
-        keys=_usages(tally, grants),
-    )
-    wrapped = {
-        key_id: {
-            kek: WrappedKEK(frozenset(texts), kek in seen.unreadable, frozenset(seen.kek_files[kek]))
-            for kek, texts in seen.wrapped.items()
-        }
-        for key_id, seen in tally.keys.items()
-    }
-    return UsageClaims(usage, wrapped, grants)
 
+    def __init__(self, place: EncryptedData) -> None:
+        """Read all of them."""
+        self.grants = place.read_grants()
+        self._keys: dict[str, _KeyClaims] = {}
+        self._reader = MaterialReader()
+        self._files = self._plaintext = self._hidden = self._unnamed = 0
+        for source in list_sources(place.location, ENCRYPTED_FILES):
+            self._look_into(source)
+        manifest = place.manifest
+        self.usage = DatasetUsage(
+            dataset=place.name,
+            version=None if manifest is None else manifest.version,
+            since=None if manifest is None else utc_text(manifest.created),
+            files=self._files,
+            plaintext_files=self._plaintext,
+            hidden_files=self._hidden,
+            unnamed_keys=self._unnamed,
+            keys=self._usages(),
+        )
 
-@dataclass(slots=True)
-class _KeyTally:
-    """What was seen of a master key so far."""
+    def wrapped(self, master_key_id: str) -> Mapping[str, WrappedKEK]:
+        """Return what files hold of each KEK under a master key, by KEK id."""
+        return self._keys.get(master_key_id, _KeyClaims()).keks
 
-    files: set[str] = field(default_factory=set)
-    footers: int = 0
-    keks: set[str] = field(default_factory=set)
-    wrapped: dict[str, set[str]] = field(default_factory=dict)
-    unreadable: set[str] = field(default_factory=set)
-    kek_files: dict[str, set[str]] = field(default_factory=dict)
-    column_files: dict[str, set[str]] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)
-    data_keys: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What was seen of a dataset so far."""
-
-    files: int = 0
-    plaintext: int = 0
-    hidden: int = 0
-    unnamed: int = 0
-    keys: dict[str, _KeyTally] = field(default_factory=dict)
-    reader: MaterialReader = field(default_factory=MaterialReader)
-
-    def look_into(self, file: SourceFile) -> None:
+    def _look_into(self, file: SourceFile) -> None:
         with open_range_source(file) as source:
             stored = read_stored_footer(source)
-        self.files += 1
+        self._files += 1
         sealed = stored.sealed
         if sealed is None:
-            self.plaintext += 1
+            self._plaintext += 1
             return
-        seen = self._named(footer_key_use(sealed, source.name).key_metadata, file)
+        seen = self._named(footer_key_use(sealed).key_metadata, file)
         if seen is not None:
             seen.footers += 1
         if sealed.metadata is None:
-            self.hidden += 1
+            self._hidden += 1
             return
         known: set[bytes] = set()
-        for use in column_key_uses(sealed, sealed.metadata, source.name):
-            self._count(use, file, is_new=use.key_metadata not in known)
+        for use in column_key_uses(sealed, sealed.metadata):
+            seen = self._named(use.key_metadata, file)
+            if seen is not None:
+                path = ".".join(use.context.column or ())
+                seen.column_files.setdefault(path, set()).add(file.relative_path)
+                seen.batches[path] += 1
+                seen.data_keys[path] += use.key_metadata not in known
             known.add(use.key_metadata)
 
-    def _count(self, use: KeyUse, file: SourceFile, *, is_new: bool) -> None:
-        seen = self._named(use.key_metadata, file)
-        if seen is None:
-            return
-        path = ".".join(use.context.column or ())
-        seen.column_files.setdefault(path, set()).add(file.relative_path)
-        seen.batches[path] = seen.batches.get(path, 0) + 1
-        seen.data_keys[path] = seen.data_keys.get(path, 0) + is_new
-
-    def _named(self, key_metadata: bytes, file: SourceFile) -> _KeyTally | None:
+    def _named(self, key_metadata: bytes, file: SourceFile) -> _KeyClaims | None:
         names = read_key_names(key_metadata)
         if names.master_key_id is None:
-            self.unnamed += 1
+            self._unnamed += 1
             return None
-        seen = self.keys.setdefault(names.master_key_id, _KeyTally())
+        seen = self._keys.setdefault(names.master_key_id, _KeyClaims())
         seen.files.add(file.relative_path)
         if names.kek_id is not None:
-            seen.keks.add(names.kek_id)
-            seen.kek_files.setdefault(names.kek_id, set()).add(file.relative_path)
-            text = self._wrapped(key_metadata)
-            seen.wrapped.setdefault(names.kek_id, set()).update(() if text is None else (text,))
+            kek = seen.keks.setdefault(names.kek_id, WrappedKEK())
+            kek.files.add(file.relative_path)
+            text = self._wrapped_text(key_metadata)
             if text is None:
-                seen.unreadable.add(names.kek_id)
+                kek.has_unreadable = True
+            else:
+                kek.texts.add(text)
         return seen
 
-    def _wrapped(self, key_metadata: bytes) -> str | None:
+    def _wrapped_text(self, key_metadata: bytes) -> str | None:
         try:
-            material = self.reader.parse(key_metadata)
+            material = self._reader.parse(key_metadata)
         except (FormatError, UnsupportedError):
             return None
         return material.kek.wrapped if isinstance(material, KeyMaterial) and material.kek is not None else None
 
+    def _usages(self) -> tuple[KeyUsage, ...]:
+        # Grouped once: who can write grants can name as many master keys in them as there are grants.
+        granted: dict[str, list[Grant]] = {}
+        for grant in self.grants.all:
+            granted.setdefault(grant.master_key_id, []).append(grant)
+        return tuple(
+            _usage(key_id, self._keys.get(key_id, _KeyClaims()), granted.get(key_id, ()), self.grants)
+            for key_id in sorted({*self._keys, *granted})
+        )
 
-def _usages(tally: _Tally, grants: Grants) -> tuple[KeyUsage, ...]:
-    # Grouped once: who can write grants can name as many master keys in them as there are grants.
-    granted: dict[str, list[Grant]] = {}
-    for grant in grants.all:
-        granted.setdefault(grant.master_key_id, []).append(grant)
-    return tuple(
-        _usage(key_id, tally.keys.get(key_id, _KeyTally()), granted.get(key_id, ()), grants)
-        for key_id in sorted({*tally.keys, *granted})
-    )
 
-
-def _usage(key_id: str, seen: _KeyTally, granted: Sequence[Grant], grants: Grants) -> KeyUsage:
+def _usage(key_id: str, seen: _KeyClaims, granted: Sequence[Grant], grants: Grants) -> KeyUsage:
     others = {kek: {each.master_key_id for each in grants.of(kek)} - {key_id} for kek in seen.keks}
     return KeyUsage(
         master_key_id=key_id,
@@ -280,7 +246,7 @@ def _usage(key_id: str, seen: _KeyTally, granted: Sequence[Grant], grants: Grant
             for path in sorted(seen.batches)
         ),
         keks=len(seen.keks),
-        granted_keks=len({grant.kek_id for grant in granted} - seen.keks),
+        granted_keks=len({grant.kek_id for grant in granted}.difference(seen.keks)),
         granted_since=min((grant.since for grant in granted), default=None),
         shared_with=tuple(sorted(set().union(*others.values()))),
         only_opener_of=sum(not each for each in others.values()),

@@ -8,7 +8,7 @@ signed, or an undo file that makes it so. What an undo file says counts only whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from pipecrypt.crypto.digest import Digester, digest
@@ -33,94 +33,27 @@ from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
-from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["Rekeying", "Rewrapper"]
+__all__ = ["Rekeying"]
 
 
 _log = logging.getLogger(__name__)
 _NAMED = 3
 
 
-class Rewrapper:
-    """Wraps data keys of some master keys again, under one KEK of another.
+@dataclass(slots=True)
+class Rekeying:
+    """Wraps data keys of some master keys again, under one KEK of another: changes files and counts.
 
     Args:
         old_ids: ids of the master keys that are left.
         session: of the new master key.
         key_reference: names it.
-    """
-
-    def __init__(self, old_ids: Iterable[str], session: KeySession, key_reference: str) -> None:
-        """Wrap nothing yet."""
-        self._old_ids = frozenset(old_ids)
-        self._session = session
-        self._key_reference = key_reference
-        self._dataset_ids: frozenset[str] = frozenset()
-        self._reader = MaterialReader()
-        self.left_keks: set[str] = set()
-        self.seen_master_keys: set[str] = set()
-
-    def allow(self, dataset_ids: Iterable[str]) -> None:
-        """Wrap keys of these datasets, which the caller means; see `granting.check_datasets`."""
-        self._dataset_ids = frozenset(dataset_ids)
-
-    def for_file(self, keys: DataKeys) -> _FileRewrapper:
-        """Return what wraps the keys of one file, which `keys` opens."""
-        return _FileRewrapper(self, keys)
-
-    def wrap(self, key_metadata: bytes, context: Context, keys: DataKeys) -> tuple[bytes, str, str] | None:
-        """Return new key metadata, the id of the KEK before and that of the new one; None where the key stays.
-
-        Raises:
-            IntegrityError: the key is of a dataset that is not meant, or does not belong where it is.
-            PipecryptError: a key service failed or refused.
-        """
-        material = self._reader.parse(key_metadata)
-        if not isinstance(material, KeyMaterial) or material.kek is None or material.commitment is None:
-            return None
-        self.seen_master_keys.add(material.master_key_id)
-        if material.master_key_id not in self._old_ids:
-            return None
-        dataset_id = dataset_of_kek_text(material.kek.wrapped) or ""
-        if dataset_id not in self._dataset_ids:
-            raise IntegrityError(f"a key encryption key is of dataset {dataset_id}, which is not meant")
-        with keys.open_data_key(key_metadata, context) as key:
-            new = self._session.adopt_data_key(self._key_reference, key, context, dataset_id)
-        made = self._reader.parse(new)
-        if not isinstance(made, KeyMaterial) or made.kek is None:
-            raise AssertionError("this session writes no other key material")
-        self.left_keks.add(encode_base64(material.kek.id))
-        return new, encode_base64(material.kek.id), encode_base64(made.kek.id)
-
-
-class _FileRewrapper:
-    def __init__(self, rewrapper: Rewrapper, keys: DataKeys) -> None:
-        self._rewrapper = rewrapper
-        self._keys = keys
-        self.left: set[str] = set()
-        self.made: set[str] = set()
-
-    def open_key(self, key_metadata: bytes, context: Context) -> DataKey:
-        return self._keys.open_data_key(key_metadata, context)
-
-    def rewrap(self, key_metadata: bytes, context: Context) -> bytes | None:
-        wrapped = self._rewrapper.wrap(key_metadata, context, self._keys)
-        if wrapped is None:
-            return None
-        self.left.add(wrapped[1])
-        self.made.add(wrapped[2])
-        return wrapped[0]
-
-
-@dataclass(slots=True)
-class Rekeying:
-    """Changes files and counts.
-
-    Args:
-        rewrapper: wraps data keys again.
         keys_of: opens the keys of a file.
         before_change: called before each file is changed, once its new keys are made.
+        dataset_ids: whose keys the caller means, see `granting.check_datasets`; known before the first change.
+        left_keks: ids of KEKs that files no longer use.
+        seen_master_keys: ids of all that files name.
         files: how many were looked at.
         changed: where footers were replaced.
         data_keys: that were wrapped again.
@@ -129,9 +62,14 @@ class Rekeying:
         put_back: files that an earlier call had left in between.
     """
 
-    rewrapper: Rewrapper
+    old_ids: frozenset[str]
+    session: KeySession
+    key_reference: str
     keys_of: Callable[[Location], DataKeys]
     before_change: Callable[[], None]
+    dataset_ids: Collection[str] = ()
+    left_keks: set[str] = field(default_factory=set)
+    seen_master_keys: set[str] = field(default_factory=set)
     files: int = 0
     changed: list[Location] = field(default_factory=list)
     data_keys: int = 0
@@ -139,6 +77,7 @@ class Rekeying:
     total_bytes: int = 0
     put_back: int = 0
     _undone_later: list[tuple[Location, FileEntry | None]] = field(default_factory=list)
+    _reader: MaterialReader = field(default_factory=MaterialReader)
 
     def change(self, file: Location, entry: FileEntry | None) -> FileEntry | None:
         """Change one file, and return what is to be signed about it.
@@ -158,11 +97,24 @@ class Rekeying:
             raise _differs(file)
         self.files += 1
         self.total_bytes += source.size_bytes
-        keys = self.rewrapper.for_file(self.keys_of(file))
-        new = rekey_footer(stored, file.display, keys.open_key, keys.rewrap)
+        keys = self.keys_of(file)
+        left, made = set[str](), set[str]()  # ids of KEKs; the session's may change in the middle
+
+        def rewrap(key_metadata: bytes, context: Context) -> bytes | None:
+            wrapped = self._rewrap(key_metadata, context, keys)
+            if wrapped is None:
+                return None
+            left.add(wrapped[1])
+            made.add(wrapped[2])
+            return wrapped[0]
+
+        new = rekey_footer(stored, keys.open_data_key, rewrap)
         if new is None:
             return entry
-        made = None if entry is None else _new_entry(source, entry, new, keys)
+        self.left_keks |= left
+        new_entry = None
+        if entry is not None:
+            new_entry = _new_entry(source, entry, new, {*entry.kek_ids} - left | made)
         self.before_change()
         self.bytes_moved += write_undo(source, new.body_end)
         self._undone_later.append((file, entry))
@@ -171,7 +123,30 @@ class Rekeying:
         self.data_keys += new.data_keys
         if entry is None:
             self.finish()
-        return made
+        return new_entry
+
+    def _rewrap(self, key_metadata: bytes, context: Context, keys: DataKeys) -> tuple[bytes, str, str] | None:
+        """Return new key metadata, the id of the KEK before and that of the new one; None where the key stays.
+
+        Raises:
+            IntegrityError: the key is of a dataset that is not meant, or does not belong where it is.
+            PipecryptError: a key service failed or refused.
+        """
+        material = self._reader.parse(key_metadata)
+        if not isinstance(material, KeyMaterial) or material.kek is None or material.commitment is None:
+            return None
+        self.seen_master_keys.add(material.master_key_id)
+        if material.master_key_id not in self.old_ids:
+            return None
+        dataset_id = dataset_of_kek_text(material.kek.wrapped) or ""
+        if dataset_id not in self.dataset_ids:
+            raise IntegrityError(f"a key encryption key is of dataset {dataset_id}, which is not meant")
+        with keys.open_data_key(key_metadata, context) as key:
+            new = self.session.adopt_data_key(self.key_reference, key, context, dataset_id)
+        made = self._reader.parse(new)
+        if not isinstance(made, KeyMaterial) or made.kek is None:
+            raise AssertionError("this session writes no other key material")
+        return new, encode_base64(material.kek.id), encode_base64(made.kek.id)
 
     def settle(self, file: Location) -> None:
         """Put a file that nobody signed back, where an earlier call left it in between."""
@@ -265,7 +240,7 @@ def _is_as_signed(source: SourceFile, entry: FileEntry | None) -> bool:
         return same_as_signed(opened, entry)
 
 
-def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _FileRewrapper) -> FileEntry:
+def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, kek_ids: Iterable[str]) -> FileEntry:
     """Return what is to be signed, in one pass that also compares the whole file with what was signed before."""
     before = {algorithm: Digester(algorithm) for algorithm in entry.digests()}
     after = {algorithm: Digester(algorithm) for algorithm in entry.digests()}
@@ -286,7 +261,7 @@ def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, keys: _File
         sha256=values.get("sha256"),
         blake3=values.get("blake3"),
         footer_sha256=digest(new.tail),
-        kek_ids=tuple(sorted(set(entry.kek_ids) - keys.left | keys.made)),
+        kek_ids=tuple(sorted(kek_ids)),
     )
 
 

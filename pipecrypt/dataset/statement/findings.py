@@ -5,7 +5,7 @@ A comparison returns what it found; nothing found is an empty tuple.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,6 @@ from pipecrypt.dataset.statement.paths import is_reserved
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError, RolledBackError
 
 __all__ = [
-    "NOTHING_KNOWN",
     "Finding",
     "FindingKind",
     "KnownDigests",
@@ -27,6 +26,7 @@ __all__ = [
     "finding_of",
     "missing",
     "not_in_place",
+    "nothing_known",
     "refusal",
     "refuse",
 ]
@@ -150,13 +150,17 @@ class KnownDigests:
     Args:
         paths: from a digest of a whole file to its path in this version.
         earlier: digests of whole files of versions before.
+        earlier_paths: paths of files of versions before.
     """
 
     paths: Mapping[str, str] = field(default_factory=dict, hash=False)
-    earlier: Collection[str] = field(default=(), hash=False)
+    earlier: Collection[str] = ()
+    earlier_paths: Collection[str] = ()
 
 
-NOTHING_KNOWN: Final = KnownDigests()
+def nothing_known() -> KnownDigests:
+    """Return no digests, where nothing is to be told apart."""
+    return KnownDigests()
 
 
 def compare_listing(signed: Collection[str], found: Iterable[str]) -> tuple[Finding, ...]:
@@ -173,8 +177,15 @@ def compare_listing(signed: Collection[str], found: Iterable[str]) -> tuple[Find
     return tuple(sorted(findings, key=lambda finding: finding.path))
 
 
-def compare_file(entry: FileEntry, seen: ObservedFile, *, known: KnownDigests = NOTHING_KNOWN) -> tuple[Finding, ...]:
+def compare_file(
+    entry: FileEntry, seen: ObservedFile, *, known: Callable[[], KnownDigests] = nothing_known
+) -> tuple[Finding, ...]:
     """Return how a file differs from the one that was signed: at most one finding, the most telling.
+
+    Args:
+        entry: what was signed.
+        seen: what is there.
+        known: tells swapped and old files from modified ones; called when the file differs.
 
     Raises:
         RuntimeError: the observation holds no digest that was signed, so it could prove nothing.
@@ -186,7 +197,7 @@ def compare_file(entry: FileEntry, seen: ObservedFile, *, known: KnownDigests = 
     differing = _differences(entry, seen)
     if not differing:
         return ()
-    kind, detail = _attack(entry, seen, known)
+    kind, detail = _attack(entry, seen, known())
     return (Finding(kind, entry.path, detail or f"another {' and '.join(differing)} than was signed"),)
 
 

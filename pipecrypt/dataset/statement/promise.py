@@ -91,6 +91,13 @@ class PromisedPolicy:
     columns: tuple[PromisedColumn, ...] = ()
     other_key_ids: tuple[str, ...] | None = None
     bind_path: bool = True
+
+    @property
+    def master_key_ids(self) -> frozenset[str]:
+        """All master keys that it names."""
+        columns = (key_id for column in self.columns for key_id in column.master_key_ids)
+        return frozenset((*self.footer_key_ids, *(self.other_key_ids or ()), *columns))
+
     _keys_of: Mapping[ColumnPath, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Compare one file, whole, with what was signed about it, and recognize one that was signed elsewhere or earlier.
+"""Compare files, each whole and several at once, with what was signed about them, and recognize others.
 
 Findings are values here, because one file that was tampered with says nothing about the next. What keeps a file from
 being looked at is a failure, and is told apart from them.
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.dataset.checked_source import digest_file
-from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes, compare_encryption, observe
+from pipecrypt.dataset.signed_file import MAX_OTHER_FOOTER_BYTES, SignedFile, check_bytes
 from pipecrypt.dataset.statement.file_list import decode_file_list
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, ObservedFile, compare_file
-from pipecrypt.dataset.statement.manifest import Manifest
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, file_list_path
 from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import (
@@ -38,7 +40,15 @@ from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.small_files import LocatedFiles
 from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = ["InspectionResult", "Inspector", "LazyKnownDigests", "Unlocking"]
+__all__ = [
+    "InspectionResult",
+    "Inspector",
+    "StoppedError",
+    "Tell",
+    "Unlocking",
+    "read_known_digests",
+    "work_through",
+]
 
 
 _END_BYTES: Final = 8
@@ -47,6 +57,10 @@ _COVERED: Final = frozenset({FindingKind.MODIFIED, FindingKind.TRUNCATED})
 _LIST_NAME: Final = re.compile(r"\A(?P<version>[1-9][0-9]{0,18})-(?P<digest>[0-9a-f]{16})\.jsonl\Z", re.ASCII)
 _MAX_LISTS: Final = 4
 _MAX_LIST_BYTES: Final = 64 << 20
+_STOP_SECONDS: Final = 5.0
+_Thing = TypeVar("_Thing")
+# Has something called on the caller's thread, in the middle of the work; raises StoppedError when the work is to end.
+Tell: TypeAlias = Callable[[Callable[[], object]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +86,11 @@ class Unlocking:
             AccessError: a key is missing or was refused.
         """
         keys = self.keys_of(location)
-        sealed, stored = read_sealed_footer(opened, bytes_check=check_bytes(signed))
-        with OpenedFile(sealed, opened.name, keys=keys, aad_prefix=None) as file:
-            structure = check_opened_structure(file, stored.body_end)
-        if structure.rows != signed.entry.rows:
-            raise FormatError(f"{opened.name} has {structure.rows} rows, but {signed.entry.rows} were signed")
+        sealed = read_sealed_footer(opened, bytes_check=check_bytes(signed))
+        with OpenedFile(sealed, keys=keys, aad_prefix=None) as file:
+            rows, _ = check_opened_structure(file)
+        if rows != signed.entry.rows:
+            raise FormatError(f"{opened.name} has {rows} rows, but {signed.entry.rows} were signed")
         decrypt_file(opened, _Nowhere(), keys=keys, codec=self.codec, on_bytes=on_bytes)
 
 
@@ -167,28 +181,13 @@ class Inspector:
         return findings, None
 
     def _compare(self, signed: SignedFile, seen: ObservedFile, stored: StoredFooter | None) -> tuple[Finding, ...]:
-        promise: tuple[Finding, ...] = ()
-        path = signed.entry.path
-        if stored is not None:
-            try:
-                file, encryption = observe(stored, path)
-            except ContentError as error:
-                differences = self._differences(signed, seen)
-                if not differences and not isinstance(error, FormatError):
-                    raise
-                return differences or (Finding(FindingKind.MODIFIED, path, error.message),)
-            seen = replace(file, digests=seen.digests)
-            promise = compare_encryption(signed.manifest, path, encryption)
-        differences = self._differences(signed, seen)
-        if promise and all(each.kind in _COVERED for each in differences):
-            return promise
-        kinds = {each.kind for each in differences}
-        return differences + tuple(each for each in promise if each.kind not in kinds)
-
-    def _differences(self, signed: SignedFile, seen: ObservedFile) -> tuple[Finding, ...]:
-        if not compare_file(signed.entry, seen):
-            return ()
-        return compare_file(signed.entry, seen, known=self.known())
+        if stored is None:
+            return compare_file(signed.entry, seen, known=self.known)
+        broken, differing = signed.compare(stored, seen.digests, known=self.known)
+        if broken and all(each.kind in _COVERED for each in differing):
+            return broken
+        kinds = {each.kind for each in differing}
+        return differing + tuple(each for each in broken if each.kind not in kinds)
 
 
 def _read_footer(signed: SignedFile, opened: RangeSource, *, is_other: bool) -> tuple[StoredFooter | None, str | None]:
@@ -221,61 +220,110 @@ class _Nowhere:
         """Drop `data`."""
 
 
-class LazyKnownDigests:
-    """What tells swapped and old files from modified ones; looked up when the first file differs, and then kept.
+# ---- files that were signed elsewhere or earlier ----
+
+
+def read_known_digests(version: VerifiedVersion, files: LocatedFiles) -> KnownDigests:
+    """Return the digests of this version's files and of the files of versions before, as far as lists are left."""
+    paths = {value: path for path, entry in version.entries.items() for value in entry.digests().values()}
+    earlier, earlier_paths = set[str](), set[str]()
+    for number, sha256_start in _earlier_lists(version, files):
+        try:
+            data = files.read(f"{version.root}/{file_list_path(number, sha256_start)}", _MAX_LIST_BYTES) or b""
+            if digest(data).startswith(sha256_start):
+                for entry in decode_file_list(data, version.manifest.digests):
+                    earlier_paths.add(entry.path)
+                    earlier.update(entry.digests().values())
+        except PipecryptError:
+            continue  # a list that cannot be read tells nothing
+    return KnownDigests(paths, earlier.difference(paths), earlier_paths)
+
+
+def _earlier_lists(version: VerifiedVersion, files: LocatedFiles) -> list[tuple[int, str]]:
+    """Return version and beginning of the digest of the newest lists before a version."""
+    found = []
+    try:
+        for entry in open_store(files.location(f"{version.root}/{RESERVED_DIRECTORY}/files")).list(
+            admits=lambda _: False
+        ):
+            match = _LIST_NAME.match(entry.path)
+            if match is not None and entry.source is not None and int(match["version"]) < version.manifest.version:
+                found.append((int(match["version"]), match["digest"]))
+    except PipecryptError:
+        return []
+    return sorted(found, reverse=True)[:_MAX_LISTS]
+
+
+# ---- several at once ----
+
+
+class StoppedError(Exception):
+    """The caller has left; whoever works on lets it pass. It never reaches a user."""
+
+
+def work_through(things: Iterable[_Thing], work: Callable[[_Thing, Tell], object], *, workers: int) -> None:
+    """Do the same with many things on several threads; what the work tells is called on this thread, in that order.
+
+    No more than twice as many things as threads wait, however many there are. Leaving, by an exception too, stops the
+    threads: each ends when it next tells something. They are daemons: one that hangs in a read of a dead network keeps
+    nobody from leaving.
 
     Args:
-        dataset: the signed dataset.
-        files: its storage.
+        things: taken one by one, on this thread.
+        work: done on another thread, for several things at once. What it raises is raised here.
+        workers: how many threads; no more than things wait.
     """
+    stopped = threading.Event()
+    due: SimpleQueue[_Thing | None] = SimpleQueue()
+    told: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # None: the work on one thing is done
+    threads: list[threading.Thread] = []
+    waiting = 0
 
-    def __init__(self, dataset: VerifiedVersion, files: LocatedFiles) -> None:
-        """Look up nothing yet."""
-        self._dataset = dataset
-        self._files = files
-        self._lock = threading.Lock()
-        self._known: KnownDigests | None = None
-        self._earlier_paths: set[str] = set()
+    def tell(call: Callable[[], object]) -> None:
+        if stopped.is_set():
+            raise StoppedError
+        told.put(call)
 
-    def known(self) -> KnownDigests:
-        """Return the digests of this version's files and of the files of versions before, as far as lists are left."""
-        with self._lock:
-            if self._known is None:
-                paths = self._dataset.known_digests().paths
-                earlier = frozenset(value for value in self._earlier() if value not in paths)
-                self._known = KnownDigests(paths, earlier)
-            return self._known
-
-    def was_listed(self, path: str) -> bool:
-        """Say whether a version before had a file of this path, as far as lists are left."""
-        self.known()
-        return path in self._earlier_paths
-
-    def _earlier(self) -> Iterator[str]:
-        manifest = self._dataset.verified.manifest
-        for version, sha256_start in self._lists(manifest):
+    def run() -> None:
+        while (thing := due.get()) is not None and not stopped.is_set():
             try:
-                yield from self._digests(manifest, version, sha256_start)
-            except PipecryptError:
-                continue  # a list that cannot be read tells nothing
+                work(thing, tell)
+            except StoppedError:
+                return
+            except BaseException as error:
+                told.put(partial(_raise, error))
+                return
+            told.put(None)
 
-    def _lists(self, manifest: Manifest) -> list[tuple[int, str]]:
-        """Return version and beginning of the digest of the newest lists before this version."""
-        directory = self._files.location(f"{self._dataset.root}/{RESERVED_DIRECTORY}/files")
-        found = []
-        try:
-            for entry in open_store(directory).list(admits=lambda _: False):
-                match = _LIST_NAME.match(entry.path)
-                if match is not None and entry.source is not None and int(match["version"]) < manifest.version:
-                    found.append((int(match["version"]), match["digest"]))
-        except PipecryptError:
-            return []
-        return sorted(found, reverse=True)[:_MAX_LISTS]
+    def listen(most_waiting: int) -> None:
+        nonlocal waiting
+        while waiting:
+            try:
+                call = told.get(block=waiting > most_waiting)
+            except Empty:
+                return
+            if call is None:
+                waiting -= 1
+            else:
+                call()
 
-    def _digests(self, manifest: Manifest, version: int, sha256_start: str) -> Iterator[str]:
-        path = f"{self._dataset.root}/{file_list_path(version, sha256_start)}"
-        data = self._files.read(path, _MAX_LIST_BYTES) or b""
-        if digest(data).startswith(sha256_start):
-            for entry in decode_file_list(data, manifest.digests):
-                self._earlier_paths.add(entry.path)
-                yield from entry.digests().values()
+    try:
+        for thing in things:
+            due.put(thing)
+            waiting += 1
+            if len(threads) < min(workers, waiting):
+                threads.append(threading.Thread(target=run, name="pipecrypt-verify", daemon=True))
+                threads[-1].start()
+            listen(2 * workers)
+        listen(0)
+    finally:
+        stopped.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for _ in threads:
+            due.put(None)
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

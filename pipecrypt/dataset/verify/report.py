@@ -40,13 +40,11 @@ class PolicySummary:
     @classmethod
     def of(cls, policy: PromisedPolicy) -> Self:
         """Return a promise in short."""
-        key_ids = {*policy.footer_key_ids, *(policy.other_key_ids or ())}
-        key_ids.update(*(column.master_key_ids for column in policy.columns))
         return cls(
             footer=policy.footer.value,
             columns=tuple(".".join(column.path) for column in policy.columns),
             others="plaintext" if policy.other_key_ids is None else "encrypted",
-            master_key_ids=tuple(sorted(key_ids)),
+            master_key_ids=tuple(sorted(policy.master_key_ids)),
             bind_path=policy.bind_path,
         )
 

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final, Self
 
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.dataset.statement.paths import (
-    RUNS_DIRECTORY,
-    SIGNATURE_SUFFIX,
-    is_reserved,
-)
+from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, SIGNATURE_SUFFIX, is_reserved
 from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_version_beside, unsigned
-from pipecrypt.errors import (
-    IntegrityError,
-    NotTrustedError,
-    SourceNotFoundError,
-    StorageError,
-    UsageError,
-)
-from pipecrypt.store.location import Location
+from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, StorageError, UsageError
+from pipecrypt.store.location import Location, Pattern, has_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 
@@ -34,16 +23,6 @@ __all__ = ["Selection", "Target", "find_target"]
 _EVERYTHING_BELOW: Final = "**"
 # What a run that signs leaves in its directory: the blocks of its journal, and at last that it is done.
 _NOTE: Final = re.compile(r"(?P<run>\d{8}T\d{6}Z-[0-9a-f]{8})/(?:parts-\d{6,9}|(?P<end>finished))\.json", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class _Glob:
-    text: str
-    pattern: Pattern
-
-    def matches(self, path: str) -> bool:
-        # An exact name comes first, so that a file called `a[1].parquet` can be named.
-        return path == self.text or self.pattern.matches(path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +35,7 @@ class Selection:
     """
 
     directory: tuple[str, ...] = ()
-    globs: tuple[_Glob, ...] = ()
+    globs: tuple[Pattern, ...] = ()
 
     @classmethod
     def of(cls, globs: Sequence[str], *, directory: str = "") -> Self:
@@ -85,7 +64,9 @@ class Selection:
         names = path.split("/", depth)
         if len(names) <= depth or tuple(names[:depth]) != self.directory:
             return False
-        return not self.globs or any(glob.matches(names[depth]) for glob in self.globs)
+        below = tuple(names[depth].split("/"))
+        # An exact name counts too, so that a file called `a[1].parquet` can be named.
+        return not self.globs or any(below == glob.parts or glob.matches(below) for glob in self.globs)
 
     def admits(self, names: tuple[str, ...]) -> bool:
         """Say whether a file below a directory of the dataset can count."""
@@ -96,23 +77,20 @@ class Selection:
         return (
             not self.globs
             or not below
-            or any(glob.pattern.admits_directory(below) or _leads_to(glob.text, below) for glob in self.globs)
+            or any(glob.admits_directory(below) or glob.parts[: len(below)] == below for glob in self.globs)
         )
 
     def starts(self) -> tuple[str, ...]:
         """Return paths of directories of the dataset below which everything lies that counts, none below another."""
         if not self.globs:
             return ("/".join(self.directory),)
-        found = sorted({(*self.directory, *_fixed(glob.text)) for glob in self.globs})
+        fixed = (takewhile(lambda part: not has_glob(part), glob.parts[:-1]) for glob in self.globs)
+        found = sorted({(*self.directory, *names) for names in fixed})
         kept: list[tuple[str, ...]] = []
         for names in found:
             if not any(names[: len(above)] == above for above in kept):
                 kept.append(names)
         return tuple("/".join(names) for names in kept)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the globs as they were given."""
-        return (glob.text for glob in self.globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +122,6 @@ class Target:
     def takes(self, path: str) -> bool:
         """Say whether a file counts."""
         return path == self.path if self.selection is None else self.selection.takes(path)
-
-    def signed(self, path: str) -> SignedFile | None:
-        """Return what was signed about a file; None where nothing was."""
-        return self.version.file(path) if path in self.version.entries else None
 
     def location(self, path: str = "") -> Location:
         """Return where a file of the dataset is, or the directory of the dataset."""
@@ -187,7 +161,7 @@ def find_target(location: Location, requirements: Requirements, globs: Sequence[
         return _in_dataset(files, dataset, path, kind, globs)
     if kind is Kind.DIRECTORY:
         raise _not_signed(files, path)
-    if kind is Kind.NOTHING and not _is_there(files, path + SIGNATURE_SUFFIX):
+    if kind is Kind.NOTHING and open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is not Kind.FILE:
         raise SourceNotFoundError(f"{files.display(path)} does not exist", hint=_missing_hint(path))
     if globs:
         raise UsageError(f"{files.display(path)} is one file, of which no part can be chosen", hint="leave out --files")
@@ -202,7 +176,7 @@ def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
     """
     begun, ended = set[str](), set[str]()
     with contextlib.suppress(IntegrityError, StorageError):  # that there is no statement is what counts
-        for entry in open_store(files.location(path)).list(RUNS_DIRECTORY, _is_run):
+        for entry in open_store(files.location(path)).list(RUNS_DIRECTORY, lambda below: len(below) == 1):
             if (note := _NOTE.fullmatch(entry.path)) is not None:
                 (ended if note["end"] else begun).add(note["run"])
     waiting = begun - ended
@@ -212,10 +186,6 @@ def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
         f"{files.display(path)} is not signed yet: run {max(waiting)} is at work there, or was stopped before that",
         hint="let it end; if it was stopped, run again with --resume; then verify again",
     )
-
-
-def _is_run(below: tuple[str, ...]) -> bool:
-    return len(below) == 1
 
 
 def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: Kind, globs: Sequence[str]) -> Target:
@@ -237,16 +207,12 @@ def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: 
     return Target(files, dataset, None, below)
 
 
-def _is_there(files: LocatedFiles, path: str) -> bool:
-    return open_store(files.location(path)).stat().kind is Kind.FILE
-
-
 def _missing_hint(path: str) -> str | None:
     globs = "to verify some files of a dataset, name the dataset and give --files GLOB"
-    return globs if any(character in path for character in "*?[") else "check the path"
+    return globs if has_glob(path) else "check the path"
 
 
-def _glob(text: str) -> _Glob:
+def _glob(text: str) -> Pattern:
     if not isinstance(text, str) or not text.strip("/"):
         raise UsageError(f"{text!r} is not a glob of files", hint="write it relative to the dataset: day=1/*.parquet")
     parts = text.strip("/").split("/")
@@ -254,18 +220,4 @@ def _glob(text: str) -> _Glob:
         raise UsageError(f"{text!r} leads out of the dataset", hint="write it relative to the dataset: day=1/*.parquet")
     if text.endswith("/"):
         parts.append(_EVERYTHING_BELOW)
-    return _Glob("/".join(parts), Pattern(tuple(parts)))
-
-
-def _fixed(glob: str) -> tuple[str, ...]:
-    """Return the directories that a glob begins with."""
-    fixed: list[str] = []
-    for part in glob.split("/")[:-1]:
-        if has_glob(part):
-            break
-        fixed.append(part)
-    return tuple(fixed)
-
-
-def _leads_to(path: str, names: tuple[str, ...]) -> bool:
-    return tuple(path.split("/")[: len(names)]) == names
+    return Pattern(tuple(parts))

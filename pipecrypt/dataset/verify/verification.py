@@ -14,14 +14,11 @@ from typing import Final
 
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.statement.findings import FindingKind
-from pipecrypt.dataset.statement.paths import (
-    LOCK_DIRECTORY,
-)
+from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
-from pipecrypt.dataset.verify.reserved import NO_JOURNALS, Journals
 from pipecrypt.dataset.verify.target import Target, find_target
-from pipecrypt.dataset.verify.version_check import VersionCheck, Watcher
+from pipecrypt.dataset.verify.version_check import RunFiles, VersionCheck, Watcher
 from pipecrypt.dataset.version import is_current
 from pipecrypt.errors import (
     ConflictError,
@@ -31,7 +28,7 @@ from pipecrypt.errors import (
     StorageError,
     VerificationError,
 )
-from pipecrypt.store.lease_holders import LeaseHolder, LeaseWatch
+from pipecrypt.store.lease import LeaseHolder, LeaseWatch
 from pipecrypt.store.location import Location
 
 __all__ = ["Patience", "Watcher", "verify"]
@@ -66,19 +63,19 @@ def verify(
     unlocking: Unlocking | None = None,
     workers: int,
     watcher: Watcher,
-    journals: Callable[[Location], Journals] = lambda _: NO_JOURNALS,
+    run_files: RunFiles = lambda *_: {},
     patience: Patience = Patience(),
 ) -> VerifyReport:
     """Return the report on what a caller named, if all that is numbered here holds.
 
     1. Enough trusted keys signed the statement, and it is fresh (`verify_envelope`); its list of files is the signed
        one.
-    2. Every signed file is at its place, where readers look, and no other (`DirectoryComparison.sources`). One that
-       waits to be moved there is a finding, whatever lies at its place.
+    2. Every signed file is at its place, where readers look, and no other (`VersionCheck.run`). One that waits to be
+       moved there is a finding, whatever lies at its place.
     3. Each file has the signed size, digests, footer, rows and KEK ids, and is encrypted as was promised; with keys,
        each of its modules has the tag that it was encrypted with (`Inspector.inspect`).
     4. Below `_pipecrypt/`, names are those that pipecrypt gives, and tables are those that a run, which trusted keys
-       vouch for, wrote for a version still to come (`RunTables.left_over`). Looked at where all files count.
+       vouch for, wrote for a version still to come (`VersionCheck.run`). Looked at where all files count.
     5. Every file could be checked to the end.
 
     Runs may be at work meanwhile. What is not as it was signed is looked at again; where the statement was replaced,
@@ -94,7 +91,7 @@ def verify(
         unlocking: checks tags too; None without keys.
         workers: how many files are read at once.
         watcher: told how far it is.
-        journals: of the dataset in a directory; tell what runs noted about files that no version lists yet.
+        run_files: what runs noted about files that no version lists yet; the default believes no journal.
         patience: how long it looks again.
 
     Raises:
@@ -110,7 +107,7 @@ def verify(
     started = time.perf_counter()
     for _ in range(patience.restarts):
         target = find_target(location, requirements, globs)  # 1
-        check = VersionCheck(target, unlocking, journals, workers, watcher)
+        check = VersionCheck(target, unlocking, run_files, workers, watcher)
         check.run()  # 2, 3, 4
         try:
             holder = _settle(check, target, patience)
@@ -132,7 +129,7 @@ def _settle(check: VersionCheck, target: Target, patience: Patience) -> LeaseHol
         _NewVersionError: another statement is there now.
     """
     waited, began = 0.0, time.monotonic()
-    lock = _lock_of(target)
+    lock = None if target.is_single_file else LeaseWatch(target.location().child(LOCK_DIRECTORY))
     while check.tally.doubtful():
         before = _holder(lock)
         check.run_again()
@@ -152,12 +149,6 @@ def _settle(check: VersionCheck, target: Target, patience: Patience) -> LeaseHol
 
 class _NewVersionError(Exception):
     """What was looked at is not the dataset any more."""
-
-
-def _lock_of(target: Target) -> LeaseWatch | None:
-    if target.is_single_file:
-        return None
-    return LeaseWatch(target.location().child(LOCK_DIRECTORY))
 
 
 def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
@@ -209,6 +200,6 @@ def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | N
         raise VerificationError(text + (f", and {more} more" if more else ""), hint=hint, report=report)
     if failure is not None:
         raise failure
-    if not check.due_files and not check.is_whole:
+    if not check.due and not report.whole_dataset:
         hint = "globs are relative to the dataset, and * does not match /"
         raise SourceNotFoundError(f"{name}: no file matches, so nothing was verified", hint=hint)

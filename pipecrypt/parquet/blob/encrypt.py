@@ -11,10 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipecrypt.errors import LimitError, PolicyError, StorageError
 from pipecrypt.parquet.blob.format import (
@@ -22,10 +23,8 @@ from pipecrypt.parquet.blob.format import (
     PREFIX_BYTES,
     ROW_GROUP_BLOCKS,
     BlobCompression,
-    BlobEntry,
     BlobInfo,
     BlobLayout,
-    RowGroupPlace,
     check_block_bytes,
     choose_block_bytes,
     encode_blob_entry,
@@ -34,6 +33,7 @@ from pipecrypt.parquet.blob.format import (
     page_header,
     plain_footer,
     plain_offset_index,
+    plain_row_group,
 )
 from pipecrypt.parquet.carry.writing import ignore_bytes
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC
@@ -42,6 +42,7 @@ from pipecrypt.parquet.protocols import AppendSink, ByteStream, DataKeys, PageCo
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.encrypt import FileEncryption
 from pipecrypt.parquet.wire.fields import BLOB_KEY
+from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_each, read_into, traits_of
 
@@ -109,10 +110,16 @@ def encrypt_blob(
             on_bytes=on_bytes,
             name=source.name,
         )
-    entry = {BLOB_KEY: encode_blob_entry(BlobEntry(layout, BlobCompression.NONE, info))}
-    progress = _CappedProgress(size_bytes, on_bytes)
-    policy = blob_policy(policy)
-    with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=progress) as encryption:
+    entry = {BLOB_KEY: encode_blob_entry(layout, BlobCompression.NONE, info)}
+    policy, left = blob_policy(policy), size_bytes
+
+    def report_done(count: int) -> None:
+        nonlocal left
+        done = min(count, left)  # without the bytes of page headers
+        left -= done
+        on_bytes(done)
+
+    with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=report_done) as encryption:
         encryption.append(PlainBlob(source, layout))
         return replace(encryption.finish(entry), source_bytes=size_bytes)
 
@@ -153,32 +160,19 @@ def encrypt_blob_stream(
     """
     check_block_bytes(block_bytes)
     compression, size_bytes = BlobCompression.NONE if codec is None else BlobCompression.ZSTD, 0
-    encode_blob_entry(BlobEntry(BlobLayout(0, block_bytes), compression, info))  # a name that cannot be kept fails now
+    encode_blob_entry(BlobLayout(0, block_bytes), compression, info)  # a name that cannot be kept fails now
     policy = blob_policy(policy)
     with FileEncryption(sink, policy, keys=keys, context=context) as encryption:
-        with closing(built_row_groups(stream, block_bytes, name, codec)) as row_groups:
-            for row_group in row_groups:
-                size_bytes += row_group.plain_bytes
+        with closing(_built_row_groups(stream, block_bytes, name, codec)) as row_groups:
+            for source, plain_bytes in row_groups:
+                size_bytes += plain_bytes
                 if size_bytes > most_bytes(block_bytes):
                     what = f"{most_bytes(block_bytes)} bytes, which chunks of {block_bytes} bytes cannot number"
                     raise LimitError(f"{name} has more than {what}", hint="choose larger chunks")
-                encryption.append(row_group.source)
-                on_bytes(row_group.plain_bytes)
-        entry = BlobEntry(BlobLayout(size_bytes, block_bytes), compression, info)
-        return replace(encryption.finish({BLOB_KEY: encode_blob_entry(entry)}), source_bytes=size_bytes)
-
-
-class _CappedProgress:
-    """Passes on how many bytes were done, without those of page headers."""
-
-    def __init__(self, most_bytes: int, on_bytes: Callable[[int], None]) -> None:
-        self._left = most_bytes
-        self._on_bytes = on_bytes
-
-    def __call__(self, count: int) -> None:
-        passed = min(count, self._left)
-        self._left -= passed
-        self._on_bytes(passed)
+                encryption.append(source)
+                on_bytes(plain_bytes)
+        entry = encode_blob_entry(BlobLayout(size_bytes, block_bytes), compression, info)
+        return replace(encryption.finish({BLOB_KEY: entry}), source_bytes=size_bytes)
 
 
 _WINDOW_BYTES: Final = 8 << 20
@@ -186,107 +180,66 @@ _PAGE_ROOM_BYTES: Final = 256  # header, prefix, what compressing adds, a share 
 _GRACE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltRowGroup:
-    """A row group as a file of its own.
-
-    Args:
-        source: the Parquet file, valid until the row group after the next is built.
-        plain_bytes: of all its blocks.
-    """
-
-    source: MemorySource
-    plain_bytes: int
+# A row group as a Parquet file of its own, valid until the row group after the next is built; bytes of all its blocks.
+_BuiltRowGroup: TypeAlias = tuple[MemorySource, int]
 
 
-def built_row_groups(
+def _built_row_groups(
     stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None
-) -> Generator[BuiltRowGroup, None, None]:
+) -> Generator[_BuiltRowGroup, None, None]:
     """Yield row groups, at least one, until no bytes are left; only one without any bytes is empty.
 
+    A thread builds them in two buffers in turn. It may hang in a stream that gives nothing for a while. When something
+    else failed, or the user had enough, that must not keep the process: so it is waited for only so long, and does not
+    outlive the process.
+
     Args:
-        stream: read on another thread.
+        stream: read on that thread.
         block_bytes: of each block.
         name: what errors call the file.
         codec: compresses pages; None for none.
     """
-    ordinal = 0
-    with _Filler(stream, block_bytes, name, codec) as filler:
-        filler.begin(0)
-        while True:
-            built = filler.built()
-            is_last = built.plain_bytes < ROW_GROUP_BLOCKS * block_bytes
+    is_over = threading.Event()
+    builders = [_RowGroupBuilder(stream, block_bytes, name, codec, is_over) for _ in range(2)]
+    ordinals: SimpleQueue[int | None] = SimpleQueue()
+    built: SimpleQueue[_BuiltRowGroup | BaseException] = SimpleQueue()
+
+    def build() -> None:
+        while (ordinal := ordinals.get()) is not None:
+            try:
+                built.put(builders[ordinal % 2].build(ordinal))
+            except BaseException as error:  # for the thread that asks
+                built.put(error)
+
+    thread = threading.Thread(target=build, name="pipecrypt-fill", daemon=True)
+    thread.start()
+    try:
+        ordinals.put(0)
+        for ordinal in count():
+            row_group = built.get()
+            if isinstance(row_group, BaseException):
+                raise row_group
+            is_last = row_group[1] < ROW_GROUP_BLOCKS * block_bytes
             if not is_last:
-                filler.begin(ordinal + 1)
-            if built.plain_bytes or not ordinal:
-                yield built
+                ordinals.put(ordinal + 1)
+            if row_group[1] or not ordinal:
+                yield row_group
             if is_last:
                 return
-            ordinal += 1
+    finally:
+        is_over.set()
+        ordinals.put(None)
+        thread.join(_GRACE_SECONDS)
 
 
-class _Filler:
-    """A thread that builds row groups in two buffers in turn.
-
-    It may hang in a stream that gives nothing for a while. When something else failed, or the user had enough, that
-    must not keep the process: so it is waited for only so long, and does not outlive the process.
-    """
-
-    def __init__(self, stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None) -> None:
-        self._is_over = False
-        self._stream = stream
-        self._name = name
-        first = _Builder(self._fill_block, block_bytes, name, codec)
-        self._builders = (first, _Builder(self._fill_block, block_bytes, name, codec))
-        self._ordinals: SimpleQueue[int | None] = SimpleQueue()
-        self._built: SimpleQueue[BuiltRowGroup | BaseException] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="pipecrypt-fill", daemon=True)
-
-    def __enter__(self) -> _Filler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over = True
-        self._ordinals.put(None)
-        self._thread.join(_GRACE_SECONDS)
-
-    def _fill_block(self, out: memoryview) -> int:
-        """Fill a block as far as there are bytes; return how many."""
-        filled = 0
-        while filled < len(out) and not self._is_over:
-            count = self._stream.readinto(out[filled:])
-            if count is None:
-                raise StorageError(f"{self._name} has no bytes at the moment", hint="open it so that reading waits")
-            if not count:
-                break
-            filled += count
-        return filled
-
-    def begin(self, ordinal: int) -> None:
-        self._ordinals.put(ordinal)
-
-    def built(self) -> BuiltRowGroup:
-        built = self._built.get()
-        if isinstance(built, BaseException):
-            raise built
-        return built
-
-    def _run(self) -> None:
-        while (ordinal := self._ordinals.get()) is not None:
-            try:
-                self._built.put(self._builders[ordinal % 2].build(ordinal))
-            except BaseException as error:  # for the thread that asks
-                self._built.put(error)
-
-
-class _Builder:
-    """Builds one row group after another in one buffer."""
+class _RowGroupBuilder:
+    """Builds one row group after another in one buffer, until `is_over` is set."""
 
     def __init__(
-        self, fill_block: Callable[[memoryview], int], block_bytes: int, name: str, codec: PageCodec | None
+        self, stream: ByteStream, block_bytes: int, name: str, codec: PageCodec | None, is_over: threading.Event
     ) -> None:
-        self._fill_block = fill_block
+        self._stream = stream
+        self._is_over = is_over
         self._block_bytes = block_bytes
         self._name = name
         self._codec = codec
@@ -296,7 +249,7 @@ class _Builder:
         self._scratch = bytearray(PREFIX_BYTES + block_bytes if codec else 0)
         self._end = 0
 
-    def build(self, ordinal: int) -> BuiltRowGroup:
+    def build(self, ordinal: int) -> _BuiltRowGroup:
         self._end = 0
         self._append(PLAIN_MAGIC)
         bounds, plain_bytes, unstored_bytes = [MAGIC_BYTES], 0, 0
@@ -310,19 +263,35 @@ class _Builder:
             if block_bytes < self._block_bytes:
                 break
         self._append_footer(ordinal, bounds, unstored_bytes)
-        return BuiltRowGroup(MemorySource(memoryview(self._buffer)[: self._end], self._name), plain_bytes)
+        return MemorySource(memoryview(self._buffer)[: self._end], self._name), plain_bytes
+
+    def _fill_block(self, out: memoryview) -> int:
+        """Fill a block as far as there are bytes; return how many."""
+        filled = 0
+        while filled < len(out) and not self._is_over.is_set():
+            read = self._stream.readinto(out[filled:])
+            if read is None:
+                raise StorageError(f"{self._name} has no bytes at the moment", hint="open it so that reading waits")
+            if not read:
+                break
+            filled += read
+        return filled
 
     def _append_footer(self, ordinal: int, bounds: list[int], unstored_bytes: int) -> None:
-        places, index = [], None
-        stored_bytes = bounds[-1] - MAGIC_BYTES
-        if self._codec is not None and stored_bytes:
-            start = self._end
+        rows, index, start = len(bounds) - 1, None, self._end
+        if self._codec is not None and rows:
             self._append(plain_offset_index(bounds))
             index = (start, self._end - start)
-        if stored_bytes:
-            rows = len(bounds) - 1
-            places.append(RowGroupPlace(ordinal, MAGIC_BYTES, rows, unstored_bytes, stored_bytes, index))
-        self._append(plain_footer(places, self._compression))
+        row_group = plain_row_group(
+            ordinal,
+            start=MAGIC_BYTES,
+            rows=rows,
+            plain_bytes=unstored_bytes,
+            stored_bytes=bounds[-1] - MAGIC_BYTES,
+            compression=self._compression,
+            index=index,
+        )
+        self._append(plain_footer([row_group] if rows else [], rows))
 
     def _add_plain(self) -> tuple[int, int]:
         start = _page_start(self._block_bytes)
@@ -411,7 +380,7 @@ class PlainBlob:
         self._full_page = len(self._full) + layout.block_bytes
         self._last_page = len(self._last) + last_bytes
         self._body_end = MAGIC_BYTES + self._pages_bytes(0, layout.blocks)
-        self._footer = plain_footer([self._place(index) for index in range(layout.row_groups)], BlobCompression.NONE)
+        self._footer = plain_footer([self._row_group(index) for index in range(layout.row_groups)], layout.blocks)
         self.name = source.name
         self.size_bytes = self._body_end + len(self._footer)
         self.traits = replace(traits_of(source), descriptor=None)  # nothing lies in that file as it lies in this one
@@ -420,10 +389,10 @@ class PlainBlob:
         has_last = count > 0 and first + count == self._layout.blocks
         return (count - has_last) * self._full_page + has_last * self._last_page
 
-    def _place(self, row_group: int) -> RowGroupPlace:
-        first, rows = row_group * ROW_GROUP_BLOCKS, self._layout.rows(row_group)
-        length = self._pages_bytes(first, rows)
-        return RowGroupPlace(row_group, MAGIC_BYTES + first * self._full_page, rows, length, length)
+    def _row_group(self, ordinal: int) -> Struct:
+        first, rows = ordinal * ROW_GROUP_BLOCKS, self._layout.rows(ordinal)
+        start, length = MAGIC_BYTES + first * self._full_page, self._pages_bytes(first, rows)
+        return plain_row_group(ordinal, start=start, rows=rows, plain_bytes=length)
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` bytes from `start`; the view is valid until the next call.

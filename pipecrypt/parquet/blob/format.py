@@ -32,20 +32,20 @@ from typing import Final
 
 from pipecrypt.errors import FormatError, LimitError, UsageError
 from pipecrypt.parquet.footer.columns import LeafColumn, physical_type_code
-from pipecrypt.parquet.footer.entries import entry_values
+from pipecrypt.parquet.footer.entries import entry_value
 from pipecrypt.parquet.footer.row_groups import plain_metadata
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer
 from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     ColumnChunk,
     FileMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
     SchemaElement,
 )
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS, MODULE_OVERHEAD_BYTES
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct, encode_zigzag
+from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
 __all__ = [
     "BLOCK_LEAF",
@@ -54,10 +54,8 @@ __all__ = [
     "PREFIX_BYTES",
     "ROW_GROUP_BLOCKS",
     "BlobCompression",
-    "BlobEntry",
     "BlobInfo",
     "BlobLayout",
-    "RowGroupPlace",
     "check_block_bytes",
     "choose_block_bytes",
     "encode_blob_entry",
@@ -66,6 +64,7 @@ __all__ = [
     "page_header",
     "plain_footer",
     "plain_offset_index",
+    "plain_row_group",
     "sealed_header",
 ]
 
@@ -192,7 +191,6 @@ _VERSION: Final = 1
 _MOST_ENTRY_BYTES: Final = 16 * 1024
 _MOST_NAME_BYTES: Final = 1024
 _PERMISSION_BITS: Final = 0o777
-_MOST_SIZE_BYTES: Final = 2**63 - 1
 
 
 class BlobCompression(StrEnum):
@@ -217,30 +215,14 @@ class BlobInfo:
     mtime_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BlobEntry:
-    """What the entry says.
-
-    Args:
-        layout: sizes of the file and of its blocks.
-        compression: of its pages.
-        info: about the file.
-    """
-
-    layout: BlobLayout
-    compression: BlobCompression
-    info: BlobInfo
-
-
-def encode_blob_entry(entry: BlobEntry) -> bytes:
+def encode_blob_entry(layout: BlobLayout, compression: BlobCompression, info: BlobInfo) -> bytes:
     """Return the entry's value.
 
     Raises:
         UsageError: the name is a path, or too long.
     """
-    layout, info = entry.layout, entry.info
     document: dict[str, object] = {"v": _VERSION, "chunk_bytes": layout.block_bytes, "size": layout.size_bytes}
-    document["compression"] = entry.compression.value
+    document["compression"] = compression.value
     if info.name is not None:
         if not _is_name(info.name):
             raise UsageError(f"{info.name!a} cannot be kept as the name of a file", hint="rename it")
@@ -252,59 +234,36 @@ def encode_blob_entry(entry: BlobEntry) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def find_blob_entry(footer: Struct, name: str) -> BlobEntry | None:
+def find_blob_entry(footer: Struct, name: str) -> tuple[BlobLayout, BlobCompression, BlobInfo] | None:
     """Return what the entry of an authenticated footer says, or None where there is none.
 
     Raises:
         FormatError: malformed, or there twice.
     """
-    found = entry_values(footer, BLOB_KEY)
-    if not found:
-        return None
-    try:
-        if len(found) != 1 or found[0] is None or len(found[0]) > _MOST_ENTRY_BYTES:
-            raise ValueError
-        return _decode(json.loads(found[0]), name)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise FormatError(f"the key-value entry {BLOB_KEY.decode()!r} of {name} is malformed") from None
-
-
-def _decode(document: object, name: str) -> BlobEntry:
-    if not isinstance(document, dict):
-        raise TypeError
-    if document["v"] != _VERSION:
-        raise FormatError(
-            f"the key-value entry {BLOB_KEY.decode()!r} of {name} has another version than {_VERSION}",
-            hint="upgrade pipecrypt",
-        )
-    size_bytes = _integer(document["size"], 0, _MOST_SIZE_BYTES)
-    block_bytes = document["chunk_bytes"]
-    if type(block_bytes) is not int or not is_block_size(block_bytes):
-        raise ValueError
-    info = BlobInfo(_name(document.get("name")), _mode(document.get("mode")), _time(document.get("mtime_ns")))
-    return BlobEntry(BlobLayout(size_bytes, block_bytes), BlobCompression(document["compression"]), info)
-
-
-def _integer(value: object, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError
-    return value
-
-
-def _mode(value: object) -> int | None:
-    return None if value is None else _integer(value, 0, _PERMISSION_BITS)
-
-
-def _time(value: object) -> int | None:
-    return None if value is None else _integer(value, -(2**63), 2**63 - 1)
-
-
-def _name(value: object) -> str | None:
+    what = f"the key-value entry {BLOB_KEY.decode()!r} of {name}"
+    value = entry_value(footer, BLOB_KEY, what)
     if value is None:
         return None
-    if not isinstance(value, str) or not _is_name(value):
+    try:
+        document = parse_document(value, max_bytes=_MOST_ENTRY_BYTES)
+        if document.integer("v") != _VERSION:
+            raise FormatError(f"{what} has another version than {_VERSION}", hint="upgrade pipecrypt")
+        return _decode(document)
+    except (ValueError, DocumentError):
+        raise FormatError(f"{what} is malformed") from None
+
+
+def _decode(document: Document) -> tuple[BlobLayout, BlobCompression, BlobInfo]:
+    layout = BlobLayout(document.count("size"), document.count("chunk_bytes"))
+    name = document.text("name", max_characters=_MOST_NAME_BYTES) if "name" in document else None
+    if not is_block_size(layout.block_bytes) or (name is not None and not _is_name(name)):
         raise ValueError
-    return value
+    info = BlobInfo(
+        name,
+        document.integer("mode", least=0, most=_PERMISSION_BITS) if "mode" in document else None,
+        document.integer("mtime_ns", least=-(2**63), most=2**63 - 1) if "mtime_ns" in document else None,
+    )
+    return layout, BlobCompression(document.text("compression", max_characters=_MOST_NAME_BYTES)), info
 
 
 def _is_name(name: str) -> bool:
@@ -317,7 +276,7 @@ def _is_name(name: str) -> bool:
 
 
 BLOCK_LEAF: Final = LeafColumn(("chunk",), "BYTE_ARRAY")
-CODECS: Final = {BlobCompression.NONE: 0, BlobCompression.ZSTD: 6}
+_CODECS: Final = {BlobCompression.NONE: 0, BlobCompression.ZSTD: 6}
 _REQUIRED: Final = 0
 _FORMAT_VERSION: Final = 2
 _CREATED_BY: Final = b"pipecrypt"
@@ -327,73 +286,66 @@ _TOTAL_BYTE_SIZE_FIELD: Final = 2
 _FIRST_ROW_FIELD: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroupPlace:
-    """One row group of a plaintext file.
+def plain_footer(row_groups: Sequence[Struct], rows: int) -> bytes:
+    """Return everything behind the last page or index of a plaintext file of so many rows."""
+    footer, root, leaf = Struct(), Struct(), Struct()
+    root.set(SchemaElement.NAME, WireType.BINARY, b"schema")
+    root.set(SchemaElement.NUM_CHILDREN, WireType.I32, 1)
+    leaf.set(SchemaElement.TYPE, WireType.I32, physical_type_code(BLOCK_LEAF))
+    leaf.set(SchemaElement.REPETITION_TYPE, WireType.I32, _REQUIRED)
+    leaf.set(SchemaElement.NAME, WireType.BINARY, BLOCK_LEAF.path[0].encode())
+    footer.set(_VERSION_FIELD, WireType.I32, _FORMAT_VERSION)
+    footer.set_list(FileMetaData.SCHEMA, WireType.STRUCT, [root, leaf])
+    footer.set(FileMetaData.NUM_ROWS, WireType.I64, rows)
+    footer.set_list(FileMetaData.ROW_GROUPS, WireType.STRUCT, [*row_groups])
+    footer.set(FileMetaData.CREATED_BY, WireType.BINARY, _CREATED_BY)
+    return b"".join(encode_plain_footer(footer))
+
+
+def plain_row_group(
+    ordinal: int,
+    *,
+    start: int,
+    rows: int,
+    plain_bytes: int,
+    stored_bytes: int | None = None,
+    compression: BlobCompression = BlobCompression.NONE,
+    index: tuple[int, int] | None = None,
+) -> Struct:
+    """Return one row group of a plaintext file.
 
     Args:
         ordinal: in the file that it becomes part of.
         start: offset of its first page.
         rows: how many blocks.
         plain_bytes: of all pages, their headers included, uncompressed.
-        stored_bytes: the same as they are stored.
+        stored_bytes: the same as they are stored; None for the same number.
+        compression: of its pages.
         index: offset and length of its offset index.
     """
-
-    ordinal: int
-    start: int
-    rows: int
-    plain_bytes: int
-    stored_bytes: int
-    index: tuple[int, int] | None = None
-
-
-def plain_footer(places: Sequence[RowGroupPlace], compression: BlobCompression) -> bytes:
-    """Return everything behind the last page or index of a plaintext file."""
-    footer = Struct()
-    footer.set(_VERSION_FIELD, WireType.I32, _FORMAT_VERSION)
-    footer.set_list(FileMetaData.SCHEMA, WireType.STRUCT, _schema())
-    footer.set(FileMetaData.NUM_ROWS, WireType.I64, sum(place.rows for place in places))
-    row_groups: list[Value] = [encode_in_place(_row_group(place, CODECS[compression])) for place in places]
-    footer.set_list(FileMetaData.ROW_GROUPS, WireType.STRUCT, row_groups)
-    footer.set(FileMetaData.CREATED_BY, WireType.BINARY, _CREATED_BY)
-    return b"".join(encode_plain_footer(footer))
-
-
-def _schema() -> list[Value]:
-    root, leaf = Struct(), Struct()
-    root.set(SchemaElement.NAME, WireType.BINARY, b"schema")
-    root.set(SchemaElement.NUM_CHILDREN, WireType.I32, 1)
-    leaf.set(SchemaElement.TYPE, WireType.I32, physical_type_code(BLOCK_LEAF))
-    leaf.set(SchemaElement.REPETITION_TYPE, WireType.I32, _REQUIRED)
-    leaf.set(SchemaElement.NAME, WireType.BINARY, BLOCK_LEAF.path[0].encode())
-    return [root, leaf]
-
-
-def _row_group(place: RowGroupPlace, codec: int) -> Struct:
     row_group, entry = Struct(), Struct()
+    stored_bytes = plain_bytes if stored_bytes is None else stored_bytes
     # A place of the metadata that is no page's is written as 0, which every encrypted file may keep.
     entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, 0)
     metadata = plain_metadata(
         BLOCK_LEAF,
-        values=place.rows,
-        start=place.start,
-        plain_bytes=place.plain_bytes,
-        stored_bytes=place.stored_bytes,
-        codec=codec,
+        values=rows,
+        start=start,
+        plain_bytes=plain_bytes,
+        stored_bytes=stored_bytes,
+        codec=_CODECS[compression],
     )
     entry.set(ColumnChunk.META_DATA, WireType.STRUCT, metadata)
-    if place.index is not None:
-        offset, length = place.index
-        entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, offset)
-        entry.set(ColumnChunk.OFFSET_INDEX_LENGTH, WireType.I32, length)
+    if index is not None:
+        entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, index[0])
+        entry.set(ColumnChunk.OFFSET_INDEX_LENGTH, WireType.I32, index[1])
     row_group.set_list(RowGroup.COLUMNS, WireType.STRUCT, [entry])
-    row_group.set(_TOTAL_BYTE_SIZE_FIELD, WireType.I64, place.plain_bytes)
-    row_group.set(RowGroup.NUM_ROWS, WireType.I64, place.rows)
-    row_group.set(RowGroup.FILE_OFFSET, WireType.I64, place.start)
-    row_group.set(RowGroup.TOTAL_COMPRESSED_SIZE, WireType.I64, place.stored_bytes)
-    row_group.set(RowGroup.ORDINAL, WireType.I16, place.ordinal)
-    return row_group
+    row_group.set(_TOTAL_BYTE_SIZE_FIELD, WireType.I64, plain_bytes)
+    row_group.set(RowGroup.NUM_ROWS, WireType.I64, rows)
+    row_group.set(RowGroup.FILE_OFFSET, WireType.I64, start)
+    row_group.set(RowGroup.TOTAL_COMPRESSED_SIZE, WireType.I64, stored_bytes)
+    row_group.set(RowGroup.ORDINAL, WireType.I16, ordinal)
+    return encode_in_place(row_group)
 
 
 def plain_offset_index(bounds: Sequence[int]) -> bytes:
@@ -406,5 +358,5 @@ def plain_offset_index(bounds: Sequence[int]) -> bytes:
         location.set(_FIRST_ROW_FIELD, WireType.I64, row)
         locations.append(location)
     index = Struct()
-    index.set_list(OffsetIndex.PAGE_LOCATIONS, WireType.STRUCT, locations)
+    index.set_list(PageLocation.LIST, WireType.STRUCT, locations)
     return encode_struct(index)

@@ -11,26 +11,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.errors import FormatError, PipecryptError
-from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob, opened_blob
+from pipecrypt.parquet.blob.decrypt import BlockGroup, OpenedBlob
 from pipecrypt.parquet.blob.format import PREFIX_BYTES, ROW_GROUP_BLOCKS
 from pipecrypt.parquet.footer.opened import OpenedFile, as_tampering
-from pipecrypt.parquet.footer.stored import (
-    StoredFooter,
-)
-from pipecrypt.parquet.policy import FooterMode
-from pipecrypt.parquet.protocols import DataKeys, PageCodec
-from pipecrypt.parquet.report import RestoredFile
 from pipecrypt.vocabulary.ranges import RangeSource, read_into, traits_of
 
-__all__ = [
-    "BlobView",
-    "find_blob_view",
-]
+__all__ = ["BlobView"]
 
 _RANGE_BYTES: Final = 4 << 20  # what is read at once, at most, unless a single block is larger
 _KEPT_BYTES: Final = 8 << 20
@@ -38,51 +28,8 @@ _LEAST_KEPT: Final = 2
 _KEPT_ROW_GROUPS: Final = 16
 
 
-def find_blob_view(
-    source: RangeSource,
-    stored: StoredFooter,
-    *,
-    keys: DataKeys,
-    aad_prefix: bytes | None = None,
-    codec: PageCodec | None = None,
-    is_signed: bool = False,
-) -> BlobView | None:
-    """Return the view of a blob, or None where the file is a table, encrypted or not.
-
-    Args:
-        source: the file.
-        stored: its footer; after None, a TableView can still open it.
-        keys: finds data keys.
-        aad_prefix: of a file that does not store it.
-        codec: decompresses pages, where they are compressed.
-        is_signed: the footer is a signed one: blocks that are malformed raise IntegrityErrors.
-
-    Raises:
-        FormatError: malformed.
-        AccessError: the footer is encrypted, and its key is missing or was refused.
-        IntegrityError: the footer was not written with this key.
-    """
-    sealed = stored.sealed
-    if sealed is None or sealed.mode is not FooterMode.ENCRYPTED:
-        return None  # which footers of blobs never are
-    opened = OpenedFile(sealed, source.name, keys=keys, aad_prefix=aad_prefix)
-    try:
-        blob = opened_blob(opened, sealed.mode, stored.body_end, name=source.name, codec=codec)
-    except BaseException:
-        opened.close()
-        raise
-    if blob is None:
-        opened.close()
-        return None
-    return BlobView(source, opened, blob, is_signed=is_signed)
-
-
-@dataclass(slots=True)
-class _OpenBlock:
-    """A block in the clear, behind its length prefix."""
-
-    data: bytearray
-    length: int
+# A block in the clear, behind its length prefix, and its length without that.
+_Block: TypeAlias = tuple[bytearray, int]
 
 
 class BlobView:
@@ -109,7 +56,7 @@ class BlobView:
         self._is_open = True
         self._lock = threading.Lock()  # of all that follows
         self._source_lock = threading.RLock()  # of the source, the keys and the row groups
-        self._kept: OrderedDict[int, _OpenBlock] = OrderedDict()
+        self._kept: OrderedDict[int, _Block] = OrderedDict()
         self._spare: list[bytearray] = []
         self._spare_sealed = bytearray()
         self._row_groups: OrderedDict[int, BlockGroup] = OrderedDict()
@@ -151,11 +98,6 @@ class BlobView:
     def size_bytes(self) -> int:
         """Size of the original."""
         return self._layout.size_bytes
-
-    @property
-    def restored(self) -> RestoredFile:
-        """What the file says about the original."""
-        return self._blob.restored
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` of the original bytes from `start`; the view is the caller's own.
@@ -210,12 +152,17 @@ class BlobView:
         row_group, count = self._plan(first, last)
         row = first - row_group.first_block
         start, end = row_group.bounds[row], row_group.bounds[row + count]
-        buffer = self._take_sealed(end - start)
+        with self._lock:  # fresh buffers would cost page faults, so the longest one is used again
+            buffer, self._spare_sealed = self._spare_sealed, bytearray()
+        if len(buffer) < end - start:
+            buffer = bytearray(end - start)
         sealed, copied = self._read(start, memoryview(buffer)[: end - start]), 0
         for number in range(row, row + count):
+            with self._lock:
+                room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
             page = sealed[row_group.bounds[number] - start : row_group.bounds[number + 1] - start]
             try:
-                block = self._open_block(row_group, number, page)
+                block = room, self._blob.open_block(row_group, number, page, memoryview(room))
             except PipecryptError:
                 if copied == len(out):
                     break  # nobody asked for this block yet
@@ -225,12 +172,6 @@ class BlobView:
         with self._lock:
             self._spare_sealed = buffer
         return copied
-
-    def _take_sealed(self, length: int) -> bytearray:
-        """Return a buffer for what is read, which fresh would cost page faults; the longest one is used again."""
-        with self._lock:
-            buffer, self._spare_sealed = self._spare_sealed, bytearray()
-        return buffer if len(buffer) >= length else bytearray(length)
 
     def _plan(self, first: int, last: int) -> tuple[BlockGroup, int]:
         """Return the row group of a block and how many blocks to read: those asked for, and some ahead."""
@@ -259,12 +200,7 @@ class BlobView:
             read_into(self._source, start, out)
         return out
 
-    def _open_block(self, row_group: BlockGroup, row: int, sealed: memoryview) -> _OpenBlock:
-        with self._lock:
-            room = self._spare.pop() if self._spare else bytearray(PREFIX_BYTES + self._layout.block_bytes)
-        return _OpenBlock(room, self._blob.open_block(row_group, row, sealed, memoryview(room)))
-
-    def _keep(self, index: int, block: _OpenBlock) -> None:
+    def _keep(self, index: int, block: _Block) -> None:
         with self._lock:
             if not self._is_open:
                 return
@@ -273,10 +209,11 @@ class BlobView:
             if replaced is None and len(self._kept) > self._most_kept:
                 _, replaced = self._kept.popitem(last=False)
             if replaced is not None:
-                self._spare.append(replaced.data)  # the next block takes its room: fresh memory costs page faults
+                self._spare.append(replaced[0])  # the next block takes its room: fresh memory costs page faults
 
 
-def _copy(block: _OpenBlock, at: int, out: memoryview) -> int:
-    piece = memoryview(block.data)[PREFIX_BYTES + at : PREFIX_BYTES + block.length][: len(out)]
+def _copy(block: _Block, at: int, out: memoryview) -> int:
+    data, length = block
+    piece = memoryview(data)[PREFIX_BYTES + at : PREFIX_BYTES + length][: len(out)]
     out[: len(piece)] = piece
     return len(piece)

@@ -107,13 +107,10 @@ class ReadAhead:
 
     def lend(self, start: int, most: int) -> memoryview | None:
         """Return up to `most` bytes from `start`, valid until `leave` is called; None where they are in no window."""
-        if self._view_ends_before(start) and self._is_planned(start):
+        if start >= self._start + len(self._view) and self._is_planned(start):
             self.read(start, 1)
         at = start - self._start
         return self._view[at : at + most] if 0 <= at < len(self._view) else None
-
-    def _view_ends_before(self, start: int) -> bool:
-        return start >= self._start + len(self._view)
 
     def _is_planned(self, start: int) -> bool:
         is_ahead = bool(self._pending) and start >= self._pending[0][0]
@@ -200,7 +197,11 @@ class Gatherer:
             StorageError: the storage failed.
         """
         windows = _merged(ranges)
-        fetched = self._fetch_windows(windows)
+        if is_described(self._source):
+            fetched = list(self._source.read_many(windows))
+        else:
+            with self._lock:
+                fetched = [memoryview(bytes(self._source.read_range(start, length))) for start, length in windows]
         if len(windows) == 1 and len(ranges) == 1:
             return fetched
         starts = [start for start, _ in windows]
@@ -210,12 +211,6 @@ class Gatherer:
             at = start - starts[index]
             found.append(fetched[index][at : at + length])
         return found
-
-    def _fetch_windows(self, windows: list[tuple[int, int]]) -> list[memoryview]:
-        if is_described(self._source):
-            return list(self._source.read_many(windows))
-        with self._lock:
-            return [memoryview(bytes(self._source.read_range(start, length))) for start, length in windows]
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

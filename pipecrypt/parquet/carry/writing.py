@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
@@ -43,14 +43,9 @@ class _Copy:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """Where a digest begins (no place), or ends."""
-
-    place: tuple[int, int, int] | None
-
-
-_BEGIN: Final = _Mark(None)
+_Place: TypeAlias = tuple[int, int, int]  # of what is digested: row group, column, kind
+# A piece of the output, in order; where a digest ends, the place of what is digested; None where a digest begins.
+_Part: TypeAlias = bytes | memoryview | _Copy | _Place | None
 
 
 class DigestTaker(Protocol):
@@ -60,7 +55,7 @@ class DigestTaker(Protocol):
     def algorithm(self) -> DigestAlgorithm:
         """What the digests are made with."""
 
-    def put(self, place: tuple[int, int, int], hex_digest: str) -> None:
+    def put(self, place: _Place, hex_digest: str) -> None:
         """Take the digest of what lies at a place, in hex.
 
         Raises:
@@ -95,7 +90,7 @@ class Body:
         self._descriptor: int | None = None
         self._digests = digests
         self._digester: Digester | None = None  # of the part that is being written
-        self._parts: list[bytes | memoryview | _Copy | _Mark] = []  # of the output, in order, for the next write
+        self._parts: list[_Part] = []  # for the next write
         self._unwritten = self._done = 0
         self._is_lent = False
         self._writes: deque[Future[None]] = deque()
@@ -178,14 +173,21 @@ class Body:
         done, self._done = self._done, 0
         self._on_bytes(done)
 
-    def reserve(self, length: int) -> memoryview:
-        """Return room for `length` bytes at the end of the output; `commit` says how many were used."""
-        if self._filled + length > len(self._room):
+    def reserve(self, length: int, *, overlap: int = 0) -> memoryview:
+        """Return room for `length` bytes at the end of the output; `commit` says how many were used.
+
+        With `overlap`, so many bytes come before the room, which the caller gives back as they were: the end of what
+        was committed before, or bytes that are not part of the output.
+        """
+        needed = overlap + length
+        if self._filled + needed > len(self._room):
             if self._filled:
                 self._flush()
-            if length > len(self._room):
-                self._room = self._buffers[0] = allocate_buffer(max(length + length // 8, _BUFFER_BYTES))
-        return self._room[self._filled : self._filled + length]
+            if needed > len(self._room):
+                self._room = self._buffers[0] = allocate_buffer(max(needed + needed // 8, _BUFFER_BYTES))
+        if overlap and self._filled == self._begun:
+            self._begun = self._filled = self._filled + overlap
+        return self._room[self._filled - overlap : self._filled + length]
 
     def commit(self, length: int) -> None:
         """Append the first `length` bytes of the room that `reserve` returned."""
@@ -228,21 +230,21 @@ class Body:
 
     def begin_digest(self) -> None:
         """Digest what is appended from now on, up to `end_digest`; nothing happens where no digests are wanted."""
-        self._mark(_BEGIN)
+        self._mark(None)
 
-    def end_digest(self, place: tuple[int, int, int]) -> None:
+    def end_digest(self, place: _Place) -> None:
         """End the digest, which is that of `place`."""
-        self._mark(_Mark(place))
+        self._mark(place)
 
     def settle(self) -> None:
         """Report what was done, and wait until all that was appended is written, and so all digests were put."""
         self._report()
         self._write_all()
 
-    def _mark(self, mark: _Mark) -> None:
+    def _mark(self, place: _Place | None) -> None:
         if self._digests is not None:
             self._end_part()
-            self._parts.append(mark)
+            self._parts.append(place)
 
     @property
     def copies_files(self) -> bool:
@@ -326,13 +328,13 @@ class Body:
         write.result()
         self.write_seconds += perf_counter() - began
 
-    def _write_parts(self, parts: Sequence[bytes | memoryview | _Copy | _Mark]) -> None:
+    def _write_parts(self, parts: Sequence[_Part]) -> None:
         if self._has_failed:
             return  # nothing may follow a gap
         try:
             for part in parts:
-                if isinstance(part, _Mark):
-                    self._turn_digest(part)
+                if part is None or isinstance(part, tuple):
+                    self._switch_digest(part)
                 elif not isinstance(part, _Copy):
                     if self._digester is not None:
                         self._digester.update(part)
@@ -343,11 +345,9 @@ class Body:
             self._has_failed = True
             raise
 
-    def _turn_digest(self, mark: _Mark) -> None:
-        if self._digests is None:
-            return
+    def _switch_digest(self, place: _Place | None) -> None:
         digester, self._digester = self._digester, None
-        if mark.place is None:
+        if self._digests is not None and place is None:
             self._digester = Digester(self._digests.algorithm)
-        elif digester is not None:
-            self._digests.put(mark.place, digester.hexdigest())
+        elif self._digests is not None and place is not None and digester is not None:
+            self._digests.put(place, digester.hexdigest())

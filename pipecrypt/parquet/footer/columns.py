@@ -72,14 +72,17 @@ def leaf_columns(footer: Struct, what: str) -> tuple[LeafColumn, ...]:
         remaining, parent = paths[-1]
         paths[-1] = (remaining - 1, parent)
         path = (*parent, _name(element, what))
-        if element.integer(SchemaElement.TYPE) is None:
+        code = element.integer(SchemaElement.TYPE)
+        if code is None:
             paths.append((_child_count(element, what), path))
         else:
             names += len(path)
             characters += sum(map(len, path))
             if len(leaves) == MAX_ORDINALS or names > _MAX_NAMES or characters > _MAX_NAME_CHARACTERS:
                 raise LimitError(f"{what} has more than {MAX_ORDINALS} columns, or too many names on the way to them")
-            leaves.append(LeafColumn(path, _type_name(element, what)))
+            if not 0 <= code < len(_TYPE_NAMES):
+                raise FormatError(f"{what} has a column of unknown physical type {code}")
+            leaves.append(LeafColumn(path, _TYPE_NAMES[code]))
     if any(remaining for remaining, _ in paths):
         raise FormatError(f"{what} has a malformed schema")
     return tuple(leaves)
@@ -97,13 +100,6 @@ def _name(element: Struct, what: str) -> str:
         return (element.binary(SchemaElement.NAME) or b"").decode()
     except UnicodeDecodeError:
         raise FormatError(f"{what} has a column name that is not UTF-8") from None
-
-
-def _type_name(element: Struct, what: str) -> str:
-    code = element.integer(SchemaElement.TYPE)
-    if code is None or not 0 <= code < len(_TYPE_NAMES):
-        raise FormatError(f"{what} has a column of unknown physical type {code}")
-    return _TYPE_NAMES[code]
 
 
 def physical_type_code(leaf: LeafColumn) -> int:
@@ -172,10 +168,18 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
     """
     chosen: list[ColumnRule | None] = [None] * len(leaves)
     for rule in policy.rules:
-        for index in _matched(rule, leaves, what):
+        if rule.is_optional:
+            matched = [index for index, leaf in enumerate(leaves) if _matches(rule.pattern, leaf)]
+        else:
+            matched = match_columns(rule.pattern, leaves, what)
+        for index in matched:
             other = chosen[index]
             if other is not None and other.key_reference != rule.key_reference:
-                raise _two_keys(leaves[index], other, rule, what)
+                raise PolicyError(
+                    f"{what}: column {leaves[index].dotted!r} would be encrypted under two keys: "
+                    f"{other.key_reference} by {other.pattern!r}, {rule.key_reference} by {rule.pattern!r}",
+                    hint="narrow one of the two patterns",
+                )
             chosen[index] = rule
     if policy.default is None and not any(chosen):
         raise ColumnNotFoundError(
@@ -192,17 +196,3 @@ def covers(policy: EncryptionPolicy, path: tuple[str, ...]) -> bool:
     """Say whether a leaf column is encrypted in every file that has it."""
     leaf = LeafColumn(path, _TYPE_NAMES[0])
     return policy.default is not None or any(_matches(rule.pattern, leaf) for rule in policy.rules)
-
-
-def _matched(rule: ColumnRule, leaves: Sequence[LeafColumn], what: str) -> list[int]:
-    if rule.is_optional:
-        return [index for index, leaf in enumerate(leaves) if _matches(rule.pattern, leaf)]
-    return match_columns(rule.pattern, leaves, what)
-
-
-def _two_keys(leaf: LeafColumn, first: ColumnRule, second: ColumnRule, what: str) -> PolicyError:
-    return PolicyError(
-        f"{what}: column {leaf.dotted!r} would be encrypted under two keys: "
-        f"{first.key_reference} by {first.pattern!r}, {second.key_reference} by {second.pattern!r}",
-        hint="narrow one of the two patterns",
-    )

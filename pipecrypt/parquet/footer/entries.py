@@ -48,6 +48,7 @@ __all__ = [
     "check_clear_fields",
     "check_clear_footer",
     "check_notes",
+    "entry_value",
     "entry_values",
     "pop_digests",
     "pop_originals",
@@ -68,6 +69,20 @@ def entry_values(footer: Struct, name: bytes) -> list[bytes | None]:
     """Return the values of all key-value entries of a name; a footer of ours has one or none."""
     pairs = footer.structs(FileMetaData.KEY_VALUE_METADATA)
     return [pair.binary(KeyValue.VALUE) for pair in pairs if pair.binary(KeyValue.KEY) == name]
+
+
+def entry_value(footer: Struct, name: bytes, what: str) -> bytes | None:
+    """Return the value of the only key-value entry of a name; None where there is none.
+
+    Raises:
+        FormatError: it is there twice, or has no value; names `what`.
+    """
+    found = entry_values(footer, name)
+    if not found:
+        return None
+    if len(found) != 1 or found[0] is None:
+        raise FormatError(f"{what} is malformed")
+    return found[0]
 
 
 def add_entries(footer: Struct, entries: Mapping[bytes, bytes]) -> None:
@@ -105,13 +120,7 @@ class Originals:
 
 
 def push_originals(footer: Struct, originals: Originals) -> None:
-    """Append the entry to the footer's key-value metadata.
-
-    Raises:
-        FormatError: the file has such an entry although it is not encrypted.
-    """
-    if entry_values(footer, LAYOUT_KEY):
-        raise FormatError(f"a plaintext file has the key-value entry {LAYOUT_KEY.decode()!r}")
+    """Append the entry to the footer's key-value metadata."""
     originals.has_key_values = footer.has(FileMetaData.KEY_VALUE_METADATA)
     add_entries(footer, {LAYOUT_KEY: _encode(originals)})
 
@@ -144,18 +153,15 @@ def read_originals(footer: Struct) -> Originals | None:
     Raises:
         FormatError: malformed, or there twice.
     """
-    found = entry_values(footer, LAYOUT_KEY)
-    if not found:
-        return None
+    what = f"the key-value entry {LAYOUT_KEY.decode()!r}"
+    value = entry_value(footer, LAYOUT_KEY, what)
     try:
-        if len(found) != 1 or found[0] is None:
-            raise ValueError
-        return _decode(found[0])
+        return None if value is None else _decode(value, what)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise FormatError(f"the key-value entry {LAYOUT_KEY.decode()!r} is malformed") from None
+        raise FormatError(f"{what} is malformed") from None
 
 
-def _decode(value: bytes) -> Originals:
+def _decode(value: bytes, what: str) -> Originals:
     # A number for each chunk may have to be given back; an empty list, of which three bytes are one, is not a number.
     parts = value.count(b"[") * 96 + (value.count(b",") + value.count(b":")) * 40 + value.count(b"{") * 288
     if parts > min(max(1 << 20, _COST_FACTOR * len(value)), _MOST_COST):
@@ -163,8 +169,7 @@ def _decode(value: bytes) -> Originals:
     document = json.loads(value)
     if document["v"] != _VERSION:
         raise FormatError(
-            f"the key-value entry {LAYOUT_KEY.decode()!r} has version {document['v']!r}; this release reads {_VERSION}",
-            hint="upgrade pipecrypt",
+            f"{what} has version {document['v']!r}; this release reads {_VERSION}", hint="upgrade pipecrypt"
         )
     source_bytes = document["source_bytes"]
     if type(source_bytes) is not int or not 0 <= source_bytes < 2**63:
@@ -185,13 +190,10 @@ def pop_digests(footer: Struct) -> bytes | None:
     Raises:
         FormatError: it is there twice, or has no value.
     """
-    found = entry_values(footer, INTEGRITY_KEY)
-    if not found:
-        return None
-    if len(found) != 1 or found[0] is None:
-        raise FormatError(f"the key-value entry {INTEGRITY_KEY.decode()!r} is malformed")
-    _drop_entries(footer, INTEGRITY_KEY)
-    return found[0]
+    value = entry_value(footer, INTEGRITY_KEY, f"the key-value entry {INTEGRITY_KEY.decode()!r}")
+    if value is not None:
+        _drop_entries(footer, INTEGRITY_KEY)
+    return value
 
 
 _STRIP_HINT: Final = "encrypt the footer too (--footer encrypted), or let what it tells be stripped"
@@ -252,17 +254,16 @@ def restore_notes(footer: Struct, cipher: MessageCipher | None, aad: FileAAD, na
         FormatError: the entry is there twice, or malformed.
         IntegrityError: it was not written with this key for this file.
     """
-    found = entry_values(footer, NOTES_KEY)
-    if not found:
-        return
     what = f"the key-value entry {NOTES_KEY.decode()!r} of {name}"
     if cipher is None:
-        _drop_entries(footer, NOTES_KEY)
+        if entry_values(footer, NOTES_KEY):
+            _drop_entries(footer, NOTES_KEY)
+        return
+    value = entry_value(footer, NOTES_KEY, what)
+    if value is None:
         return
     try:
-        if len(found) != 1 or found[0] is None:
-            raise ValueError
-        module = decode_base64(found[0].decode("ascii"))
+        module = decode_base64(value.decode("ascii"))
     except ValueError:
         raise FormatError(f"{what} is malformed") from None
     plaintext = open_module(cipher, memoryview(module), aad.notes(), what)

@@ -6,6 +6,7 @@ those of pyarrow 26, Spark 4.3 (parquet-java 1.17), Polars 2.1 and DuckDB 2.0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.footer.entries import Originals, read_originals
 from pipecrypt.parquet.footer.keys import KeyNames, read_key_names
-from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import SealedFooter, read_stored_footer
 from pipecrypt.parquet.policy import FooterMode
 from pipecrypt.parquet.wire.fields import ColumnCrypto, ColumnMetaData, FileMetaData
@@ -147,38 +148,25 @@ def inspect_file(source: RangeSource) -> FileSummary:
     )
 
 
-class _Tally:
-    """What all chunks of a column add up to."""
-
-    __slots__ = ("own", "sealed", "stored_bytes")
-
-    def __init__(self) -> None:
-        self.sealed = self.stored_bytes = 0
-        self.own: list[bytes] = []
-
-    def add(self, chunk: Chunk) -> None:
-        self.stored_bytes += chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0
-        self.sealed += chunk.is_sealed
-        key = chunk.column_key
-        if key is not None:
-            self.own.append(key.binary(ColumnCrypto.KEY_METADATA) or b"")
-
-
 def _columns(row_groups: RowGroups) -> tuple[ColumnSummary, ...]:
     row_groups.check_size()
-    tallies = [_Tally() for _ in row_groups.leaves]
+    sealed, stored_bytes = Counter[int](), Counter[int]()
+    own: list[list[bytes]] = [[] for _ in row_groups.leaves]  # key metadata
     for chunk in row_groups.each_chunk():
-        tallies[chunk.column].add(chunk)
+        stored_bytes[chunk.column] += chunk.metadata.integer(ColumnMetaData.TOTAL_COMPRESSED_SIZE) or 0
+        sealed[chunk.column] += chunk.is_sealed
+        if chunk.column_key is not None:
+            own[chunk.column].append(chunk.column_key.binary(ColumnCrypto.KEY_METADATA) or b"")
     return tuple(
         ColumnSummary(
             path=leaf.dotted,
             type=leaf.physical_type,
-            encrypted=bool(tally.sealed),
-            with_footer_key=len(tally.own) < tally.sealed,
-            keys=_keys(tally.own),
-            stored_bytes=tally.stored_bytes,
+            encrypted=bool(sealed[column]),
+            with_footer_key=len(own[column]) < sealed[column],
+            keys=_keys(own[column]),
+            stored_bytes=stored_bytes[column],
         )
-        for leaf, tally in zip(row_groups.leaves, tallies, strict=True)
+        for column, leaf in enumerate(row_groups.leaves)
     )
 
 

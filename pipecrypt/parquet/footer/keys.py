@@ -11,15 +11,17 @@ and with a fresh nonce.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import FormatError
 from pipecrypt.parquet.footer.entries import read_originals
 from pipecrypt.parquet.footer.opened import resolve_prefix
-from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
+from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import SealedFooter, StoredFooter, encode_sealed_footer, open_footer
 from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
@@ -27,7 +29,7 @@ from pipecrypt.parquet.wire.fields import ColumnCrypto
 from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, WireType
 from pipecrypt.vocabulary.context import Context
-from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
+from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
@@ -73,27 +75,15 @@ def read_key_names(key_metadata: bytes) -> KeyNames:
         document = parse_document(key_metadata, max_bytes=_MAX_BYTES)
         if document.text("keyMaterialType", max_characters=_MAX_TYPE_CHARACTERS) != "PKMT1":
             return _NO_NAMES
-        return KeyNames(
-            document.text("masterKeyID", max_characters=_MAX_CHARACTERS),
-            _kek_id(document),
-            has_commitment=_has_commitment(document),
-        )
+        master_key_id = document.text("masterKeyID", max_characters=_MAX_CHARACTERS)
     except DocumentError:
         return _NO_NAMES
-
-
-def _kek_id(document: Document) -> str | None:
-    try:
-        return document.text("keyEncryptionKeyID", max_characters=_MAX_CHARACTERS)
-    except DocumentError:
-        return None
-
-
-def _has_commitment(document: Document) -> bool:
-    try:
-        return "commitment" in document.document("pipecrypt")
-    except DocumentError:
-        return False
+    kek_id, has_commitment = None, False
+    with suppress(DocumentError):
+        kek_id = document.text("keyEncryptionKeyID", max_characters=_MAX_CHARACTERS)
+    with suppress(DocumentError):
+        has_commitment = "commitment" in document.document("pipecrypt")
+    return KeyNames(master_key_id, kek_id, has_commitment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +101,14 @@ class KeyUse:
     batch: int | None
 
 
-def footer_key_use(sealed: SealedFooter, name: str) -> KeyUse:
+def footer_key_use(sealed: SealedFooter) -> KeyUse:
     """Return the use of the footer's data key."""
-    prefix = resolve_prefix(sealed, None, name)
+    prefix = resolve_prefix(sealed, None)
     context = Context.from_aad_prefix(prefix) or Context("", "")
     return KeyUse(sealed.key_metadata, context.for_footer(), None)
 
 
-def open_clear_or_sealed(sealed: SealedFooter, name: str, keys: DataKeys) -> Struct:
+def open_clear_or_sealed(sealed: SealedFooter, keys: DataKeys) -> Struct:
     """Return a footer's content: as it is where it stands in clear, else opened with its key.
 
     Raises:
@@ -127,27 +117,26 @@ def open_clear_or_sealed(sealed: SealedFooter, name: str, keys: DataKeys) -> Str
     """
     if sealed.metadata is not None:
         return sealed.metadata
-    use = footer_key_use(sealed, name)
-    aad = FileAAD(resolve_prefix(sealed, None, name), sealed.algorithm.file_unique)
+    use = footer_key_use(sealed)
+    aad = FileAAD(resolve_prefix(sealed, None), sealed.algorithm.file_unique)
     with keys.open_data_key(use.key_metadata, use.context) as key:
-        return open_footer(sealed, MessageCipher(key), aad, name)
+        return open_footer(sealed, MessageCipher(key), aad)
 
 
-def column_key_uses(sealed: SealedFooter, metadata: Struct, name: str) -> Iterator[KeyUse]:
+def column_key_uses(sealed: SealedFooter, metadata: Struct) -> Iterator[KeyUse]:
     """Yield the use of the data key of each encrypted column chunk that has one of its own.
 
     Args:
-        sealed: what stands in clear.
+        sealed: the footer.
         metadata: the result of `open_clear_or_sealed`; row groups in it are opened one at a time.
-        name: what errors call the file.
 
     Raises:
         FormatError: malformed.
     """
-    context = footer_key_use(sealed, name).context
+    context = footer_key_use(sealed).context
     originals = read_originals(metadata)
     per_batch = originals is not None and originals.data_keys is KeyScope.BATCH
-    for chunk in RowGroups(metadata, name, is_sealed=True).each_chunk():
+    for chunk in RowGroups(metadata, sealed.name, is_sealed=True).each_chunk():
         if chunk.column_key is not None:
             at = context.for_column(chunk.leaf.path, chunk.row_group if per_batch else None)
             yield KeyUse(chunk.column_key.binary(ColumnCrypto.KEY_METADATA) or b"", at, chunk.row_group)
@@ -215,41 +204,30 @@ def observe_encryption(stored: StoredFooter, name: str) -> FooterEncryption:
 
 
 def _columns(footer: Struct, under_footer: KeyNames, kek_ids: set[str | None], name: str) -> tuple[FooterColumn, ...]:
+    """Return how the columns are encrypted, and add the ids of their KEKs."""
     row_groups = RowGroups(footer, name, is_sealed=True)
-    seen = [_ColumnTally() for _ in row_groups.leaves]
     if not len(row_groups):
         return ()
+    encrypted: Counter[int] = Counter()
+    key_ids: list[set[str | None]] = [set() for _ in row_groups.leaves]
+    # In a file with one data key for each column, its key metadata is the same every time.
+    last: dict[int, tuple[bytes, KeyNames]] = {}
     for chunk in row_groups.each_chunk():
-        seen[chunk.column].add(chunk, under_footer)
-    kek_ids.update(*(each.kek_ids for each in seen))
-    return tuple(
-        FooterColumn(leaf.path, each.encrypted == len(row_groups), _ids(each.key_ids))
-        for leaf, each in zip(row_groups.leaves, seen, strict=True)
-    )
-
-
-@dataclass(slots=True)
-class _ColumnTally:
-    """What was seen of a leaf column so far."""
-
-    encrypted: int = 0
-    key_ids: set[str | None] = field(default_factory=set)
-    kek_ids: set[str | None] = field(default_factory=set)
-    _last: tuple[bytes, KeyNames] = (b"", KeyNames())
-
-    def add(self, chunk: Chunk, under_footer: KeyNames) -> None:
         if not chunk.is_sealed:
-            return
-        self.encrypted += 1
-        own = chunk.column_key
-        names = under_footer if own is None else self._names(own.binary(ColumnCrypto.KEY_METADATA) or b"")
-        self.key_ids.add(names.master_key_id)
-        self.kek_ids.add(names.kek_id)
-
-    def _names(self, key_metadata: bytes) -> KeyNames:
-        if self._last[0] != key_metadata:  # in a file with one data key for each column, it is the same every time
-            self._last = (key_metadata, read_key_names(key_metadata))
-        return self._last[1]
+            continue
+        names, own = under_footer, chunk.column_key
+        if own is not None:
+            key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
+            known = last.get(chunk.column)
+            names = known[1] if known is not None and known[0] == key_metadata else read_key_names(key_metadata)
+            last[chunk.column] = key_metadata, names
+        encrypted[chunk.column] += 1
+        key_ids[chunk.column].add(names.master_key_id)
+        kek_ids.add(names.kek_id)
+    return tuple(
+        FooterColumn(leaf.path, encrypted[column] == len(row_groups), _ids(key_ids[column]))
+        for column, leaf in enumerate(row_groups.leaves)
+    )
 
 
 def _ids(found: Iterable[str | None]) -> tuple[str, ...]:
@@ -277,24 +255,7 @@ class NewFooter:
     data_keys: int
 
 
-@dataclass(slots=True)
-class _RewrapOnce:
-    """New key metadata by the old: in a file with one data key for each column, its bytes must stay the same in all."""
-
-    rewrap: Rewrap
-    known: dict[bytes, bytes | None] = field(default_factory=dict)
-
-    def __call__(self, key_metadata: bytes, context: Context) -> bytes | None:
-        if key_metadata not in self.known:
-            self.known[key_metadata] = self.rewrap(key_metadata, context)
-        return self.known[key_metadata]
-
-    @property
-    def count(self) -> int:
-        return sum(each is not None for each in self.known.values())
-
-
-def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rewrap) -> NewFooter | None:
+def rekey_footer(stored: StoredFooter, open_key: OpenKey, rewrap: Rewrap) -> NewFooter | None:
     """Return the footer with other key metadata, or None where all of it stays.
 
     What holds when it returns: (1) pipecrypt wrote the file; (2) its footer's tag fits the footer key, so that nothing
@@ -303,7 +264,6 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
 
     Args:
         stored: the footer, which this changes.
-        name: what errors call the file.
         open_key: opens data keys.
         rewrap: says what becomes of each.
 
@@ -315,20 +275,28 @@ def rekey_footer(stored: StoredFooter, name: str, open_key: OpenKey, rewrap: Rew
     sealed = stored.sealed
     if sealed is None:
         return None
-    footer = footer_key_use(sealed, name)
+    footer = footer_key_use(sealed)
     aad = FileAAD(sealed.algorithm.aad_prefix or b"", sealed.algorithm.file_unique)
     with open_key(footer.key_metadata, footer.context) as key:
         cipher = MessageCipher(key)
-        metadata = open_footer(sealed, cipher, aad, name)  # (2)
-        rewrapped = _RewrapOnce(rewrap)
-        new_key_metadata = rewrapped(footer.key_metadata, footer.context)
-        _rekey_columns(metadata, name, footer.context, rewrapped)  # (1), (3)
-        if not rewrapped.count:
+        metadata = open_footer(sealed, cipher, aad)  # (2)
+        # By the old: in a file with one data key for each column, its bytes must stay the same in all row groups.
+        rewrapped: dict[bytes, bytes | None] = {}
+
+        def rewrap_once(key_metadata: bytes, context: Context) -> bytes | None:
+            if key_metadata not in rewrapped:
+                rewrapped[key_metadata] = rewrap(key_metadata, context)
+            return rewrapped[key_metadata]
+
+        new_key_metadata = rewrap_once(footer.key_metadata, footer.context)
+        _rekey_columns(metadata, sealed.name, footer.context, rewrap_once)  # (1), (3)
+        count = sum(each is not None for each in rewrapped.values())
+        if not count:
             return None
         pieces = encode_sealed_footer(
             metadata, sealed.mode, sealed.algorithm, new_key_metadata or footer.key_metadata, cipher
         )
-        return NewFooter(stored.body_end, b"".join(pieces), rewrapped.count)
+        return NewFooter(stored.body_end, b"".join(pieces), count)
 
 
 def _rekey_columns(metadata: Struct, name: str, context: Context, rewrap: Rewrap) -> None:
@@ -339,14 +307,10 @@ def _rekey_columns(metadata: Struct, name: str, context: Context, rewrap: Rewrap
     row_groups = RowGroups(metadata, name, is_sealed=True)
     for index in row_groups.ordinals:
         for chunk in row_groups.chunks(index):
-            _rekey_chunk(chunk, context.for_column(chunk.leaf.path, index if per_batch else None), rewrap)
+            own = chunk.column_key
+            if own is not None:
+                at = context.for_column(chunk.leaf.path, index if per_batch else None)
+                new = rewrap(own.binary(ColumnCrypto.KEY_METADATA) or b"", at)
+                if new is not None:
+                    own.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, new)
         row_groups.close(index)
-
-
-def _rekey_chunk(chunk: Chunk, context: Context, rewrap: Rewrap) -> None:
-    own = chunk.column_key
-    if own is None:
-        return
-    new = rewrap(own.binary(ColumnCrypto.KEY_METADATA) or b"", context)
-    if new is not None:
-        own.set(ColumnCrypto.KEY_METADATA, WireType.BINARY, new)

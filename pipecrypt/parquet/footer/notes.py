@@ -75,7 +75,7 @@ def _strip(key: bytes, value: bytes, plain: frozenset[str], *, drops_unknown: bo
         if left is None or left == document:
             return None if left is None else value
         return json.dumps(left, separators=(",", ":")).encode("ascii")
-    except (DocumentError, RecursionError, _MalformedNoteError):
+    except (DocumentError, RecursionError, _MalformedError):
         return None
 
 
@@ -83,25 +83,25 @@ _strip_once: Final = lru_cache(_REMEMBERED)(_strip)
 _Document = dict[str, Any]
 
 
-class _MalformedNoteError(Exception):
-    """An entry is not what its writers write, so nobody can tell of which column it speaks."""
+class _MalformedError(Exception):
+    """An entry, or the message in it, is not what its writers write: nobody can tell of which column it speaks."""
 
 
 def _object(value: object) -> _Document:
     if not isinstance(value, dict):
-        raise _MalformedNoteError
+        raise _MalformedError
     return value
 
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise _MalformedNoteError
+        raise _MalformedError
     return value
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str):
-        raise _MalformedNoteError
+        raise _MalformedError
     return value
 
 
@@ -121,7 +121,7 @@ def _strip_pandas(document: _Document, plain: frozenset[str]) -> _Document:
         # Of the two names an index without one has a single one, and old files have no `field_name`.
         names = {each for each in (column.get("field_name"), column.get("name")) if isinstance(each, str)}
         if not names:
-            raise _MalformedNoteError
+            raise _MalformedError
         notes = column.get("metadata")
         if notes is None or plain.issuperset(names):
             return column
@@ -133,40 +133,36 @@ def _strip_pandas(document: _Document, plain: frozenset[str]) -> _Document:
     return left | ({"attributes": {}} if document.get("attributes") else {})
 
 
-def _strip_pandas_attributes(document: _Document, plain: frozenset[str]) -> _Document | None:
-    return document if not document else None
+def _changed(node: object, change: Callable[[_Document], _Document]) -> object:
+    """Return a part of a document with each object in it changed, the outer ones before those in them."""
+    if isinstance(node, list):
+        return [_changed(each, change) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _changed(each, change) for name, each in change(node).items()}
 
 
 def _strip_spark(document: _Document, plain: frozenset[str]) -> _Document:
-    def strip(node: object) -> object:
-        if isinstance(node, list):
-            return [strip(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        return {
-            name: _kept(_object(each), _SPARK_KEPT) if name == "metadata" and each is not None else strip(each)
-            for name, each in node.items()
-        }
+    def strip(node: _Document) -> _Document:
+        notes = node.get("metadata")
+        return node if notes is None else node | {"metadata": _kept(_object(notes), _SPARK_KEPT)}
 
-    return _with_fields(document, plain, strip)
+    return _with_fields(document, plain, lambda each: _changed(each, strip))
 
 
 def _strip_notes_of_fields(document: _Document, plain: frozenset[str]) -> _Document:
-    def strip(node: object) -> object:
-        if isinstance(node, list):
-            return [strip(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        return {name: strip(each) for name, each in node.items() if name not in _NOTES_OF_FIELDS}
+    return _with_fields(document, plain, lambda each: _changed(each, _without_notes))
 
-    return _with_fields(document, plain, strip)
+
+def _without_notes(node: _Document) -> _Document:
+    return {name: each for name, each in node.items() if name not in _NOTES_OF_FIELDS}
 
 
 def _strip_avro(document: _Document, plain: frozenset[str]) -> _Document:
     def strip_field(field: object) -> object:
-        kept = _kept(field, _AVRO_FIELD_KEPT) if isinstance(field, dict) else field
-        if not isinstance(kept, dict):
-            return kept
+        if not isinstance(field, dict):
+            return field
+        kept = _kept(field, _AVRO_FIELD_KEPT)
         if kept.get("default") is not None:  # null is what an optional field has, and tells nothing
             del kept["default"]
         return {name: strip_type(each) if name == "type" else each for name, each in kept.items()}
@@ -176,7 +172,7 @@ def _strip_avro(document: _Document, plain: frozenset[str]) -> _Document:
             return [strip_type(each) for each in node]
         if not isinstance(node, dict):
             return node
-        left = {name: each for name, each in node.items() if name not in _NOTES_OF_FIELDS}
+        left = _without_notes(node)
         for name in ("type", "items", "values"):
             if name in left:
                 left[name] = strip_type(left[name])
@@ -188,12 +184,8 @@ def _strip_avro(document: _Document, plain: frozenset[str]) -> _Document:
 
 
 def _strip_hugging_face(document: _Document, plain: frozenset[str]) -> _Document:
-    def strip(node: object) -> object:
-        if isinstance(node, list):
-            return [strip(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        left = {name: strip(each) for name, each in node.items() if name not in ("names", "description")}
+    def strip(node: _Document) -> _Document:
+        left = {name: each for name, each in node.items() if name not in ("names", "description")}
         names = node.get("names")
         return left | ({"num_classes": len(names)} if isinstance(names, list) else {})
 
@@ -201,7 +193,7 @@ def _strip_hugging_face(document: _Document, plain: frozenset[str]) -> _Document
     features = info.get("features")
     if features is None:
         return document
-    stripped = {name: each if name in plain else strip(each) for name, each in _object(features).items()}
+    stripped = {name: each if name in plain else _changed(each, strip) for name, each in _object(features).items()}
     return document | {"info": info | {"features": stripped}}
 
 
@@ -217,7 +209,7 @@ def _kept(members: Mapping[str, Any], names: frozenset[str]) -> _Document:
 _STRIPPERS: Final[Mapping[bytes, Callable[[_Document, frozenset[str]], _Document | None]]] = {
     b"geo": _strip_geo,
     b"pandas": _strip_pandas,
-    b"PANDAS_ATTRS": _strip_pandas_attributes,
+    b"PANDAS_ATTRS": lambda document, _: None if document else document,
     b"org.apache.spark.sql.parquet.row.metadata": _strip_spark,
     b"iceberg.schema": _strip_notes_of_fields,
     b"parquet.avro.schema": _strip_avro,
@@ -274,10 +266,6 @@ def strip_arrow_schema(value: bytes, plain: Collection[str], strip: StripNote) -
     except (binascii.Error, struct.error, _MalformedError):
         return None
     return base64.b64encode(message.data)
-
-
-class _MalformedError(Exception):
-    """A message is not what its kind must be."""
 
 
 class _Message:

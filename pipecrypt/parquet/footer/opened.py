@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -37,7 +36,6 @@ from pipecrypt.vocabulary.secret import DataKey
 __all__ = [
     "OpenedCheck",
     "OpenedFile",
-    "Protection",
     "as_tampering",
     "resolve_prefix",
 ]
@@ -45,7 +43,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 
-def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) -> bytes:
+def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None) -> bytes:
     """Return the AAD prefix to use: the stored one, or the given one where none is stored.
 
     Raises:
@@ -55,31 +53,14 @@ def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None, name: str) ->
     stored = sealed.algorithm.aad_prefix
     if stored is not None:
         if aad_prefix is not None and aad_prefix != stored:
-            raise IntegrityError(f"{name} stores another AAD prefix than the one given")
+            raise IntegrityError(f"{sealed.name} stores another AAD prefix than the one given")
         return stored
     if aad_prefix is None and sealed.algorithm.prefix_is_supplied:
         raise UsageError(
-            f"{name} was written with an AAD prefix that it does not store",
+            f"{sealed.name} was written with an AAD prefix that it does not store",
             hint="pass it as aad_prefix, or --aad-prefix",
         )
     return aad_prefix or b""
-
-
-@dataclass(frozen=True, slots=True)
-class Protection:
-    """What of a table is encrypted, and what its footer authenticates.
-
-    Args:
-        clear_columns: paths of the leaf columns that are in plaintext in at least one row group.
-        authenticates_all: every page has a tag, or a digest in the footer.
-    """
-
-    clear_columns: tuple[tuple[str, ...], ...]
-    authenticates_all: bool
-
-
-# Raises IntegrityError to refuse a file before anything of it is used.
-OpenedCheck: TypeAlias = Callable[[Protection], None]
 
 
 class OpenedFile:
@@ -91,8 +72,7 @@ class OpenedFile:
     caller still owes: pages, indexes and Bloom filters are authenticated as read.
 
     Args:
-        sealed: what stands in clear.
-        name: what errors call the file.
+        sealed: the footer as it was read.
         keys: finds data keys.
         aad_prefix: of a file that does not store it.
         allow_missing_keys: columns whose key is none of `keys` are listed in `locked` instead of refused. Where the
@@ -106,7 +86,6 @@ class OpenedFile:
     def __init__(
         self,
         sealed: SealedFooter,
-        name: str,
         *,
         keys: DataKeys,
         aad_prefix: bytes | None,
@@ -115,9 +94,11 @@ class OpenedFile:
         """Open the footer."""
         self._allow_missing_keys = allow_missing_keys
         self.is_authenticated = True
+        self.name = name = sealed.name
+        self.body_end = sealed.body_end
+        self.mode = sealed.mode
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
-        self.name = name
         self._data_keys: list[DataKey] = []
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
@@ -125,16 +106,17 @@ class OpenedFile:
         self._clear_columns: set[int] = set()
         self._footer_key_metadata = sealed.key_metadata
         self.key_metadata_of_columns: dict[int, bytes] = {}
-        prefix = resolve_prefix(sealed, aad_prefix, name)  # (1)
+        prefix = resolve_prefix(sealed, aad_prefix)  # (1)
         self.context = Context.from_aad_prefix(prefix) or Context("", "")
         self.aad = FileAAD(prefix, sealed.algorithm.file_unique)
         self.ctr_pages = sealed.algorithm.ctr_pages
         self._footer_key: DataKey | None = None
         try:
-            self.footer = self._open_footer(sealed, name)  # (2)
+            self.footer = self._open_footer(sealed)  # (2)
             self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
-            restore_notes(self.footer, self._notes_cipher(), self.aad, name)
+            cipher = None if self._footer_key is None else MessageCipher(self._footer_key)
+            restore_notes(self.footer, cipher, self.aad, name)
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
@@ -161,19 +143,16 @@ class OpenedFile:
         for key in self._data_keys:
             key.wipe()
 
-    def _open_footer(self, sealed: SealedFooter, name: str) -> Struct:
+    def _open_footer(self, sealed: SealedFooter) -> Struct:
         context = self.context.for_footer()
         try:
-            self._footer_key = _open_key(self._keys, sealed.key_metadata, context, f"footer of {name}")
+            self._footer_key = _open_key(self._keys, sealed.key_metadata, context, f"footer of {self.name}")
         except KeyNotFoundError:
             if not self._allow_missing_keys or sealed.metadata is None:
                 raise
             self.is_authenticated = False
             return sealed.metadata
-        return open_footer(sealed, MessageCipher(self._footer_key), self.aad, name)
-
-    def _notes_cipher(self) -> MessageCipher | None:
-        return None if self._footer_key is None else MessageCipher(self._footer_key)
+        return open_footer(sealed, MessageCipher(self._footer_key), self.aad)
 
     def _check_algorithm(self, name: str) -> None:
         # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1
@@ -200,10 +179,14 @@ class OpenedFile:
         return frozenset(self._clear_columns)
 
     @property
-    def protection(self) -> Protection:
-        """What is encrypted and authenticated, once all row groups were opened."""
-        clear = tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
-        return Protection(clear, not self.ctr_pages and (not clear or self.digests_entry is not None))
+    def clear_paths(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of these columns."""
+        return tuple(self.row_groups.leaves[column].path for column in sorted(self._clear_columns))
+
+    @property
+    def authenticates_all(self) -> bool:
+        """Whether every page has a tag, or a digest in the footer; known once all row groups were opened."""
+        return not self.ctr_pages and (not self._clear_columns or self.digests_entry is not None)
 
     def open_row_group(self, index: int) -> list[Chunk]:
         """Return the chunks of a row group, with their metadata opened and authenticated (4).
@@ -217,11 +200,16 @@ class OpenedFile:
             return self.row_groups.chunks(index)
         chunks = self.row_groups.chunks(index)
         for chunk in chunks:
-            if chunk.is_sealed:
-                self._sealed_columns.add(chunk.column)
-                self._open_or_lock(chunk)
-            else:
+            if not chunk.is_sealed:
                 self._clear_columns.add(chunk.column)
+                continue
+            self._sealed_columns.add(chunk.column)
+            try:
+                self._open_metadata(chunk)
+            except KeyNotFoundError as error:
+                if not self._allow_missing_keys:
+                    raise
+                self.locked[chunk.ordinals] = error
         return chunks
 
     def each_chunk(self) -> Iterator[Chunk]:
@@ -286,14 +274,6 @@ class OpenedFile:
         """Return the cipher of an encrypted chunk."""
         return MessageCipher(self.key_of(chunk))
 
-    def _open_or_lock(self, chunk: Chunk) -> None:
-        try:
-            self._open_metadata(chunk)
-        except KeyNotFoundError as error:
-            if not self._allow_missing_keys:
-                raise
-            self.locked[chunk.ordinals] = error
-
     def _open_metadata(self, chunk: Chunk) -> None:
         sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)
         if sealed is None:
@@ -313,6 +293,10 @@ def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) 
         return keys.open_data_key(key_metadata, context)
     except (AccessError, FormatError, IntegrityError, UnsupportedError) as error:
         raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
+
+
+# Raises IntegrityError to refuse a file before anything of it is used, when all its row groups were opened.
+OpenedCheck: TypeAlias = Callable[[OpenedFile], None]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Row groups are opened when they are needed and closed when they are done: opened
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -27,7 +27,6 @@ from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, enc
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, Allowance, open_encoded
 
 __all__ = [
-    "MAX_CHUNKS",
     "Chunk",
     "PagePlace",
     "RowGroups",
@@ -44,7 +43,7 @@ _LEAST_OPEN: Final = 96 << 20
 _MOST_OPEN: Final = 384 << 20
 _CHUNK_COST: Final = 320  # a Chunk and what errors call it
 # Of all chunks of a file, a few numbers are kept while it is worked with: up to three parts of a chunk in plaintext.
-MAX_CHUNKS: Final = 1_000_000
+_MAX_CHUNKS: Final = 1_000_000
 _NUMBERS_COST: Final = 900
 _PLAIN: Final = 0
 _RLE: Final = 3
@@ -213,13 +212,24 @@ class RowGroups:
             LimitError: they would not, or are more than the footer's bytes explain.
         """
         count = len(self._structs) * len(self.leaves)
-        if count > MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
+        if count > _MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
             raise LimitError(f"footer of {self._name} has {count} column chunks, more than can be worked with")
 
     def struct(self, index: int) -> Struct:
         """Return the row group itself, open."""
         self.chunks(index)
         return self._structs[index - self._first]
+
+    def rows(self, index: int) -> int:
+        """Return how many rows a row group has.
+
+        Raises:
+            FormatError: it does not say.
+        """
+        rows = self.struct(index).integer(RowGroup.NUM_ROWS)
+        if rows is None or rows < 0:
+            raise FormatError(f"{self._name} row group {index} has no row count")
+        return rows
 
     def release(self, index: int) -> None:
         """Forget that an unchanged row group was opened, unless the footer is small."""
@@ -232,20 +242,15 @@ class RowGroups:
             self._structs[index - self._first] = encode_in_place(self.struct(index))
         del self._open[index]
 
-    def edit_indexes(self, index: int) -> list[Struct]:
-        """Return the entries of a closed row group with nothing opened but the places of indexes.
-
-        `close_indexes` writes them back.
-        """
+    def place_indexes(self, index: int, places: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """Write into a closed row group where indexes are: column, field and value of offset, likewise of length."""
         at = index - self._first
         opened = open_encoded(self._structs[at], ROW_GROUP_INDEXES, f"footer of {self._name}")
-        self._structs[at] = opened
-        return opened.structs(RowGroup.COLUMNS)
-
-    def close_indexes(self, index: int) -> None:
-        """Write the places of indexes back."""
-        if self._is_large:
-            self._structs[index - self._first] = encode_in_place(self._structs[index - self._first])
+        entries = opened.structs(RowGroup.COLUMNS)
+        for column, offset_field, offset, length_field, length in places:
+            entries[column].set(offset_field, WireType.I64, offset)
+            entries[column].set(length_field, WireType.I32, length)
+        self._structs[at] = encode_in_place(opened) if self._is_large else opened
 
     @property
     def _is_large(self) -> bool:

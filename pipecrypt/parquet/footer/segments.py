@@ -6,10 +6,7 @@ the order of their offsets, without gaps, so that decrypting restores the order 
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from itertools import chain, islice
 from typing import Final, NamedTuple, TypeAlias
@@ -20,22 +17,21 @@ from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, StoredFooter
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnMetaData, RowGroup
-from pipecrypt.parquet.wire.modules import MODULE_OVERHEAD_BYTES, module_bytes
-from pipecrypt.parquet.wire.thrift import Struct, WireType
+from pipecrypt.parquet.wire.modules import check_module
+from pipecrypt.parquet.wire.thrift import Struct
 
 __all__ = [
+    "INDEX_FIELDS",
     "MAX_INDEX_BYTES",
     "UNDECLARED_BYTES",
-    "IndexPlaces",
     "Part",
+    "RowsAndBatches",
     "Segment",
     "SegmentKind",
     "Segments",
-    "Structure",
     "check_opened_structure",
     "check_structure",
     "chunk_parts",
-    "last_changes",
     "order_segments",
     "read_windows",
 ]
@@ -96,11 +92,6 @@ class Segment(NamedTuple):
     def is_offset_index(self) -> bool:
         """Whether it is an offset index."""
         return self.kind == _OFFSET_INDEX
-
-
-def last_changes(segments: Iterable[Segment]) -> Counter[int]:
-    """Return for each row group how many segments change the metadata of its chunks; indexes change only entries."""
-    return Counter(segment.row_group for segment in segments if not segment.is_index)
 
 
 _PAGES: Final = int(SegmentKind.PAGES)  # a look-up in an enumeration's class is a slow one
@@ -197,16 +188,17 @@ def chunk_parts(chunk: Chunk) -> Iterable[Part]:
     if bloom is not None:
         length = metadata.integer(ColumnMetaData.BLOOM_FILTER_LENGTH)
         yield _part(int(SegmentKind.BLOOM_FILTER), chunk, bloom, length)
-    for kind, offset_field, length_field in _INDEX_FIELDS:
+    for kind, (offset_field, length_field) in INDEX_FIELDS.items():
         offset, length = entry.integer(offset_field), entry.integer(length_field)
         if offset is not None and length:
             yield _part(kind, chunk, offset, length)
 
 
-_INDEX_FIELDS: Final = (
-    (int(SegmentKind.COLUMN_INDEX), ColumnChunk.COLUMN_INDEX_OFFSET, ColumnChunk.COLUMN_INDEX_LENGTH),
-    (int(SegmentKind.OFFSET_INDEX), ColumnChunk.OFFSET_INDEX_OFFSET, ColumnChunk.OFFSET_INDEX_LENGTH),
-)
+# By kind, where an entry says where an index begins, and how long it is.
+INDEX_FIELDS: Final = {
+    int(SegmentKind.COLUMN_INDEX): (ColumnChunk.COLUMN_INDEX_OFFSET, ColumnChunk.COLUMN_INDEX_LENGTH),
+    int(SegmentKind.OFFSET_INDEX): (ColumnChunk.OFFSET_INDEX_OFFSET, ColumnChunk.OFFSET_INDEX_LENGTH),
+}
 
 
 def _part(kind: int, chunk: Chunk, start: int, length: int | None) -> Part:
@@ -223,55 +215,11 @@ def _misplaced(what: str) -> FormatError:
     return FormatError(f"{what} has parts outside the file or over each other")
 
 
-class IndexPlaces:
-    """Where indexes were written, until the footer is: they come last, when their row groups are closed already."""
-
-    def __init__(self) -> None:
-        """Know no index."""
-        self._places: dict[int, array[int]] = {}
-
-    def add(self, segment: Segment, offset: int, length: int) -> None:
-        """Remember an index's place."""
-        kind, row_group, column, *_ = segment
-        numbers = self._places.get(row_group)
-        if numbers is None:
-            numbers = self._places[row_group] = array("q")
-        numbers.extend((column, kind, offset, length))
-
-    def write(self, row_groups: RowGroups) -> None:
-        """Write all places into the closed row groups."""
-        for index, numbers in self._places.items():
-            entries = row_groups.edit_indexes(index)
-            for at in range(0, len(numbers), 4):
-                _place_index(entries[numbers[at]], numbers[at + 1 : at + 4])
-            row_groups.close_indexes(index)
+RowsAndBatches: TypeAlias = tuple[int, int]  # how many rows and row groups a file has
 
 
-def _place_index(entry: Struct, place: Sequence[int]) -> None:
-    kind, offset, length = place
-    if kind == SegmentKind.OFFSET_INDEX:
-        entry.set(ColumnChunk.OFFSET_INDEX_OFFSET, WireType.I64, offset)
-        entry.set(ColumnChunk.OFFSET_INDEX_LENGTH, WireType.I32, length)
-    else:
-        entry.set(ColumnChunk.COLUMN_INDEX_OFFSET, WireType.I64, offset)
-        entry.set(ColumnChunk.COLUMN_INDEX_LENGTH, WireType.I32, length)
-
-
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """Counts of a file whose structure was checked; None where an encrypted footer hides them.
-
-    Args:
-        rows: of the file.
-        batches: row groups.
-    """
-
-    rows: int | None
-    batches: int | None
-
-
-def check_structure(stored: StoredFooter, name: str) -> Structure:
-    """Check what can be checked of a file's structure without a key.
+def check_structure(stored: StoredFooter, name: str) -> RowsAndBatches | None:
+    """Check what can be checked of a file's structure without a key; return its counts, None where they are hidden.
 
     What must hold: (1) an encrypted footer is one module, which fills its place. Of a readable footer: (2) the file
     has a row count, not negative; (3) an encrypted file has no more row groups and columns than ordinals number; (4)
@@ -291,8 +239,8 @@ def check_structure(stored: StoredFooter, name: str) -> Structure:
     if stored.metadata is None:
         if stored.sealed is None:
             raise AssertionError("a footer that is not encrypted is readable")
-        _check_module(stored.sealed.stored, f"footer of {name}")  # (1)
-        return Structure(None, None)
+        check_module(stored.sealed.stored, f"footer of {name}")  # (1)
+        return None
     footer, is_encrypted = stored.metadata, stored.sealed is not None
     row_groups = RowGroups(footer, name, is_sealed=is_encrypted)
     if is_encrypted:
@@ -300,12 +248,11 @@ def check_structure(stored: StoredFooter, name: str) -> Structure:
     return _check_row_groups(footer, row_groups, row_groups.chunks, stored.body_end, name)
 
 
-def check_opened_structure(opened: OpenedFile, body_end: int) -> Structure:
+def check_opened_structure(opened: OpenedFile) -> RowsAndBatches:
     """Check the structure of a file that is open, as `check_structure` does, whatever its footer mode.
 
     Args:
         opened: the file; opening made sure of (1) and (3). Where it lacks a key, hidden metadata is left out.
-        body_end: where its footer begins.
 
     Raises:
         FormatError: something does not hold.
@@ -314,17 +261,12 @@ def check_opened_structure(opened: OpenedFile, body_end: int) -> Structure:
         AccessError: a key is missing or was refused.
         IntegrityError: metadata was not written with its key at its place.
     """
-    return _check_row_groups(opened.footer, opened.row_groups, opened.open_row_group, body_end, opened.name)
-
-
-def _check_module(module: memoryview, what: str) -> None:
-    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
-        raise FormatError(f"{what} has a wrong module length")
+    return _check_row_groups(opened.footer, opened.row_groups, opened.open_row_group, opened.body_end, opened.name)
 
 
 def _check_row_groups(
     footer: Struct, row_groups: RowGroups, chunks_of: Callable[[int], list[Chunk]], body_end: int, name: str
-) -> Structure:
+) -> RowsAndBatches:
     row_groups.check_size()
     rows, found = row_count(footer, name), 0  # (2)
     parts: list[Part] = []
@@ -332,18 +274,12 @@ def _check_row_groups(
         for chunk in chunks_of(index):  # (4)
             if chunk.metadata.entries or not chunk.is_sealed:
                 parts += chunk_parts(chunk)
-        found += _rows(row_groups.struct(index), index, name)
+        ordinal = row_groups.struct(index).integer(RowGroup.ORDINAL)
+        if ordinal is not None and ordinal != index:  # (5)
+            raise FormatError(f"{name} row group {index} says that it is number {ordinal}")
+        found += row_groups.rows(index)  # (6)
         row_groups.release(index)
     if found != rows:  # (6)
         raise FormatError(f"{name} has {rows} rows, its row groups have {found}")
     order_segments(parts, body_end, row_groups)  # (7)
-    return Structure(rows, len(row_groups))
-
-
-def _rows(row_group: Struct, index: int, name: str) -> int:
-    ordinal, rows = row_group.integer(RowGroup.ORDINAL), row_group.integer(RowGroup.NUM_ROWS)
-    if ordinal is not None and ordinal != index:  # (5)
-        raise FormatError(f"{name} row group {index} says that it is number {ordinal}")
-    if rows is None or rows < 0:  # (6)
-        raise FormatError(f"{name} row group {index} has no row count")
-    return rows
+    return rows, len(row_groups)

@@ -102,14 +102,42 @@ class Algorithm:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedFooter:
-    """What stands in clear about an encrypted file; nothing of it is authenticated yet.
+class StoredFooter:
+    """A file's end, as read. Opening the file changes `metadata`, so one footer serves to open it once.
+
+    Args:
+        name: what errors call the file.
+        body_end: where the footer begins and the last segment must have ended.
+        metadata: the clear footer, with the metadata of encrypted columns redacted; None where it is encrypted.
+        size_bytes: size of the whole file.
+        sha256: of everything from `body_end` on, in hex; the same bytes that were parsed.
+    """
+
+    name: str
+    body_end: int
+    metadata: Struct | None
+    size_bytes: int
+    sha256: str
+
+    @property
+    def sealed(self) -> SealedFooter | None:
+        """The same, where the file is encrypted."""
+        return self if isinstance(self, SealedFooter) else None
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows a readable footer says that the file has, unchecked."""
+        return None if self.metadata is None else self.metadata.integer(FileMetaData.NUM_ROWS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedFooter(StoredFooter):
+    """The end of an encrypted file; nothing of it is authenticated yet.
 
     Args:
         mode: whether the footer itself is encrypted.
         algorithm: how modules are encrypted.
         key_metadata: of the footer key; b"" where the file stores none.
-        metadata: the clear footer, with the metadata of encrypted columns redacted; None where it is encrypted.
         stored: what `open_footer` opens or checks.
         signature: nonce || tag of a clear footer; None where the footer is encrypted.
     """
@@ -117,33 +145,8 @@ class SealedFooter:
     mode: FooterMode
     algorithm: Algorithm
     key_metadata: bytes
-    metadata: Struct | None
     stored: memoryview
     signature: memoryview | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFooter:
-    """A file's end, as read. Opening the file changes `metadata`, so one footer serves to open it once.
-
-    Args:
-        body_end: where the footer begins and the last segment must have ended.
-        metadata: the clear footer, or None where it is encrypted.
-        sealed: set where the file is encrypted.
-        size_bytes: size of the whole file.
-        sha256: of everything from `body_end` on, in hex; the same bytes that were parsed.
-    """
-
-    body_end: int
-    metadata: Struct | None
-    sealed: SealedFooter | None
-    size_bytes: int
-    sha256: str
-
-    @property
-    def rows(self) -> int | None:
-        """How many rows a readable footer says that the file has, unchecked."""
-        return None if self.metadata is None else self.metadata.integer(FileMetaData.NUM_ROWS)
 
 
 # Raises IntegrityError to refuse a file before anything of it is used.
@@ -163,13 +166,13 @@ def is_parquet(source: RangeSource) -> bool:
     return any(bytes(source.read_range(start, MAGIC_BYTES)) in (PLAIN_MAGIC, _SEALED_MAGIC) for start in both)
 
 
-def read_stored_footer(source: RangeSource, *, stored: StoredFooter | None = None) -> StoredFooter:
-    """Return a file's footer, plain or encrypted, unauthenticated: `stored` where it was read before.
+def read_stored_footer(source: RangeSource) -> StoredFooter:
+    """Return a file's footer, plain or encrypted, unauthenticated.
 
     Raises:
         FormatError: no Parquet file, truncated, or malformed.
     """
-    return stored or parse_footer(read_footer_bytes(source))
+    return parse_footer(read_footer_bytes(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,30 +208,40 @@ def parse_footer(found: FooterBytes, *, small_shape: Mapping[int, Shape] = FILE_
         FormatError: malformed.
         LimitError: it has more parts than its size explains.
     """
-    stored, size, sha256 = found.stored, found.size_bytes, found.sha256
-    shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
-    body_end = size - _END_BYTES - len(stored)
-    what = f"footer of {found.name}"
+    stored, what = memoryview(found.stored), f"footer of {found.name}"
+    body_end = found.size_bytes - _END_BYTES - len(stored)
+    metadata: Struct | None = None
+    signature: memoryview | None = None
     if found.ending == _SEALED_MAGIC:
-        return StoredFooter(body_end, None, _parse_sealed(stored, what), size, sha256)
-    metadata, end = read_struct(stored, 0, shape, what)
-    algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
-    if algorithm is None:
-        if end != len(stored):
-            raise FormatError(f"{what} is followed by {len(stored) - end} bytes that nothing names")
-        return StoredFooter(body_end, metadata, None, size, sha256)
-    if end + FOOTER_SIGNATURE_BYTES != len(stored):
-        raise FormatError(f"{what} has no signature")
-    key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA) or b""
-    sealed = SealedFooter(
-        FooterMode.PLAINTEXT,
-        _parse_algorithm(algorithm, what),
-        key_metadata,
+        crypto, end = read_struct(found.stored, 0, FILE_CRYPTO_META_DATA, what)
+        algorithm = crypto.struct(FileCryptoMetaData.ENCRYPTION_ALGORITHM)
+        if algorithm is None:
+            raise FormatError(f"{what} names no encryption algorithm")
+        key_metadata, stored = crypto.binary(FileCryptoMetaData.KEY_METADATA), stored[end:]
+    else:
+        shape = small_shape if len(stored) <= _SMALL_FOOTER_BYTES else FILE_META_DATA
+        metadata, end = read_struct(found.stored, 0, shape, what)
+        algorithm = metadata.struct(FileMetaData.ENCRYPTION_ALGORITHM)
+        if algorithm is None:
+            if end != len(stored):
+                raise FormatError(f"{what} is followed by {len(stored) - end} bytes that nothing names")
+            return StoredFooter(found.name, body_end, metadata, found.size_bytes, found.sha256)
+        if end + FOOTER_SIGNATURE_BYTES != len(stored):
+            raise FormatError(f"{what} has no signature")
+        key_metadata = metadata.binary(FileMetaData.FOOTER_SIGNING_KEY_METADATA)
+        stored, signature = stored[:end], stored[end:]
+    return SealedFooter(
+        found.name,
+        body_end,
         metadata,
-        memoryview(stored)[:end],
-        memoryview(stored)[end:],
+        found.size_bytes,
+        found.sha256,
+        mode=FooterMode.ENCRYPTED if metadata is None else FooterMode.PLAINTEXT,
+        algorithm=_parse_algorithm(algorithm, what),
+        key_metadata=key_metadata or b"",
+        stored=stored,
+        signature=signature,
     )
-    return StoredFooter(body_end, metadata, sealed, size, sha256)
 
 
 def _sha256(stored: bytes | bytearray, ending: bytes) -> str:
@@ -253,8 +266,8 @@ def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
 
 def read_sealed_footer(
     source: RangeSource, *, check: FooterCheck | None = None, bytes_check: BytesCheck | None = None
-) -> tuple[SealedFooter, StoredFooter]:
-    """Return what stands in clear about an encrypted file, and the stored footer that it is part of.
+) -> SealedFooter:
+    """Return the footer of an encrypted file, unauthenticated.
 
     `bytes_check` is called before anything is parsed, then `check`, also with the footer of a plaintext file; what they
     raise passes through.
@@ -271,7 +284,7 @@ def read_sealed_footer(
         check(footer)
     if footer.sealed is None:
         raise NotEncryptedError(f"{source.name} is not encrypted")
-    return footer.sealed, footer
+    return footer.sealed
 
 
 def _read_end(source: RangeSource) -> tuple[bytes | bytearray, bytes]:
@@ -303,21 +316,6 @@ def _read_footer(source: RangeSource, start: int, length: int) -> bytearray:
         piece = min(_PIECE_BYTES, length - at)
         footer[at : at + piece] = source.read_range(start + at, piece)
     return footer  # no copy: a long one takes much memory
-
-
-def _parse_sealed(stored: bytes | bytearray, what: str) -> SealedFooter:
-    crypto, end = read_struct(stored, 0, FILE_CRYPTO_META_DATA, what)
-    algorithm = crypto.struct(FileCryptoMetaData.ENCRYPTION_ALGORITHM)
-    if algorithm is None:
-        raise FormatError(f"{what} names no encryption algorithm")
-    return SealedFooter(
-        FooterMode.ENCRYPTED,
-        _parse_algorithm(algorithm, what),
-        crypto.binary(FileCryptoMetaData.KEY_METADATA) or b"",
-        None,
-        memoryview(stored)[end:],
-        None,
-    )
 
 
 def _parse_algorithm(union: Struct, what: str) -> Algorithm:
@@ -377,7 +375,7 @@ def _with_end(pieces: Iterable[bytes], ending: bytes) -> Iterator[bytes]:
     yield length.to_bytes(_LENGTH_BYTES, "little") + ending
 
 
-def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, name: str) -> Struct:
+def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD) -> Struct:
     """Return the authenticated footer of an encrypted file.
 
     Raises:
@@ -385,9 +383,9 @@ def open_footer(sealed: SealedFooter, cipher: MessageCipher, file_aad: FileAAD, 
     """
     aad = file_aad.footer()
     if sealed.metadata is not None and sealed.signature is not None:
-        check_footer_signature(cipher, sealed.stored, sealed.signature, aad, name)
+        check_footer_signature(cipher, sealed.stored, sealed.signature, aad, sealed.name)
         return sealed.metadata
-    what = f"footer of {name}"
+    what = f"footer of {sealed.name}"
     plaintext = open_module(cipher, sealed.stored, aad, what)
     # Some writers seal their whole buffer, so bytes may follow; they are authenticated and mean nothing.
     shape = _SMALL_SEALED_FOOTER if len(plaintext) <= _SMALL_FOOTER_BYTES else FILE_META_DATA

@@ -39,7 +39,6 @@ __all__ = [
     "read_page_header",
     "resized_header",
     "resized_usual_header",
-    "with_checksum",
 ]
 
 # Statistics in a page header can be long. parquet-cpp reads no longer headers either.
@@ -293,30 +292,20 @@ def resized_usual_header(header: bytes, overhead_bytes: int) -> tuple[bytes, int
     return header[:start] + encode_varint(plain_bytes << 1) + header[end:], plain_bytes, values
 
 
-def resized_header(data: memoryview | bytes, page: Page, new_bytes: int) -> bytes:
-    """Return a page's header with another compressed_page_size."""
-    return b"".join(
-        (data[page.start : page.size_start], encode_varint(new_bytes << 1), data[page.size_end : page.body])
-    )
-
-
-def with_checksum(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int) -> bytes:
-    """Return a page's header with another compressed_page_size and checksum.
+def resized_header(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int | None = None) -> bytes:
+    """Return a page's header with another compressed_page_size, and with another checksum where one is given.
 
     Raises:
         FormatError: the fields are in no ascending order.
     """
-    if page.size_end > page.crc_start:
+    pieces = [data[page.start : page.size_start], encode_varint(new_bytes << 1)]
+    if checksum is None:
+        pieces.append(data[page.size_end : page.body])
+    elif page.size_end > page.crc_start:
         raise FormatError("a page header has its fields in no ascending order")
-    return b"".join(
-        (
-            data[page.start : page.size_start],
-            encode_varint(new_bytes << 1),
-            data[page.size_end : page.crc_start],
-            encode_zigzag(checksum),
-            data[page.crc_end : page.body],
-        )
-    )
+    else:
+        pieces += (data[page.size_end : page.crc_start], encode_zigzag(checksum), data[page.crc_end : page.body])
+    return b"".join(pieces)
 
 
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
@@ -328,7 +317,8 @@ _LIST_START_BYTES: Final = 16
 
 def most_modules(chunk: Chunk) -> int:
     """Return an upper bound of the modules that encrypting the chunk makes."""
-    return _most_pages(chunk) * _MODULES_PER_PAGE + _OTHER_MODULES
+    most_pages = min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
+    return most_pages * _MODULES_PER_PAGE + _OTHER_MODULES
 
 
 def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
@@ -343,10 +333,6 @@ def check_invocations(modules_by_key: Mapping[object, int], name: str) -> None:
                 f"{name} would need {modules} encryptions under one data key; the limit is {MAX_INVOCATIONS}",
                 hint="use data_keys: batch, and no uniform encryption",
             )
-
-
-def _most_pages(chunk: Chunk) -> int:
-    return min(MAX_ORDINALS, locate_pages(chunk).declared_bytes // _SMALLEST_PAGE_BYTES) + 1
 
 
 def check_page_count(source: RangeSource, chunk: Chunk, body_end: int) -> None:

@@ -25,12 +25,13 @@ from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm, Digester, digest
 from pipecrypt.errors import FormatError, IntegrityError
+from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import Segment, SegmentKind
 from pipecrypt.parquet.wire.fields import INTEGRITY_KEY
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
 from pipecrypt.vocabulary.documents import Document, DocumentError, encode_base64, parse_document
 
-__all__ = ["ExpectedDigests", "SegmentDigests"]
+__all__ = ["ExpectedDigests", "SegmentDigests", "expected_digests"]
 
 _VERSION: Final = 1
 _COLUMN_BITS: Final = 32
@@ -74,13 +75,8 @@ class SegmentDigests:
     def put(self, place: SegmentPlace, hex_digest: str) -> None:
         """Keep the digest of a part."""
         with self._lock:
-            at = _find(self._places, place) * DIGEST_BYTES
-            self._digests[at : at + DIGEST_BYTES] = bytes.fromhex(hex_digest)
+            self._digests[_range_of(self._places, place)] = bytes.fromhex(hex_digest)
             self._missing -= 1
-
-    def put_data(self, place: SegmentPlace, data: bytes | memoryview) -> None:
-        """Keep the digest of a small part."""
-        self.put(place, digest(data, self.algorithm))
 
     def lengthen(self, row_group: int, column: int, pages_bytes: int) -> None:
         """Note that the pages of a chunk take more bytes than its metadata declares."""
@@ -129,8 +125,14 @@ class ExpectedDigests:
             raise IntegrityError(f"{what} is longer than the {count} plaintext parts of the file need")
         try:
             document = parse_document(entry, max_bytes=len(entry))
-            _check_version(document, what)  # (2)
-            self.algorithm: Final = _algorithm(document, what)
+            if document.integer("v") != _VERSION:  # (2)
+                raise FormatError(f"{what} has another version than {_VERSION}", hint="upgrade pipecrypt")
+            algorithm = document.text("digest", max_characters=_MOST_OTHER_BYTES)
+            if algorithm not in set(DigestAlgorithm):
+                raise IntegrityError(
+                    f"{what} names an algorithm of digests that this release does not know", hint="upgrade pipecrypt"
+                )
+            self.algorithm: Final = DigestAlgorithm(algorithm)
             document.only("v", "digest", "digests", "longer")
             self._digests = document.base64("digests", max_bytes=max(len(entry), 1))
             self._longer = dict(_decode_longer(document, count))
@@ -139,14 +141,9 @@ class ExpectedDigests:
         if len(self._digests) != count * DIGEST_BYTES:  # (3)
             found = len(self._digests) // DIGEST_BYTES
             raise IntegrityError(f"{what} has {found} digests where the file has {count} plaintext parts")
-        if not all(self._has_pages(*place) for place in self._longer):  # (4)
+        if any(_find(self._places, (*place, SegmentKind.PAGES)) is None for place in self._longer):  # (4)
             raise FormatError(f"{what} names a chunk that is not in plaintext")
         Digester(self.algorithm)
-
-    def _has_pages(self, row_group: int, column: int) -> bool:
-        code = _code((row_group, column, SegmentKind.PAGES))
-        at = bisect_left(self._places, code)
-        return at < len(self._places) and self._places[at] == code
 
     def put(self, place: SegmentPlace, hex_digest: str) -> None:
         """Check the digest of a part.
@@ -154,8 +151,7 @@ class ExpectedDigests:
         Raises:
             IntegrityError: it is another; names row group and column.
         """
-        at = _find(self._places, place) * DIGEST_BYTES
-        if self._digests[at : at + DIGEST_BYTES] != bytes.fromhex(hex_digest):
+        if self._digests[_range_of(self._places, place)] != bytes.fromhex(hex_digest):
             row_group, column, kind = place
             what = f"{_KIND_NAMES[kind]}{self._name_of(row_group, column)}"
             raise IntegrityError(f"{what} was changed after it was written: its digest is another")
@@ -169,6 +165,12 @@ class ExpectedDigests:
         return self._longer.get((row_group, column), declared_bytes)
 
 
+def expected_digests(opened: OpenedFile, segments: Iterable[Segment]) -> ExpectedDigests | None:
+    """Return the digests that a file stores of its plaintext parts; None where it stores none."""
+    entry = opened.digests_entry
+    return None if entry is None else ExpectedDigests(entry, segments, opened.row_groups.what, opened.name)
+
+
 def _code_of(segment: Segment) -> int:
     return _code((segment.row_group, segment.column, segment.kind))
 
@@ -178,27 +180,18 @@ def _code(place: SegmentPlace) -> int:
     return row_group << _COLUMN_BITS | column << _KIND_BITS | kind
 
 
-def _find(places: array[int], place: SegmentPlace) -> int:
+def _find(places: array[int], place: SegmentPlace) -> int | None:
     code = _code(place)
     at = bisect_left(places, code)
-    if at == len(places) or places[at] != code:
+    return at if at < len(places) and places[at] == code else None
+
+
+def _range_of(places: array[int], place: SegmentPlace) -> slice:
+    """Return where in all digests that of a part is."""
+    at = _find(places, place)
+    if at is None:
         raise AssertionError("this part was not expected")
-    return at
-
-
-def _check_version(document: Document, what: str) -> None:
-    version = document.integer("v")
-    if version != _VERSION:
-        raise FormatError(f"{what} has another version than {_VERSION}", hint="upgrade pipecrypt")
-
-
-def _algorithm(document: Document, what: str) -> DigestAlgorithm:
-    try:
-        return DigestAlgorithm(document.text("digest", max_characters=_MOST_OTHER_BYTES))
-    except ValueError:
-        raise IntegrityError(
-            f"{what} names an algorithm of digests that this release does not know", hint="upgrade pipecrypt"
-        ) from None
+    return slice(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES)
 
 
 def _decode_longer(document: Document, count: int) -> Iterable[tuple[tuple[int, int], int]]:

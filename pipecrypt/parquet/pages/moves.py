@@ -20,12 +20,11 @@ from pipecrypt.parquet.footer.row_groups import Chunk
 from pipecrypt.parquet.footer.segments import MAX_INDEX_BYTES
 from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.wire.fields import (
+    BLOOM_FILTER_BYTES,
     BLOOM_FILTER_HEADER,
     OFFSET_INDEX,
-    BloomFilterHeader,
     ColumnChunk,
     ColumnMetaData,
-    OffsetIndex,
     PageLocation,
     RowGroup,
 )
@@ -39,7 +38,7 @@ from pipecrypt.parquet.wire.modules import (
     seal_module,
 )
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_zigzag
-from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct
+from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct, read_zigzag
 
 __all__ = [
     "BLOOM_FILTER_HEADER_BYTES",
@@ -106,10 +105,6 @@ class ChunkMove(NamedTuple):
         """By how many bytes all pages grew."""
         return self.bounds.new[-1] - self.bounds.old[-1]
 
-    def first_data_page(self) -> int:
-        """Return the new offset of a sealed or opened chunk's first data page, or the chunk's end if it has none."""
-        return self.new_start + self.bounds.new[1 if self.bounds.has_dictionary else 0]
-
 
 _PAGE_OFFSETS: Final = (
     ColumnMetaData.DATA_PAGE_OFFSET,
@@ -173,7 +168,7 @@ def _page_offset(field: int, old: int | None, move: ChunkMove) -> int | None:
     # parquet-cpp takes the presence of dictionary_page_offset as the sign that the first page's AAD is that of a
     # dictionary page, so in an encrypted chunk both offsets must be true.
     if not move.is_copy and field == ColumnMetaData.DATA_PAGE_OFFSET:
-        return move.first_data_page()
+        return move.new_start + move.bounds.new[1 if move.bounds.has_dictionary else 0]  # the end, if it has none
     if not move.is_copy and field == ColumnMetaData.DICTIONARY_PAGE_OFFSET:
         return move.new_start if move.bounds.has_dictionary else None
     if old is not None and old > 0 and move.moved(old) is None:
@@ -284,29 +279,16 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
         if location.start() != position:
             raise IndexError
         offset, size, rest = location.groups()
-        moved, growth = move.moved_page(_zigzag(offset))
-        if not growth:
-            moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), index[location.end(1) : location.end()])
-            position, count = location.end(), count - 1
-            continue
-        moved_index += b"%c%b%c%b%b" % (
-            _OFFSET_FIELD,
-            encode_zigzag(moved),
-            _SIZE_FIELD,
-            encode_zigzag(_zigzag(size) + growth),
-            rest,
-        )
+        moved, growth = move.moved_page(read_zigzag(offset, 0)[0])
+        if growth:
+            rest = b"%c%b%b" % (_SIZE_FIELD, encode_zigzag(read_zigzag(size, 0)[0] + growth), rest)
+        else:
+            rest = index[location.end(1) : location.end()]
+        moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), rest)
         position, count = location.end(), count - 1
     if count:
         raise IndexError
     return bytes(moved_index + index[position:])
-
-
-def _zigzag(varint: bytes) -> int:
-    value = 0
-    for byte in reversed(varint):
-        value = value << 7 | byte & 127
-    return (value >> 1) ^ -(value & 1)
 
 
 _OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64
@@ -323,7 +305,7 @@ _LEAST_ALLOWANCE: Final = 96 << 20
 
 def _move_any_locations(index: bytes, move: ChunkMove, what: str) -> bytes:
     struct, end = read_struct(index, 0, OFFSET_INDEX, what, allowance=Allowance(len(index), least=_LEAST_ALLOWANCE))
-    for location in struct.structs(OffsetIndex.PAGE_LOCATIONS):
+    for location in struct.structs(PageLocation.LIST):
         offset = location.integer(PageLocation.OFFSET)
         size = location.integer(PageLocation.COMPRESSED_PAGE_SIZE)
         try:
@@ -346,7 +328,7 @@ def bloom_filter_bytes(filter_start: memoryview, room_bytes: int, chunk: Chunk) 
     """
     what = f"Bloom filter of {chunk.what}"
     header, end = read_struct(filter_start, 0, BLOOM_FILTER_HEADER, what)
-    bitset_bytes = header.integer(BloomFilterHeader.NUM_BYTES)
+    bitset_bytes = header.integer(BLOOM_FILTER_BYTES)
     if bitset_bytes is None or not 0 <= bitset_bytes <= room_bytes - end:
         raise FormatError(f"{what} is truncated or malformed")
     _check_bloom_filter(end + bitset_bytes, what)

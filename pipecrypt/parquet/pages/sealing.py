@@ -12,7 +12,6 @@ import contextlib
 import struct
 import zlib
 from array import array
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pipecrypt.crypto.aead import NONCE_BYTES, MessageCipher, random_bytes
@@ -27,7 +26,6 @@ from pipecrypt.parquet.pages.headers import (
     read_page_header,
     resized_header,
     resized_usual_header,
-    with_checksum,
 )
 from pipecrypt.parquet.wire.fields import PageType
 from pipecrypt.parquet.wire.modules import (
@@ -35,8 +33,7 @@ from pipecrypt.parquet.wire.modules import (
     LENGTH_BYTES,
     MAX_ORDINALS,
     MODULE_OVERHEAD_BYTES,
-    FileAAD,
-    ModuleType,
+    PageAADs,
     not_authentic,
     open_module,
     start_module,
@@ -45,7 +42,6 @@ from pipecrypt.parquet.wire.thrift import encode_varint
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
-    "PageAADs",
     "PageBounds",
     "PageOpener",
     "PageSealer",
@@ -57,11 +53,6 @@ __all__ = [
 _HEADER_GROWTH_BYTES: Final = 8
 _MOST_FIRST_HEADER_BYTES: Final = 1 << 20
 _read_length: Final = struct.Struct("<I").unpack_from
-# A look-up in an enumeration's class is a slow one.
-_DICTIONARY_PAGE_HEADER: Final = ModuleType.DICTIONARY_PAGE_HEADER
-_DICTIONARY_PAGE: Final = ModuleType.DICTIONARY_PAGE
-_DATA_PAGE_HEADER: Final = ModuleType.DATA_PAGE_HEADER
-_DATA_PAGE: Final = ModuleType.DATA_PAGE
 
 
 class PageBounds(NamedTuple):
@@ -73,33 +64,6 @@ class PageBounds(NamedTuple):
     old: array[int]
     new: array[int]
     has_dictionary: bool
-
-
-@dataclass(slots=True)
-class PageAADs:
-    """The AADs of one column chunk's pages.
-
-    Args:
-        file_aad: makes the file's AADs.
-        row_group: ordinal of the row group.
-        column: ordinal of the column.
-    """
-
-    file_aad: FileAAD
-    row_group: int
-    column: int
-    dictionary_header: bytes = field(init=False)
-    dictionary: bytes = field(init=False)
-    data_header_start: bytes = field(init=False)
-    data_start: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Compute what all pages share."""
-        make = self.file_aad.modules(self.row_group, self.column)
-        self.dictionary_header = make(_DICTIONARY_PAGE_HEADER)
-        self.dictionary = make(_DICTIONARY_PAGE)
-        self.data_header_start = make(_DATA_PAGE_HEADER)
-        self.data_start = make(_DATA_PAGE)
 
 
 def sealed_bound(pages: list[Page]) -> int:
@@ -146,7 +110,7 @@ class PageSealer:
             encrypt_into(page_nonce, plain, page_aad, out[module + CTR_OVERHEAD_BYTES : next_position])
             if crc is not None:
                 checksum = _moved_checksum(crc, plain, out[module:next_position])
-                header = with_checksum(window, page, sealed_bytes, checksum)
+                header = resized_header(window, page, sealed_bytes, checksum)
                 module = _shifted(out, module, position + len(header) + MODULE_OVERHEAD_BYTES, sealed_bytes)
                 next_position = module + sealed_bytes
             start_module(out, position, module - position - LENGTH_BYTES, header_nonce)
@@ -161,7 +125,7 @@ class PageSealer:
         if kind == PageType.DICTIONARY:
             self.bounds = self.bounds._replace(has_dictionary=True)
             return aads.dictionary_header, aads.dictionary
-        suffix = ordinal.to_bytes(2, "little")
+        suffix = ordinal.to_bytes(2, "little")  # without a call, since a file has very many pages
         self._ordinal = ordinal + 1
         return aads.data_header_start + suffix, aads.data_start + suffix
 
@@ -279,7 +243,7 @@ class PageOpener(PageWalk):
         self._open_body(sealed, page_aad, out[body:end])
         if page.crc is not None:
             checksum = _moved_checksum(page.crc, sealed, out[body:end])
-            plain_header = with_checksum(header, page, plain_bytes, checksum)
+            plain_header = resized_header(header, page, plain_bytes, checksum)
             body = _shifted(out, body, len(plain_header), plain_bytes)
             end = body + plain_bytes
         out[:body] = plain_header
@@ -368,9 +332,9 @@ def _open_first_header(source: RangeSource, opened: OpenedFile, chunk: Chunk) ->
     length = LENGTH_BYTES + int.from_bytes(source.read_range(start, LENGTH_BYTES), "little")
     if length > _MOST_FIRST_HEADER_BYTES:
         raise IntegrityError(f"the {what} has a header of {length} bytes")
-    module, aads = memoryview(bytes(source.read_range(start, length))), PageAADs(opened.aad, *chunk.ordinals)
+    module, aads = memoryview(bytes(source.read_range(start, length))), opened.aad.pages(*chunk.ordinals)
     cipher = opened.cipher(chunk)
     try:
         open_module(cipher, module, aads.dictionary_header, what)
     except IntegrityError:  # it has no dictionary
-        open_module(cipher, module, aads.data_header_start + (0).to_bytes(2, "little"), what)
+        open_module(cipher, module, aads.data_page(0)[0], what)

@@ -15,7 +15,6 @@ from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
 from pipecrypt.parquet.footer.segments import (
     UNDECLARED_BYTES,
     Segment,
-    Segments,
     chunk_parts,
     order_segments,
 )
@@ -23,7 +22,7 @@ from pipecrypt.parquet.footer.stored import (
     PLAIN_MAGIC,
     encode_plain_footer,
 )
-from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.pages.integrity import ExpectedDigests, expected_digests
 from pipecrypt.parquet.pages.moves import (
     ChunkMove,
     open_bloom_filter,
@@ -31,7 +30,7 @@ from pipecrypt.parquet.pages.moves import (
     restore_row_group,
     sealed_bloom_filter_bytes,
 )
-from pipecrypt.parquet.pages.sealing import PageAADs, PageOpener
+from pipecrypt.parquet.pages.sealing import PageOpener
 from pipecrypt.parquet.protocols import AppendSink
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.walk import TableWalk, index_module
@@ -45,7 +44,6 @@ __all__ = ["decrypt_table"]
 
 def decrypt_table(
     opened: OpenedFile,
-    body_end: int,
     source: RangeSource,
     sink: AppendSink,
     *,
@@ -54,10 +52,13 @@ def decrypt_table(
     on_bytes: Callable[[int], None],
 ) -> FileReport:
     """Write the plaintext form of an opened table to `sink`; arguments and errors are those of `files.decrypt_file`."""
-    segments = _survey(opened, body_end)
+    # Every row group's metadata is authenticated then.
+    parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
+    segments = order_segments(parts, opened.body_end, opened.row_groups)
     if check_opened is not None:
-        check_opened(opened.protection)
-    digests = _expected_digests(opened, segments, source.name) if checks_digests else None
+        check_opened(opened)
+    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
+    digests = expected_digests(opened, in_plaintext) if checks_digests else None
     rows = row_count(opened.footer, source.name)
     batches, encrypted = len(opened.row_groups), opened.encrypted_columns
     with Body(sink, on_bytes, digests) as body:
@@ -77,19 +78,6 @@ def decrypt_table(
         read_seconds=body.read_seconds,
         write_seconds=body.write_seconds,
     )
-
-
-def _survey(opened: OpenedFile, body_end: int) -> Segments:
-    """Return the segments in order; every row group's metadata was authenticated then."""
-    parts = [part for chunk in opened.each_chunk() for part in chunk_parts(chunk)]
-    return order_segments(parts, body_end, opened.row_groups)
-
-
-def _expected_digests(opened: OpenedFile, segments: Segments, name: str) -> ExpectedDigests | None:
-    if opened.digests_entry is None:
-        return None
-    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
-    return ExpectedDigests(opened.digests_entry, in_plaintext, opened.row_groups.what, name)
 
 
 class _Decryption(TableWalk):
@@ -113,7 +101,7 @@ class _Decryption(TableWalk):
             place.num_values,
             room_bytes=min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES),
             cipher=opened.cipher(chunk),
-            aads=PageAADs(opened.aad, *chunk.ordinals),
+            aads=opened.aad.pages(*chunk.ordinals),
             ctr=opened.ctr_pages,
             what=chunk.what,
         )
@@ -150,9 +138,6 @@ class _Decryption(TableWalk):
             return open_module(MessageCipher(key), memoryview(data), aad, what)
         if self._digests is not None:
             self._digests.check(segment.place, data)
-        return data
-
-    def _index_to_write(self, _: Segment, data: bytes) -> bytes:
         return data
 
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.digest import Digester
+from pipecrypt.crypto.digest import Digester, digest
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.carry.writing import Body, ignore_bytes
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
@@ -44,8 +44,8 @@ from pipecrypt.parquet.pages.moves import (
     relocate_row_group,
     seal_bloom_filter,
 )
-from pipecrypt.parquet.pages.sealing import PageAADs, PageSealer, sealed_bound
-from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode
+from pipecrypt.parquet.pages.sealing import PageSealer, sealed_bound
+from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.keys import WritingKeys
@@ -53,20 +53,20 @@ from pipecrypt.parquet.table.walk import TableWalk, index_module
 from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     INTEGRITY_KEY,
+    LAYOUT_KEY,
     NOTES_KEY,
     ColumnChunk,
     FileMetaData,
     RowGroup,
 )
 from pipecrypt.parquet.wire.modules import FileAAD, seal_module
-from pipecrypt.parquet.wire.thrift import Struct, Value, WireType, encode_in_place, encode_struct
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, encode_struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
 __all__ = ["FileEncryption", "check_policy", "encrypt_file"]
 
 _FILE_UNIQUE_BYTES: Final = 8
-_NO_KEY_VALUES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 def encrypt_file(
@@ -115,6 +115,9 @@ class FileEncryption:
         keys: makes data keys.
         context: dataset id and path; bound into AADs and commitments.
         on_bytes: told how many bytes of the inputs were done.
+
+    Attributes:
+        batches: how many row groups the file has so far.
     """
 
     def __init__(
@@ -136,9 +139,16 @@ class FileEncryption:
         # A reader rebuilds the context from the AAD prefix alone, so without one nothing is bound.
         self._keys = WritingKeys(policy, keys, context if policy.bind_path else Context("", ""), self._aad)
         self._modules_by_key: Counter[object] = Counter()
-        self._originals = Originals(policy.data_keys, 0)
-        self._output = GrowingFooter()
+        self.batches = 0
+        self._rows = 0
         self._source_bytes = 0
+        # The first file's footer, to which the row groups of the following ones are added.
+        self._footer: Struct | None = None
+        self._schema = b""
+        self._originals = Originals(policy.data_keys, 0)
+        # Those of a file that stays the only one are left as they are; of several, all are kept as bytes.
+        self._row_groups: list[Struct] = []
+        self._is_single = True
         # The roots of which a readable footer may tell all; None where it need not hide anything.
         self._plain_roots: frozenset[str] | None = None
 
@@ -156,11 +166,6 @@ class FileEncryption:
             self._keys.wipe()
 
     @property
-    def batches(self) -> int:
-        """How many row groups the file has so far."""
-        return self._output.batches
-
-    @property
     def size_bytes(self) -> int:
         """How large the file is so far, without its footer."""
         return self.body.position
@@ -173,62 +178,80 @@ class FileEncryption:
             PipecryptError: see `encrypt_file`.
         """
         footer, body_end = read_plain_footer(source)
+        _check_entries(footer)
         row_groups = RowGroups(footer, source.name, first=self.batches)
         leaves = row_groups.leaves
         check_counts(self.batches + len(row_groups), len(leaves), source.name)
-        is_first = not self._output.appended
+        is_first = self._footer is None
         if is_first:
             chosen = choose_keys(self._policy, leaves, source.name)
             self._keys.choose(leaves, chosen)
             self._plain_roots = _check_readable(footer, self._policy, leaves, chosen, source.name)
-        else:
-            self._output.check_schema(footer, source.name)
-            # Nobody has the files that become one, so there is nothing in them to give back.
-            self._originals = Originals(self._policy.data_keys, 0)
+            self._schema = _schema_bytes(footer)
+        elif _schema_bytes(footer) != self._schema:
+            raise FormatError(f"{source.name} has another schema than the row groups before it")
         self.body.open_input(source)
         segments = self._survey(source, row_groups, body_end)
         if is_first:
-            self._keys.make_footer_key()
+            self._keys.footer()  # before all others: a key service that refuses is met before the first byte
             self.body.write(magic(self._policy.footer))
+        originals = Originals(self._policy.data_keys, 0)
         _Encryption(
             self.body,
             row_groups,
             keys=self._keys,
             aad=self._aad,
             digests=self._digests,
-            originals=self._originals,
+            originals=originals,
         ).run(segments)
         self.body.close_input()
         self._keys.end_batches()
-        if self._keys.are_of_batches:
+        if not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH:
             self._modules_by_key.clear()
-        originals, source_bytes = self._originals, source.size_bytes
-        part_bytes = traits_of(source).part_bytes
-        if part_bytes is not None:
-            # Nobody has the part as a file either, and what stood in the whole one would be wrong in it.
-            originals, source_bytes = Originals(self._policy.data_keys, 0), part_bytes
-        self._source_bytes += source_bytes
-        self._output.append(footer, row_count(footer, source.name), row_groups, originals=originals)
+        self._add_row_groups(footer, source, originals)
 
-    def finish(self, key_values: Mapping[bytes, bytes] = _NO_KEY_VALUES) -> FileReport:
+    def _add_row_groups(self, footer: Struct, source: RangeSource, originals: Originals) -> None:
+        """Add the row groups of a file, which are written, to the footer."""
+        row_groups, part_bytes = footer.structs(FileMetaData.ROW_GROUPS), traits_of(source).part_bytes
+        if self._footer is None:
+            self._footer, self._row_groups = footer, row_groups
+            if part_bytes is None:  # nobody has a part as a file, and what stood in the whole one would be wrong in it
+                self._originals = originals
+        else:  # nor has anybody the files that become one, so there is nothing in the following ones to give back
+            if self._is_single:
+                self._row_groups = [encode_in_place(each) for each in self._row_groups]
+            self._row_groups += [encode_in_place(each) for each in row_groups]
+            self._is_single = False
+        self.batches += len(row_groups)
+        self._rows += row_count(footer, source.name)
+        self._source_bytes += source.size_bytes if part_bytes is None else part_bytes
+
+    def finish(self, key_values: Mapping[bytes, bytes] | None = None) -> FileReport:
         """Write the footer and return the counts; at least one file was appended.
 
         Args:
             key_values: added to the key-value metadata.
         """
-        footer, originals = self._output.finish(key_values)
-        originals.source_bytes = self._source_bytes
+        footer = self._footer
+        if footer is None:
+            raise RuntimeError("no file was appended")
+        if not self._is_single:
+            footer.set_list(FileMetaData.ROW_GROUPS, WireType.STRUCT, [*self._row_groups])
+            footer.set(FileMetaData.NUM_ROWS, WireType.I64, self._rows)
+        if key_values:
+            add_entries(footer, key_values)
         if self._plain_roots is not None and self._policy.clear_notes in (ClearNotes.STRIP, ClearNotes.DROP):
             cipher = MessageCipher(self._keys.footer()[0])
             seal_notes(footer, self._plain_roots, self._policy.clear_notes, cipher, self._aad)
-        push_originals(footer, originals)
-        if self._digests is not None and self._keys.leave_plaintext:
+        self._originals.source_bytes = self._source_bytes
+        push_originals(footer, self._originals)
+        if self._digests is not None and self._keys.clear_columns():
             self.body.settle()
             add_entries(footer, {INTEGRITY_KEY: self._digests.encode()})
         footer_sha256, sealed_columns = self._write_footer(footer), self._keys.sealed_columns()
         self.body.settle()  # nothing follows, and what is waited for here is told below
         return FileReport(
-            rows=self._output.rows,
+            rows=self._rows,
             batches=self.batches,
             data_keys=self._keys.made,
             source_bytes=self._source_bytes,
@@ -306,7 +329,7 @@ class _Encryption(TableWalk):
 
     def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
         scan, new_start, body = _scan(segment, chunk), self._body.position, self._body
-        sealer = PageSealer(self._keys.cipher(chunk), PageAADs(self._aad, *chunk.ordinals))
+        sealer = PageSealer(self._keys.cipher(chunk), self._aad.pages(*chunk.ordinals))
         while not scan.is_done:
             window = body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
             pages = scan.scan(window)
@@ -353,9 +376,6 @@ class _Encryption(TableWalk):
         data = self._body.read(segment.start, length)
         return length, seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk)
 
-    def _read_index(self, _: Segment, data: bytes) -> bytes:
-        return data
-
     def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
         place = (segment.row_group, segment.column)
         if self._keys.is_sealed(segment.column):
@@ -364,7 +384,7 @@ class _Encryption(TableWalk):
             cipher = MessageCipher(made) if made else self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
             return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
         if self._digests is not None:
-            self._digests.put_data(segment.place, data)
+            self._digests.put(segment.place, digest(data, self._digests.algorithm))
         return data
 
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
@@ -380,62 +400,15 @@ def _scan(segment: Segment, chunk: Chunk) -> PageScan:
     return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
 
 
-class GrowingFooter:
-    """The first file's footer, to which the row groups of the following ones are added.
+def _check_entries(footer: Struct) -> None:
+    """Check that a plaintext file has no entry that only our encrypted files have, as which decrypting would take it.
 
-    Row groups of a file that stays the only one are left as they are; of several, all are kept as bytes.
+    Raises:
+        FormatError: it has one.
     """
-
-    def __init__(self) -> None:
-        """Know no file yet."""
-        self.appended = 0
-        self.batches = 0
-        self.rows = 0
-        self._footer = Struct()
-        self._schema = b""
-        self._originals: Originals | None = None
-        self._row_groups: list[Value] = []
-
-    def check_schema(self, footer: Struct, name: str) -> None:
-        """Check that a file can follow the first one.
-
-        Raises:
-            FormatError: its schema is another.
-        """
-        if _schema_bytes(footer) != self._schema:
-            raise FormatError(f"{name} has another schema than the row groups before it")
-
-    def append(self, footer: Struct, rows: int, row_groups: RowGroups, *, originals: Originals) -> None:
-        """Add a file whose row groups are written, `rows` in all; the first file's `originals` are kept.
-
-        Raises:
-            FormatError: it has an entry that only our encrypted files have, by which decrypting would take it for one.
-        """
-        for name in (BLOB_KEY, INTEGRITY_KEY, NOTES_KEY):
-            if entry_values(footer, name):
-                raise FormatError(f"a plaintext file has the key-value entry {name.decode()!r}")
-        structs: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
-        if not self.appended:
-            self._footer, self._schema, self._originals = footer, _schema_bytes(footer), originals
-            self._row_groups = structs
-        else:
-            if self.appended == 1:
-                self._row_groups = [encode_in_place(each) for each in self._row_groups if isinstance(each, Struct)]
-            self._row_groups += [encode_in_place(each) for each in structs if isinstance(each, Struct)]
-        self.appended += 1
-        self.batches += len(row_groups)
-        self.rows += rows
-
-    def finish(self, key_values: Mapping[bytes, bytes]) -> tuple[Struct, Originals]:
-        """Return the whole footer, with `key_values` added, and what stood in the first file."""
-        if self._originals is None:
-            raise RuntimeError("no file was appended")
-        if self.appended > 1:
-            self._footer.set_list(FileMetaData.ROW_GROUPS, WireType.STRUCT, self._row_groups)
-            self._footer.set(FileMetaData.NUM_ROWS, WireType.I64, self.rows)
-        if key_values:
-            add_entries(self._footer, key_values)
-        return self._footer, self._originals
+    for name in (BLOB_KEY, INTEGRITY_KEY, LAYOUT_KEY, NOTES_KEY):
+        if entry_values(footer, name):
+            raise FormatError(f"a plaintext file has the key-value entry {name.decode()!r}")
 
 
 def _schema_bytes(footer: Struct) -> bytes:

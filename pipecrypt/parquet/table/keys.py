@@ -20,12 +20,9 @@ from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = [
-    "KeyPlace",
-    "WritingKeys",
-]
+__all__ = ["WritingKeys"]
 
-KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
+_KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
 _KeyAndMetadata = tuple[DataKey, bytes]
 
 
@@ -49,7 +46,7 @@ class WritingKeys:
         self._leaves: Sequence[LeafColumn] = ()
         self._chosen: Sequence[str | None] = ()
         self._footer: _KeyAndMetadata | None = None
-        self._columns: dict[KeyPlace, _KeyAndMetadata] = {}
+        self._columns: dict[_KeyPlace, _KeyAndMetadata] = {}
         self._page_bytes: Counter[int] = Counter()  # by column
         self.made = 0
 
@@ -61,11 +58,6 @@ class WritingKeys:
     def is_sealed(self, column: int) -> bool:
         """Say whether a leaf column is encrypted."""
         return self._chosen[column] is not None
-
-    @property
-    def leave_plaintext(self) -> bool:
-        """Whether a leaf column stays in plaintext."""
-        return None in self._chosen
 
     def sealed_columns(self) -> tuple[SealedColumn, ...]:
         """Return the encrypted leaf columns, each with the master key that it is under."""
@@ -94,26 +86,17 @@ class WritingKeys:
         ordered = sorted(counts.items(), key=lambda item: item[0] is None)
         return tuple(KeyBytes(reference, page_bytes) for reference, page_bytes in ordered)
 
-    @property
-    def are_of_batches(self) -> bool:
-        """Whether every column has another key in each batch."""
-        return not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH
-
-    def place(self, row_group: int, column: int) -> KeyPlace | None:
+    def place(self, row_group: int, column: int) -> _KeyPlace | None:
         """Return what tells one data key from another: None is the footer's."""
         if self._policy.uniform:
             return None
         return column, (row_group if self._policy.data_keys is KeyScope.BATCH else None)
 
-    def make_footer_key(self) -> None:
-        """Make the footer's key, before all others: a key service that refuses is met before the first byte."""
-        self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
-        self.made += 1
-
     def footer(self) -> _KeyAndMetadata:
-        """Return the footer's key and key metadata."""
+        """Return the footer's key and key metadata, made on the first call."""
         if self._footer is None:
-            raise AssertionError("the footer key is made first")
+            self._footer = self._keys.new_data_key(self._policy.footer_key_reference(), self._context.for_footer())
+            self.made += 1
         return self._footer
 
     def of(self, chunk: Chunk) -> _KeyAndMetadata:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from pipecrypt.errors import AlreadyEncryptedError, FormatError
+from pipecrypt.errors import FormatError
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.segments import chunk_parts
-from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_stored_footer
+from pipecrypt.parquet.footer.stored import MAGIC_BYTES, encode_plain_footer, read_plain_footer
 from pipecrypt.parquet.wire.fields import FileMetaData, RowGroup
 from pipecrypt.parquet.wire.thrift import Struct, Value, WireType
 from pipecrypt.vocabulary.ranges import RangeSource, read_each, read_into, traits_of
@@ -35,8 +35,7 @@ def row_group_sizes(source: RangeSource) -> list[int]:
         AlreadyEncryptedError: the file is encrypted.
         ContentError: no Parquet file, truncated or malformed.
     """
-    footer, _ = _read_footer(source)
-    row_groups = RowGroups(footer, source.name)
+    row_groups = RowGroups(read_plain_footer(source)[0], source.name)
     sizes = []
     for index in row_groups.ordinals:
         sizes.append(_declared_bytes(row_groups, index))
@@ -57,7 +56,7 @@ def slice_row_groups(source: RangeSource, chosen: range) -> RowGroupSlice:
         AlreadyEncryptedError: the file is encrypted.
         ContentError: no Parquet file, truncated or malformed; or it has no such row groups.
     """
-    footer, body_end = _read_footer(source)
+    footer, body_end = read_plain_footer(source)
     all_row_groups: list[Value] = [*footer.structs(FileMetaData.ROW_GROUPS)]
     if not 0 <= chosen.start < chosen.stop <= len(all_row_groups) or chosen.step != 1:
         what = f"row groups {chosen.start} to {chosen.stop - 1} are due"
@@ -69,13 +68,6 @@ def slice_row_groups(source: RangeSource, chosen: range) -> RowGroupSlice:
     return RowGroupSlice(source, body_end, end, name=name, part_bytes=part_bytes + len(end))
 
 
-def _read_footer(source: RangeSource) -> tuple[Struct, int]:
-    stored = read_stored_footer(source)
-    if stored.sealed is not None or stored.metadata is None:
-        raise AlreadyEncryptedError(f"{source.name} is already encrypted")
-    return stored.metadata, stored.body_end
-
-
 def _declared_bytes(row_groups: RowGroups, index: int) -> int:
     return sum(length for chunk in row_groups.chunks(index) for _, length, *_ in chunk_parts(chunk))
 
@@ -85,10 +77,7 @@ def _renumber(footer: Struct, name: str) -> int:
     row_groups, rows, declared_bytes = RowGroups(footer, name), 0, 0
     for index in row_groups.ordinals:
         struct = row_groups.struct(index)
-        count = struct.integer(RowGroup.NUM_ROWS)
-        if count is None or count < 0:
-            raise FormatError(f"{name} row group {index} has no row count")
-        rows += count
+        rows += row_groups.rows(index)
         declared_bytes += _declared_bytes(row_groups, index)
         if struct.has(RowGroup.ORDINAL):
             struct.set(RowGroup.ORDINAL, WireType.I16, index)

@@ -23,9 +23,8 @@ from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
 from pipecrypt.parquet.footer.entries import entry_values
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, as_tampering
 from pipecrypt.parquet.footer.segments import SegmentKind
-from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
-from pipecrypt.parquet.pages.sealing import PageAADs, open_pages
-from pipecrypt.parquet.protocols import DataKeys
+from pipecrypt.parquet.footer.stored import StoredFooter
+from pipecrypt.parquet.pages.sealing import open_pages
 from pipecrypt.parquet.table.view_layout import MissingKeys, ViewLayout, ViewPart, lay_out
 from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.ranges import RangeSource
@@ -39,11 +38,18 @@ _KEPT_BYTES: Final = 256 << 20
 
 
 class _Piece(NamedTuple):
-    """What a range touches: the index of a `part`, or None for the bytes between parts; from `start` to `end`."""
+    """What a range touches: a part, or None for the bytes between parts; from `start` to `end`."""
 
-    part: int | None
+    part: ViewPart | None
     start: int
     end: int
+
+    @property
+    def chunk_read_in_part(self) -> ViewPart | None:
+        """The chunk of which this is not the whole."""
+        part = self.part
+        is_less = part is not None and part.chunk is not None and self.end - self.start < part.length
+        return part if is_less else None
 
 
 class TableView:
@@ -53,57 +59,50 @@ class TableView:
 
     Args:
         source: the file, encrypted or not.
-        keys: finds data keys.
-        aad_prefix: of a file that does not store it.
+        stored: its footer.
+        opened: the same, open, allowed to lack keys of columns; the view changes and closes it. None where the file is
+            not encrypted.
         missing: what is shown of columns whose key is missing: an error when they are read, or nulls.
         cache: keeps the plaintext of chunks that were read in part, for several views perhaps; None: for this one.
-        stored: the file's footer, where it was read before; the view changes it.
         check_opened: told how the table is protected, before a byte is shown; what it raises passes through. With it,
             the footer is taken for a signed one: pages that are malformed raise IntegrityErrors.
         checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
 
     Raises:
-        FormatError: no Parquet file, truncated or malformed.
-        KeyNotFoundError: the key of an encrypted footer is missing.
-        IntegrityError: footer or metadata were not written with these keys, or digests do not fit the footer.
+        FormatError: malformed.
+        IntegrityError: metadata was not written with these keys, or digests do not fit the footer.
         MissingExtraError: the digests are made with BLAKE3, and its package is not installed.
     """
 
     def __init__(
         self,
         source: RangeSource,
+        stored: StoredFooter,
+        opened: OpenedFile | None,
         *,
-        keys: DataKeys,
-        aad_prefix: bytes | None = None,
         missing: MissingKeys = MissingKeys.ERROR,
         cache: ChunkCache | None = None,
-        stored: StoredFooter | None = None,
         check_opened: OpenedCheck | None = None,
         checks_digests: bool = True,
     ) -> None:
-        """Open the footer; columns whose key is missing stay closed until they are read."""
+        """Lay out the view; columns whose key is missing stay closed until they are read."""
         self._source = source
         self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
-        self._opened: OpenedFile | None = None
+        self._opened = opened
         self._shown = ViewLayout((), source.size_bytes, source.size_bytes)
         self._cache = cache or ChunkCache(_KEPT_BYTES)
         self._owner = object()
         weakref.finalize(self, self._cache.forget, self._owner)
         # One for each chunk that is read in part, so that none is decrypted twice at once.
         self._locks: dict[int, threading.Lock] = {}
-        stored = read_stored_footer(source, stored=stored)
         self._plain_schema = stored.metadata
-        if stored.sealed is not None:
-            opened = OpenedFile(stored.sealed, source.name, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True)
+        if opened is not None:
             self._wipe = weakref.finalize(self, opened.close)
-            self._opened = opened
             try:
-                self._shown = lay_out(
-                    opened, stored.body_end, source.size_bytes, missing, checks_digests=checks_digests
-                )
+                self._shown = lay_out(opened, source.size_bytes, missing, checks_digests=checks_digests)
                 if check_opened is not None:
-                    check_opened(opened.protection)
+                    check_opened(opened)
             except BaseException:
                 self.close()
                 raise
@@ -212,15 +211,15 @@ class TableView:
         if self._opened is None:
             return self._gatherer.fetch(ranges)
         touched = [list(self._pieces(start, length)) for start, length in ranges]
-        pieces = {piece for found in touched for piece in found}
-        in_part = sorted({piece.part for piece in pieces if piece.part is not None and self._is_in_part(piece)})
+        pieces = [piece for found in touched for piece in found]
+        chunks = {chunk.start: chunk for piece in pieces if (chunk := piece.chunk_read_in_part) is not None}
         with ExitStack() as stack:
-            for index in in_part:  # in order, so that two threads never wait for each other
-                stack.enter_context(self._locks.setdefault(index, threading.Lock()))
-            plain = {index: kept for index in in_part if (kept := self._cache.get(self._owner, index)) is not None}
-            missing = [index for index in in_part if index not in plain]
+            for at in sorted(chunks):  # in order, so that two threads never wait for each other
+                stack.enter_context(self._locks.setdefault(at, threading.Lock()))
+            plain = {at: kept for at in chunks if (kept := self._cache.get(self._owner, at)) is not None}
+            missing = [chunk for at, chunk in chunks.items() if at not in plain]
             fetched = self._fetch(pieces, missing)
-            plain.update((index, self._keep(index, fetched)) for index in missing)
+            plain.update((chunk.start, self._keep(chunk, fetched)) for chunk in missing)
         return [
             self._answer(start, length, found, fetched, plain)
             for (start, length), found in zip(ranges, touched, strict=True)
@@ -231,51 +230,41 @@ class TableView:
         end = start + length
         if start < 0 or length < 0 or end > self.size_bytes:
             raise FormatError(f"{self.name} has {self.size_bytes} bytes, but bytes {start} to {end} are due")
-        parts, first = self._shown.parts, max(0, bisect_right(self._starts, start) - 1)
-        touched = range(first, bisect_right(self._starts, end - 1)) if length else range(0)
-        for index in touched:
-            error = parts[index].error
-            if error is not None and parts[index].start + parts[index].length > start:
-                raise _again(error)
+        first = max(0, bisect_right(self._starts, start) - 1)
+        touched = self._shown.parts[first : bisect_right(self._starts, end - 1)] if length else ()
+        for part in touched:
+            if part.error is not None and part.start + part.length > start:
+                raise _again(part.error)
         position = start
-        for index in touched:
-            part = parts[index]
+        for part in touched:
             if part.start > position:
                 yield _Piece(None, position, part.start)
                 position = part.start
             part_end = min(end, part.start + part.length)
             if part_end > position:
-                yield _Piece(index, position, part_end)
+                yield _Piece(part, position, part_end)
                 position = part_end
         if position < end:
             yield _Piece(None, position, end)
 
-    def _is_in_part(self, piece: _Piece) -> bool:
-        part = self._part(piece)
-        return part is not None and part.chunk is not None and piece.end - piece.start < part.length
-
-    def _part(self, piece: _Piece) -> ViewPart | None:
-        return None if piece.part is None else self._shown.parts[piece.part]
-
-    def _fetch(self, pieces: set[_Piece], missing: list[int]) -> dict[int, memoryview]:
+    def _fetch(self, pieces: list[_Piece], missing: list[ViewPart]) -> dict[int, memoryview]:
         """Return what is needed of the encrypted file, by offset."""
-        wanted = {(part.start, part.length) for part in (self._shown.parts[index] for index in missing)}
+        wanted = {(chunk.start, chunk.length) for chunk in missing}
         for piece in pieces:
-            part = self._part(piece)
+            part = piece.part
             if part is None and piece.start < self._shown.copied_end:
                 wanted.add((piece.start, min(piece.end, self._shown.copied_end) - piece.start))
-            elif part is not None and part.chunk is not None and not self._is_in_part(piece):
+            elif part is not None and part.chunk is not None and piece.chunk_read_in_part is None:
                 wanted.add((part.start, part.length))
         ranges = sorted(wanted)
         if not ranges:
             return {}
         return {start: data for (start, _), data in zip(ranges, self._gatherer.fetch(ranges), strict=True)}
 
-    def _keep(self, index: int, fetched: dict[int, memoryview]) -> memoryview:
-        part = self._shown.parts[index]
+    def _keep(self, part: ViewPart, fetched: dict[int, memoryview]) -> memoryview:
         plain = memoryview(bytearray(part.length))
         self._open(part, fetched[part.start], plain)
-        self._cache.put(self._owner, index, plain)
+        self._cache.put(self._owner, part.start, plain)
         return plain
 
     def _answer(
@@ -286,22 +275,21 @@ class TableView:
         fetched: dict[int, memoryview],
         plain: dict[int, memoryview],
     ) -> memoryview:
-        if len(pieces) == 1 and pieces[0].part in plain:  # no copy: kept plaintext never changes
-            at = start - self._shown.parts[pieces[0].part or 0].start
-            return plain[pieces[0].part or 0][at : at + length].toreadonly()
-        whole = self._part(pieces[0]) if len(pieces) == 1 else None
-        if whole is not None and whole.chunk is not None and whole.place is None:  # no copy here either
-            return self._checked(whole.chunk, fetched[whole.start]).toreadonly()
+        only = pieces[0].part if len(pieces) == 1 else None
+        if only is not None and only.start in plain:  # no copy: kept plaintext never changes
+            return plain[only.start][start - only.start : start - only.start + length].toreadonly()
+        if only is not None and only.chunk is not None and only.place is None:  # no copy here either
+            return self._checked(only.chunk, fetched[only.start]).toreadonly()
         out = memoryview(bytearray(length))
         for piece in pieces:
-            part, room = self._part(piece), out[piece.start - start : piece.end - start]
+            part, room = piece.part, out[piece.start - start : piece.end - start]
             if part is None:
                 data = fetched.get(piece.start, memoryview(b""))[: len(room)]  # behind the body there are zeros
                 room[: len(data)] = data
             elif part.chunk is None:
                 room[:] = part.data[piece.start - part.start : piece.end - part.start]
-            elif piece.part in plain:
-                room[:] = plain[piece.part or 0][piece.start - part.start : piece.end - part.start]
+            elif part.start in plain:
+                room[:] = plain[part.start][piece.start - part.start : piece.end - part.start]
             else:
                 self._open(part, fetched[part.start], room)
         return out.toreadonly()
@@ -321,7 +309,7 @@ class TableView:
                 place.num_values,
                 out=out,
                 cipher=opened.cipher_at(*chunk),
-                aads=PageAADs(opened.aad, *chunk),
+                aads=opened.aad.pages(*chunk),
                 ctr=opened.ctr_pages,
                 what=opened.row_groups.what(*chunk),
             )

@@ -46,14 +46,13 @@ from pipecrypt.parquet.footer.segments import (
     order_segments,
 )
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
-from pipecrypt.parquet.pages.integrity import ExpectedDigests
+from pipecrypt.parquet.pages.integrity import ExpectedDigests, expected_digests
 from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
     FileMetaData,
     PageHeader,
     PageType,
-    RowGroup,
     SchemaElement,
 )
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint, keep_encoded
@@ -101,14 +100,6 @@ def leaf_levels(schema: Sequence[Struct]) -> list[LeafLevels]:
         else:
             found.append(LeafLevels(root, definition, repetition))
     return found
-
-
-def make_root_optional(element: Struct) -> bool:
-    """Let a required root be null; say whether it was required, so that its leaves have one more definition level."""
-    if (element.integer(SchemaElement.REPETITION_TYPE) or _REQUIRED) != _REQUIRED:
-        return False
-    element.set(SchemaElement.REPETITION_TYPE, WireType.I32, _OPTIONAL)
-    return True
 
 
 def null_pages(levels: LeafLevels, rows: int) -> bytes:
@@ -203,14 +194,11 @@ class ViewLayout:
     digests: ExpectedDigests | None = None
 
 
-def lay_out(
-    opened: OpenedFile, body_end: int, source_bytes: int, missing: MissingKeys, *, checks_digests: bool
-) -> ViewLayout:
+def lay_out(opened: OpenedFile, source_bytes: int, missing: MissingKeys, *, checks_digests: bool) -> ViewLayout:
     """Return the layout. The footer of `opened` is changed into the plain one; its keys stay open.
 
     Args:
         opened: the encrypted file, allowed to lack keys.
-        body_end: where its footer begins.
         source_bytes: its size.
         missing: what is shown of locked columns.
         checks_digests: check plaintext chunks, where the file stores digests of them.
@@ -220,12 +208,12 @@ def lay_out(
         IntegrityError: digests are missing or left over, or of an unknown algorithm.
         LimitError: more chunks, or more nulls, than memory should hold.
     """
-    plan = _Layout(opened, body_end, missing, checks_digests=checks_digests)
+    plan = _Layout(opened, missing, checks_digests=checks_digests)
     parts = [ViewPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable]
     footer = b"".join(encode_plain_footer(opened.footer))
     size = max(source_bytes, plan.end + len(footer))
     parts.append(ViewPart(size - len(footer), len(footer), data=footer))
-    return ViewLayout(tuple(parts), body_end if plan.digests is None else 0, size, plan.digests)
+    return ViewLayout(tuple(parts), opened.body_end if plan.digests is None else 0, size, plan.digests)
 
 
 class _Layout:
@@ -234,11 +222,10 @@ class _Layout:
     Row groups are opened one at a time: of each chunk, only places are kept.
     """
 
-    def __init__(self, opened: OpenedFile, body_end: int, missing: MissingKeys, *, checks_digests: bool) -> None:
+    def __init__(self, opened: OpenedFile, missing: MissingKeys, *, checks_digests: bool) -> None:
         opened.row_groups.check_size()
-        self.end = body_end
+        self.end = opened.body_end
         self.unreadable: list[ViewPart] = []
-        self._body_end = body_end
         self._opened = opened
         self._null_pages = 0
         self._nulls: dict[int, LeafLevels] = {}  # by column
@@ -258,10 +245,11 @@ class _Layout:
                 self._nulls = _null_columns(opened)
             for index in opened.row_groups.ordinals:
                 self._show(index)
-        if self.end >= self._body_end + LOCKED_GAP_BYTES:
+        if self.end >= opened.body_end + LOCKED_GAP_BYTES:
             self.end += LOCKED_GAP_BYTES
-        self._segments = order_segments(parts, body_end, opened.row_groups)
-        self.digests = self._expected_digests() if checks_digests else None
+        self._segments = order_segments(parts, opened.body_end, opened.row_groups)
+        in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
+        self.digests = expected_digests(opened, in_plaintext) if checks_digests else None
 
     def _look_at(self, chunks: list[Chunk]) -> Iterator[Part]:
         for chunk in chunks:
@@ -278,9 +266,9 @@ class _Layout:
         for chunk in self._opened.open_row_group(index):
             error = self._opened.locked.get(chunk.ordinals)
             if chunk.column in self._nulls:
-                self.unreadable.append(self._null_part(chunk, self._rows(chunk)))
+                self.unreadable.append(self._null_part(chunk, self._opened.row_groups.rows(index)))
             elif error is not None:
-                self.unreadable.append(self._locked_part(chunk, self._rows(chunk), error))
+                self.unreadable.append(self._locked_part(chunk, self._opened.row_groups.rows(index), error))
             _show_plain(chunk)
         self._opened.row_groups.close(index)
 
@@ -303,19 +291,6 @@ class _Layout:
             what = self._opened.row_groups.what(segment.row_group, segment.column)
             raise FormatError(f"{what} has pages that reach over other parts")
         return ViewPart(segment.start, length, (segment.row_group, segment.column))
-
-    def _expected_digests(self) -> ExpectedDigests | None:
-        entry = self._opened.digests_entry
-        if entry is None:
-            return None
-        in_plaintext = (each for each in self._segments if (each.row_group, each.column) in self._plaintext)
-        return ExpectedDigests(entry, in_plaintext, self._opened.row_groups.what, self._opened.name)
-
-    def _rows(self, chunk: Chunk) -> int:
-        rows = self._opened.row_groups.struct(chunk.row_group).integer(RowGroup.NUM_ROWS)
-        if rows is None or rows < 0:
-            raise FormatError(f"the row group of {chunk.what} has no row count")
-        return rows
 
     def _null_part(self, chunk: Chunk, rows: int) -> ViewPart:
         self._null_pages += max(1, -(-rows // PAGE_ROWS))
@@ -349,7 +324,11 @@ def _null_columns(opened: OpenedFile) -> dict[int, LeafLevels]:
     schema = opened.footer.structs(FileMetaData.SCHEMA)
     levels = leaf_levels(schema)
     locked_roots = {levels[column].root for _, column in opened.locked}
-    added = {root: int(make_root_optional(schema[root])) for root in locked_roots}
+    added = dict.fromkeys(locked_roots, 0)
+    for root in locked_roots:
+        if (schema[root].integer(SchemaElement.REPETITION_TYPE) or _REQUIRED) == _REQUIRED:
+            schema[root].set(SchemaElement.REPETITION_TYPE, WireType.I32, _OPTIONAL)
+            added[root] = 1
     return {
         column: LeafLevels(leaf.root, leaf.definition + added[leaf.root], leaf.repetition)
         for column, leaf in enumerate(levels)

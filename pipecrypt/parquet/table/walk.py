@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections import Counter
 
 from pipecrypt.parquet.carry.writing import Body
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
-from pipecrypt.parquet.footer.segments import IndexPlaces, Segment, SegmentKind, Segments, last_changes, read_windows
+from pipecrypt.parquet.footer.segments import INDEX_FIELDS, Segment, SegmentKind, Segments, read_windows
 from pipecrypt.parquet.pages.moves import BLOOM_FILTER_HEADER_BYTES, ChunkMove, bloom_filter_bytes, move_offset_index
 from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.wire.fields import ColumnMetaData
@@ -15,6 +16,11 @@ from pipecrypt.parquet.wire.modules import ModuleType
 from pipecrypt.parquet.wire.thrift import WireType
 
 __all__ = ["TableWalk", "index_module"]
+
+
+def _index_place(kind: int, column: int, offset: int, length: int) -> tuple[int, int, int, int, int]:
+    offset_field, length_field = INDEX_FIELDS[kind]
+    return column, offset_field, offset, length_field, length
 
 
 def index_module(segment: Segment) -> ModuleType:
@@ -35,11 +41,13 @@ class TableWalk(ABC):
         self._body = body
         self._row_groups = row_groups
         self._moves: dict[tuple[int, int], ChunkMove] = {}
-        self._index_places = IndexPlaces()
+        # By row group: kind, column, offset and length of each index. Indexes come last, when row groups are closed.
+        self._indexes: dict[int, array[int]] = {}
 
     def run(self, segments: Segments) -> None:
         """Carry all segments."""
-        due = last_changes(segments)
+        # How many segments still change the metadata of a row group's chunks; indexes change only entries.
+        due = Counter(segment.row_group for segment in segments if not segment.is_index)
         for index in self._row_groups.ordinals:
             if not due[index]:
                 self._close(index)
@@ -54,7 +62,8 @@ class TableWalk(ABC):
             due[segment.row_group] -= 1
             if not due[segment.row_group]:
                 self._close(segment.row_group)
-        self._index_places.write(self._row_groups)
+        for index, numbers in self._indexes.items():
+            self._row_groups.place_indexes(index, map(_index_place, *(numbers[at::4] for at in range(4))))
 
     @abstractmethod
     def _is_sealed(self, segment: Segment) -> bool:
@@ -80,13 +89,13 @@ class TableWalk(ABC):
     def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
         """Return how long an encrypted column's Bloom filter was, and what becomes of it."""
 
-    @abstractmethod
-    def _read_index(self, segment: Segment, data: bytes) -> bytes:
-        """Return an index in plaintext."""
+    def _read_index(self, _segment: Segment, data: bytes) -> bytes:
+        """Return an index in plaintext: as it is, unless it is encrypted."""
+        return data
 
-    @abstractmethod
-    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
-        """Return what is written of an index in plaintext that names the new places."""
+    def _index_to_write(self, _segment: Segment, data: bytes) -> bytes:
+        """Return what is written of an index in plaintext that names the new places: the same, unless it is sealed."""
+        return data
 
     @abstractmethod
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
@@ -129,19 +138,16 @@ class TableWalk(ABC):
         return bloom_filter_bytes(start, segment.room_bytes, chunk)[1]
 
     def _carry_index(self, segment: Segment) -> None:
-        place, is_offsets, length = (
-            (segment.row_group, segment.column),
-            segment.is_offset_index,
-            segment.declared_bytes or 0,
-        )
+        place, length = (segment.row_group, segment.column), segment.declared_bytes or 0
         data = self._read_index(segment, bytes(self._body.read(segment.start, length)))
         move = self._moves.get(place)
-        if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
+        if segment.is_offset_index and move is not None and not (move.is_copy and move.old_start == move.new_start):
             data = move_offset_index(data, move, lambda: self._row_groups.what(*place))
         data = self._index_to_write(segment, data)
-        if is_offsets and not self._row_groups.is_open(segment.row_group):
+        if segment.is_offset_index and not self._row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
-        self._index_places.add(segment, self._body.position, len(data))
+        numbers = self._indexes.setdefault(segment.row_group, array("q"))
+        numbers.extend((segment.kind, segment.column, self._body.position, len(data)))
         self._body.write(data)
         self._body.done(length)
 

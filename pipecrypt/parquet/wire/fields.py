@@ -8,6 +8,7 @@ from pipecrypt.parquet.wire.thrift import BINARY, BOOL, ENCODED, INTEGER, LENIEN
 
 __all__ = [
     "BLOB_KEY",
+    "BLOOM_FILTER_BYTES",
     "BLOOM_FILTER_HEADER",
     "COLUMN_CHUNK",
     "COLUMN_META_DATA",
@@ -20,7 +21,6 @@ __all__ = [
     "ROW_GROUP",
     "ROW_GROUP_INDEXES",
     "SEALED_ROW_GROUP",
-    "BloomFilterHeader",
     "ColumnChunk",
     "ColumnCrypto",
     "ColumnMetaData",
@@ -28,7 +28,6 @@ __all__ = [
     "FileCryptoMetaData",
     "FileMetaData",
     "KeyValue",
-    "OffsetIndex",
     "PageHeader",
     "PageLocation",
     "PageType",
@@ -170,23 +169,12 @@ class PageType:
     DATA_V2: Final = 3
 
 
-class OffsetIndex:
-    """Fields of an offset index."""
-
-    PAGE_LOCATIONS: Final = 1
-
-
 class PageLocation:
-    """Fields of one page's place."""
+    """Fields of one page's place in an offset index, and the index's field that lists them."""
 
+    LIST: Final = 1
     OFFSET: Final = 1
     COMPRESSED_PAGE_SIZE: Final = 2
-
-
-class BloomFilterHeader:
-    """Fields of a Bloom filter header."""
-
-    NUM_BYTES: Final = 1
 
 
 COLUMN_META_DATA: Final[dict[int, Shape]] = {
@@ -277,7 +265,8 @@ FILE_CRYPTO_META_DATA: Final[dict[int, Shape]] = {
 }
 
 OFFSET_INDEX: Final[dict[int, Shape]] = {
-    OffsetIndex.PAGE_LOCATIONS: ListOf({PageLocation.OFFSET: INTEGER, PageLocation.COMPRESSED_PAGE_SIZE: INTEGER}),
+    PageLocation.LIST: ListOf({PageLocation.OFFSET: INTEGER, PageLocation.COMPRESSED_PAGE_SIZE: INTEGER}),
 }
 
-BLOOM_FILTER_HEADER: Final[dict[int, Shape]] = {BloomFilterHeader.NUM_BYTES: INTEGER}
+BLOOM_FILTER_BYTES: Final = 1  # the field of a Bloom filter's header that says how long its bitset is
+BLOOM_FILTER_HEADER: Final[dict[int, Shape]] = {BLOOM_FILTER_BYTES: INTEGER}

@@ -19,7 +19,7 @@ import hmac
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipecrypt.crypto.aead import NONCE_BYTES, TAG_BYTES, MessageCipher, random_bytes
 from pipecrypt.errors import FormatError, IntegrityError
@@ -32,7 +32,9 @@ __all__ = [
     "MODULE_OVERHEAD_BYTES",
     "FileAAD",
     "ModuleType",
+    "PageAADs",
     "check_footer_signature",
+    "check_module",
     "module_bytes",
     "not_authentic",
     "open_into",
@@ -71,6 +73,20 @@ _NOTES_TYPE: Final = b"\x7f"
 _TYPE_BYTES: Final = tuple(bytes((module_type,)) for module_type in ModuleType)
 
 
+class PageAADs(NamedTuple):
+    """The AADs of one column chunk's pages; of data pages and their headers, what comes before the page's ordinal."""
+
+    dictionary_header: bytes
+    dictionary: bytes
+    data_header_start: bytes
+    data_start: bytes
+
+    def data_page(self, ordinal: int) -> tuple[bytes, bytes]:
+        """Return the AADs of a data page's header and of the page."""
+        suffix = ordinal.to_bytes(2, "little")
+        return self.data_header_start + suffix, self.data_start + suffix
+
+
 class FileAAD:
     """Makes the AADs of one file.
 
@@ -98,10 +114,14 @@ class FileAAD:
         ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
         return self._start + _TYPE_BYTES[module_type] + ordinals
 
-    def modules(self, row_group: int, column: int) -> Callable[[ModuleType], bytes]:
-        """Return what makes the AADs of one place by their type, as `module` would."""
-        ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
-        return lambda module_type: self._start + _TYPE_BYTES[module_type] + ordinals
+    def pages(self, row_group: int, column: int) -> PageAADs:
+        """Return the AADs of a chunk's pages."""
+        return PageAADs(
+            self.module(ModuleType.DICTIONARY_PAGE_HEADER, row_group, column),
+            self.module(ModuleType.DICTIONARY_PAGE, row_group, column),
+            self.module(ModuleType.DATA_PAGE_HEADER, row_group, column),
+            self.module(ModuleType.DATA_PAGE, row_group, column),
+        )
 
 
 # Writes a module's length field and nonce: (buffer, place, length that follows the field, nonce).
@@ -121,8 +141,7 @@ def open_module(cipher: MessageCipher, module: memoryview, aad: bytes, what: str
         FormatError: the length does not fit.
         IntegrityError: not written with this key at this place.
     """
-    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
-        raise FormatError(f"{what} has a wrong module length")
+    check_module(module, what)
     try:
         return cipher.open(module[LENGTH_BYTES:CTR_OVERHEAD_BYTES], module[CTR_OVERHEAD_BYTES:], aad)
     except IntegrityError:
@@ -144,6 +163,16 @@ def open_into(cipher: MessageCipher, module: memoryview, aad: bytes, out: memory
 def not_authentic(what: str) -> IntegrityError:
     """Return the error for a module that was not written with this key at this place."""
     return IntegrityError(f"{what} does not authenticate: wrong key, or changed after it was written")
+
+
+def check_module(module: memoryview, what: str) -> None:
+    """Check that a GCM module fills `module`.
+
+    Raises:
+        FormatError: the length does not fit.
+    """
+    if module_bytes(module, 0, what) != len(module) or len(module) < MODULE_OVERHEAD_BYTES:
+        raise FormatError(f"{what} has a wrong module length")
 
 
 def module_bytes(data: memoryview, position: int, what: str) -> int:

@@ -141,10 +141,6 @@ class Struct:
         """Return an opened list of structs; empty where the field is absent."""
         return cast("list[Struct]", self.get(field) or [])
 
-    def binaries(self, field: int) -> list[bytes]:
-        """Return an opened list of binaries; empty where the field is absent."""
-        return cast("list[bytes]", self.get(field) or [])
-
     def set(self, field: int, wire_type: int, value: Value) -> None:
         """Replace the field in its place, or insert it by id."""
         place = len(self.entries)
@@ -228,7 +224,7 @@ def encode_pieces(struct: Struct) -> Iterator[bytes]:
                     yield bytes(out)
                     out.clear()
         else:
-            _write_field_value(value, wire_type, 0, out)
+            _write_value(value, wire_type, 0, out)
     out.append(0)
     yield bytes(out)
 
@@ -278,7 +274,7 @@ def _write_struct(struct: Struct, out: bytearray) -> None:
         elif kind is Struct:
             _write_struct(value, out)  # type: ignore[arg-type]
         else:
-            _write_field_value(value, wire_type, struct.list_types.get(field, 0), out)
+            _write_value(value, wire_type, struct.list_types.get(field, 0), out)
     out.append(0)
 
 
@@ -291,31 +287,25 @@ def _write_field_start(last: int, field: int, wire_type: int, out: bytearray) ->
         out += encode_zigzag(field)
 
 
-def _write_field_value(value: Value, wire_type: int, element_type: int, out: bytearray) -> None:
-    if type(value) is Raw:
-        out += value
-    elif not isinstance(value, bool):  # the field's type is its value
-        _write_value(value, wire_type, element_type, out)
-
-
 def _write_value(value: Value, wire_type: int, element_type: int, out: bytearray) -> None:
+    """Write a field's value, or an element of a list, whose `wire_type` is then that of the list."""
     if isinstance(value, Struct):
         _write_struct(value, out)
+    elif type(value) is Raw:
+        out += value
     elif isinstance(value, bytes):
         out += encode_varint(len(value))
         out += value
     elif isinstance(value, list):
-        _write_list(value, element_type, out)
-    elif wire_type == WireType.BYTE:
+        _write_list_start(len(value), element_type, out)
+        for item in value:
+            _write_value(item, element_type, 0, out)
+    elif isinstance(value, bool):
+        pass  # the field's type is its value
+    elif wire_type == _BYTE:
         out.append(value & 255)
     else:
         out += encode_zigzag(value)
-
-
-def _write_list(items: list[Value], element_type: int, out: bytearray) -> None:
-    _write_list_start(len(items), element_type, out)
-    for item in items:
-        _write_value(item, element_type, 0, out)
 
 
 def _write_list_start(count: int, element_type: int, out: bytearray) -> None:

@@ -27,7 +27,7 @@ from pipecrypt.parquet.wire.thrift import (
     keep_encoded,
 )
 
-__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "skip_value"]
+__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
 
 # What opening may take of memory, in bytes: so many times the input, no less than the second, no more than the third.
 COST_FACTOR: Final = 20
@@ -285,7 +285,10 @@ def skip_value(data: ByteSource, position: int, wire_type: int, depth: int) -> i
     if wire_type == WireType.STRUCT:
         return _skip_struct(data, position, depth)
     if wire_type in (WireType.LIST, WireType.SET):
-        return _skip_list(data, position, depth)
+        count, wire_type, position = _read_list_header(data, position)
+        if count > len(data) - position:
+            raise IndexError
+        return _skip_elements(data, position, wire_type, count, depth)
     if wire_type == WireType.MAP:
         return _skip_map(data, position, depth)
     raise IndexError
@@ -316,13 +319,6 @@ def _skip_struct(data: ByteSource, position: int, depth: int) -> int:
         elif not wire_type:
             raise IndexError
     return position + 1
-
-
-def _skip_list(data: ByteSource, position: int, depth: int) -> int:
-    count, wire_type, position = _read_list_header(data, position)
-    if count > len(data) - position:
-        raise IndexError
-    return _skip_elements(data, position, wire_type, count, depth)
 
 
 def _skip_elements(data: ByteSource, position: int, wire_type: int, count: int, depth: int) -> int:

@@ -44,7 +44,7 @@ from pipecrypt.dataset.statement.promise import (
     encode_policy,
 )
 from pipecrypt.errors import ConflictError
-from pipecrypt.runs.report.events import Part
+from pipecrypt.runs.report.events import PART_COUNTS, Part
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import Document, DocumentError, check_parts, parse_document
 
@@ -124,7 +124,6 @@ _MAX_TEXT: Final = 4096
 _MAX_LIST: Final = 100_000
 _DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _TOKEN: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
-_COUNTS: Final = ("source_bytes", "sink_bytes", "rows", "batches", "data_keys", "service_calls", "bad_rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +239,7 @@ def _task_line(record: TaskRecord, promises: dict[PromisedPolicy, int]) -> dict[
     for part in record.parts:
         file = signable.get(part.path)
         line: dict[str, object] = {"path": part.path, "seconds": round(part.seconds, 3)}
-        line |= {name: getattr(part, name) for name in _COUNTS}
+        line |= {name: getattr(part, name) for name in PART_COUNTS}
         line["entry"] = None if file is None else encode_file_line(file.entry).decode()
         line["promise"] = None if file is None else promises.setdefault(file.promise, len(promises))
         files.append(line)
@@ -278,8 +277,8 @@ def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecor
 
 
 def _part(document: Document) -> Part:
-    document.only("path", "seconds", "entry", "promise", *_COUNTS)
-    counts = {name: document.count(name) for name in _COUNTS}
+    document.only("path", "seconds", "entry", "promise", *PART_COUNTS)
+    counts = {name: document.count(name) for name in PART_COUNTS}
     path = document.text("path", max_characters=_MAX_TEXT)
     check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
     seconds = document.number("seconds")

@@ -49,7 +49,6 @@ __all__ = [
     "Journal",
     "JournalRef",
     "RecordedRun",
-    "TrustedJournals",
     "block_name",
     "fetch_ahead",
     "find_runs",
@@ -57,6 +56,7 @@ __all__ = [
     "read_blocks",
     "read_header",
     "read_run",
+    "trusted_run_files",
 ]
 
 FINISHED: Final = "finished.json"
@@ -469,29 +469,23 @@ def _opened(place: Location, seal: Seal, fetch: Fetch = _read_block) -> Block:
         raise type(error)(f"{place.display}: {error.message}", hint=error.hint or _HINT) from error
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedJournals:
-    """The journals in a dataset, as far as trusted keys signed them.
+def trusted_run_files(trust: TrustedKeys, directory: Location, run_id: str, dataset_id: str) -> Mapping[str, FileEntry]:
+    """Return the files that a run staged for its version, by path; nothing where its journal does not hold.
 
     Args:
-        directory: of the dataset.
         trust: whose signatures count.
+        directory: of the dataset.
+        run_id: of the run.
+        dataset_id: that its journal must name.
+
+    Raises:
+        StorageError: the storage refused or failed.
     """
-
-    directory: Location
-    trust: TrustedKeys
-
-    def noted(self, run_id: str, dataset_id: str) -> Mapping[str, FileEntry]:
-        """Return the files that a run staged for its version, by path; nothing where its journal does not hold.
-
-        Raises:
-            StorageError: the storage refused or failed.
-        """
-        try:
-            run = next((each for each in find_runs(self.directory) if each.run_id == run_id), None)
-            past = None if run is None else read_run(self.directory, run, trusted_seal(self.trust))
-        except IntegrityError:  # a link among them, too
-            return {}
-        if past is None or past.header.dataset_id != dataset_id or not past.header.is_staged:
-            return {}
-        return {file.entry.path: file.entry for record in past.records.values() for file in record.signable}
+    try:
+        run = next((each for each in find_runs(directory) if each.run_id == run_id), None)
+        past = None if run is None else read_run(directory, run, trusted_seal(trust))
+    except IntegrityError:  # a link among them, too
+        return {}
+    if past is None or past.header.dataset_id != dataset_id or not past.header.is_staged:
+        return {}
+    return {file.entry.path: file.entry for record in past.records.values() for file in record.signable}

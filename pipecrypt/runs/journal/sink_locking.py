@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pipecrypt.dataset.sign.publishing import fence
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.errors import ConflictError, PipecryptError
-from pipecrypt.store.lease import Lease
-from pipecrypt.store.lease_holders import current_holder
+from pipecrypt.store.lease import Lease, LeaseWatch
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 
@@ -24,7 +23,7 @@ def check_unlocked(sink: Location) -> None:
         ConflictError: somebody is, or too many lock files lie there to tell.
         StorageError: the storage refused or failed.
     """
-    holder = current_holder(sink.child(LOCK_DIRECTORY))
+    holder = LeaseWatch(sink.child(LOCK_DIRECTORY)).living()
     if holder is not None:
         raise ConflictError(
             f"{sink.display}: {holder.who!a} is writing there now",

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
 
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
-from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.file_keys import LazyCodec
-from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
-from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
+from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, Task, write_one_file
 from pipecrypt.store.open import open_range_source, open_source_file
-from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.context import Context
 
 __all__ = ["BlobEncryption"]
 
 
 @dataclass(frozen=True, slots=True)
-class BlobEncryption:
+class BlobEncryption(Kind):
     """Encrypt a file's bytes as they are.
 
     Args:
@@ -34,54 +29,28 @@ class BlobEncryption:
         compress: whether blocks are compressed with zstd first.
     """
 
-    policy: EncryptionPolicy
+    policy: EncryptionPolicy = field()
     chunk_bytes: int
     compress: bool
-    rolls_over: ClassVar[bool] = False
-    share_bytes: ClassVar[int | None] = None
-
-    @classmethod
-    def of(cls, candidate: Candidate) -> Self | None:
-        """Return what is done with any source, where the policy asks for chunks."""
-        policy = candidate.spec.policy
-        if policy is None or not policy.is_chunks:
-            return None
-        return cls(policy.engine_policy(), policy.chunk_bytes, policy.compresses_chunks)
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output, which decrypting takes the suffix from again."""
         return relative_path + CHUNKS_SUFFIX
 
-    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
-        """Return nothing: a file stays whole."""
-        return ()
-
-    def shape(self, source: SourceFile) -> SourceShape:
-        """Return the shape of bytes, which have no columns."""
-        return SourceShape(None)
-
     def carry_out(
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
     ) -> FileDone:
         """Encrypt the file."""
+        return write_one_file(task, session, on_bytes, before_publishing, self._encrypt)
 
-        def write(
-            sink: Publication, clock: StageClock, progress: OnBytes
-        ) -> tuple[FileReport, tuple[SignableFile, ...]]:
-            output = SignableOutput(sink, session, self.policy)
-            clock.opened()
-            report = self._encrypt(task, output, progress)
-            return report, output.note(task.path, report)
-
-        return write_one_file(task, session, on_bytes, before_publishing, write)
-
-    def _encrypt(self, task: Task, output: SignableOutput, on_bytes: OnBytes) -> FileReport:
+    def _encrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
         """Write the source's bytes as an encrypted Parquet file of blocks.
 
         Standard input is not held in memory: blocks need no end of the input before its beginning.
         """
         file, context = task.source, Context(task.target.dataset_id or "", task.path)
         codec = LazyCodec() if self.compress else None
+        clock.opened()
         if file.location.is_standard_stream:
             with open_source_file(file) as stream:
                 return encrypt_blob_stream(

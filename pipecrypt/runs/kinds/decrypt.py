@@ -7,33 +7,30 @@ statement, no list of files, no keys to trust, and all of them see the same vers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from pipecrypt.dataset.checked_source import CheckedSource
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
-from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.dataset.signed_file import SignedFile, check_bytes, check_file, check_when_opened
 from pipecrypt.dataset.statement.paths import check_inside
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import decrypt_file
+from pipecrypt.parquet.files import BlobInfo, decrypt_file
 from pipecrypt.parquet.footer.opened import as_tampering
-from pipecrypt.parquet.report import FileReport, RestoredFile
+from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.file_keys import LazyCodec, keys_of_file
-from pipecrypt.runs.kinds.candidate import Candidate
+from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
-from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, write_one_file
+from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, Task, write_one_file
 from pipecrypt.store.open import open_range_source
-from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.documents import DocumentError
 
 __all__ = ["Decryption"]
 
 
 @dataclass(frozen=True, slots=True)
-class Decryption:
+class Decryption(Kind):
     """Decrypt a file.
 
     Args:
@@ -46,14 +43,6 @@ class Decryption:
     signed: SignedFile | None = None
     mode: VerifyMode = VerifyMode.READ
     policy: ClassVar[None] = None
-    rolls_over: ClassVar[bool] = False
-    share_bytes: ClassVar[int | None] = None
-
-    @classmethod
-    def of(cls, candidate: Candidate) -> Self | None:
-        """Return what is done with any source, where nothing is to be encrypted."""
-        spec = candidate.spec
-        return cls(spec.aad_prefix, candidate.signed, spec.checks.mode) if spec.policy is None else None
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output: whoever can write to the source may call a file `...chunks.parquet`."""
@@ -67,33 +56,17 @@ class Decryption:
             ) from error
         return path
 
-    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
-        """Return nothing: a file stays whole."""
-        return ()
-
-    def shape(self, source: SourceFile) -> SourceShape:
-        """Return no columns: decrypting chooses no keys."""
-        return SourceShape(None)
-
     def carry_out(
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
     ) -> FileDone:
         """Decrypt the file."""
+        return write_one_file(task, session, on_bytes, before_publishing, self._decrypt)
 
-        def write(
-            sink: Publication, clock: StageClock, progress: OnBytes
-        ) -> tuple[FileReport, tuple[SignableFile, ...]]:
-            return self._decrypt(task, sink, session, progress, clock), ()
-
-        return write_one_file(task, session, on_bytes, before_publishing, write)
-
-    def _decrypt(
-        self, task: Task, sink: Publication, session: KeySession, on_bytes: OnBytes, clock: StageClock
-    ) -> FileReport:
+    def _decrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
         signed, mode = self.signed, self.mode
 
-        def restore(file: RestoredFile) -> None:
-            sink.restore_attributes(mode=file.mode, mtime_ns=file.mtime_ns)
+        def restore(info: BlobInfo) -> None:
+            output.publication.restore_attributes(mode=info.mode, mtime_ns=info.mtime_ns)
 
         def go_on(_: int) -> None:
             on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
@@ -106,8 +79,8 @@ class Decryption:
             with as_tampering(is_signed=signed is not None):
                 return decrypt_file(
                     file if checked is None else checked,
-                    sink,
-                    keys=keys_of_file(task.source.location, session),
+                    output.sink,
+                    keys=keys_of_file(task.source.location, output.session),
                     aad_prefix=self.aad_prefix,
                     codec=LazyCodec(),
                     bytes_check=None if signed is None else check_bytes(signed),
@@ -118,6 +91,6 @@ class Decryption:
                         else check_when_opened(signed, checked, mode, on_bytes=go_on)
                     ),
                     checks_digests=mode is not VerifyMode.OFF,
-                    on_restored=restore,
+                    on_info=restore,
                     on_bytes=on_bytes,
                 )

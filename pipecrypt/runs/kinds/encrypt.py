@@ -7,37 +7,33 @@ run that plans the same file has the same tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
-from typing import ClassVar, Final, Self
+from typing import Final
 
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
-from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, UsageError
-from pipecrypt.formats.options import SourceFormat
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import encrypt_file, row_group_sizes, slice_row_groups
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
-from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.store.location import PARQUET_SUFFIXES
 from pipecrypt.store.open import open_range_source
-from pipecrypt.store.patterns import PARQUET_SUFFIXES
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = ["Encryption", "Share", "share_out", "table_path"]
+__all__ = ["Encryption", "share_out", "table_path"]
 
 # Names of outputs have so many numbers of equal length, which keep them in order.
 _MOST_SHARES: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Encryption:
+class Encryption(Kind):
     """Encrypt a Parquet file without decoding it.
 
     Args:
@@ -46,23 +42,15 @@ class Encryption:
         share_bytes: how much of the file's size counts as theirs: the shares of all tasks add up to it. None likewise.
     """
 
-    policy: EncryptionPolicy
+    policy: EncryptionPolicy = field()
     row_groups: range | None = None
     share_bytes: int | None = None
-    rolls_over: ClassVar[bool] = False
-
-    @classmethod
-    def of(cls, candidate: Candidate) -> Self | None:
-        """Return what is done with a source that is a Parquet file."""
-        policy = candidate.spec.policy
-        is_table = policy is not None and not policy.is_chunks and candidate.reading.format is SourceFormat.PARQUET
-        return cls(policy.engine_policy()) if policy is not None and is_table else None
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output: that of the source, with a suffix of Parquet."""
         return table_path(relative_path, relative_path)
 
-    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
+    def split(self, source: SourceFile, split_bytes: int) -> tuple[Encryption, ...]:
         """Return the tasks that share a file of at least twice `split_bytes`; only of such files the footer is read.
 
         A file that is encrypted, or whose footer cannot be read, stays whole: whoever encrypts it says what is wrong.
@@ -75,7 +63,7 @@ class Encryption:
         except (AlreadyEncryptedError, ContentError):
             return ()
         shares = share_out(sizes, source.size_bytes, split_bytes)
-        return tuple(replace(self, row_groups=each.row_groups, share_bytes=each.size_bytes) for each in shares)
+        return tuple(replace(self, row_groups=groups, share_bytes=size) for groups, size in shares)
 
     def shape(self, source: SourceFile) -> SourceShape:
         """Return the columns of the source, from its footer."""
@@ -87,21 +75,14 @@ class Encryption:
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
     ) -> FileDone:
         """Encrypt the file, or this task's row groups of it."""
+        return write_one_file(task, session, on_bytes, before_publishing, self._encrypt)
+
+    def _encrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
         context = Context(task.target.dataset_id or "", task.path)
-
-        def write(
-            sink: Publication, clock: StageClock, progress: OnBytes
-        ) -> tuple[FileReport, tuple[SignableFile, ...]]:
-            output = SignableOutput(sink, session, self.policy)
-            with open_range_source(task.source) as file:
-                source: RangeSource = file if self.row_groups is None else slice_row_groups(file, self.row_groups)
-                clock.opened()
-                report = encrypt_file(
-                    source, output.sink, self.policy, keys=output.keys, context=context, on_bytes=progress
-                )
-            return report, output.note(task.path, report)
-
-        return write_one_file(task, session, on_bytes, before_publishing, write)
+        with open_range_source(task.source) as file:
+            source: RangeSource = file if self.row_groups is None else slice_row_groups(file, self.row_groups)
+            clock.opened()
+            return encrypt_file(source, output.sink, self.policy, keys=output.keys, context=context, on_bytes=on_bytes)
 
 
 def table_path(relative_path: str, path: str) -> str:
@@ -122,21 +103,10 @@ def table_path(relative_path: str, path: str) -> str:
     return path if path.lower().endswith(PARQUET_SUFFIXES) else f"{path}.parquet"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A task's share of a file.
-
-    Args:
-        row_groups: which row groups of the file.
-        size_bytes: how much of the file's size counts as theirs.
-    """
-
-    row_groups: range
-    size_bytes: int
-
-
-def share_out(sizes: Sequence[int], file_bytes: int, split_bytes: int) -> tuple[Share, ...]:
+def share_out(sizes: Sequence[int], file_bytes: int, split_bytes: int) -> list[tuple[range, int]]:
     """Return shares of about `split_bytes`, of one row group at least; none where there would be only one share.
+
+    Each is told as its row groups, and how much of the file's size counts as theirs.
 
     Args:
         sizes: of the row groups, in bytes.
@@ -146,7 +116,7 @@ def share_out(sizes: Sequence[int], file_bytes: int, split_bytes: int) -> tuple[
     total = sum(sizes)
     parts = min(file_bytes // split_bytes, _MOST_SHARES)
     if total == 0 or parts < 2:
-        return ()
+        return []
     ends = [0, *accumulate(sizes)]
 
     def part_of(index: int) -> int:
@@ -155,10 +125,10 @@ def share_out(sizes: Sequence[int], file_bytes: int, split_bytes: int) -> tuple[
 
     ranges = [list(indexes) for _, indexes in groupby(range(len(sizes)), part_of)]
     if len(ranges) < 2:
-        return ()
+        return []
     # In proportion, because magic, footer and gaps count too; no byte is lost to rounding.
     bounds = [file_bytes * ends[indexes[0]] // total for indexes in ranges] + [file_bytes]
-    return tuple(
-        Share(range(indexes[0], indexes[-1] + 1), end - start)
+    return [
+        (range(indexes[0], indexes[-1] + 1), end - start)
         for indexes, start, end in zip(ranges, bounds, bounds[1:], strict=False)
-    )
+    ]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy
-from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.encrypt import table_path
 from pipecrypt.runs.output import RollingOutput, WrittenFile
-from pipecrypt.runs.report.events import FileDone, Part, StageClock, bytes_by_key
+from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.spec.options import FileReading
-from pipecrypt.runs.task import BeforePublishing, OnBytes, SourceShape, Task, chosen_columns
+from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, SourceShape, Task, chosen_columns, file_done
 from pipecrypt.store.open import open_source_file
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.ranges import MemorySource
@@ -34,7 +33,7 @@ __all__ = ["Ingestion", "encrypt_rows"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ingestion:
+class Ingestion(Kind):
     """Read the rows of a file of another format and encrypt them.
 
     Args:
@@ -44,19 +43,10 @@ class Ingestion:
         max_file_bytes: size at which another output file is begun; None for one file whatever its size.
     """
 
-    policy: EncryptionPolicy
+    policy: EncryptionPolicy = field()
     reading: FileReading
     encoding: EncodeOptions
     max_file_bytes: int | None
-    share_bytes: ClassVar[int | None] = None
-
-    @classmethod
-    def of(cls, candidate: Candidate) -> Self | None:
-        """Return what is done with a source of rows in any format but Parquet's."""
-        spec, policy = candidate.spec, candidate.spec.policy
-        if policy is None or policy.is_chunks or candidate.reading.format is SourceFormat.PARQUET:
-            return None
-        return cls(policy.engine_policy(), candidate.reading, policy.encode_options(), spec.max_file_bytes)
 
     @property
     def rolls_over(self) -> bool:
@@ -66,10 +56,6 @@ class Ingestion:
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output: the suffixes of format and compression become Parquet's."""
         return table_path(relative_path, output_name(relative_path))
-
-    def split(self, source: SourceFile, split_bytes: int) -> tuple[Self, ...]:
-        """Return nothing: a file stays whole."""
-        return ()
 
     def shape(self, source: SourceFile) -> SourceShape:
         """Return the columns of the source; as much of it is read as their types are inferred from."""
@@ -89,8 +75,7 @@ class Ingestion:
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
     ) -> FileDone:
         """Read all rows and encrypt them, into one file or several."""
-        started, calls_before = time.perf_counter(), session.service_calls
-        meter, clock = _ReadMeter(on_bytes), StageClock()
+        calls_before, meter, clock = session.service_calls, _ReadMeter(on_bytes), StageClock()
         with RollingOutput(task.target, self.policy, session, max_file_bytes=self.max_file_bytes) as output:
             with open_source_file(task.source) as file:
                 stream = self._open(file, task.source)
@@ -107,15 +92,11 @@ class Ingestion:
             # The source was still the pinned one when its block ended, so what was made from it may appear.
             written = output.finish()
             meter.add(max(task.source.size_bytes, file.bytes_read), None)
-            reports = [file.report for file in written]
-            clock.worked(reports, read_seconds=read_seconds)
+            clock.worked([file.report for file in written], read_seconds=read_seconds)
             output.publish(just_before=before_publishing)
-        calls = session.service_calls - calls_before
-        parts = _parts(written, meter, calls=calls, started=started, bad_rows=bad_rows)
-        signable = tuple(noted for file in written for noted in file.signable)
-        clear = reports[0].clear_columns  # all files of one source have its columns
-        return FileDone(
-            task.id, parts, signable, session.take_grants(), clock.published(), bytes_by_key(reports), clear
+        sizes = meter.sizes()
+        return file_done(
+            task, session, clock, written, calls_before=calls_before, source_bytes=sizes, bad_rows=bad_rows
         )
 
     def _open(self, file: io.RawIOBase, source: SourceFile) -> BatchStream:
@@ -173,22 +154,3 @@ class _ReadMeter:
         """Return how much of the input went into each file: about, because reading runs ahead; the sum is exact."""
         ends = [0, *self._ends, self._done]
         return [end - start for start, end in pairwise(ends)]
-
-
-def _parts(
-    written: Sequence[WrittenFile], meter: _ReadMeter, *, calls: int, started: float, bad_rows: int
-) -> tuple[Part, ...]:
-    seconds, parts = time.perf_counter() - started, []
-    for index, (file, source_bytes) in enumerate(zip(written, meter.sizes(), strict=True)):
-        is_first = index == 0  # what cannot be told apart counts for the first file
-        parts.append(
-            Part.of(
-                file.path,
-                file.report,
-                service_calls=calls if is_first else 0,
-                seconds=seconds if is_first else 0.0,
-                source_bytes=source_bytes,
-                bad_rows=bad_rows if is_first else 0,
-            )
-        )
-    return tuple(parts)

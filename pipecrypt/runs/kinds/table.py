@@ -1,39 +1,56 @@
-"""All kinds of tasks, in the order in which they are asked whether a source is theirs."""
+"""Which kind of task a source becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from dataclasses import replace
 
+from pipecrypt.dataset.signed_file import SignedFile
+from pipecrypt.errors import UsageError
+from pipecrypt.formats.options import MAGIC_BYTES, SourceFormat, guess_format, sniff_format
 from pipecrypt.runs.kinds.blob import BlobEncryption
-from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.decrypt import Decryption
 from pipecrypt.runs.kinds.encrypt import Encryption
 from pipecrypt.runs.kinds.ingest import Ingestion
+from pipecrypt.runs.spec.options import FileReading, Reading
+from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Kind
+from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 
 __all__ = ["choose_kind"]
 
-# Returns what would be done with a source; None where that is another kind's.
-ChooseKind: TypeAlias = Callable[[Candidate], Kind | None]
-_KINDS: Final[tuple[ChooseKind, ...]] = (
-    Decryption.of,
-    BlobEncryption.of,
-    Encryption.of,
-    Ingestion.of,
-)
 
-
-def choose_kind(candidate: Candidate) -> Kind:
+def choose_kind(spec: Spec, location: Location, signed: SignedFile | None) -> Kind:
     """Return what is done with a source.
+
+    Args:
+        spec: what is asked for.
+        location: of the source.
+        signed: what was signed about it, verified; None where nothing is compared.
 
     Raises:
         FormatError: nothing says what the file is.
-        UsageError: likewise.
+        UsageError: it is standard input, which has no name.
         StorageError: the storage refused or failed.
     """
-    for of in _KINDS:
-        kind = of(candidate)
-        if kind is not None:
-            return kind
-    raise AssertionError(f"no kind of task takes {candidate.source.relative_path}")
+    policy, engine_policy = spec.policy, spec.engine_policy
+    if policy is None or engine_policy is None:
+        return Decryption(spec.aad_prefix, signed, spec.checks.mode)
+    if policy.is_chunks:
+        return BlobEncryption(engine_policy, policy.chunk_bytes, policy.compresses_chunks)
+    reading = _reading_of(location, spec.reading)
+    if reading.format is SourceFormat.PARQUET:
+        return Encryption(engine_policy)
+    return Ingestion(engine_policy, reading, policy.encode_options(), spec.max_file_bytes)
+
+
+def _reading_of(location: Location, reading: Reading) -> FileReading:
+    """Return how a file is read, as the caller, its name or its first bytes say."""
+    if reading.format is None and location.is_standard_stream:
+        hint = "say which it is: parquet, csv, json, arrow or orc; or encrypt it in chunks"
+        raise UsageError("standard input has no name that tells its format", hint=hint)
+    if reading.format is None and guess_format(location.name)[0] is None:
+        # Only names that tell nothing cost a look into the file.
+        sniffed = sniff_format(open_store(location).read_start(MAGIC_BYTES))
+        reading = replace(reading, format=None if sniffed is None else sniffed.value)
+    return reading.of(location.name, location.display)

@@ -11,7 +11,6 @@ from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.candidate import Candidate
 from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.output import Target
 from pipecrypt.runs.plan.output_checks import check_outputs
@@ -22,10 +21,11 @@ from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
+from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.context import new_dataset_id
 
-__all__ = ["Plan", "RunKeys", "find_candidates", "make_plan"]
+__all__ = ["Plan", "RunKeys", "find_sources", "make_plan"]
 
 _READ_AT_ONCE: Final = 8
 
@@ -56,9 +56,7 @@ class Plan:
     Args:
         name: `encrypt` or `decrypt`.
         tasks: one for each output file, in the order of their paths.
-        key_references: all that the run may use.
-        also: further master keys that each KEK is wrapped for.
-        dataset_id: of the dataset that is written; None where files are decrypted.
+        keys: all that the run may use.
         workers: processes that work at once; 1 for none but this one.
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
@@ -68,9 +66,7 @@ class Plan:
 
     name: str
     tasks: tuple[Task, ...]
-    key_references: tuple[str, ...]
-    also: tuple[str, ...]
-    dataset_id: str | None
+    keys: RunKeys
     workers: int
     sink: Location
     is_single_file: bool
@@ -78,9 +74,9 @@ class Plan:
     lock: HeldLease | None = None
 
     @property
-    def keys(self) -> RunKeys:
-        """All keys that the run may use."""
-        return RunKeys(self.key_references, self.dataset_id, self.also)
+    def dataset_id(self) -> str | None:
+        """The id of the dataset that is written; None where files are decrypted."""
+        return self.keys.dataset_id
 
     @property
     def may_travel(self) -> bool:
@@ -104,7 +100,7 @@ class Plan:
             dataset_id: bound into keys and pages instead of the one that was planned.
         """
         tasks = tuple(task.with_target(replace(task.target, dataset_id=dataset_id)) for task in self.tasks)
-        return replace(self, tasks=tasks, dataset_id=dataset_id)
+        return replace(self, tasks=tasks, keys=replace(self.keys, dataset_id=dataset_id))
 
 
 def make_plan(spec: Spec) -> Plan:
@@ -122,21 +118,19 @@ def make_plan(spec: Spec) -> Plan:
         ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
     """
-    candidates, is_one_file = find_candidates(spec)
-    is_single_file = _is_single_file(spec, len(candidates), is_one_file=is_one_file)
+    sources, is_one_file = find_sources(spec)
+    is_single_file = _is_single_file(spec, len(sources), is_one_file=is_one_file)
     dataset_id = None if spec.policy is None else new_dataset_id()
-    tasks = _tasks(spec, candidates, dataset_id, is_single_file=is_single_file)
+    tasks = _tasks(spec, sources, dataset_id, is_single_file=is_single_file)
     if spec.only_tasks is not None:
         tasks = _chosen(tasks, spec.only_tasks)
-    check_outputs(spec, [each.source for each in candidates], tasks, is_single_file=is_single_file)
+    check_outputs(spec, [source for source, _ in sources], tasks, is_single_file=is_single_file)
     # What lives in this process's memory cannot be reached from another one.
     is_alone = spec.source.is_in_this_process or spec.sink.is_in_this_process
     return Plan(
         name=spec.operation,
         tasks=tasks,
-        key_references=spec.key_references,
-        also=spec.also,
-        dataset_id=dataset_id,
+        keys=RunKeys(spec.key_references, dataset_id, spec.also),
         workers=1 if is_alone else min(spec.workers, len(tasks)),
         sink=spec.sink,
         is_single_file=is_single_file,
@@ -144,8 +138,8 @@ def make_plan(spec: Spec) -> Plan:
     )
 
 
-def find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
-    """Return the sources, each with what was signed about it, and whether the caller names one file itself.
+def find_sources(spec: Spec) -> tuple[list[tuple[SourceFile, Kind]], bool]:
+    """Return the sources, each with what is done with it, and whether the caller names one file itself.
 
     A glob or a directory that happens to hold one file names none: tomorrow it may hold two.
 
@@ -157,9 +151,10 @@ def find_candidates(spec: Spec) -> tuple[list[Candidate], bool]:
     if requirements is None:
         sources = list_sources(spec.source, spec.pattern)
         is_one_file = len(sources) == 1 and sources[0].location == spec.source
-        return [Candidate(spec, source) for source in sources], is_one_file
+        return [(source, choose_kind(spec, source.location, None)) for source in sources], is_one_file
     found = list_signed_sources(spec.source, requirements, spec.pattern)
-    return [Candidate(spec, each.source, each.signed) for each in found], len(found) == 1 and found[0].is_named
+    kinds = [(each.source, choose_kind(spec, each.source.location, each.signed)) for each in found]
+    return kinds, len(found) == 1 and found[0].is_named
 
 
 def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
@@ -181,12 +176,10 @@ def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
 
 
 def _tasks(
-    spec: Spec, candidates: Sequence[Candidate], dataset_id: str | None, *, is_single_file: bool
+    spec: Spec, sources: Sequence[tuple[SourceFile, Kind]], dataset_id: str | None, *, is_single_file: bool
 ) -> tuple[Task, ...]:
     sink, token, tasks = spec.sink, new_token(), []
-    kinds = [choose_kind(candidate) for candidate in candidates]
-    for candidate, whole, parts in zip(candidates, kinds, _split_kinds(spec, candidates, kinds), strict=True):
-        source = candidate.source
+    for (source, whole), parts in zip(sources, _split_kinds(spec, sources), strict=True):
         is_named = is_single_file and not sink.is_standard_stream
         path = sink.name if is_named else whole.output_path(source.relative_path)
         target = Target(
@@ -203,15 +196,14 @@ def _tasks(
     return tuple(tasks)
 
 
-def _split_kinds(spec: Spec, candidates: Sequence[Candidate], kinds: Sequence[Kind]) -> list[tuple[Kind, ...]]:
+def _split_kinds(spec: Spec, sources: Sequence[tuple[SourceFile, Kind]]) -> list[tuple[Kind, ...]]:
     """Return for each source what the tasks that share it would do; nothing for those that stay whole."""
     split_bytes = spec.run.split_bytes
     # Standard output cannot be several files.
     if split_bytes is None or spec.sink.is_standard_stream:
-        return [()] * len(kinds)
+        return [()] * len(sources)
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
-        sources = [candidate.source for candidate in candidates]
-        return list(threads.map(lambda kind, source: kind.split(source, split_bytes), kinds, sources))
+        return list(threads.map(lambda each: each[1].split(each[0], split_bytes), sources))
 
 
 def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:

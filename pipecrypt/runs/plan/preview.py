@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -26,10 +26,8 @@ from pipecrypt.keys.service import check_key_exists, find_key_ids
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.journal.seal import unchecked_seal
 from pipecrypt.runs.journal.sink_locking import check_unlocked
-from pipecrypt.runs.kinds.table import choose_kind
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
-from pipecrypt.runs.plan.plan import Plan, find_candidates, make_plan
-from pipecrypt.runs.plan.rotated import find_rotated
+from pipecrypt.runs.plan.plan import Plan, find_sources, make_plan
 from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns, read_shape, read_shapes
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -44,7 +42,6 @@ __all__ = [
     "PlannedTask",
     "SchemaDrift",
     "SinkPreview",
-    "SourcesPreview",
     "check_keys",
     "preview_sink",
     "preview_sources",
@@ -106,34 +103,32 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
         StorageError: the storage refused or failed.
     """
     if plan.is_single_file or spec.sink.is_standard_stream:
-        return SinkPreview(decide(spec, plan, None, None))
+        return SinkPreview(Decision(to_do=plan.tasks))
     is_signed = spec.policy.signing is not None
     version = read_version(*locate(spec.sink), None) if open_store(spec.sink).stat().is_directory() else None
     if is_signed:
         _check_versions(spec, version)
     past = RunHistory.look(spec.sink, lambda run: unchecked_seal(run.blocks), version, is_signed=is_signed)
     found = sizes_below(spec.sink)
-    there = None if is_signed else found
-    promise = version.policy if is_signed and version is not None else None
-
-    def find_ids(reference: str) -> frozenset[str] | None:
-        return find_key_ids(reference, credentials)
-
+    followed = version if is_signed else None
     decision = decide(
         spec,
         plan,
-        past,
-        there,
-        lambda done: find_rotated(spec, plan, done, promise, lambda: find_ids, credentials=credentials),
+        past=past,
+        version=followed,
+        found=found,
+        ids_of=lambda reference: find_key_ids(reference, credentials),
+        credentials=credentials,
     )
     # While another run is at work, what it has not come to yet is no conflict of its own.
     conflicts = _problems([lambda: check_unlocked(spec.sink)])
     if not conflicts:
-        conflicts += _problems(find_conflicts(spec, past, decision, there))
+        conflicts += _problems(find_conflicts(spec, past, decision, found))
         if is_signed:
             conflicts += _problems([lambda: check_nothing_nested(spec.sink, found)])
-        if is_signed and version is not None:
-            conflicts += _problems(_checks_of_signed(spec, version, decision, _without(found, past.going)))
+        if followed is not None:
+            staying = {path: size for path, size in found.items() if path not in past.going}
+            conflicts += _problems(_checks_of_signed(spec, followed, decision, staying))
     is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
@@ -157,10 +152,6 @@ def _problems(checks: Iterable[Callable[[], None]]) -> list[str]:
         except (ConflictError, SinkNotEmptyError) as error:
             found.append(error.message)
     return found
-
-
-def _without(found: Mapping[str, int | None], paths: Collection[str]) -> dict[str, int | None]:
-    return {path: size for path, size in found.items() if path not in paths}
 
 
 def _checks_of_signed(
@@ -261,28 +252,15 @@ class PlanReport:
     drifting: int
 
 
-@dataclass(frozen=True, slots=True)
-class SourcesPreview:
-    """What a run would read.
-
-    Args:
-        sources: the files.
-        first: what the beginning of the first of them shows.
-    """
-
-    sources: tuple[SourceFile, ...]
-    first: SourceShape
-
-
-def preview_sources(spec: EncryptSpec) -> SourcesPreview:
-    """Look at the sources, and at the columns of the first of them; nothing of the sink but its place is looked at.
+def preview_sources(spec: EncryptSpec) -> tuple[list[SourceFile], SourceShape]:
+    """Return the sources, and the columns of the first of them; nothing of the sink but its place is looked at.
 
     Raises:
         PipecryptError: as `make_plan`.
     """
-    candidates, _ = find_candidates(spec)
-    kinds = [choose_kind(candidate) for candidate in candidates]
-    return SourcesPreview(tuple(each.source for each in candidates), kinds[0].shape(candidates[0].source))
+    found, _ = find_sources(spec)
+    first, kind = found[0]
+    return [source for source, _ in found], kind.shape(first)
 
 
 def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> PlanReport:
@@ -303,7 +281,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
     check_keys(spec.policy, given)
     plan = make_plan(spec)
     sink = preview_sink(spec, plan, given)
-    to_do = sink.decision.changes.to_do
+    to_do = sink.decision.to_do
     first = read_shape(plan.tasks[0])
     totals = _PreviewTotals(_schema(first))  # the same one whatever is done already
     for task, found in read_shapes(to_do):
@@ -319,16 +297,16 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
             PlannedTask(each.id, each.source.relative_path, each.path, each.input_bytes) for each in plan.tasks
         ),
         to_do=len(to_do),
-        skipped=sink.decision.changes.skipped,
+        skipped=sink.decision.skipped,
         source_bytes=sum(task.input_bytes for task in to_do),
         batches=totals.batches if to_do else 0,
-        replaced=sink.decision.changes.replaced,
-        removed=tuple(sorted({*sink.decision.changes.removed, *sink.decision.dropped})),
+        replaced=sink.decision.replaced,
+        removed=tuple(sorted({*sink.decision.removed, *sink.decision.dropped})),
         types=() if isinstance(first, PipecryptError) else first.types,
         delimiter=None if isinstance(first, PipecryptError) else first.delimiter,
         columns_by_key=totals.columns_by_key(),
         workers=workers,
-        wrapping_calls=workers * len({*plan.key_references, *plan.also}) if to_do else 0,
+        wrapping_calls=workers * len({*plan.keys.references, *plan.keys.also}) if to_do else 0,
         # A statement, and the first and the last block of the journal; long runs write more blocks.
         signing_calls=3 * len(signing.key_references) if signing is not None and sink.is_work else 0,
         conflicts=conflicts,
@@ -339,7 +317,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
 
 def _unlisted(spec: EncryptSpec, plan: Plan, sink: SinkPreview, seen: ColumnsSeen) -> Iterator[str]:
     """Yield what the run would say about columns that no rule of the policy covers."""
-    to_do = sink.decision.changes.to_do
+    to_do = sink.decision.to_do
     try:
         PlannedColumns(spec.policy, plan.tasks, to_do, past=sink.past, version=sink.version, seen=seen).check()
     except UnlistedColumnError as error:

@@ -26,7 +26,7 @@ from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import SourceShape, Task
 
-__all__ = ["ColumnsSeen", "PlannedColumns", "Schema", "read_shape", "read_shapes"]
+__all__ = ["ColumnsSeen", "PlannedColumns", "Schema", "name_a_few", "read_shape", "read_shapes"]
 
 # Leaf columns, and whether each will be encrypted.
 Schema: TypeAlias = "tuple[tuple[tuple[str, ...], bool], ...]"
@@ -225,16 +225,21 @@ def _some(tasks: Sequence[Task]) -> Iterator[Task]:
 
 
 def _refusal(policy: Policy, source: str, names: tuple[str, ...], other: str | None) -> UnlistedColumnError:
-    listed = f"{'column' if len(names) == 1 else 'columns'} {', '.join(map(ascii, names[:_SHOWN]))}"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    listed = f"{'column' if len(names) == 1 else 'columns'} {name_a_few(names)}"
     compared = "earlier files in the sink do not have in plaintext" if other is None else f"{other} does not have"
     subject, object_ = ("it", "it") if len(names) == 1 else ("they", "them")
     return UnlistedColumnError(
-        f"{source} has the unlisted {listed}{more}, which {compared}{_near(policy, names)}: "
+        f"{source} has the unlisted {listed}, which {compared}{_near(policy, names)}: "
         f"nobody said that {subject} may go out in plaintext",
         hint=f"list {object_} under a key in encrypt.columns, "
         "or let unlisted columns go out: encrypt.unlisted: plaintext",
     )
+
+
+def name_a_few(names: Sequence[str]) -> str:
+    """Return the first names, as errors show them, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(ascii, names[:_SHOWN])) + more
 
 
 def _near(policy: Policy, names: Iterable[str]) -> str:

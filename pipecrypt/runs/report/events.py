@@ -13,8 +13,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
 from pipecrypt.parquet.report import FileReport, KeyBytes
@@ -26,6 +26,7 @@ else:
 
 __all__ = [
     "NO_STAGES",
+    "PART_COUNTS",
     "BytesDone",
     "Event",
     "FileChecked",
@@ -40,9 +41,14 @@ __all__ = [
     "TaskRetried",
     "bytes_by_key",
     "ignore",
+    "sum_parts",
 ]
 
 _MEGABYTE: Final = 1_000_000
+
+
+# The counts in a part; sums of them are in summaries, reports and journals.
+PART_COUNTS: Final = ("source_bytes", "sink_bytes", "rows", "batches", "data_keys", "service_calls", "bad_rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,34 +78,9 @@ class Part:
     bad_rows: int = 0
 
     @classmethod
-    def of(
-        cls,
-        path: str,
-        report: FileReport,
-        *,
-        service_calls: int,
-        seconds: float,
-        source_bytes: int | None = None,
-        bad_rows: int = 0,
-    ) -> Self:
-        """Return the record of a file from the engine's report; `source_bytes` where the engine saw another input."""
-        return cls(
-            path=path,
-            source_bytes=report.source_bytes if source_bytes is None else source_bytes,
-            sink_bytes=report.sink_bytes,
-            rows=report.rows,
-            batches=report.batches,
-            data_keys=report.data_keys,
-            service_calls=service_calls,
-            seconds=seconds,
-            bad_rows=bad_rows,
-        )
-
-    @classmethod
     def found(cls, path: str, size_bytes: int) -> Self:
         """Return the record of a file that is there, of which nothing else is known."""
-        counts = {"source_bytes": 0, "rows": 0, "batches": 0, "data_keys": 0, "service_calls": 0}
-        return cls(path=path, sink_bytes=size_bytes, seconds=0.0, **counts)
+        return cls(path=path, seconds=0.0, **dict.fromkeys(PART_COUNTS, 0) | {"sink_bytes": size_bytes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,22 +130,21 @@ class Summary:
         cls, operation: str, parts: Sequence[Part], seconds: float, *, signed: tuple[SignedStatement, ...] = ()
     ) -> Self:
         """Add up the parts of a run that took `seconds`; what it left alone is left to the caller."""
-        source_bytes = sum(part.source_bytes for part in parts)
+        sums: dict[str, Any] = sum_parts(parts)
         return cls(
             operation=operation,
             files=len(parts),
-            source_bytes=source_bytes,
-            sink_bytes=sum(part.sink_bytes for part in parts),
-            rows=sum(part.rows for part in parts),
-            batches=sum(part.batches for part in parts),
-            data_keys=sum(part.data_keys for part in parts),
-            service_calls=sum(part.service_calls for part in parts),
             seconds=seconds,
-            megabytes_per_second=source_bytes / _MEGABYTE / seconds if seconds > 0 else 0.0,
+            megabytes_per_second=sums["source_bytes"] / _MEGABYTE / seconds if seconds > 0 else 0.0,
             parts=tuple(parts),
-            bad_rows=sum(part.bad_rows for part in parts),
             signed=signed,
+            **sums,
         )
+
+
+def sum_parts(parts: Sequence[Part]) -> dict[str, int]:
+    """Return the sum of each count over several files."""
+    return {name: sum(getattr(part, name) for part in parts) for name in PART_COUNTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,13 +167,8 @@ class StageSeconds:
 
     def __add__(self, other: StageSeconds) -> StageSeconds:
         """Return the sums."""
-        return StageSeconds(
-            open_seconds=self.open_seconds + other.open_seconds,
-            read_seconds=self.read_seconds + other.read_seconds,
-            work_seconds=self.work_seconds + other.work_seconds,
-            write_seconds=self.write_seconds + other.write_seconds,
-            publish_seconds=self.publish_seconds + other.publish_seconds,
-        )
+        names = [each.name for each in fields(self)]
+        return StageSeconds(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 NO_STAGES: Final = StageSeconds()
@@ -226,6 +201,10 @@ class StageClock:
         self._worked = self._clock()
         self._read_seconds = read_seconds + sum(report.read_seconds for report in reports)
         self._write_seconds = sum(report.write_seconds for report in reports)
+
+    def seconds(self) -> float:
+        """Return the seconds until now."""
+        return self._clock() - self._began
 
     def published(self) -> StageSeconds:
         """Return the stages of the file, whose outputs were published."""

@@ -29,6 +29,7 @@ from pipecrypt.runs.report.events import (
     RunStarted,
     StageSeconds,
     TaskRetried,
+    sum_parts,
 )
 from pipecrypt.runs.report.run_id import is_run_id
 from pipecrypt.store.location import Location
@@ -245,11 +246,8 @@ class RunCollector:
             self._gap_ms = max(2 * self._gap_ms, at_ms // (MAX_SAMPLES // 2))
 
     def _take_file(self, event: FileDone) -> None:
-        counts = self._counts
-        counts["files"] += len(event.parts)
-        for part in event.parts:
-            for name in ("source_bytes", "sink_bytes", "rows", "bad_rows", "batches", "data_keys", "service_calls"):
-                counts[name] += getattr(part, name)
+        self._counts["files"] += len(event.parts)
+        self._counts.update(sum_parts(event.parts))
         self._stages += event.stages
         for each in event.bytes_by_key:
             reference = None if each.key_reference is None else _bounded(each.key_reference)

@@ -245,11 +245,7 @@ class Policy:
         check_block_bytes(_whole(self.chunk_bytes, "chunk_bytes"))
 
     def engine_policy(self) -> EncryptionPolicy:
-        """Return the policy as the engine takes it.
-
-        Raises:
-            PolicyError: the policy contradicts itself.
-        """
+        """Return the policy as the engine takes it."""
         signing = self.signing
         return EncryptionPolicy(
             rules=tuple(

@@ -13,10 +13,10 @@ from pipecrypt.dataset.statement.paths import SIGNATURE_SUFFIX
 from pipecrypt.errors import MissingExtraError, UsageError
 from pipecrypt.formats.options import SourceFormat, known_suffixes
 from pipecrypt.keys.service import check_key_reference
+from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import EVERY_FILE, Pattern, all_ending
+from pipecrypt.store.location import EVERY_FILE, Location, Pattern, all_ending
 
 __all__ = [
     "DecryptSpec",
@@ -47,6 +47,9 @@ class EncryptSpec:
         key_spellings: how key references, and what stands before their `#`, were written, by what they became: what was
             done before is found by the former, wherever a configuration and its keystore have been moved together.
 
+    Attributes:
+        engine_policy: the policy, as the engine takes it.
+
     Raises:
         UsageError: `workers` or `max_file_bytes` is no such number, standard output would be several files or
             signed, or a cluster cannot reach source or sink.
@@ -64,6 +67,7 @@ class EncryptSpec:
     only_tasks: frozenset[str] | None = None
     known_keys: tuple[str, ...] = ()
     key_spellings: Mapping[str, str] = field(default_factory=dict)
+    engine_policy: EncryptionPolicy = field(init=False, compare=False)
     operation: ClassVar[str] = "encrypt"
     checks: ClassVar[Checks] = NO_CHECKS
     aad_prefix: ClassVar[None] = None
@@ -71,7 +75,7 @@ class EncryptSpec:
     @property
     def key_references(self) -> tuple[str, ...]:
         """All key references that the run encrypts with."""
-        return self.policy.engine_policy().key_references()
+        return self.engine_policy.key_references()
 
     @property
     def also(self) -> tuple[str, ...]:
@@ -87,7 +91,8 @@ class EncryptSpec:
         return all_ending(known_suffixes(None if given is None else SourceFormat(given)))
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Refuse numbers that mean nothing, and make once what each source asks for."""
+        object.__setattr__(self, "engine_policy", self.policy.engine_policy())
         _check_workers(self.workers)
         check_file_limit(self.max_file_bytes, self.sink)
         check_file_name(self.sink)
@@ -126,6 +131,7 @@ class DecryptSpec:
     workers: int = 1
     operation: ClassVar[str] = "decrypt"
     policy: ClassVar[None] = None
+    engine_policy: ClassVar[None] = None
     also: ClassVar[tuple[str, ...]] = ()
     run: ClassVar[RunOptions] = RunOptions()
     reading: ClassVar[Reading] = Reading()

@@ -36,7 +36,7 @@ from pipecrypt.runs.workers.remote import (
     take_result,
 )
 
-__all__ = ["DaskExecutor"]
+__all__ = ["run_on_dask"]
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5  # how long Ctrl-C may wait
@@ -47,47 +47,44 @@ _LOST_SECONDS: Final = 10.0
 _HTTP_ADDRESS: Final = "127.0.0.1:0"
 
 
-class DaskExecutor:
-    """The workers of a Dask cluster.
+def run_on_dask(
+    tasks: Sequence[Task],
+    on_event: OnEvent,
+    setup: RemoteSetup,
+    *,
+    address: str | None,
+    workers: int,
+    attempts: int,
+    wait_seconds: float,
+) -> list[Part]:
+    """Carry out tasks by the workers of a Dask cluster.
 
     Args:
+        tasks: what to do.
+        on_event: told about progress, in this thread.
         setup: what each worker needs to know.
         address: of the scheduler; None: a cluster of this machine is started, and ended.
         workers: how many processes a cluster of this machine has.
         attempts: how often a task is tried whose worker died.
         wait_seconds: how long it waits for a worker while there is none.
+
+    Raises:
+        PipecryptError: what the first failing task raised.
+        WorkerError: workers died as often at one task as the run lets them, or the scheduler, or all workers for too
+            long, are gone.
+        ConflictError: the run does not hold the lock of its sink any more.
     """
-
-    def __init__(
-        self, setup: RemoteSetup, *, address: str | None, workers: int, attempts: int, wait_seconds: float
-    ) -> None:
-        """Start nothing yet."""
-        self._wait_seconds = wait_seconds
-        self._setup = setup
-        self._address = address
-        self._workers = workers
-        self._attempts = attempts
-
-    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
-        """Carry out all tasks, as `Executor`.
-
-        Raises:
-            PipecryptError: what the first failing task raised.
-            WorkerError: workers died as often at one task as the run lets them, or the scheduler, or all workers for
-                too long, are gone.
-            ConflictError: the run does not hold the lock of its sink any more.
-        """
-        try:
-            with _quiet(), _client(self._address, self._workers) as client:
-                run = _Run(client, self._setup, TaskLedger(tasks, self._attempts), on_event, self._wait_seconds)
-                try:
-                    return run.finish([portable_task(task) for task in tasks])
-                finally:
-                    run.end()
-        finally:
-            # The processes of our own cluster are no more. One elsewhere may still write there, and nowhere else.
-            if self._setup.attempts is not None:
-                drop_attempts(self._setup.attempts)
+    try:
+        with _quiet(), _client(address, workers) as client:
+            run = _Run(client, setup, TaskLedger(tasks, attempts), on_event, wait_seconds)
+            try:
+                return run.finish()
+            finally:
+                run.end()
+    finally:
+        # The processes of our own cluster are no more. One elsewhere may still write there, and nowhere else.
+        if setup.attempts is not None:
+            drop_attempts(setup.attempts)
 
 
 class _Run:
@@ -102,14 +99,11 @@ class _Run:
         self._setup = setup
         self._ledger = ledger
         self._on_event = on_event
-        self._waiting: deque[tuple[Task, int]] = deque()
+        self._waiting = deque((portable_task(task), 1) for task in ledger.tasks.values())
         self._flying: dict[Any, tuple[Task, int]] = {}
-        self._tasks: dict[str, Task] = {}
         self._heard = time.monotonic()
 
-    def finish(self, tasks: Sequence[Task]) -> list[Part]:
-        self._waiting.extend((task, 1) for task in tasks)
-        self._tasks = {task.id: task for task in tasks}
+    def finish(self) -> list[Part]:
         while not self._ledger.is_complete:
             with self._told_of_lost_schedulers():
                 if self._client.status == "running":  # else each call waits for half a minute
@@ -186,10 +180,7 @@ class _Run:
         if error is None:
             with self._told_of_lost_schedulers():
                 result = future.result()
-            done = take_result(self._ledger, result, self._tasks, self._setup.attempts)
-            if done is not None:
-                self._on_event(BytesDone(task.input_bytes))
-                self._on_event(done)
+            take_result(self._ledger, result, self._setup.attempts, self._on_event)
             return
         if isinstance(error, InterruptedRunError):
             check_lock(self._setup)

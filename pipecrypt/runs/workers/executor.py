@@ -1,4 +1,8 @@
-"""What an executor is, any way to carry out tasks; what all of them keep of attempts and results; and the plainest one.
+"""What all ways to carry out tasks keep of attempts and results; and the plainest way.
+
+Each way is a function that takes tasks, whose ids differ, and what is told about progress, in the caller's thread:
+FileDone once for each task. It returns the parts in the order of the tasks. The first failure ends all, also one that
+is raised by who is told; what was begun is removed, what was published stays.
 
 A task may be done twice, because its worker died, or because a cluster took it for lost. The first result counts. A
 later one is dropped; its file replaced nothing, or was itself replaced by the attempt whose result counts.
@@ -9,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.grants import Grant
@@ -18,27 +22,9 @@ from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.task import Task, run_task
 
-__all__ = ["Executor", "InProcessExecutor", "OnEvent", "TaskLedger"]
+__all__ = ["OnEvent", "TaskLedger", "run_here"]
 
 OnEvent: TypeAlias = Callable[[Event], None]
-
-
-class Executor(Protocol):
-    """Carries out tasks in any order, perhaps one of them twice."""
-
-    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
-        """Carry out all tasks, and return their parts in the order of the tasks.
-
-        The first failure ends all; what was begun is removed, what was published stays.
-
-        Args:
-            tasks: their ids differ.
-            on_event: told about progress, in this thread; FileDone once for each task. If it raises, all ends.
-
-        Raises:
-            PipecryptError: what the first failing task raised.
-            WorkerError: a task's worker died as often as the run lets it.
-        """
 
 
 _log = logging.getLogger(__name__)
@@ -47,6 +33,9 @@ _log = logging.getLogger(__name__)
 class TaskLedger:
     """The attempts at tasks, and their results.
 
+    Attributes:
+        tasks: all of them, by id.
+
     Args:
         tasks: all of them; their ids differ.
         attempts: how often each may be tried.
@@ -54,8 +43,8 @@ class TaskLedger:
 
     def __init__(self, tasks: Sequence[Task], attempts: int) -> None:
         """Begin with nothing done."""
-        self._tasks = {task.id: task for task in tasks}
-        if len(self._tasks) != len(tasks):
+        self.tasks = {task.id: task for task in tasks}
+        if len(self.tasks) != len(tasks):
             raise AssertionError("two tasks have one id")
         self._attempts = attempts
         self._failed: dict[str, int] = {}
@@ -65,19 +54,20 @@ class TaskLedger:
     @property
     def is_complete(self) -> bool:
         """Whether every task has its result."""
-        return len(self._done) == len(self._tasks)
+        return len(self._done) == len(self.tasks)
 
-    def is_done(self, task_id: str) -> bool:
-        """Say whether a task has its result."""
-        return task_id in self._done
+    @property
+    def missing(self) -> list[Task]:
+        """The tasks that have no result."""
+        return [task for task_id, task in self.tasks.items() if task_id not in self._done]
 
     def accept(self, done: FileDone) -> FileDone | None:
         """Take a result in; return it with those grants that are new, or None for one that is dropped."""
-        if done.task_id not in self._tasks:
+        if done.task_id not in self.tasks:
             _log.warning("dropped the result of a task that is none of this run")
             return None
         if done.task_id in self._done:
-            _log.warning("dropped a second result of %s", self._tasks[done.task_id].path)
+            _log.warning("dropped a second result of %s", self.tasks[done.task_id].path)
             return None
         self._done[done.task_id] = done.parts
         grants = tuple(grant for grant in done.grants if grant not in self._grants)
@@ -105,33 +95,27 @@ class TaskLedger:
 
     def parts(self) -> list[Part]:
         """Return the records of all files, in the order of the tasks."""
-        return [part for task_id in self._tasks for part in self._done[task_id]]
+        return [part for task_id in self.tasks for part in self._done[task_id]]
 
 
-class InProcessExecutor:
-    """This process.
+def run_here(tasks: Sequence[Task], on_event: OnEvent, session: KeySession, interruption: Interruption) -> list[Part]:
+    """Carry out tasks in this process, one after the other.
 
     Args:
-        session: its keys; they stay the caller's.
+        tasks: what to do.
+        on_event: told about progress.
+        session: the keys; they stay the caller's.
         interruption: asked now and then whether to stop.
     """
 
-    def __init__(self, session: KeySession, interruption: Interruption) -> None:
-        """Do nothing yet."""
-        self._session = session
-        self._interruption = interruption
+    def on_bytes(count: int) -> None:
+        interruption.check()
+        on_event(BytesDone(count))
 
-    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
-        """Carry out all tasks, as `Executor`."""
-
-        def on_bytes(count: int) -> None:
-            self._interruption.check()
-            on_event(BytesDone(count))
-
-        parts: list[Part] = []
-        for task in tasks:
-            on_event(FileStarted(task.path))
-            done = run_task(task, self._session, on_bytes)
-            parts += done.parts
-            on_event(done)
-        return parts
+    parts: list[Part] = []
+    for task in tasks:
+        on_event(FileStarted(task.path))
+        done = run_task(task, session, on_bytes)
+        parts += done.parts
+        on_event(done)
+    return parts

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -34,7 +34,7 @@ from pipecrypt.runs.plan.plan import RunKeys
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, Part, TaskRetried
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running
-from pipecrypt.runs.task import Task, run_task
+from pipecrypt.runs.task import OnBytes, Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.once import mark_given, warnings_given
@@ -42,9 +42,9 @@ from pipecrypt.vocabulary.once import mark_given, warnings_given
 __all__ = [
     "BLOCKED_WHILE_STARTING",
     "STOPPED_EXIT_CODE",
-    "LocalExecutor",
     "Message",
     "WorkerSetup",
+    "run_in_processes",
     "work",
 ]
 
@@ -148,29 +148,28 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 
 def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    progress = _PipeProgress(connection, task.input_bytes)
     _send(connection, FileStarted(task.path))
-    _send(connection, run_task(task, session, progress.on_bytes))
+    _send(connection, run_task(task, session, _progress(connection, task.input_bytes)))
 
 
-class _PipeProgress:
-    """Tells the driver about progress, now and then, and about the end, just before publishing.
+def _progress(connection: Connection, source_bytes: int) -> OnBytes:
+    """Return what tells the driver how much of a source is done."""
+    left, unsent = source_bytes, 0
 
-    Sending is also how a worker finds out that its driver is gone, in time to publish nothing.
-    """
+    def on_bytes(count: int) -> None:
+        """Tell the driver about progress, now and then, and about the end, just before publishing.
 
-    def __init__(self, connection: Connection, source_bytes: int) -> None:
-        self._connection = connection
-        self._left = source_bytes
-        self._unsent = 0
-
-    def on_bytes(self, count: int) -> None:
+        Sending is also how a worker finds out that its driver is gone, in time to publish nothing.
+        """
+        nonlocal left, unsent
         _check_not_stopped()
-        self._unsent += count
-        self._left -= count
-        if self._left <= 0 or self._unsent >= _REPORT_BYTES:
-            _send(self._connection, BytesDone(self._unsent))
-            self._unsent = 0
+        unsent += count
+        left -= count
+        if left <= 0 or unsent >= _REPORT_BYTES:
+            _send(connection, BytesDone(unsent))
+            unsent = 0
+
+    return on_bytes
 
 
 def _send(connection: Connection, message: Message) -> None:
@@ -206,51 +205,72 @@ _STOP_SECONDS: Final = 10.0
 _EXIT_SECONDS: Final = 10.0
 
 
-class LocalExecutor:
-    """Worker processes of this machine. One that dies is replaced, and its task is tried again.
+def run_in_processes(
+    tasks: Sequence[Task], on_event: OnEvent, setup: WorkerSetup, *, workers: int, attempts: int
+) -> list[Part]:
+    """Carry out tasks in worker processes of this machine. One that dies is replaced, and its task is tried again.
 
     Args:
+        tasks: what to do.
+        on_event: told about progress, in this thread.
         setup: what each worker needs.
         workers: how many.
         attempts: how often a task is tried whose worker died.
+
+    Raises:
+        PipecryptError: what the first failing task raised.
+        WorkerError: a worker process ended while it started, or one too many was killed, at a task or before.
+    """
+    with _Workers(setup, TaskLedger(tasks, attempts), attempts, on_event) as running_workers:
+        running_workers.start(workers)
+        return running_workers.finish()
+
+
+class _Workers:
+    """All worker processes of a run, and the way of its tasks through them.
+
+    Leaving the block ends them, gently after success.
     """
 
-    def __init__(self, setup: WorkerSetup, *, workers: int, attempts: int) -> None:
-        """Start nothing yet."""
+    def __init__(self, setup: WorkerSetup, ledger: TaskLedger, attempts: int, on_event: OnEvent) -> None:
         self._setup = setup
-        self._workers = workers
-        self._attempts = attempts
-
-    def run(self, tasks: Sequence[Task], on_event: OnEvent) -> list[Part]:
-        """Carry out all tasks, as `Executor`.
-
-        Raises:
-            PipecryptError: what the first failing task raised.
-            WorkerError: a worker process ended while it started, or one too many was killed, at a task or before.
-        """
-        with _Workers(self._workers, self._setup) as workers:
-            return _LocalRun(workers, tasks, self._attempts, on_event).finish()
-
-
-class _LocalRun:
-    """The way of tasks through workers."""
-
-    def __init__(self, workers: _Workers, tasks: Sequence[Task], attempts: int, on_event: OnEvent) -> None:
-        self._workers = workers
-        self._waiting = deque(tasks)
-        self._ledger = TaskLedger(tasks, attempts)
-        self._idle_deaths_left = attempts
+        self._ledger = ledger
         self._on_event = on_event
+        self._waiting = deque(ledger.tasks.values())
+        self._idle_deaths_left = attempts
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            for worker in self._workers:
+                worker.connection.close()  # an idle worker ends when its pipe does
+            self._join(_EXIT_SECONDS)
+        self._stop()
+
+    def start(self, count: int) -> None:
+        """Start so many more."""
+        for _ in range(count):
+            self._workers.append(_Worker(self._setup))
 
     def finish(self) -> list[Part]:
+        """Carry out all tasks."""
         while not self._ledger.is_complete:
-            for worker, message in self._workers.messages():
-                if isinstance(message, _WorkerExit):
-                    self._replace(worker, message)
-                elif isinstance(message, Exception):
+            by_connection = {worker.connection: worker for worker in self._workers}
+            for ready in wait(list(by_connection)):
+                worker = by_connection[cast("Connection", ready)]
+                try:
+                    message = worker.receive()
+                except (EOFError, OSError):
+                    self._replace(worker)
+                    continue
+                if isinstance(message, Exception):
                     raise message
-                else:
-                    self._go_on(worker, message)
+                self._go_on(worker, message)
         return self._ledger.parts()
 
     def _go_on(self, worker: _Worker, event: Event | None) -> None:
@@ -264,36 +284,38 @@ class _LocalRun:
         if event is not None:
             self._on_event(event)
 
-    def _replace(self, worker: _Worker, died: _WorkerExit) -> None:
-        if not worker.is_ready and not died.is_killed:  # it would do the same again
+    def _replace(self, worker: _Worker) -> None:
+        code, task = worker.exit_code(), worker.task
+        how = _describe_exit(code)
+        if not worker.is_ready and (code is None or code >= 0):  # nobody killed it: it would do the same again
             hint = "see its message above; a script that starts workers needs `if __name__ == '__main__':`"
-            raise WorkerError(f"a worker process {died.how} while it started", hint=hint)
-        task = worker.task
+            raise WorkerError(f"a worker process {how} while it started", hint=hint)
+        worker.tidy_up()  # so that nothing of it appears later
         self._workers.remove(worker)
         if task is not None:
-            again, attempt = self._ledger.fail(task, died.how)
+            again, attempt = self._ledger.fail(task, how)
             self._waiting.appendleft(again)
-            self._on_event(TaskRetried(task.path, attempt, died.how, worker.bytes_done))
+            self._on_event(TaskRetried(task.path, attempt, how, worker.bytes_done))
         else:
             self._idle_deaths_left -= 1
-            what = f"a worker process {died.how}{'' if worker.is_ready else ' while it started'}"
+            what = f"a worker process {how}{'' if worker.is_ready else ' while it started'}"
             if not self._idle_deaths_left:
                 raise WorkerError(what)
             _log.warning("%s: starting another one", what)
-        self._workers.add()
+        self.start(1)
 
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for worker in self._workers:
+            worker.process.join(max(deadline - time.monotonic(), 0))
 
-@dataclass(frozen=True, slots=True)
-class _WorkerExit:
-    """A worker has ended.
-
-    Args:
-        how: the end of a sentence about it.
-        is_killed: whether somebody killed it, rather than that it ended by itself.
-    """
-
-    how: str
-    is_killed: bool = False
+    def _stop(self) -> None:
+        """Stop what still runs, by force if need be, and remove what that leaves."""
+        for worker in self._workers:
+            worker.process.terminate()
+        self._join(_STOP_SECONDS)
+        for worker in self._workers:
+            worker.tidy_up()
 
 
 class _Worker:
@@ -322,15 +344,16 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died: its pipe says so next
             self.connection.send(task)
 
-    def receive(self) -> Message | _WorkerExit:
-        try:
-            message = cast(Message, self.connection.recv())
-        except (EOFError, OSError):
-            self.process.join(_EXIT_SECONDS)
-            code = self.process.exitcode
-            return _WorkerExit(_describe_exit(code), is_killed=code is not None and code < 0)
+    def receive(self) -> Message:
+        """Return what it says; raises EOFError or OSError where it has ended."""
+        message = cast(Message, self.connection.recv())
         self.is_ready = True
         return message
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of one that has ended; None where only its pipe is closed."""
+        self.process.join(_EXIT_SECONDS)
+        return self.process.exitcode
 
     def tidy_up(self) -> None:
         """Make sure that it is no more, and remove what it left."""
@@ -340,62 +363,6 @@ class _Worker:
         if self.task is not None and self.process.exitcode not in {0, STOPPED_EXIT_CODE}:
             open_store(self.task.sink).remove_leftovers(self.task.target.token)
         self.connection.close()
-
-
-class _Workers:
-    """All worker processes of a run; leaving the block ends them, gently after success."""
-
-    def __init__(self, count: int, setup: WorkerSetup) -> None:
-        self._count = count
-        self._setup = setup
-        self._workers: list[_Worker] = []
-
-    def __enter__(self) -> Self:
-        try:
-            for _ in range(self._count):
-                self.add()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            for worker in self._workers:
-                worker.connection.close()  # an idle worker ends when its pipe does
-            self._join(_EXIT_SECONDS)
-        self._stop()
-
-    def add(self) -> None:
-        """Start one more."""
-        self._workers.append(_Worker(self._setup))
-
-    def remove(self, worker: _Worker) -> None:
-        """Make sure that a worker is no more, so that nothing of it appears later, and remove what it left."""
-        worker.tidy_up()
-        self._workers.remove(worker)
-
-    def messages(self) -> Iterator[tuple[_Worker, Message | _WorkerExit]]:
-        """Wait until some worker has something to say; yield one message of each that has."""
-        by_connection = {worker.connection: worker for worker in self._workers}
-        for ready in wait(list(by_connection)):
-            worker = by_connection[cast("Connection", ready)]
-            yield worker, worker.receive()
-
-    def _join(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for worker in self._workers:
-            worker.process.join(max(deadline - time.monotonic(), 0))
-
-    def _stop(self) -> None:
-        """Stop what still runs, by force if need be, and remove what that leaves."""
-        for worker in self._workers:
-            worker.process.terminate()
-        self._join(_STOP_SECONDS)
-        for worker in self._workers:
-            worker.tidy_up()
 
 
 def _describe_exit(code: int | None) -> str:

@@ -14,19 +14,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
-from pipecrypt.errors import ConflictError, InterruptedRunError, PipecryptError, SinkNotEmptyError
+from pipecrypt.errors import ConflictError, InterruptedRunError, PipecryptError, SinkNotEmptyError, WorkerError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.plan.plan import RunKeys
-from pipecrypt.runs.report.events import FileDone
+from pipecrypt.runs.report.events import BytesDone, FileDone, Part
 from pipecrypt.runs.task import Task, run_task
-from pipecrypt.runs.workers.executor import TaskLedger
+from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -34,18 +34,18 @@ from pipecrypt.store.publication import new_token
 
 __all__ = [
     "IDLE_SECONDS",
+    "MapTasks",
     "OpenRun",
     "OpenRuns",
     "RemoteSetup",
+    "TaskCall",
     "as_attempt",
     "check_lock",
-    "drop_attempt",
     "drop_attempts",
     "end_run",
-    "portable_location",
-    "portable_lock",
     "portable_task",
     "put_in_place",
+    "run_mapped",
     "run_remotely",
     "take_result",
 ]
@@ -218,19 +218,15 @@ def run_remotely(task: Task, setup: RemoteSetup) -> FileDone:
         done = run_task(
             task,
             run.session,
-            lambda _: _check_running(setup.name),
+            lambda _: _runs.check_running(setup.name),
             before_publishing=lambda: _check_may_publish(setup),
         )
         return replace(done, grants=_runs.add_grants(run, done.grants), attempt=attempt)
 
 
-def _check_running(name: str) -> None:
-    _runs.check_running(name)
-
-
 def _check_may_publish(setup: RemoteSetup) -> None:
     """Pass if the run goes on: its driver may have died, or been stopped, and another run may write there by now."""
-    _check_running(setup.name)
+    _runs.check_running(setup.name)
     try:
         check_lock(setup)
     except ConflictError as error:
@@ -300,33 +296,29 @@ def put_in_place(done: FileDone, task: Task, attempts: Location) -> None:
         open_store(attempts.child(done.attempt).child(path)).move(place)
 
 
-def take_result(
-    ledger: TaskLedger, done: FileDone, tasks: Mapping[str, Task], attempts: Location | None
-) -> FileDone | None:
-    """Take the result of an attempt in, with its files; return None where it does not count.
+def take_result(ledger: TaskLedger, result: FileDone, attempts: Location | None, on_event: OnEvent) -> None:
+    """Take the result of an attempt in, with its files, and tell of it; what does not count is dropped.
 
     Args:
         ledger: of the run.
-        done: what the attempt returned.
-        tasks: as the run wants them done, by their ids.
+        result: what the attempt returned.
         attempts: where the run's attempts publish; None: at the places that tasks name.
+        on_event: told that the task is done.
 
     Raises:
         SinkNotEmptyError: somebody else's file is at one of the places.
         StorageError: the storage refused or failed.
     """
-    counts = ledger.accept(done)
-    if attempts is not None and counts is None:
-        drop_attempt(done, attempts)
-    elif attempts is not None:
-        put_in_place(done, tasks[done.task_id], attempts)
-    return counts
-
-
-def drop_attempt(done: FileDone, attempts: Location) -> None:
-    """Remove the files of an attempt whose result does not count."""
-    if done.attempt is not None:
-        drop_attempts(attempts.child(done.attempt))
+    done = ledger.accept(result)
+    if done is None:
+        if attempts is not None and result.attempt is not None:
+            drop_attempts(attempts.child(result.attempt))
+        return
+    task = ledger.tasks[done.task_id]
+    if attempts is not None:
+        put_in_place(done, task, attempts)
+    on_event(BytesDone(task.input_bytes))
+    on_event(done)
 
 
 def drop_attempts(attempts: Location) -> None:
@@ -346,15 +338,71 @@ def _is_our_own(task: Task, path: str, place: Location) -> bool:
 
 def portable_task(task: Task) -> Task:
     """Return the task with absolute local paths, which all machines must see."""
-    source = replace(task.source, location=portable_location(task.source.location))
-    return replace(task, source=source, target=replace(task.target, sink=portable_location(task.sink)))
+    source = replace(task.source, location=task.source.location.absolute())
+    return replace(task, source=source, target=replace(task.target, sink=task.sink.absolute()))
 
 
-def portable_lock(lock: HeldLease | None) -> HeldLease | None:
-    """Return the lock as a process elsewhere can look at it."""
-    return None if lock is None else replace(lock, directory=portable_location(lock.directory))
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """One task, to be called in any process that sees source and sink and can open the keys.
+
+    Nothing in it is secret, unless storage options are.
+
+    Args:
+        task: what to do.
+        setup: of its run.
+    """
+
+    task: Task
+    setup: RemoteSetup
+
+    def __call__(self) -> FileDone:
+        """Carry it out; what it returns goes back to the driver, in any order, once or more often."""
+        return run_remotely(self.task, self.setup)
 
 
-def portable_location(location: Location) -> Location:
-    """Return the location as a process elsewhere names it."""
-    return location.absolute()
+# Calls each of the calls somewhere, and yields what they return as it comes.
+MapTasks: TypeAlias = Callable[[Sequence[TaskCall]], Iterable[FileDone]]
+
+
+def run_mapped(tasks: Sequence[Task], on_event: OnEvent, setup: RemoteSetup, map_tasks: MapTasks) -> list[Part]:
+    """Carry out tasks by an engine that the caller brings: Ray, Spark, or any that maps a function.
+
+    Args:
+        tasks: what to do.
+        on_event: told about progress, in this thread.
+        setup: what each process needs to know.
+        map_tasks: calls the tasks.
+
+    Raises:
+        WorkerError: the engine came to an end without the result of a task.
+        ConflictError: the run does not hold the lock of its sink any more.
+        PipecryptError: what a task raised, if the engine passes it on as it is.
+    """
+    results: Iterable[FileDone] = ()
+    ledger = TaskLedger(tasks, 1)
+    try:
+        results = map_tasks([TaskCall(portable_task(task), setup) for task in tasks])
+        for result in results:
+            if not isinstance(result, FileDone):
+                raise WorkerError(
+                    f"map_tasks gave back a {type(result).__name__} that no call returned",
+                    hint="yield what the calls return, as it is",
+                )
+            take_result(ledger, result, setup.attempts, on_event)
+    except InterruptedRunError:
+        check_lock(setup)
+        raise
+    finally:
+        # Calls may be at work in threads of this process: they end before the lock is given back.
+        end_run(setup.name)
+        if isinstance(results, Generator):
+            results.close()
+        if setup.attempts is not None:
+            drop_attempts(setup.attempts)
+    if ledger.missing:
+        raise WorkerError(
+            f"no result of {len(ledger.missing)} tasks came back, such as {ledger.missing[0].path!a}",
+            hint="look at the engine's log; --resume does what is missing",
+        )
+    return ledger.parts()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -55,7 +57,7 @@ def _forged(kek: FoundKEK) -> Iterator[Grant]:
 
 
 def _search(keks: Iterable[FoundKEK]) -> KEKSearch:
-    return KEKSearch(tuple(keks), 1, (), ())
+    return cast("KEKSearch", SimpleNamespace(keks=tuple(keks)))
 
 
 @pytest.fixture

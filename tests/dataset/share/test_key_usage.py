@@ -27,14 +27,11 @@ def test_grants_are_walked_equally_often_however_many_master_keys_they_name(
     monkeypatch: pytest.MonkeyPatch, masters: int
 ) -> None:
     grants = Grants(_CountedGrants(Grant(f"kek{n}", f"key{n % masters}", "x", f"20{n % 90 + 10}") for n in range(600)))
-    monkeypatch.setattr(key_usage, "read_grants", lambda *_: grants)
     monkeypatch.setattr(key_usage, "list_sources", lambda *_: ())
-    place = SimpleNamespace(
-        files=None, grants=Location("grants.json"), location=Location("."), manifest=None, name="sealed"
-    )
+    place = SimpleNamespace(read_grants=lambda: grants, location=Location("."), manifest=None, name="sealed")
     _CountedGrants.walks = 0
 
-    usage = key_usage.read_usage(cast("EncryptedData", place))
+    usage = key_usage.UsageClaims(cast("EncryptedData", place)).usage
 
     assert _CountedGrants.walks <= 2
     assert [each.master_key_id for each in usage.keys] == sorted(f"key{n}" for n in range(masters))

@@ -20,9 +20,8 @@ from pipecrypt.dataset.verify import verification
 from pipecrypt.dataset.verify.verification import Patience
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.runs.journal.cleaning import clean
-from pipecrypt.runs.journal.journal import TrustedJournals
-from pipecrypt.store.lease import Lease
-from pipecrypt.store.lease_holders import MAX_LOCK_FILES, LeaseHolder, LeaseTiming, LeaseWatch
+from pipecrypt.runs.journal.journal import trusted_run_files
+from pipecrypt.store.lease import MAX_LOCK_FILES, Lease, LeaseHolder, LeaseTiming, LeaseWatch
 from pipecrypt.store.location import Location
 from pipecrypt.store.process_identity import ProcessIdentity
 from tests.dataset.verify.test_verification import K, Watched, check, found
@@ -248,7 +247,7 @@ def test_a_link_where_globs_begin_is_a_finding(dataset: Path, tmp_path: Path, pa
 def test_a_link_among_journals_hides_no_table(dataset: Path, tmp_path: Path) -> None:
     left = _stage(dataset, A, LATER)
     (dataset / "_pipecrypt" / "runs" / EARLIER).symlink_to(tmp_path)
-    journals = {"journals": lambda directory: TrustedJournals(directory, trusting())}
+    journals = {"run_files": partial(trusted_run_files, trusting())}
     table = (K.LEFT_OVER, left.relative_to(dataset).as_posix())
     assert found(dataset, **journals) == {(K.UNEXPECTED, f"_pipecrypt/runs/{EARLIER}"), table}
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.dataset.statement.findings import NOTHING_KNOWN, FindingKind
+from pipecrypt.dataset.statement.findings import FindingKind, nothing_known
 from pipecrypt.dataset.verify.inspection import InspectionResult, Inspector
 from pipecrypt.errors import ConflictError
 from pipecrypt.store.location import Location
@@ -24,7 +24,7 @@ def _inspect(path: Path, meanwhile: Callable[[], object]) -> InspectionResult:
     found = open_store(Location(str(path))).stat().file()
     assert found is not None
     meanwhile()
-    inspector = Inspector((DigestAlgorithm.SHA256,), entry.size_bytes, lambda: NOTHING_KNOWN)
+    inspector = Inspector((DigestAlgorithm.SHA256,), entry.size_bytes, nothing_known)
     return inspector.inspect(SignedFile(manifest, entry, "here"), found, lambda _: None)
 
 
@@ -62,7 +62,7 @@ def test_of_a_file_that_is_too_large_the_beginning_says_enough(dataset: Path) ->
         file.truncate(1 << 40)  # sparse
     found = open_store(Location(str(dataset / A))).stat().file()
     assert found is not None
-    inspector = Inspector((DigestAlgorithm.SHA256,), 9999, lambda: NOTHING_KNOWN)
+    inspector = Inspector((DigestAlgorithm.SHA256,), 9999, nothing_known)
 
     inspected = inspector.inspect(SignedFile(manifest, entry, "here"), found, count)
 

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecrypt.runs.journal import block as block_module
 from pipecrypt.runs.journal.block import MAX_BLOCK_BYTES, Block, RunHeader, TaskRecord, decode_block, encode_block
 from pipecrypt.runs.journal.journal import Journal, RecordedRun, find_runs, read_run
 from pipecrypt.runs.journal.seal import Seal, plain_seal
-from pipecrypt.runs.report.events import Part
+from pipecrypt.runs.report.events import PART_COUNTS, Part
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.documents import DocumentError
 
@@ -30,7 +29,7 @@ _COUNTS = st.integers(0, 2**50)
 
 
 def _part(path: str, **counts: int) -> Part:
-    given = dict.fromkeys(block_module._COUNTS, 0) | counts
+    given = dict.fromkeys(PART_COUNTS, 0) | counts
     return Part(path=path, seconds=0.25, **given)
 
 

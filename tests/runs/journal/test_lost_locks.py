@@ -15,7 +15,7 @@ from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, MANIFEST_PATH
 from pipecrypt.errors import ConflictError, IntegrityError, LockLostError, PipecryptError, StorageError
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store import lease
-from pipecrypt.store.lease_holders import LeaseHolder, write_holder
+from pipecrypt.store.lease import LeaseHolder, write_holder
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.process_identity import this_process
@@ -43,7 +43,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def _take_away(sink: Location) -> None:
     process = replace(this_process(), place="another machine")
     holder = LeaseHolder(9, "another run", "f" * 32, process, 10, 0)
-    write_holder(sink.child(f"{LOCK_DIRECTORY}/9.json"), holder, overwrite=False)
+    write_holder(sink.child(LOCK_DIRECTORY), holder, overwrite=False)
 
 
 def _work(sink: Location, met: PipecryptError | None) -> None:
@@ -110,7 +110,7 @@ def test_only_who_takes_over_writes_it_again(moto_s3_server: Any) -> None:
         assert found is not None
         assert found.data == b"{}\n"
     dead = LeaseHolder(1, "dead run", "e" * 32, replace(this_process(), number=2**22 + 1, started="1"), 10, 0)
-    write_holder(sink.child(f"{LOCK_DIRECTORY}/1.json"), dead, overwrite=False)
+    write_holder(sink.child(LOCK_DIRECTORY), dead, overwrite=False)
     with locked_sink(sink, "run") as lock:
         assert lock.took_over
         found = open_store(place).read_revision(max_bytes=MOST)

@@ -101,7 +101,7 @@ def test_files_roll_over_at_a_size(world: World) -> None:
     assert all((world.out / name).stat().st_size > 8000 for name in names[:-1])
     assert summary.source_bytes == len(CSV)
     for name in names:  # each is bound to its own name
-        sealed, _ = read_sealed_footer(MemorySource((world.out / name).read_bytes(), name))
+        sealed = read_sealed_footer(MemorySource((world.out / name).read_bytes(), name))
         assert (sealed.algorithm.aad_prefix or b"").endswith(b"/" + name.encode())
 
 

@@ -10,7 +10,7 @@ from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.journal.past_runs import FinishedFile
 from pipecrypt.runs.kinds.blob import BlobEncryption
 from pipecrypt.runs.output import Target
-from pipecrypt.runs.plan.decision import Changes, compare_with_done, overwrite_done
+from pipecrypt.runs.plan.decision import Decision, compare_with_done, overwrite_done
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.task import Task
 from pipecrypt.store.location import Location
@@ -44,7 +44,7 @@ def _tasks(names: Iterable[str]) -> list[Task]:
     ]
 
 
-def _compare(count: int, lost: str) -> tuple[Changes, int]:
+def _compare(count: int, lost: str) -> tuple[Decision, int]:
     names = [f"{number:06}" for number in range(count)]
     tasks, done = _tasks(names), {_Counted(name): FinishedFile(_Counted(name), 1) for name in names}
     some: set[str] = {_Counted(name) for name in names[::2]}

@@ -179,11 +179,11 @@ def test_shares_add_up(sizes: list[int], more_bytes: int, split_bytes: int) -> N
     if not shares:
         return
     assert len(shares) >= 2
-    assert [index for share in shares for index in share.row_groups] == list(range(len(sizes)))
-    assert sum(share.size_bytes for share in shares) == file_bytes
-    assert min(share.size_bytes for share in shares) >= 0
+    assert [index for row_groups, _ in shares for index in row_groups] == list(range(len(sizes)))
+    assert sum(size for _, size in shares) == file_bytes
+    assert min(size for _, size in shares) >= 0
     largest = max(sizes)
-    assert all(sum(sizes[i] for i in share.row_groups) <= 1.5 * split_bytes + 2 * largest for share in shares)
+    assert all(sum(sizes[i] for i in row_groups) <= 1.5 * split_bytes + 2 * largest for row_groups, _ in shares)
 
 
 @pytest.mark.parametrize("is_signed", [False, True])

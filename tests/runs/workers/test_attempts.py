@@ -11,7 +11,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.errors import SinkNotEmptyError
 from pipecrypt.runs.plan.plan import Plan, make_plan
-from pipecrypt.runs.report.events import FileDone
+from pipecrypt.runs.report.events import Event, FileDone
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
@@ -74,11 +74,14 @@ def test_each_attempt_publishes_apart(attempts: Attempts) -> None:
 
 def test_the_first_result_counts_and_the_files_of_others_go(attempts: Attempts) -> None:
     first, second = attempts.carry_out(), attempts.carry_out()
-    ledger, tasks = TaskLedger(attempts.plan.tasks, 1), {task.id: task for task in attempts.plan.tasks}
-    assert take_result(ledger, second, tasks, attempts.place) is not None
+    ledger, told = TaskLedger(attempts.plan.tasks, 1), list[Event]()
+    take_result(ledger, second, attempts.place, told.append)
+    assert isinstance(told[-1], FileDone)
     placed = attempts.data()
     assert list(placed) == [part.path for part in second.parts]
-    assert take_result(ledger, first, tasks, attempts.place) is None
+    before = len(told)
+    take_result(ledger, first, attempts.place, told.append)
+    assert len(told) == before
     assert attempts.data() == placed
     assert attempts.waiting() == []
 

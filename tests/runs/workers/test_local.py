@@ -290,13 +290,13 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
 
 def test_a_worker_without_its_driver_stops_before_publishing() -> None:
     ours, theirs = multiprocessing.Pipe()
-    progress = local._PipeProgress(theirs, source_bytes=10)
-    progress.on_bytes(4)  # nothing is sent yet
-    progress.on_bytes(6)
+    on_bytes = local._progress(theirs, source_bytes=10)
+    on_bytes(4)  # nothing is sent yet
+    on_bytes(6)
     assert ours.recv() == BytesDone(10)
     ours.close()
     with pytest.raises(local._StopError):
-        progress.on_bytes(0)
+        on_bytes(0)
 
 
 def _with_start(tmp_path: Path, code: str) -> Path:

@@ -26,8 +26,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers import remote
-from pipecrypt.runs.workers.mapped import TaskCall
-from pipecrypt.runs.workers.remote import RemoteSetup, end_run, run_remotely
+from pipecrypt.runs.workers.remote import RemoteSetup, TaskCall, end_run, run_remotely
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World, write_table
 

@@ -15,8 +15,8 @@ from pipecrypt.runs.plan.plan import Plan, make_plan
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import remote
-from pipecrypt.runs.workers.remote import RemoteSetup, end_run, portable_lock, run_remotely
-from pipecrypt.store.lease import Lease
+from pipecrypt.runs.workers.remote import RemoteSetup, end_run, run_remotely
+from pipecrypt.store.lease import HeldLease, Lease
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
@@ -63,9 +63,13 @@ def _own_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         runs.end(name)
 
 
+def _elsewhere(lock: Lease) -> HeldLease:
+    return replace(lock.held, directory=lock.held.directory.absolute())
+
+
 def _locked(world: World, setup: RemoteSetup) -> tuple[RemoteSetup, Lease]:
     lock = Lease(Location(str(world.out)).child(LOCK_DIRECTORY), "run-1")
-    travelled: RemoteSetup = pickle.loads(pickle.dumps(replace(setup, lock=portable_lock(lock.held))))  # noqa: S301
+    travelled: RemoteSetup = pickle.loads(pickle.dumps(replace(setup, lock=_elsewhere(lock))))  # noqa: S301
     return travelled, lock
 
 
@@ -115,7 +119,7 @@ def test_the_lock_is_found_from_another_directory(
     monkeypatch.chdir(world.root)
     plan = _plan(world)
     with Lease(Location("out").child(LOCK_DIRECTORY), "run-1") as lock:
-        travelled = replace(setup(plan), lock=portable_lock(lock.held))
+        travelled = replace(setup(plan), lock=_elsewhere(lock))
         monkeypatch.chdir("/")
         run_remotely(plan.tasks[0], travelled)
     assert _data(world) == ["a.parquet"]
