@@ -103,7 +103,7 @@ def decrypt_bytes(
         raise UsageError("the message is not bytes", hint="pass what encrypt_bytes returned")
     source = MemorySource(data, _NAME)
     session, _ = _SESSIONS.find("read", listed_keys(keys), credentials)
-    with TableView(source, keys=session.for_file(lambda: None)) as view:
+    with open_table_view(source, keys=FileKeys(session)) as view:
         if not view.is_encrypted:
             raise NotEncryptedError(f"{_NAME} is not encrypted")
         for column in sorted(view.locked_columns):

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Self
 
-__all__ = ["Context", "new_dataset_id"]
+from pipecrypt.errors import UsageError
+
+__all__ = ["Context", "new_dataset_id", "parse_aad_prefix"]
 
 FORMAT_VERSION = 1
 _HEX: Final = "hex:"
